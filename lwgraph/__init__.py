@@ -1,0 +1,1 @@
+"""lwgraph: a compiler that makes ONNX models smaller and faster, with proof."""
