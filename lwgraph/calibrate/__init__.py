@@ -1,0 +1,1 @@
+"""Data readers, streaming capture of layer inputs, and their statistics."""

@@ -1,0 +1,1 @@
+"""Tolerances, comparison of outputs, task metrics, paired latency."""

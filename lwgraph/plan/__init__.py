@@ -1,0 +1,1 @@
+"""Sites, forms, their cost, and the choice among them."""

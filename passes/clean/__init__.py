@@ -1,0 +1,1 @@
+"""Exact passes: what is dead, doubled or does nothing."""

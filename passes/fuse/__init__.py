@@ -1,0 +1,1 @@
+"""Rounding passes: neighbouring operators folded into one."""

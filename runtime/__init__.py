@@ -1,0 +1,1 @@
+"""Executors: ONNX Runtime, and a reference that shares no code with it."""
