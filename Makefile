@@ -1,0 +1,51 @@
+# Two commands do everything on a machine with Python 3.10 or later, pip and make (and, for the fast kernels, a C compiler):
+#   make demo    installs lwgraph into .venv and optimizes the embedded model
+#   make test    installs the test extra as well and runs the whole suite
+# The install is editable; it is repeated only when what it depends on changes, so a second run starts at once.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Extras that `make test` installs; `make test EXTRAS=test,torch` also runs the tests that need PyTorch.
+EXTRAS ?= test
+PYTEST_FLAGS ?= -n 2
+
+BIN := $(VENV)/bin
+comma := ,
+PACKAGING := pyproject.toml setup.py $(wildcard runtime/*.c runtime/*.h)
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+TESTS_READY := $(VENV)/ready.$(subst $(comma),-,$(EXTRAS))
+
+.PHONY: help demo test lint clean
+
+help:
+	@echo "make demo   optimize the embedded model and print the before/after table"
+	@echo "make test   run the whole test suite          (PYTEST_FLAGS='-n 2' by default)"
+	@echo "make lint   run ruff and mypy"
+	@echo "make clean  remove .venv and everything built"
+
+demo: $(VENV)/ready
+	$(BIN)/lwgraph demo
+
+test: $(TESTS_READY)
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: $(VENV)/ready.dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find runtime -name '*.so' -delete
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else \
+	    f"lwgraph needs Python 3.10 or later, $(PYTHON) is {sys.version.split()[0]}; run: make PYTHON=/path/to/python3.10")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/ready: $(BIN)/python $(PACKAGING)
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/ready.%: $(BIN)/python $(PACKAGING)
+	$(PIP) --editable '.[$(subst -,$(comma),$*)]'
+	@touch $@
