@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir
@@ -19,6 +20,7 @@ from onnx_ir import (
     Graph,
     Model,
     Node,
+    OptionalType,
     RefAttr,
     Shape,
     SymbolicDim,
@@ -55,6 +57,40 @@ def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False)
 def to_proto(model: Model) -> onnx.ModelProto:
     """The model as a ModelProto, all tensors inside."""
     return onnx_ir.to_proto(model)
+
+
+def detached_proto(
+    model: Model, outputs: Sequence[str], at_least: int, dtypes: Container[DataType]
+) -> tuple[onnx.ModelProto, dict[str, npt.NDArray[Any]]]:
+    """The model with `outputs` as its graph outputs, without its large initializers, and those by name.
+
+    An initializer of the main graph of `at_least` bytes or more and of one of `dtypes` becomes an external tensor
+    without a file. The arrays are views of the model's own memory or memory map, not copies: a model with gigabytes of
+    external data costs none.
+
+    Raises:
+        ModelError: an initializer cannot be read.
+    """
+    clone = model.clone()
+    graph = clone.graph
+    inputs = {value.name: value for value in graph.inputs}
+    known = {value.name: value for node in graph for value in node.outputs}
+    known.update(graph.initializers)
+    known.update(inputs)
+    graph.outputs[:] = [known[name] for name in dict.fromkeys(outputs)]
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for name, value in graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes < at_least or tensor.dtype not in dtypes or name in inputs:
+            continue
+        try:
+            arrays[name] = np.ascontiguousarray(tensor.numpy())
+        except (OSError, ValueError) as error:
+            raise ModelError(f"initializer '{name}' cannot be read: {error}") from error
+        value.const_value = onnx_ir.ExternalTensor(
+            f"detached/{len(arrays)}", 0, tensor.nbytes, tensor.dtype, shape=Shape(arrays[name].shape), name=name
+        )
+    return onnx_ir.to_proto(clone), arrays
 
 
 def fingerprint(model: Model) -> str:
@@ -96,7 +132,7 @@ def remove(node: Node) -> None:
 
 
 __all__ = [
-    "Attr", "AttributeType", "DataType", "Function", "Graph", "Model", "Node", "RefAttr", "Shape", "Source",
-    "SymbolicDim", "TensorType", "Value", "add_initializer", "constant", "fingerprint", "fresh_name", "load",
-    "remove", "save", "scopes", "to_proto",
+    "Attr", "AttributeType", "DataType", "Function", "Graph", "Model", "Node", "OptionalType", "RefAttr", "Shape",
+    "Source", "SymbolicDim", "TensorType", "Value", "add_initializer", "constant", "detached_proto", "fingerprint",
+    "fresh_name", "load", "remove", "save", "scopes", "to_proto",
 ]

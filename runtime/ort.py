@@ -1,0 +1,177 @@
+"""ONNX Runtime behind the executor protocol (CPU execution provider)."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from lwgraph import ir
+from lwgraph.errors import DataError, ModelError, UsageError
+from lwgraph.executor import Array, Feeds
+from lwgraph.runtime.interface import Inputs, one_line, requested
+
+LEVELS = {
+    "none": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+SHARED_BYTES = 1024  # initializers from this size on are lent to ONNX Runtime instead of being serialized
+_SILENT = 4  # ONNX Runtime's "fatal": everything else reaches the caller as an exception
+_LENDABLE = {
+    ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BOOL,
+    ir.DataType.INT8, ir.DataType.INT16, ir.DataType.INT32, ir.DataType.INT64,
+    ir.DataType.UINT8, ir.DataType.UINT16, ir.DataType.UINT32, ir.DataType.UINT64,
+}  # fmt: skip
+_FAILURE = re.compile(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |/\S*onnxruntime_src/\S+:\d+ [^)]*\)( const)? ")
+
+
+class OrtExecutor:
+    """Runs models with ONNX Runtime on the CPU.
+
+    Args:
+        threads: threads inside an operator; operators run one after another. At least 1.
+        optimize: True ("all"), False ("none"), or one of LEVELS: which of ONNX Runtime's own graph optimizations run.
+        session_options: called with each new SessionOptions before the session is made, for anything else, such as
+            `optimized_model_filepath` or `add_session_config_entry`.
+
+    Raises:
+        UsageError: `threads` or `optimize` is not allowed.
+    """
+
+    name = "ort"
+
+    def __init__(
+        self,
+        threads: int = 1,
+        optimize: bool | str = True,
+        session_options: Callable[[onnxruntime.SessionOptions], None] | None = None,
+    ) -> None:
+        level = {True: "all", False: "none"}.get(optimize, optimize) if isinstance(optimize, bool) else optimize
+        if level not in LEVELS:
+            raise UsageError(f"optimize='{optimize}' is unknown to the ort executor; one of {', '.join(LEVELS)}")
+        if threads < 1:
+            raise UsageError(f"threads={threads}: the ort executor needs at least 1")
+        self.threads, self.level, self._hook = threads, level, session_options
+
+    def prepare(self, model: ir.Model, outputs: Sequence[str] | None = None) -> OrtRun:
+        """Make a session; see `lwgraph.executor.Executor.prepare`.
+
+        Initializers of the main graph from SHARED_BYTES on are lent to the session, not copied into the model's bytes:
+        external data stays memory-mapped until ONNX Runtime packs it.
+        """
+        names = requested(model, outputs)
+        inputs = Inputs(model.graph)
+        proto, lent = ir.detached_proto(model, names, SHARED_BYTES, _LENDABLE)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
+        options.graph_optimization_level = LEVELS[self.level]
+        options.log_severity_level = _SILENT
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in lent.values()]
+        if lent:
+            options.add_external_initializers(list(lent), values)
+        if self._hook is not None:
+            self._hook(options)
+        return OrtRun(_session(proto, options), names, inputs, (values, lent))
+
+
+class OrtRun:
+    """A session with checked feeds; `session` is the onnxruntime.InferenceSession."""
+
+    def __init__(self, session: Any, names: list[str], inputs: Inputs, keep: object) -> None:
+        self.session = session
+        self._names, self._inputs, self._keep = names, inputs, keep  # ONNX Runtime does not own what it was lent
+        self._unique = list(dict.fromkeys(names))
+        types = {value.name: value.type for value in session.get_outputs()}
+        self._raw = {n for n in self._unique if (t := types[n]).startswith("tensor(") and t[7:-1] in _EXOTIC}
+        self._exotic_inputs = {
+            value.name: _EXOTIC[value.type[7:-1]]
+            for value in session.get_inputs() if value.type.startswith("tensor(") and value.type[7:-1] in _EXOTIC
+        }  # fmt: skip
+
+    def __call__(self, feeds: Feeds) -> dict[str, Array]:
+        """Run once.
+
+        Raises:
+            DataError: a feed is missing, unknown or of the wrong dtype or shape, or the model cannot compute with it.
+        """
+        checked = self._inputs.check(feeds)
+        try:
+            if self._raw or self._exotic_inputs:
+                return self._run_values(checked)
+            results = self.session.run(self._unique, checked)
+        except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
+            raise DataError(f"ONNX Runtime could not run the model: {_clean(error)}") from error
+        return dict(zip(self._unique, results, strict=True))
+
+    def _run_values(self, feeds: dict[str, Any]) -> dict[str, Array]:
+        """Types that ONNX Runtime's Python side cannot exchange as arrays (bfloat16, float8, 4-bit integers)."""
+        values = {
+            name: onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array), exotic.value)
+            if (exotic := self._exotic_inputs.get(name)) is not None
+            else onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+            for name, array in feeds.items()
+        }
+        results = self.session.run_with_ort_values(self._unique, values)
+        return {
+            name: _array(value) if name in self._raw else value.numpy()
+            for name, value in zip(self._unique, results, strict=True)
+        }
+
+
+_EXOTIC = {
+    "bfloat16": ir.DataType.BFLOAT16,
+    "float8e4m3fn": ir.DataType.FLOAT8E4M3FN,
+    "float8e4m3fnuz": ir.DataType.FLOAT8E4M3FNUZ,
+    "float8e5m2": ir.DataType.FLOAT8E5M2,
+    "float8e5m2fnuz": ir.DataType.FLOAT8E5M2FNUZ,
+    "int4": ir.DataType.INT4,
+    "uint4": ir.DataType.UINT4,
+}
+
+
+def _array(value: Any) -> Array:
+    """A copy of a tensor whose type numpy lacks, as an ml_dtypes array."""
+    kind = _EXOTIC[value.data_type()[7:-1]]
+    shape = tuple(value.shape())
+    count = int(np.prod(shape, dtype=np.int64))
+    size = (count * kind.bitwidth + 7) // 8
+    raw = np.frombuffer(ctypes.string_at(value.data_ptr(), size), np.uint8)
+    if kind.bitwidth == 4:
+        raw = np.stack([raw & 15, raw >> 4], axis=-1).reshape(-1)[:count]
+        signed = ((raw ^ 8).astype(np.int8) - 8) if kind == ir.DataType.INT4 else raw
+        return signed.astype(kind.numpy()).reshape(shape)
+    array: Array = raw.view(kind.numpy()).reshape(shape).copy()
+    return array
+
+
+def _session(proto: onnx.ModelProto, options: onnxruntime.SessionOptions) -> Any:
+    """A session. An IR version newer than ONNX Runtime knows is lowered: the operators decide what runs."""
+    try:
+        try:
+            return _open(proto, options)
+        except Exception as error:
+            newest = re.search(r"max supported IR version: (\d+)", str(error))
+            if newest is None:
+                raise
+            proto.ir_version = int(newest[1])
+            return _open(proto, options)
+    except Exception as error:
+        raise ModelError(f"ONNX Runtime cannot load the model: {_clean(error)}") from error
+
+
+def _open(proto: onnx.ModelProto, options: onnxruntime.SessionOptions) -> Any:
+    return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _clean(error: BaseException) -> str:
+    return one_line(Exception(_FAILURE.sub("", str(error))))
+
+
+__all__ = ["LEVELS", "OrtExecutor", "OrtRun"]
