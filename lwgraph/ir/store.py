@@ -1,50 +1,50 @@
-"""The one door to onnx_ir: the graph types, loading and saving, and the small edits every pass needs."""
+"""Loading, saving, copying and hashing models."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir
-from onnx_ir import (
-    Attr,
-    AttributeType,
-    DataType,
-    Function,
-    Graph,
-    Model,
-    Node,
-    OptionalType,
-    RefAttr,
-    Shape,
-    SymbolicDim,
-    TensorType,
-    Value,
-)
 
 from lwgraph.errors import ModelError
-
-Source: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | Model"
+from lwgraph.ir.types import DataType, Model, Shape, Source
+from lwgraph.ir.walk import link, scopes, values
 
 
 def load(source: Source) -> Model:
     """A model from a path, bytes, a ModelProto, or an onnx_ir.Model (copied, so that the caller's stays as it is)."""
     if isinstance(source, Model):
-        return source.clone()
+        return clone(source)
     if isinstance(source, onnx.ModelProto):
-        return onnx_ir.from_proto(source)
-    if isinstance(source, bytes):
-        return onnx_ir.from_proto(onnx.load_model_from_string(source))
-    path = Path(source)
-    if not path.exists():
-        raise ModelError(f"model '{path}' does not exist")
-    return onnx_ir.load(path)
+        model = onnx_ir.from_proto(source)
+    elif isinstance(source, bytes):
+        model = onnx_ir.from_proto(onnx.load_model_from_string(source))
+    else:
+        path = Path(source)
+        if not path.exists():
+            raise ModelError(f"model '{path}' does not exist")
+        model = onnx_ir.load(path)
+    link([model.graph, *model.functions.values()])
+    return model
+
+
+def clone(model: Model) -> Model:
+    """A copy that shares nothing but the data of the tensors. O(nodes)."""
+    other = model.clone()
+    other.meta.update(model.meta)
+    for scope in scopes(other):
+        for value in values(scope):
+            value.type = copy.copy(value.type)  # onnx_ir shares it, and writing value.dtype changes it in place
+    link([other.graph, *other.functions.values()])
+    return other
 
 
 def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -71,8 +71,8 @@ def detached_proto(
     Raises:
         ModelError: an initializer cannot be read.
     """
-    clone = model.clone()
-    graph = clone.graph
+    detached = model.clone()
+    graph = detached.graph
     inputs = {value.name: value for value in graph.inputs}
     known = {value.name: value for node in graph for value in node.outputs}
     known.update(graph.initializers)
@@ -90,49 +90,9 @@ def detached_proto(
         value.const_value = onnx_ir.ExternalTensor(
             f"detached/{len(arrays)}", 0, tensor.nbytes, tensor.dtype, shape=Shape(arrays[name].shape), name=name
         )
-    return onnx_ir.to_proto(clone), arrays
+    return onnx_ir.to_proto(detached), arrays
 
 
 def fingerprint(model: Model) -> str:
     """SHA-256 (hex) of the deterministic serialization."""
     return hashlib.sha256(to_proto(model).SerializeToString(deterministic=True)).hexdigest()
-
-
-def scopes(model: Model) -> Iterator[Graph | Function]:
-    """The main graph, its nested subgraphs, and every function with its subgraphs."""
-    yield model.graph
-    yield from model.graph.subgraphs()
-    for function in model.functions.values():
-        yield function
-        yield from function.subgraphs()
-
-
-def constant(value: Value | None) -> npt.NDArray[Any] | None:
-    """The array of an initializer (not overridable by a graph input) or of a Constant's output; None for anything else."""
-    if value is None or value.is_graph_input():
-        return None
-    tensor = onnx_ir.convenience.get_const_tensor(value)
-    return None if tensor is None else tensor.numpy()
-
-
-def fresh_name(graph: Graph, stem: str) -> str:
-    """`stem`, or `stem_1`, `stem_2` ...: a name no value and no node of the graph has."""
-    raise NotImplementedError
-
-
-def add_initializer(graph: Graph, array: npt.NDArray[Any], stem: str) -> Value:
-    """A new initializer of `graph` holding `array`, under a fresh name."""
-    raise NotImplementedError
-
-
-def remove(node: Node) -> None:
-    """Remove `node` from its graph; CheckError when an output is still used (onnx_ir's unsafe removal leaves dangling uses)."""
-    assert node.graph is not None
-    node.graph.remove(node, safe=True)
-
-
-__all__ = [
-    "Attr", "AttributeType", "DataType", "Function", "Graph", "Model", "Node", "OptionalType", "RefAttr", "Shape",
-    "Source", "SymbolicDim", "TensorType", "Value", "add_initializer", "constant", "detached_proto", "fingerprint",
-    "fresh_name", "load", "remove", "save", "scopes", "to_proto",
-]

@@ -1,0 +1,36 @@
+"""The names of onnx_ir that the rest of lwgraph uses."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TypeAlias
+
+import onnx
+from onnx_ir import (
+    Attr,
+    AttributeType,
+    DataType,
+    Function,
+    Graph,
+    Model,
+    Node,
+    OptionalType,
+    RefAttr,
+    Shape,
+    SymbolicDim,
+    Tensor,
+    TensorProtocol,
+    TensorType,
+    Value,
+)
+
+Source: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | Model"
+
+# onnx_ir logs warnings about broken models; with no handler they would be printed. `check.verify` reports them instead.
+logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
+
+__all__ = [
+    "Attr", "AttributeType", "DataType", "Function", "Graph", "Model", "Node", "OptionalType", "RefAttr", "Shape",
+    "Source", "SymbolicDim", "Tensor", "TensorProtocol", "TensorType", "Value",
+]
