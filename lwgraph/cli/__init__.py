@@ -1,1 +1,92 @@
-"""The command line; each command is imported when it is called."""
+"""The command line; each command is a file of this folder, imported when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from lwgraph.errors import LwgraphError
+
+COMMANDS = {
+    "optimize": "Make a model smaller and faster, and prove it.",
+    "inspect": "Show a model: size, operators, layers, cost.",
+    "verify": "Compare the outputs of two models; exit 1 when they differ.",
+    "bench": "Time models against each other.",
+    "diff": "Show how two models differ as graphs.",
+    "passes": "List the passes and forms, or describe one.",
+    "bisect": "Find the first rewrite of a pipeline that breaks a model.",
+    "demo": "Optimize the embedded model, with real accuracy before and after.",
+}
+
+
+class LazyGroup(click.Group):
+    """Lists commands without importing them: `lwgraph --help` must not load onnx or a runtime."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order of use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import one command; None when there is none of this name."""
+        if name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"lwgraph.cli.{name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the command list from the table above."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """As click's, with a near miss when the command does not exist."""
+        from lwgraph.errors import did_you_mean
+
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"no command is named '{args[0]}'{did_you_mean(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="lwgraph")
+def cli() -> None:
+    """lwgraph makes ONNX models smaller and faster, with proof.
+
+    \b
+    lwgraph optimize model.onnx                      exact and rounding rewrites, and safe approximations
+    lwgraph optimize model.onnx --data images/       the fastest model that keeps the accuracy
+    """
+
+
+def main() -> None:
+    """Run the command line; ends with 0 (done), 1 (bad model or data, a check failed) or 2 (bad usage)."""
+    try:
+        status = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        _fail("interrupted; nothing was written", 130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except LwgraphError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing was written", 130)
+    except BrokenPipeError:  # the reader of our output left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except MemoryError:
+        _fail("out of memory; use fewer or smaller samples, or a machine with more memory", 1)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"lwgraph: error: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""What several commands share: options, the consoles, the error line for a callback, tables."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def console() -> Console:
+    """Where results go: standard output."""
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def side_console() -> Console:
+    """Where progress and warnings go: standard error, so that results can be piped."""
+    return Console(stderr=True, highlight=False)
+
+
+def print_json(data: Any) -> None:
+    """One JSON document on standard output."""
+    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int = 1) -> Table:
+    """A plain table; columns from `numbers_from` on are right-aligned."""
+    result = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        result.add_column(column, justify="right" if index >= numbers_from else "left", overflow="fold")
+    for row in rows:
+        result.add_row(*row)
+    return result
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
+threads_option = click.option(
+    "--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Threads of the runtime."
+)
+data_option = click.option(
+    "--data", metavar="D", help="Inputs: image folder, .npz/.npy, test_data_set_* folder, module:attribute."
+)
+preprocess_option = click.option(
+    "--preprocess",
+    metavar="P",
+    help="For images: key=value text or a TOML file, e.g. 'resize=256,crop=224,scale=1/255'.",
+)

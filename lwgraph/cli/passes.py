@@ -1,0 +1,61 @@
+"""lwgraph passes: what passes and forms there are, built-in and installed."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import click
+
+from lwgraph.cli.common import console, json_option, print_json, table
+
+
+def _described(kind: str, name: str) -> dict[str, Any]:
+    from lwgraph import registry
+    from lwgraph.rewrite.options import describe
+
+    found: Any = registry.pass_class(name) if kind == "pass" else registry.form_class(name)
+    words = inspect.getdoc(found) or ""
+    entry: dict[str, Any] = {"name": name, "kind": kind, "summary": words.split("\n")[0], "help": words}
+    if kind == "pass":
+        entry["contract"] = found.contract.name.lower()
+    entry["options"] = [
+        {"name": option.name, "type": option.type_text, "default": option.default_text, "help": option.help}
+        for option in describe(found)
+    ]
+    return entry
+
+
+@click.command()
+@click.argument("name", required=False)
+@json_option
+def command(name: str | None, as_json: bool) -> None:
+    """List the passes and forms, or describe the one called NAME with its options."""
+    from lwgraph import registry
+    from lwgraph.errors import UsageError, did_you_mean
+
+    known = dict.fromkeys(registry.names("forms"), "form") | dict.fromkeys(registry.names("passes"), "pass")
+    if name is None:
+        entries = [
+            _described(kind, each)
+            for each, kind in sorted(known.items(), key=lambda item: (item[1] == "form", item[0]))
+        ]
+        if as_json:
+            print_json(entries)
+            return
+        rows = [[e["name"], e.get("contract", "form"), e["summary"]] for e in entries]
+        console().print(table("", ["name", "contract", "what it does"], rows, numbers_from=3))
+        return
+    if name not in known:
+        raise UsageError(f"no pass or form is named '{name}'{did_you_mean(name, known)}")
+    entry = _described(known[name], name)
+    if as_json:
+        print_json(entry)
+        return
+    out = console()
+    out.print(f"[bold]{entry['name']}[/]  ({entry.get('contract', 'form')})\n")
+    out.print(entry["help"], markup=False)
+    if entry["options"]:
+        out.print()
+        rows = [[o["name"], o["type"], o["default"], o["help"]] for o in entry["options"]]
+        out.print(table("", ["option", "type", "default", "help"], rows, numbers_from=4))

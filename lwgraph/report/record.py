@@ -1,0 +1,161 @@
+"""What a run of optimize found, as plain data: the one source of the JSON report, the HTML page and the table."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import platform
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+SCHEMA = 1
+
+
+@dataclass
+class Facts:
+    """The size of one model. `macs` is None when a shape is unknown."""
+
+    nodes: int
+    parameters: int
+    bytes: int
+    macs: int | None
+
+
+@dataclass
+class Stage:
+    """One model of the run: the input, the cleaned model, the result.
+
+    `ratio` is latency over the input's, measured interleaved in one run (median, and its interquartile range);
+    None when latency was not measured. `score` is the judged metric.
+    """
+
+    name: str
+    facts: Facts
+    milliseconds: float | None = None
+    ratio: float | None = None
+    ratio_spread: tuple[float, float] | None = None
+    score: float | None = None
+
+
+@dataclass
+class Score:
+    """The metric and the promise made on it."""
+
+    name: str
+    unit: str
+    samples: int | None
+    before: float
+    after: float
+    drop: float
+    max_drop: float | None
+    interval: tuple[float, float] | None = None
+    judged_on: str = ""
+    looks: int = 1  # how many candidates were judged on this data
+
+
+@dataclass
+class PassRun:
+    """One pass of the pipeline."""
+
+    name: str
+    contract: str
+    rewrites: int
+    seconds: float
+
+
+@dataclass
+class SiteChoice:
+    """One dense layer: what was put there, or why it stayed."""
+
+    name: str
+    operator: str
+    shape: str
+    form: str | None
+    predicted_error: float | None
+    dense_ms: float | None
+    form_ms: float | None
+    reason: str = ""
+
+
+@dataclass
+class Check:
+    """One verification that was done."""
+
+    what: str
+    executor: str
+    contract: str
+    ok: bool
+    detail: str
+
+
+@dataclass
+class Report:
+    """Everything `lwgraph optimize` knows when it ends."""
+
+    source: str
+    target: str
+    threads: int
+    seed: int
+    recipe: str = ""
+    stages: list[Stage] = field(default_factory=list)
+    score: Score | None = None
+    passes: list[PassRun] = field(default_factory=list)
+    sites: list[SiteChoice] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=lambda: environment())
+    outcome: str = "done"  # "done", or why the goal was not reached
+
+    def stage(self, name: str) -> Stage:
+        """The stage called `name`; KeyError when it was not reached."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise KeyError(name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; infinities and NaN become None, which JSON can say."""
+        plain: dict[str, Any] = _finite({"schema": SCHEMA, **dataclasses.asdict(self)})
+        return plain
+
+    def to_json(self) -> str:
+        """The report as indented JSON."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def processor() -> str:
+    """The processor's model name, or the machine type where the system does not tell."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf8") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def environment() -> dict[str, str]:
+    """Versions and processor, so that a figure can be read later."""
+    found = {"processor": processor(), "cores": str(os.cpu_count()), "python": platform.python_version()}
+    for package in ("lwgraph", "onnx", "onnxruntime", "onnxsim", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found

@@ -1,0 +1,27 @@
+"""Numbers as a person reads them."""
+
+from __future__ import annotations
+
+
+def count(number: int | None) -> str:
+    """1234567 -> "1,234,567"; None -> "unknown"."""
+    return "unknown" if number is None else f"{number:,}"
+
+
+def size(number: float) -> str:
+    """Bytes with a unit: 2785168 -> "2.79 MB"."""
+    for unit in ("B", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}" if unit != "B" else f"{number:.0f} B"
+        number /= 1000
+    return f"{number:.3g} GB"
+
+
+def speed(ratio: float) -> str:
+    """Latency over the input's -> speed-up: 0.5 -> "2.00x"."""
+    return f"{1 / ratio:.2f}x"
+
+
+def percent(share: float) -> str:
+    """0.4321 -> "43 %"."""
+    return f"{100 * share:.0f} %"

@@ -1,0 +1,91 @@
+"""The report: complete, valid JSON, safe HTML."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+from pathlib import Path
+
+import pytest
+
+from lwgraph.errors import UsageError
+from lwgraph.report import Check, Facts, PassRun, Report, Score, SiteChoice, Stage, to_html, write
+from lwgraph.report.words import count, percent, size, speed
+
+
+def example() -> Report:
+    return Report(
+        source="<b>model</b>.onnx",
+        target="ort-cpu",
+        threads=1,
+        seed=0,
+        recipe="fold-batch-norm",
+        stages=[
+            Stage("input", Facts(10, 1000, 4000, 50_000), 2.0, 1.0, (1.0, 1.0), 0.9),
+            Stage("result", Facts(8, 500, 2000, None), 1.0, 0.5, (0.45, 0.55), 0.895),
+        ],
+        score=Score("top1", "accuracy", 100, 0.9, 0.895, 0.005, 0.01, (0.82, 0.94), "On --eval-data.", 3),
+        passes=[PassRun("fold-batch-norm", "rounding", 2, 0.01)],
+        sites=[SiteChoice("conv<1>", "Conv", "8x8x3x3", "low-rank{rank=16}", 0.01, 1.0, 0.5)],
+        checks=[Check("clean model", "reference", "rounding", True, "equal")],
+        skipped=[{"pass": "low-rank", "place": "<conv>", "reason": "a & b"}],
+        notes=["note"],
+        seconds={"passes": 0.1},
+    )
+
+
+class Page(html.parser.HTMLParser):
+    """Checks that every opened element is closed, in order."""
+
+    VOID = frozenset({"meta", "rect", "br"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_page_is_balanced_and_escapes_what_comes_from_the_model() -> None:
+    page = Page()
+    page.feed(to_html(example()))
+    assert not page.open
+    assert "<b>model</b>.onnx" in page.text  # shown as text, so it was escaped in the source
+    assert "2.00x" in page.text and "conv<1>" in page.text and "a & b" in page.text
+
+
+def test_json_has_no_infinities_and_names_its_schema() -> None:
+    report = example()
+    report.stages[0].ratio = float("inf")
+    data = json.loads(report.to_json())
+    assert data["schema"] == 1
+    assert data["stages"][0]["ratio"] is None
+    assert data["stages"][1]["facts"] == {"nodes": 8, "parameters": 500, "bytes": 2000, "macs": None}
+
+
+def test_write_makes_the_folder(tmp_path: Path) -> None:
+    page = write(example(), tmp_path / "a" / "b")
+    assert page.name == "report.html" and page.exists()
+    assert (page.parent / "report.json").exists()
+
+
+def test_write_into_a_file_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="report folder .*cannot be written.*--report"):
+        write(example(), tmp_path / "file")
+
+
+def test_words() -> None:
+    assert (count(1234567), count(None)) == ("1,234,567", "unknown")
+    assert [size(n) for n in (12, 2_785_168, 3_000_000_000)] == ["12 B", "2.79 MB", "3 GB"]
+    assert speed(0.5) == "2.00x"
+    assert percent(0.432) == "43 %"
