@@ -1,0 +1,400 @@
+"""Where samples come from: image folders, array files, ONNX test data sets, Python objects."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from shutil import rmtree
+from typing import Any, Protocol
+
+import numpy as np
+
+from lwgraph.calibrate.preprocess import Preprocess
+from lwgraph.calibrate.signature import Array, Signature, batched_inputs, count_rows, fit
+from lwgraph.errors import DataError, UsageError, did_you_mean
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+LABELS = "labels"  # the key of an array file that holds the classes
+_SPOOL_BYTES = 256 << 20  # one-shot samples kept in memory; the rest goes to temporary files
+
+
+class Source(Protocol):
+    """Random access to checked items. Loading is lazy; everything bad has been found when the source was made."""
+
+    rows: list[int]  # samples per item: the length of axis 0 of its batched inputs
+    labels: list[Array] | None
+    skipped: list[tuple[str, str]]
+    notes: list[str]
+    classes: list[str] | None
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Array]: ...
+
+
+@dataclass
+class _Base:
+    """What all sources tell besides their items."""
+
+    rows: list[int] = field(default_factory=list, init=False)
+    labels: list[Array] | None = field(default=None, init=False)
+    skipped: list[tuple[str, str]] = field(default_factory=list, init=False)
+    notes: list[str] = field(default_factory=list, init=False)
+    classes: list[str] | None = field(default=None, init=False)
+
+
+@dataclass
+class Images(_Base):
+    """A folder of images for the model's one input; class subfolders give labels.
+
+    Labels are the subfolders' positions in sorted order, or the numbers that they are all named by. Every file is
+    decoded once here, at reduced size where the format can, so that a damaged one is skipped and named at the start.
+    """
+
+    folder: Path
+    inputs: Signature
+    preprocess: Preprocess | None
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.inputs) != 1:
+            raise DataError(f"'{self.folder}' holds images, which feed one input; the model has {len(self.inputs)}: "
+                            f"{', '.join(self.inputs)}; give .npz files or module:attribute")
+        (self._input,) = self.inputs.values()
+        if self.preprocess is None:
+            self.notes.append("no preprocessing was stated: images are resized to the input's size and scaled to 0..1")
+        self._preprocess = (self.preprocess or Preprocess()).for_input(self._input)
+        paths = image_paths(self.folder)
+        groups = sorted({p.relative_to(self.folder).parts[0] for p in paths
+                         if len(p.relative_to(self.folder).parts) > 1})
+        labelled = len(groups) > 1 and all(len(p.relative_to(self.folder).parts) > 1 for p in paths)
+        self._paths: list[Path] = []
+        for path in _spread(paths, self.limit):
+            reason = _unreadable(path)
+            if reason is None:
+                self._paths.append(path)
+            else:
+                self.skipped.append((str(path), reason))
+        if labelled:
+            numeric = all(g.isdigit() for g in groups)
+            code = {g: int(g) if numeric else i for i, g in enumerate(groups)}
+            self.classes = groups
+            self.labels = [np.array([code[p.relative_to(self.folder).parts[0]]]) for p in self._paths]
+        self.rows = [1] * len(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> dict[str, Array]:
+        from PIL import Image
+
+        path = self._paths[index]
+        with Image.open(path) as image:
+            array = self._preprocess.image(image)[None]
+        return fit({self._input.name: array}, self.inputs, f"'{path}'", check_batch=False)
+
+
+@dataclass
+class Arrays(_Base):
+    """Arrays that hold all samples along axis 0: {input: (count, ...)}, and optionally `labels`.
+
+    An array of the input's rank has one sample per entry of axis 0; one of a rank more holds whole feeds. An array
+    with one entry (or of the input's exact shape where others have many) is the same for every sample.
+    """
+
+    arrays: Mapping[str, Array]
+    inputs: Signature
+    preprocess: Preprocess | None
+    place: str
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        arrays = dict(self.arrays)
+        labels = arrays.pop(LABELS, None) if LABELS not in self.inputs else None
+        if len(arrays) == 1 and len(self.inputs) == 1 and next(iter(arrays)) not in self.inputs:
+            arrays = {next(iter(self.inputs)): next(iter(arrays.values()))}  # one array, one input: no doubt
+        for name in arrays:
+            if name not in self.inputs:
+                raise DataError(f"{self.place} has an array '{name}', the model no such input"
+                                f"{did_you_mean(name, self.inputs)}")
+        for name, wanted in self.inputs.items():
+            if name not in arrays:
+                raise DataError(f"{self.place} has no array for input '{name}' ({wanted}); it has: "
+                                f"{', '.join(arrays) or 'none'}")
+        self._arrays = {name: np.asarray(array) for name, array in arrays.items()}
+        if self.preprocess is not None:
+            self._preprocess = {n: self.preprocess.for_input(i) for n, i in self.inputs.items()
+                                if i.rank == 4 and self._arrays[n].ndim in (3, 4)}
+            if not self._preprocess:
+                raise UsageError(f"--preprocess is for images; {self.place} has none for the model's inputs")
+        else:
+            self._preprocess = {}
+        counts = {name: self._count(name) for name in self._arrays}
+        many = {c for c in counts.values() if c is not None and c != 1} or {1}
+        if len(many) > 1:
+            stated = ", ".join(f"'{n}' {c}" for n, c in counts.items() if c is not None)
+            raise DataError(f"{self.place} has different numbers of samples: {stated}")
+        (total,) = many
+        if total == 0:
+            raise DataError(f"{self.place} has no samples (an empty first axis)")
+        self._shared = {name for name, c in counts.items() if c is None or (c == 1 and total > 1)}
+        self._picked = _spread(range(total), self.limit)
+        if labels is not None:
+            labels = np.asarray(labels)
+            if labels.ndim == 0 or len(labels) != total:
+                raise DataError(f"{self.place}: '{LABELS}' has shape {list(labels.shape)} for {total} samples")
+            self.labels = [labels[i : i + 1] for i in self._picked]
+        self.rows = _check_all(self, self.inputs, self.place)
+
+    def _count(self, name: str) -> int | None:
+        """How many samples an array holds; None: it is one value for all (a scalar input)."""
+        array, rank = self._arrays[name], self.inputs[name].rank
+        return None if array.ndim == 0 or (rank is not None and array.ndim < rank - (name in self._preprocess)) \
+            else len(array)
+
+    def __len__(self) -> int:
+        return len(self._picked)
+
+    def __getitem__(self, index: int) -> dict[str, Array]:
+        row = self._picked[index]
+        feeds: dict[str, Array] = {}
+        for name, array in self._arrays.items():
+            if name in self._shared and array.ndim == 0:
+                feeds[name] = array
+                continue
+            sample = array if array.ndim < (self.inputs[name].rank or 0) and name not in self._preprocess \
+                else array[0 if name in self._shared else row]
+            if name in self._preprocess:
+                stated = self._preprocess[name]
+                if sample.dtype != np.uint8 and self.preprocess is not None and self.preprocess.scale is None:
+                    stated = Preprocess(**{**stated.__dict__, "scale": 1.0})
+                sample = stated.array(sample)
+            feeds[name] = _as_row(sample, self.inputs[name].rank)
+        return fit(feeds, self.inputs, f"{self.place}, sample {row}", check_batch=False)
+
+
+@dataclass
+class TestSets(_Base):
+    """ONNX `test_data_set_*` folders: `input_<k>.pb` feeds the input of its name, or else the k-th."""
+
+    __test__ = False  # not a test, whatever pytest makes of the name
+    folders: Sequence[Path]
+    inputs: Signature
+
+    def __post_init__(self) -> None:
+        self.rows = _check_all(self, self.inputs, "an ONNX test data set")
+
+    def __len__(self) -> int:
+        return len(self.folders)
+
+    def __getitem__(self, index: int) -> dict[str, Array]:
+        import onnx
+
+        folder, names = self.folders[index], list(self.inputs)
+        feeds: dict[str, Array] = {}
+        for path in sorted(folder.glob("input_*.pb"), key=lambda p: _number(p.stem)):
+            tensor = onnx.TensorProto()
+            try:
+                tensor.ParseFromString(path.read_bytes())
+                array = onnx.numpy_helper.to_array(tensor)
+            except Exception as error:
+                raise DataError(f"'{path}' is not an ONNX tensor: {error}") from error
+            position = _number(path.stem)
+            if tensor.name in self.inputs:
+                feeds[tensor.name] = array
+            elif position < len(names):
+                feeds[names[position]] = array
+            else:
+                raise DataError(f"'{path}' is input {position}, the model has {len(names)}: {', '.join(names)}")
+        return fit(feeds, self.inputs, f"'{folder}'", check_batch=False)
+
+
+@dataclass
+class Files(_Base):
+    """A folder of .npz files, one feed each."""
+
+    paths: Sequence[Path]
+    inputs: Signature
+
+    def __post_init__(self) -> None:
+        self.rows = _check_all(self, self.inputs, "a .npz sample")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Array]:
+        path = self.paths[index]
+        return fit(load_arrays(path, self.inputs), self.inputs, f"'{path}'", check_batch=False)
+
+
+@dataclass
+class Spool(_Base):
+    """Samples of an iterable that may run only once, kept: in memory up to a limit, beyond it in temporary files."""
+
+    samples: Iterable[Any]
+    inputs: Signature
+    place: str
+    limit: int | None = None
+    memory: int = _SPOOL_BYTES
+
+    def __post_init__(self) -> None:
+        self._kept: list[dict[str, Array] | Path] = []
+        labels: list[Array] = []
+        used = 0
+        folder: Path | None = None
+        for index, sample in enumerate(itertools.islice(_guarded(self.samples, self.place), self.limit)):
+            feeds, label = self._read(sample, f"{self.place}, sample {index}")
+            if label is not None:
+                labels.append(np.atleast_1d(np.asarray(label)))
+            self.rows.append(count_rows(feeds, batched_inputs(self.inputs), f"{self.place}, sample {index}"))
+            size = sum(a.nbytes for a in feeds.values())
+            if used + size <= self.memory:
+                used += size
+                self._kept.append(feeds)
+                continue
+            if folder is None:
+                folder = Path(tempfile.mkdtemp(prefix="lwgraph-samples-"))
+                weakref.finalize(self, rmtree, folder, ignore_errors=True)
+            path = folder / f"{index}.npz"
+            arrays: dict[str, Any] = {f"i{k}": a for k, a in enumerate(feeds.values())}
+            np.savez(path, **arrays)
+            self._kept.append(path)
+        self.samples = ()  # the iterable is used up; do not keep what it holds alive
+        if labels and len(labels) != len(self._kept):
+            raise DataError(f"{self.place} gives labels for {len(labels)} of {len(self._kept)} samples")
+        self.labels = labels or None
+
+    def _read(self, sample: Any, place: str) -> tuple[dict[str, Array], Any]:
+        label = None
+        if isinstance(sample, (tuple, list)) and len(sample) == 2 and isinstance(sample[0], (Mapping, np.ndarray)):
+            sample, label = sample
+        if isinstance(sample, np.ndarray) and len(self.inputs) == 1:
+            sample = {next(iter(self.inputs)): sample}
+        if not isinstance(sample, Mapping):
+            raise DataError(f"{place} is a {type(sample).__name__}; a sample is a dict {{input name: array}}, "
+                            "or a pair of that and its label")
+        fitted = fit(sample, self.inputs, place, check_batch=False)
+        return {name: a.copy() if a is sample[name] else a for name, a in fitted.items()}, label
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, index: int) -> dict[str, Array]:
+        kept = self._kept[index]
+        if isinstance(kept, dict):
+            return kept
+        with np.load(kept) as stored:
+            return {name: stored[f"i{k}"] for k, name in enumerate(self.inputs)}
+
+
+def samples_of(thing: Any, place: str) -> Iterable[Any]:
+    """An iterable of samples from an iterable, a callable that returns one, or an ONNX Runtime CalibrationDataReader.
+
+    Raises:
+        DataError: it is none of these, or calling it raises.
+    """
+    if isinstance(thing, type) or (callable(thing) and not hasattr(thing, "get_next")):
+        thing = _called(thing, place)
+    if hasattr(thing, "get_next"):
+        return _drain(thing)
+    if isinstance(thing, (str, bytes)) or not hasattr(thing, "__iter__"):
+        raise DataError(f"{place} is a {type(thing).__name__}; give an iterable of {{input: array}} dicts, a callable "
+                        "that returns one, or a CalibrationDataReader")
+    return thing  # type: ignore[no-any-return]
+
+
+def _check_all(source: Source, inputs: Signature, place: str) -> list[int]:
+    """Load every item once, so that what is wrong is found at the start; the number of rows of each."""
+    batched = batched_inputs(inputs)
+    return [count_rows(source[index], batched, place) for index in range(len(source))]
+
+
+def _called(thing: Callable[[], Any], place: str) -> Any:
+    try:
+        return thing()
+    except Exception as error:
+        raise DataError(f"{place} raised {type(error).__name__}: {_line(error)}") from error
+
+
+def _drain(reader: Any) -> Iterator[Any]:
+    if hasattr(reader, "rewind"):
+        with contextlib.suppress(NotImplementedError):  # ONNX Runtime's base class: the reader has not started yet
+            reader.rewind()
+    while (sample := reader.get_next()) is not None:
+        yield sample
+
+
+def _guarded(samples: Iterable[Any], place: str) -> Iterator[Any]:
+    """The samples; what their producer raises becomes a DataError that says after how many."""
+    done = 0
+    try:
+        for sample in samples:
+            yield sample
+            done += 1
+    except (DataError, UsageError):
+        raise
+    except Exception as error:
+        raise DataError(f"{place} raised {type(error).__name__} after {done} samples: {_line(error)}") from error
+
+
+def image_paths(folder: Path) -> list[Path]:
+    """The image files below `folder`, sorted by path, hidden ones left out."""
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
+                  and not any(part.startswith(".") for part in p.relative_to(folder).parts))
+
+
+def load_arrays(path: Path, inputs: Signature) -> dict[str, Array]:
+    """The arrays of a .npz (each under its key) or .npy file (memory-mapped, for the model's one input)."""
+    try:
+        loaded = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
+        if path.suffix == ".npy":
+            if len(inputs) != 1:
+                raise DataError(f"'{path}' holds one array, the model has {len(inputs)} inputs: {', '.join(inputs)}; "
+                                "give a .npz with their names as keys")
+            return {next(iter(inputs)): loaded}
+        with loaded:
+            return {key: loaded[key] for key in loaded.files}
+    except DataError:
+        raise
+    except Exception as error:
+        reason = "it holds Python objects, not plain arrays" if "pickle" in str(error) else _line(error)
+        raise DataError(f"'{path}' cannot be read as {path.suffix}: {reason}") from error
+
+
+def _unreadable(path: Path) -> str | None:
+    """Why an image cannot be decoded, or None."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image.draft("L", (image.width // 8, image.height // 8))
+            image.load()
+    except Exception as error:  # decoders raise whatever they like on damaged files
+        return _line(error)
+    return None
+
+
+def _as_row(sample: Array, rank: int | None) -> Array:
+    return sample[None] if rank is not None and sample.ndim == rank - 1 else sample
+
+
+def _spread(items: Sequence[Any], limit: int | None) -> list[Any]:
+    """`limit` of the items, evenly spaced (so that sorted classes all stay), or all."""
+    if limit is None or limit >= len(items):
+        return list(items)
+    return [items[int(i)] for i in np.linspace(0, len(items) - 1, limit).round()]
+
+
+def _number(stem: str) -> int:
+    found = re.search(r"\d+$", stem)
+    return int(found[0]) if found else 0
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
