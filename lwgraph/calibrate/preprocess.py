@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lwgraph import toml
 from lwgraph.calibrate.signature import Array, Input
 from lwgraph.errors import UsageError, did_you_mean
 
@@ -28,7 +28,7 @@ class Preprocess:
 
     `resize` of one number sets the shorter side and keeps the aspect; of two, HxW, both. `letterbox` fits the whole
     image into HxW and fills the rest with `fill`. `crop` cuts HxW from the centre. `mean` and `std` have one number or
-    one per channel, in the order of `color`. None means: as the model's input implies.
+    one per channel, in the order of `color`. None means: as the model's input implies; 8-bit inputs take the pixels.
     """
 
     resize: tuple[int, ...] | None = None
@@ -100,7 +100,7 @@ class Preprocess:
                                  f"{_COLORS[color]} channels")
         if wanted.dtype.kind in "iu" and (self.scale is not None or self.mean != (0.0,) or self.std != (1.0,)):
             raise UsageError(f"--preprocess scales, but input '{wanted.name}' is {wanted.dtype.name}: it takes pixels")
-        scale = self.scale if self.scale is not None else (1.0 if wanted.dtype.kind in "iu" else 1 / 255)
+        scale = self.scale if self.scale is not None or wanted.dtype.kind in "iu" else 1 / 255
         made = replace(self, layout=layout, color=color, scale=scale)
         size = made.crop or made.letterbox or (made.resize if made.resize and len(made.resize) == 2 else None)
         if height is not None and width is not None:
@@ -134,7 +134,7 @@ class Preprocess:
         x = pixels[..., None] if pixels.ndim == 2 else pixels
         if self.color == "bgr":
             x = x[..., ::-1]
-        if (self.scale, self.mean, self.std) != (1.0, (0.0,), (1.0,)):
+        if (self.scale, self.mean, self.std) != (None, (0.0,), (1.0,)):
             scaled = x.astype(np.float32) * np.float32(1 if self.scale is None else self.scale)
             x = (scaled - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         if self.layout == "nchw":
@@ -248,17 +248,8 @@ _READ = {
 }
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    try:
-        table = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise UsageError(f"--preprocess '{path}' cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--preprocess '{path}' is not TOML: {error}") from error
+def _read_toml(path: Path) -> Mapping[str, Any]:
+    table = toml.read(path, "--preprocess")
     inner = table.get("preprocess", table)
     if not isinstance(inner, dict):
         raise UsageError(f"--preprocess '{path}': 'preprocess' is not a table")

@@ -1,0 +1,30 @@
+"""Reading TOML, which Python 3.10 has no module for."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from lwgraph.errors import UsageError
+
+
+def read(path: Path, what: str) -> dict[str, Any]:
+    """The table of a TOML file.
+
+    Args:
+        path: the file, UTF-8.
+        what: the option that names it, to start the error message ("--recipe").
+
+    Raises:
+        UsageError: the file cannot be read or is not TOML.
+    """
+    tomllib: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    try:
+        table: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise UsageError(f"{what} '{path}' cannot be read: {error.strerror}") from error
+    except ValueError as error:  # not UTF-8, or not TOML
+        raise UsageError(f"{what} '{path}' is not TOML: {error}") from error
+    return table
