@@ -1,0 +1,230 @@
+"""Generated inputs, for models that come without data: right in shape, dtype and range, and like images where fitting."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lwgraph import ir, registry
+from lwgraph.calibrate.signature import Array, Input, signature
+from lwgraph.errors import DataError, LwgraphError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from lwgraph.executor import Executor
+
+IMAGE_SIZES = (224, 320, 256, 640, 128, 64, 32, 28)
+SEQUENCE_LENGTHS = (32, 16, 64, 128, 8, 1)
+_TRIALS = 24  # executions spent on finding sizes that the model accepts
+_INDEX_OPS = {"Gather", "GatherElements", "OneHot"}
+_PASSING_OPS = {"Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Transpose", "Clip"}
+
+
+def generate(
+    model: ir.Model,
+    count: int,
+    seed: int = 0,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    executor: Executor | None = None,
+) -> list[dict[str, Array]]:
+    """`count` feeds that the model accepts; the same seed gives the same feeds.
+
+    Images (4 dimensions, 1, 3 or 4 channels) are smooth noise of several scales with edges and a little white noise,
+    in 0..1 for even samples and normalised to about -2..2 for odd ones, since either may be what the model expects.
+    Integers that index a table stay below its length; other integers are tried as ones, zeros and small numbers.
+    Dynamic dimensions: 1 for the batch, otherwise usual sizes, tried by executing the model until it accepts.
+
+    Args:
+        model: the model; it is not changed.
+        count: how many feeds, at least 1.
+        seed: of the random numbers.
+        shapes: full shapes by input name, for inputs whose sizes cannot be found so.
+        executor: what tries the sizes; None: ONNX Runtime.
+
+    Raises:
+        UsageError: `shapes` names no input or contradicts it.
+        DataError: the model accepts none of the inputs tried; the message has its last complaint.
+    """
+    if count < 1:
+        raise UsageError(f"count {count} must be at least 1")
+    inputs = signature(model)
+    stated = {name: tuple(shape) for name, shape in (shapes or {}).items()}
+    for name, shape in stated.items():
+        if name not in inputs:
+            raise UsageError(f"the model has no input '{name}'{did_you_mean(name, inputs)}")
+        declared = inputs[name].shape
+        if declared is not None and (len(declared) != len(shape) or any(
+                isinstance(d, int) and d != s for d, s in zip(declared, shape, strict=True))):
+            raise UsageError(f"shape {list(shape)} contradicts input '{name}' ({inputs[name]})")
+    bounds = {name: index_bound(model, name) for name, i in inputs.items() if i.dtype.kind in "iu"}
+    run = (executor or registry.executor("ort")).prepare(model)
+    problem = "no size was tried"
+    fills = ("ones", "zeros", "small") if any(b is None for b in bounds.values()) else ("small",)
+    for trial, (sizes, fill) in enumerate(itertools.product(_sizes(inputs, stated), fills)):
+        if trial == _TRIALS:
+            break
+        feeds = _feeds(inputs, sizes, bounds, fill, seed, 0)
+        try:
+            outputs = run(feeds)
+        except LwgraphError as error:
+            problem = str(error)
+            continue
+        if any(np.asarray(value).size == 0 for value in outputs.values()):
+            problem = f"its outputs are empty for {_describe(sizes)}"
+            continue
+        return [feeds, *(_feeds(inputs, sizes, bounds, fill, seed, k) for k in range(1, count))]
+    raise DataError(f"the model accepts no generated input ({problem}); give --data, or its sizes: --input-shape "
+                    + " ".join(f"{n}:{','.join('?' if not isinstance(d, int) else str(d) for d in i.shape or ())}"
+                               for n, i in inputs.items()))
+
+
+def index_bound(model: ir.Model, name: str) -> int | None:
+    """How many values an integer input may take when it indexes constant tables, directly or through reshaping; the
+    least where it indexes several; None when it indexes none."""
+    start = next(v for v in model.graph.inputs if v.name == name)
+    bounds: list[int] = []
+    seen, pending = {id(start)}, [start]
+    while pending:
+        value = pending.pop()
+        for node, position in value.uses():
+            if node.op_type in _INDEX_OPS:
+                bounds += _table_length(node, position)
+            elif node.op_type in _PASSING_OPS and position == 0:
+                for out in node.outputs:
+                    if id(out) not in seen:
+                        seen.add(id(out))
+                        pending.append(out)
+    return min(bounds, default=None)
+
+
+def _table_length(node: ir.Node, position: int) -> list[int]:
+    if node.op_type == "OneHot":
+        depth = ir.constant(node.inputs[1]) if position == 0 else None
+        return [] if depth is None else [int(np.asarray(depth).reshape(-1)[0])]
+    table = node.inputs[0]
+    shape = None if table is None else ir.constant_shape(table)
+    if position != 1 or not shape:
+        return []
+    return [shape[ir.attribute(node, "axis", 0)]]
+
+
+def _sizes(inputs: Mapping[str, Input], stated: Mapping[str, tuple[int, ...]]) -> Iterator[dict[str, tuple[int, ...]]]:
+    """Candidate shapes for all inputs; one symbol has one size throughout, each shape is offered once."""
+    seen: set[tuple[tuple[int, ...], ...]] = set()
+    for channels in (3, 1):
+        for image, sequence in itertools.zip_longest(IMAGE_SIZES, SEQUENCE_LENGTHS):
+            symbols: dict[str, int] = {}
+            for name, shape in stated.items():
+                symbols |= {d: s for d, s in zip(inputs[name].shape or (), shape, strict=False) if isinstance(d, str)}
+            made = {name: stated.get(name) or _shape(i, image or IMAGE_SIZES[0], sequence or SEQUENCE_LENGTHS[0],
+                                                     channels, symbols)
+                    for name, i in inputs.items()}
+            key = tuple(made.values())
+            if key not in seen:
+                seen.add(key)
+                yield made
+
+
+def _shape(wanted: Input, image: int, sequence: int, channels: int, symbols: dict[str, int]) -> tuple[int, ...]:
+    if wanted.shape is None:
+        return (1, channels, image, image)
+    rank = len(wanted.shape)
+    # Of an image with one fixed side (text lines), the other is a few times as long.
+    fixed_side = next((d for d in wanted.shape[2:] if isinstance(d, int)), None) if rank == 4 else None
+    made: list[int] = []
+    for axis, dim in enumerate(wanted.shape):
+        if isinstance(dim, int):
+            made.append(dim)
+            continue
+        if axis == 0:
+            size = 1
+        elif rank == 4:
+            last = wanted.shape[3] in (1, 3)
+            side = image if fixed_side is None or last else max(image, 4 * fixed_side)
+            size = channels if axis == 1 and not last else side
+        else:
+            size = sequence
+        made.append(symbols.setdefault(dim, size) if isinstance(dim, str) else size)
+    return tuple(made)
+
+
+def _feeds(inputs: Mapping[str, Input], sizes: Mapping[str, tuple[int, ...]], bounds: Mapping[str, int | None],
+           fill: str, seed: int, index: int) -> dict[str, Array]:
+    feeds: dict[str, Array] = {}
+    for position, (name, wanted) in enumerate(inputs.items()):
+        rng = np.random.default_rng((seed, index, position))
+        shape, kind = sizes[name], wanted.dtype.kind
+        if kind == "O":
+            feeds[name] = np.full(shape, "a", object)
+        elif kind == "b":
+            feeds[name] = np.ones(shape, bool)
+        elif kind in "iu" and _image_axes(shape) is None:
+            bound = bounds.get(name)
+            if bound is not None:
+                feeds[name] = rng.integers(0, bound, shape).astype(wanted.dtype)
+            else:
+                value = {"ones": 1, "zeros": 0}.get(fill)
+                small = rng.integers(0, 8, shape) if value is None else np.full(shape, value)
+                feeds[name] = small.astype(wanted.dtype)
+        elif kind in "iu":
+            feeds[name] = (picture(rng, shape) * 255).round().astype(wanted.dtype)
+        elif _image_axes(shape) is not None:
+            image = picture(rng, shape)
+            feeds[name] = (image if index % 2 == 0 else (image - 0.45) / 0.225).astype(wanted.dtype)
+        elif math.prod(shape) <= 4:  # a strength, a temperature, a scale
+            feeds[name] = rng.uniform(0.05, 0.95, shape).astype(wanted.dtype)
+        else:
+            feeds[name] = rng.standard_normal(shape).astype(wanted.dtype)
+    return feeds
+
+
+def _image_axes(shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """The height and width axes of a shape that looks like images, or None."""
+    if len(shape) != 4:
+        return None
+    if shape[1] in (1, 3, 4):
+        return (2, 3)
+    return (1, 2) if shape[3] in (1, 3, 4) else None
+
+
+def picture(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Image-like values in 0..1: bilinearly enlarged noise whose strength falls with its frequency, a few flat
+    rectangles for edges, a common luminance over the channels, and a little white noise. float64, like `shape`."""
+    axes = _image_axes(shape)
+    assert axes is not None
+    channel = 1 if axes == (2, 3) else 3
+    batch, channels, height, width = shape[0], shape[channel], shape[axes[0]], shape[axes[1]]
+    image = np.zeros((batch, channels, height, width))
+    cells = 2
+    while cells <= max(height, width):
+        grid = (min(cells, height), min(cells, width))
+        common = rng.standard_normal((batch, 1, *grid)) + 0.5 * rng.standard_normal((batch, channels, *grid))
+        image += _enlarge(common, height, width) * (2 / cells) ** 0.7
+        cells *= 2
+    for _ in range(4):
+        top, bottom = np.sort(rng.integers(0, height + 1, 2))
+        left, right = np.sort(rng.integers(0, width + 1, 2))
+        image[:, :, top:bottom, left:right] += 1.5 * rng.standard_normal((batch, channels, 1, 1))
+    image += 0.1 * rng.standard_normal(image.shape)
+    low, high = np.quantile(image, (0.01, 0.99))
+    image = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
+    return np.moveaxis(image, 1, channel)
+
+
+def _enlarge(grid: Array, height: int, width: int) -> Array:
+    """Bilinear interpolation of the last two axes."""
+    for axis, size in ((-2, height), (-1, width)):
+        at = np.linspace(0, grid.shape[axis] - 1, size)
+        low = np.floor(at).astype(int)
+        high = np.minimum(low + 1, grid.shape[axis] - 1)
+        share = (at - low).reshape((-1, 1) if axis == -2 else (-1,))
+        grid = np.take(grid, low, axis) * (1 - share) + np.take(grid, high, axis) * share
+    return grid
+
+
+def _describe(sizes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"'{name}' {list(shape)}" for name, shape in sizes.items())

@@ -1,0 +1,107 @@
+"""Generated inputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from lwgraph import ir
+from lwgraph.calibrate.generate import generate, index_bound, picture
+from lwgraph.errors import DataError, UsageError
+
+
+def model(nodes, inputs, outputs, initializers=()):
+    infos = [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in inputs]
+    outs = [helper.make_tensor_value_info(name, kind, None) for name, kind in outputs]
+    graph = helper.make_graph(nodes, "g", infos, outs,
+                              [numpy_helper.from_array(np.asarray(a), n) for n, a in initializers])
+    return ir.load(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]))
+
+
+def embedding(op_between=None):
+    ids = "ids" if op_between is None else "cast"
+    nodes = [] if op_between is None else [helper.make_node("Cast", ["ids"], ["cast"], to=TensorProto.INT64)]
+    nodes.append(helper.make_node("Gather", ["table", ids], ["y"], axis=0))
+    kind = TensorProto.INT64 if op_between is None else TensorProto.INT32
+    return model(nodes, [("ids", kind, ["n", "t"])], [("y", TensorProto.FLOAT)],
+                 [("table", np.zeros((5, 2), np.float32))])
+
+
+def test_images_have_the_models_shape_and_are_smooth():
+    m = model([helper.make_node("Identity", ["x"], ["y"])], [("x", TensorProto.FLOAT, ["n", 3, 32, 32])],
+              [("y", TensorProto.FLOAT)])
+    feeds = generate(m, 3, seed=4)
+    assert [f["x"].shape for f in feeds] == [(1, 3, 32, 32)] * 3
+    assert all(f["x"].dtype == np.float32 for f in feeds)
+    assert 0 <= feeds[0]["x"].min()
+    assert feeds[0]["x"].max() <= 1
+    assert feeds[1]["x"].min() < -0.5  # normalised
+    assert not np.array_equal(feeds[0]["x"], feeds[2]["x"])
+    again = generate(m, 3, seed=4)
+    assert all(np.array_equal(a["x"], b["x"]) for a, b in zip(feeds, again, strict=True))
+
+
+def test_a_picture_is_correlated_between_neighbours_and_white_noise_is_not():
+    image = picture(np.random.default_rng(0), (1, 3, 64, 64))[0, 0]
+    assert np.corrcoef(image[:, 1:].ravel(), image[:, :-1].ravel())[0, 1] > 0.7
+    assert picture(np.random.default_rng(0), (2, 5, 7, 3)).shape == (2, 5, 7, 3)
+
+
+@pytest.mark.parametrize("between", [None, "Cast"])
+def test_token_ids_stay_below_the_table(between):
+    m = embedding(between)
+    assert index_bound(m, "ids") == 5
+    values = np.concatenate([f["ids"].ravel() for f in generate(m, 4)])
+    assert values.max() == 4
+    assert values.min() == 0
+
+
+def test_dynamic_sizes_are_found_by_trying():
+    # The Reshape accepts 128x128 only; the channel is dynamic, too, and must be 1.
+    m = model([helper.make_node("Reshape", ["x", "s"], ["y"])], [("x", TensorProto.FLOAT, ["n", "c", "h", "w"])],
+              [("y", TensorProto.FLOAT)], [("s", np.array([1, 1, 128 * 128]))])
+    assert generate(m, 1)[0]["x"].shape == (1, 1, 128, 128)
+
+
+def test_a_fixed_height_gives_a_longer_width():
+    m = model([helper.make_node("Identity", ["x"], ["y"])], [("x", TensorProto.FLOAT, [1, 3, 48, "w"])],
+              [("y", TensorProto.FLOAT)])
+    assert generate(m, 1)[0]["x"].shape == (1, 3, 48, 224)
+
+
+def test_one_symbol_has_one_size_over_the_inputs():
+    m = model([helper.make_node("Add", ["a", "b"], ["y"])],
+              [("a", TensorProto.FLOAT, ["n", "t"]), ("b", TensorProto.FLOAT, ["n", "t"])], [("y", TensorProto.FLOAT)])
+    feeds = generate(m, 1)[0]
+    assert feeds["a"].shape == feeds["b"].shape
+
+
+def test_stated_shapes_are_used_and_checked():
+    m = model([helper.make_node("Identity", ["x"], ["y"])], [("x", TensorProto.FLOAT, ["n", 3, "h", "w"])],
+              [("y", TensorProto.FLOAT)])
+    assert generate(m, 1, shapes={"x": (2, 3, 5, 7)})[0]["x"].shape == (2, 3, 5, 7)
+    with pytest.raises(UsageError, match="contradicts"):
+        generate(m, 1, shapes={"x": (2, 4, 5, 7)})
+    with pytest.raises(UsageError, match="no input 'z'"):
+        generate(m, 1, shapes={"z": (1,)})
+
+
+def test_other_dtypes():
+    m = model([helper.make_node("Where", ["b", "s", "s"], ["y"]), helper.make_node("Identity", ["u"], ["v"]),
+               helper.make_node("Identity", ["k"], ["l"])],
+              [("b", TensorProto.BOOL, [2]), ("s", TensorProto.STRING, [2]), ("u", TensorProto.UINT8, [1, 8, 8, 3]),
+               ("k", TensorProto.INT64, [])],
+              [("y", TensorProto.STRING), ("v", TensorProto.UINT8), ("l", TensorProto.INT64)])
+    feeds = generate(m, 1)[0]
+    assert feeds["u"].dtype == np.uint8
+    assert feeds["u"].max() > 200
+    assert feeds["k"].shape == ()
+    assert feeds["s"].dtype == object
+
+
+def test_a_model_that_accepts_nothing_says_what_to_give():
+    m = model([helper.make_node("Reshape", ["x", "s"], ["y"])], [("x", TensorProto.FLOAT, ["n", "k"])],
+              [("y", TensorProto.FLOAT)], [("s", np.array([7, 11, 13]))])
+    with pytest.raises(DataError, match=r"--input-shape x:\?,\?"):
+        generate(m, 1)
