@@ -1,4 +1,4 @@
-"""Generated inputs, for models that come without data: right in shape, dtype and range, and like images where fitting."""
+"""Generated inputs, for models that come without data: right in shape, dtype and range, images where fitting."""
 
 from __future__ import annotations
 

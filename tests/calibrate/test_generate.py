@@ -34,7 +34,7 @@ def test_images_have_the_models_shape_and_are_smooth():
     feeds = generate(m, 3, seed=4)
     assert [f["x"].shape for f in feeds] == [(1, 3, 32, 32)] * 3
     assert all(f["x"].dtype == np.float32 for f in feeds)
-    assert 0 <= feeds[0]["x"].min()
+    assert feeds[0]["x"].min() >= 0
     assert feeds[0]["x"].max() <= 1
     assert feeds[1]["x"].min() < -0.5  # normalised
     assert not np.array_equal(feeds[0]["x"], feeds[2]["x"])
