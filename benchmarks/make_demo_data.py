@@ -24,8 +24,9 @@ def main() -> None:
     train, test = fashion.images("train"), fashion.images("t10k")
     calibration = np.sort(rng.choice(len(train), CALIBRATION, replace=False))
     evaluation = np.sort(rng.choice(len(test), EVALUATION, replace=False))
-    np.savez_compressed(TO, calibration=train[calibration], evaluation=test[evaluation],
-                        labels=fashion.labels("t10k")[evaluation])
+    np.savez_compressed(
+        TO, calibration=train[calibration], evaluation=test[evaluation], labels=fashion.labels("t10k")[evaluation]
+    )
     print(f"{CALIBRATION} calibration and {EVALUATION} evaluation images in {TO} ({TO.stat().st_size / 1e6:.1f} MB)")
 
 

@@ -94,8 +94,11 @@ def train(epochs: int) -> nn.Module:
             loss.backward()
             optimizer.step()
             schedule.step()
-        print(f"epoch {epoch + 1}/{epochs}: loss {loss.item():.3f}, test accuracy {accuracy(net, x_test, y_test):.4f}, "
-              f"{time.perf_counter() - started:.0f} s", flush=True)
+        print(
+            f"epoch {epoch + 1}/{epochs}: loss {loss.item():.3f}, test accuracy {accuracy(net, x_test, y_test):.4f}, "
+            f"{time.perf_counter() - started:.0f} s",
+            flush=True,
+        )
     return net
 
 
@@ -106,9 +109,16 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     options = parser.parse_args()
     net = train(options.epochs).eval().to(memory_format=torch.contiguous_format)
-    torch.onnx.export(net, (torch.zeros(1, 1, 28, 28),), str(options.out), input_names=["image"],
-                      output_names=["logits"], dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
-                      opset_version=17, dynamo=False)
+    torch.onnx.export(
+        net,
+        (torch.zeros(1, 1, 28, 28),),
+        str(options.out),
+        input_names=["image"],
+        output_names=["logits"],
+        dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
+        opset_version=17,
+        dynamo=False,
+    )
 
 
 if __name__ == "__main__":

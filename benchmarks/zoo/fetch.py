@@ -96,8 +96,10 @@ def fashion_mnist() -> Path:
     archives = sorted(downloads.glob(f"{FASHION_MNIST}_*.deb"))
     if not archives:
         if shutil.which("apt-get") is None:
-            raise FetchError(f"Fashion-MNIST comes from Debian's package {FASHION_MNIST} and there is no apt-get "
-                             "here; set LWGRAPH_FMNIST to a folder with the four .gz files")
+            raise FetchError(
+                f"Fashion-MNIST comes from Debian's package {FASHION_MNIST} and there is no apt-get "
+                "here; set LWGRAPH_FMNIST to a folder with the four .gz files"
+            )
         # The sandbox user of apt may not write into the cache folder.
         _run(["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", FASHION_MNIST], cwd=downloads)
         archives = sorted(downloads.glob(f"{FASHION_MNIST}_*.deb"))

@@ -1,0 +1,50 @@
+"""OriNet: which way up is a page? A VGG-like network of dense 3x3 convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.zoo import cache, data, fetch, pictures
+from benchmarks.zoo.case import Case, Feeds, Run, first, planes
+
+PACKAGE, FILE = "occular-deskew==0.5.0", "occular_deskew/weights/orientation_orinet_fp32.onnx"
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+TURNS = 4
+
+
+def model() -> Path:
+    """The network's file in the package."""
+    return fetch.package_file(PACKAGE, FILE)
+
+
+def _build(pages: data.Pictures) -> cache.Arrays:
+    return {part: pictures.stack(pictures.letterbox(i, 320) for i in images) for part, images in pages.images.items()}
+
+
+def _feeds(part: str) -> Iterator[Feeds]:
+    for page in data.arrays("pages", _build)[part]:
+        for turn in range(TURNS):
+            yield {"x": planes(np.rot90(page, -turn), mean=MEAN, std=STD)[None]}
+
+
+def calibration() -> list[Feeds]:
+    """24 page fragments in four rotations."""
+    return list(_feeds("calib"))
+
+
+def metric(run: Run) -> float:
+    """Share of the fragments whose rotation is recognised."""
+    return float(np.mean([first(run(feed))[0].argmax() == i % TURNS for i, feed in enumerate(_feeds("eval"))]))
+
+
+def example() -> Feeds:
+    """One upright fragment."""
+    return next(_feeds("eval"))
+
+
+CASE = Case(
+    "orinet", "page orientation, VGG-like, all dense 3x3", model, calibration, metric, example, "accuracy", 0.8550
+)
