@@ -114,7 +114,7 @@ except SystemExit as end:
 """
 
 
-@pytest.mark.parametrize("code", ["import lwgraph"])
+@pytest.mark.parametrize("code", ["import lwgraph", HELP])
 def test_the_first_second_belongs_to_the_user(code: str) -> None:
     """`import lwgraph` and `lwgraph --help` answer at once: they load no heavy library."""
     assert not _loaded_by(code) & {"onnx", "onnx_ir", "onnxruntime", "onnxsim", "numpy", "networkx", "PIL", "torch"}

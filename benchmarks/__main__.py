@@ -1,0 +1,63 @@
+"""python -m benchmarks COMMAND: fetches public models, scores them, runs lwgraph and its peers on them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from benchmarks import zoo
+from benchmarks.zoo.fetch import FetchError
+from lwgraph.errors import LwgraphError
+
+CASES = click.argument("cases", nargs=-1, type=click.Choice(zoo.NAMES), metavar="[CASE]...")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def main() -> None:
+    """Benchmarks on public models. Downloads go to LWGRAPH_ZOO_CACHE (default ~/.cache/lwgraph-zoo).
+
+    Evaluation data are generated, unless LWGRAPH_ZOO_DATA names the folder of the frozen data.
+    """
+
+
+@main.command("list")
+def list_cases() -> None:
+    """List the cases."""
+    for name in zoo.NAMES:
+        case = zoo.case(name)
+        click.echo(f"{name:20} {case.published:8.4f} {case.unit:9} {case.about}")
+
+
+@main.command()
+@CASES
+def fetch(cases: tuple[str, ...]) -> None:
+    """Bring the models (all, or the named ones) into the cache."""
+    for name in cases or zoo.NAMES:
+        path = zoo.case(name).model()
+        click.echo(f"{name:20} {path.stat().st_size / 1e6:6.1f} MB  {path}")
+
+
+@main.command()
+@CASES
+@click.option("--model", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Score this model instead.")
+@click.option("--executor", default="ort", show_default=True, help="What runs the model.")
+def score(cases: tuple[str, ...], model: Path | None, executor: str) -> None:
+    """Score the float models, or another model of one case."""
+    from lwgraph import ir, registry
+
+    if model and len(cases) != 1:
+        raise click.UsageError("--model needs exactly one CASE")
+    for name in cases or zoo.NAMES:
+        case = zoo.case(name)
+        run = registry.executor(executor).prepare(ir.load(model or case.model()))
+        click.echo(f"{name:20} {case.metric(run):8.4f} {case.unit}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (FetchError, LwgraphError) as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
