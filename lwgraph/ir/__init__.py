@@ -9,8 +9,11 @@ from lwgraph.ir.constants import (
     constant_shape,
     constant_tensor,
 )
+from lwgraph.ir.copying import clone
 from lwgraph.ir.edit import add_initializer, copy_on_write, fresh_name, remove, replace_uses, set_constant
-from lwgraph.ir.store import clone, detached_proto, fingerprint, load, save, to_proto
+from lwgraph.ir.loading import RUNTIME_DOMAINS, load
+from lwgraph.ir.saving import detached_proto, fingerprint, save, skeleton, to_proto
+from lwgraph.ir.tensors import digest, tensors
 from lwgraph.ir.types import (
     Attr,
     AttributeType,
@@ -29,13 +32,13 @@ from lwgraph.ir.types import (
     TensorType,
     Value,
 )
-from lwgraph.ir.walk import graph_of, opset, parent, root, scopes, subgraphs_of, values
+from lwgraph.ir.walk import first_unsorted, graph_of, opset, parent, root, scopes, subgraphs_of, values
 
 __all__ = [
-    "Attr", "AttributeType", "DataType", "Function", "Graph", "Model", "Node", "OptionalType", "RefAttr",
-    "ReferenceAttributeError", "Shape", "Source", "SymbolicDim", "Tensor", "TensorProtocol", "TensorType", "Value",
-    "add_initializer", "attribute", "clone", "constant", "constant_dtype", "constant_of", "constant_shape",
-    "constant_tensor", "copy_on_write", "detached_proto", "fingerprint", "fresh_name", "graph_of", "load", "opset",
-    "parent", "remove", "replace_uses", "root", "save", "scopes", "set_constant", "subgraphs_of", "to_proto",
-    "values",
+    "RUNTIME_DOMAINS", "Attr", "AttributeType", "DataType", "Function", "Graph", "Model", "Node", "OptionalType",
+    "RefAttr", "ReferenceAttributeError", "Shape", "Source", "SymbolicDim", "Tensor", "TensorProtocol", "TensorType",
+    "Value", "add_initializer", "attribute", "clone", "constant", "constant_dtype", "constant_of", "constant_shape",
+    "constant_tensor", "copy_on_write", "detached_proto", "digest", "fingerprint", "first_unsorted", "fresh_name",
+    "graph_of", "load", "opset", "parent", "remove", "replace_uses", "root", "save", "scopes", "set_constant",
+    "skeleton", "subgraphs_of", "tensors", "to_proto", "values",
 ]

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph.errors import CheckError
+from lwgraph.ir.copying import take_over
 from lwgraph.ir.types import DataType, Function, Graph, Node, Shape, Tensor, TensorProtocol, TensorType, Value
 from lwgraph.ir.walk import graph_of, root, values
 
@@ -130,11 +131,7 @@ def replace_uses(old: Value, new: Value) -> None:
     name = old.name or ""
     old.name = fresh_name(graph, name)
     new.name = name
-    new.type = old.type if new.type is None else new.type
-    new.shape = old.shape if new.shape is None else new.shape
-    new.doc_string = new.doc_string or old.doc_string
-    for key, text in old.metadata_props.items():
-        new.metadata_props.setdefault(key, text)
+    take_over(old, new)
     for index, output in enumerate(graph.outputs):
         if output is old:
             graph.outputs[index] = new

@@ -107,3 +107,26 @@ def values(scope: Graph | Function) -> Iterator[Value]:
             yield value
     for node in graph:
         yield from node.outputs
+
+
+def is_sorted(scope: Graph | Function) -> bool:
+    """Whether every node of `scope` and of its subgraphs comes after the nodes whose outputs it uses. O(nodes)."""
+    return first_unsorted(graph_of(scope), set()) is None
+
+
+def first_unsorted(graph: Graph, done: set[Node]) -> tuple[Node, Value] | None:
+    """The first node that uses an output of a node that is neither before it nor in `done`, and that output.
+
+    A node counts as done after its subgraphs; what another graph's nodes give must be in `done` beforehand.
+    """
+    for node in graph:
+        for value in node.inputs:
+            maker = value.producer() if value is not None else None
+            if value is not None and maker is not None and maker not in done:
+                return node, value
+        for subgraph in subgraphs_of(node):
+            found = first_unsorted(subgraph, done)
+            if found is not None:
+                return found
+        done.add(node)
+    return None

@@ -1,0 +1,74 @@
+"""Copies of models, and the types that onnx_ir has no word for."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import onnx
+
+from lwgraph.ir.types import Model, Value
+from lwgraph.ir.walk import link, scopes, values
+
+_TYPE = "type_proto"  # key in a value's meta: its TypeProto, serialized, where onnx_ir has no such type (maps)
+
+
+def clone(model: Model) -> Model:
+    """A copy that shares nothing but the data of the tensors. O(nodes)."""
+    other = model.clone()
+    other.meta.update(model.meta)
+    for scope in scopes(other):
+        for value in values(scope):
+            value.type = copy.copy(value.type)  # onnx_ir shares it, and writing value.dtype changes it in place
+    link([other.graph, *other.functions.values()])
+    return other
+
+
+def _has_map(proto: onnx.TypeProto) -> bool:
+    kind = proto.WhichOneof("value")
+    if kind in ("sequence_type", "optional_type"):
+        return _has_map(getattr(proto, kind).elem_type)
+    return bool(kind == "map_type")
+
+
+def remember_types(proto: onnx.ModelProto) -> Callable[[Model], None]:
+    """Take the map types out of `proto`'s main graph, and return what gives them to the model made from it."""
+    found: dict[str, bytes] = {}
+    for infos in (proto.graph.input, proto.graph.output, proto.graph.value_info):
+        for info in infos:
+            if _has_map(info.type):
+                found[info.name] = info.type.SerializeToString()
+                info.ClearField("type")
+
+    def give(model: Model) -> None:
+        if found:
+            model.meta[_TYPE] = True
+            for value in (*values(model.graph), *model.graph.outputs):
+                if value.name in found:
+                    value.meta[_TYPE] = found[value.name]
+
+    return give
+
+
+def recall_types(model: Model, proto: onnx.ModelProto) -> None:
+    """Write the types that `remember_types` set aside into `proto`."""
+    if not model.meta.get(_TYPE):
+        return
+    known = {value.name: value.meta[_TYPE] for value in values(model.graph) if _TYPE in value.meta}
+    graph = proto.graph
+    for info in (*graph.input, *graph.output, *graph.value_info):
+        if info.name in known:
+            info.type.ParseFromString(known.pop(info.name))
+    for name, text in known.items():
+        graph.value_info.add(name=name).type.ParseFromString(text)
+
+
+def take_over(old: Value, new: Value) -> None:
+    """Give `new` what is recorded about `old` and not about itself: type, shape, documentation, metadata."""
+    new.type = copy.copy(old.type) if new.type is None else new.type
+    new.shape = old.shape if new.shape is None else new.shape
+    new.doc_string = new.doc_string or old.doc_string
+    for key, text in old.metadata_props.items():
+        new.metadata_props.setdefault(key, text)
+    for key, item in old.meta.items():
+        new.meta.setdefault(key, item)

@@ -1,0 +1,262 @@
+"""Writing models: all or nothing, and never over what is still being read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir
+from google.protobuf.message import EncodeError
+from google.protobuf.message import Error as ProtobufError
+
+from lwgraph.errors import ModelError
+from lwgraph.ir import tensors
+from lwgraph.ir.copying import clone, recall_types
+from lwgraph.ir.tensors import MappedTensor
+from lwgraph.ir.types import DataType, Model, Shape, Tensor, TensorProtocol
+from lwgraph.ir.walk import graph_of, scopes
+
+LIMIT = (1 << 31) - 1  # bytes in one protobuf message
+SMALL = 1 << 10  # a tensor of fewer bytes is never external (onnx's own threshold)
+
+
+def to_proto(model: Model) -> onnx.ModelProto:
+    """The model as a ModelProto, all tensors inside; IR version, opsets, names, order and metadata as in the model.
+
+    Raises:
+        ModelError: the tensors exceed protobuf's 2 GB, or something in the model has no serialization.
+    """
+    total = sum(tensors.nbytes(tensor) for tensor in tensors.tensors(model))
+    if total > LIMIT:
+        raise ModelError(f"the model holds {total / 1e9:.2f} GB and a protobuf at most 2.15; save it to a file, "
+                         "with external data")
+    return _structure(model, _inside)
+
+
+def skeleton(model: Model, at_least: int = SMALL) -> onnx.ModelProto:
+    """The model as a ModelProto with tensors of `at_least` bytes as external references to no file.
+
+    For shape inference and for looking at the structure: no data is copied.
+    """
+    def drop(tensor: TensorProtocol) -> TensorProtocol:
+        if tensor.dtype == DataType.STRING or tensor.nbytes < at_least:
+            return _inside(tensor)
+        return onnx_ir.ExternalTensor("none", 0, tensor.nbytes, tensor.dtype, shape=Shape(tensor.shape.numpy()),
+                                      name=tensor.name or "")
+
+    return _structure(model, drop)
+
+
+def _inside(tensor: TensorProtocol) -> TensorProtocol:
+    if isinstance(tensor, onnx_ir.ExternalTensor):
+        return Tensor(tensor.numpy(), tensor.dtype, name=tensor.name, doc_string=tensor.doc_string,
+                      metadata_props=dict(tensor.metadata_props))
+    return tensor
+
+
+def _structure(model: Model, change: Callable[[TensorProtocol], TensorProtocol]) -> onnx.ModelProto:
+    """The ModelProto of `model` with other tensors, without what repeats an initializer's own type and shape."""
+    plain = [(value, value.type, value.shape) for scope in scopes(model)
+             for value in graph_of(scope).initializers.values() if tensors.is_initializer_plain(value)]
+    try:
+        for value, _, _ in plain:
+            value.type = value.shape = None
+        with tensors.replaced(model, change):
+            proto = onnx_ir.to_proto(model)
+    except (onnx_ir.serde.SerdeError, ProtobufError) as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, ModelError):
+            raise cause from None
+        raise ModelError(f"the model cannot be serialized: {' '.join(str(cause).split())[:300]}") from error
+    finally:
+        for value, type_, shape in plain:
+            value.type, value.shape = type_, shape
+    recall_types(model, proto)
+    return proto
+
+
+def fingerprint(model: Model) -> str:
+    """SHA-256 (hex) of the model: equal for equal models, wherever their data is kept. Memory: the structure only."""
+    def seal(tensor: TensorProtocol) -> TensorProtocol:
+        return Tensor(np.frombuffer(tensors.digest(tensor), np.uint8), name=tensor.name, doc_string=tensor.doc_string,
+                      metadata_props=dict(tensor.metadata_props))
+
+    return hashlib.sha256(_structure(model, seal).SerializeToString(deterministic=True)).hexdigest()
+
+
+def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False, external: bool | None = None) -> None:
+    """Write `model` to `path`, whole or not at all: the file appears by renaming, also when interrupted.
+
+    Tensors go to `<path>.data` beside it when the model was loaded with external data or exceeds 2 GB, else inside;
+    `external` decides otherwise. The model itself stays as it is and usable, also when it is saved over its own files.
+
+    Args:
+        model: the model; not changed.
+        path: the file to write; its folder must exist.
+        overwrite: allow to replace an existing file.
+        external: True: tensors of 1 KiB or more outside; False: all inside; None: as said above.
+
+    Raises:
+        ModelError: the target exists, is no regular file or cannot be written (permission, full disk); the model cannot
+            be serialized, or is over 2 GB with external=False.
+    """
+    path = Path(path)
+    data_path = _data_path(model, path)
+    outside = [tensor for tensor in tensors.tensors(model)
+               if tensor.dtype != DataType.STRING and tensor.nbytes >= SMALL]
+    if external is None:
+        external = bool(model.meta.get("external_data")) or any(isinstance(t, MappedTensor) for t in outside)
+        external = external or sum(tensor.nbytes for tensor in outside) > LIMIT - (1 << 20) - _rest(model, outside)
+    _check_target(path, overwrite)
+    if external and outside:
+        _check_target(data_path, overwrite)
+    files: dict[Path, Path] = {}  # what is written beside -> where it belongs
+    try:
+        if external and outside:
+            with _beside(data_path, files) as data:
+                references = _write_data(outside, data, data_path.name)
+            proto = _structure(model, lambda tensor: references.get(id(tensor)) or _inside(tensor))
+        else:
+            proto = to_proto(model)
+        text = proto.SerializeToString(deterministic=True)
+        del proto
+        with _beside(path, files) as file:
+            file.write(text)
+        _commit(files)
+    except OSError as error:
+        raise ModelError(f"'{path}' cannot be written: {error.strerror}") from error
+    except (ValueError, EncodeError) as error:
+        raise ModelError(f"'{path}' cannot be written: {error}") from error
+    finally:
+        for temporary in files:
+            temporary.unlink(missing_ok=True)
+
+
+def _rest(model: Model, outside: list[TensorProtocol]) -> int:
+    """Bytes of the model without its large tensors, or 0 when these are so few that it cannot matter."""
+    if sum(tensor.nbytes for tensor in outside) < LIMIT // 2:
+        return 0
+    return int(skeleton(model).ByteSize())
+
+
+def _data_path(model: Model, path: Path) -> Path:
+    """`<path>.data`, or a numbered name when another model's file is being read from there."""
+    candidate = path.with_name(path.name + ".data")
+    read = {*model.meta.get("external_data", ())}
+    number = 0
+    while candidate.resolve() in read and path.resolve() != model.meta.get("path"):
+        number += 1
+        candidate = path.with_name(f"{path.name}.{number}.data")
+    return candidate
+
+
+def _check_target(path: Path, overwrite: bool) -> None:
+    if not path.parent.is_dir():
+        raise ModelError(f"'{path}' cannot be written: folder '{path.parent}' does not exist")
+    if not (path.exists() or path.is_symlink()):
+        return
+    if path.is_dir():
+        raise ModelError(f"'{path}' cannot be written: it is a directory")
+    if path.exists() and not path.is_file():
+        raise ModelError(f"'{path}' cannot be written: it is not a regular file")
+    if not overwrite:
+        raise ModelError(f"'{path}' exists; choose another name, or overwrite it (--overwrite, overwrite=True)")
+
+
+@contextmanager
+def _beside(path: Path, files: dict[Path, Path]) -> Iterator[BinaryIO]:
+    """A new file in the folder of `path`, on the disk when the block ends; noted in `files`."""
+    temporary = _hidden(path)
+    files[temporary] = path
+    with open(temporary, "xb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    if path.exists():
+        shutil.copymode(path, temporary)
+
+
+def _hidden(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def _commit(files: dict[Path, Path]) -> None:
+    """Rename all files to where they belong; when one cannot be, put back what the earlier ones replaced."""
+    kept: list[tuple[Path, Path | None]] = []
+    try:
+        for temporary, path in files.items():
+            old = _hidden(path) if path.exists() else None
+            if old is not None:
+                try:
+                    os.link(path, old, follow_symlinks=False)
+                except OSError:  # a file system without links
+                    os.rename(path, old)
+            kept.append((path, old))
+            os.replace(temporary, path)
+    except BaseException:
+        for path, old in reversed(kept):
+            if old is not None:
+                os.replace(old, path)  # does nothing where both names are still links to one file
+                old.unlink(missing_ok=True)
+            else:
+                path.unlink(missing_ok=True)
+        raise
+    for _, old in kept:
+        if old is not None:
+            old.unlink(missing_ok=True)
+
+
+def _write_data(outside: list[TensorProtocol], file: BinaryIO, location: str) -> dict[int, TensorProtocol]:
+    """Write tensors one after the other, aligned for mapping; the external tensors that refer to them, by id."""
+    references: dict[int, TensorProtocol] = {}
+    for tensor in outside:
+        alignment = 4096 if tensor.nbytes >= 1 << 20 else 64
+        file.write(b"\0" * (-file.tell() % alignment))
+        offset = file.tell()
+        tensors.write(tensor, file)
+        references[id(tensor)] = onnx_ir.ExternalTensor(
+            location, offset, tensor.nbytes, tensor.dtype, shape=Shape(tensor.shape.numpy()), name=tensor.name or "",
+            doc_string=tensor.doc_string, metadata_props=dict(tensor.metadata_props))
+    return references
+
+
+def detached_proto(
+    model: Model, outputs: Sequence[str], at_least: int, dtypes: Container[DataType]
+) -> tuple[onnx.ModelProto, dict[str, npt.NDArray[Any]]]:
+    """The model with `outputs` as its graph outputs, without its large initializers, and those by name.
+
+    An initializer of the main graph of `at_least` bytes or more and of one of `dtypes` becomes an external tensor
+    without a file. The arrays are views of the model's own memory or memory map, not copies: a model with gigabytes of
+    external data costs none.
+
+    Raises:
+        ModelError: an initializer cannot be read.
+    """
+    detached = clone(model)
+    graph = detached.graph
+    inputs = {value.name: value for value in graph.inputs}
+    known = {value.name: value for node in graph for value in node.outputs}
+    known.update(graph.initializers)
+    known.update(inputs)
+    graph.outputs[:] = [known[name] for name in dict.fromkeys(outputs)]
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for name, value in graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes < at_least or tensor.dtype not in dtypes or name in inputs:
+            continue
+        arrays[name] = np.ascontiguousarray(tensor.numpy())
+        value.const_value = onnx_ir.ExternalTensor(
+            f"detached/{len(arrays)}", 0, tensor.nbytes, tensor.dtype, shape=Shape(arrays[name].shape), name=name
+        )
+    return _structure(detached, lambda tensor: _inside(tensor) if isinstance(tensor, MappedTensor) else tensor), arrays
