@@ -1,0 +1,18 @@
+"""The memory benchmark does what it says, on a small model."""
+
+import pytest
+
+from benchmarks import memory
+from lwgraph import ir
+
+
+@pytest.mark.parametrize("job", list(memory.JOBS))
+def test_jobs(job, tmp_path):
+    path = memory.generate(tmp_path, 0.03)
+    before = ir.fingerprint(ir.load(path))
+    memory.JOBS[job](path)
+    assert ir.fingerprint(ir.load(path)) == before
+    written = {"copy": "chain.copy.onnx", "rewrite-half": "chain.half.onnx", "read-all": None}[job]
+    if written:
+        assert (ir.fingerprint(ir.load(tmp_path / written)) == before) is (job == "copy")
+        assert (tmp_path / f"{written}.data").stat().st_size == (tmp_path / "chain.onnx.data").stat().st_size
