@@ -1,0 +1,259 @@
+"""Statistics of layer inputs on calibration data, collected on first use for many layers in one streaming run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lwgraph import ir
+from lwgraph.calibrate.capture import ACTIVATION_BYTES, capture, grouped, measured_shapes
+from lwgraph.calibrate.gram import CrossAccumulator, CrossMoments, Gram, GramAccumulator
+from lwgraph.calibrate.patches import Layer, Patches, positions
+from lwgraph.calibrate.store import Store
+from lwgraph.errors import DataError
+from lwgraph.executor import Executor
+
+Array = npt.NDArray[Any]
+MEMORY_BYTES = 1 << 30
+ROWS_PER_UNKNOWN = 6  # patches collected per entry of a patch; fits are good from about 5
+LEAST_ROWS = 2048
+HELD_OUT_ROWS = 1024
+HELD_OUT_BYTES = 8 << 20  # of one layer's held-out patches
+
+
+class FeedSource(Protocol):
+    """Feeds that can be counted and iterated again and again: a list, or a `Reader`."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+@dataclass(frozen=True)
+class _Want:
+    """One thing to collect: patches of one value in one geometry."""
+
+    name: str
+    patches: Patches
+
+
+class Statistics:
+    """Gram matrices and held-out patches of a model's sites.
+
+    `gram(site)` collects what is missing in a streaming run; call `prefetch(sites)` first to collect many in one run.
+    Sites with the same input value and patch geometry share one result. The model is copied (its weights are not), so
+    that rewriting it later changes nothing here: sites are found again by the name of their input value.
+
+    Memory: half of `memory_bytes` for accumulators (sites that do not fit wait for another run over the data), half for
+    results (the rest goes to temporary files), plus `activation_bytes` for captured values.
+
+    Args:
+        model: the model that runs; sites are of this model.
+        feeds: calibration feeds, counted and re-iterable.
+        executor: what runs the model.
+        seed: of the sampled positions and the held-out feeds.
+        rows_per_unknown: patches per entry of a patch, at least LEAST_ROWS in all; spread evenly over the feeds.
+        held_out: share of the feeds kept out of the Grams, for `held_out(site)`; 0: none.
+        memory_bytes, activation_bytes: the bounds above.
+        progress: called with (what, runs done, runs in all).
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        feeds: FeedSource,
+        executor: Executor,
+        seed: int = 0,
+        *,
+        rows_per_unknown: int = ROWS_PER_UNKNOWN,
+        held_out: float = 0.0,
+        memory_bytes: int = MEMORY_BYTES,
+        activation_bytes: int = ACTIVATION_BYTES,
+        progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    ) -> None:
+        if not len(feeds):
+            raise DataError("statistics need calibration samples; there are none")
+        self._model, self._feeds, self._executor, self._seed = ir.clone(model), feeds, executor, seed
+        self._rows_per_unknown, self._activation_bytes = rows_per_unknown, activation_bytes
+        self._accumulator_bytes = memory_bytes // 2
+        self._store = Store(memory_bytes // 2)
+        self._progress = progress
+        self._held_feeds = _held_feeds(len(feeds), held_out, seed)
+        self._share = held_out if held_out and not self._held_feeds else 0.0  # of the positions, with a single feed
+
+    def prefetch(self, sites: Iterable[Layer]) -> None:
+        """Collect what `sites` need and is not there yet. Raises as `gram`."""
+        wants = dict.fromkeys(w for w in map(_want, sites) if ("gram", w) not in self._store)
+        if not wants:
+            return
+        shapes = self._shapes([w.name for w in wants])
+        sizes = [GramAccumulator.size(w.patches.group, _width(w, shapes)) for w in wants]
+        listed = list(wants)
+        for group in grouped(sizes, self._accumulator_bytes):
+            self._collect([listed[i] for i in group], shapes)
+
+    def gram(self, site: Layer) -> Gram:
+        """Moments of the site's input patches over the feeds that are not held out.
+
+        Raises:
+            ModelError: the site's input is not a value of the model's main graph.
+            DataError: its values are not finite, or there are none.
+        """
+        want = _want(site)
+        if ("gram", want) not in self._store:
+            self.prefetch([site])
+        matrix, mean, count = self._store.get(("gram", want))
+        return Gram(matrix, mean, int(count))
+
+    def held_out(self, site: Layer) -> Array:
+        """(r, G, D) input patches that no Gram has seen, to measure the true error of a fit. r <= HELD_OUT_ROWS.
+
+        Raises:
+            DataError: the statistics were made with held_out=0. Otherwise as `gram`.
+        """
+        if not self._held_feeds and not self._share:
+            raise DataError("no calibration samples are held out; make the statistics with held_out over 0")
+        want = _want(site)
+        if ("gram", want) not in self._store:
+            self.prefetch([site])
+        return self._store.get(("held", want))[0]
+
+    def _shapes(self, names: list[str]) -> Mapping[str, tuple[int, ...]]:
+        return measured_shapes(self._model, names, next(iter(self._feeds)), self._executor)
+
+    def _collect(self, wants: list[_Want], shapes: Mapping[str, tuple[int, ...]]) -> None:
+        by_name: dict[str, list[_Want]] = {}
+        for want in wants:
+            by_name.setdefault(want.name, []).append(want)
+        grams: dict[_Want, GramAccumulator] = {}
+        held: dict[_Want, list[Array]] = {w: [] for w in wants}
+        fit_feeds = len(self._feeds) - len(self._held_feeds)
+        values = capture(self._model, list(by_name), self._feeds, self._executor,
+                         activation_bytes=self._activation_bytes,
+                         progress=lambda done, total: self._progress("collecting statistics", done, total))
+        for index, arrays in values:
+            for name, array in arrays.items():
+                for want in by_name[name]:
+                    width = _width(want, shapes)
+                    if want not in grams:
+                        dtype = np.float64 if array.dtype == np.float64 else np.float32
+                        grams[want] = GramAccumulator(want.patches.group, width, dtype, want.name)
+                    wanted = math.ceil(max(LEAST_ROWS, self._rows_per_unknown * width) / fit_feeds)
+                    apart, at = self._positions(want, array.shape, width, index, wanted)
+                    if len(apart):
+                        held[want].append(want.patches.rows(array, apart))
+                    if len(at):
+                        grams[want].add(want.patches.rows(array, at))
+        for want in wants:
+            gram = grams[want].result()
+            self._store.put(("gram", want), (gram.matrix, gram.mean, np.array(gram.count)))
+            del grams[want]
+            if held[want]:
+                self._store.put(("held", want), (np.concatenate(held[want]),))
+
+    def _positions(self, want: _Want, shape: tuple[int, ...], width: int, index: int, wanted: int
+                   ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """The positions of one feed that are held out, and those that go into the Gram."""
+        none = np.arange(0)
+        total, rng = want.patches.count(shape), np.random.default_rng((self._seed, index))
+        if index in self._held_feeds:
+            return positions(total, _held_rows(want, width, len(self._held_feeds)), rng), none
+        at = positions(total, wanted, rng)
+        if not self._share:
+            return none, at
+        apart = min(max(1, round(self._share * len(at))), _held_rows(want, width, 1), len(at) - 1)
+        chosen = rng.permutation(len(at))
+        return at[np.sort(chosen[:apart])], at[np.sort(chosen[apart:])]
+
+
+def cross_moments(
+    original: ir.Model,
+    targets: Mapping[str, str],
+    rewritten: ir.Model,
+    sites: Iterable[Layer],
+    feeds: FeedSource,
+    executor: Executor,
+    seed: int = 0,
+    *,
+    rows_per_unknown: int = ROWS_PER_UNKNOWN,
+    activation_bytes: int = ACTIVATION_BYTES,
+) -> dict[str, CrossMoments]:
+    """For each site of the rewritten model: moments of its input patches there and of its output in the original.
+
+    Both models run side by side on every feed, each holding at most half of `activation_bytes`; all accumulators are in
+    memory at once, so pass few sites (the sequential refit passes one, or one stage).
+
+    Args:
+        original: the model whose outputs are aimed at.
+        targets: for each site's name, the value of `original` that the site should produce: (n, o, *grid) for a
+            convolution, (..., o) for Gemm and MatMul.
+        rewritten: the model that the sites belong to.
+        sites: the layers to refit.
+        feeds: calibration feeds, counted and re-iterable.
+        executor: what runs both.
+        seed: of the sampled positions.
+
+    Raises:
+        ModelError: a value does not exist. DataError: not finite, or the shapes of site and target do not agree.
+    """
+    listed = list(sites)
+    found: dict[str, CrossAccumulator] = {}
+    names = [_want(site).name for site in listed]
+    shapes = measured_shapes(rewritten, names, next(iter(feeds)), executor)
+    sizes = [4 * math.prod(shapes[name]) for name in names]
+    for group in grouped(sizes, activation_bytes // 2):
+        part = [listed[i] for i in group]
+        inputs = executor.prepare(rewritten, list(dict.fromkeys(names[i] for i in group)))
+        outputs = executor.prepare(original, list(dict.fromkeys(targets[site.name] for site in part)))
+        for index, feed in enumerate(feeds):
+            xs, ys = inputs(feed), outputs(feed)
+            for site in part:
+                _add_pair(found, site, xs, ys[targets[site.name]], index, len(feeds), seed, rows_per_unknown)
+    return {site.name: found[site.name].result() for site in listed}
+
+
+def _add_pair(found: dict[str, CrossAccumulator], site: Layer, xs: Mapping[str, Array], y: Array, index: int,
+              feeds: int, seed: int, rows_per_unknown: int) -> None:
+    want = _want(site)
+    x, patches = xs[want.name], want.patches
+    total = patches.count(x.shape)
+    rows_y = np.moveaxis(y, 1, -1).reshape(-1, y.shape[1]) if patches.kernel else y.reshape(-1, y.shape[-1])
+    if rows_y.shape != (total, site.outputs):
+        raise DataError(f"layer '{site.name}' has {total} positions of {site.outputs} outputs, its target "
+                        f"{list(y.shape)}")
+    width = site.fan_in
+    wanted = math.ceil(max(LEAST_ROWS, rows_per_unknown * width) / feeds)
+    at = positions(total, wanted, np.random.default_rng((seed, index)))
+    rows = patches.rows(x, at)
+    if site.name not in found:
+        found[site.name] = CrossAccumulator(patches.group, site.outputs // patches.group, width, rows.dtype, site.name)
+    found[site.name].add(rows, rows_y[at].reshape(len(at), patches.group, -1).astype(rows.dtype))
+
+
+def _want(site: Layer) -> _Want:
+    assert site.input.name is not None
+    return _Want(site.input.name, Patches.of(site))
+
+
+def _width(want: _Want, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    return want.patches.width(shapes[want.name][1 if want.patches.kernel else -1])
+
+
+def _held_rows(want: _Want, width: int, feeds: int) -> int:
+    """Patches held out of one feed, so that all together keep HELD_OUT_ROWS and HELD_OUT_BYTES."""
+    fits = HELD_OUT_BYTES // (4 * width * want.patches.group)
+    return max(1, min(HELD_OUT_ROWS, fits) // feeds)
+
+
+def _held_feeds(count: int, share: float, seed: int) -> Collection[int]:
+    if not 0 <= share < 1:
+        raise DataError(f"held_out {share} is not a share from 0 to below 1")
+    if not share or count < 2:
+        return frozenset()
+    held = min(count - 1, max(1, round(share * count)))
+    return frozenset(int(i) for i in np.random.default_rng((seed, 0)).permutation(count)[:held])
