@@ -24,21 +24,25 @@ from lwgraph.ir.types import (
     Node,
     OptionalType,
     RefAttr,
+    SequenceType,
     Shape,
     Source,
+    SparseTensorType,
     SymbolicDim,
     Tensor,
     TensorProtocol,
     TensorType,
+    TypeProtocol,
     Value,
 )
 from lwgraph.ir.walk import first_unsorted, graph_of, opset, parent, root, scopes, subgraphs_of, values
 
 __all__ = [
     "RUNTIME_DOMAINS", "Attr", "AttributeType", "DataType", "Function", "Graph", "Model", "Node", "OptionalType",
-    "RefAttr", "ReferenceAttributeError", "Shape", "Source", "SymbolicDim", "Tensor", "TensorProtocol", "TensorType",
-    "Value", "add_initializer", "attribute", "clone", "constant", "constant_dtype", "constant_of", "constant_shape",
-    "constant_tensor", "copy_on_write", "detached_proto", "digest", "fingerprint", "first_unsorted", "fresh_name",
-    "graph_of", "load", "opset", "parent", "remove", "replace_uses", "root", "save", "scopes", "set_constant",
-    "skeleton", "subgraphs_of", "tensors", "to_proto", "values",
+    "RefAttr", "ReferenceAttributeError", "SequenceType", "Shape", "Source", "SparseTensorType", "SymbolicDim",
+    "Tensor", "TensorProtocol", "TensorType", "TypeProtocol", "Value", "add_initializer", "attribute", "clone",
+    "constant", "constant_dtype", "constant_of", "constant_shape", "constant_tensor", "copy_on_write",
+    "detached_proto", "digest", "fingerprint", "first_unsorted", "fresh_name", "graph_of", "load", "opset", "parent",
+    "remove", "replace_uses", "root", "save", "scopes", "set_constant", "skeleton", "subgraphs_of", "tensors",
+    "to_proto", "values",
 ]

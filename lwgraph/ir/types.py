@@ -17,11 +17,14 @@ from onnx_ir import (
     Node,
     OptionalType,
     RefAttr,
+    SequenceType,
     Shape,
+    SparseTensorType,
     SymbolicDim,
     Tensor,
     TensorProtocol,
     TensorType,
+    TypeProtocol,
     Value,
 )
 
@@ -31,6 +34,7 @@ Source: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | Model"
 logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
 
 __all__ = [
-    "Attr", "AttributeType", "DataType", "Function", "Graph", "Model", "Node", "OptionalType", "RefAttr", "Shape",
-    "Source", "SymbolicDim", "Tensor", "TensorProtocol", "TensorType", "Value",
+    "Attr", "AttributeType", "DataType", "Function", "Graph", "Model", "Node", "OptionalType", "RefAttr",
+    "SequenceType", "Shape", "Source", "SparseTensorType", "SymbolicDim", "Tensor", "TensorProtocol", "TensorType",
+    "TypeProtocol", "Value",
 ]

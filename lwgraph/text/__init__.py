@@ -1,0 +1,16 @@
+"""A model as readable text, and how two models differ."""
+
+from lwgraph.text.diff import Change, Diff, diff
+from lwgraph.text.printing import (
+    attribute_text,
+    node_text,
+    operator,
+    shape_text,
+    tensor_text,
+    to_text,
+    type_text,
+    value_text,
+)
+
+__all__ = ["Change", "Diff", "attribute_text", "diff", "node_text", "operator", "shape_text", "tensor_text", "to_text",
+           "type_text", "value_text"]
