@@ -1,0 +1,367 @@
+"""Task metrics, higher is better: top-1 with labels, agreement with or distance to the original, or a function."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lwgraph.calibrate.store import Store
+from lwgraph.errors import DataError, LwgraphError, UsageError, did_you_mean
+from lwgraph.measure.score import Score, Values, bootstrap, mean_score
+from lwgraph.objects import is_object_name, load_object
+
+if TYPE_CHECKING:
+    from lwgraph.calibrate.readers import Batch, Reader
+    from lwgraph.executor import Run
+
+Array = npt.NDArray[Any]
+HIGHEST_DB = 100.0  # equal outputs would be infinitely good; so that differences stay finite
+_CACHE_BYTES = 256 << 20  # of the original's outputs; the rest goes to temporary files
+
+
+class Metric(ABC):
+    """Scores a run. `unit` is "share" (0..1), "dB", or "" for a function of unknown scale."""
+
+    name: str
+    unit: str
+
+    @abstractmethod
+    def __call__(self, run: Run) -> Score:
+        """The score of one model.
+
+        Raises:
+            DataError: an output is NaN, or does not suit the metric.
+        """
+
+    def points(self, base: float, new: float) -> float:
+        """A loss in points, which mean the same in every metric: a hundredth of a share, or a tenth of a dB.
+
+        A function of unknown scale counts as a share when its base is in -1.5..1.5, else in its own unit.
+        """
+        if base == new:
+            return 0.0
+        scale = 10.0 if self.unit == "dB" else 100.0 if self.unit == "share" or abs(base) <= 1.5 else 1.0
+        return scale * (base - new)
+
+
+def open_metric(
+    spec: str | Callable[..., Any], reader: Reader | None = None, original: Run | None = None, *,
+    output: str | None = None, seed: int = 0,
+) -> Metric:
+    """A metric by name.
+
+    Args:
+        spec: "top1" (needs labels), "agreement", "sqnr", "cosine", "psnr" (need the original), `module:function` or a
+            function: function(run) -> float, higher is better, where run(feeds: dict) -> dict executes the model.
+        reader: the samples; not needed by a function.
+        original: runs the original model. psnr compares with the labels instead where these are images.
+        output: which output counts; None: the first for top1 and agreement, the worst for the distances.
+        seed: of the bootstrap.
+
+    Raises:
+        UsageError: no such metric, or it needs what is missing.
+        DataError: importing the user's module failed.
+    """
+    if callable(spec):
+        return FunctionMetric(spec, getattr(spec, "__name__", "metric"))
+    if is_object_name(spec):
+        function = load_object(spec, "--metric")
+        if not callable(function):
+            raise UsageError(f"--metric '{spec}' is a {type(function).__name__}; it must be a function(run) -> float")
+        return FunctionMetric(function, spec)
+    if spec not in METRICS:
+        raise UsageError(f"no metric is named '{spec}'{did_you_mean(spec, METRICS)}; or module:function")
+    if reader is None:
+        raise UsageError(f"metric '{spec}' needs samples; give --eval-data or --data")
+    kind = METRICS[spec]
+    if kind is Top1 and reader.labels is None:
+        raise UsageError(f"metric 'top1' needs labels, {reader.place} has none (class subfolders or a 'labels' array); "
+                         "'agreement' needs none")
+    if kind is not Top1 and original is None:
+        raise UsageError(f"metric '{spec}' compares with the original model, which is missing")
+    return kind(reader, original, output, seed)
+
+
+def suggest(reader: Reader, original: Run) -> str:
+    """The metric that suits the data: top1 with labels, agreement for class scores, sqnr for everything else."""
+    first = next(reader.batches())
+    name, value = next(iter(original(first.feeds).items()))
+    try:
+        axis = class_axis(value, name)
+    except DataError:
+        return "sqnr"
+    if reader.labels is not None and reader.labels.dtype.kind in "iu" and reader.labels.ndim == 1:
+        single = value.ndim == 2 or math.prod(value.shape[2:]) == 1
+        if axis == 1 and single and reader.labels.min() >= 0 and reader.labels.max() < value.shape[1]:
+            return "top1"
+    return "agreement" if value.ndim == 2 or math.prod(value.shape[2:]) == 1 else "sqnr"
+
+
+class _Sampled(Metric):
+    """A metric over the samples of a reader."""
+
+    def __init__(self, reader: Reader, original: Run | None, output: str | None, seed: int) -> None:
+        self._reader, self._original, self._output, self._seed = reader, original, output, seed
+        self._cache = Store(_CACHE_BYTES)
+
+    def _outputs(self, run: Run) -> Iterator[tuple[int, Batch, dict[str, Array]]]:
+        """Each batch with the checked outputs of a run."""
+        for index, batch in enumerate(self._reader.batches()):
+            outputs = {name: np.asarray(value) for name, value in run(batch.feeds).items()}
+            if self._output is not None:
+                if self._output not in outputs:
+                    raise UsageError(f"the model has no output '{self._output}'{did_you_mean(self._output, outputs)}")
+                outputs = {self._output: outputs[self._output]}
+            for name, value in outputs.items():
+                if value.dtype.kind == "f" and np.isnan(value).any():
+                    raise DataError(f"output '{name}' has {int(np.isnan(value).sum())} NaN of {value.size} values on "
+                                    f"batch {index} of {self._reader.place}")
+            yield index, batch, outputs
+
+    def _kept(self, reduce: Callable[[dict[str, Array]], dict[str, Array]]) -> Iterator[dict[str, Array]]:
+        """What the original gives, batch by batch, reduced; computed on first use."""
+        assert self._original is not None
+        if 0 not in self._cache:
+            self._names: list[list[str]] = []
+            for index, _, outputs in self._outputs(self._original):
+                small = reduce(outputs)
+                self._names.append(list(small))
+                self._cache.put(index, tuple(small.values()))
+        for index, names in enumerate(self._names):
+            yield dict(zip(names, self._cache.get(index), strict=True))
+
+
+class Top1(_Sampled):
+    """The share of samples (pixels, for label maps) whose highest class is the label."""
+
+    name = "top1"
+    unit = "share"
+
+    def __call__(self, run: Run) -> Score:
+        """One correct or wrong per sample."""
+        found = []
+        for _, batch, outputs in self._outputs(run):
+            name, value = next(iter(outputs.items()))
+            assert batch.labels is not None
+            found.append(self._correct(name, value, batch.labels, batch.count))
+        return mean_score(np.concatenate(found), self._seed)
+
+    def _correct(self, name: str, value: Array, labels: Array, count: int) -> Values:
+        if value.dtype.kind in "iu":  # the model ends in ArgMax
+            predicted = value
+        else:
+            axis = class_axis(value, name)
+            if labels.shape == value[:count].shape:  # one-hot
+                labels = labels.argmax(axis)
+            outside = (labels < 0) | (labels >= value.shape[axis])
+            if outside.any():
+                raise DataError(f"label {labels[outside].flat[0]} is not one of the {value.shape[axis]} classes of "
+                                f"output '{name}' (0 to {value.shape[axis] - 1})")
+            predicted = value.argmax(axis)
+        predicted = predicted[:count]
+        if predicted.shape != labels.shape:
+            if predicted.size != labels.size:
+                raise DataError(f"output '{name}' has shape {list(value.shape)}; top1 needs one class per label, whose "
+                                f"shape is {list(labels.shape)}; use agreement, or --metric module:function")
+            predicted = predicted.reshape(labels.shape)
+        right: Values = (predicted == labels).reshape(count, -1).mean(axis=1)
+        return right
+
+
+class Agreement(_Sampled):
+    """The share of positions (one per sample, for a classifier) whose highest class is the original's. No labels.
+
+    Integer, bool and string outputs are compared as they are.
+    """
+
+    name = "agreement"
+    unit = "share"
+
+    def __call__(self, run: Run) -> Score:
+        """One share of equal positions per sample."""
+        found = []
+        originals = self._kept(lambda outputs: self._classes(outputs))
+        for (_, batch, outputs), original in zip(self._outputs(run), originals, strict=True):
+            (name, mine), theirs = next(iter(self._classes(outputs).items())), next(iter(original.values()))
+            if mine.shape != theirs.shape:
+                raise DataError(f"output '{name}' gives classes of shape {list(mine.shape)}, the original "
+                                f"{list(theirs.shape)}")
+            found.append(_per_sample(mine == theirs, batch))
+        return mean_score(np.concatenate(found), self._seed)
+
+    def _classes(self, outputs: dict[str, Array]) -> dict[str, Array]:
+        name, value = next(iter(outputs.items()))
+        return {name: value.argmax(class_axis(value, name)) if value.dtype.kind == "f" else value}
+
+
+class _Distance(_Sampled):
+    """How near outputs are to the original's; the worst output counts."""
+
+    def _pairs(self, run: Run) -> Iterator[tuple[Batch, dict[str, tuple[Array, Array]]]]:
+        originals = self._kept(lambda outputs: outputs)
+        for (_, batch, outputs), original in zip(self._outputs(run), originals, strict=True):
+            pairs = {}
+            for name, theirs in original.items():
+                if theirs.dtype.kind != "f":
+                    continue
+                if name not in outputs or outputs[name].shape != theirs.shape:
+                    shape = list(outputs[name].shape) if name in outputs else "nothing"
+                    raise DataError(f"output '{name}' is {shape}, the original's {list(theirs.shape)}")
+                pairs[name] = (theirs.astype(np.float64), outputs[name].astype(np.float64))
+            if not pairs:
+                raise DataError(f"metric '{self.name}' needs a floating-point output, there is none; use agreement")
+            yield batch, pairs
+
+
+class Sqnr(_Distance):
+    """Signal to quantization noise over all samples: 10 log10(sum original^2 / sum difference^2), at most 100 dB."""
+
+    name = "sqnr"
+    unit = "dB"
+
+    def __call__(self, run: Run) -> Score:
+        """The energies of all samples in one ratio."""
+        energies: dict[str, list[Values]] = {}
+        for batch, pairs in self._pairs(run):
+            for name, (theirs, mine) in pairs.items():
+                signal, noise = (_sum_per_sample(v, batch) for v in (np.square(theirs), np.square(theirs - mine)))
+                energies.setdefault(name, []).append(np.stack([signal, noise], axis=1))
+        joined = {name: np.concatenate(parts) for name, parts in energies.items()}
+        worst = min(joined.values(), key=lambda e: float(_decibels(e.sum(0)[0], e.sum(0)[1])))
+        value = float(_decibels(worst.sum(0)[0], worst.sum(0)[1]))
+        low, high = bootstrap(lambda e: _decibels(e[..., 0].sum(-1), e[..., 1].sum(-1)), worst, self._seed)
+        return Score(value, low, high, len(worst))
+
+
+class Cosine(_Distance):
+    """The mean over samples of the cosine between output and original."""
+
+    name = "cosine"
+    unit = "share"
+
+    def __call__(self, run: Run) -> Score:
+        """One cosine per sample; two zero outputs count as equal."""
+        found: dict[str, list[Values]] = {}
+        for batch, pairs in self._pairs(run):
+            for name, (theirs, mine) in pairs.items():
+                product, a, b = (_sum_per_sample(v, batch) for v in (theirs * mine, theirs * theirs, mine * mine))
+                length = np.sqrt(a * b)
+                cosines = np.where(length > 0, product / np.where(length > 0, length, 1), (a == b).astype(float))
+                found.setdefault(name, []).append(np.clip(cosines, -1, 1))
+        joined = {name: np.concatenate(parts) for name, parts in found.items()}
+        return mean_score(min(joined.values(), key=lambda v: float(v.mean())), self._seed)
+
+
+class Psnr(_Distance):
+    """The mean over samples of 10 log10(peak^2 / mean squared error), at most 100 dB.
+
+    Against the labels where these are images of the output's shape (peak 1, or 255 when they exceed 1.5), otherwise
+    against the original (peak: the range of its output over the samples).
+    """
+
+    name = "psnr"
+    unit = "dB"
+
+    def __call__(self, run: Run) -> Score:
+        """One value per sample."""
+        labels = self._reader.labels
+        if labels is not None and labels.ndim >= 3:
+            return self._against_labels(run, 255.0 if labels.max() > 1.5 else 1.0)
+        errors: dict[str, list[Values]] = {}
+        ranges: dict[str, tuple[float, float]] = {}
+        for batch, pairs in self._pairs(run):
+            for name, (theirs, mine) in pairs.items():
+                low, high = ranges.get(name, (math.inf, -math.inf))
+                ranges[name] = (min(low, float(theirs.min())), max(high, float(theirs.max())))
+                errors.setdefault(name, []).append(_per_sample(np.square(theirs - mine), batch))
+        scores = [_decibels((ranges[name][1] - ranges[name][0]) ** 2, np.concatenate(parts))
+                  for name, parts in errors.items()]
+        return mean_score(min(scores, key=lambda v: float(v.mean())), self._seed)
+
+    def _against_labels(self, run: Run, peak: float) -> Score:
+        found = []
+        for _, batch, outputs in self._outputs(run):
+            name, value = next(iter(outputs.items()))
+            assert batch.labels is not None
+            if value[: batch.count].shape != batch.labels.shape:
+                raise DataError(f"output '{name}' has shape {list(value.shape)}, its labels {list(batch.labels.shape)}")
+            clipped = np.clip(value[: batch.count].astype(np.float64), 0, peak)
+            found.append(_decibels(peak**2, _per_sample(np.square(clipped - batch.labels), batch)))
+        return mean_score(np.concatenate(found), self._seed)
+
+
+class FunctionMetric(Metric):
+    """The user's function(run) -> float, higher is better."""
+
+    unit = ""
+
+    def __init__(self, function: Callable[..., Any], name: str) -> None:
+        self._function, self.name = function, name
+
+    def __call__(self, run: Run) -> Score:
+        """What the function returns; whatever it raises becomes one line."""
+        try:
+            value = self._function(run)
+            number = float(value)
+        except LwgraphError:
+            raise
+        except Exception as error:
+            text = " ".join(str(error).split())
+            raise DataError(f"metric '{self.name}' raised {type(error).__name__}: {text}") from error
+        if math.isnan(number):
+            raise DataError(f"metric '{self.name}' returned NaN")
+        return Score(number)
+
+
+METRICS: dict[str, type[_Sampled]] = {
+    "agreement": Agreement, "cosine": Cosine, "psnr": Psnr, "sqnr": Sqnr, "top1": Top1,
+}  # fmt: skip
+
+
+def class_axis(value: Array, name: str) -> int:
+    """Which axis holds the classes: the last of (n, c) and of sequences (t, n, c); 1 of (n, c, 1, 1) and maps.
+
+    Raises:
+        DataError: there is none, or it has a single class.
+    """
+    if value.ndim < 2:
+        raise DataError(f"output '{name}' has shape {list(value.shape)}: no axis of classes")
+    axis = 1 if value.ndim != 3 or (value.shape[2] == 1 and value.shape[1] > 1) else 2
+    if value.shape[axis] < 2:
+        raise DataError(f"output '{name}' has shape {list(value.shape)}: a single class on axis {axis}")
+    return axis
+
+
+def _rows(value: Array, batch: Batch) -> Array:
+    """(samples, values) without padding; the sample axis is 0, or 1 where only that has the batch's size."""
+    rows = next((len(a) for a in batch.feeds.values() if a.ndim), 1)
+    if value.ndim >= 2 and value.shape[0] != rows and value.shape[1] == rows:
+        value = np.moveaxis(value, 1, 0)
+    if value.ndim == 0 or value.shape[0] != rows:  # no sample axis: the whole counts as one
+        return value.reshape(1, -1)
+    return value[: batch.count].reshape(batch.count, -1)
+
+
+def _per_sample(value: Array, batch: Batch) -> Values:
+    mean: Values = _rows(value, batch).mean(axis=1, dtype=np.float64)
+    return mean
+
+
+def _sum_per_sample(value: Array, batch: Batch) -> Values:
+    total: Values = _rows(value, batch).sum(axis=1, dtype=np.float64)
+    return total
+
+
+def _decibels(signal: Any, noise: Any) -> Values:
+    """10 log10(signal / noise) within +-HIGHEST_DB; equal where there is no noise."""
+    signal, noise = np.asarray(signal, np.float64), np.asarray(noise, np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = 10 * np.log10(signal / noise)
+    found = np.where(noise == 0, HIGHEST_DB, found)
+    decibels: Values = np.clip(found, -HIGHEST_DB, HIGHEST_DB)
+    return decibels

@@ -1,0 +1,117 @@
+"""Paired latency, on a clock that the runs themselves move."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import pytest
+
+from lwgraph.measure.latency import paired_latency
+
+FEEDS = [{"x": np.zeros(1)}]
+
+
+class Machine:
+    """A clock; runs advance it by their cost times the machine's present slowness."""
+
+    def __init__(self, slowness=lambda now, count: 1.0):
+        self.now, self.count, self.slowness, self.log = 0.0, 0, slowness, []
+
+    def clock(self):
+        return self.now
+
+    def run(self, name, seconds):
+        def call(feeds):
+            self.log.append(name)
+            self.count += 1
+            self.now += seconds * self.slowness(self.now, self.count)
+            return {}
+
+        return call
+
+
+def measure(machine, costs, **options):
+    return paired_latency({n: machine.run(n, s) for n, s in costs.items()}, FEEDS, clock=machine.clock, **options)
+
+
+def test_times_and_ratios():
+    found = measure(Machine(), {"a": 0.02, "b": 0.01}, threads=3)
+    assert found.timing("a").median == pytest.approx(0.02)
+    assert found.timing("b").minimum == pytest.approx(0.01)
+    assert found.speedup("b").median == pytest.approx(2)
+    assert found.speedup("b").minimum == pytest.approx(2)
+    assert found.speedup("b").surely_faster
+    assert found.speedup("a").median == 1
+    assert found.rounds == 7
+    assert found.threads == 3
+
+
+def test_drift_cancels_in_the_ratio():
+    found = measure(Machine(lambda now, count: 1 + now), {"a": 0.012, "b": 0.01}, rounds=40)
+    assert found.speedup("b").median == pytest.approx(1.2, rel=0.02)
+    assert found.timing("a").high > 1.2 * found.timing("a").low  # while the times themselves do not settle
+
+
+def test_disturbances_are_outvoted_and_cannot_shorten_the_minimum():
+    rng = np.random.default_rng(0)
+    noisy = Machine(lambda now, count: 10.0 if rng.random() < 0.2 else 1.0)
+    found = measure(noisy, {"a": 0.01, "b": 0.01}, seconds=3)
+    assert found.speedup("b").median == pytest.approx(1, abs=0.02)
+    assert found.speedup("b").minimum == pytest.approx(1)
+    assert not found.speedup("b").surely_faster
+
+
+def test_the_order_turns_and_short_runs_are_repeated():
+    machine = Machine()
+    measure(machine, {"a": 0.01, "b": 0.01, "c": 0.01}, rounds=3)
+    assert "".join(machine.log[9:]) == "abc" "bca" "cab"
+    machine = Machine()
+    measure(machine, {"a": 1e-4, "b": 0.01}, rounds=1)
+    assert machine.log[6:].count("a") == pytest.approx(20, abs=1)
+    assert machine.log[6:].count("b") == 1
+
+
+def test_rounds_adapt_to_the_noise_within_the_time_limit():
+    rng = np.random.default_rng(0)
+    noisy = Machine(lambda now, count: rng.lognormal(0, 0.3))
+    some = measure(noisy, {"a": 0.01, "b": 0.01}, seconds=1)
+    assert 20 < some.rounds <= 60
+    assert some.speedup("b").error > 0
+    assert measure(noisy, {"a": 0.01, "b": 0.01}, rounds=5).rounds == 5
+
+
+def test_feeds_take_turns_and_are_the_same_for_all_models_of_a_round():
+    seen = {"a": [], "b": []}
+    machine = Machine()
+
+    def run(name):
+        def call(feeds):
+            seen[name].append(int(feeds["x"]))
+            machine.now += 0.01
+            return {}
+        return call
+
+    paired_latency({n: run(n) for n in seen}, [{"x": np.array(k)} for k in range(3)], rounds=6, clock=machine.clock)
+    assert seen["a"][3:] == seen["b"][3:] == [0, 1, 2, 0, 1, 2]
+
+
+def test_garbage_collection_is_off_and_comes_back():
+    def failing(feeds):
+        assert not gc.isenabled()
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        paired_latency({"a": failing}, FEEDS)
+    assert gc.isenabled()
+
+
+def test_nothing_to_measure():
+    with pytest.raises(ValueError, match="at least one"):
+        paired_latency({}, FEEDS)
+
+
+def test_one_model_alone():
+    found = measure(Machine(), {"a": 0.01})
+    assert found.speedups == ()
+    assert found.timing("a").median == pytest.approx(0.01)
