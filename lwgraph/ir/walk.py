@@ -10,6 +10,7 @@ from lwgraph.ir.types import AttributeType, Function, Graph, Model, Node, Value
 
 # A subgraph -> the graph of the node that holds it. onnx_ir has no such link. Filled by `link`.
 _parents: weakref.WeakKeyDictionary[Graph, weakref.ref[Graph]] = weakref.WeakKeyDictionary()
+_roots: weakref.WeakSet[Graph] = weakref.WeakSet()  # graphs known to have no parent: asking for one costs O(1)
 
 
 def scopes(model: Model) -> Iterator[Graph | Function]:
@@ -42,6 +43,7 @@ def graph_of(scope: Graph | Function) -> Graph:
 def link(roots: Iterable[Graph | Function]) -> None:
     """Record, for every subgraph below `roots`, its parent graph and its root's opset imports. O(nodes)."""
     pending = [graph_of(root) for root in roots]
+    _roots.update(pending)
     while pending:
         graph = pending.pop()
         for node in graph:
@@ -59,6 +61,8 @@ def parent(graph: Graph) -> Graph | None:
     known = _parents.get(graph)
     if known is not None:
         return known()
+    if graph in _roots:
+        return None
     inner = {graph, *graph.subgraphs()}
     for scope in inner:
         for node in scope:

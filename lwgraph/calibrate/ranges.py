@@ -1,0 +1,220 @@
+"""The ranges of activations, from one streaming run in which no activation leaves the executor.
+
+The model is copied and instrumented: every observed tensor gets nodes that compute its exact extremes and a sample of
+its elements, and only those become outputs. The executor frees each activation after its last use, as always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lwgraph import ir
+from lwgraph.calibrate.histogram import BINS, Histogram
+from lwgraph.calibrate.thresholds import METHODS, Range, choose_range
+from lwgraph.errors import DataError, ModelError
+from lwgraph.executor import Executor, Feeds
+
+SAMPLES = 1 << 13  # elements of a tensor counted per run
+Floats = npt.NDArray[np.float64]
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16)
+
+
+@dataclass
+class Observed:
+    """What one tensor did over all runs.
+
+    Attributes:
+        histogram: sampled elements; its `low` and `high` are the exact extremes over all elements of all runs.
+        runs: in how many runs it was not empty.
+        channel_low, channel_high: (C,) exact extremes per channel, when asked for.
+        channel_mean: (C,) mean per channel over all elements, when asked for.
+    """
+
+    histogram: Histogram = field(default_factory=Histogram)
+    runs: int = 0
+    low_sum: float = 0.0
+    high_sum: float = 0.0
+    channel_low: Floats | None = None
+    channel_high: Floats | None = None
+    channel_sum: Floats | None = None
+    channel_count: float = 0.0
+
+    def range(self, method: str = "minmax", **options: Any) -> Range:
+        """The range by one of METHODS; see `choose_range` for the options."""
+        average = (self.low_sum / self.runs, self.high_sum / self.runs) if self.runs else None
+        return choose_range(self.histogram, method, average=average, **options)
+
+    @property
+    def channel_mean(self) -> Floats | None:
+        """(C,) mean of each channel over all its elements in all runs."""
+        return None if self.channel_sum is None else self.channel_sum / max(self.channel_count, 1.0)
+
+    def merge(self, other: Observed) -> None:
+        """Let this stand for both tensors: what a quantizer shared by the two has to represent."""
+        self.histogram.merge(other.histogram)
+        if other.runs:
+            runs = max(self.runs, 1)
+            low = min(self.low_sum / runs, other.low_sum / other.runs)
+            high = max(self.high_sum / runs, other.high_sum / other.runs)
+            self.runs, self.low_sum, self.high_sum = runs, low * runs, high * runs
+
+
+def float_values(model: ir.Model) -> list[str]:
+    """Names of the floating-point tensors of the main graph that are computed or fed, in graph order."""
+    values = [v for v in model.graph.inputs if v.name not in model.graph.initializers]
+    values += [v for node in model.graph for v in node.outputs if node.op_type != "Constant"]
+    return [v.name for v in values if v.name and v.dtype in _FLOATS]
+
+
+def collect(
+    model: ir.Model,
+    feeds: Iterable[Feeds],
+    executor: Executor,
+    values: Sequence[str] | None = None,
+    *,
+    channels: dict[str, int] | None = None,
+    samples: int = SAMPLES,
+    bins: int = BINS,
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda done: None,
+) -> dict[str, Observed]:
+    """Run `model` over `feeds` once and observe `values` (default: every float tensor of the main graph).
+
+    Memory: 8 * bins bytes per tensor beside one run of the executor, however many feeds there are.
+
+    Args:
+        model: it is not changed.
+        channels: for these tensors also the extremes and the mean per index of the given axis.
+        samples: elements counted per tensor and run, at stratified random positions; the extremes are always exact.
+        progress: called with the number of finished runs.
+
+    Raises:
+        ModelError: a value does not exist or is not floating point.
+        DataError: there are no feeds, or a tensor holds NaN or infinity (it is named).
+    """
+    names = list(float_values(model) if values is None else dict.fromkeys(values))
+    observed = {name: Observed(Histogram(bins)) for name in names}
+    run: Callable[[Feeds], dict[str, npt.NDArray[Any]]] | None = None
+    careful, done = False, 0
+    for feed in feeds:
+        if run is None:
+            run = _Probe(model, names, channels or {}, samples, seed, careful).prepare(executor)
+        try:
+            results = run(feed)
+        except DataError:
+            if careful:
+                raise
+            # An empty tensor has no extremes and stops the run; the careful probe pads every tensor with a zero.
+            careful = True
+            run = _Probe(model, names, channels or {}, samples, seed, careful).prepare(executor)
+            results = run(feed)
+        for index, name in enumerate(names):
+            _count(observed[name], name, index, results)
+        done += 1
+        progress(done)
+    if not done:
+        raise DataError("there is no calibration data; at least one sample is needed")
+    return observed
+
+
+def _count(seen: Observed, name: str, index: int, results: dict[str, npt.NDArray[Any]]) -> None:
+    size = int(results[f"{_PREFIX}{index}.size"])
+    if size == 0:
+        return
+    low, high = float(results[f"{_PREFIX}{index}.low"]), float(results[f"{_PREFIX}{index}.high"])
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise DataError(f"tensor '{name}' holds {low if not np.isfinite(low) else high}: it has no range; "
+                        "exclude what computes it, or remove the sample")
+    seen.histogram.extend(low, high)
+    seen.histogram.add(np.clip(results[f"{_PREFIX}{index}.sample"], low, high))
+    seen.runs += 1
+    seen.low_sum, seen.high_sum = seen.low_sum + low, seen.high_sum + high
+    if f"{_PREFIX}{index}.means" not in results:
+        return
+    lows, highs, means = (results[f"{_PREFIX}{index}.{key}"].astype(np.float64) for key in ("lows", "highs", "means"))
+    share = size / max(len(means), 1)
+    if seen.channel_sum is None:
+        seen.channel_low, seen.channel_high, seen.channel_sum = lows, highs, means * share
+    else:
+        assert seen.channel_low is not None and seen.channel_high is not None
+        seen.channel_low, seen.channel_high = np.minimum(seen.channel_low, lows), np.maximum(seen.channel_high, highs)
+        seen.channel_sum = seen.channel_sum + means * share
+    seen.channel_count += share
+
+
+_PREFIX = "lwgraph.observe."
+
+
+class _Probe:
+    """A copy of a model whose outputs are the extremes and samples of some of its tensors."""
+
+    def __init__(
+        self, model: ir.Model, names: Sequence[str], channels: dict[str, int], samples: int, seed: int, careful: bool
+    ) -> None:
+        self.model = ir.clone(model)
+        graph = self.model.graph
+        known = {v.name: v for v in graph.inputs} | {v.name: v for node in graph for v in node.outputs}
+        self.outputs: list[str] = []
+        # Stratified positions in [0, 1): float64, for tensors of more than 2^24 elements.
+        positions = (np.arange(samples) + np.random.default_rng(seed).random(samples)) / samples
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "positions": positions, "flat": np.array([-1], np.int64), "zero": np.zeros(1, np.float32)}
+        self.constants = {key: ir.add_initializer(graph, array, f"{_PREFIX}{key}") for key, array in arrays.items()}
+        version = graph.opset_imports.get("", 1)
+        for index, name in enumerate(names):
+            value = known.get(name)
+            if value is None or value.dtype not in _FLOATS:
+                raise ModelError(f"'{name}' is not a floating-point tensor computed or fed in the main graph")
+            self._observe(index, value, careful)
+            if name in channels:
+                self._channels(index, value, channels[name], version)
+
+    def prepare(self, executor: Executor) -> Callable[[Feeds], dict[str, npt.NDArray[Any]]]:
+        """The instrumented model, ready to run."""
+        return executor.prepare(self.model, outputs=self.outputs)
+
+    def _node(self, kind: str, inputs: list[ir.Value], name: str = "", **attributes: Any) -> ir.Value:
+        made = [ir.Attr(key, ir.AttributeType.INTS if isinstance(item, list) else ir.AttributeType.INT, item)
+                for key, item in attributes.items()]
+        node = ir.Node("", kind, inputs, made, name=ir.fresh_name(self.model.graph, f"{_PREFIX}{kind}"))
+        self.model.graph.append(node)
+        output = node.outputs[0]
+        output.name = f"{_PREFIX}{name}" if name else ir.fresh_name(self.model.graph, f"{_PREFIX}value")
+        if name:
+            self.outputs.append(output.name)
+        return output
+
+    def _observe(self, index: int, value: ir.Value, careful: bool) -> None:
+        if value.dtype != ir.DataType.FLOAT:
+            value = self._node("Cast", [value], to=int(ir.DataType.FLOAT))
+        flat = self._node("Reshape", [value, self.constants["flat"]])
+        size = self._node("Size", [flat], f"{index}.size")
+        if careful:
+            flat = self._node("Concat", [flat, self.constants["zero"]], axis=0)
+        self._node("ReduceMin", [flat], f"{index}.low", keepdims=0)
+        self._node("ReduceMax", [flat], f"{index}.high", keepdims=0)
+        scale = self._node("Cast", [size], to=int(ir.DataType.DOUBLE))
+        places = self._node("Mul", [self.constants["positions"], scale])
+        self._node("Gather", [flat, self._node("Cast", [places], to=int(ir.DataType.INT64))], f"{index}.sample")
+
+    def _channels(self, index: int, value: ir.Value, axis: int, version: int) -> None:
+        if value.shape is None:
+            raise ModelError(f"the rank of '{value.name}' is not known, so it has no channels; infer shapes first")
+        if value.dtype != ir.DataType.FLOAT:
+            value = self._node("Cast", [value], to=int(ir.DataType.FLOAT))
+        rank = len(value.shape) if value.shape is not None else 0
+        axes = [i for i in range(rank) if i != axis % rank]
+        for kind, key in (("ReduceMin", "lows"), ("ReduceMax", "highs"), ("ReduceMean", "means")):
+            if version >= 18:
+                given = ir.add_initializer(self.model.graph, np.array(axes, np.int64), f"{_PREFIX}axes")
+                self._node(kind, [value, given], f"{index}.{key}", keepdims=0)
+            else:
+                self._node(kind, [value], f"{index}.{key}", axes=axes, keepdims=0)
+
+
+__all__ = ["METHODS", "SAMPLES", "Observed", "Range", "collect", "float_values"]

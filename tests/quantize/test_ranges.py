@@ -1,0 +1,168 @@
+"""Ranges from streams: histograms that do not depend on order, thresholds against brute force, one-run collection."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from lwgraph import ir, registry
+from lwgraph.calibrate.histogram import Histogram
+from lwgraph.calibrate.ranges import collect, float_values
+from lwgraph.calibrate.thresholds import METHODS, Range, choose_range, mse_range
+from lwgraph.errors import DataError, ModelError, UsageError
+
+
+def filled(*arrays: npt.ArrayLike, bins: int = 256) -> Histogram:
+    histogram = Histogram(bins)
+    for array in arrays:
+        histogram.add(np.asarray(array, np.float32))
+    return histogram
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=9), min_size=1, max_size=6),
+       st.randoms(use_true_random=False))
+def test_neither_the_order_nor_the_split_of_the_stream_matters(parts: list[list[float]], random: object) -> None:
+    whole = filled([x for part in parts for x in part])
+    streamed = filled(*reversed(parts))
+    merged = Histogram(256)
+    for part in parts:
+        merged.merge(filled(part))
+    for other in (streamed, merged):
+        assert other.width == whole.width and other.zeros == whole.zeros
+        assert (other.low, other.high) == (whole.low, whole.high)
+        np.testing.assert_array_equal(other.counts, whole.counts)
+    assert whole.total == sum(map(len, parts))
+
+
+def test_memory_does_not_grow() -> None:
+    histogram = Histogram(64)
+    for exponent in range(-30, 31):
+        histogram.add(np.full(3, 2.0**exponent))
+    assert histogram.counts.shape == (64,) and histogram.total == 3 * 61
+
+
+def test_quantiles_follow_numpy() -> None:
+    values = np.random.default_rng(0).normal(size=20_000).astype(np.float32)
+    histogram = filled(values, bins=8192)
+    for fraction in (0.001, 0.1, 0.5, 0.9, 0.999):
+        assert histogram.quantile(fraction) == pytest.approx(np.quantile(values, fraction), abs=3 * histogram.width)
+    assert histogram.quantile(0) == values.min() and histogram.quantile(1) == values.max()
+
+
+def test_quantile_of_a_rectified_tensor_is_exactly_zero() -> None:
+    values = np.maximum(np.random.default_rng(0).normal(size=1000), 0)
+    assert filled(values).quantile(0.3) == 0.0
+
+
+def test_not_finite_is_refused() -> None:
+    with pytest.raises(DataError, match="nan"):
+        filled([1.0, np.nan])
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("shape", ["normal", "rectified", "outlier"])
+def test_mse_range_is_as_good_as_brute_force(shape: str, symmetric: bool) -> None:
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=4000)
+    if shape == "rectified":
+        values = np.maximum(values, 0)
+    if shape == "outlier":
+        values[0] = 100.0
+
+    def error(low: float, high: float) -> float:
+        step = max(high - low, 1e-9) / 127
+        zero = np.rint(-low / step)
+        return float(np.mean((values - step * (np.clip(np.rint(values / step) + zero, 0, 127) - zero)) ** 2))
+
+    found = mse_range(filled(values, bins=8192), levels=128, symmetric=symmetric)
+    grid = np.geomspace(0.02, 1, 50)
+    reach = max(-values.min(), values.max())
+    best = min(error(-reach * a, reach * a) for a in grid) if symmetric else min(
+        error(values.min() * a, values.max() * b) for a in grid for b in grid)
+    assert error(found.low, found.high) <= 1.1 * best
+    full = error(-reach, reach) if symmetric else error(min(values.min(), 0), values.max())
+    assert error(found.low, found.high) <= full
+    assert not symmetric or found.low == -found.high
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_range_contains_zero_and_stays_inside_the_data(method: str) -> None:
+    for values in (np.linspace(2, 3, 999), -np.linspace(2, 3, 999), np.linspace(-1, 4, 999), np.zeros(5)):
+        found = choose_range(filled(values, bins=1024), method, average=(values.min(), values.max()))
+        assert min(values.min(), 0) <= found.low <= 0 <= found.high <= max(values.max(), 0)
+        assert np.all(values == 0) or found.low < found.high
+
+
+def test_clipping_methods_drop_a_lone_outlier() -> None:
+    values = np.append(np.random.default_rng(0).normal(size=50_000), 1000.0)
+    histogram = filled(values, bins=8192)
+    for method in ("percentile", "entropy"):
+        assert choose_range(histogram, method).high < 100, method
+    assert choose_range(histogram, "minmax").high == 1000
+
+
+def test_unknown_method() -> None:
+    with pytest.raises(UsageError, match="did you mean 'entropy'"):
+        choose_range(filled([1.0]), "entropie")
+
+
+def model(nodes: list[object], outputs: list[str], shape: list[object], opset: int = 17) -> ir.Model:
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    from onnx import shape_inference
+
+    return ir.load(shape_inference.infer_shapes(made))
+
+
+@pytest.mark.parametrize("opset", [11, 17, 18])
+def test_collect_sees_every_tensor_exactly_at_its_extremes(opset: int) -> None:
+    m = model([helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Mul", ["r", "r"], ["y"])], ["y"],
+              ["n", 3, 5], opset)
+    before = ir.fingerprint(m)
+    rng = np.random.default_rng(0)
+    feeds = [{"x": rng.normal(size=(2, 3, 5)).astype(np.float32)} for _ in range(4)]
+    seen = collect(m, feeds, registry.executor("ort"), channels={"x": 1}, samples=64)
+    assert ir.fingerprint(m) == before and list(seen) == ["x", "r", "y"] == float_values(m)
+    x = np.stack([f["x"] for f in feeds])
+    for name, values in (("x", x), ("r", np.maximum(x, 0)), ("y", np.maximum(x, 0) ** 2)):
+        found = seen[name].range("minmax")
+        assert (found.low, found.high) == (min(values.min(), 0), values.max())
+        assert seen[name].histogram.total == 4 * 64
+    average = seen["x"].range("moving-average")
+    assert average.low == pytest.approx(np.mean([v.min() for v in x]))
+    np.testing.assert_array_equal(seen["x"].channel_low, x.min(axis=(0, 1, 3)))
+    np.testing.assert_allclose(seen["x"].channel_mean, x.mean(axis=(0, 1, 3)), rtol=1e-5)
+
+
+def test_inputs_of_varying_and_of_no_width() -> None:
+    m = model([helper.make_node("Relu", ["x"], ["y"])], ["y"], [1, "w"])
+    feeds = [{"x": np.full((1, w), w, np.float32)} for w in (3, 0, 7)]
+    found = collect(m, feeds, registry.executor("ort"))["y"]
+    assert found.range().high == 7 and found.runs == 2
+
+
+def test_a_tensor_that_overflows_is_named() -> None:
+    m = model([helper.make_node("Exp", ["x"], ["y"])], ["y"], [1])
+    with pytest.raises(DataError, match="tensor 'y' holds inf"):
+        collect(m, [{"x": np.array([1000.0], np.float32)}], registry.executor("ort"))
+
+
+def test_no_data_and_no_such_tensor() -> None:
+    m = model([helper.make_node("Relu", ["x"], ["y"])], ["y"], [1])
+    with pytest.raises(DataError, match="at least one sample"):
+        collect(m, [], registry.executor("ort"))
+    with pytest.raises(ModelError, match="'z' is not"):
+        collect(m, [{"x": np.zeros(1, np.float32)}], registry.executor("ort"), ["z"])
+
+
+def test_a_merged_observation_stands_for_both() -> None:
+    m = model([helper.make_node("Neg", ["x"], ["y"])], ["y"], [2])
+    seen = collect(m, [{"x": np.array([1, 5], np.float32)}], registry.executor("ort"))
+    seen["x"].merge(seen["y"])
+    assert seen["x"].range() == Range(-5, 5) and seen["x"].range("moving-average") == Range(-5, 5)
