@@ -1,5 +1,18 @@
 """The one door to onnx_ir: the graph types, loading and saving, and the small edits every pass needs."""
 
+from lwgraph.ir.build import (
+    constant_node,
+    detach,
+    is_constant,
+    is_dead,
+    is_removable_initializer,
+    make_node,
+    predecessor,
+    replace_contents,
+    sweep,
+    unattached_constant,
+    use_count,
+)
 from lwgraph.ir.constants import (
     ReferenceAttributeError,
     attribute,
@@ -41,8 +54,9 @@ __all__ = [
     "RUNTIME_DOMAINS", "Attr", "AttributeType", "DataType", "Function", "Graph", "Model", "Node", "OptionalType",
     "RefAttr", "ReferenceAttributeError", "SequenceType", "Shape", "Source", "SparseTensorType", "SymbolicDim",
     "Tensor", "TensorProtocol", "TensorType", "TypeProtocol", "Value", "add_initializer", "attribute", "clone",
-    "constant", "constant_dtype", "constant_of", "constant_shape", "constant_tensor", "copy_on_write",
-    "detached_proto", "digest", "fingerprint", "first_unsorted", "fresh_name", "graph_of", "load", "opset", "parent",
-    "remove", "replace_uses", "root", "save", "scopes", "set_constant", "skeleton", "subgraphs_of", "tensors",
-    "to_proto", "values",
+    "constant", "constant_dtype", "constant_node", "constant_of", "constant_shape", "constant_tensor",
+    "copy_on_write", "detach", "detached_proto", "digest", "fingerprint", "first_unsorted", "fresh_name",
+    "graph_of", "is_constant", "is_dead", "is_removable_initializer", "load", "make_node", "opset", "parent",
+    "predecessor", "remove", "replace_contents", "replace_uses", "root", "save", "scopes", "set_constant",
+    "skeleton", "subgraphs_of", "sweep", "tensors", "to_proto", "unattached_constant", "use_count", "values",
 ]

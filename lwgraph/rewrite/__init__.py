@@ -1,1 +1,30 @@
 """Passes: the contract, the options, the pattern language, the driver, the pipeline and its instruments."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lwgraph.rewrite.base import Context, Contract, Pass, Skip, Skipped
+    from lwgraph.rewrite.builder import Const
+    from lwgraph.rewrite.rule import RewritePass, Rule
+
+_HOME = {
+    "Const": "builder", "Context": "base", "Contract": "base", "Pass": "base", "RewritePass": "rule", "Rule": "rule",
+    "Skip": "base", "Skipped": "base",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'lwgraph.rewrite' has no attribute '{name}'")
+    import importlib
+
+    return getattr(importlib.import_module(f"lwgraph.rewrite.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_HOME)
+
+
+__all__ = ["Const", "Context", "Contract", "Pass", "RewritePass", "Rule", "Skip", "Skipped"]

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
 
 from lwgraph import ir
+from lwgraph.errors import UsageError
 
 if TYPE_CHECKING:
     from lwgraph.calibrate import Statistics
@@ -35,6 +36,9 @@ class Skipped:
     place: str
     reason: str
 
+    def __str__(self) -> str:
+        return f"{self.pass_name} at '{self.place}': {self.reason}"
+
 
 @dataclass
 class Context:
@@ -46,23 +50,79 @@ class Context:
     data: list[Feeds] | None = None  # calibration feeds
     seed: int = 0
     threads: int = 1
-    skipped: list[Skipped] = field(default_factory=list)
+    limit: int | None = None  # stop rewriting after so many rewrites (bisection); None: never
     progress: Callable[[str, int, int], None] = lambda what, done, total: None
+    warnings: list[str] = field(default_factory=list)
+    last: tuple[str, str] | None = field(default=None, init=False)  # pass and place of the last rewrite allowed
+    rewrites: int = field(default=0, init=False)  # rewrites allowed so far, over all passes
+    _skipped: dict[Skipped, None] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        """Every refusal, in the order in which it was recorded."""
+        return list(self._skipped)
 
     def skip(self, pass_name: str, place: str, reason: str) -> None:
         """Record a refusal once."""
-        entry = Skipped(pass_name, place, reason)
-        if entry not in self.skipped:
-            self.skipped.append(entry)
+        self._skipped[Skipped(pass_name, place, reason)] = None
+
+    def warn(self, message: str) -> None:
+        """Record something that the user should read, once."""
+        if message not in self.warnings:
+            self.warnings.append(message)
+
+    def allow(self, pass_name: str, place: str) -> bool:
+        """Ask before each rewrite; False when the limit is reached, and then the rewrite must not be done.
+
+        A pass that never asks counts as one rewrite; the pipeline asks for it.
+        """
+        if self.limit is not None and self.rewrites >= self.limit:
+            return False
+        self.rewrites += 1
+        self.last = (pass_name, place)
+        return True
+
+    def evaluator(self) -> Executor:
+        """An executor for a pass that must compute something: the reference when there is one, else the target."""
+        found = self.reference or self.executor
+        if found is None:
+            from lwgraph import registry
+
+            found = self.reference = registry.executor("reference")
+        return found
 
 
 @dataclass(frozen=True)
 class Pass(ABC):
-    """A rewrite of a whole model. Subclasses are frozen dataclasses; their fields are their options."""
+    """A rewrite of a whole model. Subclasses are frozen dataclasses; their fields are their options.
 
-    name: ClassVar[str]
+    `str(p)` is the spelling on the command line, `name{option=value}` with the options that are not the default;
+    `Pass.parse` reads it back. The docstring's first line is the help; an option's is in its `Annotated` type.
+    A `guarded` pass that fails or breaks its contract is undone with a warning; any other stops the pipeline.
+    """
+
+    name: ClassVar[str]  # "fold-batch-norm": lower case and hyphens
     contract: ClassVar[Contract]
+    guarded: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, model: ir.Model, context: Context) -> int:
         """Rewrite `model` in place; return how many rewrites were done (0: untouched)."""
+
+    def __str__(self) -> str:
+        from lwgraph.rewrite.options import format_pass
+
+        return format_pass(self)
+
+    @staticmethod
+    def parse(text: str) -> Pass:
+        """The pass spelled by `text`; UsageError with a near miss for an unknown name, option or value."""
+        from lwgraph.rewrite.options import parse_pass
+
+        return parse_pass(text)
+
+    @staticmethod
+    def check_option(name: str, ok: bool, value: object, allowed: str) -> None:
+        """For `__post_init__`: UsageError saying what is allowed unless `ok`."""
+        if not ok:
+            raise UsageError(f"option '{name}' is {value!r}; allowed: {allowed}")

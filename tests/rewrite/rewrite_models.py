@@ -1,0 +1,47 @@
+"""Models as text, and the passes that the tests of the rewriting framework share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import onnx.checker
+import onnx.parser
+
+from lwgraph import ir
+from lwgraph.rewrite import Const, Contract, RewritePass, Skip
+
+
+def parse(body: str, opset: int = 17, ir_version: int = 10, extra: str = "") -> ir.Model:
+    """A model from the graph syntax of onnx.parser; `extra` holds functions."""
+    imports = f'"" : {opset}' + (', "local" : 1' if extra else "")
+    proto = onnx.parser.parse_model(f"<ir_version: {ir_version}, opset_import: [{imports}]>\n{body}\n{extra}")
+    return ir.load(proto)
+
+
+def verify(model: ir.Model) -> None:
+    """What onnx's own checker has to say, with strict shape inference."""
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+
+
+def lines(model: ir.Model) -> list[str]:
+    """One line a node of the main graph: `Type(inputs) -> outputs`."""
+    return [f"{n.op_type}({', '.join(v.name or '' if v is not None else '' for v in n.inputs)})"
+            f" -> {', '.join(v.name or '' for v in n.outputs)}" for n in model.graph]
+
+
+@dataclass(frozen=True)
+class MergeMuls(RewritePass):
+    """Mul(Mul(x, a), b) -> Mul(x, a*b) for constants a and b."""
+
+    name = "merge-muls"
+    contract = Contract.ROUNDING
+    max_size: Annotated[int, "largest constant to fold, in elements"] = 1 << 20
+
+    def pattern(self, op: Any, x: Any, a: Any, b: Any) -> Any:
+        return op.Mul(op.Mul(x, a), b)
+
+    def replace(self, op: Any, x: ir.Value, a: Const, b: Const) -> Any:
+        if max(a.size, b.size) > self.max_size:
+            raise Skip(f"a constant has more than max_size={self.max_size} elements")
+        return op.Mul(x, op.const(a.numpy() * b.numpy()))
