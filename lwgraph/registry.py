@@ -36,7 +36,11 @@ def _load(kind: str, name: str) -> Any:
 
 
 def pass_class(name: str) -> type[Pass]:
-    """The pass registered as `name`; UsageError with a near miss when there is none."""
+    """The pass, or the form as a pass, registered as `name`; UsageError with a near miss when there is none."""
+    if name in _points("lwgraph.forms") and name not in _points("lwgraph.passes"):
+        from lwgraph.plan.form_pass import as_pass
+
+        return as_pass(form_class(name))
     return _load("passes", name)  # type: ignore[no-any-return]
 
 
