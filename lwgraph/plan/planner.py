@@ -77,7 +77,7 @@ class Planner:
         model: the cleaned model; it is not changed.
         context: `statistics` for the errors (None: weights alone), `reference`, `seed`, `progress`.
         oracle: prices.
-        shapes: measured sizes by value name (see `measured_shapes`); without them times are relative only.
+        shapes: measured sizes by value name (see `layer_shapes`); without them times are relative only.
         forms: names of the forms to consider; None: all that are registered.
         weights: by site name, how much its error matters; 1 where not given.
     """

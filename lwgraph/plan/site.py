@@ -205,7 +205,7 @@ def find_sites(
 
     Args:
         model: the model; it is not changed.
-        shapes: sizes by value name, such as `measured_shapes` gives; they win over those recorded in the model.
+        shapes: sizes by value name, such as `layer_shapes` gives; they win over those recorded in the model.
         refused: called with (place, reason) for a layer that looks like a site and is none.
     """
     sites: list[Site] = []

@@ -41,6 +41,7 @@ def small_model(site: Site, build: Build, shape: Sequence[int | None], opset: in
     graph = ir.Graph([x], [], nodes=[], opset_imports={"": opset}, name="small")
     op = Emitter(site, graph)
     y = build(op, x)
+    y = op.Identity(x) if y is x else y
     graph.extend(op.nodes)
     y.name = "y"
     y.type = ir.TensorType(ir.DataType.from_numpy(site.dtype))
