@@ -1,1 +1,0 @@
-"""Public conformance kits for plugins: run them over your own passes and forms."""
