@@ -20,7 +20,7 @@ def _points(group: str) -> dict[str, EntryPoint]:
 
 
 def names(kind: str) -> list[str]:
-    """Sorted names of one kind of plugin ("passes", "forms", "executors", "pipelines"), without importing any."""
+    """Sorted names of one kind of plugin ("passes", "forms", "executors"), without importing any."""
     return list(_points(f"lwgraph.{kind}"))
 
 
@@ -36,18 +36,17 @@ def _load(kind: str, name: str) -> Any:
 
 
 def pass_class(name: str) -> type[Pass]:
-    """The pass registered as `name`; UsageError with a near miss when there is none."""
+    """The pass, or the form as a pass, registered as `name`; UsageError with a near miss when there is none."""
+    if name in _points("lwgraph.forms") and name not in _points("lwgraph.passes"):
+        from lwgraph.plan.form_pass import as_pass
+
+        return as_pass(form_class(name))
     return _load("passes", name)  # type: ignore[no-any-return]
 
 
 def form_class(name: str) -> type[Form]:
     """The form registered as `name`; UsageError with a near miss when there is none."""
     return _load("forms", name)  # type: ignore[no-any-return]
-
-
-def pipeline_text(name: str) -> str:
-    """The text of the pipeline registered as `name`; UsageError with a near miss when there is none."""
-    return _load("pipelines", name)  # type: ignore[no-any-return]
 
 
 def executor(name: str, **options: Any) -> Executor:

@@ -9,7 +9,7 @@ import re
 import types
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from lwgraph import registry
 from lwgraph.errors import UsageError, did_you_mean
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lwgraph.rewrite.base import Pass
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.+:/*-]+")  # a string that needs no quotes
+T = TypeVar("T")
 _OPEN, _CLOSE = "{[(", "}])"
 _TRUE, _FALSE = (True, "true", "yes", "1"), (False, "false", "no", "0")
 
@@ -48,18 +49,21 @@ def describe(cls: type[Any]) -> list[Option]:
 
 def format_pass(p: Pass) -> str:
     """`name`, or `name{option=value,...}` with the options that differ from their defaults."""
-    changed = [f"{f.name}={_write(getattr(p, f.name))}" for f in fields(p) if not is_default(p, f)]
-    return spelling(type(p)) + (f"{{{','.join(changed)}}}" if changed else "")
+    return spelling(type(p)) + format_options(p)
 
 
-def is_default(p: Pass, f: Field[Any]) -> bool:
-    """Whether the option `f` of `p` has its default value."""
-    return bool(getattr(p, f.name) == _default(f))
+def format_options(plugin: Any) -> str:
+    """`{option=value,...}` of a pass, a form or any dataclass, with what differs from the defaults; "" when nothing."""
+    changed = [
+        f"{f.name}={_write(getattr(plugin, f.name))}" for f in fields(plugin) if getattr(plugin, f.name) != _default(f)
+    ]
+    return f"{{{','.join(changed)}}}" if changed else ""
 
 
 def spelling(cls: type[Pass]) -> str:
     """The registered name, or `module:Class` for a class that is not registered."""
-    if cls.name in registry.names("passes") and registry.pass_class(cls.name) is cls:
+    known = cls.name in registry.names("passes") or cls.name in registry.names("forms")
+    if known and registry.pass_class(cls.name) is cls:
         return cls.name
     return f"{cls.__module__}:{cls.__qualname__}"
 
@@ -78,10 +82,15 @@ def find_class(name: str) -> type[Pass]:
 
 def parse_pass(text: str) -> Pass:
     """A pass from its spelling; see `Pass.parse`."""
+    name, values = parse_spelling(text)
+    return build(find_class(name), values)
+
+
+def parse_spelling(text: str) -> tuple[str, dict[str, str]]:
+    """The name and the options, as text, in `name` or `name{option=value,...}`."""
     match = re.fullmatch(r"\s*([^\s{}]+)\s*(?:\{(.*)\})?\s*", text, re.DOTALL)
     if match is None:
         raise UsageError(f"'{text.strip()}' is not a pass; allowed: name or name{{option=value,...}}")
-    cls = find_class(match[1])
     values: dict[str, str] = {}
     for item in split(match[2] or ""):
         key, equals, value = item.partition("=")
@@ -91,26 +100,27 @@ def parse_pass(text: str) -> Pass:
         if key in values:
             raise UsageError(f"option '{key}' is given twice in '{text.strip()}'")
         values[key] = value.strip()
-    return build(cls, values)
+    return match[1], values
 
 
-def build(cls: type[Pass], values: dict[str, Any]) -> Pass:
+def build(cls: type[T], values: dict[str, Any]) -> T:
     """An instance of `cls`; strings are parsed by the field's type, other values (from TOML) are checked against it."""
     hints = get_type_hints(cls)
-    known = {f.name: f for f in fields(cls)}
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]  # T is a dataclass
+    name = getattr(cls, "name", cls.__name__)
     given: dict[str, Any] = {}
     for key, value in values.items():
         if key not in known:
             tail = did_you_mean(key, known) if known else "; it has no options"
-            raise UsageError(f"pass '{cls.name}' has no option '{key}'{tail}")
+            raise UsageError(f"pass '{name}' has no option '{key}'{tail}")
         try:
             given[key] = _read(value, hints[key])
         except ValueError:
             allowed = _type_name(hints[key])
-            raise UsageError(f"option '{key}' of pass '{cls.name}' is '{value}'; allowed: {allowed}") from None
+            raise UsageError(f"option '{key}' of pass '{name}' is '{value}'; allowed: {allowed}") from None
     missing = [name for name, f in known.items() if name not in given and _default(f) is MISSING]
     if missing:
-        raise UsageError(f"pass '{cls.name}' needs option '{missing[0]}'")
+        raise UsageError(f"pass '{name}' needs option '{missing[0]}'")
     return cls(**given)
 
 

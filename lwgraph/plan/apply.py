@@ -1,0 +1,123 @@
+"""Fits chosen forms to chosen sites and puts them into the model, each proved before it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lwgraph import ir
+from lwgraph.plan.fit import Moments, Pooled
+from lwgraph.plan.form import Fitted, Form
+from lwgraph.plan.site import Site
+from lwgraph.plan.substitute import difference, substitute
+from lwgraph.rewrite.base import Context
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of one choice.
+
+    Attributes:
+        site: the site's name.
+        form: the form's text, sizes decided.
+        done: whether the layer was replaced.
+        reason: why not; "" when done.
+        error: predicted relative output error, ||Y - Yhat||^2 / ||Y - mean Y||^2.
+        measured: whether `error` comes from calibration samples.
+        macs: multiply-accumulates of the layer before and after, for one batch.
+    """
+
+    site: str
+    form: str
+    done: bool
+    reason: str = ""
+    error: float = 0.0
+    measured: bool = False
+    macs: tuple[int, int] = (0, 0)
+
+
+def moments_of(sites: Sequence[Site], context: Context) -> Moments:
+    """The input moments of sites with one common weight, pooled; those of white inputs where nothing was measured.
+
+    Values inside a subgraph or a function cannot be observed, so sites there are fitted without samples.
+    """
+    site = sites[0]
+    if context.statistics is None or any(not observable(s) for s in sites):
+        return Moments(site)
+    grams = [context.statistics.gram(s) for s in sites]
+    moments = Moments(site, grams[0] if len(grams) == 1 else Pooled.of(grams))
+    if moments.warning:
+        context.warn(moments.warning)
+    return moments
+
+
+def observable(site: Site) -> bool:
+    """Whether an executor can return the site's input: it is a value of the main graph."""
+    return isinstance(site.graph, ir.Graph) and ir.parent(site.graph) is None
+
+
+def apply_forms(
+    choices: Sequence[tuple[Site, Form]], context: Context, fitted: Mapping[str, Fitted] | None = None
+) -> list[Record]:
+    """Replace each site by its form, in place.
+
+    Sites that share a weight and get the same form are fitted together and go on sharing; otherwise each gets its own.
+    A form that cannot stand at its site, saves no work, or whose nodes do not compute what was fitted (run by
+    `context.reference`) is refused, the layer stays, and `context.skip` records why.
+
+    Args:
+        choices: sites of one model, and the form for each.
+        context: statistics, the reference executor, limits.
+        fitted: fits by site name, where they are known already.
+
+    Returns:
+        one record per choice, in order.
+    """
+    records: dict[str, Record] = {}
+    by_name = {site.name: (site, form) for site, form in choices}
+    for site, wanted in choices:
+        if site.name in records:
+            continue
+        form = wanted.at(site) if not wanted.refusal(site) else wanted
+        family = [site]
+        for other in site.shared:
+            if other in by_name and other not in records and str(by_name[other][1]) == str(wanted):
+                family.append(by_name[other][0])
+        reason = wanted.refusal(site) or _no_gain(form, site)
+        if reason:
+            records[site.name] = _refuse(site, form, reason, context)
+            continue
+        known = (fitted or {}).get(site.name)
+        found = known if known is not None and len(family) == 1 else form.fit(site, moments_of(family, context))
+        shared: dict[str, ir.Value] = {}
+        for member in family:
+            records[member.name] = _place(found.moved(member), context, shared)
+    return [records[site.name] for site, _ in choices]
+
+
+def _place(found: Fitted, context: Context, shared: dict[str, ir.Value]) -> Record:
+    site, form = found.site, found.form
+    reference = context.reference or context.evaluator()
+    reason = difference(found, reference, ir.opset(site.node), context.seed)
+    if reason:
+        return _refuse(site, form, reason, context)
+    if not context.allow(form.name, site.name):
+        return Record(site.name, str(form), False, "the limit of rewrites is reached")
+    macs = (site.macs(), form.macs(site))
+    substitute(found, shared)
+    return Record(site.name, str(form), True, "", found.error, found.measured, macs)
+
+
+def _no_gain(form: Form, site: Site) -> str:
+    before, after = site.macs(), form.macs(site)
+    if after < before:
+        return ""
+    return f"{form} would need {after:,} multiply-accumulates; the layer has {before:,}"
+
+
+def _refuse(site: Site, form: Form, reason: str, context: Context) -> Record:
+    context.skip(form.name, site.name, reason)
+    return Record(site.name, str(form), False, reason)
+
+
+__all__ = ["Record", "apply_forms", "moments_of", "observable"]

@@ -1,0 +1,249 @@
+"""The linear algebra that forms share: second moments of a layer's inputs, the ridge, refits and error formulas.
+
+Notation, for one group of a layer: W (o, D) is the weight, x (D,) an input patch, y = W x + b. With free biases every
+error depends on the *centred* moments C = E[x x^T] - mean mean^T only: a replacement kernel K leaves
+E||y - yhat||^2 = tr((W - K) C (W - K)^T) when its bias is b + (W - K) mean.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lwgraph.plan.site import Site
+
+Array = npt.NDArray[np.float64]
+FEW, ENOUGH = 3, 5  # samples per unknown below which fits are doubtful, and from which they are good
+
+
+class Gram(Protocol):
+    """What calibration measures of a layer's input patches: see `lwgraph.calibrate.gram`."""
+
+    @property
+    def matrix(self) -> Array:
+        """(G, D, D), the mean of x x^T over samples, not centred; G groups, D = c/g * taps, order (channel, *tap)."""
+
+    @property
+    def mean(self) -> Array:
+        """(G, D), the mean of x."""
+
+    @property
+    def count(self) -> int:
+        """How many patches were averaged."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pooled:
+    """Several Grams as one: what layers with a common weight see together."""
+
+    matrix: Array
+    mean: Array
+    count: int
+
+    @classmethod
+    def of(cls, grams: Sequence[Gram]) -> Pooled:
+        """The moments over the samples of all `grams`."""
+        count = sum(gram.count for gram in grams)
+        matrix: Array = np.zeros_like(grams[0].matrix, np.float64)
+        mean: Array = np.zeros_like(grams[0].mean, np.float64)
+        for gram in grams:
+            matrix += gram.matrix * (gram.count / count)
+            mean += gram.mean * (gram.count / count)
+        return cls(matrix, mean, count)
+
+
+@dataclass(eq=False)
+class Block:
+    """One group of a layer, ready for fitting.
+
+    Attributes:
+        weight: (o, c, *k).
+        moments: R = C + ridge * I, (D, D), with D = c * prod(k), order (channel, *tap).
+        ridge: what was added to the diagonal.
+        cache: for intermediate results that several forms or sizes share.
+    """
+
+    weight: Array
+    moments: Array
+    ridge: float
+    cache: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def matrix(self) -> Array:
+        """The weight as (o, D)."""
+        return self.weight.reshape(len(self.weight), -1)
+
+    @functools.cached_property
+    def cross(self) -> Array:
+        """W R, (o, D)."""
+        return self.matrix @ self.moments
+
+    def loss(self, kernel: Array) -> float:
+        """tr((W - K) R (W - K)^T) for K of the weight's shape or (o, D). O(o D^2)."""
+        change = self.matrix - kernel.reshape(self.matrix.shape)
+        return float(np.vdot(change @ self.moments, change))
+
+    def error(self, kernel: Array) -> float:
+        """tr((W - K) C (W - K)^T), the squared error that the samples themselves would show."""
+        change = self.matrix - kernel.reshape(self.matrix.shape)
+        return max(0.0, float(np.vdot(change @ self.moments, change)) - self.ridge * float(np.vdot(change, change)))
+
+    @functools.cached_property
+    def power(self) -> float:
+        """tr(W C W^T), the summed variance of the outputs."""
+        matrix = self.matrix
+        return max(0.0, float(np.vdot(self.cross, matrix)) - self.ridge * float(np.vdot(matrix, matrix)))
+
+
+class Moments:
+    """The second moments of a site's input patches, one `Block` per group.
+
+    Args:
+        site: the layer.
+        gram: what calibration measured; None fits for white inputs (C = I, mean 0), which is fitting the weight alone.
+
+    The ridge is that of the oracle-approximating shrinkage estimator (Chen, Wiesel, Eldar, Hero 2010, eq. 23), which
+    reads it off the spectrum's first two moments and the number of samples n:
+
+        rho = ((1 - 2/D) tr(C^2) + tr(C)^2) / ((n + 1 - 2/D) (tr(C^2) - tr(C)^2 / D)),   rho <= 0.9
+        ridge = max(rho / (1 - rho), 1e-9) * tr(C) / D
+
+    Positions of one image resemble each other, so n is taken as a quarter of the count. Inputs that never vary
+    (C = 0) are treated as white: then every kernel is exact, and the weight's own geometry decides.
+    """
+
+    def __init__(self, site: Site, gram: Gram | None = None) -> None:
+        self.site = site
+        self.count = None if gram is None else gram.count
+        size, width = site.outputs // site.group, site.fan_in
+        self.mean: Array = np.zeros((site.group, width)) if gram is None else np.asarray(gram.mean, np.float64)
+        self.blocks: list[Block] = []
+        for index in range(site.group):
+            weight = site.weight[index * size : (index + 1) * size]
+            if gram is None:
+                self.blocks.append(Block(weight, np.eye(width), 0.0))
+                continue
+            centred = np.array(gram.matrix[index], np.float64)
+            if centred.shape != (width, width):
+                raise ValueError(f"the moments of '{site.name}' are {centred.shape}; its patches have length {width}")
+            centred -= np.outer(self.mean[index], self.mean[index])
+            ridge = shrinkage(centred, gram.count)
+            centred[np.diag_indices(width)] += ridge
+            self.blocks.append(Block(weight, centred, ridge))
+
+    @property
+    def warning(self) -> str:
+        """Says so when there are too few samples for the layer, and how many would do; "" otherwise."""
+        need = ENOUGH * self.site.fan_in
+        if self.count is None or self.count >= FEW * self.site.fan_in:
+            return ""
+        return (
+            f"layer '{self.site.name}' has {self.count} samples for {self.site.fan_in} unknowns per output; "
+            f"fits are reliable from about {need} samples: give {math.ceil(need / max(1, self.count))} times the data"
+        )
+
+    def error(self, kernel: Array) -> float:
+        """Predicted ||Y - Yhat||^2 / ||Y - mean Y||^2 of a canonical kernel (o, c/g, *k) with its bias re-centred.
+
+        0 where the outputs do not vary and the kernel keeps them so; inf where it makes them vary.
+        """
+        parts = kernel.reshape(self.site.group, -1, self.site.fan_in)
+        return ratio(
+            sum(block.error(part) for block, part in zip(self.blocks, parts, strict=True)),
+            sum(block.power for block in self.blocks),
+        )
+
+    def shift(self, kernel: Array) -> Array:
+        """(W - K) mean(x), (o,): what the bias must gain so that the mean output stays."""
+        change = (self.site.weight - kernel).reshape(self.site.group, -1, self.site.fan_in)
+        return np.asarray(np.einsum("god,gd->go", change, self.mean).reshape(-1))
+
+
+def ratio(error: float, power: float) -> float:
+    """error / power, with 0/0 = 0 (a constant output kept constant)."""
+    if power > 0:
+        return error / power
+    return 0.0 if error <= 0 else math.inf
+
+
+def shrinkage(covariance: Array, count: int) -> float:
+    """The ridge for a sample covariance (D, D) of `count` samples; see `Moments`."""
+    width = len(covariance)
+    trace, square = float(np.trace(covariance)), float(np.vdot(covariance, covariance))
+    if trace <= 0 or square <= 0:
+        return 1.0
+    samples = max(1.0, count / 4)
+    spread = square - trace**2 / width
+    rho = ((1 - 2 / width) * square + trace**2) / max((samples + 1 - 2 / width) * spread, 1e-300)
+    rho = min(max(rho, 0.0), 0.9)
+    return max(rho / (1 - rho), 1e-9) * trace / width
+
+
+def solve(normal: Array, right: Array) -> Array:
+    """X with X N = right, for a symmetric positive semidefinite N (m, m) and right (o, m). O(m^3 + o m^2).
+
+    N is scaled to a unit diagonal and gets a ridge of 1e-12, so that dependent or zero features get small weights
+    instead of infinite ones.
+    """
+    diagonal = np.diagonal(normal)
+    scale = np.where(diagonal > 0, 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1)), 0)
+    scaled = normal * scale * scale[:, None]
+    scaled[np.diag_indices(len(scaled))] += np.where(diagonal > 0, 1e-12, 1.0)
+    return np.asarray(np.linalg.solve(scaled, (right * scale).T).T * scale)
+
+
+def refit(block: Block, features: Array) -> Array:
+    """The pointwise stage A (o, m) of least output error over features F (m, D): A = W R F^T (F R F^T)^-1."""
+    return solve(features @ block.moments @ features.T, block.cross @ features.T)
+
+
+def top_basis(moments: Array | None, right: Array, size: int | None = None) -> Array:
+    """Directions V (r, I), best first, such that projecting `right` (I, n) on their span loses least in the metric.
+
+    This is the truncated SVD of L^T right with moments = L L^T (the whitened SVD; reduced-rank regression), returned
+    as rows V_r = (right q_r)^T for the right singular vectors q_r when n < I, else as the equal L^-T u_r s_r.
+    moments None is the identity: the plain SVD. Works on the smaller Gram: O(min(I, n)^3 + I n min(I, n)).
+    """
+    inner, outer = right.shape
+    if outer <= inner:
+        _, vectors = np.linalg.eigh(right.T @ (right if moments is None else moments @ right))
+        basis = (right @ vectors[:, ::-1]).T
+    else:
+        if moments is None:
+            _, vectors = np.linalg.eigh(right @ right.T)
+            basis = vectors[:, ::-1].T
+        else:
+            lower = np.linalg.cholesky(moments)
+            whitened = lower.T @ right
+            _, vectors = np.linalg.eigh(whitened @ whitened.T)
+            basis = np.linalg.solve(lower.T, vectors[:, ::-1]).T
+    basis = basis if size is None else basis[:size]
+    norms = np.linalg.norm(basis, axis=1, keepdims=True)
+    return np.asarray(basis / np.where(norms > 0, norms, 1))
+
+
+def balance(first: Array, second: Array) -> tuple[Array, Array]:
+    """Scale row r of `first` (r, ...) and column r of `second` (o, r, ...) to equal norms; their product stays.
+
+    Keeps the values between two stages in the range of the layer's own, for float16 and int8.
+    """
+    rows = np.sqrt(np.square(first.reshape(len(first), -1)).sum(1))
+    columns = np.sqrt(np.square(np.moveaxis(second, 1, 0).reshape(second.shape[1], -1)).sum(1))
+    alive = (rows > 0) & (columns > 0)
+    factor = np.where(alive, np.sqrt(np.where(alive, columns, 1) / np.where(alive, rows, 1)), 0)
+    inverse = np.where(alive, 1 / np.where(alive, factor, 1), 0)
+    return (
+        first * factor.reshape(-1, *[1] * (first.ndim - 1)),
+        second * inverse.reshape(1, -1, *[1] * (second.ndim - 2)),
+    )
+
+
+__all__ = [
+    "Block", "Gram", "Moments", "Pooled", "balance", "ratio", "refit", "shrinkage", "solve", "top_basis",
+]  # fmt: skip

@@ -1,0 +1,133 @@
+"""Forms: the lightweight structures that can stand in for a dense layer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from lwgraph import ir, registry
+from lwgraph.errors import UsageError
+from lwgraph.plan.emit import Emitter
+from lwgraph.plan.fit import Moments
+from lwgraph.plan.site import Site
+from lwgraph.rewrite import options
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A form fitted to a layer.
+
+    Attributes:
+        form: with every size decided (never a `ratio`).
+        site: the layer.
+        arrays: the weights that `Form.emit` needs, by name, in float64.
+        kernel: the dense equivalent, a canonical weight (o, c/g, *k).
+        shift: (o,), what to add to the layer's bias so that the mean output stays: (W - kernel) mean(x).
+        error: predicted ||Y - Yhat||^2 / ||Y - mean Y||^2 on the calibration samples; without samples, the same for
+            white inputs, which is ||W - kernel||^2 / ||W||^2.
+        measured: whether `error` comes from samples.
+    """
+
+    form: Form
+    site: Site
+    arrays: dict[str, Array]
+    kernel: Array
+    shift: Array
+    error: float
+    measured: bool
+
+    @property
+    def bias(self) -> Array | None:
+        """The bias (o,) of the rewritten layer; None when it had none and needs none."""
+        if self.site.bias is None:
+            return self.shift if np.any(self.shift) else None
+        return self.site.bias + self.shift
+
+    def moved(self, site: Site) -> Fitted:
+        """The same weights at another site of the same weight."""
+        return self if site is self.site else replace(self, site=site)
+
+    @property
+    def parameters(self) -> int:
+        """Numbers stored, bias included."""
+        return sum(array.size for array in self.arrays.values()) + (0 if self.bias is None else self.bias.size)
+
+
+@dataclass(frozen=True)
+class Form(ABC):
+    """A lightweight structure that can stand in for a dense layer; its fields are its size.
+
+    A form is a frozen dataclass; `str(form)` is its spelling, `low-rank{rank=32}`, and `parse` reads it back. Any
+    form is also a pass over all sites (see `lwgraph.plan.form_pass`).
+    """
+
+    name: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def refusal(cls, site: Site) -> str:
+        """Why this form cannot stand at `site`; "" when it can."""
+
+    @classmethod
+    @abstractmethod
+    def menu(cls, site: Site) -> Sequence[Form]:
+        """The sizes worth pricing at `site`, each cheaper than the dense layer; from small to large."""
+
+    @classmethod
+    @abstractmethod
+    def full(cls, site: Site) -> Form:
+        """The smallest size at which the form is known to reproduce any weight at `site` (to rounding)."""
+
+    def at(self, site: Site) -> Form:
+        """This form with its relative sizes made absolute for `site`."""
+        return self
+
+    @abstractmethod
+    def fit(self, site: Site, moments: Moments) -> Fitted:
+        """Weights of least output error on the site's input moments, the error, and the dense equivalent."""
+
+    def blank(self, site: Site) -> Fitted:
+        """Any weights of the right shapes, to measure the form's time; by default a fit without samples."""
+        return self.fit(site, Moments(site))
+
+    @abstractmethod
+    def emit(self, op: Emitter, x: ir.Value, fitted: Fitted) -> ir.Value:
+        """The nodes: build them with `op` from the layer's input `x`, return the layer's output."""
+
+    @abstractmethod
+    def macs(self, site: Site) -> int:
+        """Multiply-accumulates for one batch, comparable with `site.macs()`."""
+
+    def __str__(self) -> str:
+        return self.name + options.format_options(self)
+
+    @classmethod
+    def parse(cls, text: str) -> Form:
+        """This form from its spelling, `low-rank{rank=32}`; UsageError when name or option is wrong."""
+        name, values = options.parse_spelling(text)
+        if name != cls.name:
+            raise UsageError(f"'{text}' is not a '{cls.name}' form")
+        return options.build(cls, values)
+
+
+def parse_form(text: str) -> Form:
+    """Any registered form from its spelling; UsageError with a near miss when name or option is wrong."""
+    return registry.form_class(options.parse_spelling(text)[0]).parse(text)
+
+
+def ceil16(size: float, limit: int) -> int:
+    """`size` rounded up to a multiple of 16, at most `limit`.
+
+    The blocked convolution kernels cost the same for 33 to 48 channels, so the rest is free accuracy.
+    """
+    return max(1, min(limit, -(-int(np.ceil(size - 1e-9)) // 16) * 16))
+
+
+__all__ = ["Fitted", "Form", "ceil16", "parse_form"]
