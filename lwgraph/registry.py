@@ -20,7 +20,7 @@ def _points(group: str) -> dict[str, EntryPoint]:
 
 
 def names(kind: str) -> list[str]:
-    """Sorted names of one kind of plugin ("passes", "forms", "executors"), without importing any."""
+    """Sorted names of one kind of plugin ("passes", "forms", "executors", "pipelines"), without importing any."""
     return list(_points(f"lwgraph.{kind}"))
 
 
@@ -47,6 +47,11 @@ def pass_class(name: str) -> type[Pass]:
 def form_class(name: str) -> type[Form]:
     """The form registered as `name`; UsageError with a near miss when there is none."""
     return _load("forms", name)  # type: ignore[no-any-return]
+
+
+def pipeline_text(name: str) -> str:
+    """The text of the pipeline registered as `name`; UsageError with a near miss when there is none."""
+    return _load("pipelines", name)  # type: ignore[no-any-return]
 
 
 def executor(name: str, **options: Any) -> Executor:

@@ -20,11 +20,20 @@ def read(path: Path, what: str) -> dict[str, Any]:
     Raises:
         UsageError: the file cannot be read or is not TOML.
     """
-    tomllib: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
-        table: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
     except OSError as error:
         raise UsageError(f"{what} '{path}' cannot be read: {error.strerror}") from error
-    except ValueError as error:  # not UTF-8, or not TOML
+    except ValueError as error:
         raise UsageError(f"{what} '{path}' is not TOML: {error}") from error
+    return parse(text, f"{what} '{path}'")
+
+
+def parse(text: str, what: str) -> dict[str, Any]:
+    """The table of a TOML text; UsageError, starting with `what`, when it is not TOML."""
+    tomllib: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    try:
+        table: dict[str, Any] = tomllib.loads(text)
+    except ValueError as error:
+        raise UsageError(f"{what} is not TOML: {error}") from error
     return table

@@ -35,8 +35,9 @@ class ReferenceExecutor:
 
         def run(feeds: Feeds) -> dict[str, Array]:
             checked = inputs.check(feeds)
-            checked.update({v.name or "": None for v in clone.graph.inputs
-                            if v.name not in checked and v.name not in defaults})
+            checked.update(
+                {v.name or "": None for v in clone.graph.inputs if v.name not in checked and v.name not in defaults}
+            )
             try:
                 results = evaluator.run(None, checked)
             except Exception as error:

@@ -26,6 +26,7 @@ from lwgraph.ir.types import DataType, Model, Shape, Tensor, TensorProtocol
 from lwgraph.ir.walk import graph_of, scopes
 
 LIMIT = (1 << 31) - 1  # bytes in one protobuf message
+_INTEGERS = 1 << 16
 SMALL = 1 << 10  # a tensor of fewer bytes is never external (onnx's own threshold)
 
 
@@ -45,10 +46,12 @@ def to_proto(model: Model) -> onnx.ModelProto:
 def skeleton(model: Model, at_least: int = SMALL) -> onnx.ModelProto:
     """The model as a ModelProto with tensors of `at_least` bytes as external references to no file.
 
-    For shape inference and for looking at the structure: no data is copied.
+    For shape inference and for looking at the structure: only small data is copied. Integers, which may be shapes or
+    indices, stay inside up to 64 KiB.
     """
     def drop(tensor: TensorProtocol) -> TensorProtocol:
-        if tensor.dtype == DataType.STRING or tensor.nbytes < at_least:
+        inside = _INTEGERS if tensor.dtype in (DataType.INT64, DataType.INT32) else at_least
+        if tensor.dtype == DataType.STRING or tensor.nbytes < max(inside, at_least):
             return _inside(tensor)
         return onnx_ir.ExternalTensor("none", 0, tensor.nbytes, tensor.dtype, shape=Shape(tensor.shape.numpy()),
                                       name=tensor.name or "")

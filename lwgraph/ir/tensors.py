@@ -282,3 +282,19 @@ def is_initializer_plain(value: Value) -> bool:
             and value.dtype == tensor.dtype and value.shape is not None
             and list(value.shape) == list(tensor.shape.numpy())
             and not any(value.shape.get_denotation(axis) for axis in range(len(value.shape))))
+
+
+def held(tensor: TensorProtocol) -> tuple[int, str] | None:
+    """How many elements the data of a tensor really has, and where, in words; None where only reading it can tell."""
+    if isinstance(tensor, MappedTensor):
+        room = max(0, tensor.file.size - (tensor.offset or 0))
+        enough = room >= tensor.nbytes
+        return tensor.size if enough else room * 8 // tensor.dtype.bitwidth, f" in '{tensor.file.path}'"
+    if isinstance(tensor, onnx_ir.StringTensor):
+        return len(tensor.string_data()), ""
+    if isinstance(tensor, onnx_ir.Tensor) and isinstance(tensor.raw, np.ndarray):
+        return tensor.raw.size, ""
+    if isinstance(tensor, onnx_ir.PackedTensor) and isinstance(tensor.raw, np.ndarray):
+        whole = tensor.raw.nbytes == tensor.nbytes
+        return tensor.size if whole else tensor.raw.nbytes * 8 // tensor.dtype.bitwidth, ""
+    return None

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lwgraph.rewrite.base import Context, Contract, Pass, Skip, Skipped
-    from lwgraph.rewrite.builder import Const
+    from lwgraph.rewrite.builder import Builder, Const
+    from lwgraph.rewrite.pipeline import Pipeline, Step
     from lwgraph.rewrite.rule import RewritePass, Rule
 
 _HOME = {
-    "Const": "builder", "Context": "base", "Contract": "base", "Pass": "base", "RewritePass": "rule", "Rule": "rule",
-    "Skip": "base", "Skipped": "base",
+    "Builder": "builder", "Const": "builder", "Context": "base", "Contract": "base", "Pass": "base",
+    "Pipeline": "pipeline", "RewritePass": "rule", "Rule": "rule",
+    "Skip": "base", "Skipped": "base", "Step": "pipeline",
 }  # fmt: skip
 
 
@@ -27,4 +29,6 @@ def __dir__() -> list[str]:
     return sorted(_HOME)
 
 
-__all__ = ["Const", "Context", "Contract", "Pass", "RewritePass", "Rule", "Skip", "Skipped"]
+__all__ = [
+    "Builder", "Const", "Context", "Contract", "Pass", "Pipeline", "RewritePass", "Rule", "Skip", "Skipped", "Step",
+]  # fmt: skip

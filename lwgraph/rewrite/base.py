@@ -74,7 +74,7 @@ class Context:
     def allow(self, pass_name: str, place: str) -> bool:
         """Ask before each rewrite; False when the limit is reached, and then the rewrite must not be done.
 
-        A pass that never asks counts as one rewrite; the pipeline asks for it.
+        For a pass with `asks = False` the pipeline asks once, for the whole of it.
         """
         if self.limit is not None and self.rewrites >= self.limit:
             return False
@@ -104,6 +104,7 @@ class Pass(ABC):
     name: ClassVar[str]  # "fold-batch-norm": lower case and hyphens
     contract: ClassVar[Contract]
     guarded: ClassVar[bool] = False
+    asks: ClassVar[bool] = False  # whether `run` asks `context.allow` before each rewrite
 
     @abstractmethod
     def run(self, model: ir.Model, context: Context) -> int:

@@ -115,15 +115,16 @@ def _adopt_constants(
 
 
 def _name(graph: ir.Graph, made: list[ir.Node], results: tuple[ir.Value, ...], found: Match, stem: str) -> None:
-    """The node that makes the first result takes the anchor's name; outputs that replace nothing get fresh names."""
+    """A value that stands for another takes its name; the node of the first takes the anchor's."""
     final = results[0].producer()
+    replaced = {result: old.name for result, old in zip(reversed(results), reversed(found.outputs), strict=True)}
     for node in made:
         if node is final:
             node.name = found.nodes[0].name or ir.fresh_name(graph, node.op_type)
         else:
             node.name = ir.fresh_name(graph, f"{stem}_{node.op_type}")
         for output in node.outputs:
-            output.name = ir.fresh_name(graph, f"{node.name}_output")
+            output.name = replaced.get(output) or ir.fresh_name(graph, f"{node.name}_output")
 
 
 def _stamp(made: list[ir.Node], found: Match, name: str) -> None:

@@ -54,10 +54,13 @@ def format_pass(p: Pass) -> str:
 
 def format_options(plugin: Any) -> str:
     """`{option=value,...}` of a pass, a form or any dataclass, with what differs from the defaults; "" when nothing."""
-    changed = [
-        f"{f.name}={_write(getattr(plugin, f.name))}" for f in fields(plugin) if getattr(plugin, f.name) != _default(f)
-    ]
+    changed = [f"{f.name}={_write(getattr(plugin, f.name))}" for f in fields(plugin) if not is_default(plugin, f)]
     return f"{{{','.join(changed)}}}" if changed else ""
+
+
+def is_default(plugin: Any, f: Field[Any]) -> bool:
+    """Whether the option `f` of `plugin` has its default value."""
+    return bool(getattr(plugin, f.name) == _default(f))
 
 
 def spelling(cls: type[Pass]) -> str:

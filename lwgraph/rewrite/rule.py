@@ -32,6 +32,7 @@ class RewritePass(Pass):
     or returns None where there is nothing to explain. A pass with several patterns overrides `rules`.
     """
 
+    asks: ClassVar[bool] = True
     min_opset: ClassVar[int] = 7  # operators broadcast as NumPy does from here on
 
     @abstractmethod

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import onnx.checker
 import onnx.parser
 
-from lwgraph import ir
+from lwgraph import check, ir
 from lwgraph.rewrite import Const, Contract, RewritePass, Skip
 
 
@@ -20,7 +20,8 @@ def parse(body: str, opset: int = 17, ir_version: int = 10, extra: str = "") -> 
 
 
 def verify(model: ir.Model) -> None:
-    """What onnx's own checker has to say, with strict shape inference."""
+    """What lwgraph and onnx's own checker, with strict shape inference, have to say."""
+    check.verify(model)
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
 
 

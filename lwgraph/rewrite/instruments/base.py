@@ -1,0 +1,32 @@
+"""What stands around a pass without being one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lwgraph import ir
+from lwgraph.errors import LwgraphError
+from lwgraph.rewrite.base import Context, Pass
+
+if TYPE_CHECKING:
+    from lwgraph.rewrite.pipeline import Pipeline, Step
+
+
+class Instrument:
+    """Sees the model before and after each pass. It must not change the model."""
+
+    def begin(self, model: ir.Model, pipeline: Pipeline, context: Context) -> None:
+        """Once, before the first pass."""
+
+    def before(self, p: Pass, model: ir.Model, context: Context) -> None:
+        """Before each pass."""
+
+    def after(self, step: Step, model: ir.Model, context: Context) -> None:
+        """After each pass; raise CheckError to reject what it did."""
+
+    def failed(self, p: Pass, error: LwgraphError, context: Context) -> str:
+        """A pass failed or was rejected; what is returned is added to the message."""
+        return ""
+
+    def end(self, model: ir.Model, context: Context) -> None:
+        """Once, after the last pass."""

@@ -1,0 +1,139 @@
+"""Hold every pass to its contract: the structure of the model, and its outputs on real or generated feeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from lwgraph import ir, registry
+from lwgraph.calibrate.generate import generate
+from lwgraph.check import verify
+from lwgraph.errors import CheckError, LwgraphError
+from lwgraph.executor import Executor, Feeds
+from lwgraph.measure.compare import Comparison, Difference, compare
+from lwgraph.rewrite.base import Context, Contract, Pass
+from lwgraph.rewrite.instruments.base import Instrument
+
+if TYPE_CHECKING:
+    from lwgraph.executor import Array
+    from lwgraph.rewrite.pipeline import Pipeline, Step
+
+_VALUES_AT_ONCE = 32  # intermediate values held at once while the first that diverges is looked for
+
+
+class Verify(Instrument):
+    """After each pass that changed something: `check.verify`, then equal outputs within the contract's tolerances.
+
+    Each pass is compared with the model before that pass, not with the first one, so its own error is judged. The
+    interface (names, types, order of inputs and outputs) must stay.
+
+    Args:
+        executors: what runs the models; all must agree. None: ONNX Runtime without its own optimizations, which could
+            round differently before and after.
+        feeds: inputs; None: the first of the context's data, or generated ones.
+        samples: how many feeds to use.
+        numeric: False checks the structure only.
+    """
+
+    def __init__(
+        self,
+        executors: Sequence[Executor] | None = None,
+        feeds: Sequence[Feeds] | None = None,
+        *,
+        samples: int = 2,
+        numeric: bool = True,
+    ) -> None:
+        self.feeds = list(feeds or [])[:samples]
+        self.samples, self.numeric = samples, numeric
+        self._executors = list(executors or [])
+        self._before: ir.Model | None = None
+        self._results: list[list[dict[str, Array]]] | None = None  # by executor, then by sample
+
+    def begin(self, model: ir.Model, pipeline: Pipeline, context: Context) -> None:
+        """Check the model as it is given and choose the feeds."""
+        verify(model)
+        self._results = None
+        if self.numeric:
+            self._executors = self._executors or [registry.executor("ort", optimize=False)]
+            self.feeds = self.feeds or (context.data or [])[: self.samples] or list(
+                generate(model, self.samples, context.seed))
+
+    def before(self, p: Pass, model: ir.Model, context: Context) -> None:
+        """Keep the model, and its outputs unless they are known from the pass before."""
+        self._before = ir.clone(model)
+        if self.numeric and self._results is None:
+            self._results = [self._run(executor, model) for executor in self._executors]
+
+    def after(self, step: Step, model: ir.Model, context: Context) -> None:
+        """Reject a pass that broke the structure, the interface or its contract."""
+        if not step.count:
+            return
+        p = step.spec
+        assert self._before is not None
+        try:
+            verify(model)
+        except CheckError as error:
+            raise CheckError(f"pass '{p.name}' left an invalid model: {error}") from error
+        changed = interface_difference(self._before, model)
+        if changed:
+            raise CheckError(f"pass '{p.name}' changed the interface of the model: {changed}")
+        if self.numeric:
+            self._results = [self._compare(k, executor, p, model) for k, executor in enumerate(self._executors)]
+
+    def _compare(self, k: int, executor: Executor, p: Pass, model: ir.Model) -> list[dict[str, Array]]:
+        assert self._results is not None
+        try:
+            after = self._run(executor, model)
+        except LwgraphError as error:
+            raise CheckError(f"pass '{p.name}' left a model that {executor.name} cannot run: {error}") from error
+        for index, (old, new) in enumerate(zip(self._results[k], after, strict=True)):
+            found = compare(old, new, p.contract)
+            if not found.ok:
+                raise CheckError(self._sentence(p, executor, model, found, index))
+        return after
+
+    def _sentence(self, p: Pass, executor: Executor, model: ir.Model, found: Comparison, sample: int) -> str:
+        assert self._before is not None
+        first = first_divergence(self._before, model, self.feeds[sample], executor, p.contract) or found.first_failure
+        return f"pass '{p.name}' broke its contract ({p.contract.value}), run by {executor.name}: value {first}"
+
+    def _run(self, executor: Executor, model: ir.Model) -> list[dict[str, Array]]:
+        run = executor.prepare(model)
+        return [run(feeds) for feeds in self.feeds]
+
+
+def first_divergence(
+    before: ir.Model, after: ir.Model, feeds: Feeds, executor: Executor, contract: Contract
+) -> Difference | None:
+    """The first value, in the order of `after`, that both models have and that differs beyond the contract.
+
+    None when only the outputs' own names differ, or when a runtime cannot show the values in between.
+    """
+    known = {v.name for node in before.graph for v in node.outputs}
+    shared = [v.name for node in after.graph for v in node.outputs if v.name and v.name in known]
+    for names in _chunks(shared):
+        try:
+            found = compare(executor.prepare(before, names)(feeds), executor.prepare(after, names)(feeds), contract)
+        except LwgraphError:
+            return None
+        if not found.ok:
+            return found.first_failure
+    return None
+
+
+def interface_difference(before: ir.Model, after: ir.Model) -> str:
+    """What changed in the names, order or types of inputs and outputs; empty when nothing did."""
+    for what, old, new in (("inputs", before.graph.inputs, after.graph.inputs),
+                           ("outputs", before.graph.outputs, after.graph.outputs)):
+        names = [v.name for v in old], [v.name for v in new]
+        if names[0] != names[1]:
+            return f"its {what} were {names[0]} and are {names[1]}"
+        for a, b in zip(old, new, strict=True):
+            if a.type != b.type:
+                return f"'{a.name}' was {a.type} and is {b.type}"
+    return ""
+
+
+def _chunks(names: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(names), _VALUES_AT_ONCE):
+        yield names[start : start + _VALUES_AT_ONCE]

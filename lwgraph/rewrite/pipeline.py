@@ -1,0 +1,128 @@
+"""Passes in a row: from text, from a recipe, run under instruments."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from lwgraph import ir, registry
+from lwgraph.errors import CheckError, LwgraphError, UsageError
+from lwgraph.rewrite import recipe
+from lwgraph.rewrite.base import Context, Pass
+from lwgraph.rewrite.instruments.base import Instrument
+from lwgraph.rewrite.options import parse_pass, split
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass that ran: how many rewrites it did, how long it took, and, when it was undone, why."""
+
+    index: int
+    spec: Pass
+    count: int
+    seconds: float
+    dropped: str = ""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A sequence of passes. `str(p)` is its spelling on the command line, which `Pipeline.parse` reads back."""
+
+    passes: tuple[Pass, ...] = ()
+
+    def __init__(self, passes: Iterable[Pass] = ()) -> None:
+        object.__setattr__(self, "passes", tuple(passes))
+
+    @classmethod
+    def parse(cls, text: str) -> Pipeline:
+        """From `a,b{x=1},c`. A name may also be that of a registered pipeline, which stands for its passes.
+
+        Raises:
+            UsageError: an unknown name (with a near miss), option or value.
+        """
+        return cls(p for item in split(text) for p in _expand(item.strip(), ()))
+
+    @classmethod
+    def from_recipe(cls, text: str) -> Pipeline:
+        """From a recipe: TOML with one `[[passes]]` table for each pass, its name and its options."""
+        return cls(recipe.read(text))
+
+    def to_recipe(self) -> str:
+        """The recipe of these passes, with the versions of lwgraph and of what it builds on."""
+        return recipe.write(self.passes)
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self.passes))
+
+    def __iter__(self) -> Iterator[Pass]:
+        return iter(self.passes)
+
+    def __len__(self) -> int:
+        return len(self.passes)
+
+    def run(
+        self, model: ir.Model, context: Context | None = None, instruments: Sequence[Instrument] = ()
+    ) -> list[Step]:
+        """Run every pass on `model`, in place, and record the recipe in its metadata when anything changed.
+
+        Instruments see the model before and after each pass, in their order, and may reject the result. A guarded pass
+        that fails or is rejected is undone, with a warning in the context.
+
+        Raises:
+            CheckError: an instrument rejected the result of a pass, or a pass failed; the message names the pass. The
+                model is then in an unknown state.
+        """
+        context = context or Context()
+        for instrument in instruments:
+            instrument.begin(model, self, context)
+        steps = [self._step(index, p, model, context, instruments) for index, p in enumerate(self.passes)]
+        if any(step.count for step in steps):
+            recipe.record(model, [step.spec for step in steps if not step.dropped])
+        for instrument in instruments:
+            instrument.end(model, context)
+        return steps
+
+    def _step(
+        self, index: int, p: Pass, model: ir.Model, context: Context, instruments: Sequence[Instrument]
+    ) -> Step:
+        if not p.asks and not context.allow(p.name, "the whole model"):
+            return Step(index, p, 0, 0.0)
+        snapshot = ir.clone(model) if p.guarded else None
+        for instrument in instruments:
+            instrument.before(p, model, context)
+        start = time.perf_counter()
+        try:
+            count = _run(p, model, context)
+            step = Step(index, p, count, time.perf_counter() - start)
+            for instrument in instruments:
+                instrument.after(step, model, context)
+            return step
+        except LwgraphError as error:
+            notes = [note for instrument in instruments if (note := instrument.failed(p, error, context))]
+            if snapshot is None:
+                raise type(error)("; ".join([str(error), *notes])) from error
+            ir.replace_contents(model, snapshot)
+            reason = str(error)
+            context.warn("; ".join([f"{reason}; the pass was undone", *notes]))
+            return Step(index, p, 0, time.perf_counter() - start, reason)
+
+
+def _run(p: Pass, model: ir.Model, context: Context) -> int:
+    """A pass's own errors leave as one line that names it."""
+    try:
+        return p.run(model, context)
+    except LwgraphError as error:
+        text = str(error)
+        raise type(error)(text if f"'{p.name}'" in text else f"pass '{p.name}': {text}") from error
+    except Exception as error:  # a pass is a plugin: whatever it raises is the user's to read
+        words = " ".join(str(error).split())
+        raise CheckError(f"pass '{p.name}' failed: {type(error).__name__}: {words}") from error
+
+
+def _expand(item: str, within: tuple[str, ...]) -> list[Pass]:
+    if item in registry.names("passes") or item not in registry.names("pipelines"):
+        return [parse_pass(item)]
+    if item in within:
+        raise UsageError(f"pipeline '{item}' contains itself ({' -> '.join([*within, item])})")
+    return [p for inner in split(registry.pipeline_text(item)) for p in _expand(inner.strip(), (*within, item))]

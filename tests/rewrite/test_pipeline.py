@@ -1,0 +1,249 @@
+"""Pipelines: text, recipes, failures, instruments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rewrite_models import MergeMuls, parse
+
+from lwgraph import ir, registry
+from lwgraph.errors import CheckError, UsageError
+from lwgraph.rewrite import Const, Context, Contract, Pass, Pipeline, RewritePass
+from lwgraph.rewrite.instruments import BisectLimit, Dump, Reproducer, Timing, Verify, find_culprit
+from lwgraph.rewrite.recipe import KEY
+
+MULS = "g (float[2] x) => (float[2] y) <float[1] a = {2}, float[1] b = {3}, float[1] c = {4}> { [n1] s = Mul(x, a) [n2] t = Mul(s, b) [n3] y = Mul(t, c) }"
+HERE = "rewrite_models:MergeMuls"
+
+
+@dataclass(frozen=True)
+class Scale(RewritePass):
+    """A wrong pass: scales by 1 + 1e-3."""
+
+    name = "scale"
+    contract = Contract.ROUNDING
+    factor: float = 1.001
+
+    def pattern(self, op: Any, x: Any, a: Any) -> Any:
+        return op.Mul(x, a, _name="mul")
+
+    def replace(self, op: Any, x: Any, a: Const, mul: ir.Node) -> Any:
+        if a.numpy()[0] != 3:
+            return None
+        return op.Mul(x, op.const(np.float32(a.numpy() * self.factor)))
+
+
+@dataclass(frozen=True)
+class GuardedScale(Scale):
+    """The same, undone when it is found out."""
+
+    name = "guarded-scale"
+    guarded = True
+
+
+@dataclass(frozen=True)
+class Crash(Pass):
+    """Raises."""
+
+    name = "crash"
+    contract = Contract.EXACT
+
+    def run(self, model: ir.Model, context: Context) -> int:
+        raise KeyError("weights")
+
+
+@dataclass(frozen=True)
+class GuardedCrash(Crash):
+    """Half changes the model, then raises; undone."""
+
+    name = "guarded-crash"
+    guarded = True
+
+    def run(self, model: ir.Model, context: Context) -> int:
+        model.graph.outputs.clear()
+        raise KeyError("weights")
+
+
+@dataclass(frozen=True)
+class Rename(Pass):
+    """Renames an output."""
+
+    name = "rename"
+    contract = Contract.EXACT
+
+    def run(self, model: ir.Model, context: Context) -> int:
+        model.graph.outputs[0].name = "other"
+        return 1
+
+
+class TestText:
+    def test_round_trip(self) -> None:
+        text = f"{HERE}{{max_size=3}},{HERE}"
+        pipeline = Pipeline.parse(text)
+        assert pipeline.passes == (MergeMuls(max_size=3), MergeMuls())
+        assert str(pipeline) == text
+        assert Pipeline.parse("").passes == ()
+
+    def test_registered_pipelines_expand(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        texts = {"twice": f"{HERE},{HERE}", "more": f"twice,{HERE}{{max_size=1}}", "loop": "more,loop"}
+        names = registry.names
+        monkeypatch.setattr(registry, "names", lambda kind: list(texts) if kind == "pipelines" else names(kind))
+        monkeypatch.setattr(registry, "pipeline_text", texts.__getitem__)
+        assert len(Pipeline.parse("more")) == 3
+        with pytest.raises(UsageError, match="'loop' contains itself"):
+            Pipeline.parse("loop")
+
+    def test_unknown_name(self) -> None:
+        with pytest.raises(UsageError, match="no pass is named 'nonsense'"):
+            Pipeline.parse("nonsense")
+
+
+class TestRecipe:
+    def test_round_trip(self) -> None:
+        pipeline = Pipeline([MergeMuls(max_size=3), MergeMuls(), Scale(factor=float("inf"))])
+        text = pipeline.to_recipe()
+        assert Pipeline.from_recipe(text) == pipeline
+        assert 'lwgraph = "' in text and 'onnx = "' in text
+
+    @pytest.mark.parametrize(("text", "message"), [
+        ("passes = 3", "must be"),
+        ("[[passes]]\nratio = 1", "each with a name"),
+        ("[[pases]]\nname = 'x'", "unknown section 'pases'; did you mean 'passes'"),
+        ("= 1", "recipe is not TOML"),
+        (f"[[passes]]\nname = '{HERE}'\nmax_size = 'x'", "allowed: an integer"),
+        (f"[[passes]]\nname = '{HERE}'\nmx_size = 1", "did you mean 'max_size'"),
+    ])
+    def test_errors(self, text: str, message: str) -> None:
+        with pytest.raises(UsageError) as caught:
+            Pipeline.from_recipe(text)
+        assert message in str(caught.value)
+
+    def test_is_written_into_the_model_and_accumulates(self) -> None:
+        model = parse(MULS)
+        first, second = Pipeline([MergeMuls(max_size=5)]), Pipeline([Scale(factor=2.0), MergeMuls()])
+        first.run(model, Context())
+        assert Pipeline.from_recipe(model.metadata_props[KEY]) == first
+        model.graph.initializers["extra"] = ir.unattached_constant(np.float32([1]))
+        before = model.metadata_props[KEY]
+        second.run(model, Context())  # nothing left to do
+        assert model.metadata_props[KEY] == before
+        again = parse(MULS)
+        again.metadata_props[KEY] = before
+        second.run(again, Context())
+        assert Pipeline.from_recipe(again.metadata_props[KEY]).passes == (*first, *second)
+
+    def test_nothing_done_leaves_no_trace(self) -> None:
+        model = parse("g (float[2] x) => (float[2] y) { y = Neg(x) }")
+        before = ir.fingerprint(model)
+        assert Pipeline([MergeMuls()]).run(model)[0].count == 0
+        assert ir.fingerprint(model) == before
+
+
+class TestFailures:
+    def test_a_crash_becomes_one_line(self) -> None:
+        with pytest.raises(CheckError, match=r"^pass 'crash' failed: KeyError: 'weights'$"):
+            Pipeline([Crash()]).run(parse(MULS))
+
+    def test_a_guarded_crash_is_undone(self) -> None:
+        model, context = parse(MULS), Context()
+        before = ir.fingerprint(model)
+        step, _ = Pipeline([GuardedCrash(), MergeMuls(max_size=0)]).run(model, context)
+        assert "KeyError" in step.dropped
+        assert ir.fingerprint(model) == before
+        assert "the pass was undone" in context.warnings[0]
+
+
+class TestVerify:
+    def test_good_passes_go_through(self) -> None:
+        steps = Pipeline([MergeMuls()]).run(parse(MULS), Context(), [Verify()])
+        assert steps[0].count == 2
+
+    def test_a_broken_contract_names_pass_and_value(self) -> None:
+        with pytest.raises(CheckError) as caught:
+            Pipeline([MergeMuls(max_size=0), Scale()]).run(parse(MULS), Context(), [Verify()])
+        message = str(caught.value)
+        assert message.startswith("pass 'scale' broke its contract (equal over the reals; rounding may differ)")
+        assert "'t'" in message  # the first value that differs, not the output y
+        assert "\n" not in message
+
+    def test_a_guarded_pass_is_undone(self) -> None:
+        model, context = parse(MULS), Context()
+        steps = Pipeline([GuardedScale(), MergeMuls()]).run(model, context, [Verify()])
+        assert [s.count for s in steps] == [0, 2]
+        assert "guarded-scale" in context.warnings[0]
+        assert "guarded-scale" not in model.metadata_props[KEY]
+
+    def test_a_renamed_output(self) -> None:
+        with pytest.raises(CheckError, match=r"pass 'rename' changed the interface.*'other'"):
+            Pipeline([Rename()]).run(parse(MULS), Context(), [Verify()])
+
+    def test_structure_only(self) -> None:
+        Pipeline([Scale()]).run(parse(MULS), Context(), [Verify(numeric=False)])
+
+    def test_given_feeds_are_used(self) -> None:
+        zeros = [{"x": np.zeros(2, np.float32)}]
+        Pipeline([Scale()]).run(parse(MULS), Context(), [Verify(feeds=zeros)])  # zero hides the error
+        Pipeline([Scale()]).run(parse(MULS), Context(data=zeros), [Verify()])  # type: ignore[arg-type]
+
+
+def test_timing() -> None:
+    timing = Timing()
+    Pipeline([MergeMuls(), MergeMuls()]).run(parse(MULS), Context(), [timing])
+    assert [(name, count) for name, count, _ in timing.table()] == [(HERE, 2), (HERE, 0)]
+    assert timing.seconds > 0
+
+
+def test_dump(tmp_path: Path) -> None:
+    Pipeline([MergeMuls(max_size=0), MergeMuls()]).run(parse(MULS), Context(), [Dump(tmp_path / "ir")])
+    assert sorted(p.name for p in (tmp_path / "ir").iterdir()) == ["000-input.txt", "002-merge-muls.txt"]
+    assert "Mul" in (tmp_path / "ir" / "002-merge-muls.txt").read_text()
+
+
+def test_bisect_limit() -> None:
+    model = parse(MULS)
+    steps = Pipeline([MergeMuls(), Rename()]).run(model, Context(), [BisectLimit(1)])
+    assert [s.count for s in steps] == [1, 0]
+    assert model.graph.outputs[0].name == "y"
+
+
+class TestBisect:
+    def good(self, model: ir.Model) -> bool:
+        run = registry.executor("ort").prepare(model)
+        return bool(np.allclose(run({"x": np.ones(2, np.float32)})["y"], 24, rtol=1e-5))
+
+    def test_finds_the_rewrite(self) -> None:
+        body = MULS.replace("float[1] c = {4}", "float[1] c = {4}, float[1] d = {2}, float[1] e = {0.5}").replace(
+            "[n3] y = Mul(t, c)", "[n3] u = Mul(t, c) [n4] v = Mul(u, d) [n5] y = Mul(v, e)")
+        culprit = find_culprit(parse(body), Pipeline([Scale(), MergeMuls()]), self.good)
+        assert culprit is not None
+        assert (culprit.number, culprit.total, culprit.pass_name, culprit.place) == (1, 5, "scale", "n2")
+        assert str(culprit) == "rewrite 1 of 5: pass 'scale' at 'n2'"
+
+    def test_a_crash_is_found(self) -> None:
+        culprit = find_culprit(parse(MULS), Pipeline([MergeMuls(), Crash()]), self.good)
+        assert culprit is not None and culprit.pass_name == "crash"
+
+    def test_all_good(self) -> None:
+        assert find_culprit(parse(MULS), Pipeline([MergeMuls()]), self.good) is None
+
+    def test_bad_from_the_start(self) -> None:
+        with pytest.raises(CheckError, match="before any rewrite"):
+            find_culprit(parse(MULS), Pipeline([MergeMuls()]), lambda m: False)
+
+
+def test_reproducer(tmp_path: Path) -> None:
+    data = [{"x": np.ones(2, np.float32)}]
+    with pytest.raises(CheckError, match="to reproduce: "):
+        Pipeline([MergeMuls(max_size=0), Scale()]).run(
+            parse(MULS), Context(data=data), [Verify(), Reproducer(tmp_path)])  # type: ignore[arg-type]
+    folder = tmp_path / "scale"
+    text = (folder / "pipeline.txt").read_text().strip()
+    assert "lwgraph optimize model.onnx -p" in (folder / "README.txt").read_text()
+    with np.load(folder / "feeds_0.npz") as stored:
+        feeds = [dict(stored)]
+    with pytest.raises(CheckError, match="'t'"):
+        Pipeline.parse(text).run(ir.load(folder / "model.onnx"), Context(data=feeds), [Verify()])  # type: ignore[arg-type]
