@@ -77,7 +77,7 @@ def difference(fitted: Fitted, reference: Executor, opset: int, seed: int = 0) -
 
 
 def substitute(fitted: Fitted, shared: dict[str, ir.Value] | None = None) -> None:
-    """Replace the layer by the form, in place. The output keeps its name where it is an output of the graph.
+    """Replace the layer by the form, in place. The output keeps its name: recovery finds what to imitate by it.
 
     Args:
         fitted: what to put there; its site must still be in its graph.
@@ -97,8 +97,11 @@ def substitute(fitted: Fitted, shared: dict[str, ir.Value] | None = None) -> Non
             output.type = ir.TensorType(ir.DataType.from_numpy(site.dtype)) if node.op_type != "Constant" else None
     result.shape = site.output.shape
     site.graph.insert_before(last, op.nodes)
-    ir.replace_uses(site.output, result)
+    old, name = site.output, site.output.name
+    ir.replace_uses(old, result)
     ir.sweep([last])
+    if result.name != name and not result.is_graph_output() and last.graph is None:  # the old value is gone
+        result.name = name
 
 
 __all__ = ["dense", "difference", "formed", "original", "small_input", "small_model", "substitute"]

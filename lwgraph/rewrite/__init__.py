@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lwgraph.rewrite.base import Context, Contract, Pass, Skip, Skipped
+    from lwgraph.rewrite.base import Context, Contract, Gain, Pass, Skip, Skipped
     from lwgraph.rewrite.builder import Builder, Const
     from lwgraph.rewrite.pipeline import Pipeline, Step
     from lwgraph.rewrite.rule import RewritePass, Rule
 
 _HOME = {
-    "Builder": "builder", "Const": "builder", "Context": "base", "Contract": "base", "Pass": "base",
+    "Builder": "builder", "Const": "builder", "Context": "base", "Contract": "base", "Gain": "base", "Pass": "base",
     "Pipeline": "pipeline", "RewritePass": "rule", "Rule": "rule",
     "Skip": "base", "Skipped": "base", "Step": "pipeline",
 }  # fmt: skip
@@ -30,5 +30,5 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
-    "Builder", "Const", "Context", "Contract", "Pass", "Pipeline", "RewritePass", "Rule", "Skip", "Skipped", "Step",
+    "Builder", "Const", "Context", "Contract", "Gain", "Pass", "Pipeline", "RewritePass", "Rule", "Skip", "Skipped", "Step",
 ]  # fmt: skip

@@ -40,6 +40,21 @@ class Skipped:
         return f"{self.pass_name} at '{self.place}': {self.reason}"
 
 
+@dataclass(frozen=True)
+class Gain:
+    """A distance to the original before and after a pass, lower is better, on data that the pass did not fit to."""
+
+    pass_name: str
+    what: str
+    before: float
+    after: float
+    kept: bool = True  # False: it did not help and was undone
+
+    def __str__(self) -> str:
+        end = "" if self.kept else ", undone"
+        return f"{self.pass_name}: {self.what} {self.before:.4g} -> {self.after:.4g}{end}"
+
+
 @dataclass
 class Context:
     """What a pass may use besides the model. Everything optional is None when the user gave nothing for it."""
@@ -48,11 +63,13 @@ class Context:
     reference: Executor | None = None  # the independent one
     statistics: Statistics | None = None  # Gram matrices of layer inputs, collected on first use
     data: list[Feeds] | None = None  # calibration feeds
+    teacher: ir.Model | None = None  # the model before any approximate rewrite, which recovery passes imitate
     seed: int = 0
     threads: int = 1
     limit: int | None = None  # stop rewriting after so many rewrites (bisection); None: never
     progress: Callable[[str, int, int], None] = lambda what, done, total: None
     warnings: list[str] = field(default_factory=list)
+    gains: list[Gain] = field(default_factory=list)  # what recovery passes measured
     last: tuple[str, str] | None = field(default=None, init=False)  # pass and place of the last rewrite allowed
     rewrites: int = field(default=0, init=False)  # rewrites allowed so far, over all passes
     _skipped: dict[Skipped, None] = field(default_factory=dict, init=False, repr=False)
