@@ -30,5 +30,6 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
-    "Builder", "Const", "Context", "Contract", "Gain", "Pass", "Pipeline", "RewritePass", "Rule", "Skip", "Skipped", "Step",
+    "Builder", "Const", "Context", "Contract", "Gain", "Pass", "Pipeline", "RewritePass", "Rule", "Skip",
+    "Skipped", "Step",
 ]  # fmt: skip

@@ -127,13 +127,22 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]
 
     # ------------------------------------------------------------------ running
 
-    def forward(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def forward(
+        self, feeds: Mapping[str, Tensor], replace: Mapping[str, Tensor | None] | None = None
+    ) -> dict[str, Tensor]:
         """The outputs by name.
+
+        Args:
+            feeds: the graph's inputs.
+            replace: for requested values, what their users see in their place: another tensor, or (None) the same one
+                without gradients. What is returned under the name is the computed value.
 
         Raises:
             ModelError: a node failed; the message names it.
         """
         values: list[Any] = [None] * len(self._slots)
+        computed: dict[str, Tensor] = {}
+        swaps = {self._slots[self._wanted[self.outputs.index(n)]]: (n, t) for n, t in (replace or {}).items()}
         for slot, key in self._sources:
             values[slot] = self._parameters.get(key)
             if values[slot] is None:
@@ -152,9 +161,14 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]
                     values[slot] = tensor
             else:
                 values[step.outputs[0]] = result
+            for slot in swaps.keys() & set(step.outputs):
+                name, other = swaps[slot]
+                computed[name] = values[slot]
+                values[slot] = values[slot].detach() if other is None else other
             for slot in step.frees:
                 values[slot] = None
-        return {name: values[self._slots[value]] for name, value in zip(self.outputs, self._wanted, strict=True)}
+        found = {name: values[self._slots[value]] for name, value in zip(self.outputs, self._wanted, strict=True)}
+        return {**found, **computed}
 
     def kind(self, name: str) -> ir.DataType | None:
         """The recorded element type of a requested output."""

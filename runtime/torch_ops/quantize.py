@@ -42,7 +42,8 @@ def spread(t: Tensor, x: Tensor, axis: int, block: int) -> Tensor:
 
 def codes(x: Tensor, scale: Tensor, zero: Tensor | None, limits: tuple[int, int]) -> Tensor:
     """clamp(round(x / scale) + zero) as floats, differentiable; `scale` and `zero` already spread."""
-    rounded = round_through(x / scale)
+    wide = x.to(scale.dtype) if x.dtype in (torch.bfloat16, torch.float16) else x  # autocast may have narrowed it
+    rounded = round_through(wide / scale)
     return torch.clamp(rounded if zero is None else rounded + zero.to(rounded.dtype), *limits)
 
 

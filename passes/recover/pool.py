@@ -1,0 +1,125 @@
+"""Calibration samples as a pool of rows from which training draws batches, and a part of it that it never sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lwgraph.calibrate.signature import Signature, batched_inputs
+from lwgraph.errors import DataError
+
+Array = npt.NDArray[Any]
+Feed = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class _Bucket:
+    """Rows that may stand in one batch: batched inputs of one shape each, and equal values of all other inputs."""
+
+    rows: Feed  # (N, ...) each
+    shared: Feed
+    labels: Array | None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.rows.values()))) if self.rows else 1
+
+    def pick(self, at: Array) -> Feed:
+        return {**{name: array[at] for name, array in self.rows.items()}, **self.shared}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one run is fed; `labels` where the data have any."""
+
+    feeds: Feed
+    labels: Array | None = None
+
+
+class Pool:
+    """Rows of calibration data in memory.
+
+    Args:
+        feeds: the samples, each a {input: array} of one or more rows.
+        inputs: what the model takes; a fixed first dimension fixes the size of every batch.
+        labels: one per row, or None.
+
+    Raises:
+        DataError: there are no samples.
+    """
+
+    def __init__(self, feeds: Iterable[Mapping[str, Array]], inputs: Signature, labels: Array | None = None) -> None:
+        batched = batched_inputs(inputs)
+        lead = next((i.shape[0] for n, i in inputs.items() if n in batched and i.shape), None)
+        self.fixed = lead if isinstance(lead, int) else None
+        groups: dict[Any, list[tuple[Mapping[str, Array], Array | None]]] = {}
+        start = 0
+        for feed in feeds:
+            inside = {n: np.asarray(a) for n, a in feed.items()}
+            count = next((len(inside[n]) for n in inside if n in batched), 1)
+            key = tuple((n, a.shape[1:]) if n in batched else (n, a.shape, a.tobytes()) for n, a in inside.items())
+            groups.setdefault(key, []).append((inside, None if labels is None else labels[start : start + count]))
+            start += count
+        if not groups:
+            raise DataError("recovery needs calibration samples; there are none")
+        self.buckets = [_bucket(group, batched) for group in groups.values()]
+
+    def __len__(self) -> int:
+        return sum(len(bucket) for bucket in self.buckets)
+
+    def split(self, share: float, most: int, seed: int) -> tuple[Pool, Pool]:
+        """The pool without a random share of its rows (at most `most`, at least one), and those.
+
+        A single row is in both parts: there is nothing else to judge by.
+        """
+        total = len(self)
+        count = min(most, max(1, round(share * total)), max(1, total - 1))
+        chosen = np.zeros(total, bool)
+        chosen[np.random.default_rng(seed).permutation(total)[:count]] = True
+        return self._part(~chosen if total > 1 else chosen), self._part(chosen)
+
+    def _part(self, keep: Array) -> Pool:
+        part = object.__new__(Pool)
+        part.fixed, part.buckets, start = self.fixed, [], 0
+        for bucket in self.buckets:
+            at = np.flatnonzero(keep[start : start + len(bucket)])
+            start += len(bucket)
+            if len(at):
+                labels = None if bucket.labels is None else bucket.labels[at]
+                part.buckets.append(_Bucket({n: a[at] for n, a in bucket.rows.items()}, bucket.shared, labels))
+        return part
+
+    def steps(self, size: int, rng: np.random.Generator) -> Iterator[list[Batch]]:
+        """Without end, one list per step, of batches that together have about `size` rows; each row once per round.
+
+        The list has one batch, unless the model fixes its batch size.
+        """
+        while True:
+            chunks = list(self._chunks(self.fixed or size, rng))
+            order = rng.permutation(len(chunks))
+            together = max(1, size // self.fixed) if self.fixed else 1
+            for start in range(0, len(chunks), together):
+                yield [chunks[i] for i in order[start : start + together]]
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """Every row once, in order."""
+        yield from self._chunks(self.fixed or size, None)
+
+    def _chunks(self, size: int, rng: np.random.Generator | None) -> Iterator[Batch]:
+        for bucket in self.buckets:
+            order = np.arange(len(bucket)) if rng is None else rng.permutation(len(bucket))
+            for start in range(0, len(order), size):
+                at = order[start : start + size]
+                if self.fixed and len(at) < self.fixed:  # a fixed batch is filled up by repetition
+                    at = np.resize(at, self.fixed)
+                yield Batch(bucket.pick(at), None if bucket.labels is None else bucket.labels[at])
+
+
+def _bucket(group: list[tuple[Mapping[str, Array], Array | None]], batched: frozenset[str]) -> _Bucket:
+    first = group[0][0]
+    rows = {n: np.concatenate([feed[n] for feed, _ in group]) for n in first if n in batched}
+    labels = [part for _, part in group if part is not None]
+    return _Bucket(rows, {n: a for n, a in first.items() if n not in batched}, np.concatenate(labels) if labels else None)

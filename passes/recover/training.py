@@ -1,0 +1,279 @@
+"""The training loop of distillation: optimizer, schedule, held-out checks, best state, time budget, checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import distributed
+
+from lwgraph.errors import DataError
+from lwgraph.passes.recover.augment import augment
+from lwgraph.passes.recover.objectives import Objective, tensors
+from lwgraph.passes.recover.pool import Batch, Pool
+
+Tensor: TypeAlias = "torch.Tensor"
+State = dict[str, Tensor]
+CHECKS = 20  # held-out checks in a full run
+HELD_OUT_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train. Times in seconds; 0 steps or 0 seconds: no limit of that kind (one of them must be set)."""
+
+    steps: int
+    seconds: float
+    batch: int
+    optimizer: str  # "adam" or "sgd"
+    rate: float
+    warmup: float  # share of the run in which the rate rises
+    decay: float  # weight decay, decoupled (adam) or L2 (sgd)
+    clip: float  # largest norm of the gradient; 0: none
+    patience: int  # checks without improvement before stopping; 0: never
+    augmentations: tuple[str, ...]
+    bfloat16: bool
+    cuts: tuple[str, ...]  # block boundaries; empty: end to end
+    forced: bool  # blocks see the teacher's values instead of the student's own
+    seed: int
+    threads: int
+    checkpoint: Path | None = None
+
+
+@dataclass
+class Progress:
+    """Where a run stands; what a checkpoint holds besides weights and optimizer."""
+
+    step: int = 0
+    elapsed: float = 0.0
+    first: float = math.nan  # held-out loss before training
+    best: float = math.inf
+    stale: int = 0  # checks since the best
+    history: list[tuple[int, float]] = field(default_factory=list)  # (step, held-out loss)
+
+
+class Trainer:
+    """Trains the weights of `student` (a GraphModule) to have the objective's values in common with `teacher`.
+
+    Under torch.distributed every process holds both models, draws its own batches, and shares gradients and held-out
+    losses; all end in the same state.
+
+    Args:
+        student, teacher: GraphModules that compute `objective.values`.
+        objective: the loss.
+        pool, held: rows to train on, and those to judge by.
+        settings: see there.
+        batched: inputs that have one row per sample.
+        fingerprint: identifies model and settings; a checkpoint of another is refused.
+        report: called with (step, training loss, held-out loss, share of the run done).
+    """
+
+    def __init__(
+        self, student: Any, teacher: Any, objective: Objective, pool: Pool, held: Pool, settings: Settings,
+        batched: frozenset[str], fingerprint: str,
+        report: Callable[[int, float, float, float], None] = lambda step, loss, held, share: None,
+    ) -> None:  # fmt: skip
+        self.student, self.teacher, self.objective = student, teacher, objective
+        self.pool, self.held, self.settings, self.batched = pool, held, settings, batched
+        self.fingerprint, self.report = fingerprint, report
+        self.progress = Progress()
+        self.rank = distributed.get_rank() if distributed.is_initialized() else 0
+        self.world = distributed.get_world_size() if distributed.is_initialized() else 1
+        self._parameters = [p for _, p in student.weights()]
+        _channels_last(student)
+        _channels_last(teacher)
+        self._module = student
+        if self.world > 1:
+            self._module = torch.nn.parallel.DistributedDataParallel(student)
+        self._optimizer = _optimizer(self._parameters, settings)
+        self._best: State = student.state()
+
+    # ------------------------------------------------------------------ the run
+
+    def run(self) -> Progress:
+        """Train; the student is left in its best state (the first one, where nothing was better)."""
+        with _threads(self.settings.threads):
+            return self._run()
+
+    def _run(self) -> Progress:
+        settings, progress = self.settings, self.progress
+        if not self._resume():
+            progress.first = progress.best = self.held_out_loss()
+            progress.history.append((0, progress.first))
+        started = time.monotonic() - progress.elapsed
+        rng = np.random.default_rng((settings.seed, self.rank, progress.step))
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        steps = self.pool.steps(max(1, settings.batch // self.world), rng)
+        checks = math.floor(self._share(started) * CHECKS)
+        recent: list[float] = []
+        while (share := self._share(started)) < 1:
+            self._set_rate(share)
+            recent.append(self._step(next(steps), generator))
+            progress.step += 1
+            done = self._share(started)
+            if math.floor(done * CHECKS) > checks:
+                checks = math.floor(done * CHECKS)
+                progress.elapsed = time.monotonic() - started
+                self._check(float(np.mean(recent)), done)
+                recent = []
+                if settings.patience and progress.stale >= settings.patience:
+                    break
+        self.student.load_state(self._best)
+        return progress
+
+    def _share(self, started: float) -> float:
+        """How much of the run is done, by steps or by time, whichever is further; process 0 decides for all."""
+        settings = self.settings
+        by_steps = self.progress.step / settings.steps if settings.steps else 0.0
+        by_time = (time.monotonic() - started) / settings.seconds if settings.seconds else 0.0
+        share = torch.tensor(max(by_steps, by_time), dtype=torch.float64)
+        if self.world > 1:
+            distributed.broadcast(share, 0)
+        return float(share.item())
+
+    def _step(self, batches: list[Batch], generator: Any) -> float:
+        total = 0.0
+        for index, batch in enumerate(batches):
+            feeds = tensors(batch.feeds)
+            if self.settings.augmentations:
+                feeds = tensors(augment(feeds, self.settings.augmentations, self.batched, generator))
+            last = index == len(batches) - 1
+            together = contextlib.nullcontext() if last or self.world == 1 else self._module.no_sync()
+            with together:
+                loss = self._loss(feeds, _labels(batch)) / len(batches)
+                if not torch.isfinite(loss):
+                    raise DataError(f"distillation diverged at step {self.progress.step}: the loss is {loss.item()}; "
+                                    f"use a smaller rate than {self.settings.rate:g}")
+                loss.backward()
+            total += loss.item()
+        if self.settings.clip:
+            torch.nn.utils.clip_grad_norm_(self._parameters, self.settings.clip)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return total
+
+    def _loss(self, feeds: Mapping[str, Tensor], labels: Tensor | None) -> Tensor:
+        with self._autocast(), torch.no_grad():
+            wanted = self.teacher(feeds)
+        replace: dict[str, Tensor | None] = {
+            name: wanted[name] if self.settings.forced else None for name in self.settings.cuts
+        }
+        with self._autocast():
+            found = self._module(feeds, replace)
+        return self.objective(found, wanted, labels)
+
+    def _autocast(self) -> Any:
+        return torch.autocast("cpu", torch.bfloat16) if self.settings.bfloat16 else contextlib.nullcontext()
+
+    def _set_rate(self, share: float) -> None:
+        """Warm-up, then half a cosine down to zero at the end of the budget."""
+        warmup = self.settings.warmup
+        if share < warmup:
+            factor = (share + 1e-3) / (warmup + 1e-3)
+        else:
+            factor = 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup)))
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.settings.rate * factor
+
+    # ------------------------------------------------------------------ judging
+
+    def held_out_loss(self) -> float:
+        """The mean loss over the held-out rows, end to end, in float32, without augmentation."""
+        total = torch.zeros(2, dtype=torch.float64)
+        with torch.no_grad():
+            for index, batch in enumerate(self.held.batches(HELD_OUT_BATCH)):
+                if index % self.world != self.rank:
+                    continue
+                feeds = tensors(batch.feeds)
+                rows = max((len(v) for n, v in batch.feeds.items() if n in self.batched), default=1)
+                loss = self.objective(self.student(feeds), self.teacher(feeds), _labels(batch))
+                total += torch.tensor([loss.item() * rows, rows], dtype=torch.float64)
+        if self.world > 1:
+            distributed.all_reduce(total)
+        return float(total[0] / total[1])
+
+    def _check(self, training_loss: float, share: float) -> None:
+        progress = self.progress
+        loss = self.held_out_loss()
+        progress.history.append((progress.step, loss))
+        if loss < progress.best:
+            progress.best, progress.stale, self._best = loss, 0, self.student.state()
+        else:
+            progress.stale += 1
+        self._save()
+        self.report(progress.step, training_loss, loss, min(share, 1.0))
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def _save(self) -> None:
+        path = self.settings.checkpoint
+        if path is None or self.rank:
+            return
+        content = {
+            "fingerprint": self.fingerprint, "progress": vars(self.progress), "best": self._best,
+            "state": self.student.state(), "optimizer": self._optimizer.state_dict(),
+        }  # fmt: skip
+        beside = path.with_name(f"{path.name}.{os.getpid()}")
+        try:
+            torch.save(content, beside)
+            os.replace(beside, path)
+        except (OSError, RuntimeError) as error:
+            beside.unlink(missing_ok=True)
+            raise DataError(f"the checkpoint '{path}' cannot be written: {error}") from error
+
+    def _resume(self) -> bool:
+        path = self.settings.checkpoint
+        if path is None or not path.exists():
+            return False
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever a damaged file makes torch raise
+            raise DataError(f"the checkpoint '{path}' cannot be read: {' '.join(str(error).split())[:200]}") from error
+        if not isinstance(content, dict) or content.get("fingerprint") != self.fingerprint:
+            raise DataError(f"the checkpoint '{path}' belongs to another model or other settings; "
+                            "remove it or name another file")
+        self.student.load_state(content["state"])
+        self._optimizer.load_state_dict(content["optimizer"])
+        self._best = content["best"]
+        vars(self.progress).update(content["progress"])
+        return True
+
+
+def _labels(batch: Batch) -> Tensor | None:
+    return None if batch.labels is None else torch.from_numpy(batch.labels.astype(np.int64))
+
+
+def _optimizer(parameters: list[Any], settings: Settings) -> Any:
+    if settings.optimizer == "adam":
+        return torch.optim.AdamW(parameters, settings.rate, weight_decay=settings.decay)
+    return torch.optim.SGD(parameters, settings.rate, momentum=0.9, nesterov=True, weight_decay=settings.decay)
+
+
+def _channels_last(module: Any) -> None:
+    for parameter in module.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def processor_has_bfloat16() -> bool:
+    """Whether bfloat16 matrix products run in hardware, so that autocast pays."""
+    check = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(check is not None and check())
