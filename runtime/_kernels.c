@@ -8,6 +8,8 @@
 
 #include "_common.h"
 
+enum { VERSION = 1 }; /* of the functions' arguments: backend.py refuses a build of another version */
+
 /* ---- one copy of the kernels per instruction set ---- */
 
 #define ISA portable
@@ -727,5 +729,10 @@ static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_kernels", NULL, -1,
 PyMODINIT_FUNC PyInit__kernels(void)
 {
     find_usable();
-    return PyModule_Create(&MODULE);
+    PyObject *module = PyModule_Create(&MODULE);
+    if (module && PyModule_AddIntConstant(module, "VERSION", VERSION)) {
+        Py_DECREF(module);
+        return NULL;
+    }
+    return module;
 }

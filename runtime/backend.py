@@ -15,8 +15,13 @@ import numpy.typing as npt
 
 from lwgraph.runtime import kernels_numpy
 
+VERSION = 1  # of the compiled functions' arguments; an older build that was left behind is not used
+
 try:
     from lwgraph.runtime import _kernels as compiled  # type: ignore[attr-defined, unused-ignore]
+
+    if getattr(compiled, "VERSION", 0) != VERSION:
+        compiled = None
 except ImportError:
     compiled = None
 
@@ -45,8 +50,8 @@ def chosen() -> ModuleType:
     if "kernels" not in _state:
         if compiled is None:
             warnings.warn(
-                "lwgraph's C kernels were not built (no compiler at install time); the reference executor uses NumPy, "
-                "which gives the same results more slowly",
+                "lwgraph's C kernels were not built (no compiler at install time, or an older build); the reference "
+                "executor uses NumPy, which gives the same results more slowly; reinstall lwgraph to build them",
                 RuntimeWarning,
                 stacklevel=4,
             )

@@ -4,47 +4,65 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnx.reference import ReferenceEvaluator
-
 from lwgraph import ir
-from lwgraph.errors import DataError, ModelError
-from lwgraph.executor import Array, Feeds, Run
-from lwgraph.runtime.interface import Inputs, named_values, one_line, requested
+from lwgraph.errors import UsageError
+from lwgraph.executor import Array, Feeds
+from lwgraph.runtime.interface import Inputs, requested
+from lwgraph.runtime.ops import Options
+from lwgraph.runtime.program import Program
+
+EMULATE = ("no-vnni",)
+QDQ = ("float", "integer")
 
 
 class ReferenceExecutor:
-    """Runs models with onnx's reference operators."""
+    """Runs models with NumPy and C kernels; what those lack is onnx's own reference operators.
+
+    Args:
+        threads: threads inside an operator; results do not depend on it. At least 1.
+        precise: sum float32 in float64 and round once; elementary functions, too.
+        qdq: what a DequantizeLinear - operator - QuantizeLinear group computes: "float", what the graph says, or
+            "integer", what a runtime fuses it into. The prepared model's `fused` names those that became integer.
+        emulate: "no-vnni": integer products saturate 16-bit sums of pairs as processors without VNNI do.
+
+    Raises:
+        UsageError: an option is not allowed.
+    """
 
     name = "reference"
 
-    def __init__(self, threads: int = 1, precise: bool = False) -> None:
-        self.threads, self.precise = threads, precise
+    def __init__(self, threads: int = 1, precise: bool = False, qdq: str = "float", emulate: str | None = None) -> None:
+        if threads < 1:
+            raise UsageError(f"threads={threads}: the reference executor needs at least 1")
+        if qdq not in QDQ:
+            raise UsageError(f"qdq='{qdq}' is unknown to the reference executor; one of {', '.join(QDQ)}")
+        if emulate is not None and emulate not in EMULATE:
+            raise UsageError(f"emulate='{emulate}' is unknown to the reference executor; one of {', '.join(EMULATE)}")
+        self.qdq = qdq
+        self._options = Options(threads=threads, precise=precise, saturate=emulate == "no-vnni")
 
-    def prepare(self, model: ir.Model, outputs: Sequence[str] | None = None) -> Run:
-        """See `lwgraph.executor.Executor.prepare`."""
-        names = requested(model, outputs)
-        inputs = Inputs(model.graph)
-        clone = model.clone()
-        known = named_values(clone.graph)
-        clone.graph.outputs[:] = [known[name] for name in dict.fromkeys(names)]
-        try:
-            evaluator = ReferenceEvaluator(ir.to_proto(clone))
-        except Exception as error:
-            raise ModelError(f"the reference executor cannot load the model: {one_line(error)}") from error
-        defaults = set(clone.graph.initializers)
-
-        def run(feeds: Feeds) -> dict[str, Array]:
-            checked = inputs.check(feeds)
-            checked.update(
-                {v.name or "": None for v in clone.graph.inputs if v.name not in checked and v.name not in defaults}
-            )
-            try:
-                results = evaluator.run(None, checked)
-            except Exception as error:
-                raise DataError(f"the reference executor could not run the model: {one_line(error)}") from error
-            return dict(zip(dict.fromkeys(names), results, strict=True))
-
-        return run
+    def prepare(self, model: ir.Model, outputs: Sequence[str] | None = None) -> ReferenceRun:
+        """See `lwgraph.executor.Executor.prepare`. O(nodes); constants stay where the model holds them."""
+        return ReferenceRun(model, requested(model, outputs), self._options, self.qdq)
 
 
-__all__ = ["ReferenceExecutor"]
+class ReferenceRun:
+    """A prepared model.
+
+    Attributes:
+        mode: "float" or "integer": how quantize-dequantize groups are computed.
+        fused: the names of the outputs of groups that are computed in integers.
+    """
+
+    def __init__(self, model: ir.Model, names: list[str], options: Options, mode: str) -> None:
+        self.mode = mode
+        self.fused: tuple[str, ...] = ()
+        self._inputs = Inputs(model.graph)
+        self._program = Program(model, names, options)
+
+    def __call__(self, feeds: Feeds) -> dict[str, Array]:
+        """Run once; see `lwgraph.executor.Run`."""
+        return self._program.run(self._inputs.check(feeds))
+
+
+__all__ = ["EMULATE", "QDQ", "ReferenceExecutor", "ReferenceRun"]

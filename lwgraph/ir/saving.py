@@ -22,8 +22,8 @@ from lwgraph.errors import ModelError
 from lwgraph.ir import tensors
 from lwgraph.ir.copying import clone, recall_types
 from lwgraph.ir.tensors import MappedTensor
-from lwgraph.ir.types import DataType, Model, Shape, Tensor, TensorProtocol
-from lwgraph.ir.walk import graph_of, scopes
+from lwgraph.ir.types import DataType, Model, Node, Shape, Tensor, TensorProtocol
+from lwgraph.ir.walk import graph_of, scopes, subgraphs_of
 
 LIMIT = (1 << 31) - 1  # bytes in one protobuf message
 _INTEGERS = 1 << 16
@@ -57,6 +57,38 @@ def skeleton(model: Model, at_least: int = SMALL) -> onnx.ModelProto:
                                       name=tensor.name or "")
 
     return _structure(model, drop)
+
+
+def node_proto(node: Node) -> onnx.NodeProto:
+    """One node as a NodeProto, its subgraphs and their tensors inside."""
+    undo: list[Callable[[], None]] = []
+    try:
+        nested = list(subgraphs_of(node))
+        for graph in nested:
+            tensors.map_tensors(graph, lambda tensor, _: _inside(tensor), undo)
+            nested.extend(sub for inner in graph for sub in subgraphs_of(inner))
+        return onnx_ir.to_proto(node)
+    finally:
+        for revert in reversed(undo):
+            revert()
+
+
+def function_protos(model: Model) -> list[onnx.FunctionProto]:
+    """The model's functions, each after those it calls, as FunctionProtos."""
+    done: dict[object, onnx.FunctionProto] = {}
+
+    def add(key: object) -> None:
+        if key in done or key not in model.functions:
+            return
+        function = model.functions[key]
+        for scope in (function, *function.subgraphs()):
+            for node in scope:
+                add(node.op_identifier())
+        done[key] = onnx_ir.to_proto(function)
+
+    for key in model.functions:
+        add(key)
+    return list(done.values())
 
 
 def _inside(tensor: TensorProtocol) -> TensorProtocol:

@@ -157,9 +157,14 @@ def test_without_compiled_kernels_there_is_one_warning(monkeypatch: pytest.Monke
         kernels.backend("compiled")
 
 
+@needs_compiled
+def test_the_build_is_of_this_version() -> None:
+    assert kernels.compiled.VERSION == backend.VERSION
+
+
 def test_numpy_stand_ins_have_the_same_names() -> None:
     from lwgraph.runtime import kernels_numpy
 
     if kernels.compiled is not None:
-        public = {name for name in dir(kernels.compiled) if not name.startswith("_")}
+        public = {name for name in dir(kernels.compiled) if not name.startswith("_")} - {"VERSION"}
         assert public <= set(dir(kernels_numpy)), sys.version

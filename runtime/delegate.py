@@ -1,0 +1,161 @@
+"""Everything that is not ours: onnx's own reference operators, with ours inside their subgraphs and functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import onnx
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from lwgraph import ir
+from lwgraph.runtime.ops import BUILDERS, Function, Options, Spec, Unsupported
+
+
+def attributes_of(node: onnx.NodeProto) -> dict[str, Any] | None:
+    """A node's attributes for a Spec; None when one refers to an attribute of a function or is not plain data."""
+    found: dict[str, Any] = {}
+    for attribute in node.attribute:
+        if attribute.ref_attr_name:
+            return None
+        value = helper.get_attribute_value(attribute)
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "replace")
+        elif isinstance(value, onnx.TensorProto):
+            value = numpy_helper.to_array(value)
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            value = tuple(v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in value)
+        found[attribute.name] = value
+    return found
+
+
+class _Ours:
+    """One of our operators, as a node of onnx's evaluator."""
+
+    has_linked_attribute = False
+
+    def __init__(self, node: onnx.NodeProto, function: Function, other: Callable[[], Any]) -> None:
+        self.onnx_node, self.input, self.output, self.op_type = node, node.input, node.output, node.op_type
+        self._function, self._other = function, other
+        self._fallback: Any = None
+
+    def need_context(self) -> bool:
+        return False
+
+    def run(self, *inputs: Any, **_: Any) -> tuple[Any, ...]:
+        if self._fallback is None:
+            try:
+                results = self._function(*inputs)
+                return results if isinstance(results, tuple) else (results,)
+            except Unsupported:
+                self._fallback = self._other()
+        return tuple(self._fallback.run(*inputs))
+
+
+def evaluator_class(options: Options) -> type[ReferenceEvaluator]:
+    """onnx's evaluator, preferring our operators; it hands itself down to subgraphs and functions."""
+
+    class Evaluator(ReferenceEvaluator):
+        def _load_impl(self, node: onnx.NodeProto, input_types: Any = None) -> Any:
+            theirs = super()._load_impl
+            builder = BUILDERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+            if builder is None:
+                return theirs(node, input_types) if input_types is not None else theirs(node)
+            attributes = attributes_of(node)
+            if attributes is None:
+                return theirs(node)
+            spec = Spec(
+                node.op_type, self.opsets[node.domain], attributes, tuple(map(bool, node.input)), len(node.output),
+                options=options,
+            )  # fmt: skip
+            try:
+                function = builder(spec)
+            except Unsupported:
+                return theirs(node)
+            return lambda proto, params: _Ours(proto, function, lambda: theirs(proto)(proto, params))
+
+    return Evaluator
+
+
+class Delegates:
+    """Makes onnx's operators for the nodes of one model."""
+
+    def __init__(self, model: ir.Model, options: Options) -> None:
+        self._class = evaluator_class(options)
+        self._opsets = dict(model.graph.opset_imports)
+        self._opsets.setdefault("", self._opsets.get("ai.onnx", 1))
+        self._functions: list[ReferenceEvaluator] = []
+        for proto in ir.function_protos(model):
+            self._functions.append(self._class(proto, functions=list(self._functions)))
+
+    def operator(self, node: ir.Node) -> tuple[Callable[..., Any], list[str]]:
+        """A function of the node's inputs and then of the outer values its subgraphs use, whose names are returned.
+
+        Raises:
+            Exception: onnx has no implementation of the operator; the text says so.
+        """
+        proto = ir.node_proto(node)
+        graph = onnx.GraphProto(name="node", node=[proto])
+        for name in dict.fromkeys(n for n in proto.input if n):
+            graph.input.add(name=name)
+        for name in proto.output:
+            graph.output.add(name=name)
+        outer = _outer_names(proto)
+        evaluator = self._class(graph, opsets=self._opsets, functions=list(self._functions))
+        (inner,) = evaluator.rt_nodes_
+        if not inner.need_context():
+            return inner.run, []
+        given = len(proto.input)
+
+        def run(*values: Any) -> Any:
+            context = dict(zip(proto.input, values[:given], strict=True))
+            context.update(zip(outer, values[given:], strict=True))
+            return inner.run(*values[:given], context=context)
+
+        return run, outer
+
+
+def _outer_names(node: onnx.NodeProto) -> list[str]:
+    """Names that the node's subgraphs use and do not define."""
+    used: dict[str, None] = {}
+    for attribute in node.attribute:
+        for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else ())):
+            used.update(dict.fromkeys(_free_names(graph)))
+    return list(used)
+
+
+def _free_names(graph: onnx.GraphProto) -> list[str]:
+    known = {tensor.name for tensor in graph.initializer}
+    known.update(tensor.values.name for tensor in graph.sparse_initializer)
+    known.update(value.name for value in graph.input)
+    free: dict[str, None] = {}
+    for node in graph.node:
+        for name in (*node.input, *_outer_names(node)):
+            if name and name not in known:
+                free[name] = None
+        known.update(node.output)
+    for value in graph.output:
+        if value.name and value.name not in known:
+            free[value.name] = None
+    return list(free)
+
+
+def plain_attributes(attributes: Mapping[str, ir.Attr]) -> dict[str, Any] | None:
+    """An ir node's attributes for a Spec; None when one is a graph or refers to an attribute of a function."""
+    found: dict[str, Any] = {}
+    for name, attribute in attributes.items():
+        if attribute.is_ref() or attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+            return None
+        value = attribute.value
+        if attribute.type == ir.AttributeType.TENSOR:
+            value = value.numpy()
+        elif isinstance(value, bytes):
+            value = value.decode("utf-8", "replace")
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            value = tuple(value)
+        found[name] = value
+    return found
+
+
+__all__ = ["Delegates", "attributes_of", "evaluator_class", "plain_attributes"]
