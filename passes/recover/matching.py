@@ -17,7 +17,7 @@ def matched(teacher: ir.Model, student: ir.Model) -> list[str]:
     found = []
     for node in student.graph:
         for value in node.outputs:
-            other = theirs.get(value.name)
+            other = theirs.get(value.name or "")
             if value.name and other is not None and _alike(value, other):
                 found.append(value.name)
     return found
@@ -75,7 +75,7 @@ def _nearest(value: ir.Value, common: Collection[str]) -> Iterable[str]:
         if node is None or value in seen:
             continue
         seen.add(value)
-        if value.name in common:
+        if value.name and value.name in common:
             yield value.name
         else:
             stack += [v for v in node.inputs if v is not None]
@@ -117,7 +117,7 @@ def cut_points(student: ir.Model, common: Collection[str]) -> list[str]:
         live = {v for v in live if last[v] > index}
         if len(live) == 1:
             (only,) = live
-            if only in node.outputs and only.name in common and only not in outputs:
+            if only in node.outputs and only.name and only.name in common and only not in outputs:
                 found.append(only.name)
     return found
 

@@ -70,7 +70,8 @@ class Objective:
 
     def _kl(self, s: Tensor, t: Tensor, probabilities: bool) -> Tensor:
         s, t = (_log_softmax(_classes_last(v), self.temperature, probabilities) for v in (s, t))
-        return self.temperature**2 * F.kl_div(s.flatten(0, -2), t.flatten(0, -2), reduction="batchmean", log_target=True)
+        s, t = s.flatten(0, -2), t.flatten(0, -2)
+        return self.temperature**2 * F.kl_div(s, t, reduction="batchmean", log_target=True)
 
 
 def relative_error(s: Tensor, t: Tensor) -> Tensor:
@@ -113,7 +114,7 @@ def build(
     weights: dict[str, float] = {}
     if spec == "auto":
         first = sample[outputs[0]]
-        scores = first.ndim == 2 and first.shape[1] > 1 or outputs[0] in soft
+        scores = (first.ndim == 2 and first.shape[1] > 1) or outputs[0] in soft
         weights["kl" if scores else "mse"] = 1.0
         if features:
             weights["features"] = 1.0

@@ -121,5 +121,6 @@ class Pool:
 def _bucket(group: list[tuple[Mapping[str, Array], Array | None]], batched: frozenset[str]) -> _Bucket:
     first = group[0][0]
     rows = {n: np.concatenate([feed[n] for feed, _ in group]) for n in first if n in batched}
+    shared = {n: a for n, a in first.items() if n not in batched}
     labels = [part for _, part in group if part is not None]
-    return _Bucket(rows, {n: a for n, a in first.items() if n not in batched}, np.concatenate(labels) if labels else None)
+    return _Bucket(rows, shared, np.concatenate(labels) if labels else None)

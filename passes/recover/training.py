@@ -23,6 +23,7 @@ from lwgraph.passes.recover.pool import Batch, Pool
 Tensor: TypeAlias = "torch.Tensor"
 State = dict[str, Tensor]
 CHECKS = 20  # held-out checks in a full run
+CHECK_SHARE = 0.1  # of a limited time that checks may take
 HELD_OUT_BATCH = 64
 
 
@@ -95,6 +96,7 @@ class Trainer:
             self._module = torch.nn.parallel.DistributedDataParallel(student)
         self._optimizer = _optimizer(self._parameters, settings)
         self._best: State = student.state()
+        self._targets: dict[int, Mapping[str, Tensor]] = {}  # the teacher's values on the held-out batches
 
     # ------------------------------------------------------------------ the run
 
@@ -105,22 +107,27 @@ class Trainer:
 
     def _run(self) -> Progress:
         settings, progress = self.settings, self.progress
-        if not self._resume():
-            progress.first = progress.best = self.held_out_loss()
-            progress.history.append((0, progress.first))
-        started = time.monotonic() - progress.elapsed
+        started = time.monotonic()
+        resumed = self._resume()
+        first, cost = self.held_out_loss(), time.monotonic() - started
+        if resumed:
+            started -= progress.elapsed
+        else:
+            progress.first = progress.best = first
+            progress.history.append((0, first))
+        count = self._checks(cost)
         rng = np.random.default_rng((settings.seed, self.rank, progress.step))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         steps = self.pool.steps(max(1, settings.batch // self.world), rng)
-        checks = math.floor(self._share(started) * CHECKS)
+        checks = math.floor(self._share(started) * count)
         recent: list[float] = []
         while (share := self._share(started)) < 1:
             self._set_rate(share)
             recent.append(self._step(next(steps), generator))
             progress.step += 1
             done = self._share(started)
-            if math.floor(done * CHECKS) > checks:
-                checks = math.floor(done * CHECKS)
+            if math.floor(done * count) > checks:
+                checks = math.floor(done * count)
                 progress.elapsed = time.monotonic() - started
                 self._check(float(np.mean(recent)), done)
                 recent = []
@@ -128,6 +135,15 @@ class Trainer:
                     break
         self.student.load_state(self._best)
         return progress
+
+    def _checks(self, cost: float) -> int:
+        """How many held-out checks the run has, given what one takes; as many in every process."""
+        count = torch.tensor(CHECKS)
+        if self.settings.seconds and not self.settings.steps:
+            count = torch.tensor(min(CHECKS, max(2, int(CHECK_SHARE * self.settings.seconds / max(cost, 1e-9)))))
+        if self.world > 1:
+            distributed.broadcast(count, 0)
+        return int(count.item())
 
     def _share(self, started: float) -> float:
         """How much of the run is done, by steps or by time, whichever is further; process 0 decides for all."""
@@ -194,7 +210,9 @@ class Trainer:
                     continue
                 feeds = tensors(batch.feeds)
                 rows = max((len(v) for n, v in batch.feeds.items() if n in self.batched), default=1)
-                loss = self.objective(self.student(feeds), self.teacher(feeds), _labels(batch))
+                if index not in self._targets:
+                    self._targets[index] = self.teacher(feeds)
+                loss = self.objective(self.student(feeds), self._targets[index], _labels(batch))
                 total += torch.tensor([loss.item() * rows, rows], dtype=torch.float64)
         if self.world > 1:
             distributed.all_reduce(total)

@@ -114,8 +114,9 @@ def test_quantized_weights_train_and_stay_on_their_grid(kind: str) -> None:
     fed = torch.from_numpy(x).requires_grad_()
     (module({"x": fed})["y"] ** 2).sum().backward()
     inside = (x / 0.02 + 120 > 0.5) & (x / 0.02 + 120 < 254.5)
-    assert bool(fed.grad[torch.from_numpy(inside)].abs().gt(0).any())  # straight through the soft codes and the Reshape
-    assert bool(fed.grad[torch.from_numpy(~inside)].eq(0).all())  # and not where they are clamped
+    # Straight through the soft codes and the Reshape, and not where the codes are clamped.
+    assert bool(fed.grad[torch.from_numpy(inside)].abs().gt(0).any())
+    assert bool(fed.grad[torch.from_numpy(~inside)].eq(0).all())
     weights = dict(module.weights())
     with torch.no_grad():
         weights["w"] += 0.3 * torch.randn(weights["w"].shape, generator=torch.Generator().manual_seed(0))
@@ -143,8 +144,9 @@ def test_batch_statistics() -> None:
     y = module({"x": torch.from_numpy(x)})["y"].detach().numpy()
     np.testing.assert_allclose(y.std((0, 2)), 1, rtol=1e-4)
     assert module.store(model) == 2  # the running mean and variance
-    np.testing.assert_allclose(ir.constant(model.graph.initializers["m"]), 0.5 * mean + 0.5 * x.mean((0, 2)), rtol=1e-5)
-    np.testing.assert_allclose(ir.constant(model.graph.initializers["v"]), 0.5 + 0.5 * x.var((0, 2)), rtol=1e-5)
+    m, v = (ir.constant(model.graph.initializers[name]) for name in "mv")
+    np.testing.assert_allclose(m, 0.5 * mean + 0.5 * x.mean((0, 2)), rtol=1e-5)
+    np.testing.assert_allclose(v, 0.5 + 0.5 * x.var((0, 2)), rtol=1e-5)
 
 
 def test_state_goes_round() -> None:

@@ -1,0 +1,173 @@
+"""distill: train the rewritten model to imitate the original on unlabelled inputs. Needs the `torch` extra."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+
+from lwgraph import ir, registry
+from lwgraph.calibrate.signature import batched_inputs, signature
+from lwgraph.errors import ModelError, UsageError
+from lwgraph.passes.recover.matching import chosen, cut_points, matched, penultimate
+from lwgraph.passes.recover.pool import Pool
+from lwgraph.rewrite.base import Context, Contract, Gain, Pass
+
+if TYPE_CHECKING:
+    from lwgraph.passes.recover.objectives import Objective
+    from lwgraph.passes.recover.training import Trainer
+
+_RATES = {"adam": 1e-3, "sgd": 1e-2}
+_MOST_HELD_OUT = 1024
+
+
+@dataclass(frozen=True)
+class Distill(Pass):
+    """Train the weights to imitate the original model on the calibration inputs; needs no labels, but PyTorch.
+
+    Knowledge distillation (Hinton et al. 2015, arXiv 1503.02531) from the model before any approximate rewrite. The
+    structure stays, the weights change; quantized weights stay on their grid. The best state on held-out inputs is
+    kept; where none is better than the start, the model stays as it was. With a limit on steps and none on minutes the
+    same input gives the same weights.
+    """
+
+    name = "distill"
+    contract = Contract.APPROXIMATE
+
+    minutes: Annotated[float, "time budget; 0: none, then steps must be set"] = 10.0
+    steps: Annotated[int, "optimizer steps at most; 0: as many as the time allows"] = 0
+    batch: Annotated[int, "samples per step"] = 64
+    objective: Annotated[str, "terms, such as kl+features:0.5, of kl, mse, cosine, features, labels"] = "auto"
+    features: Annotated[tuple[str, ...], "values to match besides the outputs; none named: the penultimate ones"] = ()
+    temperature: Annotated[float, "of the softmax in kl"] = 2.0
+    blocks: Annotated[Literal["end", "student", "teacher"],
+                      "train end to end, or block by block, fed by the student or by the teacher"] = "end"  # fmt: skip
+    optimizer: Annotated[Literal["adam", "sgd"], "how to step"] = "adam"
+    rate: Annotated[float, "learning rate at its highest; 0: 0.001 for adam, 0.01 for sgd"] = 0.0
+    warmup: Annotated[float, "share of the run in which the rate rises; then it falls along a cosine"] = 0.05
+    decay: Annotated[float, "weight decay"] = 0.0
+    clip: Annotated[float, "largest norm of the gradient; 0: none"] = 1.0
+    augment: Annotated[str, "none, auto (what the data allow), or flip, shift, mixup joined by +"] = "auto"
+    precision: Annotated[Literal["auto", "float32", "bfloat16"], "of training; auto: what is fast here"] = "auto"
+    scales: Annotated[bool, "train the scales of quantization, too"] = False
+    held_out: Annotated[float, "share of the samples to judge by"] = 0.15
+    patience: Annotated[int, "stop after so many checks (of twenty) without improvement; 0: never"] = 8
+    checkpoint: Annotated[str, "file to save to and to resume from"] = ""
+
+    def __post_init__(self) -> None:
+        limits = {
+            "minutes": self.minutes >= 0, "steps": self.steps >= 0, "batch": self.batch >= 1,
+            "temperature": self.temperature > 0, "rate": self.rate >= 0, "warmup": 0 <= self.warmup < 1,
+            "decay": self.decay >= 0, "clip": self.clip >= 0, "held_out": 0 < self.held_out < 1,
+            "patience": self.patience >= 0,
+        }  # fmt: skip
+        for name, fine in limits.items():
+            if not fine:
+                raise UsageError(f"option '{name}' of pass 'distill' is {getattr(self, name)}, which is out of range")
+        if not self.minutes and not self.steps:
+            raise UsageError("pass 'distill' needs a limit: set minutes or steps")
+
+    def run(self, model: ir.Model, context: Context) -> int:
+        """Train in place; how many initializers changed.
+
+        Raises:
+            UsageError: PyTorch is not installed, or the teacher or the data are missing.
+            ModelError: a model has control flow or an operator that the torch executor does not know.
+            DataError: training diverged, or a checkpoint cannot be used.
+        """
+        if context.teacher is None:
+            raise UsageError("pass 'distill' needs the original model to imitate; run it from optimize, or set the "
+                             "teacher of the context")
+        if not context.data:
+            raise UsageError("pass 'distill' needs calibration samples; give --data, or run synthesize first")
+        trainer, student = self._trainer(model, context.teacher, context)
+        if trainer is None:
+            context.skip(self.name, model.graph.name or "model", "the model has no trainable weight")
+            return 0
+        progress = trainer.run()
+        better = progress.best < progress.first
+        context.gains.append(Gain(self.name, "held-out loss", progress.first, progress.best, better))
+        if not better:
+            context.skip(self.name, model.graph.name or "model", "training did not lower the loss on held-out inputs")
+            return 0
+        return int(student.store(model))
+
+    def _trainer(self, model: ir.Model, teacher: ir.Model, context: Context) -> tuple[Trainer | None, Any]:
+        executor: Any = registry.executor("torch", threads=context.threads)
+        from lwgraph.passes.recover import augment, training
+
+        data, inputs = context.data, signature(model)
+        assert data is not None
+        pool, held = Pool(data, inputs, self._labels(data)).split(self.held_out, _MOST_HELD_OUT, context.seed)
+        common = matched(teacher, model)
+        cuts = cut_points(model, common) if self.blocks != "end" else []
+        names = chosen(self.features, common) if self.features else penultimate(model, common)
+        objective = self._objective(model, teacher, executor, held, [*cuts, *names], names, cuts)
+        student = executor.module(model, objective.values, scales=self.scales)
+        if not any(True for _ in student.weights()):
+            return None, student
+        allowed = getattr(data, "augment", ())
+        settings = training.Settings(
+            steps=self.steps, seconds=60 * self.minutes, batch=self.batch, optimizer=self.optimizer,
+            rate=self.rate or _RATES[self.optimizer], warmup=self.warmup, decay=self.decay, clip=self.clip,
+            patience=self.patience, augmentations=augment.kinds(self.augment, allowed),
+            bfloat16=self.precision == "bfloat16"
+            or (self.precision == "auto" and training.processor_has_bfloat16() and _convolves(model)),
+            cuts=tuple(name for name in objective.features if name in cuts), forced=self.blocks == "teacher",
+            seed=context.seed, threads=context.threads,
+            checkpoint=Path(self.checkpoint) if self.checkpoint else None,
+        )  # fmt: skip
+        trainer = training.Trainer(
+            student, executor.module(teacher, objective.values), objective, pool, held, settings,
+            batched_inputs(inputs), _fingerprint(self, model, teacher, context.seed),
+            lambda step, loss, held, share: context.progress(
+                f"distilling: step {step}, loss {loss:.4g}, held-out {held:.4g}", round(1000 * share), 1000
+            ),
+        )  # fmt: skip
+        return trainer, student
+
+    def _labels(self, data: Any) -> Any:
+        labels = getattr(data, "labels", None) if "labels" in self.objective else None
+        return None if labels is None else np.asarray(labels)
+
+    def _objective(
+        self, model: ir.Model, teacher: ir.Model, executor: Any, held: Pool, candidates: Sequence[str],
+        names: Sequence[str], cuts: Collection[str],
+    ) -> Objective:  # fmt: skip
+        """The objective over those values that have one shape in both models on a sample."""
+        from lwgraph.passes.recover import objectives
+
+        outputs = [v.name or "" for v in model.graph.outputs]
+        wanted = list(dict.fromkeys([*outputs, *candidates]))
+        feeds = next(held.batches(1)).feeds
+        theirs, ours = (executor.prepare(m, wanted)(feeds) for m in (teacher, model))
+        same = [n for n in wanted if theirs[n].shape == ours[n].shape and theirs[n].dtype.kind == "f"]
+        for name in outputs:
+            if theirs[name].shape != ours[name].shape:
+                raise ModelError(f"output '{name}' has shape {list(ours[name].shape)}, the original's has "
+                                 f"{list(theirs[name].shape)}: the model cannot imitate it")
+        for name in self.features:
+            if name not in same:
+                raise ModelError(f"value '{name}' has shape {list(ours[name].shape)} here and "
+                                 f"{list(theirs[name].shape)} in the original")
+        import torch
+
+        sample = {n: torch.from_numpy(a) for n, a in theirs.items()}
+        labelled = any(bucket.labels is not None for bucket in held.buckets)
+        found = objectives.build(
+            self.objective, model, sample, [n for n in names if n in same], self.temperature, labelled
+        )
+        return objectives.blocks(found, [n for n in cuts if n in same]) if cuts else found
+
+
+def _convolves(model: ir.Model) -> bool:
+    return any(node.op_type in ("Conv", "ConvTranspose", "MatMul", "Gemm") for node in model.graph)
+
+
+def _fingerprint(settings: Distill, model: ir.Model, teacher: ir.Model, seed: int) -> str:
+    text = f"{settings!r} {seed} {ir.fingerprint(model)} {ir.fingerprint(teacher)}"
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,198 @@
+"""distill: a damaged model learns from the original; budgets, held-out judgement, checkpoints, quantized weights."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from nets import convnet, damaged, inputs
+
+from lwgraph import ir, registry
+from lwgraph.errors import DataError, ModelError, UsageError
+from lwgraph.rewrite import Context, Pass
+
+
+def context(teacher: ir.Model, data: Any, **more: Any) -> Context:
+    return Context(executor=registry.executor("ort"), data=data, teacher=teacher, **more)
+
+
+def distance(model: ir.Model, teacher: ir.Model, feeds: Any) -> float:
+    """Squared error of the outputs over the teacher's variance, on new inputs, in ONNX Runtime."""
+    ours, theirs = (np.concatenate([next(iter(run(f).values())) for f in feeds]) for run in
+                    (registry.executor("ort").prepare(m) for m in (model, teacher)))  # fmt: skip
+    return float(((ours - theirs) ** 2).mean() / theirs.var())
+
+
+def test_without_torch_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    teacher = convnet()
+    with pytest.raises(UsageError, match=r"pip install 'lwgraph\[torch\]'"):
+        Pass.parse("distill{steps=1}").run(damaged(teacher), context(teacher, inputs(8)))
+
+
+@pytest.mark.parametrize("text", ["distill{steps=-1}", "distill{minutes=0}", "distill{held_out=1}", "distill{rate=-1}",
+                                  "distill{optimizer=lbfgs}", "distill{batch=0}"])  # fmt: skip
+def test_bad_options(text: str) -> None:
+    with pytest.raises(UsageError):
+        Pass.parse(text)
+
+
+def test_what_it_needs() -> None:
+    teacher = convnet()
+    with pytest.raises(UsageError, match="original model"):
+        Pass.parse("distill").run(damaged(teacher), Context(data=inputs(4)))
+    with pytest.raises(UsageError, match="calibration samples"):
+        Pass.parse("distill").run(damaged(teacher), Context(teacher=teacher))
+
+
+torch = pytest.importorskip("torch")
+STEPS = "distill{minutes=0,steps=60,batch=16,precision=float32"
+
+
+@pytest.mark.parametrize("options", [
+    "", ",optimizer=sgd,rate=0.05", ",objective=mse", ",objective=cosine+features:0.5", ",blocks=student",
+    ",blocks=teacher", ",augment=flip+shift+mixup", ",precision=bfloat16", ",objective=kl,temperature=4",
+])  # fmt: skip
+def test_it_recovers(options: str) -> None:
+    teacher = convnet()
+    student = damaged(teacher)
+    text = ir.fingerprint(student)
+    structure = [(n.op_type, [v.name for v in (*n.inputs, *n.outputs)]) for n in student.graph]
+    c = context(teacher, inputs(96))
+    before = distance(student, teacher, inputs(64, seed=9))
+    changed = Pass.parse(STEPS.replace(",precision=float32", "" if "precision" in options else ",precision=float32")
+                         + options + "}").run(student, c)  # fmt: skip
+    after = distance(student, teacher, inputs(64, seed=9))
+    assert changed > 0 and ir.fingerprint(student) != text
+    assert [(n.op_type, [v.name for v in (*n.inputs, *n.outputs)]) for n in student.graph] == structure
+    assert after < 0.6 * before
+    (gain,) = c.gains
+    assert gain.kept and gain.after < gain.before
+
+
+def test_the_same_seed_gives_the_same_bytes() -> None:
+    teacher, prints = convnet(), []
+    for seed in (0, 0, 1):
+        student = damaged(teacher)
+        Pass.parse(STEPS.replace("60", "5") + "}").run(student, context(teacher, inputs(32), seed=seed))
+        prints.append(ir.fingerprint(student))
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_nothing_gained_is_undone() -> None:
+    teacher = convnet()
+    student = ir.clone(teacher)  # nothing to gain: the loss is zero already
+    c = context(teacher, inputs(32))
+    assert Pass.parse(STEPS.replace("60", "5") + "}").run(student, c) == 0
+    assert ir.fingerprint(student) == ir.fingerprint(teacher)
+    assert not c.gains[0].kept and "did not lower" in c.skipped[0].reason
+
+
+def test_time_budget_and_progress() -> None:
+    teacher, seen = convnet(), []
+    c = context(teacher, inputs(64))
+    c.progress = lambda what, done, total: seen.append((what, done, total))
+    Pass.parse("distill{minutes=0.02,precision=float32,patience=0}").run(damaged(teacher), c)
+    assert seen and all("loss" in what and "held-out" in what for what, _, _ in seen)
+    assert seen[-1][1] == seen[-1][2]
+
+
+def test_early_stop() -> None:
+    teacher, seen = convnet(), []
+    c = context(teacher, inputs(32))
+    c.progress = lambda what, done, total: seen.append(done)
+    Pass.parse("distill{minutes=0,steps=200,rate=1e-9,patience=2,precision=float32}").run(ir.clone(teacher), c)
+    assert len(seen) == 2
+
+
+def test_divergence_is_one_line() -> None:
+    teacher = convnet()
+    with pytest.raises(DataError, match="use a smaller rate") as info:
+        Pass.parse("distill{minutes=0,steps=300,rate=1e12,optimizer=sgd,clip=0,precision=float32}").run(
+            damaged(teacher), context(teacher, inputs(32))
+        )
+    assert "\n" not in str(info.value)
+
+
+def test_checkpoint_and_resume(tmp_path: Path) -> None:
+    teacher, path = convnet(), tmp_path / "run.pt"
+    text = STEPS.replace("60", "40") + f',checkpoint="{path}"' + "}"
+    stopped = damaged(teacher)
+    c = context(teacher, inputs(64))
+
+    def stop(what: str, done: int, total: int) -> None:
+        if done >= 500:
+            raise KeyboardInterrupt
+
+    c.progress = stop
+    with pytest.raises(KeyboardInterrupt):
+        Pass.parse(text).run(stopped, c)
+    assert ir.fingerprint(stopped) == ir.fingerprint(damaged(teacher))  # the model is written at the end only
+    seen = []
+    c = context(teacher, inputs(64))
+    c.progress = lambda what, done, total: seen.append(done)
+    resumed = damaged(teacher)
+    assert Pass.parse(text).run(resumed, c) > 0
+    assert min(seen) > 500  # it went on where it had stopped
+    assert sorted(os.listdir(tmp_path)) == ["run.pt"]
+    with pytest.raises(DataError, match="belongs to another model or other settings"):
+        Pass.parse(text.replace("steps=40", "steps=41")).run(damaged(teacher), context(teacher, inputs(64)))
+    path.write_bytes(b"damaged")
+    with pytest.raises(DataError, match="cannot be read"):
+        Pass.parse(text).run(damaged(teacher), context(teacher, inputs(64)))
+
+
+@pytest.mark.parametrize(("option", "message"), [
+    ("objective=kll", "did you mean 'kl'"), ("objective=labels", "needs data with labels"),
+    ("objective=mse:-1", "weight"), ("features=[nothing]", "not computed by both"),
+    ("augment=flop", "did you mean 'flip'"),
+])  # fmt: skip
+def test_one_line_errors(option: str, message: str) -> None:
+    teacher = convnet()
+    with pytest.raises((UsageError, ModelError), match=message) as info:
+        Pass.parse(f"distill{{steps=1,{option}}}").run(damaged(teacher), context(teacher, inputs(8)))
+    assert "\n" not in str(info.value)
+
+
+def test_labels_where_there_are_any() -> None:
+    teacher = convnet()
+
+    class Labelled(list):  # type: ignore[type-arg]
+        labels = np.arange(64) % 5
+
+    c = context(teacher, Labelled(inputs(64)))
+    assert Pass.parse(STEPS + ",objective=labels}").run(damaged(teacher), c) > 0
+    assert c.gains[0].after < c.gains[0].before
+
+
+def test_a_quantized_model_is_distilled_as_it_is() -> None:
+    teacher = convnet()
+    student = damaged(teacher, bits=3)
+    kinds = [v.dtype for v in student.graph.initializers.values()]
+    before = distance(student, teacher, inputs(64, seed=9))
+    assert Pass.parse(STEPS + "}").run(student, context(teacher, inputs(96))) > 0
+    assert [v.dtype for v in student.graph.initializers.values()] == kinds
+    codes = ir.constant(student.graph.initializers["w1_codes"])
+    assert codes.min() >= -128 and np.unique(codes).size > 2
+    assert distance(student, teacher, inputs(64, seed=9)) < 0.7 * before
+
+
+def test_two_processes_agree_on_one_model(tmp_path: Path) -> None:
+    teacher = convnet()
+    ir.save(teacher, tmp_path / "teacher.onnx")
+    ir.save(damaged(teacher), tmp_path / "student.onnx")
+    np.savez(tmp_path / "data.npz", x=np.concatenate([f["x"] for f in inputs(64)]))
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m",
+        "lwgraph.passes.recover", str(tmp_path / "student.onnx"), "--teacher", str(tmp_path / "teacher.onnx"),
+        "--data", str(tmp_path / "data.npz"), "-o", str(tmp_path / "out.onnx"), "-p", STEPS.replace("60", "20") + "}",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("held-out loss") == 1  # process 0 speaks for all
+    out, feeds = ir.load(tmp_path / "out.onnx"), inputs(64, seed=9)
+    assert distance(out, teacher, feeds) < 0.9 * distance(damaged(teacher), teacher, feeds)
