@@ -8,6 +8,7 @@ from typing import Any
 import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import RuntimeContextError
 
 from lwgraph import ir
 from lwgraph.runtime.ops import BUILDERS, Function, Options, Spec, Unsupported
@@ -96,14 +97,14 @@ class Delegates:
             Exception: onnx has no implementation of the operator; the text says so.
         """
         proto = ir.node_proto(node)
+        if proto.op_type == "Scatter" and proto.domain in ("", "ai.onnx"):
+            proto.op_type = "ScatterElements"  # its name since version 11
         graph = onnx.GraphProto(name="node", node=[proto])
-        for name in dict.fromkeys(n for n in proto.input if n):
-            graph.input.add(name=name)
-        for name in proto.output:
-            graph.output.add(name=name)
         outer = _outer_names(proto)
-        evaluator = self._class(graph, opsets=self._opsets, functions=list(self._functions))
-        (inner,) = evaluator.rt_nodes_
+        try:
+            inner = self._load(graph)
+        except RuntimeContextError:
+            return self._typed(graph, proto), []
         if not inner.need_context():
             return inner.run, []
         given = len(proto.input)
@@ -114,6 +115,28 @@ class Delegates:
             return inner.run(*values[:given], context=context)
 
         return run, outer
+
+    def _load(self, graph: onnx.GraphProto) -> Any:
+        (inner,) = self._class(graph, opsets=self._opsets, functions=list(self._functions)).rt_nodes_
+        return inner
+
+    def _typed(self, graph: onnx.GraphProto, node: onnx.NodeProto) -> Callable[..., Any]:
+        """An operator whose definition depends on its inputs' types: made when they are known."""
+        made: dict[tuple[Any, ...], Any] = {}
+
+        def run(*values: Any) -> Any:
+            given = [(name, value) for name, value in zip(node.input, values, strict=True) if name]
+            key = tuple((value.dtype, value.shape) for _, value in given)
+            if key not in made:
+                typed = onnx.GraphProto()
+                typed.CopyFrom(graph)
+                for name, value in dict(given).items():
+                    kind = helper.np_dtype_to_tensor_dtype(value.dtype)
+                    typed.input.append(helper.make_tensor_value_info(name, kind, value.shape))
+                made[key] = self._load(typed)
+            return made[key].run(*values)
+
+        return run
 
 
 def _outer_names(node: onnx.NodeProto) -> list[str]:

@@ -12,16 +12,17 @@ from lwgraph.runtime.ops.base import Function, Spec, Unsupported, floating, inte
 
 
 def _coordinates(mode: str, size: int, out: int, scale: float) -> Array:
-    """Where each output element lies in the input."""
+    """Where each output element lies in the input; ONNX takes size * scale, not rounded, for the length of the output."""
     o = np.arange(out, dtype=np.float64)
     if mode == "asymmetric":
         return o / scale
     if mode == "align_corners":
-        return np.zeros(out) if out == 1 else o * (size - 1) / (out - 1)
+        length = size * scale
+        return np.zeros(out) if length == 1 else o * (size - 1) / (length - 1)
     if mode == "half_pixel":
         return (o + 0.5) / scale - 0.5
     if mode == "pytorch_half_pixel":
-        return (o + 0.5) / scale - 0.5 if out > 1 else np.zeros(out)
+        return (o + 0.5) / scale - 0.5 if size * scale > 1 else np.zeros(out)
     if mode == "half_pixel_symmetric":
         adjusted = out / (scale * size)
         return size / 2 * (1 - adjusted) + (o + 0.5) / scale - 0.5

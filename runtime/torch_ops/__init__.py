@@ -17,6 +17,22 @@ from lwgraph.runtime.torch_ops import (
 from lwgraph.runtime.torch_ops.table import OPERATORS, Op, UnsupportedError, known, to_numpy, to_torch
 
 __all__ = [
-    "OPERATORS", "Op", "UnsupportedError", "conv", "detection", "elementwise", "gather", "known", "linear", "movement",
-    "norm", "pool", "quantize", "recurrent", "reduce", "resize", "to_numpy", "to_torch",
+    "OPERATORS",
+    "Op",
+    "UnsupportedError",
+    "conv",
+    "detection",
+    "elementwise",
+    "gather",
+    "known",
+    "linear",
+    "movement",
+    "norm",
+    "pool",
+    "quantize",
+    "recurrent",
+    "reduce",
+    "resize",
+    "to_numpy",
+    "to_torch",
 ]

@@ -119,8 +119,6 @@ def _transposed_pads(
     if wanted is None and auto not in ("SAME_UPPER", "SAME_LOWER"):
         return ([0] * rank, [0] * rank) if auto == "VALID" else (pads[:rank], pads[rank:])
     target = [n * s for n, s in zip(spatial, strides, strict=True)] if wanted is None else wanted[-rank:]
-    total = [
-        s * (n - 1) + e + r - t for n, s, e, r, t in zip(spatial, strides, extra, reach, target, strict=True)
-    ]
+    total = [s * (n - 1) + e + r - t for n, s, e, r, t in zip(spatial, strides, extra, reach, target, strict=True)]
     small, large = [t // 2 for t in total], [t - t // 2 for t in total]
     return (small, large) if auto == "SAME_UPPER" else (large, small)

@@ -200,8 +200,10 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]
             for key, parameter in self.named_parameters(recurse=False):
                 name = self._initializers[key]
                 if name not in state or state[name].shape != parameter.shape:
-                    raise ModelError(f"the saved state does not fit the model: initializer '{name}' of shape "
-                                     f"{list(parameter.shape)} is missing from it or has another shape")
+                    raise ModelError(
+                        f"the saved state does not fit the model: initializer '{name}' of shape "
+                        f"{list(parameter.shape)} is missing from it or has another shape"
+                    )
                 parameter.copy_(state[name])
 
     def store(self, model: ir.Model) -> int:
@@ -279,8 +281,10 @@ def _needed(graph: ir.Graph, wanted: Sequence[ir.Value]) -> list[ir.Node]:
     nodes = [node for node in graph if node in found]
     for node in nodes:
         if ir.subgraphs_of(node):
-            raise ModelError(f"node '{node.name}' ({node.op_type}) is control flow, which the torch executor does not "
-                             f"run; simplify the model first, so that constant conditions are resolved")
+            raise ModelError(
+                f"node '{node.name}' ({node.op_type}) is control flow, which the torch executor does not "
+                f"run; simplify the model first, so that constant conditions are resolved"
+            )
         if not known(node):
             where = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
             raise ModelError(f"operator '{where}' of node '{node.name}' is not supported by the torch executor")

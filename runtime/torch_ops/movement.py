@@ -211,8 +211,11 @@ def _depth_space(op: Op) -> Compute:
 
     def to_space(x: Tensor) -> Tensor:
         n, c, h, w = x.shape
-        shape, order = ((n, b, b, c // b**2, h, w), (0, 3, 4, 1, 5, 2)) if mode == "DCR" else (
-            (n, c // b**2, b, b, h, w), (0, 1, 4, 2, 5, 3))
+        shape, order = (
+            ((n, b, b, c // b**2, h, w), (0, 3, 4, 1, 5, 2))
+            if mode == "DCR"
+            else ((n, c // b**2, b, b, h, w), (0, 1, 4, 2, 5, 3))
+        )
         return x.reshape(shape).permute(order).reshape(n, c // b**2, h * b, w * b)
 
     def to_depth(x: Tensor) -> Tensor:

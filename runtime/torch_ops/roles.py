@@ -18,8 +18,19 @@ _WEIGHTS = {
 _ELEMENTWISE = {"Add", "Sub", "Mul", "Div"}
 # A weight may pass these on its way.
 _THROUGH = {
-    "Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Slice", "Split", "Concat", "Expand",
-    "QuantizeLinear", "DequantizeLinear",
+    "Identity",
+    "Transpose",
+    "Reshape",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+    "Cast",
+    "Slice",
+    "Split",
+    "Concat",
+    "Expand",
+    "QuantizeLinear",
+    "DequantizeLinear",
 }
 # These move integers without computing with them.
 _MOVES = {"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Slice", "Split", "MaxPool",
