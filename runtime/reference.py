@@ -10,6 +10,7 @@ from lwgraph.executor import Array, Feeds
 from lwgraph.runtime.interface import Inputs, requested
 from lwgraph.runtime.ops import Options
 from lwgraph.runtime.program import Program
+from lwgraph.runtime.qdq import integer_groups
 
 EMULATE = ("no-vnni",)
 QDQ = ("float", "integer")
@@ -56,9 +57,10 @@ class ReferenceRun:
 
     def __init__(self, model: ir.Model, names: list[str], options: Options, mode: str) -> None:
         self.mode = mode
-        self.fused: tuple[str, ...] = ()
+        groups = integer_groups(model, names, options) if mode == "integer" else {}
+        self.fused = tuple(replacement.output.name or "" for replacement in groups.values())
         self._inputs = Inputs(model.graph)
-        self._program = Program(model, names, options)
+        self._program = Program(model, names, options, groups)
 
     def __call__(self, feeds: Feeds) -> dict[str, Array]:
         """Run once; see `lwgraph.executor.Run`."""
