@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from benchmarks import zoo
+from benchmarks.peers.run import PEERS
 from benchmarks.zoo.fetch import FetchError
 from lwgraph.errors import LwgraphError
 
@@ -53,6 +54,37 @@ def score(cases: tuple[str, ...], model: Path | None, executor: str) -> None:
         case = zoo.case(name)
         run = registry.executor(executor).prepare(ir.load(model or case.model()))
         click.echo(f"{name:20} {case.metric(run):8.4f} {case.unit}")
+
+
+@main.command()
+@CASES
+@click.option("--points", default=1.0, show_default=True, help="The budget: 1 point is 0.01 of accuracy or 0.1 dB.")
+@click.option("--option", "extra", multiple=True, help="One more argument for lwgraph optimize; repeatable.")
+def optimize(cases: tuple[str, ...], points: float, extra: tuple[str, ...]) -> None:
+    """Run lwgraph optimize with data and write its table."""
+    from benchmarks import optimize as benchmark
+
+    benchmark.main(cases, points, list(extra))
+
+
+@main.command()
+@CASES
+def nodata(cases: tuple[str, ...]) -> None:
+    """Run lwgraph optimize without data, check its outputs and write its table."""
+    from benchmarks import optimize as benchmark
+
+    if not benchmark.main_without_data(cases):
+        raise click.ClickException("an output differs, is slower, or is larger: see the table")
+
+
+@main.command()
+@CASES
+@click.option("--peer", "peers", multiple=True, type=click.Choice(list(PEERS)), help="Only this one; repeatable.")
+def versus(cases: tuple[str, ...], peers: tuple[str, ...]) -> None:
+    """Run other tools on the cases and write their table. Installs some of them, which takes gigabytes."""
+    from benchmarks import versus as benchmark
+
+    benchmark.main(cases, peers or tuple(PEERS))
 
 
 if __name__ == "__main__":

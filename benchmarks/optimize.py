@@ -1,0 +1,168 @@
+"""`lwgraph optimize` on every case, as a user would call it, judged independently of what it says about itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks import judge, tables, zoo
+from benchmarks.peers.run import PEERS, run
+from benchmarks.zoo import Case, cache
+from lwgraph import ir, registry
+from lwgraph.calibrate.generate import generate
+from lwgraph.measure import compare_runs
+from lwgraph.rewrite.base import Contract
+
+CALL = "from lwgraph.cli import main; main()"  # the `lwgraph` of this interpreter
+NOISE = 0.03  # a latency ratio is known to about this on a machine that is not quiet
+
+
+def output(name: str, kind: str = "optimize") -> Path:
+    """Where the optimized model of a case is kept."""
+    return cache.folder("results") / kind / f"{name}.onnx"
+
+
+def _simplified(case: Case) -> Path:
+    """The model after onnxsim, which is what ours must beat; the model itself where onnxsim fails."""
+    path = cache.folder("results") / "onnxsim" / f"{case.name}.onnx"
+    path.parent.mkdir(exist_ok=True)
+    return run(PEERS["onnxsim"], case.model(), path.parent, path).model or case.model()
+
+
+def _lwgraph(case: Case, out: Path, options: list[str]) -> tuple[float, str]:
+    """Call the command line: seconds, and the error it ended with, if any."""
+    out.parent.mkdir(exist_ok=True)
+    out.unlink(missing_ok=True)
+    command = [sys.executable, "-c", CALL, "optimize", str(case.model()), "-o", str(out), "--threads", "1", "--quiet"]
+    started = time.perf_counter()
+    done = subprocess.run([*command, *options], capture_output=True, text=True)
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        return seconds, f"ended with {done.returncode}: {lines[-1][:200]}"
+    return seconds, "" if out.exists() else "wrote no model"
+
+
+def with_data(case: Case, points: float, extra: list[str]) -> dict[str, Any]:
+    """Calibrate, optimize within the budget, and judge the result."""
+    out = output(case.name)
+    module = f"benchmarks.zoo.{case.name}"
+    drop = points / case.points_per_unit
+    options = ["--data", f"{module}:calibration", "--metric", f"{module}:metric", "--max-drop", f"{drop:g}", *extra]
+    seconds, error = _lwgraph(case, out, options)
+    if error:
+        return {"error": error, "seconds": seconds}
+    base, new = judge.score(case, case.model()), judge.score(case, out)
+    race = judge.race(case, {"input": case.model(), "onnxsim": _simplified(case), "output": out})
+    to_input = race.speedup("output").median
+    return {
+        "error": "",
+        "seconds": seconds,
+        "base": base,
+        "new": new,
+        "points": case.points(base, new),
+        "speedup": to_input,
+        "speedup_onnxsim": to_input / race.speedup("onnxsim").median,
+        "milliseconds": race.timing("input").median * 1e3,
+        "size": judge.size(out) / judge.size(case.model()),
+    }
+
+
+def without_data(case: Case) -> dict[str, Any]:
+    """Optimize without data; check on generated inputs, with both executors, that the output is what it should be."""
+    out = output(case.name, "nodata")
+    seconds, error = _lwgraph(case, out, [])
+    if error:
+        return {"error": error, "seconds": seconds}
+    before, after = ir.load(case.model()), ir.load(out)
+    feeds = [case.example(), *generate(before, 1, seed=1)]
+    verdicts = {}
+    for name in ("ort", "reference"):
+        executor = registry.executor(name)
+        compared = compare_runs(executor.prepare(before), executor.prepare(after), feeds, Contract.APPROXIMATE)
+        verdicts[name] = "equal" if compared.ok else str(compared)
+    race = judge.race(case, {"input": case.model(), "output": out})
+    nodes = [len(list(model.graph)) for model in (before, after)]
+    size = judge.size(out) / judge.size(case.model())
+    speedup = race.speedup("output").median
+    return {"error": "", "seconds": seconds, "verdicts": verdicts, "speedup": speedup, "size": size, "nodes": nodes}
+
+
+def _report() -> str:
+    header = ["case", "before", "after", "points lost", "ms", "speed-up", "over onnxsim", "size", "time"]
+    rows = []
+    for name in zoo.NAMES:
+        if (found := tables.kept("optimize", name)) is None:
+            continue
+        if found["error"]:
+            rows.append([name, found["error"].replace("|", "/"), *[""] * 6, f"{found['seconds']:.0f} s"])
+            continue
+        rows.append(
+            [
+                name,
+                f"{found['base']:.4f}",
+                f"{found['new']:.4f}",
+                f"{found['points']:.2f}",
+                f"{found['milliseconds']:.2f}",
+                f"{found['speedup']:.2f}",
+                f"{found['speedup_onnxsim']:.2f}",
+                f"{found['size']:.2f}",
+                f"{found['seconds']:.0f} s",
+            ]
+        )
+    return f"{tables.conditions()}\n\n" + tables.table(header, rows)
+
+
+def _report_without_data() -> str:
+    header = ["case", "nodes", "ONNX Runtime", "reference", "speed-up", "size", "time"]
+    rows = []
+    for name in zoo.NAMES:
+        if (found := tables.kept("nodata", name)) is None:
+            continue
+        if found["error"]:
+            rows.append([name, found["error"].replace("|", "/"), *[""] * 4, f"{found['seconds']:.0f} s"])
+            continue
+        nodes, verdicts = found["nodes"], found["verdicts"]
+        rows.append(
+            [
+                name,
+                f"{nodes[0]} to {nodes[1]}",
+                verdicts["ort"],
+                verdicts["reference"],
+                f"{found['speedup']:.2f}",
+                f"{found['size']:.2f}",
+                f"{found['seconds']:.0f} s",
+            ]
+        )
+    return tables.table(header, rows)
+
+
+def main(cases: tuple[str, ...], points: float, extra: list[str]) -> None:
+    """Optimize with data and write the table."""
+    for name in cases or zoo.NAMES:
+        result = with_data(zoo.case(name), points, extra)
+        tables.keep("optimize", name, result)
+        click.echo(f"{name}: {result}")
+    tables.write("optimize", _report())
+
+
+def main_without_data(cases: tuple[str, ...]) -> bool:
+    """Optimize without data and write the table; False when an output differs, is slower, or is larger."""
+    fine = True
+    for name in cases or zoo.NAMES:
+        result = without_data(zoo.case(name))
+        tables.keep("nodata", name, result)
+        click.echo(f"{name}: {result}")
+        fine &= (
+            not result["error"]
+            and set(result["verdicts"].values()) == {"equal"}
+            and result["speedup"] >= 1 - NOISE
+            and result["size"] <= 1
+        )
+    tables.write("nodata", _report_without_data())
+    return fine

@@ -1,0 +1,82 @@
+"""The peers on every case: points lost, speed-up over the simplified float model, size, time and memory of the tool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks import judge, tables, zoo
+from benchmarks.optimize import output
+from benchmarks.peers.run import PEERS, run, write_feeds
+from benchmarks.zoo import Case, cache
+from lwgraph.errors import LwgraphError
+
+BUDGET = 1.0  # points
+
+
+def _models(case: Case, names: tuple[str, ...], folder: Path) -> tuple[dict[str, Path], dict[str, dict[str, Any]]]:
+    """Let each peer make its model: the models that came of it, and a record of each peer."""
+    write_feeds(case.calibration(), folder / "feeds")
+    models, records = {}, {}
+    for name in names:
+        outcome = run(PEERS[name], case.model(), folder / "feeds", folder / f"{name}.onnx")
+        records[name] = {"seconds": outcome.seconds, "gigabytes": outcome.peak_gigabytes, "error": outcome.error}
+        if outcome.model:
+            models[name] = outcome.model
+        click.echo(f"  {name:24} {outcome.seconds:6.1f} s  {outcome.error}")
+    return models, records
+
+
+def measure(case: Case, names: tuple[str, ...]) -> dict[str, Any]:
+    """Everything about one case, as it is kept."""
+    folder = cache.folder("results") / "versus" / case.name
+    models, records = _models(case, tuple(dict.fromkeys(("onnxsim", *names))), folder)
+    if (ours := output(case.name)).exists():
+        models["lwgraph"], records["lwgraph"] = ours, {"error": ""}
+    base = judge.score(case, case.model())
+    for name in list(models):
+        try:
+            records[name]["points"] = case.points(base, judge.score(case, models[name]))
+            records[name]["size"] = judge.size(models[name]) / judge.size(case.model())
+        except LwgraphError as error:
+            records[name]["error"] = str(error)
+            del models[name]
+    reference = models.pop("onnxsim", case.model())
+    latencies = judge.race(case, {"onnxsim": reference, "float": case.model()} | models)
+    for name in ["onnxsim", *models]:
+        records[name]["speedup"] = latencies.speedup(name).median
+    return {"base": base, "milliseconds": latencies.timing("onnxsim").median * 1e3, "peers": records}
+
+
+def _row(name: str, record: dict[str, Any]) -> list[str]:
+    if record["error"]:
+        return [name, "failed", "", "", "", record["error"][:60].replace("|", "/")]
+    spent = [f"{record['seconds']:.0f} s", f"{record['gigabytes']:.1f} GB"] if "seconds" in record else ["", ""]
+    return [name, f"{record['points']:.2f}", f"{record['speedup']:.2f}", f"{record['size']:.2f}", *spent]
+
+
+def report() -> str:
+    """The README's section: per case all peers, the fastest within the budget in bold."""
+    parts = []
+    for case_name in zoo.NAMES:
+        if (result := tables.kept("versus", case_name)) is None:
+            continue
+        case, peers = zoo.case(case_name), result["peers"]
+        within = {n: r["speedup"] for n, r in peers.items() if not r["error"] and r["points"] <= BUDGET}
+        best = max(within, key=lambda n: within[n], default="")
+        rows = [_row(f"**{name}**" if name == best else name, record) for name, record in peers.items()]
+        parts.append(
+            f"**{case_name}**: {result['base']:.4f} {case.unit}, float {result['milliseconds']:.2f} ms\n\n"
+            + tables.table(["tool", "points lost", "speed-up", "size", "time", "memory"], rows)
+        )
+    return f"{tables.conditions()}\n\n" + "\n\n".join(parts)
+
+
+def main(cases: tuple[str, ...], names: tuple[str, ...]) -> None:
+    """Measure the cases and write the table."""
+    for name in cases or zoo.NAMES:
+        click.echo(name)
+        tables.keep("versus", name, measure(zoo.case(name), names))
+    tables.write("versus", report())
