@@ -1,0 +1,40 @@
+"""lwgraph demo: the main job on the embedded model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lwgraph.cli.common import console, threads_option
+from lwgraph.cli.progress import Progressed
+
+
+@click.command()
+@click.option("-o", "--output", metavar="DIR", default="lwgraph-demo", show_default=True, help="Folder of the results.")
+@click.option("--max-drop", type=float, default=0.01, show_default=True, help="Largest loss of accuracy allowed.")
+@threads_option
+def command(output: str, max_drop: float, threads: int) -> int:
+    """Optimize the embedded ResNet-14: fitted on 512 unlabelled images, judged on 2,000 labelled ones."""
+    from lwgraph import demo
+    from lwgraph.cli.show import show_report
+    from lwgraph.optimizer import optimize
+
+    folder = Path(output)
+    with Progressed() as progress:
+        result = optimize(
+            demo.MODEL,
+            data=demo.calibration(),
+            metric="lwgraph.demo:accuracy",
+            max_drop=max_drop,
+            threads=threads,
+            progress=progress,
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        result.save(folder / "fmnist_resnet14.lw.onnx", overwrite=True)
+    page = result.write_report(folder)
+    out = console()
+    out.print("ResNet-14 on Fashion-MNIST: 512 unlabelled images to fit, 2,000 labelled test images to judge\n")
+    show_report(out, result.report)
+    out.print(f"\nwritten: {folder / 'fmnist_resnet14.lw.onnx'}\nreport:  {page}", markup=False)
+    return 0 if result.kept else 1

@@ -1,0 +1,108 @@
+"""lwgraph optimize: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lwgraph.cli.common import (
+    console,
+    data_option,
+    json_option,
+    preprocess_option,
+    print_json,
+    seed_option,
+    side_console,
+    threads_option,
+)
+from lwgraph.cli.progress import Progressed
+
+
+@click.command()
+@click.argument("model", metavar="MODEL")
+@click.option("-o", "--output", metavar="OUT", help="Where the result goes.  [default: MODEL.lw.onnx beside the input]")
+@data_option
+@preprocess_option
+@click.option("--eval-data", metavar="D", help="Data for judging only; never used for fitting. Same kinds as --data.")
+@click.option(
+    "--metric",
+    metavar="M",
+    help="top1 (labels), agreement, sqnr, cosine, psnr, or module:function.  "
+    "[default: top1 with labels, agreement for classifiers, else sqnr]",
+)
+@click.option("--max-drop", type=float, metavar="X", help="Largest loss allowed, in the metric's unit (0.01 = 1 point).")
+@click.option("--speedup", type=float, metavar="X", help="Speed asked for, relative to the input (2 = half the time).")
+@click.option("-p", "--pipeline", metavar="PIPELINE", help="Run just these passes, e.g. 'clean,low-rank{ratio=0.5}'.")
+@click.option("--recipe", metavar="FILE", help="A pipeline from a TOML file.")
+@click.option("--plan", metavar="FILE", help="Apply this plan (JSON, as written beside the report) instead of searching.")
+@click.option("--target", default="ort-cpu", show_default=True, help="What the result must be fast on.")
+@threads_option
+@seed_option
+@click.option("--report", metavar="DIR", help="Write report.html, report.json and plan.json into this folder.")
+@json_option
+@click.option("--overwrite", is_flag=True, help="Allow replacing OUT, even the input itself.")
+@click.option("--quiet", is_flag=True, help="No progress, and no table.")
+@click.option("--explain", is_flag=True, help="Show each pass, each layer's choice, and each refusal with its reason.")
+def command(
+    model: str,
+    output: str | None,
+    data: str | None,
+    preprocess: str | None,
+    eval_data: str | None,
+    metric: str | None,
+    max_drop: float | None,
+    speedup: float | None,
+    pipeline: str | None,
+    recipe: str | None,
+    plan: str | None,
+    target: str,
+    threads: int,
+    seed: int,
+    report: str | None,
+    as_json: bool,
+    overwrite: bool,
+    quiet: bool,
+    explain: bool,
+) -> int:
+    """Make MODEL smaller and faster, prove the result, and write it beside the input.
+
+    Without --data, only approximations that keep the output within a tight tolerance on generated inputs are made.
+    Exit code 1 when a promise (--max-drop, --speedup) could not be kept; the nearest result is then written.
+    """
+    from lwgraph import ir
+    from lwgraph.optimizer import optimize
+
+    source = Path(model)
+    out = Path(output) if output else source.with_name(f"{source.stem}.lw.onnx")
+    ir.check_destination(out, source, overwrite=overwrite)  # before the work, not after
+    with Progressed(quiet or as_json) as progress:
+        result = optimize(
+            source,
+            data=data,
+            preprocess=preprocess,
+            eval_data=eval_data,
+            metric=metric,
+            max_drop=max_drop,
+            speedup=speedup,
+            pipeline=pipeline,
+            recipe=recipe,
+            plan=plan,
+            target=target,
+            threads=threads,
+            seed=seed,
+            progress=progress,
+        )
+        result.save(out, overwrite=overwrite)
+    page = result.write_report(report) if report else None
+    if as_json:
+        print_json({"output": str(out), **result.report.to_dict()})
+    elif not quiet:
+        from lwgraph.cli.show import show_report
+
+        show_report(console(), result.report, explain)
+        console().print(f"\nwritten: {out}" + (f"\nreport:  {page}" if page else ""), markup=False)
+    if not result.kept:
+        side_console().print(f"lwgraph: {result.report.outcome}", markup=False)
+        return 1
+    return 0

@@ -1,0 +1,79 @@
+"""The result of an optimization as a person reads it."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from lwgraph.cli.common import table
+from lwgraph.report import Report
+from lwgraph.report.words import count, size, speed
+
+
+def show_report(out: Console, report: Report, explain: bool = False) -> None:
+    """Print the table before and after, the score, what was proved, and the notes; with `explain` every refusal."""
+    rows = []
+    for stage in report.stages:
+        spread = ""
+        if stage.ratio is not None and stage.ratio_spread is not None and stage is not report.stages[0]:
+            spread = f"{speed(stage.ratio_spread[1])}..{speed(stage.ratio_spread[0])}"
+        rows.append(
+            [
+                stage.name,
+                count(stage.facts.nodes),
+                count(stage.facts.parameters),
+                size(stage.facts.bytes),
+                count(stage.facts.macs),
+                "" if stage.milliseconds is None else f"{stage.milliseconds:.3f}",
+                "" if stage.ratio is None else speed(stage.ratio),
+                spread,
+                "" if stage.score is None else f"{stage.score:.4f}",
+            ]
+        )
+    name = report.score.name if report.score else "score"
+    columns = ["model", "nodes", "parameters", "size", "multiply-adds", "ms", "speed", "spread", name]
+    if not report.score:
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    out.print(table("", columns, rows))
+    out.print()
+    chosen = [site for site in report.sites if site.form]
+    if report.sites:
+        out.print(f"{len(chosen)} of {len(report.sites)} dense layers have a lighter form.")
+    for check in report.checks:
+        mark = "[green]holds[/]" if check.ok else "[red]fails[/]"
+        out.print(f"{check.what}, {check.contract} under the {check.executor} executor: {mark}")
+    if report.score is not None and report.score.max_drop is not None:
+        kept = "[green]kept[/]" if report.score.drop <= report.score.max_drop else "[red]not kept[/]"
+        out.print(
+            f"promise {kept}: {report.score.name} loses {report.score.drop:.4g} {report.score.unit}, "
+            f"at most {report.score.max_drop:g} asked"
+        )
+    for note in report.notes:
+        out.print(f"note: {note}", markup=False)
+    if explain:
+        _explain(out, report)
+
+
+def _explain(out: Console, report: Report) -> None:
+    out.print()
+    rows = [[p.name, p.contract, count(p.rewrites), f"{p.seconds:.3f}"] for p in report.passes]
+    out.print(table("Passes", ["pass", "contract", "rewrites", "seconds"], rows, numbers_from=2))
+    if report.sites:
+        rows = [
+            [
+                s.name,
+                s.operator,
+                s.shape,
+                s.form or "dense",
+                "" if s.predicted_error is None else f"{100 * s.predicted_error:.3g} %",
+                "" if s.dense_ms is None or s.form_ms is None else speed(s.form_ms / s.dense_ms),
+                s.reason,
+            ]
+            for s in report.sites
+        ]
+        out.print()
+        columns = ["layer", "operator", "shape", "form", "error", "speed alone", "why"]
+        out.print(table("Layers", columns, rows, numbers_from=9))
+    if report.skipped:
+        out.print()
+        rows = [[s["pass"], s["place"], s["reason"]] for s in report.skipped]
+        out.print(table("Left alone", ["pass", "place", "reason"], rows, numbers_from=9))
