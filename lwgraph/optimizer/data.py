@@ -1,0 +1,85 @@
+"""Which inputs are fitted on, which are judged on; the two are always disjoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from lwgraph import ir
+from lwgraph.calibrate import Reader, generate, open_data, split
+from lwgraph.executor import Executor, Feeds
+
+FIT_SAMPLES = 1024  # a Gram matrix gains nothing from more
+JUDGED_SHARE = 0.25  # of the data, when none was given for judging
+GENERATED = 8
+
+
+@dataclass
+class Inputs:
+    """The inputs of one run.
+
+    Attributes:
+        fit: for statistics; empty when the user gave no data.
+        judge: for the metric; None when the user gave no data.
+        probe: a few feeds for verification and timing, real when there are any.
+        notes: what the user should know about them.
+    """
+
+    fit: list[Feeds]
+    judge: Reader | None
+    probe: list[Feeds]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def real(self) -> bool:
+        """Whether the inputs came from the user."""
+        return bool(self.fit)
+
+
+def gather(
+    model: ir.Model, data: Any, eval_data: Any, preprocess: Any, executor: Executor, seed: int, own_metric: bool
+) -> Inputs:
+    """Open what the user gave; generate inputs when that is nothing.
+
+    Args:
+        model: the model that will be fed.
+        data: for fitting; None: nothing is fitted, inputs for verification are generated or taken from `eval_data`.
+        eval_data: for judging; None: a share of `data` is kept apart, unless the metric brings its own data.
+        preprocess: for images and arrays.
+        executor: tries generated inputs.
+        seed: of the split and the generated inputs.
+        own_metric: the metric is a user's function, which has its own data.
+    """
+    if data is None and eval_data is None:
+        probe = generate(model, GENERATED, seed, executor=executor)
+        note = (
+            "accuracy was not measured: without --data, the model was verified on generated inputs only. "
+            "With --data lwgraph fits lighter forms to real inputs, and with --max-drop it keeps a promise on accuracy"
+        )
+        return Inputs([], None, list(probe), [note])
+    notes: list[str] = []
+    fit = judge = None
+    if data is not None:
+        fit = open_data(data, model, preprocess=preprocess, limit=FIT_SAMPLES)
+        _tell(notes, fit)
+    if eval_data is not None:
+        judge = open_data(eval_data, model, preprocess=preprocess, option="--eval-data")
+        _tell(notes, judge)
+    elif fit is not None and not own_metric:
+        fit, judge = split(fit, (1 - JUDGED_SHARE, JUDGED_SHARE), seed)
+        notes.append(f"{judge.count} of {fit.count + judge.count} samples were kept apart for judging")
+    feeds = list(fit) if fit is not None else []
+    probe = feeds[:2] or _first(judge, 2)
+    return Inputs(feeds, judge, probe, notes)
+
+
+def _first(reader: Reader | None, count: int) -> list[Feeds]:
+    return [] if reader is None else [feeds for feeds, _ in zip(reader, range(count), strict=False)]
+
+
+def _tell(notes: list[str], reader: Reader) -> None:
+    notes += reader.notes
+    if reader.skipped:
+        name, reason = reader.skipped[0]
+        more = f" and {len(reader.skipped) - 1} more" if len(reader.skipped) > 1 else ""
+        notes.append(f"skipped {len(reader.skipped)} unreadable: '{name}' ({reason}){more}")

@@ -1,0 +1,40 @@
+"""What optimize returns."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lwgraph import ir, report
+
+if TYPE_CHECKING:
+    from lwgraph.plan import Plan
+
+
+@dataclass(frozen=True)
+class Result:
+    """The new model and how it came about.
+
+    Attributes:
+        model: the result; the input itself when nothing helped.
+        report: everything that was found; `report.to_dict()` is the JSON report.
+        plan: the form of each rewritten layer; empty when none was.
+        kept: whether every promise (max_drop, speedup) holds.
+    """
+
+    model: ir.Model
+    report: report.Report
+    plan: Plan
+    kept: bool
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the model; see `lwgraph.ir.save`."""
+        ir.save(self.model, path, overwrite=overwrite)
+
+    def write_report(self, folder: str | os.PathLike[str]) -> Path:
+        """Write report.html, report.json and plan.json into `folder`; return the path of the page."""
+        page = report.write(self.report, folder)
+        page.with_name("plan.json").write_text(self.plan.to_json(), encoding="utf8")
+        return page
