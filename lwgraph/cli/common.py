@@ -51,4 +51,6 @@ preprocess_option = click.option(
     metavar="P",
     help="For images: key=value text or a TOML file, e.g. 'resize=256,crop=224,scale=1/255'.",
 )
-seed_option = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of every random choice.")
+seed_option = click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of every random choice."
+)

@@ -31,11 +31,15 @@ from lwgraph.cli.progress import Progressed
     help="top1 (labels), agreement, sqnr, cosine, psnr, or module:function.  "
     "[default: top1 with labels, agreement for classifiers, else sqnr]",
 )
-@click.option("--max-drop", type=float, metavar="X", help="Largest loss allowed, in the metric's unit (0.01 = 1 point).")
+@click.option(
+    "--max-drop", type=float, metavar="X", help="Largest loss allowed, in the metric's unit (0.01 = 1 point)."
+)
 @click.option("--speedup", type=float, metavar="X", help="Speed asked for, relative to the input (2 = half the time).")
 @click.option("-p", "--pipeline", metavar="PIPELINE", help="Run just these passes, e.g. 'clean,low-rank{ratio=0.5}'.")
 @click.option("--recipe", metavar="FILE", help="A pipeline from a TOML file.")
-@click.option("--plan", metavar="FILE", help="Apply this plan (JSON, as written beside the report) instead of searching.")
+@click.option(
+    "--plan", metavar="FILE", help="Apply this plan (JSON, as written beside the report) instead of searching."
+)
 @click.option("--target", default="ort-cpu", show_default=True, help="What the result must be fast on.")
 @threads_option
 @seed_option

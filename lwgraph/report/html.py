@@ -111,7 +111,9 @@ def _score(report: Report) -> str:
     kept = score.max_drop is None or score.drop <= score.max_drop
     asked = "" if score.max_drop is None else f", at most {score.max_drop:g} asked"
     samples = "" if score.samples is None else f" on {score.samples} samples"
-    interval = "" if score.interval is None else f" (95% interval {score.interval[0]:.4f} to {score.interval[1]:.4f})"
+    interval = ""
+    if score.drop_interval is not None:
+        interval = f" (95 % interval of the loss: {score.drop_interval[0]:.4g} to {score.drop_interval[1]:.4g})"
     looks = "" if score.looks < 2 else f" {score.looks} candidates were judged on this data."
     return (
         f"<h2>Accuracy</h2><p>{escape(score.name)}{samples}: "

@@ -51,7 +51,7 @@ class Score:
     after: float
     drop: float
     max_drop: float | None
-    interval: tuple[float, float] | None = None
+    drop_interval: tuple[float, float] | None = None  # 95 %, paired over the samples
     judged_on: str = ""
     looks: int = 1  # how many candidates were judged on this data
 

@@ -1,0 +1,95 @@
+"""lwgraph inspect: what is in a model and what it costs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import click
+
+from lwgraph.cli.common import console, json_option, print_json, table
+
+
+@click.command()
+@click.argument("model", metavar="MODEL")
+@json_option
+def command(model: str, as_json: bool) -> None:
+    """Show MODEL: inputs and outputs, operators, size, and each dense layer with its share of the work."""
+    from lwgraph import ir, registry
+    from lwgraph.calibrate import generate
+    from lwgraph.check import verify
+    from lwgraph.errors import LwgraphError
+    from lwgraph.plan import count, find_sites, measured_shapes
+    from lwgraph.report.words import count as number
+    from lwgraph.report.words import percent, size
+    from lwgraph.text import type_text
+
+    loaded = ir.load(model)
+    verify(loaded)
+    shapes: dict[str, tuple[int, ...]] = {}
+    note = ""
+    try:
+        executor = registry.executor("ort")
+        shapes = measured_shapes(loaded, generate(loaded, 1, executor=executor)[0], executor)
+    except LwgraphError as error:  # a model that cannot run can still be looked at
+        note = f"sizes are those recorded in the file: {error}"
+    counts = count(loaded, shapes)
+    sites = find_sites(loaded, shapes)
+    operators = Counter(node.op_type for scope in ir.scopes(loaded) for node in scope)
+    layers: list[dict[str, Any]] = [
+        {
+            "name": site.name,
+            "operator": site.node.op_type,
+            "shape": list(site.shape),
+            "group": site.group,
+            "macs": site.macs(),
+            "parameters": int(site.weight.size),
+        }
+        for site in sites
+    ]
+    facts: dict[str, Any] = {
+        "model": model,
+        "ir_version": loaded.ir_version,
+        "opsets": dict(loaded.opset_imports),
+        "producer": loaded.producer_name or "",
+        "inputs": {str(v.name): type_text(v) for v in loaded.graph.inputs},
+        "outputs": {str(v.name): type_text(v) for v in loaded.graph.outputs},
+        "nodes": counts.nodes,
+        "parameters": counts.parameters,
+        "bytes": ir.size(loaded),
+        "macs": counts.macs,
+        "operators": dict(operators.most_common()),
+        "layers": layers,
+        "metadata": dict(loaded.metadata_props),
+    }
+    if as_json:
+        print_json(facts)
+        return
+    out = console()
+    opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in loaded.opset_imports.items())
+    out.print(f"{model}: IR {loaded.ir_version}, opset {opsets}", markup=False)
+    for kind in ("inputs", "outputs"):
+        for name, text in facts[kind].items():
+            out.print(f"{kind[:-1]:7} {name}: {text}", markup=False)
+    out.print(
+        f"{number(counts.nodes)} nodes, {number(counts.parameters)} parameters, {size(facts['bytes'])}, "
+        f"{number(counts.macs)} multiply-adds for one input"
+    )
+    out.print("operators: " + ", ".join(f"{name} {n}" for name, n in operators.most_common()), markup=False)
+    if layers:
+        total = sum(layer["macs"] for layer in layers) or 1
+        rows = [
+            [
+                layer["name"],
+                layer["operator"],
+                "x".join(map(str, layer["shape"])) + (f" /{layer['group']}" if layer["group"] > 1 else ""),
+                number(layer["parameters"]),
+                number(layer["macs"]),
+                percent(layer["macs"] / total),
+            ]
+            for layer in layers
+        ]
+        out.print()
+        out.print(table("", ["dense layer", "operator", "weight", "parameters", "multiply-adds", "share"], rows, 3))
+    if note:
+        out.print(f"note: {note}", markup=False)

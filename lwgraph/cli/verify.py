@@ -1,0 +1,56 @@
+"""lwgraph verify: do two models compute the same?"""
+
+from __future__ import annotations
+
+import click
+
+from lwgraph.cli.common import console, data_option, json_option, preprocess_option, print_json
+
+SAMPLES = 8
+
+
+@click.command()
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@data_option
+@preprocess_option
+@click.option(
+    "--executor", default="ort", show_default=True, metavar="E", help="ort, reference, or both: reference,ort."
+)
+@json_option
+def command(a: str, b: str, data: str | None, preprocess: str | None, executor: str, as_json: bool) -> int:
+    """Run models A and B on the same inputs and compare their outputs to rounding. Exit code 1 when they differ.
+
+    With several executors, each model runs in each, and the first value at which they part is named.
+    """
+    from lwgraph import ir, registry
+    from lwgraph.calibrate import generate, open_data
+    from lwgraph.check import verify
+    from lwgraph.measure import compare_runs
+    from lwgraph.rewrite import Contract
+
+    first, second = ir.load(a), ir.load(b)
+    verify(first)
+    verify(second)
+    executors = [registry.executor(name.strip()) for name in executor.split(",")]
+    if data is None:
+        feeds = list(generate(first, SAMPLES, executor=executors[0]))
+    else:
+        feeds = list(open_data(data, first, preprocess=preprocess, limit=SAMPLES))
+    pairs = [(f"{a} and {b}, {e.name}", (first, e), (second, e)) for e in executors]
+    pairs += [
+        (f"{name}, {executors[0].name} and {e.name}", (model, executors[0]), (model, e))
+        for e in executors[1:]
+        for name, model in ((a, first), (b, second))
+    ]
+    results = []
+    for what, (left, one), (right, other) in pairs:
+        found = compare_runs(one.prepare(left), other.prepare(right), feeds, Contract.ROUNDING)
+        results.append({"what": what, "equal": found.ok, "detail": str(found)})
+    equal = all(bool(r["equal"]) for r in results)
+    if as_json:
+        print_json({"equal": equal, "samples": len(feeds), "data": data or "generated", "comparisons": results})
+    else:
+        for r in results:
+            console().print(f"{'equal' if r['equal'] else 'DIFFERENT'}: {r['what']}: {r['detail']}", markup=False)
+    return 0 if equal else 1

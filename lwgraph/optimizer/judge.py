@@ -1,0 +1,78 @@
+"""Scores candidates on data that no fit has seen, and says whether the promise holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lwgraph import ir
+from lwgraph.calibrate import Reader
+from lwgraph.executor import Executor
+from lwgraph.measure import Metric, Score, drop, open_metric, suggest
+from lwgraph.measure.metrics import HIGHEST_DB
+from lwgraph.report import Score as ScoreRecord
+
+SHARE_DROP = 0.01  # the promise made when the user states none: one point
+DB_FLOOR = 40.0  # the same for metrics in dB against the original: what tolerances call approximate
+
+
+class Judge:
+    """A metric bound to a runtime and to the original model's score.
+
+    Attributes:
+        max_drop: the promise; the user's, else SHARE_DROP, or what is left of the best score above DB_FLOOR.
+        looks: how many candidates were scored.
+    """
+
+    def __init__(
+        self,
+        original: ir.Model,
+        executor: Executor,
+        reader: Reader | None,
+        spec: Any,
+        max_drop: float | None,
+        seed: int,
+    ) -> None:
+        run = executor.prepare(original)
+        if spec is None:
+            assert reader is not None
+            spec = suggest(reader, run)
+        self._executor, self._seed, self._reader = executor, seed, reader
+        self.metric: Metric = open_metric(spec, reader, run, seed=seed)
+        self.base: Score = self.metric(run)
+        against_original = self.metric.unit == "dB" and self.base.value >= HIGHEST_DB
+        default = HIGHEST_DB - DB_FLOOR if against_original else 0.1 if self.metric.unit == "dB" else SHARE_DROP
+        self.stated = max_drop is not None
+        self.max_drop = default if max_drop is None else max_drop
+        self.looks = 0
+
+    @property
+    def floor(self) -> float:
+        """The least score that keeps the promise."""
+        return self.base.value - self.max_drop
+
+    def score(self, model: ir.Model) -> Score:
+        """The metric of a candidate, in the target runtime."""
+        self.looks += 1
+        return self.metric(self._executor.prepare(model))
+
+    def value(self, model: ir.Model) -> float:
+        """The score as a number, for searching."""
+        return self.score(model).value
+
+    def record(self, score: Score) -> ScoreRecord:
+        """What the report says of the final score."""
+        lost = drop(self.base, score, self._seed)
+        interval = None if lost.low is None or lost.high is None else (lost.low, lost.high)
+        place = "" if self._reader is None or not score.count else f"Judged on {self._reader.place}."
+        return ScoreRecord(
+            name=self.metric.name,
+            unit={"share": "of 1", "dB": "dB"}.get(self.metric.unit, ""),
+            samples=score.count or None,
+            before=self.base.value,
+            after=score.value,
+            drop=lost.value,
+            max_drop=self.max_drop,
+            drop_interval=interval,
+            judged_on=place,
+            looks=self.looks,
+        )

@@ -1,0 +1,70 @@
+"""Checks a model against the original in two executors that share no code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lwgraph import ir
+from lwgraph.check import verify
+from lwgraph.errors import CheckError, ModelError
+from lwgraph.executor import Executor, Feeds
+from lwgraph.measure import compare_runs
+from lwgraph.report import Check
+from lwgraph.rewrite import Contract
+
+
+def runs_soundly(model: ir.Model, executor: Executor, feeds: Sequence[Feeds]) -> None:
+    """Run the original once per feed.
+
+    Raises:
+        ModelError: an output is NaN: nothing computed from it could be compared.
+        DataError, ModelError: the runtime refuses the model or the data.
+    """
+    run = executor.prepare(model)
+    for index, feed in enumerate(feeds):
+        for name, value in run(feed).items():
+            array = np.asarray(value)
+            if array.dtype.kind == "f" and np.isnan(array).any():
+                bad = int(np.isnan(array).sum())
+                raise ModelError(
+                    f"output '{name}' of the input model has {bad} NaN of {array.size} values on sample {index}; "
+                    "a model that computes NaN cannot be verified"
+                )
+
+
+def same_outputs(
+    original: ir.Model, rewritten: ir.Model, executor: Executor, feeds: Sequence[Feeds], contract: Contract, what: str
+) -> Check:
+    """Whether both models agree within a contract, on every feed, in one executor."""
+    found = compare_runs(executor.prepare(original), executor.prepare(rewritten), feeds, contract)
+    return Check(what, executor.name, contract.name.lower(), found.ok, str(found))
+
+
+def same_in_both(model: ir.Model, target: Executor, reference: Executor, feeds: Sequence[Feeds], what: str) -> Check:
+    """Whether two executors compute the same from one model: what the target runs is what the graph says."""
+    found = compare_runs(reference.prepare(model), target.prepare(model), feeds, Contract.ROUNDING)
+    return Check(what, f"{reference.name} and {target.name}", "rounding", found.ok, str(found))
+
+
+def sound(model: ir.Model, original: ir.Model) -> Check:
+    """The structural invariants, and that the model's face is the original's: input and output names, order, types."""
+    detail = "invariants hold; inputs and outputs are the original's"
+    ok = True
+    try:
+        verify(model)
+        for kind, old, new in (
+            ("input", original.graph.inputs, model.graph.inputs),
+            ("output", original.graph.outputs, model.graph.outputs),
+        ):
+            before = [(v.name, v.dtype) for v in old]
+            after = [(v.name, v.dtype) for v in new]
+            if before != after:
+                raise CheckError(f"the {kind}s were {before}, now they are {after}")
+    except CheckError as error:
+        ok, detail = False, str(error)
+    return Check("structure", "structural verifier", "exact", ok, detail)
+
+
+__all__ = ["runs_soundly", "same_in_both", "same_outputs", "sound"]

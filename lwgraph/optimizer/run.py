@@ -1,0 +1,299 @@
+"""One run of optimize, from the file to the proved result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lwgraph import ir, registry
+from lwgraph.calibrate import Statistics
+from lwgraph.check import verify
+from lwgraph.errors import CheckError, UsageError
+from lwgraph.executor import Executor
+from lwgraph.measure import paired_latency
+from lwgraph.optimizer.data import Inputs, gather
+from lwgraph.optimizer.goal import TARGETS, Goal
+from lwgraph.optimizer.judge import Judge
+from lwgraph.optimizer.prove import runs_soundly, same_in_both, same_outputs, sound
+from lwgraph.optimizer.result import Result
+from lwgraph.plan import Oracle, Plan, Planner, apply_plan, count, find_sites, measured_shapes
+from lwgraph.report import Facts, PassRun, Report, SiteChoice, Stage
+from lwgraph.rewrite import Context, Contract, Pipeline
+from lwgraph.rewrite.instruments import Timing, Verify
+
+Progress = Callable[[str, int, int], None]
+DEFAULT_PIPELINE = "clean"
+NOISE = 0.02  # a latency ratio within this of 1 is not a difference
+
+
+def optimize(
+    model: ir.Source,
+    *,
+    data: Any = None,
+    preprocess: Any = None,
+    eval_data: Any = None,
+    metric: Any = None,
+    max_drop: float | None = None,
+    speedup: float | None = None,
+    pipeline: str | Pipeline | None = None,
+    recipe: str | Path | None = None,
+    plan: str | Path | Plan | None = None,
+    target: str = "ort-cpu",
+    threads: int = 1,
+    seed: int = 0,
+    progress: Progress = lambda what, done, total: None,
+) -> Result:
+    """Make a model smaller and faster, and prove the result.
+
+    Args:
+        model: a path, bytes, a ModelProto or an onnx_ir.Model; it is not changed.
+        data: inputs for fitting, unlabelled (see `lwgraph.calibrate.open_data`). None: only approximations that
+            keep the output within the tolerance table's "approximate" on generated inputs.
+        preprocess: how images become inputs.
+        eval_data: inputs for judging, never used for fitting. None: a quarter of `data` is kept apart.
+        metric: a name, `module:function` or a function (see `lwgraph.measure.open_metric`). None: what suits the data.
+        max_drop: largest loss of the metric allowed, in its own unit. None: one point (0.01), 0.1 dB, or 40 dB against
+            the original.
+        speedup: speed asked for, relative to the input.
+        pipeline, recipe: run just these passes instead of the exact and rounding ones and the search.
+        plan: apply this plan instead of searching.
+        target: what the result must be fast on.
+        threads: of the target runtime.
+        seed: the same input, options and seed give the same bytes, as long as measured times choose the same forms;
+            they are cached on disk.
+        progress: called with (what, done, total).
+
+    Returns:
+        the result, also when a promise could not be kept: see `Result.kept` and `Result.report.outcome`.
+
+    Raises:
+        UsageError: an option is wrong.
+        ModelError: the model cannot be read or run.
+        DataError: the data or the metric is unusable.
+        CheckError: a pass broke its contract.
+    """
+    goal = Goal(max_drop, speedup, target, threads, seed)
+    if pipeline is not None and recipe is not None:
+        raise UsageError("--pipeline and --recipe both name the passes; give one of them")
+    if (pipeline is not None or recipe is not None) and plan is not None:
+        raise UsageError("--plan adds to the default passes; give it without --pipeline and --recipe")
+    passes = _pipeline(pipeline, recipe)
+    stated = plan if isinstance(plan, Plan) or plan is None else Plan.load(plan)
+    return _Run(model, goal, progress).go(data, preprocess, eval_data, metric, passes, stated)
+
+
+def _pipeline(pipeline: str | Pipeline | None, recipe: str | Path | None) -> Pipeline | None:
+    if recipe is not None:
+        return Pipeline.load(recipe)
+    return Pipeline.parse(pipeline) if isinstance(pipeline, str) else pipeline
+
+
+class _Run:
+    def __init__(self, source: ir.Source, goal: Goal, progress: Progress) -> None:
+        self.goal, self.progress = goal, progress
+        self.progress("reading", 0, 0)
+        name = str(source) if isinstance(source, (str, Path)) else "model"
+        self.report = Report(source=Path(name).name, target=goal.target, threads=goal.threads, seed=goal.seed)
+        self.original = ir.load(source)
+        verify(self.original)
+        self.executor: Executor = registry.executor(TARGETS[goal.target], threads=goal.threads)
+        self.reference: Executor = registry.executor("reference")
+        self.shapes: dict[str, tuple[int, ...]] = {}
+
+    def go(
+        self, data: Any, preprocess: Any, eval_data: Any, metric: Any, passes: Pipeline | None, plan: Plan | None
+    ) -> Result:
+        with self._timed("reading"):
+            own_metric = callable(metric) or (isinstance(metric, str) and ":" in metric)
+            inputs = gather(self.original, data, eval_data, preprocess, self.executor, self.goal.seed, own_metric)
+            self.report.notes += inputs.notes
+            runs_soundly(self.original, self.executor, inputs.probe)
+            self.shapes = measured_shapes(self.original, inputs.probe[0], self.executor)
+        context = Context(
+            executor=self.executor,
+            reference=self.reference,
+            data=inputs.fit or inputs.probe,
+            seed=self.goal.seed,
+            threads=self.goal.threads,
+            progress=self.progress,
+        )
+        if inputs.real:
+            context.statistics = self._statistics(self.original, inputs)
+        judge = self._judge(inputs, metric, own_metric)
+        with self._timed("rewriting"):
+            clean, exact = self._rewrite(passes, context, inputs)
+        result, used = clean, Plan()
+        if passes is None:
+            with self._timed("planning"):
+                result, used = self._plan(clean, plan, context, judge, inputs)
+        with self._timed("measuring"):
+            result, used = self._keep_the_best(clean, result, used, inputs)
+        with self._timed("judging"):
+            self._score(judge, result)
+        with self._timed("verifying"):
+            self._prove(result, exact and not used.sites, inputs)
+        self.report.skipped = [{"pass": s.pass_name, "place": s.place, "reason": s.reason} for s in context.skipped]
+        self.report.notes += context.warnings
+        return Result(result, self.report, used, self._kept(judge))
+
+    # ------------------------------------------------------------ phases
+
+    def _statistics(self, model: ir.Model, inputs: Inputs) -> Statistics:
+        return Statistics(model, inputs.fit, self.executor, self.goal.seed, progress=self.progress)
+
+    def _judge(self, inputs: Inputs, metric: Any, own_metric: bool) -> Judge | None:
+        """None when there is nothing to judge with: no data, and no metric that brings its own."""
+        if inputs.judge is None and not own_metric:
+            if metric is not None:
+                raise UsageError(f"--metric '{metric}' needs samples; give --data or --eval-data")
+            if self.goal.max_drop is not None:
+                raise UsageError(
+                    "--max-drop needs something to measure the drop on; give --data, or --metric module:function"
+                )
+            return None
+        self.progress("judging the input", 0, 0)
+        return Judge(self.original, self.executor, inputs.judge, metric, self.goal.max_drop, self.goal.seed)
+
+    def _rewrite(self, passes: Pipeline | None, context: Context, inputs: Inputs) -> tuple[ir.Model, bool]:
+        """The model after the pipeline, and whether all its passes keep the outputs (to rounding)."""
+        pipeline = passes or Pipeline.parse(DEFAULT_PIPELINE)
+        model = ir.clone(self.original)
+        timing = Timing()
+        pipeline.run(model, context, [Verify(self.executor, inputs.probe[:1]), timing])
+        self.report.recipe = str(pipeline)
+        self.report.passes = [
+            PassRun(str(entry.item), entry.item.contract.name.lower(), entry.rewrites, entry.seconds)
+            for entry in timing.entries
+        ]
+        return model, all(p.contract is not Contract.APPROXIMATE for p in pipeline.passes)
+
+    def _plan(
+        self, clean: ir.Model, stated: Plan | None, context: Context, judge: Judge | None, inputs: Inputs
+    ) -> tuple[ir.Model, Plan]:
+        """The clean model with lighter forms in it: those of a stated plan, or the fastest that keep the promise."""
+        shapes = measured_shapes(clean, inputs.probe[0], self.executor)
+        if context.statistics is not None:
+            context.statistics = self._statistics(clean, inputs)
+        if stated is not None:
+            model = ir.clone(clean)
+            records = apply_plan(model, stated, context, shapes=shapes)
+            done = {r.site for r in records if r.done}
+            used = Plan({n: c for n, c in stated.sites.items() if n in done}, stated.target)
+            return model, used
+        planner = Planner(clean, context, Oracle(self.executor), shapes=shapes)
+        value, floor = (judge.value, judge.floor) if judge is not None else (self._similarity(inputs), 0.0)
+        found = planner.search(value, floor)
+        self._record_sites(clean, shapes, found.plan, context)
+        return found.model, found.plan
+
+    def _similarity(self, inputs: Inputs) -> Callable[[ir.Model], float]:
+        """Without data: 0 while the outputs on generated inputs stay within the tolerance table, -1 outside."""
+
+        def value(model: ir.Model) -> float:
+            check = same_outputs(self.original, model, self.executor, inputs.probe, Contract.APPROXIMATE, "")
+            return 0.0 if check.ok else -1.0
+
+        return value
+
+    def _record_sites(self, clean: ir.Model, shapes: dict[str, tuple[int, ...]], plan: Plan, context: Context) -> None:
+        why = {s.place: s.reason for s in context.skipped}
+        for site in find_sites(clean, shapes):
+            choice = plan.sites.get(site.name)
+            shape = "x".join(map(str, site.shape)) + (f", {site.group} groups" if site.group > 1 else "")
+            record = SiteChoice(site.name, site.node.op_type, shape, None, None, None, None, why.get(site.name, ""))
+            if choice is not None:
+                record = SiteChoice(site.name, site.node.op_type, shape, choice.form, choice.error, *choice.ms)
+            self.report.sites.append(record)
+
+    # ------------------------------------------------------------ measuring and proving
+
+    def _keep_the_best(self, clean: ir.Model, result: ir.Model, plan: Plan, inputs: Inputs) -> tuple[ir.Model, Plan]:
+        """Time input, cleaned model and result against each other; fall back where a step did not help."""
+        models = {"input": self.original, "cleaned": clean}
+        if plan.sites:
+            models["result"] = result
+        runs = {name: self.executor.prepare(model) for name, model in models.items()}
+        self.progress("timing", 0, 0)
+        times = paired_latency(
+            runs, inputs.probe, threads=self.goal.threads, progress=lambda d, t: self.progress("timing", d, t)
+        )
+        for name, model in models.items():
+            speed, timing = times.speedup(name), times.timing(name)
+            self.report.stages.append(
+                Stage(name, self._facts(model), 1e3 * timing.median, 1 / speed.median, (1 / speed.high, 1 / speed.low))
+            )
+        kept = list(models)[-1]
+        for name, before in (("result", "cleaned"), ("cleaned", "input")):
+            if kept != name:
+                continue
+            reason = self._worse(name, before)
+            if reason:
+                self.report.notes.append(f"the {name} model is {reason} than the {before} one, which is kept instead")
+                kept = before
+        if kept == "input":
+            self.report.notes.append("nothing helped: the input is already as small and fast as lwgraph can make it")
+        names = list(models)
+        del self.report.stages[names.index(kept) + 1 :]
+        return models[kept], plan if kept == "result" else Plan()
+
+    def _worse(self, name: str, before: str) -> str:
+        """ "slower" or "larger" when a stage is, beyond the noise of the measurement; else ""."""
+        new, old = self.report.stage(name), self.report.stage(before)
+        assert new.ratio is not None and old.ratio is not None and new.ratio_spread is not None
+        slower = new.ratio_spread[0] > old.ratio * (1 + NOISE)
+        larger = new.facts.bytes > old.facts.bytes
+        return "slower" if slower else "larger" if larger else ""
+
+    def _facts(self, model: ir.Model) -> Facts:
+        counts = count(model, self.shapes)
+        return Facts(counts.nodes, counts.parameters, ir.size(model), counts.macs)
+
+    def _score(self, judge: Judge | None, result: ir.Model) -> None:
+        if judge is None:
+            return
+        score = judge.score(result) if result is not self.original else judge.base
+        self.report.score = judge.record(score)
+        self.report.stages[0].score = judge.base.value
+        self.report.stages[-1].score = score.value
+
+    def _prove(self, result: ir.Model, exact: bool, inputs: Inputs) -> None:
+        self.progress("verifying", 0, 0)
+        feeds = inputs.probe[:1]
+        checks = [sound(result, self.original)]
+        contract = Contract.ROUNDING if exact else Contract.APPROXIMATE
+        if exact or not inputs.real:
+            for executor in (self.executor, self.reference):
+                checks.append(
+                    same_outputs(self.original, result, executor, feeds, contract, "outputs equal the input model's")
+                )
+        else:
+            checks.append(same_in_both(result, self.executor, self.reference, feeds, "both executors agree"))
+        self.report.checks = checks
+        broken = next((c for c in checks if not c.ok), None)
+        if broken is not None:
+            raise CheckError(f"the result failed a check ({broken.what}, {broken.executor}): {broken.detail}")
+
+    def _kept(self, judge: Judge | None) -> bool:
+        """Whether the promises hold; says in the report which one does not."""
+        last = self.report.stages[-1]
+        if self.report.score is not None and judge is not None and judge.stated:
+            score = self.report.score
+            if score.drop > judge.max_drop:
+                self.report.outcome = f"the promise was not kept: {score.name} lost {score.drop:.4g}, --max-drop allows {judge.max_drop:g}"
+                return False
+        if self.goal.speedup is not None and last.ratio is not None and 1 / last.ratio < self.goal.speedup:
+            self.report.outcome = (
+                f"--speedup {self.goal.speedup:g} was not reached: the fastest model that keeps the accuracy is "
+                f"{1 / last.ratio:.2f} times as fast; a larger --max-drop leaves more room"
+            )
+            return False
+        return True
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.report.seconds[phase] = self.report.seconds.get(phase, 0.0) + time.perf_counter() - start
