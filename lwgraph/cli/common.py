@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -54,3 +55,15 @@ preprocess_option = click.option(
 seed_option = click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of every random choice."
 )
+
+
+def check_destination(path: Path, overwrite: bool) -> None:
+    """UsageError when `path` cannot become the output, so that no work is done in vain."""
+    from lwgraph.errors import UsageError
+
+    if not path.parent.is_dir():
+        raise UsageError(f"output folder '{path.parent}' does not exist; make it or name another with -o")
+    if path.is_dir():
+        raise UsageError(f"output '{path}' is a folder; name a file with -o")
+    if path.exists() and not overwrite:
+        raise UsageError(f"output '{path}' exists; name another with -o, or allow replacing it with --overwrite")

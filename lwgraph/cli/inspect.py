@@ -19,7 +19,9 @@ def command(model: str, as_json: bool) -> None:
     from lwgraph.calibrate import generate
     from lwgraph.check import verify
     from lwgraph.errors import LwgraphError
-    from lwgraph.plan import count, find_sites, measured_shapes
+    from lwgraph.plan.count import count
+    from lwgraph.plan.shapes import layer_shapes
+    from lwgraph.plan.site import find_sites
     from lwgraph.report.words import count as number
     from lwgraph.report.words import percent, size
     from lwgraph.text import type_text
@@ -30,7 +32,7 @@ def command(model: str, as_json: bool) -> None:
     note = ""
     try:
         executor = registry.executor("ort")
-        shapes = measured_shapes(loaded, generate(loaded, 1, executor=executor)[0], executor)
+        shapes = layer_shapes(loaded, generate(loaded, 1, executor=executor)[0], executor)
     except LwgraphError as error:  # a model that cannot run can still be looked at
         note = f"sizes are those recorded in the file: {error}"
     counts = count(loaded, shapes)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from lwgraph.cli.common import (
+    check_destination,
     console,
     data_option,
     json_option,
@@ -74,12 +75,11 @@ def command(
     Without --data, only approximations that keep the output within a tight tolerance on generated inputs are made.
     Exit code 1 when a promise (--max-drop, --speedup) could not be kept; the nearest result is then written.
     """
-    from lwgraph import ir
     from lwgraph.optimizer import optimize
 
     source = Path(model)
     out = Path(output) if output else source.with_name(f"{source.stem}.lw.onnx")
-    ir.check_destination(out, source, overwrite=overwrite)  # before the work, not after
+    check_destination(out, overwrite)  # before the work, not after
     with Progressed(quiet or as_json) as progress:
         result = optimize(
             source,

@@ -25,7 +25,7 @@ from lwgraph.ir.constants import (
 from lwgraph.ir.copying import clone
 from lwgraph.ir.edit import add_initializer, copy_on_write, fresh_name, remove, replace_uses, set_constant
 from lwgraph.ir.loading import RUNTIME_DOMAINS, load
-from lwgraph.ir.saving import detached_proto, fingerprint, function_protos, node_proto, save, skeleton, to_proto
+from lwgraph.ir.saving import detached_proto, fingerprint, function_protos, node_proto, save, size, skeleton, to_proto
 from lwgraph.ir.shapes import Dims, infer_shapes
 from lwgraph.ir.tensors import digest, held, tensors
 from lwgraph.ir.types import (
@@ -59,6 +59,6 @@ __all__ = [
     "constant_tensor", "copy_on_write", "detach", "detached_proto", "digest", "fingerprint", "first_unsorted",
     "fresh_name", "function_protos", "graph_of", "held", "infer_shapes", "is_constant", "is_dead",
     "is_removable_initializer", "load", "make_node", "node_proto", "opset", "parent", "predecessor", "remove",
-    "replace_contents", "replace_uses", "root", "save", "scopes", "set_constant", "skeleton", "subgraphs_of",
+    "replace_contents", "replace_uses", "root", "save", "scopes", "set_constant", "size", "skeleton", "subgraphs_of",
     "sweep", "tensors", "to_proto", "unattached_constant", "use_count", "values",
 ]

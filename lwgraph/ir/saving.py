@@ -91,6 +91,21 @@ def function_protos(model: Model) -> list[onnx.FunctionProto]:
     return list(done.values())
 
 
+def size(model: Model) -> int:
+    """Bytes that the model takes on disk, external data included, to within a few per tensor. No data is copied."""
+    outside = 0
+
+    def drop(tensor: TensorProtocol) -> TensorProtocol:
+        nonlocal outside
+        if tensor.dtype == DataType.STRING or tensor.nbytes < SMALL:
+            return _inside(tensor)
+        outside += tensor.nbytes
+        return Tensor(np.zeros(0, np.uint8), name=tensor.name or "")
+
+    structure: int = _structure(model, drop).ByteSize()
+    return structure + outside
+
+
 def _inside(tensor: TensorProtocol) -> TensorProtocol:
     if isinstance(tensor, onnx_ir.ExternalTensor):
         return Tensor(tensor.numpy(), tensor.dtype, name=tensor.name, doc_string=tensor.doc_string,

@@ -68,7 +68,7 @@ def gather(
     elif fit is not None and not own_metric:
         fit, judge = split(fit, (1 - JUDGED_SHARE, JUDGED_SHARE), seed)
         notes.append(f"{judge.count} of {fit.count + judge.count} samples were kept apart for judging")
-    feeds = list(fit) if fit is not None else []
+    feeds: list[Feeds] = [] if fit is None else list(fit)
     probe = feeds[:2] or _first(judge, 2)
     return Inputs(feeds, judge, probe, notes)
 

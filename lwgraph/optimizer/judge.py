@@ -12,6 +12,7 @@ from lwgraph.measure.metrics import HIGHEST_DB
 from lwgraph.report import Score as ScoreRecord
 
 SHARE_DROP = 0.01  # the promise made when the user states none: one point
+ROUNDING = 1e-9
 DB_FLOOR = 40.0  # the same for metrics in dB against the original: what tolerances call approximate
 
 
@@ -47,8 +48,8 @@ class Judge:
 
     @property
     def floor(self) -> float:
-        """The least score that keeps the promise."""
-        return self.base.value - self.max_drop
+        """The least score that keeps the promise; a loss of just max_drop does, however it is rounded."""
+        return self.base.value - self.max_drop - ROUNDING
 
     def score(self, model: ir.Model) -> Score:
         """The metric of a candidate, in the target runtime."""
@@ -70,7 +71,7 @@ class Judge:
             samples=score.count or None,
             before=self.base.value,
             after=score.value,
-            drop=lost.value,
+            drop=round(lost.value, 9),
             max_drop=self.max_drop,
             drop_interval=interval,
             judged_on=place,

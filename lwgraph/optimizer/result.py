@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lwgraph import ir, report
 
 if TYPE_CHECKING:
-    from lwgraph.plan import Plan
+    from lwgraph.plan.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,18 @@ from lwgraph.optimizer.goal import TARGETS, Goal
 from lwgraph.optimizer.judge import Judge
 from lwgraph.optimizer.prove import runs_soundly, same_in_both, same_outputs, sound
 from lwgraph.optimizer.result import Result
-from lwgraph.plan import Oracle, Plan, Planner, apply_plan, count, find_sites, measured_shapes
+from lwgraph.plan.count import count
+from lwgraph.plan.plan import Plan, apply_plan
+from lwgraph.plan.planner import Planner
+from lwgraph.plan.price import Oracle
+from lwgraph.plan.shapes import layer_shapes
+from lwgraph.plan.site import find_sites
 from lwgraph.report import Facts, PassRun, Report, SiteChoice, Stage
 from lwgraph.rewrite import Context, Contract, Pipeline
-from lwgraph.rewrite.instruments import Timing, Verify
+from lwgraph.rewrite.instruments import Verify
 
 Progress = Callable[[str, int, int], None]
-DEFAULT_PIPELINE = "clean"
+DEFAULT_PIPELINE = "fold-batch-norm,fold-scale,fuse-pad,matmul-add-to-gemm,merge-activations,merge-constants"
 NOISE = 0.02  # a latency ratio within this of 1 is not a difference
 
 
@@ -87,7 +92,10 @@ def optimize(
 
 def _pipeline(pipeline: str | Pipeline | None, recipe: str | Path | None) -> Pipeline | None:
     if recipe is not None:
-        return Pipeline.load(recipe)
+        try:
+            return Pipeline.from_recipe(Path(recipe).read_text(encoding="utf8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"recipe '{recipe}' cannot be read: {error}") from None
     return Pipeline.parse(pipeline) if isinstance(pipeline, str) else pipeline
 
 
@@ -101,7 +109,6 @@ class _Run:
         verify(self.original)
         self.executor: Executor = registry.executor(TARGETS[goal.target], threads=goal.threads)
         self.reference: Executor = registry.executor("reference")
-        self.shapes: dict[str, tuple[int, ...]] = {}
 
     def go(
         self, data: Any, preprocess: Any, eval_data: Any, metric: Any, passes: Pipeline | None, plan: Plan | None
@@ -111,7 +118,6 @@ class _Run:
             inputs = gather(self.original, data, eval_data, preprocess, self.executor, self.goal.seed, own_metric)
             self.report.notes += inputs.notes
             runs_soundly(self.original, self.executor, inputs.probe)
-            self.shapes = measured_shapes(self.original, inputs.probe[0], self.executor)
         context = Context(
             executor=self.executor,
             reference=self.reference,
@@ -161,20 +167,19 @@ class _Run:
         """The model after the pipeline, and whether all its passes keep the outputs (to rounding)."""
         pipeline = passes or Pipeline.parse(DEFAULT_PIPELINE)
         model = ir.clone(self.original)
-        timing = Timing()
-        pipeline.run(model, context, [Verify(self.executor, inputs.probe[:1]), timing])
+        self.progress("rewriting", 0, 0)
+        steps = pipeline.run(model, context, [Verify(feeds=inputs.probe[:1])])
         self.report.recipe = str(pipeline)
         self.report.passes = [
-            PassRun(str(entry.item), entry.item.contract.name.lower(), entry.rewrites, entry.seconds)
-            for entry in timing.entries
+            PassRun(str(step.spec), step.spec.contract.name.lower(), step.count, step.seconds) for step in steps
         ]
-        return model, all(p.contract is not Contract.APPROXIMATE for p in pipeline.passes)
+        return model, all(p.contract is not Contract.APPROXIMATE for p in pipeline)
 
     def _plan(
         self, clean: ir.Model, stated: Plan | None, context: Context, judge: Judge | None, inputs: Inputs
     ) -> tuple[ir.Model, Plan]:
         """The clean model with lighter forms in it: those of a stated plan, or the fastest that keep the promise."""
-        shapes = measured_shapes(clean, inputs.probe[0], self.executor)
+        shapes = layer_shapes(clean, inputs.probe[0], self.executor)
         if context.statistics is not None:
             context.statistics = self._statistics(clean, inputs)
         if stated is not None:
@@ -223,7 +228,7 @@ class _Run:
         for name, model in models.items():
             speed, timing = times.speedup(name), times.timing(name)
             self.report.stages.append(
-                Stage(name, self._facts(model), 1e3 * timing.median, 1 / speed.median, (1 / speed.high, 1 / speed.low))
+                Stage(name, self._facts(model, inputs), 1e3 * timing.median, 1 / speed.median, (1 / speed.high, 1 / speed.low))
             )
         kept = list(models)[-1]
         for name, before in (("result", "cleaned"), ("cleaned", "input")):
@@ -240,15 +245,15 @@ class _Run:
         return models[kept], plan if kept == "result" else Plan()
 
     def _worse(self, name: str, before: str) -> str:
-        """ "slower" or "larger" when a stage is, beyond the noise of the measurement; else ""."""
+        """Whether a stage is "slower", beyond the noise of the measurement, or "larger" than another; else empty."""
         new, old = self.report.stage(name), self.report.stage(before)
         assert new.ratio is not None and old.ratio is not None and new.ratio_spread is not None
-        slower = new.ratio_spread[0] > old.ratio * (1 + NOISE)
-        larger = new.facts.bytes > old.facts.bytes
-        return "slower" if slower else "larger" if larger else ""
+        if new.ratio_spread[0] > old.ratio * (1 + NOISE):
+            return "slower"
+        return "larger" if new.facts.bytes > old.facts.bytes else ""
 
-    def _facts(self, model: ir.Model) -> Facts:
-        counts = count(model, self.shapes)
+    def _facts(self, model: ir.Model, inputs: Inputs) -> Facts:
+        counts = count(model, layer_shapes(model, inputs.probe[0], self.executor))
         return Facts(counts.nodes, counts.parameters, ir.size(model), counts.macs)
 
     def _score(self, judge: Judge | None, result: ir.Model) -> None:
@@ -281,7 +286,7 @@ class _Run:
         last = self.report.stages[-1]
         if self.report.score is not None and judge is not None and judge.stated:
             score = self.report.score
-            if score.drop > judge.max_drop:
+            if score.after < judge.floor:
                 self.report.outcome = f"the promise was not kept: {score.name} lost {score.drop:.4g}, --max-drop allows {judge.max_drop:g}"
                 return False
         if self.goal.speedup is not None and last.ratio is not None and 1 / last.ratio < self.goal.speedup:
