@@ -16,8 +16,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def console() -> Console:
-    """Where results go: standard output."""
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    """Where results go: standard output; into a file or a pipe, lines are as long as they need to be."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
 def side_console() -> Console:

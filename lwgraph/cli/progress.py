@@ -20,7 +20,7 @@ from rich.progress import (
 class Progressed:
     """A context manager that is called with (what, done, total); a new `what` replaces the line before.
 
-    Where standard error is not a terminal, one plain line marks the start of each kind of work.
+    Where standard error is not a terminal, a plain line marks the first start of each kind of work.
     """
 
     def __init__(self, quiet: bool = False) -> None:
@@ -39,6 +39,7 @@ class Progressed:
             disable=not self._live,
         )
         self._what = ""
+        self._said: set[str] = set()
 
     def __enter__(self) -> Progressed:
         self._bar.start()
@@ -57,7 +58,8 @@ class Progressed:
                 for task in self._bar.task_ids:
                     self._bar.remove_task(task)
                 self._bar.add_task(what, total=total or None)
-            elif self._shown:
+            elif self._shown and what not in self._said:
+                self._said.add(what)
                 self._console.print(f"{what} ...", style="dim")
         if self._live:
             self._bar.update(self._bar.task_ids[-1], completed=done, total=total or None)

@@ -51,12 +51,12 @@ def gather(
         own_metric: the metric is a user's function, which has its own data.
     """
     if data is None and eval_data is None:
-        probe = generate(model, GENERATED, seed, executor=executor)
+        generated = generate(model, GENERATED, seed, executor=executor)
         note = (
             "accuracy was not measured: without --data, the model was verified on generated inputs only. "
             "With --data lwgraph fits lighter forms to real inputs, and with --max-drop it keeps a promise on accuracy"
         )
-        return Inputs([], None, list(probe), [note])
+        return Inputs([], None, list(generated), [note])
     notes: list[str] = []
     fit = judge = None
     if data is not None:
@@ -69,7 +69,7 @@ def gather(
         fit, judge = split(fit, (1 - JUDGED_SHARE, JUDGED_SHARE), seed)
         notes.append(f"{judge.count} of {fit.count + judge.count} samples were kept apart for judging")
     feeds: list[Feeds] = [] if fit is None else list(fit)
-    probe = feeds[:2] or _first(judge, 2)
+    probe: list[Feeds] = feeds[:2] or _first(judge, 2)
     return Inputs(feeds, judge, probe, notes)
 
 

@@ -6,14 +6,22 @@ from typing import Any
 
 from lwgraph import ir
 from lwgraph.calibrate import Reader
+from lwgraph.errors import UsageError, did_you_mean
 from lwgraph.executor import Executor
-from lwgraph.measure import Metric, Score, drop, open_metric, suggest
+from lwgraph.measure import METRICS, Metric, Score, drop, open_metric, suggest
 from lwgraph.measure.metrics import HIGHEST_DB
+from lwgraph.objects import is_object_name
 from lwgraph.report import Score as ScoreRecord
 
 SHARE_DROP = 0.01  # the promise made when the user states none: one point
 ROUNDING = 1e-9
 DB_FLOOR = 40.0  # the same for metrics in dB against the original: what tolerances call approximate
+
+
+def check_metric(spec: Any) -> None:
+    """UsageError for a metric that does not exist, before any work is done."""
+    if isinstance(spec, str) and not is_object_name(spec) and spec not in METRICS:
+        raise UsageError(f"no metric is named '{spec}'{did_you_mean(spec, METRICS)}; or module:function")
 
 
 class Judge:

@@ -16,7 +16,7 @@ from lwgraph.executor import Executor
 from lwgraph.measure import paired_latency
 from lwgraph.optimizer.data import Inputs, gather
 from lwgraph.optimizer.goal import TARGETS, Goal
-from lwgraph.optimizer.judge import Judge
+from lwgraph.optimizer.judge import Judge, check_metric
 from lwgraph.optimizer.prove import runs_soundly, same_in_both, same_outputs, sound
 from lwgraph.optimizer.result import Result
 from lwgraph.plan.count import count
@@ -85,6 +85,7 @@ def optimize(
         raise UsageError("--pipeline and --recipe both name the passes; give one of them")
     if (pipeline is not None or recipe is not None) and plan is not None:
         raise UsageError("--plan adds to the default passes; give it without --pipeline and --recipe")
+    check_metric(metric)
     passes = _pipeline(pipeline, recipe)
     stated = plan if isinstance(plan, Plan) or plan is None else Plan.load(plan)
     return _Run(model, goal, progress).go(data, preprocess, eval_data, metric, passes, stated)
@@ -136,7 +137,7 @@ class _Run:
             with self._timed("planning"):
                 result, used = self._plan(clean, plan, context, judge, inputs)
         with self._timed("measuring"):
-            result, used = self._keep_the_best(clean, result, used, inputs)
+            result, used = self._keep_the_best(clean, result, used, inputs, passes is not None or plan is not None)
         with self._timed("judging"):
             self._score(judge, result)
         with self._timed("verifying"):
@@ -187,6 +188,7 @@ class _Run:
             records = apply_plan(model, stated, context, shapes=shapes)
             done = {r.site for r in records if r.done}
             used = Plan({n: c for n, c in stated.sites.items() if n in done}, stated.target)
+            self._record_sites(clean, shapes, used, context)
             return model, used
         planner = Planner(clean, context, Oracle(self.executor), shapes=shapes)
         value, floor = (judge.value, judge.floor) if judge is not None else (self._similarity(inputs), 0.0)
@@ -215,8 +217,13 @@ class _Run:
 
     # ------------------------------------------------------------ measuring and proving
 
-    def _keep_the_best(self, clean: ir.Model, result: ir.Model, plan: Plan, inputs: Inputs) -> tuple[ir.Model, Plan]:
-        """Time input, cleaned model and result against each other; fall back where a step did not help."""
+    def _keep_the_best(
+        self, clean: ir.Model, result: ir.Model, plan: Plan, inputs: Inputs, stated: bool
+    ) -> tuple[ir.Model, Plan]:
+        """Time input, cleaned model and result against each other; fall back where a step did not help.
+
+        What the user stated (passes, a plan) is kept all the same, and a note says what it cost.
+        """
         models = {"input": self.original, "cleaned": clean}
         if plan.sites:
             models["result"] = result
@@ -227,15 +234,18 @@ class _Run:
         )
         for name, model in models.items():
             speed, timing = times.speedup(name), times.timing(name)
+            spread = (1 / speed.high, 1 / speed.low)
             self.report.stages.append(
-                Stage(name, self._facts(model, inputs), 1e3 * timing.median, 1 / speed.median, (1 / speed.high, 1 / speed.low))
+                Stage(name, self._facts(model, inputs), 1e3 * timing.median, 1 / speed.median, spread)
             )
         kept = list(models)[-1]
         for name, before in (("result", "cleaned"), ("cleaned", "input")):
             if kept != name:
                 continue
             reason = self._worse(name, before)
-            if reason:
+            if reason and stated:
+                self.report.notes.append(f"the {name} model is {reason} than the {before} one; it is what was asked for")
+            elif reason:
                 self.report.notes.append(f"the {name} model is {reason} than the {before} one, which is kept instead")
                 kept = before
         if kept == "input":
@@ -287,7 +297,8 @@ class _Run:
         if self.report.score is not None and judge is not None and judge.stated:
             score = self.report.score
             if score.after < judge.floor:
-                self.report.outcome = f"the promise was not kept: {score.name} lost {score.drop:.4g}, --max-drop allows {judge.max_drop:g}"
+                lost = f"{score.name} lost {score.drop:.4g}, --max-drop allows {judge.max_drop:g}"
+                self.report.outcome = f"the promise was not kept: {lost}"
                 return False
         if self.goal.speedup is not None and last.ratio is not None and 1 / last.ratio < self.goal.speedup:
             self.report.outcome = (

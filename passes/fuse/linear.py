@@ -105,9 +105,10 @@ class Linear:
         """(groups, outputs per group, inputs per group, *taps) float64 view of the weight."""
         weight: Array = self.weight.numpy().astype(np.float64)
         g = self.group
-        if self._rows_are_outputs:
-            return weight.reshape(g, self.outputs // g, self.inputs // g, *weight.shape[2:])
-        return weight.reshape(g, self.inputs // g, self.outputs // g, *weight.shape[2:]).swapaxes(1, 2)
+        rows = (self.outputs, self.inputs) if self._rows_are_outputs else (self.inputs, self.outputs)
+        grouped: Array = weight.reshape(g, rows[0] // g, rows[1] // g, *weight.shape[2:])
+        view: Array = grouped if self._rows_are_outputs else grouped.swapaxes(1, 2)
+        return view
 
     def stored(self, canonical: Array) -> Array:
         """The inverse of `canonical`, in the weight's dtype and shape."""

@@ -141,7 +141,8 @@ def save_samples(folder: Path, **arrays: np.ndarray) -> Path:
 
 
 def test_wrong_input_name(lw: Call, model_file: Path) -> None:
-    data = save_samples(model_file.parent, image=np.zeros((8, 3, 16, 16), np.float32))
+    pixels = np.zeros((8, 3, 16, 16), np.float32)
+    data = save_samples(model_file.parent, image=pixels, mask=pixels)
     line = refused(lw, model_file.parent, "optimize", model_file, "--data", data)
     assert "image" in line and "x" in line
 
@@ -189,7 +190,7 @@ def test_metric_that_raises(lw: Call, model_file: Path, monkeypatch: pytest.Monk
 
 def test_labels_are_needed_for_top1(lw: Call, model_file: Path) -> None:
     data = save_samples(model_file.parent, x=np.zeros((8, 3, 16, 16), np.float32))
-    assert "label" in refused(lw, model_file.parent, "optimize", model_file, "--data", data, "--metric", "top1")
+    assert "label" in refused(lw, model_file.parent, "optimize", model_file, "--data", data, "--metric", "top1", code=2)
 
 
 # ---------------------------------------------------------------- output

@@ -1,0 +1,162 @@
+"""The commands do what they say, for people and for machines."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import lwgraph
+
+from .conftest import Ended, small_model
+
+Call = Callable[..., Ended]
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> Path:
+    path = tmp_path / "samples.npz"
+    rng = np.random.default_rng(0)
+    np.savez(path, x=rng.standard_normal((64, 3, 16, 16)).astype(np.float32))
+    return path
+
+
+def test_help_imports_no_runtime() -> None:
+    code = (
+        "import sys, lwgraph.cli\nsys.argv = ['lwgraph', '--help']\n"
+        "try:\n    lwgraph.cli.main()\nexcept SystemExit as e:\n    assert not e.code, e.code\n"
+        "heavy = {'onnx', 'onnxruntime', 'onnx_ir', 'numpy', 'networkx'} & set(sys.modules)\nassert not heavy, heavy"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    for command in ("optimize", "inspect", "verify", "bench", "diff", "passes", "bisect", "demo"):
+        assert command in ended.stdout
+
+
+@pytest.mark.parametrize("command", ["optimize", "inspect", "verify", "bench", "diff", "passes", "bisect", "demo"])
+def test_each_command_has_help(lw: Call, command: str) -> None:
+    ended = lw(command, "--help")
+    assert ended.code == 0 and "Usage:" in ended.out
+
+
+def test_optimize_with_data(lw: Call, model_file: Path, samples: Path) -> None:
+    report = model_file.parent / "report"
+    ended = lw("optimize", model_file, "--data", samples, "--max-drop", "0.2", "--report", report, "--json")
+    assert ended.code == 0, ended.err
+    found = json.loads(ended.out)
+    result = onnx.load(found["output"])
+    assert [i.name for i in result.graph.input] == ["x"] and [o.name for o in result.graph.output] == ["logits"]
+    assert "BatchNormalization" not in {n.op_type for n in result.graph.node}
+    assert found["score"]["name"] == "agreement" and found["score"]["drop"] <= 0.2
+    assert all(check["ok"] for check in found["checks"]) and found["checks"]
+    assert found["stages"][-1]["facts"]["bytes"] <= found["stages"][0]["facts"]["bytes"]
+    assert (report / "report.html").exists() and (report / "report.json").exists()
+    assert json.loads((report / "plan.json").read_text())["lwgraph_plan"] == 1
+
+
+def test_optimize_without_data_says_that_accuracy_was_not_measured(lw: Call, model_file: Path) -> None:
+    ended = lw("optimize", model_file)
+    assert ended.code == 0, ended.err
+    assert "accuracy was not measured" in " ".join(ended.out.split())
+    assert lw("verify", model_file, model_file.parent / "small.lw.onnx", "--executor", "reference,ort").code in (0, 1)
+
+
+def test_same_input_and_options_give_the_same_bytes(lw: Call, model_file: Path, samples: Path) -> None:
+    for out in ("a.onnx", "b.onnx"):
+        ended = lw("optimize", model_file, "--data", samples, "-o", model_file.parent / out, "--quiet")
+        assert ended.code == 0, ended.err
+    assert (model_file.parent / "a.onnx").read_bytes() == (model_file.parent / "b.onnx").read_bytes()
+
+
+def test_a_plan_is_applied_again(lw: Call, model_file: Path, samples: Path) -> None:
+    plan = model_file.parent / "plan.json"
+    plan.write_text('{"lwgraph_plan": 1, "sites": {"conv2": {"form": "low-rank{rank=16}"}}}')
+    ended = lw("optimize", model_file, "--data", samples, "--plan", plan, "--json")
+    assert ended.code == 0, ended.err
+    names = [s["form"] for s in json.loads(ended.out)["sites"] if s["name"] == "conv2"]
+    assert names and names[0] is not None and names[0].startswith("low-rank{rank=16")
+
+
+def test_a_promise_that_cannot_be_kept_ends_with_1_and_still_writes(lw: Call, model_file: Path, samples: Path) -> None:
+    ended = lw("optimize", model_file, "--data", samples, "--speedup", "1000")
+    assert ended.code == 1
+    assert "--speedup 1000" in ended.err
+    assert (model_file.parent / "small.lw.onnx").exists()
+
+
+def test_pipeline_and_explain(lw: Call, model_file: Path) -> None:
+    ended = lw("optimize", model_file, "-p", "fold-batch-norm", "--explain")
+    assert ended.code == 0, ended.err
+    assert "fold-batch-norm" in ended.out and "rounding" in ended.out
+
+
+def test_verify(lw: Call, model_file: Path) -> None:
+    other = model_file.parent / "other.onnx"
+    onnx.save(small_model(seed=1), other)
+    assert lw("verify", model_file, model_file).code == 0
+    ended = lw("verify", model_file, other, "--json")
+    assert ended.code == 1
+    assert json.loads(ended.out)["equal"] is False
+
+
+def test_diff(lw: Call, model_file: Path) -> None:
+    other = model_file.parent / "other.onnx"
+    model = small_model()
+    model.graph.node[3].name = "renamed"
+    model.graph.node[3].attribute[0].ints[:] = [2, 1, 1, 1]
+    onnx.save(model, other)
+    assert lw("diff", model_file, model_file).code == 0
+    ended = lw("diff", model_file, other)
+    assert ended.code == 1 and "pads" in ended.out
+
+
+def test_bench(lw: Call, model_file: Path) -> None:
+    ended = lw("bench", model_file, model_file, "--runs", "3", "--json")
+    assert ended.code == 0, ended.err
+    first, second = json.loads(ended.out)["models"]
+    assert first["speed"] == 1.0 and 0.2 < second["speed"] < 5
+
+
+def test_inspect(lw: Call, model_file: Path) -> None:
+    found = json.loads(lw("inspect", model_file, "--json").out)
+    assert found["nodes"] == 8
+    assert found["macs"] == 3 * 9 * 32 * 256 + 32 * 9 * 32 * 256 + 32 * 10
+    assert [layer["name"] for layer in found["layers"]] == ["conv1", "conv2", "head"]
+    assert "conv2" in lw("inspect", model_file).out
+
+
+def test_passes(lw: Call) -> None:
+    names = {entry["name"] for entry in json.loads(lw("passes", "--json").out)}
+    assert {"fold-batch-norm", "low-rank"} <= names
+    assert "rank" in lw("passes", "low-rank").out
+
+
+def test_bisect_names_the_rewrite(lw: Call, model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (model_file.parent / "wrongpass.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from lwgraph.rewrite import Const, Contract, RewritePass\n"
+        "@dataclass(frozen=True)\n"
+        "class Wrong(RewritePass):\n"
+        "    '''Relu becomes Neg.'''\n"
+        "    name = 'wrong'\n"
+        "    contract = Contract.ROUNDING\n"
+        "    def pattern(self, op, x):\n        return op.Relu(x)\n"
+        "    def replace(self, op, x):\n        return op.Neg(x)\n"
+    )
+    monkeypatch.syspath_prepend(str(model_file.parent))
+    ended = lw("bisect", model_file, "-p", "fold-batch-norm,wrongpass:Wrong")
+    assert ended.code == 1 and "wrong" in ended.out and "relu1" in ended.out
+    assert lw("bisect", model_file, "-p", "fold-batch-norm").code == 0
+
+
+def test_python_api(model_file: Path, samples: Path) -> None:
+    result = lwgraph.optimize(model_file, pipeline="fold-batch-norm")
+    out = model_file.parent / "new.onnx"
+    result.save(out)
+    assert result.kept and len(onnx.load(out).graph.node) == 7
