@@ -244,7 +244,7 @@ class _Run:
                 continue
             reason = self._worse(name, before)
             if reason and stated:
-                self.report.notes.append(f"the {name} model is {reason} than the {before} one; it is what was asked for")
+                self.report.notes.append(f"the {name} model is {reason} than the {before} one; as was asked for")
             elif reason:
                 self.report.notes.append(f"the {name} model is {reason} than the {before} one, which is kept instead")
                 kept = before
