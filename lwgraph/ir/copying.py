@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import onnx
+import onnx_ir
 
+from lwgraph.errors import ModelError
 from lwgraph.ir.types import Model, Value
 from lwgraph.ir.walk import link, scopes, values
 
@@ -20,6 +22,28 @@ def clone(model: Model) -> Model:
     for scope in scopes(other):
         for value in values(scope):
             value.type = copy.copy(value.type)  # onnx_ir shares it, and writing value.dtype changes it in place
+    link([other.graph, *other.functions.values()])
+    return other
+
+
+def extract(model: Model, inputs: Sequence[str], outputs: Sequence[str]) -> Model:
+    """A model of the nodes between named values of the main graph, sharing nothing but the tensors' data.
+
+    Raises:
+        ModelError: a value does not exist, or an output depends on a graph input that is not among `inputs`.
+    """
+    known = {value.name for value in values(model.graph)}
+    for name in (*inputs, *outputs):
+        if name not in known:
+            raise ModelError(f"the model has no value '{name}' in its main graph")
+    try:
+        graph = onnx_ir.convenience.extract(model.graph, list(inputs), list(outputs))
+    except ValueError as error:
+        raise ModelError(
+            f"the region from {', '.join(inputs)} to {', '.join(outputs)} needs more inputs: {error}"
+        ) from error
+    functions = clone(model).functions.values() if model.functions else ()
+    other = Model(graph, ir_version=model.ir_version, functions=list(functions))
     link([other.graph, *other.functions.values()])
     return other
 
