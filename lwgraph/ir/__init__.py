@@ -1,6 +1,7 @@
 """The one door to onnx_ir: the graph types, loading and saving, and the small edits every pass needs."""
 
 from lwgraph.ir.build import (
+    attach_initializer,
     constant_node,
     detach,
     is_constant,
@@ -26,7 +27,7 @@ from lwgraph.ir.copying import clone, extract
 from lwgraph.ir.edit import add_initializer, copy_on_write, fresh_name, remove, replace_uses, set_constant
 from lwgraph.ir.loading import RUNTIME_DOMAINS, load
 from lwgraph.ir.saving import detached_proto, fingerprint, function_protos, node_proto, save, size, skeleton, to_proto
-from lwgraph.ir.shapes import Dims, infer_shapes
+from lwgraph.ir.shapes import Dims, infer_shapes, record_shapes
 from lwgraph.ir.tensors import digest, held, tensors
 from lwgraph.ir.types import (
     Attr,
@@ -55,10 +56,11 @@ __all__ = [
     "RUNTIME_DOMAINS", "Attr", "AttributeType", "DataType", "Dims", "Function", "Graph", "Model", "Node",
     "OptionalType", "RefAttr", "ReferenceAttributeError", "SequenceType", "Shape", "Source", "SparseTensorType",
     "SymbolicDim", "Tensor", "TensorProtocol", "TensorType", "TypeProtocol", "Value", "add_initializer",
-    "attribute", "clone", "constant", "constant_dtype", "constant_node", "constant_of", "constant_shape",
-    "constant_tensor", "copy_on_write", "detach", "detached_proto", "digest", "extract", "fingerprint",
-    "first_unsorted", "fresh_name", "function_protos", "graph_of", "held", "infer_shapes", "is_constant", "is_dead",
-    "is_removable_initializer", "load", "make_node", "node_proto", "opset", "parent", "predecessor", "remove",
-    "replace_contents", "replace_uses", "root", "save", "scopes", "set_constant", "size", "skeleton", "subgraphs_of",
-    "sweep", "tensors", "to_proto", "unattached_constant", "use_count", "values",
+    "attach_initializer", "attribute", "clone", "constant", "constant_dtype", "constant_node", "constant_of",
+    "constant_shape", "constant_tensor", "copy_on_write", "detach", "detached_proto", "digest", "extract",
+    "fingerprint", "first_unsorted", "fresh_name", "function_protos", "graph_of", "held", "infer_shapes",
+    "is_constant", "is_dead", "is_removable_initializer", "load", "make_node", "node_proto", "opset", "parent",
+    "predecessor", "record_shapes", "remove", "replace_contents", "replace_uses", "root", "save", "scopes",
+    "set_constant", "size", "skeleton", "subgraphs_of", "sweep", "tensors", "to_proto", "unattached_constant",
+    "use_count", "values",
 ]

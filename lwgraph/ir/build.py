@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir
 
-from lwgraph.ir.types import Model, Node, Shape, Tensor, TensorProtocol, TensorType, Value
+from lwgraph.ir.types import Function, Graph, Model, Node, Shape, Tensor, TensorProtocol, TensorType, Value
 from lwgraph.ir.walk import graph_of, subgraphs_of
 
 
@@ -154,3 +155,12 @@ def replace_contents(model: Model, other: Model) -> None:
     for name in ("ir_version", "producer_name", "producer_version", "domain", "model_version", "doc_string"):
         setattr(model, name, getattr(other, name))
 
+
+
+def attach_initializer(scope: Graph | Function, value: Value, name: str) -> None:
+    """Make an unattached constant an initializer of `scope` under `name`, which nothing else there may have."""
+    assert value.const_value is not None
+    tensor = copy.copy(value.const_value)  # over the same data; the name is the copy's own
+    tensor.name = name
+    value.name, value.const_value = name, tensor
+    graph_of(scope).initializers.add(value)

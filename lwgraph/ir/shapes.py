@@ -7,10 +7,13 @@ from typing import TypeAlias
 import onnx
 
 from lwgraph.ir.saving import skeleton
-from lwgraph.ir.types import Model, Value
+from lwgraph.ir.types import DataType, Model, Shape, TensorType, Value
 from lwgraph.ir.walk import values
 
 Dims: TypeAlias = "tuple[int | str | None, ...]"
+
+
+_STANDARD = ("", "ai.onnx.ml")  # domains whose operators ONNX can infer
 
 
 def infer_shapes(model: Model) -> dict[Value, Dims]:
@@ -47,3 +50,51 @@ def _better(a: int | str | None, b: int | str | None) -> int | str | None:
     if isinstance(a, int) or b is None:
         return a
     return b if isinstance(b, int) or a is None else a
+
+
+def record_shapes(model: Model) -> int:
+    """Write inferred types and shapes onto the main graph's values, and return how many values changed.
+
+    What is inferred from the inputs replaces what was recorded, since exporters record the sizes of one example; what
+    was recorded for the operators of other domains, which ONNX cannot infer, is trusted. Graph inputs and outputs keep
+    what they declare.
+    """
+    proto = skeleton(model)
+    foreign = {value.name for node in model.graph if node.domain not in _STANDARD for value in node.outputs}
+    kept = [info for info in proto.graph.value_info if info.name in foreign]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(kept)
+    graph = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
+    inferred = {info.name: info.type for info in graph.value_info}
+    changed = 0
+    for node in model.graph:
+        for value in node.outputs:
+            kind = inferred.get(value.name or "")
+            if kind is None or value.is_graph_output() or not kind.HasField("tensor_type"):
+                continue
+            changed += _record(value, kind.tensor_type)
+    return changed
+
+
+def _record(value: Value, kind: onnx.TypeProto.Tensor) -> bool:
+    type_, shape = value.type, value.shape
+    if kind.elem_type and (type_ is None or type_.dtype != kind.elem_type):
+        type_ = TensorType(DataType(kind.elem_type))
+    if kind.HasField("shape"):
+        dims = [dim.dim_value if dim.HasField("dim_value") else _name(dim.dim_param) for dim in kind.shape.dim]
+        if shape is not None and len(shape) == len(dims):
+            recorded = [size if isinstance(size, int) else size.value for size in shape]
+            dims = [new if new is not None else old for new, old in zip(dims, recorded, strict=True)]
+            if dims != recorded:
+                shape = Shape(dims)
+        else:
+            shape = Shape(dims)
+    if type_ is value.type and shape is value.shape:
+        return False
+    value.type, value.shape = type_, shape
+    return True
+
+
+def _name(symbol: str) -> str | None:
+    """A symbol that comes from the model; those that inference makes up mean unknown."""
+    return None if not symbol or symbol.startswith("unk__") else symbol

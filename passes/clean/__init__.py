@@ -1,1 +1,15 @@
-"""Exact passes: what is dead, doubled or does nothing."""
+"""Exact passes: less graph, the same bits."""
+
+PIPELINE = ",".join((
+    "dead-code",
+    "constants-to-initializers",
+    "identities",
+    "infer-shapes",
+    "fold-shapes",
+    "fold-constants",
+    "identities",
+    "merge-movement",
+    "duplicate-initializers",
+    "common-subexpressions",
+    "dead-code",
+))

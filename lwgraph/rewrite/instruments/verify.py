@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lwgraph import ir, registry
 from lwgraph.calibrate.generate import generate
@@ -28,8 +28,7 @@ class Verify(Instrument):
     interface (names, types, order of inputs and outputs) must stay.
 
     Args:
-        executors: what runs the models; all must agree. None: ONNX Runtime without its own optimizations, which could
-            round differently before and after.
+        executors: what runs the models; all must agree. None: `plain_executor()`.
         feeds: inputs; None: the first of the context's data, or generated ones.
         samples: how many feeds to use.
         numeric: False checks the structure only.
@@ -54,7 +53,7 @@ class Verify(Instrument):
         verify(model)
         self._results = None
         if self.numeric:
-            self._executors = self._executors or [registry.executor("ort", optimize=False)]
+            self._executors = self._executors or [plain_executor()]
             self.feeds = self.feeds or (context.data or [])[: self.samples] or list(
                 generate(model, self.samples, context.seed))
 
@@ -100,6 +99,18 @@ class Verify(Instrument):
     def _run(self, executor: Executor, model: ir.Model) -> list[dict[str, Array]]:
         run = executor.prepare(model)
         return [run(feeds) for feeds in self.feeds]
+
+
+def plain_executor() -> Executor:
+    """ONNX Runtime that computes an operator alike wherever it stands.
+
+    Its own fusions, and the kernels it prefers for weights that are constant (prepacking), would round differently
+    after a rewrite that is exact.
+    """
+    def configure(options: Any) -> None:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+
+    return registry.executor("ort", optimize=False, session_options=configure)
 
 
 def first_divergence(

@@ -1,0 +1,42 @@
+"""Keep equal constants once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lwgraph import ir
+from lwgraph.rewrite import Context, Contract, Pass
+
+
+@dataclass(frozen=True)
+class MergeDuplicateInitializers(Pass):
+    """Initializers of equal type, shape and data become one."""
+
+    name = "duplicate-initializers"
+    contract = Contract.EXACT
+    asks = True
+
+    def run(self, model: ir.Model, context: Context) -> int:
+        """See Pass.run. Data is read only where two initializers of one graph agree in type and shape."""
+        count = 0
+        for scope in ir.scopes(model):
+            alike: dict[tuple[object, ...], list[ir.Value]] = {}
+            for value in ir.graph_of(scope).initializers.values():
+                tensor = ir.constant_tensor(value)
+                if tensor is not None and not value.is_graph_output():
+                    alike.setdefault((tensor.dtype, tuple(tensor.shape.numpy())), []).append(value)
+            for group in alike.values():
+                if len(group) == 1:
+                    continue
+                first: dict[bytes, ir.Value] = {}
+                for value in group:
+                    assert value.const_value is not None and value.name is not None and value.graph is not None
+                    kept = first.setdefault(ir.digest(value.const_value), value)
+                    if kept is value:
+                        continue
+                    if not context.allow(self.name, value.name):
+                        return count
+                    ir.replace_uses(value, kept)
+                    ir.graph_of(value.graph).initializers.pop(value.name)
+                    count += 1
+        return count

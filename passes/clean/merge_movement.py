@@ -1,0 +1,121 @@
+"""Merge neighbours that only move data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lwgraph import ir
+from lwgraph.passes.clean.sizes import axes_of
+from lwgraph.rewrite import Const, Contract, RewritePass, Rule
+
+_RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+
+
+@dataclass(frozen=True)
+class MergeDataMovement(RewritePass):
+    """Transpose of Transpose, Reshape of Reshape, widening Cast and back, and the like become one node or none.
+
+    The inner node may have other users: the outer one then reads past it, and the graph does not grow.
+    """
+
+    name = "merge-movement"
+    contract = Contract.EXACT
+    min_opset = 5  # Reshape takes its target as an input
+
+    def rules(self) -> Sequence[Rule]:
+        """One rule for each outer operator."""
+        return (Rule(self.transposes, self.transpose), Rule(self.pattern, self.replace),
+                Rule(self.squeezes, self.squeeze), Rule(self.casts, self.cast))
+
+    def transposes(self, op: Any, x: Any, *, perm: Any) -> Any:
+        """A Transpose of anything."""
+        return op.Transpose(x, perm=perm)
+
+    def transpose(self, op: Any, x: ir.Value, perm: tuple[int, ...] | None) -> Any:
+        """The two permutations as one."""
+        inner = _producer(x, "Transpose")
+        if inner is None:
+            return None
+        first = ir.attribute(inner, "perm")
+        if first is None and perm is None:
+            return inner.inputs[0]
+        rank = len(first if first is not None else perm or ())
+        first = tuple(reversed(range(rank))) if first is None else tuple(first)
+        second = tuple(reversed(range(rank))) if perm is None else perm
+        both = tuple(first[axis] for axis in second)
+        return inner.inputs[0] if both == tuple(range(rank)) else op.Transpose(inner.inputs[0], perm=both)
+
+    def pattern(self, op: Any, x: Any, shape: Any) -> Any:
+        """A Reshape of anything."""
+        return op.Reshape(x, shape)
+
+    def replace(self, op: Any, x: ir.Value, shape: Const) -> Any:
+        """The outer target alone decides, unless a 0 in it copies a size of the inner result."""
+        inner = next((p for kind in _RESHAPES if (p := _producer(x, kind)) is not None), None)
+        if inner is None:
+            return None
+        target = shape.numpy().copy()
+        for axis in np.flatnonzero(target == 0):
+            size = None if x.shape is None else x.shape[int(axis)]
+            outer = inner.inputs[0].shape if inner.inputs[0] is not None else None
+            if outer is not None and axis < len(outer) and _same(outer[int(axis)], size):
+                continue  # the inner node leaves this size where it is
+            if not isinstance(size, int) or size == 0:
+                return None
+            target[axis] = size
+        return op.Reshape(inner.inputs[0], shape if (target == shape.numpy()).all() else op.const(target))
+
+    def squeezes(self, op: Any, *inputs: Any) -> Any:
+        """A Squeeze or Unsqueeze of anything."""
+        return op.any_of("Squeeze", "Unsqueeze")(*inputs, _name="node")
+
+    def squeeze(self, op: Any, inputs: tuple[ir.Value, ...], node: ir.Node) -> Any:
+        """Undone by its inverse on the same axes."""
+        inner = _producer(inputs[0], "Unsqueeze" if node.op_type == "Squeeze" else "Squeeze")
+        if inner is None:
+            return None
+        axes = axes_of(node, ir.constant)
+        before = axes_of(inner, ir.constant)
+        return inner.inputs[0] if axes and before and sorted(axes) == sorted(before) else None
+
+    def casts(self, op: Any, x: Any, *, to: Any) -> Any:
+        """A Cast of anything."""
+        return op.Cast(x, to=to)
+
+    def cast(self, op: Any, x: ir.Value, to: int) -> Any:
+        """A Cast that loses nothing, and the Cast after it, are one Cast."""
+        inner = _producer(x, "Cast")
+        source = inner.inputs[0] if inner is not None else None
+        if (source is None or source.dtype is None or x.dtype is None or to == ir.DataType.STRING
+                or not _lossless(source.dtype, x.dtype)):
+            return None
+        return source if source.dtype == to else op.Cast(source, to=to)
+
+
+def _producer(value: ir.Value, op_type: str) -> ir.Node | None:
+    node = value.producer()
+    if node is None or node.op_type != op_type or node.domain != "" or node.inputs[0] is None:
+        return None
+    return node
+
+
+def _same(a: Any, b: Any) -> bool:
+    return bool(a == b) and (isinstance(a, int) or a.value is not None)
+
+
+def _lossless(narrow: ir.DataType, wide: ir.DataType) -> bool:
+    """Whether every value of `narrow` is one of `wide`."""
+    return wide.name in _WIDER.get(narrow.name, ())
+
+
+_WIDER = {
+    "BOOL": ("INT8", "UINT8", "INT16", "INT32", "INT64", "FLOAT", "DOUBLE", "FLOAT16"),
+    "UINT8": ("INT16", "UINT16", "INT32", "UINT32", "INT64", "FLOAT", "DOUBLE"),
+    "INT8": ("INT16", "INT32", "INT64", "FLOAT", "DOUBLE"),
+    "INT16": ("INT32", "INT64", "FLOAT", "DOUBLE"), "INT32": ("INT64", "DOUBLE"),
+    "FLOAT16": ("FLOAT", "DOUBLE"), "BFLOAT16": ("FLOAT", "DOUBLE"), "FLOAT": ("DOUBLE",),
+}  # fmt: skip
