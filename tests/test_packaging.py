@@ -49,7 +49,7 @@ def _imported() -> set[str]:
                     modules |= {alias.name.split(".")[0] for alias in node.names}
                 elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
                     modules.add(node.module.split(".")[0])
-    known = packages_distributions()
+    known = {"google": ["protobuf"], **packages_distributions()}  # Python 3.10 does not list namespace packages
     outside = modules - set(sys.stdlib_module_names) - {"lwgraph"}
     return {_name(known[m][0]) if m in known else _name(m) for m in outside}
 

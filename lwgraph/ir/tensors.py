@@ -160,7 +160,9 @@ def own(tensor: TensorProtocol, data: Callable[[str, str], DataFile], what: str)
         if length is not None and length != needed:
             raise ModelError(f"{what} declares {list(tensor.shape.numpy())} of {tensor.dtype.name}, {needed} bytes, "
                              f"but {length} bytes of external data")
-        if offset < 0 or offset + needed > file.size:
+        if offset < 0:
+            raise ModelError(f"external data '{file.path}': the offset {offset} of {what} must be non-negative")
+        if offset + needed > file.size:
             raise ModelError(f"external data '{file.path}' is too short: {what} needs bytes {offset} to "
                              f"{offset + needed}, the file has {file.size}; it may be a partial download")
         return MappedTensor(file, tensor)
