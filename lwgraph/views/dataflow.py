@@ -45,13 +45,14 @@ def uses(node: ir.Node) -> Iterator[ir.Value]:
 
 def generations(scope: ir.Graph | ir.Function) -> list[list[ir.Node]]:
     """The nodes in layers: each uses only outputs of earlier layers. In a layer they keep the graph's order."""
-    return [list(layer) for layer in nx.topological_generations(dataflow(scope))]
+    layers = nx.topological_generations(dataflow(scope))
+    return [[node for node in layer if isinstance(node, ir.Node)] for layer in layers]
 
 
 def _closed(scope: ir.Graph | ir.Function) -> nx.DiGraph[Vertex]:
     """The dataflow graph between SOURCE and SINK: a node that nothing uses and is no output leads to SINK as well."""
     graph, view = ir.graph_of(scope), dataflow(scope)
-    inner = list(view)
+    inner = list(graph)
     outputs = {output.producer() for output in graph.outputs}
     for node in inner:
         if not view.in_degree(node) or any(value in graph.inputs for value in uses(node)):

@@ -1,0 +1,1 @@
+"""Passes that remove what contributes least: channels, blocks, single weights."""

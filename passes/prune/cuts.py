@@ -1,0 +1,210 @@
+"""What changes at single operators, besides their weights, when channels are removed."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from lwgraph import ir
+from lwgraph.passes.prune.surgery import Cut, cut
+from lwgraph.views.coupling.rules.layout import pads_of, slice_indices, split_sizes
+from lwgraph.views.coupling.rules.recurrent import GATES
+from lwgraph.views.coupling.rules.reduction import reduced_axes
+from lwgraph.views.coupling.rules.reshape import is_copied
+
+
+def set_int(node: ir.Node, name: str, value: int) -> None:
+    """Set an integer attribute."""
+    node.attributes.add(ir.Attr(name, ir.AttributeType.INT, int(value)))
+
+
+def set_ints(node: ir.Node, name: str, values: list[int]) -> None:
+    """Set an attribute of integers."""
+    node.attributes.add(ir.Attr(name, ir.AttributeType.INTS, [int(value) for value in values]))
+
+
+@cut("Conv", "ConvTranspose")
+def convolution(node: ir.Node, state: Cut) -> None:
+    """A depthwise convolution has as many groups as channels; other groups get smaller, not fewer."""
+    dims, group = state.dims(node.inputs[1]), ir.attribute(node, "group", 1)
+    mask = state.kept(node.inputs[0], 1)
+    if group > 1 and dims is not None and mask is not None:
+        depthwise = dims[1] == 1 if node.op_type == "Conv" else dims[0] == group
+        if depthwise:
+            set_int(node, "group", int(mask.sum()))
+
+
+@cut("Reshape")
+def reshape(node: ir.Node, state: Cut) -> None:
+    """The target in numbers: what is not known is copied (0) or follows (-1)."""
+    before, after = state.dims(node.inputs[0]), state.dims(node.outputs[0])
+    assert before is not None and after is not None  # else its channels are frozen
+    target = [size if isinstance(size, int) else 0 if is_copied(before, after, axis) else -1
+              for axis, size in enumerate(state.after(node.outputs[0]))]
+    node.attributes.pop("allowzero", None)
+    state.give(node, 1, np.array(target, np.int64))
+
+
+@cut("Split")
+def split(node: ir.Node, state: Cut) -> None:
+    """The sizes of the parts."""
+    axis = ir.attribute(node, "axis", 0) % len(state.dims(node.inputs[0]) or (1,))
+    sizes = split_sizes(node, state.coupling.builder)
+    if sizes is None or state.kept(node.inputs[0], axis) is None:
+        return
+    masks = [state.kept(output, axis) for output in node.outputs]
+    sizes = [size if mask is None else int(mask.sum()) for size, mask in zip(sizes, masks, strict=True)]
+    node.attributes.pop("num_outputs", None)
+    if ir.opset(node) >= 13:
+        state.give(node, 1, np.array(sizes, np.int64))
+    else:
+        set_ints(node, "split", sizes)
+
+
+@cut("Slice")
+def slice_(node: ir.Node, state: Cut) -> None:
+    """The bounds; where what is left is not evenly spaced, a Gather picks it before."""
+    value, output = node.inputs[0], node.outputs[0]
+    taken = slice_indices(node, state.coupling.builder)
+    assert value is not None and taken is not None
+    bounds: dict[int, tuple[int, int, int]] = {}
+    for axis, indices in taken.items():
+        mask, left = state.kept(value, axis), state.kept(output, axis)
+        if mask is None:
+            continue
+        places = (np.cumsum(mask) - 1)[indices if left is None else indices[left]]
+        steps = np.unique(np.diff(places))
+        if len(steps) > 1:
+            _gather_before(node, state, axis, places)
+            places, steps = np.arange(len(places)), np.array([1])
+        step = int(steps[0]) if len(steps) else 1
+        end = int(places[-1]) + (1 if step > 0 else -1)
+        bounds[axis] = (int(places[0]), end if end >= 0 else -(1 << 62), step)
+    if bounds:
+        _set_bounds(node, state, bounds)
+
+
+def _gather_before(node: ir.Node, state: Cut, axis: int, places: npt.NDArray[np.int64]) -> None:
+    graph, value = state.model.graph, node.inputs[0]
+    assert value is not None
+    indices = ir.add_initializer(graph, places.astype(np.int64), f"{node.name or 'slice'}_channels")
+    gather = ir.make_node("Gather", [value, indices], {"axis": axis})
+    gather.name = ir.fresh_name(graph, f"{node.name or 'slice'}_gather")
+    gather.outputs[0].name = ir.fresh_name(graph, f"{value.name}_picked")
+    gather.outputs[0].type = value.type
+    graph.insert_before(node, gather)
+    node.replace_input_with(0, gather.outputs[0])
+
+
+def _set_bounds(node: ir.Node, state: Cut, bounds: dict[int, tuple[int, int, int]]) -> None:
+    rank = len(state.dims(node.outputs[0]) or ())
+    names = ("starts", "ends", "axes", "steps")
+    old = ir.opset(node) < 10
+    given: list[list[int] | None] = []
+    for place, name in enumerate(names, 1):
+        found = ir.attribute(node, name) if old else ir.constant(node.inputs[place]) if place < len(node.inputs) else None
+        given.append(None if found is None else [int(number) for number in found])
+    starts, ends = given[0] or [], given[1] or []
+    axes = [axis % rank for axis in given[2]] if given[2] is not None else list(range(len(starts)))
+    steps = given[3] or [1] * len(starts)
+    for axis, (start, end, step) in bounds.items():
+        place = axes.index(axis)
+        starts[place], ends[place], steps[place] = start, end, step
+    for place, (name, values) in enumerate(zip(names, (starts, ends, axes, steps), strict=True), 1):
+        if not old:
+            state.give(node, place, np.array(values, np.int64))
+        elif name != "steps":
+            set_ints(node, name, values)
+
+
+@cut("Gather")
+def gather(node: ir.Node, state: Cut) -> None:
+    """The indices: those of removed channels go, the others count anew."""
+    dims = state.dims(node.inputs[0])
+    axis = ir.attribute(node, "axis", 0) % len(dims or (1,))
+    mask, picks = state.kept(node.inputs[0], axis), ir.constant(node.inputs[1])
+    if mask is None or picks is None:
+        return
+    left = state.kept(node.outputs[0], axis) if picks.ndim == 1 else None
+    chosen = picks % len(mask)
+    state.give(node, 1, (np.cumsum(mask) - 1)[chosen if left is None else chosen[left]])
+
+
+@cut("Pad")
+def pad(node: ir.Node, state: Cut) -> None:
+    """How many channels are put before and after."""
+    pads = pads_of(node, state.coupling.builder)
+    assert pads is not None
+    changed = False
+    for axis, (before, after) in tuple(pads.items()):
+        mask = state.kept(node.outputs[0], axis)
+        if mask is not None and (before or after):
+            pads[axis] = int(mask[:before].sum()), int(mask[len(mask) - after:].sum())
+            changed = True
+    if changed:
+        flat = [pads[axis][side] for side in (0, 1) for axis in pads]
+        if ir.opset(node) < 11:
+            set_ints(node, "pads", flat)
+        else:
+            state.give(node, 1, np.array(flat, np.int64))
+
+
+@cut("Expand")
+def expand(node: ir.Node, state: Cut) -> None:
+    """A size that is asked for in numbers."""
+    shape = ir.constant(node.inputs[1])
+    if shape is not None:
+        after = state.after(node.outputs[0])[-len(shape):]
+        asked = [size if number > 1 and isinstance(size, int) else int(number)
+                 for number, size in zip(shape, after, strict=True)]
+        state.give(node, 1, np.array(asked, np.int64))
+
+
+@cut("Resize")
+def resize(node: ir.Node, state: Cut) -> None:
+    """A size that is asked for in numbers."""
+    sizes = ir.constant(node.inputs[3]) if len(node.inputs) > 3 else None
+    if sizes is None:
+        return
+    axes = ir.attribute(node, "axes", tuple(range(len(sizes))))
+    after = state.after(node.outputs[0])
+    asked = [size if state.kept(node.outputs[0], axis) is not None else int(number)
+             for axis, number in zip(axes, sizes, strict=True) for size in [after[axis]]]
+    state.give(node, 3, np.array(asked, np.int64))
+
+
+@cut("ReduceMean")
+def reduce_mean(node: ir.Node, state: Cut) -> None:
+    """The removed channels count as zeros: the mean over fewer is scaled."""
+    axes = reduced_axes(node, state.coupling.builder)
+    masks = [mask for axis in axes or () if (mask := state.kept(node.inputs[0], axis)) is not None]
+    if not masks:
+        return
+    scale = float(np.prod([mask.mean() for mask in masks]))
+    graph, output = state.model.graph, node.outputs[0]
+    dtype = output.dtype or (node.inputs[0].dtype if node.inputs[0] is not None else None) or ir.DataType.FLOAT
+    factor = ir.add_initializer(graph, np.array(scale, dtype.numpy()), f"{node.name or 'mean'}_scale")
+    mul = ir.make_node("Mul", [output, factor])
+    mul.name = ir.fresh_name(graph, f"{node.name or 'mean'}_scaled")
+    mul.outputs[0].name = ir.fresh_name(graph, f"{output.name}_scaled")
+    mul.outputs[0].type, mul.outputs[0].shape = output.type, output.shape
+    graph.insert_after(node, mul)
+    ir.replace_uses(output, mul.outputs[0])
+    mul.replace_input_with(0, output)
+
+
+@cut(*GATES)
+def recurrent(node: ir.Node, state: Cut) -> None:
+    """The number of hidden units; initial states of zeros are left out."""
+    tracked = state.coupling.builder.constant(node, 2, 2, "in")
+    mask = None if tracked is None else state.masks.get(tracked)
+    if mask is None:
+        return
+    set_int(node, "hidden_size", int(mask.sum()))
+    for index in (5, 6):
+        value = node.inputs[index] if index < len(node.inputs) else None
+        if value is not None and value in state.coupling.builder.zeros:
+            node.replace_input_with(index, None)
+            maker = value.producer()
+            if maker is not None:
+                ir.sweep([maker])
