@@ -102,7 +102,8 @@ def _set_bounds(node: ir.Node, state: Cut, bounds: dict[int, tuple[int, int, int
     old = ir.opset(node) < 10
     given: list[list[int] | None] = []
     for place, name in enumerate(names, 1):
-        found = ir.attribute(node, name) if old else ir.constant(node.inputs[place]) if place < len(node.inputs) else None
+        value = node.inputs[place] if place < len(node.inputs) else None
+        found = ir.attribute(node, name) if old else ir.constant(value)
         given.append(None if found is None else [int(number) for number in found])
     starts, ends = given[0] or [], given[1] or []
     axes = [axis % rank for axis in given[2]] if given[2] is not None else list(range(len(starts)))

@@ -286,3 +286,17 @@ PATTERNS: dict[str, Callable[[], onnx.ModelProto]] = {
     each.__name__: each for each in (
         plain, flatten_gemm, residual, dense_concat, mobile, shuffle, squeeze_excite, conv_gru, conv_lstm, conv_rnn,
         c2f, unet, decoder, resnext, attention, attention_qkv, two_inputs, shared_bias, shared_weights, pixel_shuffle)}
+
+
+def resnet18(size: int = 224) -> onnx.ModelProto:
+    net = Net()
+    x = net.op("Relu", net.bn(net.conv(net.input("N", 3, size, size), 3, 64, 7, stride=2, bias=False), 64))
+    x, width = net.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4), 64
+    for stage in range(4):
+        for block in range(2):
+            out, stride = 64 << stage, 2 if stage and not block else 1
+            y = net.op("Relu", net.bn(net.conv(x, width, out, 3, stride=stride, bias=False), out))
+            y = net.bn(net.conv(y, out, out, 3, bias=False), out)
+            x = net.bn(net.conv(x, width, out, stride=stride, bias=False), out) if width != out or stride > 1 else x
+            x, width = net.op("Relu", net.op("Add", y, x)), out
+    return net.model(net.head(x, width, 1000))

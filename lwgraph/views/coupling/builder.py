@@ -147,7 +147,9 @@ class Builder:
                 self.axes.append(found)
         if found is not None:
             found.users[node, index] = None
-            if found.role != role and found.role != "data":
+            if found.role == "data":
+                found.role = role  # what is derived from constants
+            elif found.role != role:
                 found.role = "channel"
         return found
 

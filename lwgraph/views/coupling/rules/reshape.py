@@ -29,7 +29,7 @@ class Segment:
 def segments(before: ir.Dims, after: ir.Dims) -> list[Segment] | None:
     """The segments of a reshape between axes of known size; None when the sizes have no common refinement.
 
-    Axes of unknown size must come first and correspond one to one. Axes of size 1 are in no segment.
+    Axes before (and including) one of unknown size must correspond one to one. Axes of size 1 are in no segment.
     """
     i, j = len(before) - 1, len(after) - 1
     found: list[Segment] = []
@@ -45,11 +45,19 @@ def segments(before: ir.Dims, after: ir.Dims) -> list[Segment] | None:
             return None
         segment, i, j = ends
         found.append(segment)
-    rest = [size for size in before[:i + 1] if size != 1], [size for size in after[:j + 1] if size != 1]
-    if len(rest[0]) > 1 or len(rest[1]) > 1:
-        # More than one axis of unknown size: they must be the same, in the same order.
-        return found if rest[0] == rest[1] and None not in rest[0] else None
-    return found
+    left = [[axis for axis in range(last + 1) if dims[axis] != 1] for dims, last in ((before, i), (after, j))]
+    if len(left[0]) != len(left[1]):
+        return None
+    # The axes from the unknown one on must be the same, in the same order; a single one is, whatever it is called.
+    unlike = 0
+    for a, b in zip(*left, strict=True):
+        if isinstance(before[a], int) and before[a] == after[b]:
+            found.append(Segment((int(before[a] or 0),), {a: range(1)}, {b: range(1)}))
+        elif isinstance(before[a], int) or isinstance(after[b], int):
+            return None
+        else:
+            unlike += before[a] != after[b] or before[a] is None
+    return found if unlike < 2 else None
 
 
 def _segment(before: ir.Dims, after: ir.Dims, i: int, j: int) -> tuple[Segment, int, int] | None:
