@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -228,6 +228,45 @@ def top_basis(moments: Array | None, right: Array, size: int | None = None) -> A
     return np.asarray(basis / np.where(norms > 0, norms, 1))
 
 
+def conjugate_gradients(
+    operate: Callable[[Array], Array],
+    target: Array,
+    start: Array,
+    steps: int,
+    precondition: Callable[[Array], Array] = lambda v: v,
+    *,
+    separate: bool = False,
+) -> Array:
+    """`steps` preconditioned conjugate-gradient steps from `start` towards operate(v) = target.
+
+    `operate` is a symmetric positive semidefinite linear map given as a function, so that normal equations of many
+    unknowns need no matrix. Each step lowers the quadratic loss or leaves it. `separate`: the entries of the first
+    axis are systems of their own, each with its own step lengths.
+    """
+
+    def inner(a: Array, b: Array) -> Array:
+        return np.asarray(np.sum(a * b, axis=tuple(range(1, a.ndim)) if separate else None, keepdims=True))
+
+    def over(a: Array, b: Array) -> Array:  # 0 where nothing is left to do
+        return np.asarray(np.where((a > 0) & (b > 0), a, 0) / np.where(b > 0, b, 1))
+
+    v = start
+    residual = target - operate(v)
+    direction = z = precondition(residual)
+    rho = inner(residual, z)
+    for _ in range(steps):
+        image = operate(direction)
+        step = over(rho, inner(direction, image))
+        if not step.any():
+            break
+        v = v + step * direction
+        residual = residual - step * image
+        z = precondition(residual)
+        rho, previous = inner(residual, z), rho
+        direction = z + over(rho, previous) * direction
+    return v
+
+
 def balance(first: Array, second: Array) -> tuple[Array, Array]:
     """Scale row r of `first` (r, ...) and column r of `second` (o, r, ...) to equal norms; their product stays.
 
@@ -245,5 +284,6 @@ def balance(first: Array, second: Array) -> tuple[Array, Array]:
 
 
 __all__ = [
-    "Block", "Gram", "Moments", "Pooled", "balance", "ratio", "refit", "shrinkage", "solve", "top_basis",
+    "Block", "Gram", "Moments", "Pooled", "balance", "conjugate_gradients", "ratio", "refit", "shrinkage", "solve",
+    "top_basis",
 ]  # fmt: skip

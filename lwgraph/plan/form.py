@@ -105,6 +105,16 @@ class Form(ABC):
     def macs(self, site: Site) -> int:
         """Multiply-accumulates for one batch, comparable with `site.macs()`."""
 
+    def fitted(self, site: Site, moments: Moments, arrays: dict[str, Array], kernel: Array) -> Fitted:
+        """The result of a fit: the shift of the bias and the error follow from the kernel (o, c/g, *k)."""
+        return Fitted(
+            self, site, arrays, kernel, moments.shift(kernel), moments.error(kernel), moments.count is not None
+        )
+
+    def unfitted(self, site: Site, arrays: dict[str, Array]) -> Fitted:
+        """What `blank` returns: arrays of the right shapes, and nothing known about them."""
+        return Fitted(self, site, arrays, site.weight, np.zeros(site.outputs), 0.0, False)
+
     def __str__(self) -> str:
         return self.name + options.format_options(self)
 

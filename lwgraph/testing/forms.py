@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,12 @@ SLACK = 1.05  # alternating fits may end in neighbouring optima
 
 
 def check_form(
-    form: type[Form], *, on: Iterable[Layer] | None = None, reference: Executor | None = None, seed: int = 0
+    form: type[Form],
+    *,
+    on: Iterable[Layer] | None = None,
+    sizes: Callable[[Site], Sequence[Form]] = lambda site: (),
+    reference: Executor | None = None,
+    seed: int = 0,
 ) -> int:
     """Check a form class over a grid of layers.
 
@@ -41,6 +46,7 @@ def check_form(
     Args:
         form: the class.
         on: the layers; None for `lwgraph.testing.layers.layers()`.
+        sizes: more forms to check at a site, that may be too large or too small for the menu.
         reference: runs the models; None for the reference executor.
         seed: of the images.
 
@@ -57,7 +63,7 @@ def check_form(
         if form.refusal(site):
             continue
         taken += 1
-        _Check(form, layer, site, runner, seed).run()
+        _Check(form, layer, site, runner, seed).run(sizes(site))
     if not taken:
         raise CheckError(f"form '{form.name}' refuses every layer, so nothing was checked")
     return taken
@@ -75,12 +81,15 @@ class _Check:
         if site.bias is not None:
             self.y = self.y + site.bias
 
-    def run(self) -> None:
+    def run(self, more: Sequence[Form]) -> None:
         self.check_full()
         menu = list(self.form.menu(self.site))
+        for form in menu:
+            self.check_cost(form)
+        menu += [form for form in more if form not in menu]
         fits = [form.fit(self.site, self.moments) for form in menu]
         for form, fitted in zip(menu, fits, strict=True):
-            self.check_cost(form)
+            self.check_text(form)
             self.check_emission(form, fitted)
             self.check_prediction(form, fitted)
             self.check_refit(form, fitted)
@@ -102,6 +111,8 @@ class _Check:
     def check_cost(self, form: Form) -> None:
         if form.macs(self.site) >= self.site.macs():
             self.fail(form, "is on the menu and needs no less work than the layer")
+
+    def check_text(self, form: Form) -> None:
         again = type(form).parse(str(form))
         if again != form:
             self.fail(form, f"does not read back from its text: gives {again}")

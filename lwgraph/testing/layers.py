@@ -102,9 +102,9 @@ def layers() -> Iterator[Layer]:
         ("same-upper", "Conv", (9, 18, 14, 13), (20, 18, 3, 3), {"auto_pad": "SAME_UPPER", "strides": (2, 2)}),
         ("same-lower", "Conv", (4, 18, 12, 13), (20, 18, 4, 3), {"auto_pad": "SAME_LOWER"}),
         ("valid", "Conv", (5, 18, 13, 11), (20, 18, 3, 3), {"auto_pad": "VALID", "bias": False}),
-        ("oblong", "Conv", (5, 20, 14, 11), (16, 20, 5, 3), {"pads": (2, 1, 2, 1), "strides": (1, 2)}),
+        ("oblong", "Conv", (6, 12, 14, 11), (16, 12, 5, 3), {"pads": (2, 1, 2, 1), "strides": (1, 2)}),
         ("row", "Conv", (4, 20, 9, 15), (24, 20, 1, 3), {"pads": (0, 1, 0, 1)}),
-        ("grouped", "Conv", (4, 36, 11, 13), (40, 18, 3, 3), {"group": 2, "pads": (1, 1, 1, 1)}),
+        ("grouped", "Conv", (4, 36, 9, 11), (40, 18, 3, 3), {"group": 2, "pads": (1, 1, 1, 1)}),
         ("pointwise", "Conv", (2, 40, 9, 11), (48, 40, 1, 1), {}),
         ("pointwise-strided", "Conv", (6, 40, 9, 11), (24, 40, 1, 1), {"strides": (2, 2), "bias": False}),
         ("one-dimensional", "Conv", (6, 20, 40), (24, 20, 5), {"pads": (2, 2), "strides": (2,)}),
@@ -113,7 +113,7 @@ def layers() -> Iterator[Layer]:
         ("matmul", "MatMul", (3, 90, 48), (48, 40), {}),
         ("transposed", "ConvTranspose", (3, 20, 9, 11), (20, 18, 3, 3),
          {"strides": (2, 2), "pads": (1, 1, 1, 1), "output_padding": (1, 1)}),
-        ("transposed-grouped", "ConvTranspose", (4, 36, 7, 9), (36, 18, 4, 4),
+        ("transposed-grouped", "ConvTranspose", (4, 24, 7, 9), (24, 10, 4, 4),
          {"group": 2, "strides": (2, 2), "pads": (1, 1, 1, 1), "bias": False}),
     ]  # fmt: skip
     for index, (name, op_type, shape, weight, attributes) in enumerate(grid):

@@ -1,12 +1,10 @@
 import numpy as np
 import pytest
 
-from lwgraph import registry
 from lwgraph.errors import UsageError
 from lwgraph.passes.forms.low_rank import LowRank
 from lwgraph.plan.fit import Moments, Pooled
 from lwgraph.plan.form import parse_form
-from lwgraph.testing.forms import check_form
 from lwgraph.testing.layers import Layer, layers, make_layer, patches
 
 LAYERS = {layer.name: layer for layer in layers()}
@@ -16,13 +14,6 @@ def moments(layer: Layer, seed: int = 0) -> Moments:
     found = patches(layer.site, layer.samples(seed))
     gram = Pooled(found.swapaxes(1, 2) @ found / found.shape[1], found.mean(1), found.shape[1])
     return Moments(layer.site, gram)
-
-
-@pytest.mark.parametrize("name", LAYERS)
-def test_keeps_the_promises_of_a_form(name):
-    # onnx's reference ConvTranspose cannot do groups, so those layers are run by ONNX Runtime.
-    runner = registry.executor("ort" if name.startswith("transposed") else "reference")
-    check_form(LowRank, on=[LAYERS[name]], reference=runner)
 
 
 def test_text_and_sizes():
@@ -63,27 +54,8 @@ def test_spatial_takes_the_better_order():
     assert best.form.split == min(errors, key=errors.get)
 
 
-@pytest.mark.parametrize("inputs", ["zero", "constant", "rank-deficient"])
-def test_degenerate_inputs(inputs):
-    layer = Layer("plain", make_layer("Conv", (3, 20, 9, 9), (24, 20, 3, 3)), (3, 20, 9, 9))
-    x = layer.samples()
-    if inputs == "rank-deficient":
-        x[:, 10:] = x[:, :10]
-    else:
-        x[:] = 0 if inputs == "zero" else 2
-    found = patches(layer.site, x)
-    gram = Pooled(found.swapaxes(1, 2) @ found / found.shape[1], found.mean(1), found.shape[1])
-    m = Moments(layer.site, gram)
-    fitted = LowRank(16).fit(layer.site, m)
-    assert np.isfinite(fitted.kernel).all() and np.isfinite(fitted.shift).all()
-    assert 0 <= fitted.error < 0.2
-    exact = LowRank.full(layer.site).fit(layer.site, m)
-    assert np.linalg.norm(exact.kernel - layer.site.weight) <= 1e-5 * np.linalg.norm(layer.site.weight)
-
-
 def test_zero_weight():
     layer = Layer("zero", make_layer("Conv", (3, 20, 9, 9), (24, 20, 3, 3)), (3, 20, 9, 9))
-    layer.site.weight[:] = 0
     site = layer.site
     site.__dict__["weight"] = np.zeros_like(site.weight)
     fitted = LowRank(16).fit(site, Moments(site))

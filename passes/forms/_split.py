@@ -1,0 +1,147 @@
+"""The algebra of a layer split by its kernel's axes into two stages; low-rank and tucker share it.
+
+D factors as T * I: I = inputs * taps on the axes of the first stage, T = taps on the others. The first stage is V
+(r, I), the second H (o, T, r), and the kernel is Khat[o, t, i] = sum_r H[o, t, r] V[r, i].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from lwgraph.plan.fit import Block, balance, conjugate_gradients, solve, top_basis
+
+Array = npt.NDArray[np.float64]
+SWEEPS, STEPS = 2, 3  # alternations, and conjugate-gradient steps in each; more gains 1 % of the error
+
+
+def factor(block: Block, axes: Sequence[int], rank: int) -> tuple[Array, Array]:
+    """The two stages (r, c, *k with 1 off `axes`) and (o, r, *k with 1 on `axes`) of least error on the moments.
+
+    With T taps off `axes`, I = c * taps on `axes`, D = T I: O(rank D^2 (1 + SWEEPS (STEPS + 1)) + (rank T)^3) after
+    one eigenproblem of min(I, o T), which all ranks share.
+    """
+    weight, moments = arranged(block, axes)  # (o, T, I), (T, I, T, I)
+    outputs, taps, inner = weight.shape
+    cross = np.asarray(block.cache[("cross", tuple(axes))])
+    _, first, second = start(block, axes, rank)
+    if taps > 1 and block.ridge and rank < min(inner, outputs * taps):  # for white inputs the start is the optimum
+        for _ in range(SWEEPS):
+            first = first_stage(moments, cross, first, second, inverse_average(block, axes))
+            _, second = second_stage(moments, cross, first)
+    on = [k if a in axes else 1 for a, k in enumerate(block.weight.shape[2:])]
+    off = [1 if a in axes else k for a, k in enumerate(block.weight.shape[2:])]
+    rows = first.reshape(rank, block.weight.shape[1], *on)
+    columns = second.transpose(0, 2, 1).reshape(outputs, rank, *off)
+    return balance(rows, columns)
+
+
+def start(block: Block, axes: Sequence[int], rank: int) -> tuple[float, Array, Array]:
+    """Loss (up to a constant), first and second stage of the better of two starts: whitened and plain SVD, refitted."""
+    weight, moments = arranged(block, axes)
+    cross = np.asarray(block.cache[("cross", tuple(axes))])
+    best: tuple[float, Array, Array] | None = None
+    for basis in bases(block, axes, weight, moments):
+        loss, second = second_stage(moments, cross, basis[:rank])
+        if best is None or loss < best[0]:
+            best = loss, basis[:rank], second
+    assert best is not None
+    return best
+
+
+def join(first: Array, second: Array) -> Array:
+    """The dense kernel (o, c, *k) of the stages (r, c, *on) and (o, r, *off); either is 1 on each axis."""
+    rank = first.ndim - 2
+    a = first.reshape(first.shape[0], -1)
+    b = second.reshape(second.shape[0], second.shape[1], -1)
+    kernel = np.einsum("ort,ri->oit", b, a, optimize=True)
+    kernel = kernel.reshape(second.shape[0], first.shape[1], *first.shape[2:], *second.shape[2:])
+    # Axes are now (o, c, on..., off...); on axis a one of the pair is 1.
+    order = [0, 1] + [axis for a in range(rank) for axis in (2 + a, 2 + rank + a)]
+    shape = [max(first.shape[2 + a], second.shape[2 + a]) for a in range(rank)]
+    return np.ascontiguousarray(kernel.transpose(order).reshape(second.shape[0], first.shape[1], *shape))
+
+
+def arranged(block: Block, axes: Sequence[int]) -> tuple[Array, Array]:
+    key = ("arranged", tuple(axes))
+    if key not in block.cache:
+        shape = block.weight.shape[1:]
+        rest = [1 + a for a in range(len(shape) - 1) if a not in axes]
+        order = [*rest, 0, *[1 + a for a in axes]]
+        taps = math.prod(shape[a] for a in rest)
+        inner = math.prod(shape) // taps
+        n = len(shape)
+        weight = block.weight.transpose(0, *[1 + a for a in order]).reshape(-1, taps, inner)
+        moments = block.moments.reshape(*shape, *shape).transpose(*order, *[n + a for a in order])
+        moments = np.ascontiguousarray(moments).reshape(taps, inner, taps, inner)
+        cross = block.cross.reshape(-1, *shape).transpose(0, *[1 + a for a in order]).reshape(-1, taps, inner)
+        block.cache[key] = weight, moments
+        block.cache[("cross", tuple(axes))] = np.ascontiguousarray(cross)
+    found: tuple[Array, Array] = block.cache[key]
+    return found
+
+
+def bases(block: Block, axes: Sequence[int], weight: Array, moments: Array) -> tuple[Array, ...]:
+    """The whitened and the plain basis (I, I) of the first stage, best directions first."""
+    key = ("bases", tuple(axes))
+    if key not in block.cache:
+        right = weight.transpose(2, 0, 1).reshape(weight.shape[2], -1)
+        white = top_basis(average(moments), right)
+        block.cache[key] = (white, top_basis(None, right)) if block.ridge else (white,)
+    found: tuple[Array, ...] = block.cache[key]
+    return found
+
+
+def second_stage(moments: Array, cross: Array, first: Array) -> tuple[float, Array]:
+    """The best second stage (o, T, r) for a first stage (r, I), and the loss up to a constant."""
+    taps, inner = moments.shape[:2]
+    rank = len(first)
+    product = first @ moments.reshape(taps, inner, taps * inner)  # (T, r, T I)
+    normal = (product.reshape(taps * rank * taps, inner) @ first.T).reshape(taps * rank, taps * rank)
+    right = (cross @ first.T).reshape(len(cross), -1)
+    second = solve((normal + normal.T) / 2, right)
+    return -float(np.vdot(second, right)), second.reshape(len(cross), taps, rank)
+
+
+def average(moments: Array) -> Array:
+    """The (I, I) moments of the first stage's patches, over the T places at which it stands: (T, I, T, I) -> (I, I)."""
+    return np.asarray(sum(moments[t, :, t] for t in range(len(moments)))) / len(moments)
+
+
+def inverse_average(block: Block, axes: Sequence[int]) -> Array:
+    """The inverse of `average`, (I, I), remembered."""
+    key = ("inverse", tuple(axes))
+    if key not in block.cache:
+        block.cache[key] = np.linalg.inv(average(arranged(block, axes)[1]))
+    found: Array = block.cache[key]
+    return found
+
+
+def first_stage(moments: Array, cross: Array, first: Array, second: Array, average_inverse: Array) -> Array:
+    """A better first stage (r, I) for a second stage (o, T, r): preconditioned conjugate gradients from `first`.
+
+    The normal operator is V -> sum_ts (H_t^T H_s) V R_st, never formed as a matrix of (r I)^2.
+    """
+    taps, inner = moments.shape[:2]
+    rank = len(first)
+    flat = moments.reshape(taps, inner, taps * inner)  # symmetric, so that rows stand for columns
+    inner_products = np.einsum("otr,osq->trsq", second, second, optimize=True)  # H_t^T H_s
+
+    def operate(v: Array) -> Array:
+        spread = np.tensordot(inner_products, v, axes=(3, 0))  # (T, r, S, I)
+        # (I, D) @ (D, r): several times as fast in BLAS as its transpose.
+        parts = [flat[t] @ spread[t].reshape(rank, -1).T for t in range(taps)]
+        return np.sum(parts, axis=0, dtype=np.float64).T
+
+    target = np.einsum("otr,oti->ri", second, cross, optimize=True)
+    rows = np.einsum("trtq->rq", inner_products)
+    rows_inverse = np.linalg.inv(rows + np.eye(rank) * (1e-8 * max(np.trace(rows) / rank, 1e-300)))
+
+    def precondition(v: Array) -> Array:
+        return np.asarray(rows_inverse @ v @ average_inverse)
+
+    better = conjugate_gradients(operate, target, first, STEPS, precondition)
+    return np.asarray(better / np.maximum(np.linalg.norm(better, axis=1, keepdims=True), 1e-300))

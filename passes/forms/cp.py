@@ -1,0 +1,167 @@
+"""CP: 1 x 1, depthwise, 1 x 1 - a linear inverted residual.
+
+    Khat[o, c, d] = sum_r A[o, r] K[r, d] B[r, c]                          (Lebedev et al. 2015; MobileNetV2's block)
+
+A three-way canonical decomposition with the taps as one axis. It starts where the joint shift form ends (K one-hot),
+so it is never worse than that, and fits A (least squares), K and B (conjugate gradients) in turn on the moments. Sums
+of large terms that cancel (Phan et al. 2020) are not followed: a sweep that more than triples the terms' size is
+undone, and the fit ends there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from lwgraph import ir
+from lwgraph.errors import UsageError
+from lwgraph.passes.forms.depthwise import dense_spatial
+from lwgraph.passes.forms.shift import joint
+from lwgraph.plan.emit import Emitter
+from lwgraph.plan.fit import Block, Moments, balance, conjugate_gradients, solve
+from lwgraph.plan.form import Fitted, Form, ceil16
+from lwgraph.plan.site import Site
+
+Array = npt.NDArray[np.float64]
+SWEEPS, STEPS = 3, 3  # alternations, and conjugate-gradient steps for each of K and B
+GROWTH = 3.0  # how much a sweep may enlarge the terms
+
+
+@dataclass(frozen=True)
+class Cp(Form):
+    """1 x 1, depthwise, 1 x 1: an inverted residual without its activations."""
+
+    name: ClassVar[str] = "cp"
+
+    rank: Annotated[int, "channels of the depthwise stage; 0: by ratio"] = 0
+    ratio: Annotated[float, "rank as a share of the input channels, rounded up to a multiple of 16"] = 1.0
+
+    def __post_init__(self) -> None:
+        if self.rank < 0:
+            raise UsageError(f"option 'rank' of form 'cp' is {self.rank}; allowed: 0 or more")
+        if not self.ratio > 0:
+            raise UsageError(f"option 'ratio' of form 'cp' is {self.ratio}; allowed: above 0")
+
+    @classmethod
+    def refusal(cls, site: Site) -> str:
+        """Why this form cannot stand at `site`; "" when it can."""
+        return dense_spatial(site)
+
+    @classmethod
+    def menu(cls, site: Site) -> Sequence[Form]:
+        """c / 2, c, 3 c / 2 and 2 c, where that saves work."""
+        sizes = dict.fromkeys(cls(ratio=share).at(site) for share in (0.5, 1.0, 1.5, 2.0))
+        return [form for form in sizes if form.macs(site) < 0.9 * site.macs()]
+
+    @classmethod
+    def full(cls, site: Site) -> Form:
+        """The sum of the ranks that the taps' slices can have."""
+        return cls(site.taps * min(site.inputs, site.outputs))
+
+    def at(self, site: Site) -> Cp:
+        """The rank that `site` gets."""
+        limit = site.taps * min(site.inputs, site.outputs)
+        return Cp(min(self.rank, limit) or ceil16(self.ratio * site.inputs, limit))
+
+    def fit(self, site: Site, moments: Moments) -> Fitted:
+        """From the joint shift form, alternating least squares over the three factors."""
+        form = self.at(site)
+        (block,) = moments.blocks
+        first, taps, last = decompose(block, form.rank)
+        kernel = np.einsum("or,rd,rc->ocd", last, taps, first, optimize=True).reshape(site.shape)
+        ones = (1,) * len(site.kernel)
+        deep = taps.reshape(len(taps), 1, *site.kernel)
+        first, deep = balance(first.reshape(*first.shape, *ones), deep.swapaxes(0, 1))
+        deep, last = balance(deep.swapaxes(0, 1), last.reshape(*last.shape, *ones))
+        return form.fitted(site, moments, {"expand": first, "depthwise": deep, "project": last}, kernel)
+
+    def blank(self, site: Site) -> Fitted:
+        """Random weights."""
+        form, random, ones = self.at(site), np.random.default_rng(0), (1,) * len(site.kernel)
+        arrays = {
+            "expand": random.standard_normal((form.rank, site.inputs, *ones)) / site.inputs,
+            "depthwise": random.standard_normal((form.rank, 1, *site.kernel)) / site.taps,
+            "project": random.standard_normal((site.outputs, form.rank, *ones)) / form.rank,
+        }
+        return form.unfitted(site, arrays)
+
+    def emit(self, op: Emitter, x: ir.Value, fitted: Fitted) -> ir.Value:
+        """Three convolutions; the depthwise one has the layer's stride and padding, the last one the bias."""
+        arrays = fitted.arrays
+        y = op.stage(x, arrays["expand"], "expand", axes=())
+        y = op.stage(y, arrays["depthwise"], "depthwise", group=len(arrays["depthwise"]))
+        return op.stage(y, arrays["project"], "project", bias=fitted.bias, axes=())
+
+    def macs(self, site: Site) -> int:
+        """Multiply-accumulates for one batch."""
+        rank = self.at(site).rank
+        return rank * (site.inputs * site.positions(()) + (site.taps + site.outputs) * site.positions())
+
+
+def decompose(block: Block, rank: int) -> tuple[Array, Array, Array]:
+    """B (R, c), K (R, t) and A (o, R) of least error on the moments. O(R D^2 + R^2 D) per step and R^3 per sweep."""
+    at, first, last = joint(block, rank)
+    taps = np.zeros((rank, block.matrix.shape[1] // first.shape[1]))
+    taps[np.arange(rank), at] = 1
+    if rank >= taps.shape[1] * min(first.shape[1], len(block.weight)):
+        return first, taps, last
+    loss, last = _project(block, first, taps)
+    size = _terms(first, taps, last)
+    for _ in range(SWEEPS):
+        better_taps, better_first = _factors(block, first, taps, last)
+        found, better_last = _project(block, better_first, better_taps)
+        grown = _terms(better_first, better_taps, better_last)
+        if found >= loss or grown > GROWTH * size:
+            break
+        loss, size, first, taps, last = found, max(size, grown), better_first, better_taps, better_last
+    return first, taps, last
+
+
+def _features(first: Array, taps: Array) -> Array:
+    return (first[:, :, None] * taps[:, None, :]).reshape(len(first), -1)
+
+
+def _project(block: Block, first: Array, taps: Array) -> tuple[float, Array]:
+    """Loss (up to a constant) and the best A (o, R)."""
+    features = _features(first, taps)
+    right = block.cross @ features.T
+    last = solve((features @ block.moments) @ features.T, right)
+    return -float(np.vdot(last, right)), last
+
+
+def _factors(block: Block, first: Array, taps: Array, last: Array) -> tuple[Array, Array]:
+    """Better K (R, t), then a better B (R, c), for A (o, R)."""
+    rank, inputs, count = len(first), first.shape[1], taps.shape[1]
+    products = last.T @ last
+    target = (last.T @ block.cross).reshape(rank, inputs, count)
+    scale = np.maximum(np.diagonal(products), 1e-300)[:, None]
+    whole = block.moments.reshape(inputs, count, inputs, count)
+
+    def image(features: Array) -> Array:
+        return np.asarray((products @ features @ block.moments).reshape(rank, inputs, count))
+
+    tap_inverse = np.linalg.inv(np.einsum("ctcs->ts", whole) / inputs)
+    taps = conjugate_gradients(
+        lambda v: np.einsum("rc,rcd->rd", first, image(_features(first, v))),
+        np.einsum("rc,rcd->rd", first, target), taps, STEPS, lambda v: v / scale @ tap_inverse,
+    )  # fmt: skip
+    taps = taps / np.maximum(np.linalg.norm(taps, axis=1, keepdims=True), 1e-300)
+    channel_inverse = np.linalg.inv(np.einsum("ctdt->cd", whole) / count)
+    first = conjugate_gradients(
+        lambda v: np.einsum("rd,rcd->rc", taps, image(_features(v, taps))),
+        np.einsum("rd,rcd->rc", taps, target), first, STEPS, lambda v: v / scale @ channel_inverse,
+    )  # fmt: skip
+    return taps, first / np.maximum(np.linalg.norm(first, axis=1, keepdims=True), 1e-300)
+
+
+def _terms(first: Array, taps: Array, last: Array) -> float:
+    """The summed squared size of the rank-one terms; large against the kernel's when they cancel."""
+    sizes = [np.square(part).sum(axis) for part, axis in ((first, 1), (taps, 1), (last, 0))]
+    return float((sizes[0] * sizes[1] * sizes[2]).sum())
+
+
+__all__ = ["Cp", "decompose"]

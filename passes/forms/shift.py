@@ -1,0 +1,288 @@
+"""Shift convolutions: the taps become moves of whole channels, and only 1 x 1 layers multiply.
+
+    per-channel:  Khat[o, c, d] = sum_t A_t[o, c] [d = tap_t(c)]     each channel moved `columns / c` ways, then 1 x 1
+    free:         Khat[o, c, d] = sum_j A[o, j] [c = c_j, d = d_j]   any columns of the patch, then 1 x 1
+    joint:        Khat[o, c, d] = sum_r A[o, r] B[r, c] [d = d_r]    1 x 1, move, 1 x 1
+
+ShiftNet (Wu et al. 2018) and its successors train such layers; here the columns are chosen by orthogonal matching
+pursuit on the moments, in batches, and A is refitted. "joint" starts from the whitened singular values of all taps'
+slices, sorted together, and fits A and B in turn. A move is a one-hot depthwise convolution, which keeps blocked layouts.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from lwgraph import ir
+from lwgraph.errors import UsageError
+from lwgraph.passes.forms.depthwise import dense_spatial
+from lwgraph.plan.emit import Emitter
+from lwgraph.plan.fit import Block, Moments, balance, conjugate_gradients, solve, top_basis
+from lwgraph.plan.form import Fitted, Form, ceil16
+from lwgraph.plan.site import Site
+
+Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
+Kind = Literal["per-channel", "free", "joint"]
+SWEEPS, STEPS = 2, 4  # of "joint": alternations, and conjugate-gradient steps in each
+BATCHES = 16  # of the matching pursuit
+
+
+@dataclass(frozen=True)
+class Shift(Form):
+    """Moved channels and 1 x 1 convolutions."""
+
+    name: ClassVar[str] = "shift"
+
+    kind: Annotated[Kind, "which columns may be taken; joint: with a 1 x 1 layer before the move"] = "per-channel"
+    columns: Annotated[int, "columns that the last 1 x 1 layer reads; per-channel: a multiple of c; 0: by ratio"] = 0
+    ratio: Annotated[float, "columns as a share of the input channels, rounded up"] = 1.0
+    penalty: Annotated[float, "from 0 to 1: how much less a moved column counts than an unmoved one, when chosen"] = 0.0
+
+    def __post_init__(self) -> None:
+        if self.columns < 0:
+            raise UsageError(f"option 'columns' of form 'shift' is {self.columns}; allowed: 0 or more")
+        if not self.ratio > 0:
+            raise UsageError(f"option 'ratio' of form 'shift' is {self.ratio}; allowed: above 0")
+        if not 0 <= self.penalty <= 1:
+            raise UsageError(f"option 'penalty' of form 'shift' is {self.penalty}; allowed: 0 to 1")
+
+    @classmethod
+    def refusal(cls, site: Site) -> str:
+        """Why this form cannot stand at `site`; "" when it can."""
+        return dense_spatial(site)
+
+    @classmethod
+    def menu(cls, site: Site) -> Sequence[Form]:
+        """c and 2 c columns of each kind, c / 2 more of the free and the joint one, where that saves work."""
+        shares = {"per-channel": (1.0, 2.0), "free": (0.5, 1.0, 2.0), "joint": (0.5, 1.0, 2.0)}
+        sizes = dict.fromkeys(cls(kind, ratio=s).at(site) for kind in KINDS for s in shares[kind])
+        return [form for form in sizes if form.macs(site) < 0.9 * site.macs()]
+
+    @classmethod
+    def full(cls, site: Site) -> Form:
+        """All columns."""
+        return cls("free", site.fan_in)
+
+    def at(self, site: Site) -> Shift:
+        """The number of columns that `site` gets."""
+        wanted = self.columns or self.ratio * site.inputs
+        if self.kind == "per-channel":
+            columns = min(site.taps, max(1, int(np.ceil(wanted / site.inputs - 1e-9)))) * site.inputs
+        else:
+            limit = site.fan_in if self.kind == "free" else site.taps * min(site.inputs, site.outputs)
+            columns = min(self.columns, limit) or ceil16(wanted, limit)
+        return Shift(self.kind, columns, penalty=self.penalty)
+
+    def fit(self, site: Site, moments: Moments) -> Fitted:
+        """Matching pursuit, or the joint singular values of the taps; then least squares."""
+        form = self.at(site)
+        (block,) = moments.blocks
+        if form.kind == "joint":
+            return form._fit_joint(site, moments, block)
+        centre = site.taps // 2 if all(k % 2 for k in site.kernel) else -1
+        order = "channel" if form.kind == "per-channel" else "free"
+        picked = pursue(block, form.columns, site.taps, centre, form.penalty, per_channel=order == "channel")
+        points = solve(block.moments[np.ix_(picked, picked)], block.cross[:, picked])
+        kernel = np.zeros_like(block.matrix)
+        kernel[:, picked] = points
+        terms = form.columns // site.inputs if order == "channel" else 1
+        if order == "channel":  # each channel's picks, one for each term
+            picked = np.sort(picked).reshape(site.inputs, terms).T.reshape(-1)
+            points = kernel[:, picked]
+        ones = (1,) * len(site.kernel)
+        arrays: dict[str, Array] = {}
+        for t, part in enumerate(np.split(np.arange(form.columns), terms)):
+            arrays[f"shift{t}"] = one_hot(picked[part] % site.taps, site)
+            arrays[f"pointwise{t}"] = points[:, part].reshape(site.outputs, -1, *ones)
+        if order == "free":
+            arrays["channels"] = (picked // site.taps).astype(np.float64)
+        return form.fitted(site, moments, arrays, kernel.reshape(site.shape))
+
+    def _fit_joint(self, site: Site, moments: Moments, block: Block) -> Fitted:
+        taps, first, last = joint(block, self.columns)
+        ones = (1,) * len(site.kernel)
+        kernel = np.zeros((site.outputs, site.inputs, site.taps))
+        for tap in range(site.taps):
+            kernel[:, :, tap] = last[:, taps == tap] @ first[taps == tap]
+        first, last = balance(first.reshape(*first.shape, *ones), last.reshape(*last.shape, *ones))
+        arrays = {"reduce": first, "shift0": one_hot(taps, site), "pointwise0": last}
+        return self.fitted(site, moments, arrays, kernel.reshape(site.shape))
+
+    def blank(self, site: Site) -> Fitted:
+        """Random columns and weights."""
+        form, random, ones = self.at(site), np.random.default_rng(0), (1,) * len(site.kernel)
+        terms = form.columns // site.inputs if form.kind == "per-channel" else 1
+        width = form.columns // terms
+        arrays: dict[str, Array] = {}
+        for t in range(terms):
+            arrays[f"shift{t}"] = one_hot(random.integers(0, site.taps, width), site)
+            arrays[f"pointwise{t}"] = random.standard_normal((site.outputs, width, *ones)) / width
+        if form.kind == "free":
+            arrays["channels"] = np.sort(random.integers(0, site.inputs, width)).astype(np.float64)
+        if form.kind == "joint":
+            arrays["reduce"] = random.standard_normal((width, site.inputs, *ones)) / site.inputs
+        return form.unfitted(site, arrays)
+
+    def emit(self, op: Emitter, x: ir.Value, fitted: Fitted) -> ir.Value:
+        """One-hot depthwise nodes and 1 x 1 layers; "free" gathers channels first."""
+        form, arrays = fitted.form, fitted.arrays
+        assert isinstance(form, Shift)
+        if form.kind == "free":
+            x = op.Gather(x, op.const(arrays["channels"].astype(np.int64), "channels", shared=True), axis=1)
+        if form.kind == "joint":
+            x = op.stage(x, arrays["reduce"], "reduce", axes=())
+        terms = sum(name.startswith("shift") for name in arrays)
+        results = []
+        for t in range(terms):
+            moved = op.stage(x, arrays[f"shift{t}"], f"shift{t}", group=len(arrays[f"shift{t}"]))
+            bias = fitted.bias if t == terms - 1 else None
+            results.append(op.stage(moved, arrays[f"pointwise{t}"], f"pointwise{t}", bias=bias, axes=()))
+        return functools.reduce(lambda a, b: op.Add(a, b), results)
+
+    def macs(self, site: Site) -> int:
+        """Multiply-accumulates for one batch, those of the one-hot convolutions included."""
+        form = self.at(site)
+        work = form.columns * (site.taps + site.outputs) * site.positions()
+        return work + (form.columns * site.inputs * site.positions(()) if form.kind == "joint" else 0)
+
+
+KINDS: tuple[Kind, ...] = ("per-channel", "free", "joint")
+
+
+def one_hot(taps: Index, site: Site) -> Array:
+    """A depthwise weight (n, 1, *k) that moves channel i by tap taps[i]."""
+    weight = np.zeros((len(taps), site.taps))
+    weight[np.arange(len(taps)), taps] = 1
+    return weight.reshape(len(taps), 1, *site.kernel)
+
+
+def pursue(block: Block, columns: int, taps: int, centre: int, penalty: float, *, per_channel: bool) -> Index:
+    """Columns of the patch by orthogonal matching pursuit on the moments, in the order in which they were taken.
+
+    A column's score is the error that it alone would take away; those of a batch are taken together and projected out
+    together: O(D^2 columns) in `BATCHES` passes over the moments. With `per_channel`, every channel gives equally many.
+    """
+    residual, target = block.moments.copy(), block.cross.T.copy()
+    width = len(residual)
+    scale = np.diagonal(residual).copy()
+    weight = np.where(np.arange(width) % taps == centre, 1.0, 1.0 - penalty)
+    channel = np.arange(width) // taps
+    picked: list[int] = []
+    taken = np.zeros(width, bool)
+    quota = columns // (width // taps) if per_channel else width
+    used = np.zeros(width // taps, int)
+    batch = max(1, -(-columns // BATCHES))
+    while len(picked) < columns:
+        left = np.diagonal(residual)
+        alive = left > 1e-9 * scale
+        score = np.where(alive, np.square(target).sum(1) * weight / np.where(alive, left, 1), 0)
+        score[taken] = -1
+        # While a round of one column per channel is not over, channels that had their turn wait.
+        waiting = used[channel] > used.min() if per_channel else np.zeros(width, bool)
+        score[waiting | (used[channel] >= quota)] = -1
+        chosen: list[int] = []
+        seen: set[int] = set()
+        for column in np.argsort(-score, kind="stable"):
+            if score[column] < 0 or len(chosen) == min(batch, columns - len(picked)):
+                break
+            if channel[column] not in seen:  # one of a channel in a batch: neighbouring taps resemble each other
+                chosen.append(int(column))
+                seen.add(int(channel[column]))
+        picked += chosen
+        taken[chosen] = True
+        np.add.at(used, channel[chosen], 1)
+        useful = [column for column in chosen if alive[column]]
+        if useful:
+            inner = residual[np.ix_(useful, useful)]
+            gain = solve(inner, residual[:, useful])
+            target -= gain @ target[useful]
+            residual -= gain @ residual[useful]
+    return np.asarray(picked)
+
+
+def joint(block: Block, columns: int) -> tuple[Index, Array, Array]:
+    """Taps (R,), B (R, c) and A (o, R): the R largest singular values of all taps' slices, whitened; then refitted.
+
+    O(R D^2 / taps + R^2 D) per step and R^3 per sweep.
+    """
+    inputs = block.weight.shape[1]
+    weight = block.weight.reshape(len(block.weight), inputs, -1)
+    taps = weight.shape[2]
+    moments = block.moments.reshape(inputs, taps, inputs, taps)
+    best: tuple[float, Index, Array, Array] | None = None
+    for whiten in (True, False) if block.ridge else (False,):
+        strength, basis = [], []
+        for tap in range(taps):
+            metric = np.ascontiguousarray(moments[:, tap, :, tap]) if whiten else None
+            rows = top_basis(metric, np.ascontiguousarray(weight[:, :, tap].T))
+            parts, left = weight[:, :, tap].T, rows
+            image = left if metric is None else left @ metric
+            normal = image @ left.T
+            # The rows are orthogonal in the metric, so each takes away its own share of the error.
+            share = np.square(image @ parts).sum(1) / np.maximum(np.diagonal(normal), 1e-300)
+            strength.append(share)
+            basis.append(rows)
+        flat = np.concatenate(strength)
+        where = np.repeat(np.arange(taps), [len(s) for s in strength])
+        order = np.sort(np.argsort(-flat, kind="stable")[:columns])
+        found = _last(block, where[order], np.concatenate(basis)[order])
+        if best is None or found[0] < best[0]:
+            best = found
+    assert best is not None
+    loss, at, first, last = best
+    for _ in range(SWEEPS if block.ridge and columns < taps * min(inputs, len(weight)) else 0):
+        found = _last(block, at, _first(block, at, first, last))
+        if found[0] >= loss:
+            break
+        loss, at, first, last = found
+    return at, first, last
+
+
+def _spread(block: Block, at: Index, first: Array) -> Array:
+    """The features (R, D) of B (R, c) at its taps."""
+    inputs = first.shape[1]
+    features = np.zeros((len(first), inputs, block.matrix.shape[1] // inputs))
+    features[np.arange(len(first)), :, at] = first
+    return features.reshape(len(first), -1)
+
+
+def _last(block: Block, at: Index, first: Array) -> tuple[float, Index, Array, Array]:
+    features = _spread(block, at, first)
+    product = features @ block.moments
+    right = block.cross @ features.T
+    last = solve(product @ features.T, right)
+    return -float(np.vdot(last, right)), at, first, last
+
+
+def _first(block: Block, at: Index, first: Array, last: Array) -> Array:
+    """A better B (R, c) for A (o, R), by conjugate gradients."""
+    inputs = first.shape[1]
+    taps = block.matrix.shape[1] // inputs
+    products = last.T @ last
+    rows = np.arange(len(first))
+
+    def gather(images: Array) -> Array:
+        return np.asarray(images.reshape(len(first), inputs, taps)[rows, :, at])
+
+    def operate(v: Array) -> Array:
+        return gather(products @ _spread(block, at, v) @ block.moments)
+
+    average = np.einsum("ctdt->cd", block.moments.reshape(inputs, taps, inputs, taps)) / taps
+    inverse = np.linalg.inv(average)
+    scale = np.diagonal(products)[:, None]
+
+    def precondition(v: Array) -> Array:
+        return np.asarray(v / np.where(scale > 0, scale, 1) @ inverse)
+
+    better = conjugate_gradients(operate, gather(last.T @ block.cross), first, STEPS, precondition)
+    return np.asarray(better / np.maximum(np.linalg.norm(better, axis=1, keepdims=True), 1e-300))
+
+
+__all__ = ["Shift", "joint", "one_hot", "pursue"]

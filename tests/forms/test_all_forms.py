@@ -1,0 +1,155 @@
+"""Every built-in form keeps its promises over the grid of layers, at sizes on and off its menu."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lwgraph import registry
+from lwgraph.errors import UsageError
+from lwgraph.passes.forms.cp import Cp
+from lwgraph.passes.forms.depthwise import Depthwise
+from lwgraph.passes.forms.grouped import Grouped
+from lwgraph.passes.forms.low_rank import LowRank
+from lwgraph.passes.forms.shift import Shift, pursue
+from lwgraph.passes.forms.tucker import Tucker
+from lwgraph.plan.fit import Moments, Pooled
+from lwgraph.plan.form import parse_form
+from lwgraph.testing.forms import check_form
+from lwgraph.testing.layers import Layer, layers, make_layer, patches
+
+LAYERS = {layer.name: layer for layer in layers()}
+SIZES = {
+    "cp": [Cp(5), Cp(20)],
+    "depthwise": [Depthwise(1, "pw-dw"), Depthwise(2), Depthwise(4, "pw-dw"), Depthwise(4, "dw-pw")],
+    "grouped": [Grouped(2, 4), Grouped(2, 9), Grouped(2, pointwise=False), Grouped(4, 3), Grouped(99, 2)],
+    "low-rank": [LowRank(5, split=split) for split in ("spatial", "vertical", "horizontal", "output", "input")],
+    "shift": [Shift(kind, columns) for kind in ("per-channel", "free", "joint") for columns in (7, 40)]
+    + [Shift("free", 18, penalty=0.5), Shift("per-channel", 1, penalty=1.0)],
+    "tucker": [Tucker(5, 7), Tucker(12, 16)],
+}
+
+
+def test_every_registered_form_is_here():
+    built_in = {name for name in registry.names("forms") if registry.form_class(name).__module__.startswith("lwgraph.")}
+    assert built_in == set(SIZES)
+
+
+# The geometry of emission is common to all; low-rank meets every layer, the others those that differ for them.
+FEW = ("plain", "strided", "dilated", "same-upper", "oblong", "one-dimensional")
+GRID = [(name, layer) for name in SIZES for layer in LAYERS if name == "low-rank" or layer in FEW]
+GRID += [("tucker", layer) for layer in ("grouped", "transposed", "transposed-grouped")]
+
+
+@pytest.mark.parametrize(("name", "layer"), GRID)
+def test_keeps_its_promises(name, layer):
+    form = registry.form_class(name)
+    # onnx's reference ConvTranspose cannot do groups, so those layers are run by ONNX Runtime.
+    runner = registry.executor("ort" if layer.startswith("transposed") else "reference")
+    check_form(form, on=[LAYERS[layer]], sizes=lambda site: [size.at(site) for size in SIZES[name]], reference=runner)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_what_a_form_cannot_take_it_refuses_with_a_reason(name):
+    form = registry.form_class(name)
+    for layer in LAYERS.values():
+        site = layer.site
+        if form.refusal(site):
+            assert name != "low-rank" and (site.group > 1 or site.kind != "conv" or site.taps == 1)
+        elif name not in ("low-rank", "tucker"):
+            assert site.group == 1 and site.kind == "conv" and site.taps > 1
+
+
+def sampled(shape=(4, 32, 12, 12), weight=(32, 32, 3, 3)):
+    layer = Layer("wide", make_layer("Conv", shape, weight, pads=(1, 1, 1, 1)), shape)
+    found = patches(layer.site, layer.samples())
+    gram = Pooled(found.swapaxes(1, 2) @ found / found.shape[1], found.mean(1), found.shape[1])
+    return layer.site, Moments(layer.site, gram)
+
+
+TEXTS = [str(size) for sizes in SIZES.values() for size in sizes] + ["shift{kind=free,ratio=0.5}"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_blank_weights_have_the_shapes_of_fitted_ones(text):
+    site, moments = sampled()
+    form = parse_form(text).at(site)
+    fitted, blank = form.fit(site, moments), form.blank(site)
+    if fitted.form == blank.form:  # "auto" and "spatial" may settle on another order
+        assert {k: v.shape for k, v in fitted.arrays.items()} == {k: v.shape for k, v in blank.arrays.items()}
+
+
+@pytest.mark.parametrize("text", [
+    "cp{rank=-1}", "cp{ratio=0}", "depthwise{terms=0}", "depthwise{order=pw}", "grouped{groups=0}",
+    "grouped{rank=-1}", "grouped{pointwise=maybe}",
+    "shift{columns=-1}", "shift{ratio=0}", "shift{penalty=2}", "shift{kind=bit}", "tucker{inputs=-1}",
+    "tucker{ratio=2}",
+])  # fmt: skip
+def test_wrong_options(text):
+    with pytest.raises(UsageError):
+        parse_form(text)
+
+
+@pytest.mark.parametrize("name", ["cp", "depthwise", "grouped", "shift", "tucker", "low-rank"])
+@pytest.mark.parametrize("inputs", ["zero", "constant", "rank-deficient"])
+def test_degenerate_inputs(name, inputs):
+    layer = Layer("plain", make_layer("Conv", (3, 20, 9, 9), (24, 20, 3, 3)), (3, 20, 9, 9))
+    x = layer.samples()
+    if inputs == "rank-deficient":
+        x[:, 10:] = x[:, :10]
+    else:
+        x[:] = 0 if inputs == "zero" else 2
+    found = patches(layer.site, x)
+    m = Moments(layer.site, Pooled(found.swapaxes(1, 2) @ found / found.shape[1], found.mean(1), found.shape[1]))
+    for size in SIZES[name]:
+        fitted = size.at(layer.site).fit(layer.site, m)
+        assert np.isfinite(fitted.kernel).all() and np.isfinite(fitted.shift).all() and fitted.error >= 0
+        assert inputs == "rank-deficient" or fitted.error == 0  # nothing varies
+
+
+def test_pursuit_finds_the_columns_that_matter():
+    _, moments = sampled()
+    block = moments.blocks[0]
+    wanted = np.array([4, 13, 17, 100, 200, 285])
+    sparse = np.zeros_like(block.matrix)
+    sparse[:, wanted] = np.random.default_rng(0).standard_normal((len(sparse), len(wanted)))
+    twin = replace(block, weight=sparse.reshape(block.weight.shape), cache={})
+    assert set(pursue(twin, 12, 9, 4, 0.0, per_channel=False)) >= set(wanted)
+
+
+def test_per_channel_pursuit_takes_equally_many_of_each_channel():
+    _, moments = sampled()
+    picked = pursue(moments.blocks[0], 64, 9, 4, 0.0, per_channel=True)
+    assert len(set(picked)) == 64 and (np.bincount(picked // 9) == 2).all()
+    still = pursue(moments.blocks[0], 32, 9, 4, 1.0, per_channel=True)
+    assert (still % 9 == 4).all()  # moving costs everything, so nothing moves
+
+
+def test_cp_is_not_worse_than_the_joint_shift_it_starts_from():
+    site, moments = sampled()
+    for rank in (16, 48):
+        assert Cp(rank).fit(site, moments).error <= Shift("joint", rank).fit(site, moments).error * (1 + 1e-9)
+
+
+def test_depthwise_auto_takes_the_better_order():
+    site, moments = sampled()
+    errors = [Depthwise(2, order).fit(site, moments).error for order in ("dw-pw", "pw-dw")]
+    assert Depthwise(2).fit(site, moments).error == min(errors)
+
+
+def test_grouped_with_one_channel_per_group_is_depthwise_separable():
+    site, moments = sampled()
+    a, b = Grouped(32, 1).fit(site, moments).error, Depthwise(1, "dw-pw").fit(site, moments).error
+    assert a == pytest.approx(b, rel=0.02)
+
+
+def test_grouped_without_a_pointwise_layer_deals_channels_by_energy():
+    shape = (4, 32, 12, 12)
+    model = make_layer("Conv", shape, (32, 32, 3, 3), pads=(1, 1, 1, 1))
+    layer = Layer("blocks", model, shape)
+    site = layer.site
+    random = np.random.default_rng(0)
+    groups = random.permutation(32) % 2, random.permutation(32) % 2
+    weight = site.weight * (groups[0][:, None] == groups[1])[:, :, None, None]
+    site.__dict__["weight"] = weight  # two blocks, hidden by a shuffle
+    assert Grouped(2, pointwise=False).fit(site, Moments(site)).error < 1e-12
