@@ -134,7 +134,7 @@ def first_stage(moments: Array, cross: Array, first: Array, second: Array, avera
         spread = np.tensordot(inner_products, v, axes=(3, 0))  # (T, r, S, I)
         # (I, D) @ (D, r): several times as fast in BLAS as its transpose.
         parts = [flat[t] @ spread[t].reshape(rank, -1).T for t in range(taps)]
-        return np.sum(parts, axis=0, dtype=np.float64).T
+        return np.asarray(np.sum(parts, axis=0).T, np.float64)
 
     target = np.einsum("otr,oti->ri", second, cross, optimize=True)
     rows = np.einsum("trtq->rq", inner_products)

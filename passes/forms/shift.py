@@ -6,7 +6,7 @@
 
 ShiftNet (Wu et al. 2018) and its successors train such layers; here the columns are chosen by orthogonal matching
 pursuit on the moments, in batches, and A is refitted. "joint" starts from the whitened singular values of all taps'
-slices, sorted together, and fits A and B in turn. A move is a one-hot depthwise convolution, which keeps blocked layouts.
+slices, sorted together, and fits A and B in turn. A move is a one-hot depthwise convolution: it keeps blocked layouts.
 """
 
 from __future__ import annotations
