@@ -1,0 +1,95 @@
+"""Affine integer grids: which real numbers the integers of a tensor stand for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lwgraph import ir
+from lwgraph.calibrate.thresholds import Range
+
+Array = npt.NDArray[Any]
+LIMITS: dict[str, tuple[int, int]] = {
+    "uint8": (0, 255), "int8": (-128, 127), "uint16": (0, 65535), "int16": (-32768, 32767),
+    "int4": (-8, 7), "uint4": (0, 15), "int32": (-(2**31), 2**31 - 1),
+}
+_SMALLEST_SCALE = 1e-30  # keeps 1/scale finite in float32
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """real = scale * (integer - zero).
+
+    Attributes:
+        type: a key of LIMITS.
+        scale: float32, shape () or (channels,).
+        zero: the integers' own type (int64 here), shape of `scale`.
+        axis: the axis of the channels; None for one scale.
+    """
+
+    type: str
+    scale: Array
+    zero: Array
+    axis: int | None = None
+
+    @property
+    def dtype(self) -> ir.DataType:
+        """The ONNX element type."""
+        return ir.DataType[self.type.upper()]
+
+    def equals(self, other: Grid) -> bool:
+        """Whether both give every integer the same meaning."""
+        return (self.type == other.type and self.axis == other.axis and np.array_equal(self.scale, other.scale)
+                and np.array_equal(self.zero, other.zero))
+
+    def range(self) -> tuple[float, float]:
+        """The smallest and the largest real number of a grid with one scale."""
+        low, high = LIMITS[self.type]
+        scale, zero = float(self.scale), int(self.zero)
+        return scale * (low - zero), scale * (high - zero)
+
+    def encode(self, real: Array) -> Array:
+        """The nearest integers (ties to even, saturating), as int64."""
+        scale, zero = self._spread(real.ndim)
+        low, high = LIMITS[self.type]
+        return np.clip(np.rint(real / scale) + zero, low, high).astype(np.int64)
+
+    def decode(self, integers: Array) -> Array:
+        """The real numbers (float64) that the integers stand for."""
+        scale, zero = self._spread(integers.ndim)
+        real: Array = (integers - zero) * scale
+        return real
+
+    def _spread(self, rank: int) -> tuple[Array, Array]:
+        shape = [1] * rank
+        if self.axis is not None:
+            shape[self.axis] = -1
+        return self.scale.astype(np.float64).reshape(shape), self.zero.reshape(shape)
+
+
+def activation_grid(real: Range, type: str = "uint8", symmetric: bool = False) -> Grid:
+    """The grid that covers `real` with a whole number as zero point, so that zero is exact.
+
+    Both ends stay inside the grid up to half a step.
+    """
+    low, high = LIMITS[type]
+    if symmetric:
+        reach = max(-real.low, real.high)
+        scale, zero = (reach or 1.0) / (high if low < 0 else (high - low) / 2), (0 if low < 0 else (high + low + 1) // 2)
+    else:
+        scale = ((real.high - real.low) or 1.0) / (high - low)
+        zero = int(np.clip(np.rint(low - real.low / scale), low, high))
+    return Grid(type, np.float32(max(scale, _SMALLEST_SCALE)).reshape(()), np.int64(zero).reshape(()))
+
+
+def weight_limits(type: str, reduced: bool = False) -> tuple[int, int]:
+    """The symmetric integers that a weight may take: -127..127 for int8, -63..63 when reduced."""
+    high = LIMITS[type][1] if LIMITS[type][0] < 0 else (LIMITS[type][1] + 1) // 2 - 1
+    high = high // 2 if reduced else high
+    return -high, high
+
+
+__all__ = ["LIMITS", "Grid", "activation_grid", "weight_limits"]
