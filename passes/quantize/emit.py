@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,7 +46,7 @@ class Emitter:
     weights: Mapping[ir.Node, Weights]
     constants: Mapping[tuple[ir.Node, int], Grid]
     keep_clips: bool = False
-    _integers: dict[ir.Value, ir.Value] = field(default_factory=dict)
+    integers: dict[ir.Value, ir.Value] = field(default_factory=dict)
     _stored: dict[Any, ir.Value] = field(default_factory=dict)
 
     def run(self) -> None:
@@ -53,6 +54,7 @@ class Emitter:
         made = self.placement
         graph = made.graph
         uses = {value: made.integer_uses(value) for value in [*made.quantized, *made.aliases]}
+        old = [v for node in made.roles for v in node.inputs if v is not None and v.is_initializer()]
         order: list[ir.Value] = [v for v in graph.inputs if v in uses]
         order += [v for node in graph for v in node.outputs if v in uses]
         for value in order:
@@ -69,6 +71,9 @@ class Emitter:
                 grid.encode(constant), grid, _name(node.inputs[index]), node))
         free = [node for node, role in made.roles.items() if role.kind == "free"]
         ir.sweep([*free, *([] if self.keep_clips else made.clips)])
+        for value in old:
+            if ir.is_removable_initializer(value):
+                graph.initializers.pop(value.name or "")
 
     def _activation(self, value: ir.Value, uses: list[tuple[ir.Node, int]]) -> None:
         """Q after the tensor (before its redundant clips), DQ for each integer reader, one DQ for all others."""
@@ -78,30 +83,22 @@ class Emitter:
             inner = clip.inputs[0]
             assert inner is not None
             source = inner
-        others = [use for use in value.uses() if (use.node, use.idx) not in uses]
+        others = [(use.node, use.idx) for use in value.uses() if (use.node, use.idx) not in uses]
         q = self._node("QuantizeLinear", source, grid, f"{value.name}_quantized", after=source)
         q.dtype, q.shape = grid.dtype, value.shape
-        self._integers[value] = q
+        self.integers[value] = q
         for node, index in uses:
             node.replace_input_with(index, self._dequantized(q, grid, value, before=node))
         if not own:
             return  # float readers have the floats
         if value.is_graph_output():
-            self._output(value, q, grid)
-            others = [use for use in others if use.node is not q.producer()]
-            if others:
-                dq = next(o for o in made.graph.outputs if o.name == value.name or o.producer() is not None
-                          and o.producer().inputs[0] is q)  # type: ignore[union-attr]
-                for use in others:
-                    use.node.replace_input_with(use.idx, dq)
-            return
-        others = [use for use in others if use.node is not q.producer()]
-        if others:
-            dq = self._dequantized(q, grid, value, after=q)
-            for use in others:
-                use.node.replace_input_with(use.idx, dq)
+            floats = self._output(value, q, grid)
+        elif others:
+            floats = self._dequantized(q, grid, value, after=q)
+        for node, index in others:
+            node.replace_input_with(index, floats)
 
-    def _output(self, value: ir.Value, q: ir.Value, grid: Grid) -> None:
+    def _output(self, value: ir.Value, q: ir.Value, grid: Grid) -> ir.Value:
         """The graph returns what the integers mean, under the same name."""
         dq = self._dequantized(q, grid, value, after=q)
         graph, name = self.placement.graph, value.name or ""
@@ -111,12 +108,13 @@ class Emitter:
         for index, output in enumerate(graph.outputs):
             if output is value:
                 graph.outputs[index] = dq
+        return dq
 
     def _alias(self, value: ir.Value, uses: list[tuple[ir.Node, int]]) -> None:
         """The same integers under another scale: the node that computed the product goes."""
         source = self.placement.aliases[value]
-        q, grid = self._integers[source], self.grids[value]
-        self._integers[value] = q
+        q, grid = self.integers[source], self.grids[value]
+        self.integers[value] = q
         for node, index in uses:
             node.replace_input_with(index, self._dequantized(q, grid, value, before=node))
         if value.is_graph_output():
@@ -138,11 +136,9 @@ class Emitter:
             new = ir.add_initializer(self.placement.graph, found.bias.astype(np.float32), stem)
         else:
             new = self._stored_constant(found.bias_grid.encode(found.bias), found.bias_grid, stem, node)
-        if len(node.inputs) > 2:
-            node.replace_input_with(2, new)
-        else:
+        if len(node.inputs) < 3:
             node.resize_inputs(3)
-            node.replace_input_with(2, new)
+        node.replace_input_with(2, new)
 
     def _stored_constant(self, integers: Array, grid: Grid, stem: str, before: ir.Node) -> ir.Value:
         """A constant as integers with a DequantizeLinear; equal ones are stored once."""
@@ -151,7 +147,7 @@ class Emitter:
         return self._dequantized(stored, grid, stored, before=before, stem=stem)
 
     def _store(self, array: Array, dtype: ir.DataType, stem: str) -> ir.Value:
-        key = (dtype, array.shape, array.tobytes() if array.nbytes < 1 << 16 else id(array))
+        key = (dtype, array.shape, hashlib.sha256(array.tobytes()).digest())
         if key not in self._stored:
             self._stored[key] = ir.add_initializer(self.placement.graph, array, stem, dtype=dtype)
         return self._stored[key]
@@ -201,7 +197,7 @@ def _packed(integers: Array, grid: Grid) -> Array:
     """The integers in their own type."""
     low, high = LIMITS[grid.type]
     assert integers.size == 0 or (integers.min() >= low and integers.max() <= high)
-    return np.ascontiguousarray(integers.astype(grid.dtype.numpy()))
+    return integers.astype(grid.dtype.numpy(), order="C")
 
 
 def _name(value: ir.Value | None) -> str:

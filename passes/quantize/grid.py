@@ -82,7 +82,7 @@ def activation_grid(real: Range, type: str = "uint8", symmetric: bool = False) -
     else:
         scale = ((real.high - real.low) or 1.0) / (high - low)
         zero = int(np.clip(np.rint(low - real.low / scale), low, high))
-    return Grid(type, np.float32(max(scale, _SMALLEST_SCALE)).reshape(()), np.int64(zero).reshape(()))
+    return Grid(type, np.array(max(scale, _SMALLEST_SCALE), np.float32), np.array(zero, np.int64))
 
 
 def weight_limits(type: str, reduced: bool = False) -> tuple[int, int]:
