@@ -15,6 +15,7 @@ from lwgraph.passes.quantize.grid import LIMITS, Grid
 from lwgraph.passes.quantize.placement import Placement
 
 Array = npt.NDArray[Any]
+_REQUANTIZED = ("Conv", "ConvTranspose", "Gemm")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Emitter:
         weights: for every compute node with constant weights.
         constants: for every other quantized constant input: (node, input index) -> its grid.
         keep_clips: leave redundant clips in the graph.
+        guard: keep the runtime from quantizing float layers by itself; see `_guard`.
     """
 
     placement: Placement
@@ -46,6 +48,7 @@ class Emitter:
     weights: Mapping[ir.Node, Weights]
     constants: Mapping[tuple[ir.Node, int], Grid]
     keep_clips: bool = False
+    guard: bool = False
     integers: dict[ir.Value, ir.Value] = field(default_factory=dict)
     _stored: dict[Any, ir.Value] = field(default_factory=dict)
 
@@ -71,6 +74,8 @@ class Emitter:
                 grid.encode(constant), grid, _name(node.inputs[index]), node))
         free = [node for node, role in made.roles.items() if role.kind == "free"]
         ir.sweep([*free, *([] if self.keep_clips else made.clips)])
+        if self.guard:
+            self._guard()
         for value in old:
             if ir.is_removable_initializer(value):
                 graph.initializers.pop(value.name or "")
@@ -139,6 +144,28 @@ class Emitter:
         if len(node.inputs) < 3:
             node.resize_inputs(3)
         node.replace_input_with(2, new)
+
+    def _guard(self) -> None:
+        """Put an identity that the runtime does not see through behind float layers that read a DQ and feed a Q.
+
+        ONNX Runtime (WeightBiasQuantization) rounds the weights of such a layer to int8 with one scale, silently. It
+        looks through Relu and Clip only; LeakyRelu with slope 1 stops it and is fused into the layer at no cost.
+        """
+        graph = self.placement.graph
+        for node in [n for n in graph if n.op_type in _REQUANTIZED and n not in self.placement.roles]:
+            source, output = node.inputs[0], node.outputs[0]
+            maker = source.producer() if source is not None else None
+            uses = output.uses()
+            if maker is None or maker.op_type != "DequantizeLinear" or len(uses) != 1 or output.is_graph_output():
+                continue
+            if uses[0].node.op_type not in ("QuantizeLinear", "Relu", "Clip"):
+                continue
+            slope = ir.Attr("alpha", ir.AttributeType.FLOAT, 1.0)
+            stop = ir.Node("", "LeakyRelu", [output], [slope], name=ir.fresh_name(graph, f"{node.name}_float"))
+            graph.insert_after(node, stop)
+            stop.outputs[0].name = ir.fresh_name(graph, f"{output.name}_kept")
+            stop.outputs[0].dtype, stop.outputs[0].shape = output.dtype, output.shape
+            uses[0].node.replace_input_with(uses[0].idx, stop.outputs[0])
 
     def _stored_constant(self, integers: Array, grid: Grid, stem: str, before: ir.Node) -> ir.Value:
         """A constant as integers with a DequantizeLinear; equal ones are stored once."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lwgraph import ir
@@ -113,6 +113,13 @@ def place(graph: ir.Graph, target: Target, opset: int, refused: Mapping[ir.Node,
     return made
 
 
+def candidates(graph: ir.Graph, target: Target, opset: int) -> list[str]:
+    """Names of all tensors that may get a grid in some placement, whatever is refused."""
+    roles, _ = roles_of(graph, target, {}, opset)
+    found = [v for node, role in roles.items() for v in [*(node.inputs[i] for i in role.data), *node.outputs]]
+    return list(dict.fromkeys(v.name for v in found if v is not None and v.name))
+
+
 def _may_return_floats(node: ir.Node, target: Target, opset: int) -> bool:
     return target.has(node.op_type, "float_output", opset) and not target.everything
 
@@ -134,7 +141,7 @@ def _redundant(made: Placement, node: ir.Node, target: Target, opset: int) -> bo
 
 
 def _between(graph: ir.Graph, roles: dict[ir.Node, Role]) -> dict[ir.Node, Role]:
-    """The compute nodes, and the others that have one before and one after them with no float node between."""
+    """The compute nodes, the clips, and what has a compute node before and after it with no float node between."""
     after: set[ir.Value] = set()  # computed in integers, if everything before was taken
     for node in graph:
         role = roles.get(node)
@@ -145,13 +152,8 @@ def _between(graph: ir.Graph, roles: dict[ir.Node, Role]) -> dict[ir.Node, Role]
         role = roles.get(node)
         if role is not None and (role.kind == "compute" or any(v in before for v in node.outputs)):
             before.update(v for i in role.data if (v := node.inputs[i]) is not None)
-    return {node: role for node, role in roles.items() if role.kind == "compute" or (
+    return {node: role for node, role in roles.items() if role.kind in ("compute", "clip") or (
         any(v in after for v in node.outputs) and any(v in before for v in node.outputs))}
 
 
-def names(nodes: Iterable[ir.Node]) -> list[str]:
-    """Their names, or operator types where they have none."""
-    return [node.name or node.op_type for node in nodes]
-
-
-__all__ = ["Groups", "Placement", "names", "place"]
+__all__ = ["Groups", "Placement", "candidates", "place"]

@@ -17,7 +17,7 @@ from lwgraph.calibrate.ranges import Observed
 from lwgraph.calibrate.thresholds import Range
 from lwgraph.passes.quantize.emit import Emitter, Weights
 from lwgraph.passes.quantize.grid import Grid, activation_grid
-from lwgraph.passes.quantize.placement import Placement, place
+from lwgraph.passes.quantize.placement import Placement, candidates, place
 from lwgraph.passes.quantize.roles import channel_axis, weight_axis
 from lwgraph.passes.quantize.shapes import infer
 from lwgraph.passes.quantize.target import Target
@@ -78,10 +78,9 @@ class Quantizer:
         self.target, self.recipe = target, recipe
         self.opset = self.model.graph.opset_imports.get("", 1)
         placement = place(self.model.graph, target, self.opset)
-        names = [v.name or "" for v in [*placement.quantized, *placement.aliases]]
         axes = {v.name or "": channel_axis(node) for node in placement.compute
                 if (v := node.inputs[0]) is not None and ir.constant_tensor(node.inputs[1]) is not None}
-        self.observed = dict(observe(list(dict.fromkeys(names)), axes))
+        self.observed = dict(observe(candidates(self.model.graph, target, self.opset), axes))
         self._rounded: dict[str, tuple[float, Weights]] = {}
 
     def placement(self, refused: Mapping[str, str] = {}) -> tuple[ir.Model, Placement]:
@@ -100,7 +99,7 @@ class Quantizer:
         found = Built(model, {v.name or "": g for v, g in grids.items()}, [n.name or "" for n in placement.compute],
                       [n.name or "" for n, r in placement.roles.items() if r.kind != "compute"],
                       {n.name or "": why for n, why in placement.reasons.items()})
-        emitter = Emitter(placement, grids, weights, constants, self.target.keep_clips)
+        emitter = Emitter(placement, grids, weights, constants, self.target.keep_clips, self.target.requantizes)
         names = {v: v.name or "" for v in grids}
         emitter.run()
         found.integers = {names[v]: q.name or "" for v, q in emitter.integers.items()}

@@ -29,6 +29,7 @@ class Target:
         float_bias: biases stay float instead of int32 at scale input * weight.
         keep_clips: Relu and Clip stay in the graph beside the grid that makes them redundant.
         everything: tensors outside integer regions and the graph's outputs get grids, too.
+        requantizes: the runtime quantizes float layers between integers by itself, badly; they need protection.
         minimum_opset, per_channel_opset: of QuantizeLinear as the runtime wants it.
         minimum_opsets: operator -> the opset from which the runtime has an integer kernel for it.
     """
@@ -44,6 +45,7 @@ class Target:
     float_bias: bool = False
     keep_clips: bool = False
     everything: bool = False
+    requantizes: bool = False
     minimum_opset: int = 10
     per_channel_opset: int = 13
     roles: Mapping[str, frozenset[str]] = field(default_factory=dict)
