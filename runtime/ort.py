@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import re
+import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,6 +81,25 @@ class OrtExecutor:
         if self._hook is not None:
             self._hook(options)
         return OrtRun(_session(proto, options), names, inputs, (values, lent))
+
+
+    def optimized(self, model: ir.Model) -> onnx.ModelProto:
+        """The graph that ONNX Runtime really runs, after its own optimizations; large initializers without data.
+
+        Raises:
+            ModelError: the runtime cannot load the model.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "optimized.onnx")
+
+            def hook(options: onnxruntime.SessionOptions) -> None:
+                options.optimized_model_filepath = str(path)
+                options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "data")
+                options.add_session_config_entry(
+                    "session.optimized_model_external_initializers_min_size_in_bytes", str(SHARED_BYTES))
+
+            OrtExecutor(self.threads, self.level, hook).prepare(model)
+            return onnx.load(path, load_external_data=False)
 
 
 class OrtRun:

@@ -301,8 +301,11 @@ def detached_proto(
     known.update(inputs)
     graph.outputs[:] = [known[name] for name in dict.fromkeys(outputs)]
     arrays: dict[str, npt.NDArray[Any]] = {}
-    for name, value in graph.initializers.items():
+    for name, value in list(graph.initializers.items()):
         tensor = value.const_value
+        if not value._uses and not value.is_graph_output() and name not in inputs:
+            graph.initializers.pop(name)  # a runtime may drop it first and then miss it
+            continue
         if tensor is None or tensor.nbytes < at_least or tensor.dtype not in dtypes or name in inputs:
             continue
         arrays[name] = np.ascontiguousarray(tensor.numpy())

@@ -30,10 +30,10 @@ class _Sums:
 class Distance:
     """Relative squared error of a model's outputs, 0 for equal ones and below 1 always.
 
-    For every output and for both the whole tensor and each of its axes (from 1 on, of constant size), the squared error
-    of every index is divided by that index's variance over all samples, r, and r / (1 + r) is averaged over the indices.
-    The largest of these averages counts, and the outputs are averaged. A detector that returns pixels and probabilities
-    in one tensor is thus judged by both.
+    For every output, for the whole tensor and for each of its axes (from 1 on, of constant size), the squared error of
+    every index is divided by that index's variance over all samples, r, and r / (1 + r) is averaged over the indices.
+    The largest of these averages counts, and the outputs are averaged. A detector that returns pixels and
+    probabilities in one tensor is thus judged by both.
 
     Args:
         reference: the float model.

@@ -155,7 +155,7 @@ class Emitter:
         for node in [n for n in graph if n.op_type in _REQUANTIZED and n not in self.placement.roles]:
             source, output = node.inputs[0], node.outputs[0]
             maker = source.producer() if source is not None else None
-            uses = output.uses()
+            uses = list(output.uses())
             if maker is None or maker.op_type != "DequantizeLinear" or len(uses) != 1 or output.is_graph_output():
                 continue
             if uses[0].node.op_type not in ("QuantizeLinear", "Relu", "Clip"):
@@ -164,7 +164,7 @@ class Emitter:
             stop = ir.Node("", "LeakyRelu", [output], [slope], name=ir.fresh_name(graph, f"{node.name}_float"))
             graph.insert_after(node, stop)
             stop.outputs[0].name = ir.fresh_name(graph, f"{output.name}_kept")
-            stop.outputs[0].dtype, stop.outputs[0].shape = output.dtype, output.shape
+            stop.outputs[0].type, stop.outputs[0].shape = output.type, output.shape
             uses[0].node.replace_input_with(uses[0].idx, stop.outputs[0])
 
     def _stored_constant(self, integers: Array, grid: Grid, stem: str, before: ir.Node) -> ir.Value:
@@ -224,7 +224,7 @@ def _packed(integers: Array, grid: Grid) -> Array:
     """The integers in their own type."""
     low, high = LIMITS[grid.type]
     assert integers.size == 0 or (integers.min() >= low and integers.max() <= high)
-    return integers.astype(grid.dtype.numpy(), order="C")
+    return np.asarray(integers.astype(grid.dtype.numpy(), order="C"))
 
 
 def _name(value: ir.Value | None) -> str:

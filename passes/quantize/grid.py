@@ -51,11 +51,11 @@ class Grid:
         scale, zero = float(self.scale), int(self.zero)
         return scale * (low - zero), scale * (high - zero)
 
-    def encode(self, real: Array) -> Array:
-        """The nearest integers (ties to even, saturating), as int64."""
+    def encode(self, real: Array, limits: tuple[int, int] | None = None) -> Array:
+        """The nearest integers (ties to even, saturating at the type's limits or at `limits`), as int64."""
         scale, zero = self._spread(real.ndim)
-        low, high = LIMITS[self.type]
-        return np.clip(np.rint(real / scale) + zero, low, high).astype(np.int64)
+        low, high = LIMITS[self.type] if limits is None else limits
+        return np.asarray(np.clip(np.rint(real / scale) + zero, low, high), np.int64)
 
     def decode(self, integers: Array) -> Array:
         """The real numbers (float64) that the integers stand for."""
@@ -78,7 +78,8 @@ def activation_grid(real: Range, type: str = "uint8", symmetric: bool = False) -
     low, high = LIMITS[type]
     if symmetric:
         reach = max(-real.low, real.high)
-        scale, zero = (reach or 1.0) / (high if low < 0 else (high - low) / 2), (0 if low < 0 else (high + low + 1) // 2)
+        zero = 0 if low < 0 else (high + 1) // 2
+        scale = (reach or 1.0) / (high - zero)
     else:
         scale = ((real.high - real.low) or 1.0) / (high - low)
         zero = int(np.clip(np.rint(low - real.low / scale), low, high))
@@ -86,10 +87,11 @@ def activation_grid(real: Range, type: str = "uint8", symmetric: bool = False) -
 
 
 def weight_limits(type: str, reduced: bool = False) -> tuple[int, int]:
-    """The symmetric integers that a weight may take: -127..127 for int8, -63..63 when reduced."""
-    high = LIMITS[type][1] if LIMITS[type][0] < 0 else (LIMITS[type][1] + 1) // 2 - 1
-    high = high // 2 if reduced else high
-    return -high, high
+    """The integers of a weight, symmetric around its zero point: -127..127 for int8, -63..63 when reduced."""
+    low, high = LIMITS[type]
+    middle = 0 if low < 0 else (high + 1) // 2
+    reach = (high - middle) // 2 if reduced else high - middle
+    return middle - reach, middle + reach
 
 
 __all__ = ["LIMITS", "Grid", "activation_grid", "weight_limits"]

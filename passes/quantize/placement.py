@@ -68,8 +68,8 @@ class Placement:
 
     def end(self, output: ir.Value) -> ir.Value:
         """The tensor behind the clips that an integer node's output passes through alone."""
-        while not output.is_graph_output() and len(uses := output.uses()) == 1 and uses[0].node in self.clips:
-            output = uses[0].node.outputs[0]
+        while not output.is_graph_output() and len(uses := output.consumers()) == 1 and uses[0] in self.clips:
+            output = uses[0].outputs[0]
         return output
 
 
@@ -88,9 +88,10 @@ def place(graph: ir.Graph, target: Target, opset: int, refused: Mapping[ir.Node,
         if role.kind == "clip" and _redundant(made, node, target, opset):
             made.clips.add(node)
     for node in graph:
-        role = roles.get(node)
-        if role is None or role.kind == "clip":
+        part = roles.get(node)
+        if part is None or part.kind == "clip":
             continue
+        role = part
         for index in role.data:
             value = node.inputs[index]
             assert value is not None

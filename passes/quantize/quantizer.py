@@ -16,7 +16,7 @@ from lwgraph import ir
 from lwgraph.calibrate.ranges import Observed
 from lwgraph.calibrate.thresholds import Range
 from lwgraph.passes.quantize.emit import Emitter, Weights
-from lwgraph.passes.quantize.grid import Grid, activation_grid
+from lwgraph.passes.quantize.grid import Grid, activation_grid, weight_limits
 from lwgraph.passes.quantize.placement import Placement, candidates, place
 from lwgraph.passes.quantize.roles import channel_axis, weight_axis
 from lwgraph.passes.quantize.shapes import infer
@@ -93,7 +93,7 @@ class Quantizer:
         """The quantized model, with the named nodes left in float for the given reasons."""
         model, placement = self.placement(refused)
         grids = self.grids(placement)
-        weights = {node: found for node in placement.compute if (found := self._weights(node, grids)) is not None}
+        weights = {node: rounded for node in placement.compute if (rounded := self._weights(node, grids)) is not None}
         constants = {(node, i): self._constant_grid(node.inputs[i])
                      for node, role in placement.roles.items() for i in role.constants}
         found = Built(model, {v.name or "": g for v, g in grids.items()}, [n.name or "" for n in placement.compute],
@@ -164,11 +164,11 @@ class Quantizer:
         axis = weight_axis(node) if per_channel and _whole_channels(node) else None
         least: Array | float = 0.0
         if bias is not None and not self.target.float_bias:
-            least = np.abs(bias).astype(np.float64) / (scale * _BIAS_LIMIT)
-            least = least if axis is not None else float(least.max(initial=0.0))
+            needed = np.abs(bias).astype(np.float64) / (scale * _BIAS_LIMIT)
+            least = needed if axis is not None else float(needed.max(initial=0.0))
         grid = weight_grid(weight, axis, self.target.weight_type, reduced=self.target.reduced_range,
                            search=self.recipe.weight_search, least=least)
-        integers = grid.encode(weight)
+        integers = grid.encode(weight, weight_limits(grid.type, self.target.reduced_range))
         if self.recipe.bias_correction:
             bias = self._corrected(node, weight, grid.decode(integers), bias)
         bias_grid = None

@@ -45,7 +45,7 @@ def roles_of(graph: ir.Graph, target: Target, refused: Mapping[ir.Node, str], op
             continue
         try:
             role = _role(node, target, opset)
-        except _Unfit as reason:
+        except _UnfitError as reason:
             role = None
             if "compute" in target.roles.get(node.op_type, ()):
                 reasons[node] = str(reason)
@@ -59,7 +59,7 @@ def roles_of(graph: ir.Graph, target: Target, refused: Mapping[ir.Node, str], op
     return roles, reasons
 
 
-class _Unfit(Exception):
+class _UnfitError(Exception):
     """Why a node cannot be quantized."""
 
 
@@ -98,31 +98,31 @@ def is_float(value: ir.Value | None) -> bool:
 
 def _compute(node: ir.Node) -> Role:
     if not is_float(node.inputs[0]):
-        raise _Unfit("its input is not float32")
+        raise _UnfitError("its input is not float32")
     if ir.constant_tensor(node.inputs[0]) is not None:
-        raise _Unfit("its input is a constant")
+        raise _UnfitError("its input is a constant")
     weight = ir.constant_tensor(node.inputs[1])
     if node.op_type != "MatMul":
         if weight is None:
-            raise _Unfit("its weight is not a constant")
+            raise _UnfitError("its weight is not a constant")
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         if bias is not None and ir.constant_tensor(bias) is None:
-            raise _Unfit("its bias is not a constant")
+            raise _UnfitError("its bias is not a constant")
     if node.op_type == "Gemm":
         if ir.attribute(node, "transA", 0):
-            raise _Unfit("its first input is transposed (transA)")
+            raise _UnfitError("its first input is transposed (transA)")
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         shape = ir.constant_shape(bias)
         outputs = ir.constant_shape(node.inputs[1])
         assert outputs is not None
         if shape is not None and shape != (outputs[0 if ir.attribute(node, "transB", 0) else 1],):
-            raise _Unfit(f"its bias has shape {list(shape)}, not one number per output")
+            raise _UnfitError(f"its bias has shape {list(shape)}, not one number per output")
     if weight is None:
         if not is_float(node.inputs[1]):
-            raise _Unfit("its second input is not float32")
+            raise _UnfitError("its second input is not float32")
         return Role("compute", (0, 1))
     if node.op_type == "MatMul" and len(weight.shape) != 2:
-        raise _Unfit(f"its weight has {len(weight.shape)} axes, not 2")
+        raise _UnfitError(f"its weight has {len(weight.shape)} axes, not 2")
     return Role("compute", (0,))
 
 

@@ -33,7 +33,8 @@ def weight_grid(
 
     Complexity: O(candidates * weights).
     """
-    low, high = weight_limits(type, reduced)
+    high = weight_limits(type, reduced)[1] - _MIDDLE.get(type, 0)
+    low = -high
     rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1) if axis is not None else weight.reshape(1, -1)
     rows = rows.astype(np.float64)
     weights: Array | None = None

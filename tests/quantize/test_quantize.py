@@ -1,0 +1,330 @@
+"""The pass `quantize`: what it puts where, what the runtime makes of it, and what it refuses."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from quantize_models import Array, Net, detector, images, residual
+
+from lwgraph import ir, registry
+from lwgraph.check import verify
+from lwgraph.errors import DataError, UsageError
+from lwgraph.passes.quantize.quantize import Quantize
+from lwgraph.passes.quantize.readback import failures, kernels
+from lwgraph.rewrite import Context, Pass
+
+
+def quantized(model: ir.Model, data: list[dict[str, Array]], **options: Any) -> tuple[ir.Model, Context, int]:
+    made = ir.clone(model)
+    context = Context(executor=registry.executor("ort"), data=list(data))
+    count = Quantize(**{"calibration_method": "minmax", **options}).run(made, context)
+    verify(made)
+    return made, context, count
+
+
+def lost(model: ir.Model, other: ir.Model, data: list[dict[str, Array]]) -> float:
+    """Relative squared error of the outputs."""
+    executor = registry.executor("ort")
+    a, b = executor.prepare(model), executor.prepare(other)
+    y = np.concatenate([np.concatenate([v.reshape(-1) for v in a(f).values()]) for f in data]).astype(np.float64)
+    z = np.concatenate([np.concatenate([v.reshape(-1) for v in b(f).values()]) for f in data]).astype(np.float64)
+    return float(((y - z) ** 2).mean() / y.var())
+
+
+def ran(model: ir.Model) -> Counter[str]:
+    proto = registry.executor("ort").optimized(model)  # type: ignore[attr-defined]
+    return Counter(node.op_type for node in proto.graph.node)
+
+
+def ops(model: ir.Model) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph)
+
+
+COMPUTE = {"residual": ["stem", "inner", "outer", "depthwise", "pointwise", "classifier"],
+           "detector": ["stem", "low", "mixed", "boxes", "scores"]}
+
+
+@pytest.mark.parametrize("name", ["residual", "detector"])
+def test_every_layer_becomes_an_integer_kernel_and_stays_close(name: str) -> None:
+    model, data = {"residual": residual, "detector": detector}[name](), images()
+    made, _, count = quantized(model, data)
+    assert count >= len(COMPUTE[name])
+    assert failures(registry.executor("ort"), made, COMPUTE[name]) == {}
+    assert lost(model, made, images(seed=9)) < 2e-3
+
+
+def test_nothing_is_converted_between_integer_layers() -> None:
+    made, _, _ = quantized(residual(), images())
+    count = ran(made)
+    assert count["QuantizeLinear"] == 1  # the input
+    assert count["DequantizeLinear"] == 0  # the classifier returns floats by itself
+    assert count["Relu"] == count["Conv"] == count["Add"] == count["MaxPool"] == 0
+
+
+def test_a_tail_that_mixes_ranges_stays_in_float_without_being_named() -> None:
+    made, _, _ = quantized(detector(), images())
+    count = ran(made)
+    assert count["QLinearConcat"] == 1  # the inner one
+    tail = next(n for n in made.graph if n.name == "tail")
+    assert all(v is not None and v.producer() is not None and v.producer().op_type != "DequantizeLinear"  # type: ignore
+               for v in tail.inputs)
+    assert {"QLinearSigmoid", "QLinearMul"} <= set(count)
+
+
+@pytest.mark.parametrize("executor", ["reference", "ort"])
+def test_runtimes_agree_on_the_integers(executor: str) -> None:
+    model = residual()
+    made, _, _ = quantized(model, images())
+    before = next(n for n in made.graph if n.name == "classifier").inputs[0]
+    assert before is not None and before.producer() is not None
+    integers = before.producer().inputs[0].name  # type: ignore[union-attr]
+    feed = images(1, (4, 3, 16, 16), seed=5)[0]
+    got = registry.executor(executor).prepare(made, [integers])(feed)[integers]
+    unoptimized = registry.executor("ort", optimize=False).prepare(made, [integers])(feed)[integers]
+    assert got.dtype == np.uint8 and np.abs(got.astype(int) - unoptimized.astype(int)).max() <= 1
+    assert np.mean(got != unoptimized) < 0.02
+
+
+def test_weights_are_stored_once_and_as_integers() -> None:
+    model, data = residual(), images()
+    made, _, _ = quantized(model, data)
+    floats = [v for v in made.graph.initializers.values() if v.dtype == ir.DataType.FLOAT]
+    assert max(int(np.prod(ir.constant_shape(v) or ())) for v in floats) <= 32  # scales only
+    assert len(ir.to_proto(made).SerializeToString()) < len(ir.to_proto(model).SerializeToString())
+    assert all(v.uses() for v in made.graph.initializers.values())
+
+
+def test_biases_are_int32_at_the_product_of_the_scales() -> None:
+    made, _, _ = quantized(residual(), images())
+    for node in made.graph:
+        if node.op_type == "Conv":
+            x, w, b = (v.producer().inputs for v in node.inputs)  # type: ignore[union-attr]
+            assert b[0].dtype == ir.DataType.INT32
+            product = ir.constant(w[1]) * ir.constant(x[1])  # type: ignore[operator]
+            np.testing.assert_allclose(ir.constant(b[1]), product, rtol=1e-6)
+
+
+def test_a_huge_bias_does_not_saturate() -> None:
+    n = Net()
+    x = n.input("x", [1, 3, 8, 8])
+    y = n.conv(x, 3, 8, name="a")
+    n.constants["c0"][:] = 0
+    n.constants["c0"][0, 0, 1, 1] = 1e-6
+    n.constants["c1"][:] = 1000
+    model = n.model(n.conv(y, 8, 4, name="b"))
+    data = images(4, (1, 3, 8, 8))
+    made, _, _ = quantized(model, data)
+    bias = next(n for n in made.graph if n.name == "a").inputs[2].producer().inputs[0]  # type: ignore[union-attr]
+    assert np.abs(ir.constant(bias).astype(np.int64)).max() < 2**30 + 2**10  # type: ignore[union-attr]
+    assert lost(model, made, data) < 1e-2
+
+
+def test_the_guard_is_needed() -> None:
+    """Without it ONNX Runtime runs an integer kernel where a float one was asked for."""
+    n = Net()
+    x = n.input("x", [1, 3, 8, 8])
+    model = n.model(n.conv(n.conv(n.conv(x, 3, 8, name="a"), 8, 8, name="b"), 8, 4, name="c"))
+    made, _, _ = quantized(model, images(4, (1, 3, 8, 8)), nodes_to_exclude=("b",))
+    executor = registry.executor("ort")
+    assert list(failures(executor, made, ["a", "b", "c"]) or ()) == ["b"] and ran(made)["LeakyRelu"] == 0
+    stop = next(n for n in made.graph if n.op_type == "LeakyRelu")
+    ir.replace_uses(stop.outputs[0], stop.inputs[0])  # type: ignore[arg-type]
+    ir.remove(stop)
+    assert (kernels(executor, made) or {})["b"].startswith("QLinear")
+
+
+def test_bias_correction_keeps_the_mean() -> None:
+    n = Net(opset=21)
+    x = n.input("x", [1, 16, 8, 8])
+    model = n.model(n.conv(n.conv(x, 16, 16, k=1, name="a"), 16, 8, k=1, name="b"))
+    data = [{"x": f["x"] + 3} for f in images(6, (1, 16, 8, 8))]
+
+    def shift(correction: bool) -> float:
+        made, _, _ = quantized(model, data, bias_correction=correction, weight_type="int4", per_channel=False)
+        a, b = (registry.executor("ort").prepare(m) for m in (model, made))
+        means = [np.mean([next(iter(r(f).values())).mean(axis=(0, 2, 3)) for f in data], axis=0) for r in (a, b)]
+        return float(np.abs(means[0] - means[1]).max())
+
+    assert shift(True) < 0.3 * shift(False)
+
+
+def test_scalar_products_cost_nothing() -> None:
+    n = Net()
+    x = n.input("x", [1, 3, 8, 8])
+    a = n.conv(x, 3, 8, name="a")
+    scaled = n.op("Div", n.op("Mul", a, n.constant(np.float32(0.25))), n.constant(np.array([3], np.float32)))
+    model, data = n.model(n.conv(scaled, 8, 4, name="b")), images(4, (1, 3, 8, 8))
+    made, _, _ = quantized(model, data)
+    assert set(ops(made)) == {"Conv", "QuantizeLinear", "DequantizeLinear"}
+    assert failures(registry.executor("ort"), made, ["a", "b"]) == {}
+    assert lost(model, made, data) < 2e-3
+
+
+@pytest.mark.parametrize("outputs", ["middle", "scaled", "rectified"])
+def test_a_graph_output_in_the_middle_keeps_name_and_meaning(outputs: str) -> None:
+    n = Net()
+    x = n.input("x", [1, 3, 8, 8])
+    a = n.conv(x, 3, 8, name="a")
+    b = {"middle": a, "scaled": "", "rectified": ""}[outputs] or (
+        n.op("Mul", a, n.constant(np.float32(2))) if outputs == "scaled" else n.op("Relu", a))
+    model, data = n.model(n.conv(b, 8, 4, name="b"), b), images(4, (1, 3, 8, 8))
+    made, _, _ = quantized(model, data)
+    assert [v.name for v in made.graph.outputs] == [v.name for v in model.graph.outputs]
+    assert lost(model, made, data) < 2e-3
+
+
+def test_relu_with_other_readers() -> None:
+    n = Net()
+    x = n.input("x", [1, 3, 8, 8])
+    a = n.conv(x, 3, 8, name="a")
+    r, t = n.op("Relu", a), n.op("Tanh", a)
+    u = n.op("Exp", n.op("Neg", r))
+    model = n.model(n.conv(r, 8, 4, name="b"), n.conv(t, 8, 4, name="c"), u)
+    data = images(4, (1, 3, 8, 8))
+    made, _, _ = quantized(model, data)
+    assert failures(registry.executor("ort"), made, ["a", "b", "c"]) == {}
+    assert lost(model, made, data) < 2e-3
+
+
+@pytest.mark.parametrize(("low", "high", "absorbed"), [(0.0, 6.0, True), (-1.0, 1.0, True), (0.5, 6.0, False)])
+def test_clips_are_absorbed_only_when_zero_lies_inside(low: float, high: float, absorbed: bool) -> None:
+    n = Net()
+    x = n.input("x", [1, 3, 8, 8])
+    a = n.op("Clip", n.conv(x, 3, 8, name="a"), n.constant(np.float32(low)), n.constant(np.float32(high)))
+    model, data = n.model(n.conv(a, 8, 4, name="b")), images(4, (1, 3, 8, 8))
+    made, _, _ = quantized(model, data)
+    assert ("Clip" not in ops(made)) == absorbed
+    assert lost(model, made, data) < 2e-3
+
+
+def test_opset_12_gets_one_scale_per_tensor() -> None:
+    model, data = residual(12), images()
+    made, _, _ = quantized(model, data)
+    assert made.graph.opset_imports[""] == 12
+    assert all("axis" not in n.attributes for n in made.graph if n.op_type == "DequantizeLinear")
+    assert lost(model, made, data) < 5e-3
+
+
+def test_inputs_of_varying_width() -> None:
+    n = Net()
+    x = n.input("x", [1, 3, 8, "w"])
+    a = n.op("Relu", n.conv(x, 3, 8, name="a"))
+    flat = n.op("Transpose", n.op("ReduceMean", n.conv(a, 8, 8, name="b"), axes=[2], keepdims=0), perm=[0, 2, 1])
+    model = n.model(n.op("MatMul", flat, n.constant(np.eye(8, 5, dtype=np.float32)), name="m"))
+    data = [{"x": f["x"][..., :w]} for f, w in zip(images(3, (1, 3, 8, 16)), (7, 16, 11), strict=True)]
+    made, _, _ = quantized(model, data)
+    assert failures(registry.executor("ort"), made, ["a", "b", "m"]) == {}
+    assert lost(model, made, data) < 2e-3
+
+
+def test_shared_weights_and_biases_serve_two_layers() -> None:
+    n = Net()
+    x = n.input("x", [1, 8, 8, 8])
+    a = n.conv(x, 8, 8, name="a")
+    b = n.op("Conv", a, "c0", "c1", pads=[1] * 4, name="b")
+    c = n.op("Conv", n.op("Relu", a), "c0", "c1", pads=[1] * 4, name="c")
+    model, data = n.model(n.op("Add", b, c)), images(4, (1, 8, 8, 8))
+    made, _, _ = quantized(model, data)
+    assert sum(v.dtype == ir.DataType.INT8 and ir.constant_shape(v) == (8, 8, 3, 3)
+               for v in made.graph.initializers.values()) == 1
+    assert lost(model, made, data) < 2e-3
+
+
+def test_gemm_factors_are_folded() -> None:
+    n = Net()
+    x = n.input("x", ["n", 12])
+    a = n.op("Relu", n.gemm(x, 12, 16, alpha=0.5, beta=2.0, name="a"))
+    model, data = n.model(n.gemm(a, 16, 4, name="b")), images(6, (3, 12))
+    made, _, _ = quantized(model, data)
+    assert failures(registry.executor("ort"), made, ["a", "b"]) == {}
+    assert lost(model, made, data) < 2e-3
+
+
+def test_attention_products_of_two_activations() -> None:
+    n = Net()
+    x = n.input("x", [1, 6, 16])
+    q, k = (n.op("MatMul", x, n.constant(n.rng.normal(size=(16, 16)).astype(np.float32))) for _ in range(2))
+    scores = n.op("MatMul", q, n.op("Transpose", k, perm=[0, 2, 1]), name="scores")
+    model, data = n.model(n.op("Softmax", scores)), images(6, (1, 6, 16))
+    made, _, _ = quantized(model, data)
+    assert failures(registry.executor("ort"), made, ["scores"]) == {}
+
+
+@pytest.mark.parametrize("option", [{"nodes_to_exclude": ("stem", "outer")}, {"ignored_scope": ("re:^(stem|outer)$",)},
+                                    {"ignored_scope": ("stem", "outer")}])
+def test_exclusion_by_name(option: dict[str, Any]) -> None:
+    made, context, _ = quantized(residual(), images(), **option)
+    assert set(failures(registry.executor("ort"), made, COMPUTE["residual"]) or ()) == {"stem", "outer"}
+    assert {s.place for s in context.skipped} == {"stem", "outer"}
+
+
+def test_exclusion_by_type() -> None:
+    for options in ({"op_types_to_quantize": ("Conv",)}, {"ignored_scope": ("type:Gemm", "type:Add", "type:MaxPool")}):
+        count = ran(quantized(residual(), images(), **options)[0])
+        assert count["QLinearConv"] == 5 and count["QGemm"] == 0 and count["Gemm"] == 1
+
+
+@pytest.mark.parametrize(("options", "match"), [
+    ({"nodes_to_exclude": ("steam",)}, "did you mean 'stem'"), ({"ignored_scope": ("type:Konv",)}, "matches no node"),
+    ({"target": "ort-cpo"}, "did you mean 'ort-cpu'"), ({"activation_type": "uint7"}, "allowed: uint8"),
+])
+def test_wrong_names(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(UsageError, match=match):
+        quantized(residual(), images(), **options)
+
+
+def test_no_data() -> None:
+    with pytest.raises(DataError, match="calibration data"):
+        quantized(residual(), [])
+
+
+def test_a_quantized_model_is_left_alone() -> None:
+    made, _, _ = quantized(residual(), images())
+    again, context, count = quantized(made, images())
+    assert count == 0 and ir.fingerprint(again) == ir.fingerprint(made)
+    assert "already quantized" in context.skipped[0].reason
+
+
+def test_an_old_opset_is_refused() -> None:
+    n = Net(opset=9)
+    model = n.model(n.conv(n.input("x", [1, 3, 8, 8]), 3, 4))
+    _, context, count = quantized(model, images(1, (1, 3, 8, 8)))
+    assert count == 0 and "opset 9" in context.skipped[0].reason
+
+
+def test_same_input_same_bytes() -> None:
+    a, b = (quantized(residual(), images(), calibration_method="auto")[0] for _ in range(2))
+    assert ir.fingerprint(a) == ir.fingerprint(b)
+
+
+def test_auto_is_never_worse_than_each_method() -> None:
+    model, data = residual(), images()
+    data[0]["x"][0, 0, 0, 0] = 60  # an outlier
+    methods = ("minmax", "moving-average", "mse")
+    errors = {m: lost(model, quantized(model, data, calibration_method=m)[0], data)
+              for m in ("auto", *methods)}
+    assert errors["auto"] <= 1.05 * min(errors[m] for m in methods)
+
+
+def test_options_as_text() -> None:
+    text = "quantize{calibration_method=mse,per_channel=false,nodes_to_exclude=[a,b]}"
+    made = Pass.parse(text)
+    assert made == Quantize(calibration_method="mse", per_channel=False, nodes_to_exclude=("a", "b"))
+    assert str(made) == text
+
+
+@pytest.mark.parametrize("target", ["openvino", "tensorrt", "qnn", "ort-cpu-avx2"])
+def test_other_targets_give_valid_models_that_mean_the_same(target: str) -> None:
+    for build in (residual, detector):
+        model, data = build(), images()
+        made, _, _ = quantized(model, data, target=target)
+        assert lost(model, made, data) < 2e-2
+        stored = {v.dtype for v in made.graph.initializers.values()}
+        if target == "tensorrt":
+            assert ir.DataType.UINT8 not in stored and ir.DataType.INT32 not in stored
+        if target == "ort-cpu-avx2":
+            weights = [ir.constant(v) for v in made.graph.initializers.values() if v.dtype == ir.DataType.INT8]
+            assert max(np.abs(w.astype(int)).max() for w in weights if w is not None and w.ndim > 1) <= 63
