@@ -308,6 +308,8 @@ def detached_proto(
             continue
         if tensor is None or tensor.nbytes < at_least or tensor.dtype not in dtypes or name in inputs:
             continue
+        if not value.uses() and not value.is_graph_output():
+            continue  # ONNX Runtime drops it before it looks at what it was lent
         arrays[name] = np.ascontiguousarray(tensor.numpy())
         value.const_value = onnx_ir.ExternalTensor(
             f"detached/{len(arrays)}", 0, tensor.nbytes, tensor.dtype, shape=Shape(arrays[name].shape), name=name

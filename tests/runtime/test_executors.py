@@ -133,3 +133,9 @@ def test_session_options_hook() -> None:
     seen = []
     registry.executor("ort", optimize="basic", session_options=seen.append).prepare(mlp())
     assert len(seen) == 1 and seen[0].intra_op_num_threads == 1
+
+
+def test_a_large_initializer_that_nothing_uses(executor: Executor) -> None:
+    m = mlp()
+    ir.add_initializer(m.graph, np.zeros((64, 64), np.float32), "unused")
+    np.testing.assert_allclose(executor.prepare(m)({"x": X})["y"], expected()["y"], rtol=1e-6)

@@ -135,7 +135,8 @@ def test_scales_learn_only_when_asked() -> None:
 
 def test_batch_statistics() -> None:
     model = build([node("BatchNormalization", "x s b m v", "y", momentum=0.5)], {"x": ["n", 3, 4]}, ["y"],
-                  {"s": np.ones(3, np.float32), "b": normal(3), "m": normal(3), "v": np.ones(3, np.float32)})  # fmt: skip
+                  {"s": np.ones(3, np.float32), "b": normal(3), "m": normal(3),
+                   "v": np.ones(3, np.float32)})  # fmt: skip
     module = registry.executor("torch").module(model)
     assert {name for name, _ in module.weights()} == {"s", "b"}
     x = normal(5, 3, 4) * 3 + 1

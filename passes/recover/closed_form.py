@@ -1,0 +1,199 @@
+"""What the closed-form passes share: layers in order, paired values of student and teacher, judgement, undoing."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lwgraph import ir
+from lwgraph.calibrate.patches import positions
+from lwgraph.calibrate.signature import signature
+from lwgraph.errors import UsageError
+from lwgraph.executor import Executor, Feeds
+from lwgraph.passes.recover.matching import matched
+from lwgraph.passes.recover.pool import Pool
+from lwgraph.passes.recover.weights import check_writable
+from lwgraph.plan.site import Site, find_sites
+from lwgraph.rewrite.base import Context, Gain, Pass, Skip
+
+Array = npt.NDArray[Any]
+HELD_OUT_SHARE = 0.25
+BATCH = 16
+EQUAL = 1e-10  # a relative error below it is rounding: nothing to repair
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a layer's output should be: the teacher's value `name`, less the student's value `minus` where there is one.
+
+    With a residual sum after the layer, aiming at the teacher's sum corrects the error of the other branch, too.
+    """
+
+    name: str
+    minus: str | None = None
+
+
+@dataclass
+class Job:
+    """One run of a closed-form pass: both models, the feeds to fit to, and those to judge by."""
+
+    model: ir.Model
+    teacher: ir.Model
+    executor: Executor
+    fit: list[Feeds]
+    held: list[Feeds]
+    seed: int
+
+    def outputs_error(self) -> float:
+        """The squared error on the held-out feeds over the teacher's variance, the mean over the outputs."""
+        names = [v.name or "" for v in self.model.graph.outputs]
+        ours, theirs = (self.executor.prepare(m, names) for m in (self.model, self.teacher))
+        error: dict[str, float] = {}
+        moments: dict[str, list[float]] = {}
+        for feeds in self.held:
+            a, b = ours(feeds), theirs(feeds)
+            for name in names:
+                if b[name].dtype.kind != "f" or a[name].shape != b[name].shape:
+                    continue
+                t = b[name].astype(np.float64)
+                error[name] = error.get(name, 0.0) + float(((a[name] - t) ** 2).sum())
+                m = moments.setdefault(name, [0.0, 0.0, 0.0])
+                m[0], m[1], m[2] = m[0] + t.size, m[1] + float(t.sum()), m[2] + float((t * t).sum())
+        parts = [e / max(moments[n][2] - moments[n][1] ** 2 / moments[n][0], 1e-30) for n, e in error.items()]
+        return float(np.mean(parts)) if parts else math.nan
+
+    def rows(self, site: Site, target: Target, feeds: Sequence[Feeds], most: int) -> tuple[Array, Array]:
+        """(N, o) outputs of the layer and what they should be, at the same sampled positions; float64."""
+        output = site.output.name or ""
+        student = self.executor.prepare(self.model, [output, *([target.minus] if target.minus else [])])
+        teacher = self.executor.prepare(self.teacher, [target.name])
+        ours, theirs = [], []
+        each = math.ceil(most / len(feeds))
+        for index, feed in enumerate(feeds):
+            a, b = student(feed), teacher(feed)[target.name]
+            if target.minus:
+                b = b - a[target.minus]
+            if a[output].shape != b.shape:
+                raise Skip(f"its output has shape {list(a[output].shape)}, the original's {list(b.shape)}")
+            x, y = (_rows(v, channels_last=not site.kernel) for v in (a[output], b))
+            at = positions(len(x), each, np.random.default_rng((self.seed, index)))
+            ours.append(x[at].astype(np.float64))
+            theirs.append(y[at].astype(np.float64))
+        return np.concatenate(ours), np.concatenate(theirs)
+
+
+def _rows(value: Array, channels_last: bool) -> Array:
+    return (value if channels_last else np.moveaxis(value, 1, -1)).reshape(-1, value.shape[-1 if channels_last else 1])
+
+
+def target_of(site: Site, common: frozenset[str], teacher_kinds: Mapping[str, str]) -> Target | None:
+    """What the layer's output is compared with; None when the original has nothing that corresponds."""
+    output = site.output
+    uses = list(output.uses())
+    if len(uses) == 1 and uses[0][0].op_type == "Add" and not output.is_graph_output():
+        add, slot = uses[0]
+        other = add.inputs[1 - slot]
+        total = add.outputs[0].name or ""
+        known = other is not None and other.name and ir.constant_tensor(other) is None and other.producer() is not None
+        if known and total in common and teacher_kinds.get(total) == "Add":
+            assert other is not None
+            return Target(total, other.name)
+    return Target(output.name) if output.name and output.name in common else None
+
+
+class ClosedForm(Pass):
+    """A pass that corrects layers one after another, each given all that were corrected before it."""
+
+    @property
+    @abstractmethod
+    def limit(self) -> int:
+        """How many samples to use at most."""
+
+    @abstractmethod
+    def correct(self, job: Job, site: Site, target: Target) -> bool:
+        """Correct one layer; False when that does not help on the held-out feeds. Skip when it cannot be done."""
+
+    def choose(self, model: ir.Model, sites: list[Site]) -> list[Site]:
+        """The layers to correct, of all; in order."""
+        return sites
+
+    def run(self, model: ir.Model, context: Context) -> int:
+        """Correct in place; how many layers were. Undone as a whole if the held-out outputs come no nearer."""
+        teacher = context.teacher
+        if teacher is None:
+            raise UsageError(f"pass '{self.name}' needs the original model to compare with; run it from optimize, or "
+                             "set the teacher of the context")
+        if not context.data:
+            raise UsageError(f"pass '{self.name}' needs calibration samples; give --data")
+        executor = context.executor or context.evaluator()
+        fit, held = _feeds(context, model, self.limit)
+        job = Job(model, teacher, executor, fit, held, context.seed)
+        before, saved = job.outputs_error(), ir.clone(model)
+        done = self._correct_all(job, context) if before > EQUAL else 0
+        if not done:
+            return 0
+        after = job.outputs_error()
+        better = after < before
+        context.gains.append(Gain(self.name, "held-out output error", before, after, better))
+        if better:
+            return done
+        ir.replace_contents(model, saved)
+        context.skip(self.name, model.graph.name or "model", f"the error of the held-out outputs did not fall "
+                     f"({before:.4g} -> {after:.4g}); undone")  # fmt: skip
+        return 0
+
+    def _correct_all(self, job: Job, context: Context) -> int:
+        common = frozenset(matched(job.teacher, job.model))
+        kinds = {v.name: n.op_type for n in job.teacher.graph for v in n.outputs if v.name}
+        names = [site.name for site in self.choose(job.model, find_sites(job.model))]
+        done = 0
+        for index, name in enumerate(names):
+            context.progress(self.name, index, len(names))
+            site = next(s for s in find_sites(job.model) if s.name == name)  # anew: its weight may have changed
+            try:
+                check_writable(site)
+                target = target_of(site, common, kinds)
+                if target is None:
+                    raise Skip("the original has no value of its name")
+                if not self._allowed(context, name):
+                    break
+                if self.correct(job, site, target):
+                    done += 1
+                else:
+                    raise Skip("a correction does not bring its held-out outputs nearer")
+            except Skip as reason:
+                context.skip(self.name, name, str(reason))
+        context.progress(self.name, len(names), len(names))
+        return done
+
+    def _allowed(self, context: Context, place: str) -> bool:
+        return context.allow(self.name, place)
+
+
+def _feeds(context: Context, model: ir.Model, limit: int) -> tuple[list[Feeds], list[Feeds]]:
+    assert context.data is not None
+    pool = Pool(context.data, signature(model))
+    if len(pool) > limit:
+        _, pool = pool.split(limit / len(pool), limit, context.seed)
+    fit, held = pool.split(HELD_OUT_SHARE, max(1, limit), context.seed)
+    return [b.feeds for b in fit.batches(BATCH)], [b.feeds for b in held.batches(BATCH)]
+
+
+def better_of(
+    held: tuple[Array, Array], candidates: Sequence[Callable[[Array], Array]]
+) -> tuple[int, float, float]:
+    """The map of the layer's outputs with the least squared error on held-out rows; that error, and that of none."""
+    x, y = held
+    plain = float(((x - y) ** 2).mean())
+    errors = [float(((f(x) - y) ** 2).mean()) for f in candidates]
+    best = int(np.argmin(errors))
+    return best, errors[best], plain
+
+
+__all__ = ["BATCH", "EQUAL", "ClosedForm", "Job", "Target", "better_of", "target_of"]

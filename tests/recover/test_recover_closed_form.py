@@ -1,0 +1,216 @@
+"""Closed-form recovery: layers brought back to the original by statistics, by 1x1 alignment and by refitting."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from nets import convnet, damaged, inputs
+from onnx import TensorProto, helper, numpy_helper
+
+from lwgraph import ir, registry
+from lwgraph.errors import UsageError
+from lwgraph.passes.recover.closed_form import Target, target_of
+from lwgraph.passes.recover.weights import transform, write
+from lwgraph.plan.site import find_sites
+from lwgraph.rewrite import Context, Pass
+from lwgraph.rewrite.base import Skip
+
+PASSES = ["repair-statistics", "align-blocks", "refit-head", "refit-layers"]
+
+
+def context(teacher: ir.Model, data: Any = None, **more: Any) -> Context:
+    data = inputs(96) if data is None else data
+    return Context(executor=registry.executor("ort"), data=data, teacher=teacher, **more)
+
+
+def distance(model: ir.Model, teacher: ir.Model) -> float:
+    """Squared error over the teacher's variance, on inputs that nothing was fitted to."""
+    ours, theirs = (registry.executor("ort").prepare(m) for m in (model, teacher))
+    a, b = (np.concatenate([run(f)["y"] for f in inputs(64, seed=9)]) for run in (ours, theirs))
+    return float(((a - b) ** 2).mean() / b.var())
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_it_brings_the_outputs_nearer(name: str) -> None:
+    teacher = convnet()
+    student = damaged(teacher)
+    before, c = distance(student, teacher), context(teacher)
+    nodes = [n.op_type for n in student.graph]
+    assert Pass.parse(name).run(student, c) > 0
+    (gain,) = c.gains
+    assert gain.kept and gain.after < gain.before and gain.pass_name == name
+    assert distance(student, teacher) < 0.8 * before
+    assert [n.op_type for n in student.graph] == nodes
+
+
+def test_shift_and_scale_are_found_exactly() -> None:
+    teacher = convnet()
+    student = ir.clone(teacher)
+    rng = np.random.default_rng(0)
+    for w, b in (("w0", "b0"), ("w1", "b1")):
+        scale = rng.uniform(0.5, 2, 12).astype(np.float32)
+        for name, factor in ((w, scale[:, None, None, None]), (b, scale)):
+            value = student.graph.initializers[name]
+            ir.set_constant(value, ir.constant(value) * factor)
+    b0 = student.graph.initializers["b0"]
+    ir.set_constant(b0, ir.constant(b0) + 1)
+    assert distance(student, teacher) > 0.01
+    assert Pass.parse("repair-statistics").run(student, context(teacher)) >= 2
+    # Not exactly: layers are repaired in order on samples, and held-out statistics differ from the fitted ones.
+    assert distance(student, teacher) < 1e-4
+
+
+def test_a_linear_mixture_is_undone() -> None:
+    teacher = convnet()
+    student = ir.clone(teacher)
+    value = student.graph.initializers["w1"]
+    mixture = np.eye(12) + 0.3 * np.random.default_rng(0).standard_normal((12, 12)) / np.sqrt(12)
+    ir.set_constant(value, np.einsum("ij,jchw->ichw", mixture, ir.constant(value)).astype(np.float32))
+    before = distance(student, teacher)
+    assert Pass.parse("align-blocks").run(student, context(teacher)) >= 1
+    assert distance(student, teacher) < 1e-4 * before
+
+
+def test_the_head_alone_is_refitted() -> None:
+    teacher = convnet()
+    student = ir.clone(teacher)
+    value = student.graph.initializers["w3"]
+    ir.set_constant(value, np.zeros((5, 12), np.float32))
+    before = {n: ir.constant(v).copy() for n, v in student.graph.initializers.items()}
+    assert Pass.parse("refit-head").run(student, context(teacher, inputs(256))) == 1
+    changed = {n for n, v in student.graph.initializers.items() if not np.array_equal(ir.constant(v), before[n])}
+    assert changed == {"w3", "b3"}
+    assert distance(student, teacher) < 1e-3
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_an_equal_model_is_left_alone(name: str) -> None:
+    teacher = convnet()
+    student = ir.clone(teacher)
+    assert Pass.parse(name).run(student, context(teacher)) == 0
+    assert ir.fingerprint(student) == ir.fingerprint(teacher)
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_what_does_not_help_is_undone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every layer looks better, the outputs do not: the whole model is put back."""
+    from lwgraph.passes.recover import closed_form
+
+    errors = iter([0.1, 0.2])
+    monkeypatch.setattr(closed_form.Job, "outputs_error", lambda self: next(errors))
+    teacher = convnet()
+    student = damaged(teacher)
+    before, c = ir.fingerprint(student), context(teacher)
+    assert Pass.parse(name).run(student, c) == 0
+    assert ir.fingerprint(student) == before
+    assert not c.gains[0].kept and "undone" in str(c.gains[0])
+    assert any("undone" in s.reason for s in c.skipped)
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_what_it_needs(name: str) -> None:
+    teacher = convnet()
+    with pytest.raises(UsageError, match="original model"):
+        Pass.parse(name).run(damaged(teacher), Context(data=inputs(8)))
+    with pytest.raises(UsageError, match="calibration samples"):
+        Pass.parse(name).run(damaged(teacher), Context(teacher=teacher))
+    with pytest.raises(UsageError, match="at least 2"):
+        Pass.parse(f"{name}{{samples=1}}")
+
+
+def test_bisection_can_stop_it() -> None:
+    teacher = convnet()
+    student = damaged(teacher)
+    assert Pass.parse("align-blocks").run(student, context(teacher, limit=1)) <= 1
+
+
+def test_a_sum_is_aimed_at_where_there_is_one() -> None:
+    model = convnet()
+    sites = {s.node.name: s for s in find_sites(model)}
+    kinds = {v.name: n.op_type for n in model.graph for v in n.outputs}
+    common = frozenset(kinds)
+    assert target_of(sites["conv1"], common, kinds) == Target("s1", "r0")
+    assert target_of(sites["conv0"], common, kinds) == Target("c0")
+    assert target_of(sites["conv0"], common - {"c0"}, kinds) is None
+
+
+def shared_weight() -> ir.Model:
+    model = convnet()
+    conv = next(n for n in model.graph if n.name == "conv2")
+    conv.replace_input_with(1, model.graph.initializers["w1"])
+    return model
+
+
+def test_a_shared_weight_is_not_touched() -> None:
+    teacher = shared_weight()
+    student = damaged(teacher)
+    c = context(teacher)
+    Pass.parse("align-blocks").run(student, c)
+    reasons = {s.place: s.reason for s in c.skipped}
+    assert "shared with" in reasons["conv1"] and "shared with" in reasons["conv2"]
+
+
+def layer_model(kind: str) -> ir.Model:
+    rng = np.random.default_rng(0)
+    normal = lambda *s: rng.standard_normal(s).astype(np.float32)  # noqa: E731
+    node = helper.make_node
+    shape, constants, nodes = {
+        "conv": (["n", 4, 6, 6], {"w": normal(6, 2, 3, 3)}, [node("Conv", ["x", "w"], ["y"], group=2, strides=[2, 2])]),
+        "conv_transpose": (["n", 4, 5, 5], {"w": normal(4, 3, 3, 3), "b": normal(6)},
+                           [node("ConvTranspose", ["x", "w", "b"], ["y"], group=2)]),
+        "gemm": (["n", 4], {"w": normal(4, 6), "b": normal(1, 6)},
+                 [node("Gemm", ["x", "w", "b"], ["y"], alpha=0.5, beta=2.0)]),
+        "gemm_transposed": (["n", 4], {"w": normal(6, 4)}, [node("Gemm", ["x", "w"], ["y"], transB=1)]),
+        "matmul": (["n", 3, 4], {"w": normal(4, 6), "b": normal(6)},
+                   [node("MatMul", ["x", "w"], ["m"]), node("Add", ["b", "m"], ["y"])]),
+    }[kind]  # fmt: skip
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(a, n) for n, a in constants.items()],
+    )  # fmt: skip
+    return ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10))
+
+
+@pytest.mark.parametrize("kind", ["conv", "conv_transpose", "gemm", "gemm_transposed", "matmul"])
+@pytest.mark.parametrize("full", [False, True])
+def test_a_transformed_layer_gives_transformed_outputs(kind: str, full: bool) -> None:
+    model, rng = layer_model(kind), np.random.default_rng(1)
+    (site,) = find_sites(model)
+    shape = [2 if isinstance(d, str) or not isinstance(d, int) else d for d in model.graph.inputs[0].shape]
+    x = rng.standard_normal(shape).astype(np.float32)
+    y = registry.executor("ort").prepare(model)({"x": x})["y"]
+    groups = site.group
+    per = site.outputs // groups
+    q, shift = (rng.standard_normal((groups, per, per)) if full else rng.standard_normal(6)), rng.standard_normal(6)
+    write(site, *transform(site, q, shift))
+    rows = np.moveaxis(y, 1 if site.kernel else -1, -1).reshape(-1, groups, per)
+    want = np.einsum("gij,ngj->ngi", q, rows).reshape(-1, 6) if full else rows.reshape(-1, 6) * q
+    got = registry.executor("ort").prepare(model)({"x": x})["y"]
+    got = np.moveaxis(got, 1 if site.kernel else -1, -1).reshape(-1, 6)
+    np.testing.assert_allclose(got, want + shift, rtol=1e-4, atol=1e-4)
+
+
+def test_a_bias_that_others_use_is_copied() -> None:
+    model = convnet()
+    conv = next(n for n in model.graph if n.name == "conv1")
+    conv.replace_input_with(2, model.graph.initializers["b0"])
+    before = ir.constant(model.graph.initializers["b0"]).copy()
+    site = next(s for s in find_sites(model) if s.name == "conv1")
+    write(site, site.weight, np.ones(12))
+    assert np.array_equal(ir.constant(model.graph.initializers["b0"]), before)
+    assert np.array_equal(ir.constant(conv.inputs[2]), np.ones(12, np.float32))
+
+
+def test_a_constant_node_is_refused() -> None:
+    from lwgraph.passes.recover.weights import check_writable
+
+    model = convnet()
+    value = model.graph.initializers["w1"]
+    node = ir.constant_node(ir.unattached_constant(ir.constant(value)))
+    conv = next(n for n in model.graph if n.name == "conv1")
+    model.graph.insert_before(conv, node)
+    conv.replace_input_with(1, node.outputs[0])
+    site = next(s for s in find_sites(model) if s.name == "conv1")
+    with pytest.raises(Skip, match="constants-to-initializers"):
+        check_writable(site)
