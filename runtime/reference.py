@@ -44,7 +44,7 @@ class ReferenceExecutor:
 
     def prepare(self, model: ir.Model, outputs: Sequence[str] | None = None) -> ReferenceRun:
         """See `lwgraph.executor.Executor.prepare`. O(nodes); constants stay where the model holds them."""
-        return ReferenceRun(model, requested(model, outputs), self._options, self.qdq)
+        return ReferenceRun(ir.inlined(model), requested(model, outputs), self._options, self.qdq)
 
 
 class ReferenceRun:

@@ -23,7 +23,7 @@ from lwgraph.ir.constants import (
     constant_shape,
     constant_tensor,
 )
-from lwgraph.ir.copying import clone, extract
+from lwgraph.ir.copying import clone, extract, inlined
 from lwgraph.ir.edit import add_initializer, copy_on_write, fresh_name, remove, replace_uses, set_constant
 from lwgraph.ir.loading import RUNTIME_DOMAINS, load
 from lwgraph.ir.saving import detached_proto, fingerprint, function_protos, node_proto, save, size, skeleton, to_proto
@@ -58,7 +58,7 @@ __all__ = [
     "SymbolicDim", "Tensor", "TensorProtocol", "TensorType", "TypeProtocol", "Value", "add_initializer",
     "attach_initializer", "attribute", "clone", "constant", "constant_dtype", "constant_node", "constant_of",
     "constant_shape", "constant_tensor", "copy_on_write", "detach", "detached_proto", "digest", "extract",
-    "fingerprint", "first_unsorted", "fresh_name", "function_protos", "graph_of", "held", "infer_shapes",
+    "fingerprint", "first_unsorted", "fresh_name", "function_protos", "graph_of", "held", "infer_shapes", "inlined",
     "is_constant", "is_dead", "is_removable_initializer", "load", "make_node", "node_proto", "opset", "parent",
     "predecessor", "record_shapes", "remove", "replace_contents", "replace_uses", "root", "save", "scopes",
     "set_constant", "size", "skeleton", "subgraphs_of", "sweep", "tensors", "to_proto", "unattached_constant",

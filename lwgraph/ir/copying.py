@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import onnx
 import onnx_ir
+from onnx_ir.passes import common
 
 from lwgraph.errors import ModelError
 from lwgraph.ir.types import Model, Value
@@ -45,6 +46,22 @@ def extract(model: Model, inputs: Sequence[str], outputs: Sequence[str]) -> Mode
     functions = clone(model).functions.values() if model.functions else ()
     other = Model(graph, ir_version=model.ir_version, functions=list(functions))
     link([other.graph, *other.functions.values()])
+    return other
+
+
+def inlined(model: Model) -> Model:
+    """The model, or a copy with the nodes of its functions where these are called; values of the main graph stay.
+
+    A model whose functions cannot be inlined (they import other opset versions than the model) is returned as it is.
+    """
+    if not model.functions:
+        return model
+    other = clone(model)
+    try:
+        common.InlinePass()(other)
+    except (ValueError, onnx_ir.passes.PassError):
+        return model
+    link([other.graph])
     return other
 
 
