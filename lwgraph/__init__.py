@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lwgraph.errors import CheckError, DataError, LwgraphError, ModelError, UsageError
     from lwgraph.ir import load, save
-    from lwgraph.measure import compare
     from lwgraph.optimizer import Result, optimize
     from lwgraph.plan.plan import Plan
     from lwgraph.report import Report
@@ -37,7 +36,6 @@ _HOME = {
     "RewritePass": "rewrite",
     "Skip": "rewrite",
     "UsageError": "errors",
-    "compare": "measure",
     "load": "ir",
     "optimize": "optimizer",
     "save": "ir",
@@ -70,7 +68,6 @@ __all__ = [
     "RewritePass",
     "Skip",
     "UsageError",
-    "compare",
     "load",
     "optimize",
     "save",

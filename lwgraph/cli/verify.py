@@ -21,12 +21,13 @@ SAMPLES = 8
 def command(a: str, b: str, data: str | None, preprocess: str | None, executor: str, as_json: bool) -> int:
     """Run models A and B on the same inputs and compare their outputs to rounding. Exit code 1 when they differ.
 
-    With several executors, each model runs in each, and the first value at which they part is named.
+    With several executors, each model runs in each. Where outputs differ, the first value that does is named.
     """
     from lwgraph import ir, registry
     from lwgraph.calibrate import generate, open_data
     from lwgraph.check import verify
     from lwgraph.measure import compare_runs
+    from lwgraph.measure.diverge import first_divergence
     from lwgraph.rewrite import Contract
 
     first, second = ir.load(a), ir.load(b)
@@ -46,11 +47,18 @@ def command(a: str, b: str, data: str | None, preprocess: str | None, executor: 
     results = []
     for what, (left, one), (right, other) in pairs:
         found = compare_runs(one.prepare(left), other.prepare(right), feeds, Contract.ROUNDING)
-        results.append({"what": what, "equal": found.ok, "detail": str(found)})
+        entry = {"what": what, "equal": found.ok, "detail": str(found)}
+        if not found.ok and found.first_failure is not None:
+            feed = feeds[found.first_failure.sample or 0]
+            place = first_divergence(left, right, one, other, feed, Contract.ROUNDING)
+            entry["first_divergence"] = "" if place is None else str(place)
+        results.append(entry)
     equal = all(bool(r["equal"]) for r in results)
     if as_json:
         print_json({"equal": equal, "samples": len(feeds), "data": data or "generated", "comparisons": results})
     else:
         for r in results:
             console().print(f"{'equal' if r['equal'] else 'DIFFERENT'}: {r['what']}: {r['detail']}", markup=False)
+            if r.get("first_divergence"):
+                console().print(f"  first: {r['first_divergence']}", markup=False)
     return 0 if equal else 1
