@@ -1,1 +1,11 @@
 """Rounding passes: neighbouring operators folded into one."""
+
+PIPELINE = ",".join((
+    "fold-arithmetic",
+    "fuse-pad",
+    "fold-batch-norm",
+    "fold-scale",
+    "merge-constants",
+    "matmul-add-to-gemm",
+    "merge-activations",
+))
