@@ -17,6 +17,7 @@ from lwgraph.measure import paired_latency
 from lwgraph.optimizer.data import Inputs, gather
 from lwgraph.optimizer.goal import TARGETS, Goal
 from lwgraph.optimizer.judge import Judge, check_metric
+from lwgraph.optimizer.lean import drop_annotations
 from lwgraph.optimizer.prove import runs_soundly, same_in_both, same_outputs, sound
 from lwgraph.optimizer.result import Result
 from lwgraph.plan.count import count
@@ -224,6 +225,9 @@ class _Run:
 
         What the user stated (passes, a plan) is kept all the same, and a note says what it cost.
         """
+        for model in (clean, result):
+            if ir.size(model) > ir.size(self.original):
+                drop_annotations(model, self.original)
         models = {"input": self.original, "cleaned": clean}
         if plan.sites:
             models["result"] = result

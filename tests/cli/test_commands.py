@@ -120,7 +120,7 @@ def test_bench(lw: Call, model_file: Path) -> None:
     ended = lw("bench", model_file, model_file, "--runs", "3", "--json")
     assert ended.code == 0, ended.err
     first, second = json.loads(ended.out)["models"]
-    assert first["speed"] == 1.0 and 0.2 < second["speed"] < 5
+    assert first["speed"] == 1.0 and second["speed"] > 0 and second["milliseconds"] > 0
 
 
 def test_inspect(lw: Call, model_file: Path) -> None:

@@ -1,0 +1,18 @@
+"""What a rewritten model can do without, where its annotations would make it larger than the input."""
+
+from __future__ import annotations
+
+from lwgraph import ir
+from lwgraph.rewrite.commit import FROM_KEY, PASS_KEY
+
+
+def drop_annotations(model: ir.Model, original: ir.Model) -> None:
+    """Remove the provenance of nodes, and the recorded types of values of which the original records none."""
+    recorded = {value.name for scope in ir.scopes(original) for value in ir.values(scope) if value.type is not None}
+    for scope in ir.scopes(model):
+        for node in scope:
+            for key in (PASS_KEY, FROM_KEY):
+                node.metadata_props.pop(key, None)
+            for value in node.outputs:
+                if value.name not in recorded and not value.is_graph_output():
+                    value.type = value.shape = None

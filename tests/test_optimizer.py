@@ -1,0 +1,99 @@
+"""What optimize promises beyond the command line: never larger, lean where it must be, goals, disjoint data."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import lwgraph
+from lwgraph import ir, registry
+from lwgraph.errors import UsageError
+from lwgraph.optimizer import Goal
+from lwgraph.optimizer.data import gather
+from lwgraph.optimizer.lean import drop_annotations
+from lwgraph.optimizer.prove import same_outputs, sound
+from lwgraph.rewrite import Contract
+
+
+def tiny() -> onnx.ModelProto:
+    """Two Mul by constants after an Identity: every annotation weighs more than what is removed."""
+    nodes = [
+        helper.make_node("Identity", ["x"], ["i"]),
+        helper.make_node("Mul", ["i", "a"], ["m"]),
+        helper.make_node("Mul", ["m", "b"], ["y"]),
+    ]
+    constants = [numpy_helper.from_array(np.array([v], np.float32), name) for name, v in (("a", 2), ("b", 3))]
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "tiny", value[:1], value[1:], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_drop": -0.1}, "--max-drop is -0.1"),
+        ({"max_drop": float("nan")}, "--max-drop"),
+        ({"speedup": 0}, "--speedup is 0"),
+        ({"target": "ort-cup"}, "did you mean 'ort-cpu'"),
+        ({"threads": 0}, "--threads"),
+        ({"seed": -1}, "--seed"),
+    ],
+)
+def test_goals_are_checked_before_any_work(options: dict[str, float], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        Goal(**options)  # type: ignore[arg-type]
+
+
+def test_max_drop_needs_something_to_measure() -> None:
+    with pytest.raises(UsageError, match="--max-drop needs"):
+        lwgraph.optimize(tiny(), max_drop=0.01)
+
+
+def test_pipeline_and_recipe_exclude_each_other() -> None:
+    with pytest.raises(UsageError, match="--pipeline and --recipe"):
+        lwgraph.optimize(tiny(), pipeline="clean", recipe="r.toml")
+
+
+def test_annotations_go_before_the_gain_does() -> None:
+    before = ir.load(tiny())
+    after = ir.clone(before)
+    for node in after.graph:
+        node.metadata_props["lwgraph.pass"] = "x" * 50
+    drop_annotations(after, before)
+    assert all(not node.metadata_props for node in after.graph)
+    assert ir.size(after) <= ir.size(before)
+
+
+def test_result_is_never_larger() -> None:
+    result = lwgraph.optimize(tiny())
+    assert ir.size(result.model) <= ir.size(ir.load(tiny()))
+
+
+def test_fitting_and_judging_never_share_a_sample() -> None:
+    samples = np.arange(40 * 4, dtype=np.float32).reshape(40, 4)
+    model = ir.load(tiny())
+    inputs = gather(model, {"x": samples}, None, None, registry.executor("ort"), 0, own_metric=False)
+    assert inputs.judge is not None
+    fit = {float(v) for feed in inputs.fit for v in np.asarray(feed["x"])[:, 0]}
+    judged = {float(v) for feed in inputs.judge for v in np.asarray(feed["x"])[:, 0]}
+    assert fit and judged and not fit & judged
+    assert len(fit) + len(judged) == 40
+
+
+def test_a_wrong_result_is_caught_by_the_proof() -> None:
+    model = ir.load(tiny())
+    wrong = ir.clone(model)
+    ir.set_constant(wrong.graph.initializers["b"], np.array([3.01], np.float32))
+    feeds = [{"x": np.ones((2, 4), np.float32)}]
+    check = same_outputs(model, wrong, registry.executor("ort"), feeds, Contract.ROUNDING, "outputs")
+    assert not check.ok and "'y'" in check.detail
+
+
+def test_a_changed_face_is_caught_by_the_proof() -> None:
+    model = ir.load(tiny())
+    other = ir.clone(model)
+    other.graph.outputs[0].name = "z"
+    check = sound(other, model)
+    assert not check.ok and "output" in check.detail
