@@ -28,6 +28,8 @@ def measured_shapes(
     for name in names:
         if name not in known:
             raise ModelError(f"'{name}' is not a value of the model's main graph and cannot be captured")
+    if not names:
+        return {}
     probe = ir.clone(model)
     graph, values = probe.graph, _main_values(probe)
     outputs: dict[str, str] = {}
