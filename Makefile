@@ -15,12 +15,13 @@ PACKAGING := pyproject.toml setup.py $(wildcard runtime/*.c runtime/*.h)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 TESTS_READY := $(VENV)/ready.$(subst $(comma),-,$(EXTRAS))
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint sanitize clean
 
 help:
 	@echo "make demo   optimize the embedded model and print the before/after table"
 	@echo "make test   run the whole test suite          (PYTEST_FLAGS='-n 2' by default)"
 	@echo "make lint   run ruff and mypy"
+	@echo "make sanitize  run the C kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make clean  remove .venv and everything built"
 
 demo: $(VENV)/ready
@@ -32,6 +33,9 @@ test: $(TESTS_READY)
 lint: $(VENV)/ready.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+sanitize: $(TESTS_READY)
+	$(BIN)/python -m benchmarks.runtime_sanitize
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

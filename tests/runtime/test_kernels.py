@@ -5,10 +5,10 @@ import warnings
 from collections.abc import Iterator
 from fractions import Fraction
 
-import kernel_cases
 import numpy as np
 import pytest
 
+from benchmarks import runtime_fuzz as kernel_cases
 from lwgraph.runtime import backend, kernels
 
 needs_compiled = pytest.mark.skipif(kernels.compiled is None, reason="the kernels were not built")

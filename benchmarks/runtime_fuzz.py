@@ -1,7 +1,8 @@
-"""Random kernel calls, valid and invalid: the tests run some hundred seeds, `benchmarks/runtime_fuzz.py` many.
+"""Random kernel calls, valid and invalid: the compiled kernels must compute what NumPy's do, or both raise ValueError.
 
-Each case is a function of a random generator that returns a call; it is made with the compiled kernels and with
-NumPy's, which must agree or both raise ValueError.
+    python -m benchmarks.runtime_fuzz [COUNT [FIRST_SEED]]      on every instruction set of this processor
+
+Each case is a function of a random generator that returns a call; the tests run some hundred seeds.
 """
 
 from __future__ import annotations
@@ -298,11 +299,21 @@ def check(seed: int, backends: tuple[str, str] = ("compiled", "numpy")) -> str:
     return call[0].__name__
 
 
+def main(count: int, first: int) -> int:
+    """Run the cases on every level; returns how many failed."""
+    failed = 0
+    for level in kernels.compiled.levels():
+        kernels.compiled.level(level)
+        for seed in range(first, first + count):
+            try:
+                check(seed)
+            except AssertionError as error:
+                failed += 1
+                print(f"{level}, seed {seed}: {' '.join(str(error).split())[:200]}")
+        print(f"{level}: seeds {first} to {first + count - 1} done")
+    return failed
+
+
 if __name__ == "__main__":
-    first, count = int(sys.argv[1]), int(sys.argv[2])
-    for case in range(first, first + count):
-        try:
-            check(case)
-        except BaseException:
-            print("seed", case, file=sys.stderr)
-            raise
+    numbers = [int(text) for text in sys.argv[1:]]
+    raise SystemExit(bool(main(*(numbers + [5000, 0][len(numbers) :]))))
