@@ -14,6 +14,7 @@ comma := ,
 PACKAGING := pyproject.toml setup.py $(wildcard runtime/*.c runtime/*.h)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 TESTS_READY := $(VENV)/ready.$(subst $(comma),-,$(EXTRAS))
+LINT_READY := $(if $(findstring dev,$(EXTRAS)),$(TESTS_READY),$(VENV)/ready.dev)
 
 .PHONY: help demo test lint sanitize clean
 
@@ -30,7 +31,7 @@ demo: $(VENV)/ready
 test: $(TESTS_READY)
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
-lint: $(VENV)/ready.dev
+lint: $(LINT_READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 

@@ -76,9 +76,8 @@ def python(packages: tuple[str, ...]) -> Path:
     wanted = "\n".join(packages)
     if not ready.exists() or ready.read_text() != wanted:
         venv.create(folder, with_pip=True, clear=True)
-        for package in packages:  # one after another: the first pins what the others may choose
-            command = [str(interpreter), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", package]
-            subprocess.run(command, check=True)
+        command = [str(interpreter), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", *packages]
+        subprocess.run(command, check=True)
         ready.write_text(wanted)
     return interpreter
 
