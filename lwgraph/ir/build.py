@@ -117,16 +117,35 @@ def sweep(nodes: Iterable[Node], *, initializers: bool = True) -> list[Node]:
         detach(node)
         graph_of(graph).remove(node)
         removed.append(node)
-        for value in used:
-            if value._uses:
-                continue
-            producer = value.producer()
-            if producer is not None:
-                pending.append(producer)
-            elif initializers and is_removable_initializer(value):
-                assert value.graph is not None
-                graph_of(value.graph).initializers.pop(value.name or "")
+        pending += _dead_makers(used, initializers)
     return removed
+
+
+def sweep_values(unused: Iterable[Value]) -> list[Node]:
+    """Remove what kept those of the values alive that have lost their last use: makers, and initializers."""
+    return sweep(_dead_makers(unused, True))
+
+
+def _dead_makers(unused: Iterable[Value], initializers: bool) -> list[Node]:
+    makers = []
+    for value in unused:
+        if value._uses:
+            continue
+        producer = value.producer()
+        if producer is not None:
+            makers.append(producer)
+        elif initializers and is_removable_initializer(value):
+            assert value.graph is not None
+            graph_of(value.graph).initializers.pop(value.name or "")
+    return makers
+
+
+def drop_trailing_inputs(node: Node) -> None:
+    """Shorten the inputs of `node` by the absent ones at the end."""
+    count = len(node.inputs)
+    while count and node.inputs[count - 1] is None:
+        count -= 1
+    node.resize_inputs(count)
 
 
 def is_removable_initializer(value: Value) -> bool:

@@ -40,7 +40,7 @@ def constant_of(node: Node) -> TensorProtocol | None:
         if attribute.is_ref():
             return None
         if name == "value":
-            return attribute.as_tensor()
+            return attribute.value  # type: ignore[no-any-return]  # as_tensor() checks a protocol, slowly
         if name in ("value_float", "value_floats"):
             return Tensor(np.array(attribute.value, dtype=np.float32))
         if name in ("value_int", "value_ints"):
@@ -66,7 +66,7 @@ def constant(value: Value | None) -> npt.NDArray[Any] | None:
 def constant_shape(value: Value | None) -> tuple[int, ...] | None:
     """The shape of a constant, without reading its data; None when the value is not constant."""
     tensor = constant_tensor(value)
-    return None if tensor is None else tuple(int(size) for size in tensor.shape.numpy())
+    return None if tensor is None else tuple(tensor.shape)  # type: ignore[arg-type]
 
 
 def constant_dtype(value: Value | None) -> DataType | None:

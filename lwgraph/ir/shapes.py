@@ -6,14 +6,12 @@ from typing import TypeAlias
 
 import onnx
 
+from lwgraph.ir.inference import inferred_types
 from lwgraph.ir.saving import skeleton
 from lwgraph.ir.types import DataType, Model, Shape, TensorType, Value
 from lwgraph.ir.walk import values
 
 Dims: TypeAlias = "tuple[int | str | None, ...]"
-
-
-_STANDARD = ("", "ai.onnx.ml")  # domains whose operators ONNX can infer
 
 
 def infer_shapes(model: Model) -> dict[Value, Dims]:
@@ -59,13 +57,7 @@ def record_shapes(model: Model) -> int:
     was recorded for the operators of other domains, which ONNX cannot infer, is trusted. Graph inputs and outputs keep
     what they declare.
     """
-    proto = skeleton(model)
-    foreign = {value.name for node in model.graph if node.domain not in _STANDARD for value in node.outputs}
-    kept = [info for info in proto.graph.value_info if info.name in foreign]
-    del proto.graph.value_info[:]
-    proto.graph.value_info.extend(kept)
-    graph = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
-    inferred = {info.name: info.type for info in graph.value_info}
+    inferred = inferred_types(model)
     changed = 0
     for node in model.graph:
         for value in node.outputs:

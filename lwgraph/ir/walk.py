@@ -11,19 +11,30 @@ from lwgraph.ir.types import AttributeType, Function, Graph, Model, Node, Value
 # A subgraph -> the graph of the node that holds it. onnx_ir has no such link. Filled by `link`.
 _parents: weakref.WeakKeyDictionary[Graph, weakref.ref[Graph]] = weakref.WeakKeyDictionary()
 _roots: weakref.WeakSet[Graph] = weakref.WeakSet()  # graphs known to have no parent: asking for one costs O(1)
+_WITH_SUBGRAPHS = frozenset({"If", "Loop", "Scan", "SequenceMap"})  # of the standard operators
 
 
 def scopes(model: Model) -> Iterator[Graph | Function]:
     """The main graph, its nested subgraphs, and every function with its subgraphs."""
     yield model.graph
-    yield from model.graph.subgraphs()
+    yield from _below(model.graph)
     for function in model.functions.values():
         yield function
-        yield from function.subgraphs()
+        yield from _below(function)
+
+
+def _below(scope: Graph | Function) -> Iterator[Graph]:
+    """The subgraphs of a graph, each before those inside it."""
+    for node in scope:
+        for subgraph in subgraphs_of(node):
+            yield subgraph
+            yield from _below(subgraph)
 
 
 def subgraphs_of(node: Node) -> tuple[Graph, ...]:
     """The graphs that are attributes of `node` (the branches of If, the body of Loop and Scan), not nested deeper."""
+    if not node.attributes or (node.domain == "" and node.op_type not in _WITH_SUBGRAPHS):
+        return ()
     found: list[Graph] = []
     for attribute in node.attributes.values():
         if attribute.is_ref():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable
 from dataclasses import fields
@@ -59,6 +60,7 @@ def _read_entry(entry: dict[str, Any]) -> Pass:
     return build(find_class(entry["name"]), values)
 
 
+@functools.cache
 def _version(package: str) -> str:
     try:
         return version(package)

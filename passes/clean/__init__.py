@@ -8,6 +8,7 @@ PIPELINE = ",".join((
     "fold-shapes",
     "fold-constants",
     "identities",
+    "default-inputs",
     "merge-movement",
     "duplicate-initializers",
     "common-subexpressions",

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from lwgraph import ir
 from lwgraph.rewrite import Context, Contract, Pass
 
+_SAMPLED = 64  # elements looked at before a tensor is read in full
+
 
 @dataclass(frozen=True)
 class MergeDuplicateInitializers(Pass):
@@ -25,9 +27,7 @@ class MergeDuplicateInitializers(Pass):
                 tensor = ir.constant_tensor(value)
                 if tensor is not None and not value.is_graph_output():
                     alike.setdefault((tensor.dtype, tuple(tensor.shape.numpy())), []).append(value)
-            for group in alike.values():
-                if len(group) == 1:
-                    continue
+            for group in (part for whole in alike.values() for part in _candidates(whole)):
                 first: dict[bytes, ir.Value] = {}
                 for value in group:
                     assert value.const_value is not None and value.name is not None and value.graph is not None
@@ -40,3 +40,16 @@ class MergeDuplicateInitializers(Pass):
                     ir.graph_of(value.graph).initializers.pop(value.name)
                     count += 1
         return count
+
+
+def _candidates(alike: list[ir.Value]) -> list[list[ir.Value]]:
+    """Groups of two or more that also agree in a sample of their elements: few tensors are read in full."""
+    if len(alike) == 1:
+        return []
+    samples: dict[bytes, list[ir.Value]] = {}
+    for value in alike:
+        array = ir.constant(value)
+        assert array is not None
+        flat = array.reshape(-1)
+        samples.setdefault(flat[:: max(1, flat.size // _SAMPLED)].tobytes(), []).append(value)
+    return [group for group in samples.values() if len(group) > 1]

@@ -64,6 +64,8 @@ class FoldShapes(Pass):
                 old = node.inputs[index]
                 assert old is not None
                 node.replace_input_with(index, ir.add_initializer(graph, target, old.name or "size"))
+                if node.op_type == "Reshape":
+                    node.attributes.pop("allowzero", None)
                 stale += [p] if (p := old.producer()) is not None else []
                 count += 1
         ir.sweep(reversed(stale))
@@ -79,8 +81,10 @@ def _target(node: ir.Node, sizes: Sizes) -> tuple[int, Array | None]:
 
 def _reshape_target(node: ir.Node, sizes: Sizes) -> Array | None:
     array, source = sizes.array(node.inputs[1]), sizes.dims(node.inputs[0])
-    if array is None or source is None or ir.is_constant(node.inputs[1]) or ir.attribute(node, "allowzero", 0):
+    if array is None or source is None or ir.is_constant(node.inputs[1]):
         return None
+    if ir.attribute(node, "allowzero", 0) and any(size.number == 0 for size in array.reshape(-1)):
+        return None  # a size of zero, which a constant target cannot mix with sizes that are copied
     target: list[int] = []
     for axis, size in enumerate(array.reshape(-1)):
         number = size.number

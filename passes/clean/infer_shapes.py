@@ -16,5 +16,17 @@ class InferShapes(Pass):
     contract = Contract.EXACT
 
     def run(self, model: ir.Model, context: Context) -> int:
-        """See Pass.run."""
-        return ir.record_shapes(model)
+        """See Pass.run. Once done, done again only while sizes are unknown, which a rewrite may have made known."""
+        if model.meta.get(_DONE) and all(_known(v) for node in model.graph for v in node.outputs if v.name):
+            return 0
+        count = ir.record_shapes(model)
+        model.meta[_DONE] = True
+        return count
+
+
+_DONE = "lwgraph.shapes_inferred"
+
+
+def _known(value: ir.Value) -> bool:
+    """Whether every size is a number or has a name."""
+    return value.shape is not None and all(isinstance(d, int) or d.value is not None for d in value.shape)

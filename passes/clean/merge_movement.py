@@ -29,7 +29,7 @@ class MergeDataMovement(RewritePass):
     def rules(self) -> Sequence[Rule]:
         """One rule for each outer operator."""
         return (Rule(self.transposes, self.transpose), Rule(self.pattern, self.replace),
-                Rule(self.squeezes, self.squeeze), Rule(self.casts, self.cast))
+                Rule(self.squeezes, self.squeeze), Rule(self.casts, self.cast), Rule(self.slices, self.slice))
 
     def transposes(self, op: Any, x: Any, *, perm: Any) -> Any:
         """A Transpose of anything."""
@@ -94,6 +94,33 @@ class MergeDataMovement(RewritePass):
                 or not _lossless(source.dtype, x.dtype)):
             return None
         return source if source.dtype == to else op.Cast(source, to=to)
+
+
+    def slices(self, op: Any, x: Any, *places: Any) -> Any:
+        """A Slice of anything."""
+        return op.Slice(x, *places)
+
+    def slice(self, op: Any, x: ir.Value, places: tuple[ir.Value | None, ...]) -> Any:
+        """Slices along different axes are one."""
+        inner = _producer(x, "Slice")
+        if inner is None or op.opset < 10 or len(inner.inputs) < 4 or len(places) < 3:
+            return None
+        first = _slice_table(inner.inputs[1:])
+        second = _slice_table(places)
+        if first is None or second is None or (first[2] < 0).any() or (second[2] < 0).any():
+            return None
+        if set(first[2].tolist()) & set(second[2].tolist()):
+            return None
+        return op.Slice(inner.inputs[0], *(np.concatenate([a, b]) for a, b in zip(first, second, strict=True)))
+
+
+def _slice_table(places: Sequence[ir.Value | None]) -> list[Any] | None:
+    """Starts, ends, axes and steps as vectors, when they are constants."""
+    found = [ir.constant(value) for value in places]
+    if any(a is None for a in found[:3]) or (len(places) > 3 and places[3] is not None and found[3] is None):
+        return None
+    table = [np.asarray(a, np.int64).reshape(-1) for a in found if a is not None]
+    return table if len(table) == 4 else [*table, np.ones_like(table[0])]
 
 
 def _producer(value: ir.Value, op_type: str) -> ir.Node | None:

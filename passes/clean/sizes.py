@@ -107,7 +107,9 @@ class Sizes:
             axis += len(source) if axis < 0 else 0
             return (math.prod(source[:axis], start=Poly.of(1)), math.prod(source[axis:], start=Poly.of(1)))
         target = self.array(node.inputs[1]) if len(node.inputs) > 1 else None
-        if target is None or ir.attribute(node, "allowzero", 0):
+        if target is None:
+            return None
+        if ir.attribute(node, "allowzero", 0) and any(size.number == 0 for size in target.reshape(-1)):
             return None
         return resolve_reshape(source, list(target.reshape(-1)))
 

@@ -120,7 +120,8 @@ class Linear:
         """Nodes for factor * layer(x) + shift; factor and shift are (outputs,)."""
         g = self.group
         factors = factor.reshape(g, self.outputs // g, 1, *(1,) * self.spatial)
-        return self._build(op, x, self.canonical() * factors, self.bias_vector() * factor + shift)
+        scaled = None if (factor == 1).all() else self.canonical() * factors
+        return self._build(op, x, scaled, self.bias_vector() * factor + shift)
 
     def input_affine(self, op: Any, x: ir.Value, factor: Array, shift: Array) -> ir.Value:
         """Nodes for layer(factor * x + shift); factor and shift are (inputs,). A shift needs an unpadded layer."""
@@ -128,20 +129,24 @@ class Linear:
             raise Skip("the layer is padded: a shift of its input does not hold for the padding")
         g, weight = self.group, self.canonical()
         taps = (1,) * self.spatial
-        shifted = weight * shift.reshape(g, 1, self.inputs // g, *taps)
-        added = shifted.sum(axis=tuple(range(2, weight.ndim))).reshape(self.outputs)
+        added: Array | float = 0.0
+        if np.any(shift):
+            shifted = weight * shift.reshape(g, 1, self.inputs // g, *taps)
+            added = shifted.sum(axis=tuple(range(2, weight.ndim))).reshape(self.outputs)
         alpha = ir.attribute(self.node, "alpha", 1.0) if self.node.op_type == "Gemm" else 1.0
-        scaled = weight * factor.reshape(g, 1, self.inputs // g, *taps)
+        scaled = None if (factor == 1).all() else weight * factor.reshape(g, 1, self.inputs // g, *taps)
         return self._build(op, x, scaled, self.bias_vector() + alpha * added)
 
-    def _build(self, op: Any, x: ir.Value, weight: Array, bias: Array) -> ir.Value:
+    def _build(self, op: Any, x: ir.Value, weight: Array | None, bias: Array) -> ir.Value:
+        """The layer with another weight (None: the one it has) and bias."""
         stem = self.node.name or self.node.op_type
         dtype = self.weight.numpy().dtype
         with np.errstate(over="ignore"):
-            new_weight, new_bias = self.stored(weight), bias.astype(dtype)
-        if not (np.isfinite(new_weight).all() and np.isfinite(new_bias).all()):
+            new_weight = None if weight is None else self.stored(weight)
+            new_bias = bias.astype(dtype)
+        if not (np.isfinite(new_bias).all() and (new_weight is None or np.isfinite(new_weight).all())):
             raise Skip(f"the folded weight does not fit into {dtype.name}")
-        w = op.const(new_weight, f"{stem}_weight")
+        w = self.weight if new_weight is None else op.const(new_weight, f"{stem}_weight")
         b = op.const(new_bias, f"{stem}_bias") if self.bias is not None or np.any(bias) else None
         if self.node.op_type == "MatMul":
             y: ir.Value = op.MatMul(x, w)

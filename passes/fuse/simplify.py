@@ -1,0 +1,74 @@
+"""onnxsim as a pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lwgraph import ir
+from lwgraph.errors import CheckError
+from lwgraph.rewrite import Context, Contract, Pass
+from lwgraph.rewrite.instruments.verify import Verify, interface_difference
+
+_LARGEST = 1 << 31  # bytes that a protobuf message may have
+
+
+@dataclass(frozen=True)
+class Simplify(Pass):
+    """What onnxsim makes of the model, undone with a warning where onnxsim fails or changes the outputs.
+
+    It is compared with the model before it on generated inputs by this pass itself, since onnxsim may rewrite anything;
+    a pipeline's own Verify comes on top.
+    """
+
+    name = "simplify"
+    contract = Contract.ROUNDING
+    guarded = True
+
+    def run(self, model: ir.Model, context: Context) -> int:
+        """See Pass.run. The count is the number of nodes that went, or 1 when the model changed otherwise."""
+        import onnxsim
+
+        size = sum(tensor.nbytes for tensor in ir.tensors(model))
+        if size >= _LARGEST:
+            raise CheckError(f"the model has {size} bytes of data; onnxsim takes less than {_LARGEST}")
+        before = ir.to_proto(model)
+        try:
+            after, _ = onnxsim.simplify(before, check_n=0, certify=False)
+        except Exception as error:  # a C++ library's own
+            raise CheckError(f"onnxsim failed: {' '.join(str(error).split())[:300]}") from error
+        if not after.graph.output:
+            raise CheckError("onnxsim returned a model without outputs")
+        made = ir.load(after)
+        changed = interface_difference(model, made) or _shape_difference(model, made)
+        if changed:
+            raise CheckError(f"onnxsim changed the interface of the model: {changed}")
+        removed = sum(len(ir.graph_of(s)) for s in ir.scopes(model)) - sum(len(ir.graph_of(s)) for s in ir.scopes(made))
+        if removed < 0 or (removed == 0 and after.graph.ByteSize() >= before.graph.ByteSize()):
+            return 0
+        made.ir_version, made.producer_name, made.producer_version = (
+            model.ir_version, model.producer_name, model.producer_version)
+        made.metadata_props.clear()
+        made.metadata_props.update(model.metadata_props)
+        self._check(model, made, context)
+        ir.replace_contents(model, made)
+        return max(removed, 1)
+
+    def _check(self, before: ir.Model, after: ir.Model, context: Context) -> None:
+        """Structure and outputs, by the instrument that checks every pass."""
+        from lwgraph.rewrite.pipeline import Pipeline, Step
+
+        verify = Verify()
+        verify.begin(before, Pipeline([self]), context)
+        verify.before(self, before, context)
+        verify.after(Step(0, self, 1, 0.0), after, context)
+
+
+def _shape_difference(before: ir.Model, after: ir.Model) -> str:
+    """Declared shapes of outputs that contradict each other; a size that was dynamic must stay so."""
+    for a, b in zip(before.graph.outputs, after.graph.outputs, strict=True):
+        if a.shape is None or b.shape is None:
+            continue
+        if len(a.shape) != len(b.shape) or any(
+                isinstance(q, int) and p != q for p, q in zip(a.shape, b.shape, strict=True)):
+            return f"output '{a.name}' had shape {a.shape} and has {b.shape}"
+    return ""
