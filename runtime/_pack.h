@@ -89,14 +89,10 @@ static void ID(pack_stored)(const Matrix *b, int64_t k0, int64_t k1, int64_t n, 
                             T *RESTRICT out)
 {
     const S *from = (const S *)b->data + k0 * b->row + n * b->column;
-    if (b->column == 1 || b->row != 1) {
+    if (b->row != 1) {
         for (int64_t k = k0; k < k1; k++, out += width, from += b->row) {
-            if (b->column == 1)
-                for (int64_t j = 0; j < columns; j++)
-                    out[j] = LOAD(from[j]);
-            else
-                for (int64_t j = 0; j < columns; j++)
-                    out[j] = LOAD(from[j * b->column]);
+            for (int64_t j = 0; j < columns; j++)
+                out[j] = LOAD(from[j * b->column]);
             ID(fill)(out + columns, width - columns, 0);
         }
         return;
@@ -111,6 +107,18 @@ static void ID(pack_stored)(const Matrix *b, int64_t k0, int64_t k1, int64_t n, 
 /* Packs rows [k0, k1) of columns [n0, n1) into consecutive panels. */
 static void ID(pack)(const Matrix *b, int64_t k0, int64_t k1, int64_t n0, int64_t n1, int64_t width, int32_t pad, T *RESTRICT out)
 {
+    if (!b->window && b->column == 1) { /* row after row over all panels: memory is read in order */
+        for (int64_t k = k0; k < k1; k++)
+            for (int64_t n = n0; n < n1; n += width) {
+                const S *from = (const S *)b->data + k * b->row + n;
+                T *to = out + (n - n0) / width * (k1 - k0) * width + (k - k0) * width;
+                const int64_t columns = MIN(width, n1 - n);
+                for (int64_t j = 0; j < columns; j++)
+                    to[j] = LOAD(from[j]);
+                ID(fill)(to + columns, width - columns, 0);
+            }
+        return;
+    }
     for (int64_t n = n0; n < n1; n += width, out += (k1 - k0) * width) {
         const int64_t columns = MIN(width, n1 - n);
         if (b->window)

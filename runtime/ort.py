@@ -82,7 +82,6 @@ class OrtExecutor:
             self._hook(options)
         return OrtRun(_session(proto, options), names, inputs, (values, lent))
 
-
     def optimized(self, model: ir.Model) -> onnx.ModelProto:
         """The graph that ONNX Runtime really runs, after its own optimizations; large initializers without data.
 
@@ -96,7 +95,8 @@ class OrtExecutor:
                 options.optimized_model_filepath = str(path)
                 options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "data")
                 options.add_session_config_entry(
-                    "session.optimized_model_external_initializers_min_size_in_bytes", str(SHARED_BYTES))
+                    "session.optimized_model_external_initializers_min_size_in_bytes", str(SHARED_BYTES)
+                )
 
             OrtExecutor(self.threads, self.level, hook).prepare(model)
             return onnx.load(path, load_external_data=False)

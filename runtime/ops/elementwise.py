@@ -67,11 +67,12 @@ def clip(spec: Spec) -> Function:
     def run(x: Array, lower: Array | None = None, upper: Array | None = None) -> Array:
         bottom = low if lower is None else lower
         top = high if upper is None else upper
-        if bottom is not None:
-            x = np.maximum(x, np.asarray(bottom, x.dtype))
-        if top is not None:
-            x = np.minimum(x, np.asarray(top, x.dtype))
-        return x
+        if bottom is None and top is None:
+            return x
+        # NumPy's clip takes the upper bound where the bounds cross, as ONNX does.
+        limits = [None if bound is None else np.asarray(bound, x.dtype).reshape(()) for bound in (bottom, top)]
+        result: Array = np.clip(x, limits[0], limits[1])
+        return result
 
     return run
 

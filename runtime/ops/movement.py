@@ -218,8 +218,14 @@ def pad(spec: Spec) -> Function:
         if mode != "constant":
             return np.pad(x, around, _PAD_MODES[mode])  # type: ignore[call-overload, no-any-return]
         fill = spec.get("value", 0.0) if value is None or value.size == 0 else value.reshape(())
-        y = np.full([n + b + a for n, (b, a) in zip(x.shape, around, strict=True)], fill, x.dtype)
-        y[tuple(slice(b, b + n) for n, (b, _) in zip(x.shape, around, strict=True))] = x
+        y = np.empty([n + b + a for n, (b, a) in zip(x.shape, around, strict=True)], x.dtype)
+        inner = y
+        for axis, (b, a) in enumerate(around):  # each axis fills its border within what the axes before left
+            at = (slice(None),) * axis
+            inner[(*at, slice(0, b))] = fill
+            inner[(*at, slice(inner.shape[axis] - a, None))] = fill
+            inner = inner[(*at, slice(b, inner.shape[axis] - a))]
+        inner[...] = x
         return y
 
     return run

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from lwgraph.runtime import kernels
@@ -24,6 +26,14 @@ def lstm(spec: Spec) -> Function:
         raise Unsupported
     direction, batch_first = spec.get("direction", "forward"), spec.get("layout", 0)
     precise, threads = spec.options.precise, spec.options.threads
+    by_rows: dict[int, Array] = {}  # constant recurrence weights, transposed once
+
+    def transposed(r: Array, d: int, kind: np.dtype[Any]) -> Array:
+        if spec.constant(2) is not r:
+            return np.ascontiguousarray(r[d].T, kind)
+        if d not in by_rows:
+            by_rows[d] = np.ascontiguousarray(r[d].T, kind)
+        return by_rows[d]
 
     def run(
         x: Array, w: Array, r: Array, b: Array | None = None, lengths: Array | None = None, h0: Array | None = None,
@@ -42,9 +52,9 @@ def lstm(spec: Spec) -> Function:
         for d in range(directions):
             backward = direction == "reverse" or d == 1
             bias = np.zeros(4 * hidden, kind) if b is None else (b[d, : 4 * hidden] + b[d, 4 * hidden :]).astype(kind)
-            gates = kernels.matmul(np.ascontiguousarray(steps), w[d].astype(kind).T, bias, threads=threads)
+            gates = kernels.matmul(np.ascontiguousarray(steps), w[d].astype(kind, copy=False).T, bias, threads=threads)
             peep = None if p is None else p[d].astype(kind).reshape(3, hidden)
-            recurrent = np.ascontiguousarray(r[d].T.astype(kind, copy=False))
+            recurrent = transposed(r, d, kind)
             h, c = last[0, d], last[1, d]
             for t in range(length - 1, -1, -1) if backward else range(length):
                 i, o, f, g = np.split(gates[t] + kernels.matmul(h, recurrent, threads=threads), 4, axis=-1)
