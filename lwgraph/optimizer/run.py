@@ -32,6 +32,7 @@ from lwgraph.rewrite.instruments import Verify
 
 Progress = Callable[[str, int, int], None]
 DEFAULT_PIPELINE = "default"
+SEARCHED = ("low-rank", "depthwise")  # forms that are worth pricing at every site; others are asked for by name
 NOISE = 0.02  # a latency ratio within this of 1 is not a difference
 
 
@@ -191,7 +192,7 @@ class _Run:
             used = Plan({n: c for n, c in stated.sites.items() if n in done}, stated.target)
             self._record_sites(clean, shapes, used, context)
             return model, used
-        planner = Planner(clean, context, Oracle(self.executor), shapes=shapes)
+        planner = Planner(clean, context, Oracle(self.executor), shapes=shapes, forms=SEARCHED)
         value, floor = (judge.value, judge.floor) if judge is not None else (self._similarity(inputs), 0.0)
         found = planner.search(value, floor)
         self._record_sites(clean, shapes, found.plan, context)
