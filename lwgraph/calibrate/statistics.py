@@ -23,6 +23,7 @@ MEMORY_BYTES = 1 << 30
 ROWS_PER_UNKNOWN = 6  # patches collected per entry of a patch; fits are good from about 5
 LEAST_ROWS = 2048
 HELD_OUT_ROWS = 1024
+SAMPLE_IMAGES, SAMPLE_SIDE, SAMPLE_ROWS = 2, 12, 128
 HELD_OUT_BYTES = 8 << 20  # of one layer's held-out patches
 
 
@@ -123,6 +124,17 @@ class Statistics:
             self.prefetch([site])
         return self._store.get(("held", want))[0]
 
+    def sample(self, site: Layer) -> Array:
+        """A part of the site's input on the first feed: at most SAMPLE_IMAGES images (rows, for a Gemm or MatMul,
+        SAMPLE_ROWS) cut to SAMPLE_SIDE positions a side and what the kernel reaches beyond; to verify a rewrite on.
+
+        Raises as `gram`.
+        """
+        want = _want(site)
+        if ("gram", want) not in self._store:
+            self.prefetch([site])
+        return self._store.get(("sample", want))[0]
+
     def _shapes(self, names: list[str]) -> Mapping[str, tuple[int, ...]]:
         return measured_shapes(self._model, names, next(iter(self._feeds)), self._executor)
 
@@ -143,6 +155,7 @@ class Statistics:
                     if want not in grams:
                         dtype = np.float64 if array.dtype == np.float64 else np.float32
                         grams[want] = GramAccumulator(want.patches.group, width, dtype, want.name)
+                        self._store.put(("sample", want), (_part(array, want.patches),))
                     wanted = math.ceil(max(LEAST_ROWS, self._rows_per_unknown * width) / fit_feeds)
                     apart, at = self._positions(want, array.shape, width, index, wanted)
                     if len(apart):
@@ -238,6 +251,22 @@ def _add_pair(found: dict[str, CrossAccumulator], site: Layer, xs: Mapping[str, 
 def _want(site: Layer) -> _Want:
     assert site.input.name is not None
     return _Want(site.input.name, Patches.of(site))
+
+
+def _part(array: Array, patches: Patches) -> Array:
+    """A copy of the middle of an input; see `Statistics.sample`."""
+    if not patches.kernel:
+        rows: Array = array.reshape(-1, array.shape[-1])[:SAMPLE_ROWS].copy()
+        return rows
+    cut = [slice(0, SAMPLE_IMAGES), slice(None)]
+    for size, kernel, dilation, stride in zip(
+        array.shape[2:], patches.kernel, patches.dilations, patches.strides, strict=True
+    ):
+        side = min(size, (kernel - 1) * dilation + 1 + SAMPLE_SIDE * (1 if patches.transposed else stride))
+        start = (size - side) // 2
+        cut.append(slice(start, start + side))
+    part: Array = array[tuple(cut)].copy()
+    return part
 
 
 def _width(want: _Want, shapes: Mapping[str, tuple[int, ...]]) -> int:

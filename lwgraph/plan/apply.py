@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from lwgraph import ir
 from lwgraph.plan.fit import Moments, Pooled
 from lwgraph.plan.form import Fitted, Form
+from lwgraph.plan.prove import objection
 from lwgraph.plan.site import Site
-from lwgraph.plan.substitute import difference, substitute
+from lwgraph.plan.substitute import substitute
 from lwgraph.rewrite.base import Context
 
 
@@ -97,8 +98,7 @@ def apply_forms(
 
 def _place(found: Fitted, context: Context, shared: dict[str, ir.Value]) -> Record:
     site, form = found.site, found.form
-    reference = context.reference or context.evaluator()
-    reason = difference(found, reference, ir.opset(site.node), context.seed)
+    reason = objection(found, context, observable(site))
     if reason:
         return _refuse(site, form, reason, context)
     if not context.allow(form.name, site.name):

@@ -25,9 +25,11 @@ class Measured:
     def prefetch(self, sites):
         self.asked += [site.name for site in sites]
 
+    def sample(self, site):
+        return ORT.prepare(self.model, [site.input.name])(self.feeds)[site.input.name]
+
     def gram(self, site):
-        x = ORT.prepare(self.model, [site.input.name])(self.feeds)[site.input.name]
-        found = patches(site, x)
+        found = patches(site, self.sample(site))
         return Pooled(found.swapaxes(1, 2) @ found / found.shape[1], found.mean(1), found.shape[1])
 
 
@@ -134,7 +136,7 @@ def test_nodes_that_compute_something_else_are_undone():
 
     model, context = chain(), Context(reference=Broken())
     assert parse_pass("low-rank{rank=16}").run(model, context) == 0
-    assert len(model.graph) == 3 and "not the fitted layer" in context.skipped[0].reason
+    assert len(model.graph) == 3 and "not the promised layer" in context.skipped[0].reason
 
 
 def test_the_limit_stops_it():

@@ -1,0 +1,74 @@
+"""Verifies a fitted form where it will stand: on inputs that the layer really gets, and on adversarial ones."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lwgraph import ir
+from lwgraph.calibrate.patches import Patches
+from lwgraph.errors import CheckError
+from lwgraph.measure.region import check_region
+from lwgraph.plan.fit import ratio
+from lwgraph.plan.form import Array, Fitted
+from lwgraph.plan.substitute import dense, formed, original, small_input, small_model
+from lwgraph.rewrite.base import Context, Contract
+
+
+def objection(found: Fitted, context: Context, observable: bool) -> str:
+    """Why a fitted form must not replace its layer; "" when it is what it claims to be.
+
+    The emitted nodes must equal the dense equivalent to rounding, and their error against the layer, as the reference
+    executor measures it, must be the one computed from the input patches of the same sample. The sample is a part of a
+    captured calibration input, or random where there is none. A fit is proved once for a site.
+
+    Args:
+        found: the fit, at its site.
+        context: statistics, the reference executor, and the fits that were proved already.
+        observable: whether the site's input can be captured.
+    """
+    site = found.site
+    key = (site.name, str(found.form), found.kernel.tobytes())
+    if key in context.proved:
+        return ""
+    if context.statistics is not None and observable:
+        sample = context.statistics.sample(site)
+    else:
+        sample = small_input(site, context.seed)
+    opset = ir.opset(site.node)
+    layer, promised, emitted = (
+        small_model(site, build, sample.shape, opset) for build in (original(site), dense(found), formed(found))
+    )
+    try:
+        check_region(
+            site.name,
+            layer,
+            promised,
+            emitted,
+            context.evaluator(),
+            [{"x": sample}],
+            Contract.ROUNDING,
+            predicted=error_on(found, sample),
+            channel_axis=1 if site.kernel else -1,
+            seed=context.seed,
+        )
+    except CheckError as error:
+        return str(error)
+    context.proved.add(key)
+    return ""
+
+
+def error_on(found: Fitted, sample: np.ndarray[tuple[int, ...], np.dtype[np.floating]]) -> float:
+    """||Y - Yhat||^2 / ||Y - mean Y||^2 over all positions of one input, from its patches alone.
+
+    O(positions * D * o) time.
+    """
+    site, patches = found.site, Patches.of(found.site)
+    rows = patches.rows(sample, np.arange(patches.count(sample.shape))).astype(np.float64)
+    groups = (site.group, -1, site.fan_in)
+    outputs: Array = np.einsum("rgd,god->rgo", rows, site.weight.reshape(groups)).reshape(len(rows), -1)
+    change = np.einsum("rgd,god->rgo", rows, (site.weight - found.kernel).reshape(groups)).reshape(len(rows), -1)
+    error = float(np.square(change - found.shift).sum())
+    return ratio(error, float(np.square(outputs - outputs.mean(0)).sum()))
+
+
+__all__ = ["error_on", "objection"]
