@@ -56,7 +56,7 @@ def unattached_constant(data: npt.NDArray[Any] | TensorProtocol) -> Value:
         else:
             tensor = Tensor(np.ascontiguousarray(data).reshape(data.shape))
     else:
-        tensor = data
+        tensor = copy.copy(data)  # over the same data; the name is the copy's own
     return Value(const_value=tensor, type=TensorType(tensor.dtype), shape=Shape(tensor.shape.numpy()))
 
 
@@ -178,8 +178,5 @@ def replace_contents(model: Model, other: Model) -> None:
 
 def attach_initializer(scope: Graph | Function, value: Value, name: str) -> None:
     """Make an unattached constant an initializer of `scope` under `name`, which nothing else there may have."""
-    assert value.const_value is not None
-    tensor = copy.copy(value.const_value)  # over the same data; the name is the copy's own
-    tensor.name = name
-    value.name, value.const_value = name, tensor
+    value.name = name
     graph_of(scope).initializers.add(value)

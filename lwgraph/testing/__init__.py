@@ -1,1 +1,24 @@
 """Public conformance kits for plugins: run them over your own passes and forms."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lwgraph.testing.forms import check_form
+    from lwgraph.testing.models import graphs, random_model
+    from lwgraph.testing.passes import Sample, check_pass, samples
+
+_HOME = {"Sample": "passes", "check_form": "forms", "check_pass": "passes", "graphs": "models",
+         "random_model": "models", "samples": "passes"}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'lwgraph.testing' has no attribute '{name}'")
+    import importlib
+
+    return getattr(importlib.import_module(f"lwgraph.testing.{_HOME[name]}"), name)
+
+
+__all__ = ["Sample", "check_form", "check_pass", "graphs", "random_model", "samples"]

@@ -57,6 +57,10 @@ class Verify(Instrument):
             self.feeds = self.feeds or (context.data or [])[: self.samples] or list(
                 generate(model, self.samples, context.seed))
 
+    def assume(self, model: ir.Model, results: list[list[dict[str, Array]]]) -> None:
+        """Start from `model` and its known outputs (by executor, then by feed), without running it."""
+        self._before, self._results = ir.clone(model), results
+
     def before(self, p: Pass, model: ir.Model, context: Context) -> None:
         """Keep the model, and its outputs unless they are known from the pass before."""
         self._before = ir.clone(model)
@@ -84,7 +88,9 @@ class Verify(Instrument):
         try:
             after = self._run(executor, model)
         except LwgraphError as error:
-            raise CheckError(f"pass '{p.name}' left a model that {executor.name} cannot run: {error}") from error
+            assert self._before is not None
+            hint = _shared_change(self._before, model)
+            raise CheckError(f"pass '{p.name}' left a model that {executor.name} cannot run: {error}{hint}") from error
         for index, (old, new) in enumerate(zip(self._results[k], after, strict=True)):
             found = compare(old, new, p.contract)
             if not found.ok:
@@ -142,6 +148,18 @@ def interface_difference(before: ir.Model, after: ir.Model) -> str:
         for a, b in zip(old, new, strict=True):
             if a.type != b.type:
                 return f"'{a.name}' was {a.type} and is {b.type}"
+    return ""
+
+
+def _shared_change(before: ir.Model, after: ir.Model) -> str:
+    """The usual reason why a rewritten model does not run: a constant that several nodes share was changed for one."""
+    for name, value in after.graph.initializers.items():
+        old = before.graph.initializers.get(name)
+        if old is None or ir.constant_shape(old) == ir.constant_shape(value) or len(value.consumers()) < 2:
+            continue
+        users = " and ".join(f"'{node.name}'" for node in value.consumers()[:2])
+        return (f"; initializer '{name}', which nodes {users} share, had shape {list(ir.constant_shape(old) or ())} "
+                f"and has {list(ir.constant_shape(value) or ())}")
     return ""
 
 
