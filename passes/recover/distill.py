@@ -13,6 +13,7 @@ import numpy as np
 from lwgraph import ir, registry
 from lwgraph.calibrate.signature import batched_inputs, signature
 from lwgraph.errors import ModelError, UsageError
+from lwgraph.passes.recover import synthesize
 from lwgraph.passes.recover.matching import chosen, cut_points, matched, penultimate
 from lwgraph.passes.recover.pool import Pool
 from lwgraph.rewrite.base import Context, Contract, Gain, Pass
@@ -56,6 +57,8 @@ class Distill(Pass):
     scales: Annotated[bool, "train the scales of quantization, too"] = False
     held_out: Annotated[float, "share of the samples to judge by"] = 0.15
     patience: Annotated[int, "stop after so many checks (of twenty) without improvement; 0: never"] = 8
+    synthetic: Annotated[int, "how many inputs to synthesize where there are no data"] = 128
+    recorded: Annotated[str, "file of moments to synthesize from, instead of BatchNormalizations"] = ""
     checkpoint: Annotated[str, "file to save to and to resume from"] = ""
 
     def __post_init__(self) -> None:
@@ -63,7 +66,7 @@ class Distill(Pass):
             "minutes": self.minutes >= 0, "steps": self.steps >= 0, "batch": self.batch >= 1,
             "temperature": self.temperature > 0, "rate": self.rate >= 0, "warmup": 0 <= self.warmup < 1,
             "decay": self.decay >= 0, "clip": self.clip >= 0, "held_out": 0 < self.held_out < 1,
-            "patience": self.patience >= 0,
+            "patience": self.patience >= 0, "synthetic": self.synthetic >= 2,
         }  # fmt: skip
         for name, fine in limits.items():
             if not fine:
@@ -82,9 +85,9 @@ class Distill(Pass):
         if context.teacher is None:
             raise UsageError("pass 'distill' needs the original model to imitate; run it from optimize, or set the "
                              "teacher of the context")
-        if not context.data:
-            raise UsageError("pass 'distill' needs calibration samples; give --data, or run synthesize first")
-        trainer, student = self._trainer(model, context.teacher, context)
+        registry.executor("torch")  # says how to install it, before anything else is done
+        data = context.data if context.data else self._without_data(context.teacher, context)
+        trainer, student = self._trainer(model, context.teacher, data, context)
         if trainer is None:
             context.skip(self.name, model.graph.name or "model", "the model has no trainable weight")
             return 0
@@ -96,12 +99,28 @@ class Distill(Pass):
             return 0
         return int(student.store(model))
 
-    def _trainer(self, model: ir.Model, teacher: ir.Model, context: Context) -> tuple[Trainer | None, Any]:
+    def _without_data(self, teacher: ir.Model, context: Context) -> list[Any]:
+        """Inputs synthesized from what was recorded: the file's moments, or those of the BatchNormalizations."""
+        moments = synthesize.load(self.recorded) if self.recorded else synthesize.batch_norm_moments(teacher)
+        if not moments:
+            raise UsageError("pass 'distill' needs calibration samples; give --data (the original model has no "
+                             "BatchNormalization whose statistics could stand in for them)")
+        feeds, first, last = synthesize.synthesize(
+            teacher, moments, self.synthetic, context.seed, threads=context.threads,
+            progress=lambda done, total: context.progress("synthesizing inputs", done, total),
+        )  # fmt: skip
+        source = f"'{self.recorded}'" if self.recorded else "its BatchNormalizations"
+        context.warn(f"no calibration data: distilled on {self.synthetic} inputs synthesized to match the statistics "
+                     f"of {source} (distance {first:.3g} -> {last:.3g}); real data would do better")  # fmt: skip
+        return feeds
+
+    def _trainer(
+        self, model: ir.Model, teacher: ir.Model, data: Any, context: Context
+    ) -> tuple[Trainer | None, Any]:
         executor: Any = registry.executor("torch", threads=context.threads)
         from lwgraph.passes.recover import augment, training
 
-        data, inputs = context.data, signature(model)
-        assert data is not None
+        inputs = signature(model)
         pool, held = Pool(data, inputs, self._labels(data)).split(self.held_out, _MOST_HELD_OUT, context.seed)
         common = matched(teacher, model)
         cuts = cut_points(model, common) if self.blocks != "end" else []
