@@ -7,10 +7,10 @@ E||y - yhat||^2 = tr((W - K) C (W - K)^T) when its bias is b + (W - K) mean.
 
 from __future__ import annotations
 
-import functools
+import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -66,12 +66,14 @@ class Block:
         weight: (o, c, *k).
         moments: R = C + ridge * I, (D, D), with D = c * prod(k), order (channel, *tap).
         ridge: what was added to the diagonal.
+        refine: whether a fit should go on from its start with alternating sweeps; a start is enough for an estimate.
         cache: for intermediate results that several forms or sizes share.
     """
 
     weight: Array
     moments: Array
     ridge: float
+    refine: bool = True
     cache: dict[Any, Any] = field(default_factory=dict)
 
     @property
@@ -79,10 +81,18 @@ class Block:
         """The weight as (o, D)."""
         return self.weight.reshape(len(self.weight), -1)
 
-    @functools.cached_property
+    @property
+    def white(self) -> bool:
+        """Whether the fit is for white inputs, where truncated SVDs are optimal as they are."""
+        return not self.ridge
+
+    @property
     def cross(self) -> Array:
         """W R, (o, D)."""
-        return self.matrix @ self.moments
+        if "cross" not in self.cache:
+            self.cache["cross"] = self.matrix @ self.moments
+        found: Array = self.cache["cross"]
+        return found
 
     def loss(self, kernel: Array) -> float:
         """tr((W - K) R (W - K)^T) for K of the weight's shape or (o, D). O(o D^2)."""
@@ -94,7 +104,7 @@ class Block:
         change = self.matrix - kernel.reshape(self.matrix.shape)
         return max(0.0, float(np.vdot(change @ self.moments, change)) - self.ridge * float(np.vdot(change, change)))
 
-    @functools.cached_property
+    @property
     def power(self) -> float:
         """tr(W C W^T), the summed variance of the outputs."""
         matrix = self.matrix
@@ -159,6 +169,21 @@ class Moments:
             sum(block.power for block in self.blocks),
         )
 
+    def expected(self, kernel: Array) -> float:
+        """As `error`, but with the ridge: nearer to what unseen inputs will show, and comparable between forms."""
+        parts = kernel.reshape(self.site.group, -1, self.site.fan_in)
+        return self.relative(sum(block.loss(part) for block, part in zip(self.blocks, parts, strict=True)))
+
+    def relative(self, loss: float) -> float:
+        """A loss, summed over the blocks, as a share of the outputs' power, ridge included."""
+        return ratio(max(0.0, loss), sum(float(np.vdot(block.cross, block.matrix)) for block in self.blocks))
+
+    def quick(self) -> Moments:
+        """The same moments and caches, for fits that stop at their start."""
+        twin = copy.copy(self)
+        twin.blocks = [replace(block, refine=False) for block in self.blocks]
+        return twin
+
     def shift(self, kernel: Array) -> Array:
         """(W - K) mean(x), (o,): what the bias must gain so that the mean output stays."""
         change = (self.site.weight - kernel).reshape(self.site.group, -1, self.site.fan_in)
@@ -196,6 +221,19 @@ def solve(normal: Array, right: Array) -> Array:
     scaled = normal * scale * scale[:, None]
     scaled[np.diag_indices(len(scaled))] += np.where(diagonal > 0, 1e-12, 1.0)
     return np.asarray(np.linalg.solve(scaled, (right * scale).T).T * scale)
+
+
+def nested(normal: Array, right: Array) -> Array:
+    """Y (m, o) such that the first j features alone explain Y[:j]^T Y[:j] of the outputs, for every j.
+
+    For features with normal matrix N (m, m) = F R F^T and right = W R F^T (o, m): Y = L^-1 right^T with N = L L^T. The
+    least loss with the first j features is tr(W R W^T) - ||Y[:j]||^2, so one factorization prices all sizes. O(m^3).
+    """
+    diagonal = np.diagonal(normal)
+    scale = np.where(diagonal > 0, 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1)), 0)
+    scaled = normal * scale * scale[:, None]
+    scaled[np.diag_indices(len(scaled))] += np.where(diagonal > 0, 1e-10, 1.0)
+    return np.asarray(np.linalg.solve(np.linalg.cholesky(scaled), (right * scale).T))
 
 
 def refit(block: Block, features: Array) -> Array:
@@ -284,6 +322,6 @@ def balance(first: Array, second: Array) -> tuple[Array, Array]:
 
 
 __all__ = [
-    "Block", "Gram", "Moments", "Pooled", "balance", "conjugate_gradients", "ratio", "refit", "shrinkage", "solve",
-    "top_basis",
+    "Block", "Gram", "Moments", "Pooled", "balance", "conjugate_gradients", "nested", "ratio", "refit", "shrinkage",
+    "solve", "top_basis",
 ]  # fmt: skip

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from lwgraph import ir, registry
 from lwgraph.plan.apply import Record, moments_of, observable
-from lwgraph.plan.fit import Moments
 from lwgraph.plan.form import Fitted, Form
 from lwgraph.plan.plan import Choice, Plan, apply_plan
 from lwgraph.plan.price import Oracle, Price
@@ -20,17 +19,18 @@ from lwgraph.plan.site import Site, find_sites
 from lwgraph.rewrite.base import Context
 
 FASTER = 0.97  # an option must take less than this share of the dense layer's time
+CLEARLY_LESS = 0.75  # an option is not measured when another errs less with at most this share of its work
 LOWEST, HIGHEST, STEPS = 1e-5, 0.5, 8  # thresholds of relative output error, and bisections of their logarithm
 Judge = Callable[[ir.Model], float]
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Option:
-    """One form at one item. `error` is None until the option was fitted."""
+    """One form at one item: its measured time and its estimated relative output error (`Form.estimate`)."""
 
     form: Form
     price: Price
-    error: float | None = None
+    error: float
 
 
 @dataclass(eq=False)
@@ -78,7 +78,8 @@ class Planner:
         context: `statistics` for the errors (None: weights alone), `reference`, `seed`, `progress`.
         oracle: prices.
         shapes: measured sizes by value name (see `layer_shapes`); without them times are relative only.
-        forms: names of the forms to consider; None: all that are registered.
+        forms: names of the forms to consider; None: all that are registered. Those that another form beats clearly on
+            paper (less error with much less work) are not measured.
         weights: by site name, how much its error matters; 1 where not given.
     """
 
@@ -96,90 +97,92 @@ class Planner:
         self._forms = [registry.form_class(name) for name in (registry.names("forms") if forms is None else forms)]
         self._weights = weights or {}
         self._fits: dict[tuple[str, str], Fitted] = {}
-        self._last: tuple[str, Moments] | None = None
         self.items = self._find_items()
 
     def _find_items(self) -> list[Item]:
         sites = find_sites(self.model, self.shapes, refused=lambda place, why: self.context.skip("plan", place, why))
+        by_name = {site.name: site for site in sites}
+        families: list[tuple[Site, ...]] = []
         taken: set[str] = set()
-        items: list[Item] = []
-        for index, site in enumerate(sites):
-            self.context.progress("measuring forms", index, len(sites))
-            if site.name in taken:
-                continue
-            family = (site, *(other for other in sites if other.name in site.shared))
-            taken.update(member.name for member in family)
-            options = self._options(family)
+        for site in sites:
+            if site.name not in taken:
+                families.append((site, *(by_name[name] for name in site.shared)))
+                taken.update(member.name for member in families[-1])
+        menus = [(family, self._menu(family[0])) for family in families]
+        menus = [(family, menu) for family, menu in menus if menu]
+        if self.context.statistics is not None:
+            self.context.statistics.prefetch([s for family, _ in menus for s in family if observable(s)])
+        items = []
+        for index, (family, menu) in enumerate(menus):
+            self.context.progress("weighing forms", index, len(menus))
+            options = self._options(family, menu)
             if options:
                 items.append(Item(family, options, max(self._weights.get(s.name, 1.0) for s in family)))
-        self.context.progress("measuring forms", len(sites), len(sites))
-        if self.context.statistics is not None:
-            self.context.statistics.prefetch([s for item in items for s in item.sites if observable(s)])
+        self.context.progress("weighing forms", len(menus), len(menus))
         if self.oracle.cache.warning:
             self.context.warn(self.oracle.cache.warning)
         return items
 
-    def _options(self, family: tuple[Site, ...]) -> list[Option]:
-        """The forms that are measured faster, fastest first; of a family, the times are summed."""
-        site = family[0]
+    def _menu(self, site: Site) -> list[Form]:
         menu: dict[str, Form] = {}
         for form in self._forms:
             reason = form.refusal(site)
             if reason:
                 self.context.skip(form.name, site.name, reason)
-                continue
-            menu.update({str(size): size for size in form.menu(site)})
-        sizes = list(menu.values())
-        if not sizes:
-            return []
-        table = [self.oracle.prices(member, sizes) for member in family]
+            else:
+                menu.update({str(size): size for size in form.menu(site)})
+        return list(menu.values())
+
+    def _options(self, family: tuple[Site, ...], menu: list[Form]) -> list[Option]:
+        """The forms that are measured faster, fastest first; of a family, the times are summed."""
+        site = family[0]
+        moments = moments_of(family, self.context)
+        weighed = [(form.macs(site), form.estimate(site, moments), form) for form in menu]
+        sizes = [(form, error) for _, error, form in undominated(weighed)]
+        table = [self.oracle.prices(member, [form for form, _ in sizes]) for member in family]
         columns = zip(*table, strict=True)
         prices = [Price(sum(p.dense_ms for p in column), sum(p.ms for p in column)) for column in columns]
-        options = [Option(form, price) for form, price in zip(sizes, prices, strict=True) if price.ratio < FASTER]
+        options = [
+            Option(form, price, error)
+            for (form, error), price in zip(sizes, prices, strict=True)
+            if price.ratio < FASTER
+        ]
         if not options:
-            best = min(price.ratio for price in prices)
+            best = min((price.ratio for price in prices), default=math.inf)
             self.context.skip("plan", site.name, f"no form is measured faster (the best takes {best:.2f} of the time)")
         return sorted(options, key=lambda option: option.price.ms)
-
-    def error(self, item: Item, option: Option) -> float:
-        """The option's predicted relative error; fits it when that was not done yet."""
-        if option.error is None:
-            option.error = self.fitted(item, option).error
-        return option.error
 
     def fitted(self, item: Item, option: Option) -> Fitted:
         """The option's fit, remembered."""
         key = (item.name, str(option.form))
         if key not in self._fits:
-            if self._last is None or self._last[0] != item.name:
-                self._last = (item.name, moments_of(item.sites, self.context))
-            self._fits[key] = option.form.at(item.sites[0]).fit(item.sites[0], self._last[1])
+            site = item.sites[0]
+            self._fits[key] = option.form.at(site).fit(site, moments_of(item.sites, self.context))
         return self._fits[key]
 
     def at(self, threshold: float) -> dict[str, Option]:
         """Per item the fastest option whose weighted error is at most `threshold`; items without one are left out."""
         chosen = {}
-        for index, item in enumerate(self.items):
-            self.context.progress("fitting forms", index, len(self.items))
-            for option in item.options:
-                if item.weight * self.error(item, option) <= threshold:
-                    chosen[item.name] = option
-                    break
-        self.context.progress("fitting forms", len(self.items), len(self.items))
+        for item in self.items:
+            good = (option for option in item.options if item.weight * option.error <= threshold)
+            option = next(good, None)
+            if option is not None:
+                chosen[item.name] = option
         return chosen
 
     def plan(self, chosen: Mapping[str, Option]) -> Plan:
         """The plan of one choice per item."""
         sites: dict[str, Choice] = {}
-        for item in self.items:
-            option = chosen.get(item.name)
-            if option is None:
-                continue
+        items = [item for item in self.items if item.name in chosen]
+        for index, item in enumerate(items):
+            self.context.progress("fitting forms", index, len(items))
+            option = chosen[item.name]
             fitted = self.fitted(item, option)
             share = 1 / len(item.sites)
             ms = (option.price.dense_ms * share, option.price.ms * share)
             for site in item.sites:
                 sites[site.name] = Choice(str(fitted.form), fitted.error, ms)
+        self.context.progress("fitting forms", len(items), len(items))
         return Plan(sites, self.oracle.target)
 
     def apply(self, chosen: Mapping[str, Option]) -> tuple[ir.Model, list[Record]]:
@@ -219,4 +222,13 @@ class Planner:
         return Found(best.plan, best.model, best.records, trials)
 
 
-__all__ = ["Found", "Item", "Judge", "Option", "Planner", "Trial"]
+def undominated(weighed: Sequence[tuple[int, float, Form]]) -> list[tuple[int, float, Form]]:
+    """Those of (work, error, form) that no other beats with at most CLEARLY_LESS of the work and no more error."""
+    return [
+        (work, error, form)
+        for work, error, form in weighed
+        if error < HIGHEST and not any(w <= CLEARLY_LESS * work and e <= error for w, e, _ in weighed)
+    ]
+
+
+__all__ = ["Found", "Item", "Judge", "Option", "Planner", "Trial", "undominated"]

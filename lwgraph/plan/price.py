@@ -50,7 +50,7 @@ class Oracle:
         budget: seconds per option, the time to load the model not counted.
     """
 
-    def __init__(self, executor: Executor, cache: PriceCache | None = None, budget: float = 0.25) -> None:
+    def __init__(self, executor: Executor, cache: PriceCache | None = None, budget: float = 0.1) -> None:
         self.executor, self.budget = executor, budget
         self.cache = PriceCache() if cache is None else cache
         self._target = [

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lwgraph.plan.fit import Block, balance, conjugate_gradients, solve, top_basis
+from lwgraph.plan.fit import Block, balance, conjugate_gradients, nested, solve, top_basis
 
 Array = npt.NDArray[np.float64]
 SWEEPS, STEPS = 2, 3  # alternations, and conjugate-gradient steps in each; more gains 1 % of the error
@@ -28,7 +28,7 @@ def factor(block: Block, axes: Sequence[int], rank: int) -> tuple[Array, Array]:
     outputs, taps, inner = weight.shape
     cross = np.asarray(block.cache[("cross", tuple(axes))])
     _, first, second = start(block, axes, rank)
-    if taps > 1 and block.ridge and rank < min(inner, outputs * taps):  # for white inputs the start is the optimum
+    if taps > 1 and block.refine and not block.white and rank < min(inner, outputs * taps):
         for _ in range(SWEEPS):
             first = first_stage(moments, cross, first, second, inverse_average(block, axes))
             _, second = second_stage(moments, cross, first)
@@ -50,6 +50,26 @@ def start(block: Block, axes: Sequence[int], rank: int) -> tuple[float, Array, A
             best = loss, basis[:rank], second
     assert best is not None
     return best
+
+
+def explained(block: Block, axes: Sequence[int], rank: int) -> Array:
+    """Y (r, T, o): what the whitened basis' directions explain, in order; see `lwgraph.plan.fit.nested`.
+
+    Computed once for all ranks up to min(inputs, outputs), which is as far as menus go.
+    """
+    limit = max(rank, min(block.weight.shape[:2]))
+    key = ("explained", tuple(axes))
+    found: Array | None = block.cache.get(key)
+    if found is None or len(found) < rank:
+        weight, moments = arranged(block, axes)
+        taps = len(moments)
+        basis = bases(block, axes, weight, moments)[0][:limit]
+        normal, right = _normal(moments, np.asarray(block.cache[("cross", tuple(axes))]), basis)
+        count = len(basis)
+        order = np.arange(taps * count).reshape(taps, count).T.reshape(-1)  # (T, r) to (r, T)
+        found = nested(normal[np.ix_(order, order)], right[:, order]).reshape(count, taps, -1)
+        block.cache[key] = found
+    return found[:rank]
 
 
 def join(first: Array, second: Array) -> Array:
@@ -90,20 +110,25 @@ def bases(block: Block, axes: Sequence[int], weight: Array, moments: Array) -> t
     if key not in block.cache:
         right = weight.transpose(2, 0, 1).reshape(weight.shape[2], -1)
         white = top_basis(average(moments), right)
-        block.cache[key] = (white, top_basis(None, right)) if block.ridge else (white,)
+        block.cache[key] = (white,) if block.white else (white, top_basis(None, right))
     found: tuple[Array, ...] = block.cache[key]
     return found
 
 
 def second_stage(moments: Array, cross: Array, first: Array) -> tuple[float, Array]:
     """The best second stage (o, T, r) for a first stage (r, I), and the loss up to a constant."""
+    normal, right = _normal(moments, cross, first)
+    second = solve(normal, right)
+    return -float(np.vdot(second, right)), second.reshape(len(cross), len(moments), len(first))
+
+
+def _normal(moments: Array, cross: Array, first: Array) -> tuple[Array, Array]:
+    """The normal matrix (T r, T r) and right-hand side (o, T r) of the second stage."""
     taps, inner = moments.shape[:2]
     rank = len(first)
     product = first @ moments.reshape(taps, inner, taps * inner)  # (T, r, T I)
     normal = (product.reshape(taps * rank * taps, inner) @ first.T).reshape(taps * rank, taps * rank)
-    right = (cross @ first.T).reshape(len(cross), -1)
-    second = solve((normal + normal.T) / 2, right)
-    return -float(np.vdot(second, right)), second.reshape(len(cross), taps, rank)
+    return (normal + normal.T) / 2, (cross @ first.T).reshape(len(cross), -1)
 
 
 def average(moments: Array) -> Array:

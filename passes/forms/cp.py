@@ -20,7 +20,7 @@ import numpy.typing as npt
 from lwgraph import ir
 from lwgraph.errors import UsageError
 from lwgraph.passes.forms.depthwise import dense_spatial
-from lwgraph.passes.forms.shift import joint
+from lwgraph.passes.forms.shift import explained_jointly, joint
 from lwgraph.plan.emit import Emitter
 from lwgraph.plan.fit import Block, Moments, balance, conjugate_gradients, solve
 from lwgraph.plan.form import Fitted, Form, ceil16
@@ -79,6 +79,12 @@ class Cp(Form):
         deep, last = balance(deep.swapaxes(0, 1), last.reshape(*last.shape, *ones))
         return form.fitted(site, moments, {"expand": first, "depthwise": deep, "project": last}, kernel)
 
+    def estimate(self, site: Site, moments: Moments) -> float:
+        """From the joint shift form, all ranks at once."""
+        (block,) = moments.blocks
+        power = float(np.vdot(block.cross, block.matrix))
+        return moments.relative(power - explained_jointly(block, self.at(site).rank))
+
     def blank(self, site: Site) -> Fitted:
         """Random weights."""
         form, random, ones = self.at(site), np.random.default_rng(0), (1,) * len(site.kernel)
@@ -111,7 +117,7 @@ def decompose(block: Block, rank: int) -> tuple[Array, Array, Array]:
         return first, taps, last
     loss, last = _project(block, first, taps)
     size = _terms(first, taps, last)
-    for _ in range(SWEEPS):
+    for _ in range(SWEEPS if block.refine and not block.white else 0):
         better_taps, better_first = _factors(block, first, taps, last)
         found, better_last = _project(block, better_first, better_taps)
         grown = _terms(better_first, better_taps, better_last)

@@ -138,10 +138,10 @@ def decouple_inputs(block: Block, terms: int) -> tuple[Array, Array]:
     cross = block.cross.reshape(-1, inputs, taps)
     own = np.stack([block.moments[i : i + taps, i : i + taps] for i in range(0, inputs * taps, taps)])
     energy = np.einsum("oct,ocs->cts", weight, weight, optimize=True)
-    metrics = (own, np.broadcast_to(np.eye(taps), own.shape)) if block.ridge else (own,)
+    metrics = (own,) if block.white else (own, np.broadcast_to(np.eye(taps), own.shape))
     starts = [_leading(energy, metric, terms) for metric in metrics]
     loss, k, p = min((_pointwise(moments, cross, k) for k in starts), key=lambda found: found[0])
-    for _ in range(SWEEPS if block.ridge and terms < taps else 0):
+    for _ in range(SWEEPS if block.refine and not block.white and terms < taps else 0):
         found = _pointwise(moments, cross, _input_taps(moments, cross, own, k, p))
         if found[0] >= loss:
             break
@@ -221,12 +221,12 @@ def decouple_outputs(block: Block, terms: int) -> tuple[Array, Array]:
         kernel = p.swapaxes(1, 2) @ k
         return float(np.vdot(image(kernel) - 2 * cross, kernel))
 
-    starts = [start(channel, tap)] + ([start(np.eye(inputs), np.eye(taps))] if block.ridge else [])
+    starts = [start(channel, tap)] + ([] if block.white else [start(np.eye(inputs), np.eye(taps))])
     best, k, p = min(starts, key=lambda found: found[0])
-    if not block.ridge or terms == taps:
+    if block.white or terms == taps:
         return k, p
     channel_inverse, tap_inverse = np.linalg.inv(channel), np.linalg.inv(tap)
-    for _ in range(SWEEPS):
+    for _ in range(SWEEPS if block.refine else 0):
         points = _solve_pointwise(image, cross, k, p, np.linalg.inv(k @ tap @ k.swapaxes(1, 2)), channel_inverse)
         spread = np.einsum("otc,cd,osd->ots", points, channel, points, optimize=True)
         inverse = np.linalg.pinv(spread, rcond=1e-10, hermitian=True)

@@ -161,20 +161,23 @@ def split(block: Block, groups: int, rank: int) -> tuple[Array, Array]:
     runs = [slice(g * width, (g + 1) * width) for g in range(groups)]
 
     def outer(inner: Array) -> tuple[float, Array, Array]:
-        features = expand(inner, groups)
-        right = block.cross @ features.T
-        found = solve(features @ block.moments @ features.T, right)
+        parts = [(inner[g * rank : (g + 1) * rank], run) for g, run in enumerate(runs)]
+        product = np.concatenate([part @ block.moments[run] for part, run in parts])
+        normal = np.concatenate([product[:, run] @ part.T for part, run in parts], axis=1)
+        right = np.concatenate([block.cross[:, run] @ part.T for part, run in parts], axis=1)
+        found = solve((normal + normal.T) / 2, right)
         return -float(np.vdot(found, right)), inner, found
 
     starts = []
-    for whiten in (True, False) if block.ridge else (False,):
+    for whiten in (False,) if block.white else (True, False) if block.refine else (True,):
         key = ("groups", groups, whiten)
         if key not in block.cache:
             metrics = [np.ascontiguousarray(block.moments[run, run]) if whiten else None for run in runs]
             block.cache[key] = [top_basis(m, block.matrix[:, run].T) for m, run in zip(metrics, runs, strict=True)]
         starts.append(outer(np.concatenate([_padded(basis, rank) for basis in block.cache[key]])))
     loss, inner, points = min(starts, key=lambda found: found[0])
-    for _ in range(SWEEPS if block.ridge and groups > 1 else 0):  # one group: the start is the optimum
+    # With one group, or white inputs, the start is the optimum.
+    for _ in range(SWEEPS if block.refine and not block.white and groups > 1 else 0):
         found = outer(_inner(block, runs, inner, points, rank))
         if found[0] >= loss:
             break

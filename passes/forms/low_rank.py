@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from lwgraph import ir
 from lwgraph.errors import UsageError
-from lwgraph.passes.forms._split import factor, join, start
+from lwgraph.passes.forms._split import explained, factor, join, start
 from lwgraph.plan.emit import Emitter
 from lwgraph.plan.fit import Moments
 from lwgraph.plan.form import Fitted, Form, ceil16
@@ -97,6 +97,18 @@ class LowRank(Form):
         kernel = np.concatenate([join(first, second) for first, second in pairs])
         arrays = {f"stage{i + 1}": np.concatenate([pair[i] for pair in pairs]) for i in (0, 1)}
         return form.fitted(site, moments, arrays, kernel)
+
+    def estimate(self, site: Site, moments: Moments) -> float:
+        """From the whitened starts, all ranks at once; of "spatial", the better order."""
+        form = self.at(site)
+        splits: tuple[Split, ...] = ("vertical", "horizontal") if form.split == "spatial" else (form.split,)
+        losses = []
+        for split in splits:
+            axes, rank = first_axes(split, site), replace(form, split=split).at(site).rank
+            power = [float(np.vdot(block.cross, block.matrix)) for block in moments.blocks]
+            gains = [float(np.square(explained(block, axes, rank)).sum()) for block in moments.blocks]
+            losses.append(sum(power) - sum(gains))
+        return moments.relative(min(losses))
 
     def blank(self, site: Site) -> Fitted:
         """Random weights."""

@@ -23,7 +23,7 @@ from lwgraph import ir
 from lwgraph.errors import UsageError
 from lwgraph.passes.forms.depthwise import dense_spatial
 from lwgraph.plan.emit import Emitter
-from lwgraph.plan.fit import Block, Moments, balance, conjugate_gradients, solve, top_basis
+from lwgraph.plan.fit import Block, Moments, balance, conjugate_gradients, nested, solve, top_basis
 from lwgraph.plan.form import Fitted, Form, ceil16
 from lwgraph.plan.site import Site
 
@@ -31,7 +31,7 @@ Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 Kind = Literal["per-channel", "free", "joint"]
 SWEEPS, STEPS = 2, 4  # of "joint": alternations, and conjugate-gradient steps in each
-BATCHES = 16  # of the matching pursuit
+BATCHES = 16  # of the matching pursuit, for each c columns
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,14 @@ class Shift(Form):
         arrays = {"reduce": first, "shift0": one_hot(taps, site), "pointwise0": last}
         return self.fitted(site, moments, arrays, kernel.reshape(site.shape))
 
+    def estimate(self, site: Site, moments: Moments) -> float:
+        """Of "joint", from the whitened directions, all sizes at once; else as of any form."""
+        form, (block,) = self.at(site), moments.blocks
+        if form.kind != "joint":
+            return super().estimate(site, moments)
+        power = float(np.vdot(block.cross, block.matrix))
+        return moments.relative(power - explained_jointly(block, form.columns))
+
     def blank(self, site: Site) -> Fitted:
         """Random columns and weights."""
         form, random, ones = self.at(site), np.random.default_rng(0), (1,) * len(site.kernel)
@@ -166,9 +174,20 @@ def one_hot(taps: Index, site: Site) -> Array:
 def pursue(block: Block, columns: int, taps: int, centre: int, penalty: float, *, per_channel: bool) -> Index:
     """Columns of the patch by orthogonal matching pursuit on the moments, in the order in which they were taken.
 
-    A column's score is the error that it alone would take away; those of a batch are taken together and projected out
-    together: O(D^2 columns) in `BATCHES` passes over the moments. With `per_channel`, every channel gives equally many.
+    A column's score is the error that it alone would take away; c / BATCHES of them are taken and projected out
+    together: O(D^2 columns). With `per_channel`, each channel gives one before any gives the next. A shorter pursuit is
+    the beginning of a longer one, so one serves all sizes.
     """
+    width = len(block.moments)
+    limit = max(columns, 2 * (width // taps)) if columns <= 4 * (width // taps) else columns
+    key = ("pursuit", taps, centre, penalty, per_channel)
+    known: Index | None = block.cache.get(key)
+    if known is None or len(known) < columns:
+        known = block.cache[key] = _pursue(block, min(limit, width), taps, centre, penalty, per_channel)
+    return known[:columns]
+
+
+def _pursue(block: Block, columns: int, taps: int, centre: int, penalty: float, per_channel: bool) -> Index:
     residual, target = block.moments.copy(), block.cross.T.copy()
     width = len(residual)
     scale = np.diagonal(residual).copy()
@@ -176,9 +195,9 @@ def pursue(block: Block, columns: int, taps: int, centre: int, penalty: float, *
     channel = np.arange(width) // taps
     picked: list[int] = []
     taken = np.zeros(width, bool)
-    quota = columns // (width // taps) if per_channel else width
+    quota = -(-columns // (width // taps)) if per_channel else width
     used = np.zeros(width // taps, int)
-    batch = max(1, -(-columns // BATCHES))
+    batch = max(1, width // taps // BATCHES)
     while len(picked) < columns:
         left = np.diagonal(residual)
         alive = left > 1e-9 * scale
@@ -212,37 +231,57 @@ def joint(block: Block, columns: int) -> tuple[Index, Array, Array]:
 
     O(R D^2 / taps + R^2 D) per step and R^3 per sweep.
     """
-    inputs = block.weight.shape[1]
-    weight = block.weight.reshape(len(block.weight), inputs, -1)
-    taps = weight.shape[2]
-    moments = block.moments.reshape(inputs, taps, inputs, taps)
+    inputs, taps = block.weight.shape[1], block.matrix.shape[1] // block.weight.shape[1]
     best: tuple[float, Index, Array, Array] | None = None
-    for whiten in (True, False) if block.ridge else (False,):
-        strength, basis = [], []
-        for tap in range(taps):
-            metric = np.ascontiguousarray(moments[:, tap, :, tap]) if whiten else None
-            rows = top_basis(metric, np.ascontiguousarray(weight[:, :, tap].T))
-            parts, left = weight[:, :, tap].T, rows
-            image = left if metric is None else left @ metric
-            normal = image @ left.T
-            # The rows are orthogonal in the metric, so each takes away its own share of the error.
-            share = np.square(image @ parts).sum(1) / np.maximum(np.diagonal(normal), 1e-300)
-            strength.append(share)
-            basis.append(rows)
-        flat = np.concatenate(strength)
-        where = np.repeat(np.arange(taps), [len(s) for s in strength])
-        order = np.sort(np.argsort(-flat, kind="stable")[:columns])
-        found = _last(block, where[order], np.concatenate(basis)[order])
+    for whiten in (False,) if block.white else (True, False) if block.refine else (True,):
+        at, first = _ranked(block, whiten)
+        found = _last(block, at[:columns], first[:columns])
         if best is None or found[0] < best[0]:
             best = found
     assert best is not None
     loss, at, first, last = best
-    for _ in range(SWEEPS if block.ridge and columns < taps * min(inputs, len(weight)) else 0):
+    exact = columns >= taps * min(inputs, len(block.weight))
+    for _ in range(SWEEPS if block.refine and not block.white and not exact else 0):
         found = _last(block, at, _first(block, at, first, last))
         if found[0] >= loss:
             break
         loss, at, first, last = found
     return at, first, last
+
+
+def _ranked(block: Block, whiten: bool) -> tuple[Index, Array]:
+    """All taps' directions, (n,) and (n, c), by how much error each takes away in its tap alone."""
+    key = ("taps", whiten)
+    if key not in block.cache:
+        inputs, taps = block.weight.shape[1], block.matrix.shape[1] // block.weight.shape[1]
+        weight = block.weight.reshape(-1, inputs, taps)
+        moments = block.moments.reshape(inputs, taps, inputs, taps)
+        strength, basis = [], []
+        for tap in range(taps):
+            metric = np.ascontiguousarray(moments[:, tap, :, tap]) if whiten else np.eye(inputs)
+            right = np.ascontiguousarray(weight[:, :, tap].T)
+            rows = top_basis(metric, right)
+            image = rows @ metric
+            # The rows are orthogonal in the metric, so each takes away its own share of the error.
+            strength.append(np.square(image @ right).sum(1) / np.maximum((image * rows).sum(1), 1e-300))
+            basis.append(rows)
+        order = np.argsort(-np.concatenate(strength), kind="stable")
+        where = np.repeat(np.arange(taps), [len(rows) for rows in basis])
+        block.cache[key] = where[order], np.concatenate(basis)[order]
+    found: tuple[Index, Array] = block.cache[key]
+    return found
+
+
+def explained_jointly(block: Block, columns: int) -> float:
+    """The power of the outputs that the first `columns` whitened directions explain; once for all up to 2 c."""
+    limit = max(columns, 2 * block.weight.shape[1])
+    known: Array | None = block.cache.get("joint")
+    if known is None or len(known) < columns:
+        at, first = _ranked(block, not block.white)
+        features = _spread(block, at[:limit], first[:limit])
+        gain = nested(features @ block.moments @ features.T, block.cross @ features.T)
+        known = block.cache["joint"] = np.cumsum(np.square(gain).sum(1))
+    return float(known[columns - 1])
 
 
 def _spread(block: Block, at: Index, first: Array) -> Array:
@@ -285,4 +324,4 @@ def _first(block: Block, at: Index, first: Array, last: Array) -> Array:
     return np.asarray(better / np.maximum(np.linalg.norm(better, axis=1, keepdims=True), 1e-300))
 
 
-__all__ = ["Shift", "joint", "one_hot", "pursue"]
+__all__ = ["Shift", "explained_jointly", "joint", "one_hot", "pursue"]

@@ -18,7 +18,15 @@ import numpy.typing as npt
 
 from lwgraph import ir
 from lwgraph.errors import UsageError
-from lwgraph.passes.forms._split import SWEEPS, arranged, bases, first_stage, inverse_average, second_stage
+from lwgraph.passes.forms._split import (
+    SWEEPS,
+    arranged,
+    bases,
+    explained,
+    first_stage,
+    inverse_average,
+    second_stage,
+)
 from lwgraph.plan.emit import Emitter
 from lwgraph.plan.fit import Block, Moments, balance
 from lwgraph.plan.form import Fitted, Form, ceil16
@@ -80,6 +88,16 @@ class Tucker(Form):
         arrays = {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(names)}
         return form.fitted(site, moments, arrays, kernel)
 
+    def estimate(self, site: Site, moments: Moments) -> float:
+        """From the whitened channel basis, all pairs of ranks from one factorization."""
+        form, loss = self.at(site), 0.0
+        for block in moments.blocks:
+            kept = explained(block, (), form.inputs)
+            kept = kept.reshape(-1, kept.shape[-1])
+            gains = np.linalg.eigvalsh(kept.T @ kept)[-form.outputs :]
+            loss += float(np.vdot(block.cross, block.matrix)) - float(gains.sum())
+        return moments.relative(loss)
+
     def blank(self, site: Site) -> Fitted:
         """Random weights."""
         form, random, ones = self.at(site), np.random.default_rng(0), (1,) * len(site.kernel)
@@ -116,7 +134,7 @@ def factor(block: Block, inputs: int, outputs: int) -> tuple[Array, Array, Array
             best = found
     assert best is not None
     loss, expand, core, reduce = best
-    for _ in range(SWEEPS if block.ridge else 0):
+    for _ in range(SWEEPS if block.refine and not block.white else 0):
         kept = np.einsum("op,oti->pti", expand, cross, optimize=True)
         better = first_stage(moments, kept, reduce, core, inverse_average(block, ()))
         found = _outer(moments, cross, better, outputs)

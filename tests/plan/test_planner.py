@@ -8,8 +8,9 @@ from test_form_pass import FEEDS, ORT, Measured, chain
 from lwgraph import ir
 from lwgraph.errors import UsageError
 from lwgraph.plan.cache import PriceCache
+from lwgraph.plan.fit import Moments
 from lwgraph.plan.plan import Choice, Plan, apply_plan
-from lwgraph.plan.planner import Planner
+from lwgraph.plan.planner import Planner, undominated
 from lwgraph.plan.price import Oracle, Price
 from lwgraph.plan.shapes import layer_shapes
 from lwgraph.rewrite.base import Context
@@ -58,16 +59,34 @@ def test_items_and_options(planner):
     for item in planner.items:
         times = [option.price.ms for option in item.options]
         assert times == sorted(times) and max(times) < item.options[0].price.dense_ms
-        assert all(option.error is None for option in item.options)  # nothing is fitted before it is asked for
+        assert not planner._fits  # nothing is fitted before it is chosen
 
 
 def test_the_fastest_option_under_the_threshold(planner):
     for threshold in (1e-4, 0.05, 0.3, 1.0):
         chosen = planner.at(threshold)
         for item in planner.items:
-            good = [o for o in item.options if planner.error(item, o) <= threshold]
+            good = [o for o in item.options if o.error <= threshold]
             assert chosen.get(item.name) is (min(good, key=lambda o: o.price.ms) if good else None)
     assert planner.at(1e-9) == {} and len(planner.at(1.0)) == 2
+
+
+def test_estimates_are_near_the_error_on_unseen_inputs(planner):
+    fresh = {"x": np.random.default_rng(7).standard_normal((16, 32, 12, 12)).astype(np.float32)}
+    unseen = Measured(planner.model, fresh)
+    for item in planner.items:
+        moments = Moments(item.sites[0], unseen.gram(item.sites[0]))
+        for option in item.options:
+            fitted = planner.fitted(item, option)
+            assert fitted.error <= option.error
+            assert 0.5 < option.error / moments.error(fitted.kernel) < 2
+
+
+def test_clearly_worse_forms_are_not_measured():
+    a, b, c, d = (100, 0.01, "a"), (70, 0.01, "b"), (70, 0.02, "c"), (60, 0.005, "d")
+    assert undominated([a, b, c]) == [b, c]  # c does the same work as b: only a measurement can tell
+    assert undominated([a, b, d]) == [b, d]
+    assert undominated([(100, 0.9, "hopeless")]) == []
 
 
 def test_weights_tighten_the_threshold(tmp_path):
