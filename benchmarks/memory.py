@@ -18,7 +18,9 @@ import click
 import numpy as np
 from onnx import TensorProto, helper
 
+import lwgraph
 from lwgraph import ir
+from lwgraph.rewrite import Context, Pipeline
 
 WIDTH = 2048  # each weight is WIDTH x WIDTH float32, 16 MiB
 LIMIT = 1.5
@@ -74,7 +76,20 @@ def read_all(path: Path) -> None:
         assert weight is not None and np.isfinite(weight).all()
 
 
-JOBS: dict[str, Callable[[Path], None]] = {"copy": copy, "rewrite-half": rewrite_half, "read-all": read_all}
+def clean(path: Path) -> None:
+    """Load, run the exact and rounding passes, save."""
+    model = ir.load(path)
+    Pipeline.parse("default").run(model, Context())
+    ir.save(model, path.with_suffix(".clean.onnx"), overwrite=True)
+
+
+def optimize(path: Path) -> None:
+    """All of `lwgraph optimize` without data, verification and timing included."""
+    lwgraph.optimize(path).save(path.with_suffix(".lw.onnx"), overwrite=True)
+
+
+JOBS: dict[str, Callable[[Path], None]] = {"copy": copy, "rewrite-half": rewrite_half, "read-all": read_all, "clean": clean,
+                                          "optimize": optimize}
 
 
 def _run(job: str, path: Path, pipe: multiprocessing.connection.Connection) -> None:

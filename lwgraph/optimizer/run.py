@@ -20,6 +20,7 @@ from lwgraph.optimizer.judge import Judge, check_metric
 from lwgraph.optimizer.lean import drop_annotations
 from lwgraph.optimizer.prove import runs_soundly, same_in_both, same_outputs, sound
 from lwgraph.optimizer.result import Result
+from lwgraph.optimizer.spectrum import redundant
 from lwgraph.plan.count import count
 from lwgraph.plan.plan import Plan, apply_plan
 from lwgraph.plan.planner import Planner
@@ -192,6 +193,9 @@ class _Run:
             used = Plan({n: c for n, c in stated.sites.items() if n in done}, stated.target)
             self._record_sites(clean, shapes, used, context)
             return model, used
+        if judge is None and not self._anything_redundant(clean, shapes, context):
+            self._record_sites(clean, shapes, Plan(), context)
+            return clean, Plan()
         planner = Planner(clean, context, Oracle(self.executor), shapes=shapes, forms=SEARCHED)
         value, floor = (judge.value, judge.floor) if judge is not None else (self._similarity(inputs), 0.0)
         found = planner.search(value, floor)
@@ -206,6 +210,18 @@ class _Run:
             return 0.0 if check.ok else -1.0
 
         return value
+
+    def _anything_redundant(self, clean: ir.Model, shapes: dict[str, tuple[int, ...]], context: Context) -> bool:
+        """Without data: whether any layer's weight alone says that a lighter form would do."""
+        sites = find_sites(clean, shapes)
+        found = False
+        for index, site in enumerate(sites):
+            self.progress("looking at weights", index, len(sites))
+            if redundant(site):
+                found = True
+            else:
+                context.skip("plan", site.name, "without data: no form of half the rank keeps the weight itself")
+        return found
 
     def _record_sites(self, clean: ir.Model, shapes: dict[str, tuple[int, ...]], plan: Plan, context: Context) -> None:
         why = {s.place: s.reason for s in context.skipped}
