@@ -88,8 +88,9 @@ def optimize(path: Path) -> None:
     lwgraph.optimize(path).save(path.with_suffix(".lw.onnx"), overwrite=True)
 
 
-JOBS: dict[str, Callable[[Path], None]] = {"copy": copy, "rewrite-half": rewrite_half, "read-all": read_all, "clean": clean,
-                                          "optimize": optimize}
+JOBS: dict[str, Callable[[Path], None]] = {
+    "copy": copy, "rewrite-half": rewrite_half, "read-all": read_all, "clean": clean, "optimize": optimize,
+}  # fmt: skip
 
 
 def _run(job: str, path: Path, pipe: multiprocessing.connection.Connection) -> None:
