@@ -1,14 +1,15 @@
 """Models that lwgraph was not developed on: detectors, recognisers, audio and EEG networks from small public packages.
 
-    python -m benchmarks.strangers [NAME]... [--optimize]
+    python -m benchmarks.strangers [NAME]...
 
-Each is loaded, saved and loaded again, fed generated inputs, and run by both executors; with --optimize it goes through
-`lwgraph optimize` without data. A line of the result that says "error" is a bug in lwgraph.
+Each is loaded, saved and loaded again, fed generated inputs, run by both executors, and goes through `lwgraph optimize`
+without data. A line of the result that says "error" is a bug in lwgraph.
 """
 
 from __future__ import annotations
 
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -41,7 +42,9 @@ STRANGERS = {
     "silero_vad": ("silero-vad==6.0.0", "**/silero_vad.onnx"),
     "silero_vad_half": ("silero-vad==6.0.0", "**/silero_vad_half.onnx"),
 }
+SHAPES = {"silero_vad": {"input": (1, 512), "state": (2, 1, 128)}}  # as a user says with --input-shape
 SAMPLES, GIGABYTES = 2, 8
+CALL = "from lwgraph.cli import main; main()"
 
 
 def path(name: str) -> Path:
@@ -49,7 +52,7 @@ def path(name: str) -> Path:
     return fetch.package_file(*STRANGERS[name])
 
 
-def round_trip(model: ir.Model) -> str:
+def round_trip(name: str, model: ir.Model) -> str:
     """Save, load, and compare byte for byte."""
     with tempfile.TemporaryDirectory() as scratch:
         ir.save(model, Path(scratch) / "again.onnx")
@@ -57,15 +60,39 @@ def round_trip(model: ir.Model) -> str:
         return "same" if ir.fingerprint(again) == ir.fingerprint(model) else "error: changed by saving and loading"
 
 
-def executors_agree(model: ir.Model) -> str:
+def executors_agree(name: str, model: ir.Model) -> str:
     """Whether the reference executor computes what ONNX Runtime computes, its graph optimizations off."""
-    feeds = generate(model, SAMPLES)
+    feeds = generate(model, SAMPLES, shapes=SHAPES.get(name))
     runs = (registry.executor("reference"), registry.executor("ort", optimize=False))
     compared = compare_runs(*(executor.prepare(model) for executor in runs), feeds, Contract.ROUNDING)
     return "agree" if compared.ok else f"error: {compared}"
 
 
-CHECKS: dict[str, Callable[[ir.Model], str]] = {"round trip": round_trip, "executors": executors_agree}
+def optimized(name: str, model: ir.Model) -> str:
+    """What the command line makes of it without data, checked by both executors; never larger."""
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "out.onnx"
+        command = [sys.executable, "-c", CALL, "optimize", str(path(name)), "-o", str(out), "--quiet"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            return f"error: ended with {done.returncode}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}"
+        after = ir.load(out)
+        size = out.stat().st_size / path(name).stat().st_size
+        feeds = generate(model, SAMPLES, seed=1, shapes=SHAPES.get(name))
+        for executor in (registry.executor("reference"), registry.executor("ort")):
+            runs = executor.prepare(model), executor.prepare(after)
+            compared = compare_runs(*runs, feeds, Contract.APPROXIMATE)
+            if not compared.ok:
+                return f"error: {executor.name}: {compared}"
+        nodes = " to ".join(str(len(list(m.graph))) for m in (model, after))
+        return f"{'' if size <= 1 else 'error: larger, '}{nodes} nodes, size {size:.3f}"
+
+
+CHECKS: dict[str, Callable[[str, ir.Model], str]] = {
+    "round trip": round_trip,
+    "executors": executors_agree,
+    "optimize": optimized,
+}
 
 
 @click.command()
@@ -81,7 +108,7 @@ def main(names: tuple[str, ...]) -> None:
         for title, check in CHECKS.items():
             started = time.perf_counter()
             try:
-                result = check(ir.load(file))
+                result = check(name, ir.load(file))
             except LwgraphError as error:
                 result = f"error: {error}"
             except Exception as crash:

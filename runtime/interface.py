@@ -65,7 +65,7 @@ class Inputs:
         self._optional = {name for name in self._values if name in graph.initializers}
         self._dtypes = {name: _numpy_dtype(value) for name, value in self._values.items()}
         self._static = {
-            name: None if value.shape is None else [d if isinstance(d, int) else None for d in value.shape]
+            name: None if value.shape is None else [d if isinstance(d, int) and d >= 0 else None for d in value.shape]
             for name, value in self._values.items()
         }
 

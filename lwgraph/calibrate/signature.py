@@ -46,9 +46,16 @@ def signature(model: ir.Model) -> dict[str, Input]:
         if value.dtype is None:
             raise ModelError(f"input '{value.name}' of the model has no tensor type; sequences and maps cannot be fed")
         dtype = np.dtype(object) if value.dtype.name == "STRING" else np.dtype(value.dtype.numpy())
-        shape = None if value.shape is None else tuple(d if isinstance(d, int) else d.value for d in value.shape)
+        shape = None if value.shape is None else tuple(_size(d) for d in value.shape)
         inputs[value.name] = Input(value.name, dtype, shape)
     return inputs
+
+
+def _size(dimension: int | ir.SymbolicDim) -> int | str | None:
+    """The dimension's size, its symbol, or None; some exporters write -1 for a size that is open."""
+    if isinstance(dimension, int):
+        return dimension if dimension >= 0 else None
+    return dimension.value
 
 
 def batched_inputs(inputs: Signature) -> frozenset[str]:

@@ -8,6 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lwgraph import ir
 from lwgraph.calibrate.generate import generate, index_bound, picture
+from lwgraph.calibrate.signature import signature
 from lwgraph.errors import DataError, UsageError
 
 
@@ -105,3 +106,11 @@ def test_a_model_that_accepts_nothing_says_what_to_give():
               [("y", TensorProto.FLOAT)], [("s", np.array([7, 11, 13]))])
     with pytest.raises(DataError, match=r"--input-shape x:\?,\?"):
         generate(m, 1)
+
+
+def test_a_negative_size_is_open():
+    relu = model([helper.make_node("Relu", ["x"], ["y"])], [("x", TensorProto.FLOAT, [-1, 3, -1, 8])],
+                 [("y", TensorProto.FLOAT)])
+    assert signature(relu)["x"].shape == (None, 3, None, 8)
+    (feeds,) = generate(relu, 1)
+    assert feeds["x"].shape[1::2] == (3, 8)
