@@ -42,7 +42,6 @@ STRANGERS = {
     "silero_vad": ("silero-vad==6.0.0", "**/silero_vad.onnx"),
     "silero_vad_half": ("silero-vad==6.0.0", "**/silero_vad_half.onnx"),
 }
-SHAPES = {"silero_vad": {"input": (1, 512), "state": (2, 1, 128)}}  # as a user says with --input-shape
 SAMPLES, GIGABYTES = 2, 8
 CALL = "from lwgraph.cli import main; main()"
 
@@ -62,7 +61,7 @@ def round_trip(name: str, model: ir.Model) -> str:
 
 def executors_agree(name: str, model: ir.Model) -> str:
     """Whether the reference executor computes what ONNX Runtime computes, its graph optimizations off."""
-    feeds = generate(model, SAMPLES, shapes=SHAPES.get(name))
+    feeds = generate(model, SAMPLES)
     runs = (registry.executor("reference"), registry.executor("ort", optimize=False))
     compared = compare_runs(*(executor.prepare(model) for executor in runs), feeds, Contract.ROUNDING)
     return "agree" if compared.ok else f"error: {compared}"
@@ -78,7 +77,7 @@ def optimized(name: str, model: ir.Model) -> str:
             return f"error: ended with {done.returncode}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}"
         after = ir.load(out)
         size = out.stat().st_size / path(name).stat().st_size
-        feeds = generate(model, SAMPLES, seed=1, shapes=SHAPES.get(name))
+        feeds = generate(model, SAMPLES, seed=1)
         for executor in (registry.executor("reference"), registry.executor("ort")):
             runs = executor.prepare(model), executor.prepare(after)
             compared = compare_runs(*runs, feeds, Contract.APPROXIMATE)

@@ -140,7 +140,7 @@ def _shape(wanted: Input, image: int, sequence: int, channels: int, symbols: dic
         if isinstance(dim, int):
             made.append(dim)
             continue
-        if axis == 0:
+        if axis == 0 or (rank == 3 and axis == 1 and _fixed_state(wanted.shape)):
             size = 1
         elif rank == 4:
             last = wanted.shape[3] in (1, 3)
@@ -150,6 +150,11 @@ def _shape(wanted: Input, image: int, sequence: int, channels: int, symbols: dic
             size = sequence
         made.append(symbols.setdefault(dim, size) if isinstance(dim, str) else size)
     return tuple(made)
+
+
+def _fixed_state(shape: Sequence[int | str | None]) -> bool:
+    """Whether this looks like the state of a recurrent layer: [layers or directions, batch, hidden]."""
+    return isinstance(shape[0], int) and shape[0] > 1 and isinstance(shape[2], int)
 
 
 def _feeds(inputs: Mapping[str, Input], sizes: Mapping[str, tuple[int, ...]], bounds: Mapping[str, int | None],

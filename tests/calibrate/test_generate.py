@@ -114,3 +114,12 @@ def test_a_negative_size_is_open():
     assert signature(relu)["x"].shape == (None, 3, None, 8)
     (feeds,) = generate(relu, 1)
     assert feeds["x"].shape[1::2] == (3, 8)
+
+
+def test_the_open_axis_of_a_recurrent_state_is_the_batch():
+    nodes = [helper.make_node("GRU", ["x", "w", "r", "", "", "h"], ["", "y"], hidden_size=4, direction="bidirectional")]
+    inputs = [("x", TensorProto.FLOAT, [None, 1, 5]), ("h", TensorProto.FLOAT, [2, None, 4])]
+    weights = [("w", np.ones((2, 12, 5), np.float32)), ("r", np.ones((2, 12, 4), np.float32))]
+    gru = model(nodes, inputs, [("y", TensorProto.FLOAT)], weights)
+    (feeds,) = generate(gru, 1)
+    assert feeds["h"].shape == (2, 1, 4)
