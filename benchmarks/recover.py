@@ -1,0 +1,99 @@
+"""python -m benchmarks.recover CASE: what recovery brings back of what an approximate rewrite loses on a public model.
+
+One row per recipe of recovery: the score, the points lost, the share of the loss that came back, the time it took; and
+the speed-up of the rewritten model over the float original (one thread, batch of 8 where the model allows), which
+recovery does not change. Calibration inputs are unlabelled; `--train` takes Fashion-MNIST's 60,000 training images.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import click
+import numpy as np
+
+from benchmarks import zoo
+from lwgraph import demo, ir, registry
+from lwgraph.calibrate.statistics import Statistics
+from lwgraph.errors import LwgraphError
+from lwgraph.measure.latency import paired_latency
+from lwgraph.rewrite import Context, Pass
+
+CLOSED = ("repair-statistics", "align-blocks", "refit-head", "refit-layers", "align-blocks refit-head")
+
+
+def training_images() -> Any:
+    """Fashion-MNIST's training images as one feed, which may be flipped and shifted."""
+    from benchmarks.zoo import fashion
+
+    class Images(list[Any]):
+        augment = ("flip", "shift")
+
+    return Images([{"image": demo.normalize(fashion.images("train"))}])
+
+
+def batch_of(feeds: dict[str, Any], model: ir.Model) -> dict[str, Any]:
+    """A feed of eight rows where the first axis is dynamic, else the feed as it is."""
+    first = model.graph.inputs[0]
+    if first.shape is None or isinstance(first.shape[0], int):
+        return feeds
+    return {n: np.repeat(a, 8, 0) if n == first.name else a for n, a in feeds.items()}
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("case", type=click.Choice(zoo.NAMES), metavar="CASE")
+@click.option("--rewrite", default="low-rank{ratio=0.15}", show_default=True, help="Passes, separated by spaces.")
+@click.option("--then", default="", help="Passes after recovery, such as 'infer-shapes quantize'.")
+@click.option("--recovery", multiple=True, help="Passes, separated by spaces. Default: the closed-form recipes.")
+@click.option("--train", is_flag=True, help="Recover on the 60,000 training images (fmnist_resnet14 only).")
+@click.option("--threads", default=1, show_default=True)
+def main(case: str, rewrite: str, then: str, recovery: tuple[str, ...], train: bool, threads: int) -> None:
+    """Measure recovery on one public model."""
+    chosen = zoo.case(case)
+    teacher = ir.load(chosen.model())
+    ort = registry.executor("ort", threads=threads)
+    context = Context(executor=ort, reference=registry.executor("reference"), data=chosen.calibration(),
+                      teacher=teacher, threads=threads)  # type: ignore[arg-type]  # fmt: skip
+    broken = ir.load(chosen.model())
+    context.statistics = Statistics(broken, context.data or [], ort)
+    apply(rewrite, broken, context)
+    began = time.monotonic()
+    original = chosen.metric(ort.prepare(teacher))
+    click.echo(f"{case}, {rewrite}{f', then {then}' if then else ''}; {chosen.unit}")
+    click.echo(f"{'':44} {'score':>8} {'points lost':>11} {'regained':>9} {'seconds':>8} {'speed-up':>9}")
+    click.echo(f"{'original':44} {original:8.4f}")
+    worst = None
+    for recipe in ("", *(recovery or CLOSED)):
+        model = ir.clone(broken)
+        if train and recipe:
+            context.data = training_images()
+        start = time.monotonic()
+        apply(recipe, model, context)
+        taken = time.monotonic() - start
+        context.data = chosen.calibration()  # type: ignore[assignment]
+        apply(then, model, context)
+        score = chosen.metric(ort.prepare(model))
+        lost = chosen.points(original, score)
+        worst = lost if worst is None else worst
+        regained = f"{100 * (1 - lost / worst):8.0f}%" if recipe and worst > 0 else f"{'':9}"
+        feed = batch_of(chosen.example(), model)
+        runs = {"original": ort.prepare(teacher), "model": ort.prepare(model)}
+        ratio = paired_latency(runs, [feed], threads=threads).speedup("model").median
+        click.echo(f"{recipe or 'nothing':44} {score:8.4f} {lost:11.2f} {regained} {taken:8.0f} {ratio:8.2f}x")
+    click.echo(f"all: {time.monotonic() - began:.0f} s")
+
+
+def apply(text: str, model: ir.Model, context: Context) -> None:
+    """Run passes separated by spaces."""
+    for part in text.split():
+        Pass.parse(part).run(model, context)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except LwgraphError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
