@@ -221,10 +221,10 @@ def pad(spec: Spec) -> Function:
         y = np.empty([n + b + a for n, (b, a) in zip(x.shape, around, strict=True)], x.dtype)
         inner = y
         for axis, (b, a) in enumerate(around):  # each axis fills its border within what the axes before left
-            at = (slice(None),) * axis
-            inner[(*at, slice(0, b))] = fill
-            inner[(*at, slice(inner.shape[axis] - a, None))] = fill
-            inner = inner[(*at, slice(b, inner.shape[axis] - a))]
+            head, size = (slice(None),) * axis, inner.shape[axis]
+            inner[head + (slice(0, b),)] = fill  # noqa: RUF005 - unpacking in an index needs Python 3.11
+            inner[head + (slice(size - a, None),)] = fill  # noqa: RUF005
+            inner = inner[head + (slice(b, size - a),)]  # noqa: RUF005
         inner[...] = x
         return y
 
