@@ -1,0 +1,129 @@
+"""What the kept weights take over from the removed ones, in closed form, folded into the layers that read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from lwgraph import ir
+from lwgraph.passes.prune.scene import Ints, Reader, Scene
+from lwgraph.plan.fit import Gram, Moments, Pooled, solve
+from lwgraph.plan.site import Site
+from lwgraph.views.coupling import Group
+
+Array = npt.NDArray[np.float64]
+
+
+def own_biases(scene_model: ir.Model, sites: list[Site]) -> list[tuple[ir.Node, ir.Value]]:
+    """Give each Conv, ConvTranspose and Gemm a bias of its own, so that it can take up a mean; the new ones, zero.
+
+    A MatMul has none: its Add may be shared with nobody either, but none is put behind it.
+    """
+    made = []
+    for site in sites:
+        node = site.node
+        if len(site.nodes) > 1:
+            add = site.nodes[1]
+            value = next(v for v in add.inputs if v is not node.outputs[0])
+            if value is not None and value.is_initializer():
+                ir.copy_on_write(value, add)
+        elif site.kind != "matmul":
+            bias = node.inputs[2] if len(node.inputs) > 2 else None
+            if bias is not None:
+                if bias.is_initializer():
+                    ir.copy_on_write(bias, node)
+                continue
+            if len(node.inputs) < 3:
+                node.resize_inputs(3)
+            zeros = ir.add_initializer(scene_model.graph, np.zeros(site.outputs, site.dtype), f"{site.name}_bias")
+            node.replace_input_with(2, zeros)
+            made.append((node, zeros))
+    return made
+
+
+def drop_zero_biases(model: ir.Model, made: list[tuple[ir.Node, ir.Value]]) -> None:
+    """Take back the biases of `own_biases` that nothing was put into."""
+    for node, _ in made:
+        current = node.inputs[2] if len(node.inputs) > 2 else None
+        array = ir.constant(current)
+        if current is not None and array is not None and not array.any():
+            node.resize_inputs(2)
+            model.graph.initializers.pop(current.name or "")
+
+
+def compensate(scene: Scene, removed: Mapping[Group, Ints]) -> None:
+    """Refit every layer that reads removed channels on those that stay, in place, before they are cut.
+
+    With moments R of a layer's patches and K the entries that stay, the weight W R_:K (R_KK)^-1 loses least of the
+    output (He, Zhang, Sun 2017, "Channel Pruning", eq. 4, solved on moments), and the bias keeps the mean output.
+    Weights of removed entries are left as they are. O(D^3) per layer with patches of length D.
+    """
+    gone: dict[int, tuple[Reader, list[list[Ints]]]] = {}
+    for group, channels in removed.items():
+        if not len(channels):
+            continue
+        for reader in scene.readers(group):
+            _, columns = gone.setdefault(id(reader.site), (reader, [[] for _ in reader.columns]))
+            for place, each in zip(columns, reader.columns, strict=True):
+                place.append(each[channels].reshape(-1))
+    for reader, columns in gone.values():
+        _refit(scene, reader, [np.unique(np.concatenate(each)) for each in columns])
+
+
+def _refit(scene: Scene, reader: Reader, gone: list[Ints]) -> None:
+    moments, site = scene.moments(reader), reader.site
+    has_bias = site.bias is not None
+    if not has_bias and scene.context.statistics is not None:
+        moments = _uncentred(scene, reader)  # no bias can take up the mean
+    kernel = site.weight.reshape(site.group, -1, site.fan_in).copy()
+    zeroed = kernel.copy()
+    for index, (block, columns) in enumerate(zip(moments.blocks, gone, strict=True)):
+        kept = np.setdiff1d(np.arange(site.fan_in), columns)
+        fitted = solve(block.moments[np.ix_(kept, kept)], block.cross[:, kept])
+        kernel[index][:, kept] = zeroed[index][:, kept] = fitted
+        zeroed[index][:, columns] = 0
+    shift = moments.shift(zeroed.reshape(site.shape)) if has_bias else np.zeros(site.outputs)
+    set_weight(site, kernel.reshape(site.shape))
+    if has_bias and shift.any():
+        for each in reader.sites:
+            add_to_bias(each, shift)
+
+
+def _uncentred(scene: Scene, reader: Reader) -> Moments:
+    statistics = scene.context.statistics
+    assert statistics is not None
+    pooled = Pooled.of([statistics.gram(site) for site in reader.sites])
+    raw: Gram = replace(pooled, mean=np.zeros_like(pooled.mean))
+    return Moments(reader.site, raw)
+
+
+def set_weight(site: Site, kernel: Array) -> None:
+    """Give a layer (and those that share its weight) another canonical weight (o, c/g, *k)."""
+    value, raw = site.node.inputs[1], kernel
+    assert value is not None
+    if site.kind == "conv_transpose":
+        outputs, inputs = site.outputs // site.group, site.inputs // site.group
+        raw = kernel.reshape(site.group, outputs, inputs, *site.kernel).swapaxes(1, 2)
+        raw = raw.reshape(site.group * inputs, outputs, *site.kernel)
+    elif site.kind == "gemm":
+        raw = kernel / ir.attribute(site.node, "alpha", 1.0)
+        raw = raw if ir.attribute(site.node, "transB", 0) else raw.T
+    elif site.kind == "matmul":
+        raw = kernel.T
+    ir.set_constant(value, np.ascontiguousarray(raw.astype(site.dtype)))
+
+
+def add_to_bias(site: Site, shift: Array) -> None:
+    """Add to a layer's bias, which must be its own (`own_biases`)."""
+    if len(site.nodes) > 1:
+        value = next(v for v in site.nodes[1].inputs if v is not site.node.outputs[0])
+    else:
+        value = site.node.inputs[2]
+    array = ir.constant(value)
+    assert value is not None and array is not None
+    beta = ir.attribute(site.node, "beta", 1.0) if site.kind == "gemm" else 1.0
+    wide = np.broadcast_to(array.astype(np.float64), (*array.shape[:-1], site.outputs)) if array.ndim else array
+    ir.set_constant(value, (wide + shift / beta).astype(array.dtype))
