@@ -1,0 +1,176 @@
+"""Rounding a weight to integers so that the layer's output changes least, by the second moments of its inputs.
+
+The error of rounding W to W' = S Q (S a scale per row, Q integers) is tr((W - W') H (W - W')^T) with H the moments of
+the inputs. All functions take one group of a layer: W (o, D), H (D, D).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+_BLOCK = 128
+_DAMPING = 1e-3  # of the mean of H's diagonal; keeps the factorization away from zero eigenvalues
+_ADAM = (0.9, 0.999)
+
+
+def row_scales(weight: Floats, limit: int, importance: Floats | None = None) -> Floats:
+    """(o,) the step of each row's symmetric grid -limit..limit, of least squared error.
+
+    Tried are reaches from the row's largest magnitude down to 40 % of it (80 % when limit is over 31, where clipping
+    never pays much). Whatever is chosen, the largest weight comes to lie on +-limit, so that the scale can be read off
+    the rounded weights again.
+
+    Args:
+        weight: (o, D).
+        limit: 127 for 8 bits, 7 for 4.
+        importance: (D,), the diagonal of H; None: all columns alike.
+    """
+    reach = np.abs(weight).max(axis=1, initial=0.0)
+    full = np.where(reach > 0, reach / limit, 1.0)
+    best, lost = full, np.full(len(weight), np.inf)
+    for share in np.linspace(1.0, 0.8 if limit > 31 else 0.4, 11 if limit > 31 else 31):
+        scale = (full * share)[:, None]
+        error = np.square(np.clip(np.rint(weight / scale), -limit, limit) * scale - weight)
+        total = error.sum(axis=1) if importance is None else error @ importance
+        best, lost = np.where(total < lost, scale[:, 0], best), np.minimum(total, lost)
+    return best
+
+
+def to_nearest(weight: Floats, scale: Floats, limit: int) -> Floats:
+    """(o, D) integers, as float64."""
+    return np.clip(np.rint(weight / scale[:, None]), -limit, limit)
+
+
+def loss(weight: Floats, integers: Floats, scale: Floats, moments: Floats) -> Floats:
+    """(o,) the squared output error of each row."""
+    change = weight - integers * scale[:, None]
+    return np.asarray(np.einsum("od,od->o", change @ moments, change))
+
+
+def second_order(weight: Floats, scale: Floats, limit: int, moments: Floats) -> Floats:
+    """Round columns one after another; what each loses is made good by those still to come.
+
+    GPTQ (Frantar, Ashkboos, Hoefler, Alistarh 2023, algorithm 1) with columns in the order of falling moment. Each
+    row's largest weight keeps its place on +-limit. Rows that would lose more than by rounding to nearest are rounded
+    so.
+
+    Returns:
+        (o, D) integers as float64. O(D^3 + o D^2).
+    """
+    nearest = to_nearest(weight, scale, limit)
+    diagonal = np.diagonal(moments)
+    mean, width = float(diagonal.mean()), weight.shape[1]
+    if mean <= 0:
+        return nearest
+    order = np.argsort(-diagonal, kind="stable")
+    hessian = moments[np.ix_(order, order)].astype(np.float64)
+    hessian[np.diag_indices(width)] += _DAMPING * mean
+    # U upper triangular with U^T U = H^-1: its rows are what elimination needs, column by column.
+    upper = np.linalg.inv(np.linalg.cholesky(hessian[::-1, ::-1])[::-1, ::-1])
+    pinned = _pins(weight)[:, order]
+    rest, fixed = weight[:, order].copy(), nearest[:, order]
+    integers = np.empty_like(weight)
+    for start in range(0, width, _BLOCK):
+        stop = min(start + _BLOCK, width)
+        block, errors = rest[:, start:stop], np.empty((len(weight), stop - start))
+        for column in range(stop - start):
+            at = start + column
+            free = np.clip(np.rint(block[:, column] / scale), -limit, limit)
+            integers[:, at] = np.where(pinned[:, at], fixed[:, at], free)
+            errors[:, column] = (block[:, column] - integers[:, at] * scale) / upper[at, at]
+            block[:, column + 1 :] -= np.outer(errors[:, column], upper[at, at + 1 : stop])
+        rest[:, stop:] -= errors @ upper[start:stop, stop:]
+    found = np.empty_like(integers)
+    found[:, order] = integers
+    return _better(weight, scale, moments, found, nearest)
+
+
+def descend(weight: Floats, integers: Floats, scale: Floats, limit: int, moments: Floats, sweeps: int = 4) -> Floats:
+    """Coordinate descent from given integers: each one in turn is set to its best value, the others fixed.
+
+    Never makes a row worse; stops when a sweep changes nothing. Each row's largest weight keeps its place.
+    (Greedy descent on the same objective: Nair and Suggala 2024, CDQuant.) O(sweeps * o D^2).
+    """
+    pinned, q = _pins(weight), np.array(integers, np.float64)
+    diagonal = np.diagonal(moments)
+    for _ in range(sweeps):
+        gradient = (q * scale[:, None] - weight) @ moments  # (o, D), half the derivative by the real weights
+        changed = False
+        for start in range(0, weight.shape[1], _BLOCK):
+            stop = min(start + _BLOCK, weight.shape[1])
+            steps = np.zeros((len(weight), stop - start))
+            inner = moments[start:stop, start:stop]
+            local = gradient[:, start:stop]
+            for column in range(stop - start):
+                at = start + column
+                if diagonal[at] <= 0:
+                    continue
+                wanted = q[:, at] - np.rint(local[:, column] / (diagonal[at] * scale))
+                step = np.where(pinned[:, at], 0.0, np.clip(wanted, -limit, limit) - q[:, at])
+                # A step rounded from exactly half gains nothing; leaving it out keeps every step a strict gain.
+                step[np.abs(step) * diagonal[at] * scale >= 2 * np.abs(local[:, column])] = 0.0
+                if step.any():
+                    q[:, at] += step
+                    steps[:, column] = step * scale
+                    local += np.outer(steps[:, column], inner[column])
+                    changed = True
+            gradient[:, stop:] += steps @ moments[start:stop, stop:]
+        if not changed:
+            break
+    return q
+
+
+def learned(weight: Floats, scale: Floats, limit: int, moments: Floats, steps: int = 300, rate: float = 0.05
+            ) -> Floats:
+    """AdaRound: learn for every weight whether to round up or down (Nagel et al. 2020, section 3.2).
+
+    The rectified sigmoid h(V) stands between 0 (down) and 1 (up); a regularizer 1 - |2h - 1|^beta with falling beta
+    drives it to either. The objective is quadratic in H, so its gradient is (W' - W) H and no framework is needed.
+
+    Returns:
+        (o, D) integers as float64, no row worse than to nearest. O(steps * o D^2).
+    """
+    nearest = to_nearest(weight, scale, limit)
+    power = float(np.mean(np.diagonal(moments)))
+    if power <= 0:
+        return nearest
+    unit = moments / power
+    floor: Floats = np.floor(weight / scale[:, None])
+    start = np.clip(weight / scale[:, None] - floor, 1e-3, 1 - 1e-3)
+    v = -np.log(1.2 / (start + 0.1) - 1)
+    first, second = np.zeros_like(v), np.zeros_like(v)
+    for step in range(steps):
+        sigmoid = 1 / (1 + np.exp(-v))
+        h = np.clip(1.2 * sigmoid - 0.1, 0, 1)
+        inside = (h > 0) & (h < 1)
+        # Errors in units of the row's step: rows of all sizes learn at one rate.
+        gradient = ((floor + h - weight / scale[:, None]) @ unit) * 2
+        share = step / steps
+        if share > 0.2:
+            beta = 2 + 18 * 0.5 * (1 + np.cos((share - 0.2) / 0.8 * np.pi))
+            distance = 2 * h - 1
+            gradient -= 0.05 * 2 * beta * np.abs(distance) ** (beta - 1) * np.sign(distance)
+        gradient *= inside * 1.2 * sigmoid * (1 - sigmoid)
+        first = _ADAM[0] * first + (1 - _ADAM[0]) * gradient
+        second = _ADAM[1] * second + (1 - _ADAM[1]) * gradient**2
+        corrected = first / (1 - _ADAM[0] ** (step + 1))
+        v -= rate * corrected / (np.sqrt(second / (1 - _ADAM[1] ** (step + 1))) + 1e-8)
+    up = 1.2 / (1 + np.exp(-v)) - 0.1 >= 0.5
+    found = np.where(_pins(weight), nearest, np.clip(floor + up, -limit, limit))
+    return _better(weight, scale, moments, found, nearest)
+
+
+def _pins(weight: Floats) -> npt.NDArray[np.bool_]:
+    """(o, D), True at the largest magnitude of each row, the first where there are several."""
+    pinned: npt.NDArray[np.bool_] = np.zeros(weight.shape, bool)
+    pinned[np.arange(len(weight)), np.abs(weight).argmax(axis=1)] = True
+    return pinned
+
+
+def _better(weight: Floats, scale: Floats, moments: Floats, found: Floats, other: Any) -> Floats:
+    worse = loss(weight, found, scale, moments) > loss(weight, other, scale, moments)
+    return np.where(worse[:, None], other, found)
