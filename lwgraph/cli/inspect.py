@@ -12,8 +12,9 @@ from lwgraph.cli.common import console, json_option, print_json, table
 
 @click.command()
 @click.argument("model", metavar="MODEL")
+@click.option("--groups", is_flag=True, help="Also show which channels can only be removed together.")
 @json_option
-def command(model: str, as_json: bool) -> None:
+def command(model: str, groups: bool, as_json: bool) -> None:
     """Show MODEL: inputs and outputs, operators, size, and each dense layer with its share of the work."""
     from lwgraph import ir, registry
     from lwgraph.calibrate import generate
@@ -64,6 +65,11 @@ def command(model: str, as_json: bool) -> None:
         "layers": layers,
         "metadata": dict(loaded.metadata_props),
     }
+    if groups:
+        from lwgraph.views import coupling
+
+        coupled = coupling.couple_channels(loaded)
+        facts["groups"] = coupling.as_dicts(coupled)
     if as_json:
         print_json(facts)
         return
@@ -93,5 +99,10 @@ def command(model: str, as_json: bool) -> None:
         ]
         out.print()
         out.print(table("", ["dense layer", "operator", "weight", "parameters", "multiply-adds", "share"], rows, 3))
+    if groups:
+        out.print()
+        out.print("channels that live or die together: number, channels x parameters of each, makers -> readers")
+        for line in coupling.as_lines(coupled):
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
     if note:
         out.print(f"note: {note}", markup=False)

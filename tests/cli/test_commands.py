@@ -131,6 +131,13 @@ def test_inspect(lw: Call, model_file: Path) -> None:
     assert "conv2" in lw("inspect", model_file).out
 
 
+def test_inspect_groups(lw: Call, model_file: Path) -> None:
+    first, _, last = json.loads(lw("inspect", model_file, "--groups", "--json").out)["groups"]
+    assert (first["makers"], first["readers"], first["channels"], first["frozen"]) == (["conv1"], ["conv2"], 32, "")
+    assert last["frozen"].startswith("output ")
+    assert "conv1 -> conv2" in lw("inspect", model_file, "--groups").out
+
+
 def test_passes(lw: Call) -> None:
     names = {entry["name"] for entry in json.loads(lw("passes", "--json").out)}
     assert {"fold-batch-norm", "low-rank"} <= names

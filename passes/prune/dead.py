@@ -1,0 +1,112 @@
+"""remove-dead-channels: channels that have one value whatever the inputs are, folded into what reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from lwgraph import ir
+from lwgraph.passes.clean.constants_to_initializers import ConstantsToInitializers
+from lwgraph.passes.prune.compensate import add_to_bias, drop_zero_biases, own_biases
+from lwgraph.passes.prune.intervals import Bounds, channel_bounds
+from lwgraph.passes.prune.scene import Ints, Scene
+from lwgraph.passes.prune.surgery import remove_channels
+from lwgraph.rewrite.base import Context, Contract, Pass
+from lwgraph.views.coupling import Group
+
+Array = npt.NDArray[np.float64]
+Known = Mapping[tuple[ir.Value, int], Bounds]
+
+
+@dataclass(frozen=True)
+class RemoveDeadChannels(Pass):
+    """Remove channels that are constant for every input: filters of zeros, ReLUs that cannot open, their like.
+
+    What they add to a layer goes into its bias. Found by interval arithmetic over the weights, so nothing is measured,
+    and the outputs stay the same but for rounding.
+    """
+
+    name: ClassVar[str] = "remove-dead-channels"
+    contract: ClassVar[Contract] = Contract.ROUNDING
+
+    def run(self, model: ir.Model, context: Context) -> int:
+        """Remove them; the number of channels removed. Repeats while a removal makes others constant."""
+        total = 0
+        while count := self._once(model, context):
+            total += count
+        return total
+
+    def _once(self, model: ir.Model, context: Context) -> int:
+        scene = Scene(model, context)
+        known = channel_bounds(model, scene.coupling)
+        if not any(bounds.constant.any() for bounds in known.values()):
+            return 0
+        ConstantsToInitializers().run(model, Context())
+        made = own_biases(model, Scene(model, context).sites())
+        scene = Scene(model, context)
+        known = channel_bounds(model, scene.coupling)
+        removed: dict[Group, Ints] = {}
+        for group in scene.coupling.prunable:
+            readers = {site.node for reader in scene.readers(group) for site in reader.sites}
+            dead = np.array([c for c in range(group.width) if _removable(group, c, known, readers)], np.int64)
+            # One channel stays: a layer without channels is no layer.
+            dead = dead[:group.width - 1] if len(dead) == group.width else dead
+            if len(dead):
+                _fold(scene, group, dead, known)
+                removed[group] = dead
+        count = remove_channels(model, scene.coupling, removed) if removed else 0
+        drop_zero_biases(model, made)
+        return count
+
+
+def _removable(group: Group, channel: int, known: Known, readers: set[ir.Node]) -> bool:
+    """Whether a channel is constant wherever it is read, and zero where a bias cannot take it up."""
+    if group.caveats:
+        return False
+    inside = {each.axis.value for each in group.slices}
+    for each in group.slices:
+        value = each.axis.value
+        if each.is_constant or ir.is_constant(value):
+            continue
+        bounds = known.get((value, each.axis.axis))
+        for node in dict.fromkeys(user for user, _ in value.uses()):
+            if any(output in inside for output in node.outputs) and not _reads(group, node):
+                continue  # goes on from here
+            if bounds is None or not bounds.constant[each.indices[channel]].all():
+                return False
+            if bounds.low[each.indices[channel]].any() and not (node in readers and _folds(node, value)):
+                return False
+    return True
+
+
+def _reads(group: Group, node: ir.Node) -> bool:
+    return any((node, index) in each.axis.users for each in group.weights("in") for index in range(len(node.inputs)))
+
+
+def _folds(node: ir.Node, value: ir.Value) -> bool:
+    """Whether a constant that a layer reads as `value` can go into its bias."""
+    if node.inputs[0] is not value:
+        return False
+    if node.op_type == "Conv":  # beside padding it would be another constant
+        padded = any(ir.attribute(node, "pads", ())) or ir.attribute(node, "auto_pad", "NOTSET") not in (
+            "NOTSET", "VALID")
+        return ir.attribute(node, "group", 1) == 1 and not padded
+    return node.op_type == "Gemm"
+
+
+def _fold(scene: Scene, group: Group, dead: Ints, known: Known) -> None:
+    """Add what the channels give to every layer that reads them to its bias."""
+    for reader in scene.readers(group):
+        for site in reader.sites:
+            data = next((each for each in group.slices if each.axis.value is site.input), None)
+            if data is None or site.kind not in ("conv", "gemm") or site.group > 1:
+                continue
+            values = known[site.input, data.axis.axis].low[data.indices[dead]].reshape(-1)
+            if values.any():
+                columns = reader.columns[0][dead].reshape(len(values), -1)
+                weight = site.weight.reshape(site.outputs, -1)
+                add_to_bias(site, np.asarray((weight[:, columns].sum(2) * values).sum(1)))
