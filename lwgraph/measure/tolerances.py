@@ -40,6 +40,8 @@ class Tolerance:
 
 
 BITWISE = Tolerance(bitwise=True)
+# Anything of the right shape and dtype that is finite where the reference is: how far is for a task's metric to say.
+FINITE = Tolerance(peak=1e30, rms=1e30, floor=1e30, step=(1 << 63) - 1, flips=1.0)
 
 # A rounding may turn a tie of ArgMax, Round or a threshold over: one element in a thousand. 8-bit integers are
 # quantized values, of which any may move by one step.

@@ -172,7 +172,7 @@ class _Run:
         pipeline = passes or Pipeline.parse(DEFAULT_PIPELINE)
         model = ir.clone(self.original)
         self.progress("rewriting", 0, 0)
-        steps = pipeline.run(model, context, [Verify(feeds=inputs.probe[:1])])
+        steps = pipeline.run(model, context, [Verify(feeds=inputs.probe[:1], approximate=not inputs.real)])
         self.report.recipe = str(pipeline)
         self.report.passes = [
             PassRun(str(step.spec), step.spec.contract.name.lower(), step.count, step.seconds) for step in steps

@@ -96,6 +96,13 @@ def test_pipeline_and_explain(lw: Call, model_file: Path) -> None:
     assert "fold-batch-norm" in ended.out and "rounding" in ended.out
 
 
+@pytest.mark.parametrize("form", ["low-rank{rank=16}", "depthwise{terms=1}", "tucker", "shift", "grouped", "cp"])
+def test_each_form_works_from_the_command_line(lw: Call, model_file: Path, samples: Path, form: str) -> None:
+    ended = lw("optimize", model_file, "--data", samples, "-p", f"default,{form}", "--json")
+    assert ended.code == 0, ended.err
+    assert json.loads(ended.out)["passes"][-1]["name"].startswith(form.split("{")[0])
+
+
 def test_verify(lw: Call, model_file: Path) -> None:
     other = model_file.parent / "other.onnx"
     onnx.save(small_model(seed=1), other)

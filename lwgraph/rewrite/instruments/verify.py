@@ -11,6 +11,7 @@ from lwgraph.check import verify
 from lwgraph.errors import CheckError, LwgraphError
 from lwgraph.executor import Executor, Feeds
 from lwgraph.measure.compare import Comparison, Difference, compare
+from lwgraph.measure.tolerances import FINITE
 from lwgraph.rewrite.base import Context, Contract, Pass
 from lwgraph.rewrite.instruments.base import Instrument
 
@@ -32,6 +33,8 @@ class Verify(Instrument):
         feeds: inputs; None: the first of the context's data, or generated ones.
         samples: how many feeds to use.
         numeric: False checks the structure only.
+        approximate: False leaves how far an approximate pass may go to a judge that comes later: its outputs must then
+            only keep their shapes and dtypes and be finite where they were.
     """
 
     def __init__(
@@ -41,9 +44,10 @@ class Verify(Instrument):
         *,
         samples: int = 2,
         numeric: bool = True,
+        approximate: bool = True,
     ) -> None:
         self.feeds = list(feeds or [])[:samples]
-        self.samples, self.numeric = samples, numeric
+        self.samples, self.numeric, self.approximate = samples, numeric, approximate
         self._executors = list(executors or [])
         self._before: ir.Model | None = None
         self._results: list[list[dict[str, Array]]] | None = None  # by executor, then by sample
@@ -92,7 +96,8 @@ class Verify(Instrument):
             hint = _shared_change(self._before, model)
             raise CheckError(f"pass '{p.name}' left a model that {executor.name} cannot run: {error}{hint}") from error
         for index, (old, new) in enumerate(zip(self._results[k], after, strict=True)):
-            found = compare(old, new, p.contract)
+            judged_later = p.contract is Contract.APPROXIMATE and not self.approximate
+            found = compare(old, new, p.contract, tolerances=(lambda dtype: FINITE) if judged_later else None)
             if not found.ok:
                 raise CheckError(self._sentence(p, executor, model, found, index))
         return after
