@@ -54,7 +54,7 @@ class EliminateCommonSubexpressions(Pass):
             if attribute.type == ir.AttributeType.TENSOR:
                 if value.size > self.max_constant:
                     return None
-                value = (int(value.dtype), tuple(value.shape), value.tobytes())
+                value = ir.digest(value)
             elif isinstance(value, (list, tuple)):
                 value = tuple(value)
             if not isinstance(value, (int, float, str, bytes, tuple)):
