@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import click
 
-from lwgraph.cli.common import console, data_option, json_option, preprocess_option, print_json, table, threads_option
+from lwgraph.cli.common import (
+    console,
+    data_option,
+    json_option,
+    parse_shapes,
+    preprocess_option,
+    print_json,
+    shape_option,
+    table,
+    threads_option,
+)
 
 
 @click.command()
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
 @data_option
 @preprocess_option
+@shape_option
 @threads_option
 @click.option("--runs", type=click.IntRange(1), metavar="N", help="Rounds.  [default: until the ratios are settled]")
 @json_option
 def command(
-    models: tuple[str, ...], data: str | None, preprocess: str | None, threads: int, runs: int | None, as_json: bool
+    models: tuple[str, ...],
+    data: str | None,
+    preprocess: str | None,
+    shapes: tuple[str, ...],
+    threads: int,
+    runs: int | None,
+    as_json: bool,
 ) -> None:
     """Time MODELs in turn in one process; speeds are relative to the first.
 
@@ -28,7 +45,7 @@ def command(
     executor = registry.executor("ort", threads=threads)
     loaded = [ir.load(model) for model in models]
     feeds = list(
-        generate(loaded[0], 2, executor=executor)
+        generate(loaded[0], 2, shapes=parse_shapes(shapes), executor=executor)
         if data is None
         else open_data(data, loaded[0], preprocess=preprocess, limit=8)
     )

@@ -57,6 +57,29 @@ seed_option = click.option(
 )
 
 
+shape_option = click.option(
+    "--input-shape",
+    "shapes",
+    multiple=True,
+    metavar="NAME:1,3,224,224",
+    help="Sizes of generated inputs, where they cannot be found; repeatable.",
+)
+
+
+def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """`name:1,3,224,224` as {name: sizes}; UsageError for anything else."""
+    from lwgraph.errors import UsageError
+
+    found = {}
+    for text in texts:
+        name, colon, sizes = text.rpartition(":")
+        numbers = sizes.split(",") if sizes else []
+        if not colon or not name or not all(n.strip().isdigit() and int(n) > 0 for n in numbers):
+            raise UsageError(f"--input-shape '{text}' is not NAME:SIZES with sizes over 0, e.g. image:1,3,224,224")
+        found[name] = tuple(int(n) for n in numbers)
+    return found
+
+
 def check_destination(path: Path, overwrite: bool) -> None:
     """UsageError when `path` cannot become the output, so that no work is done in vain."""
     from lwgraph.errors import UsageError

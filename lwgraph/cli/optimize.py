@@ -11,9 +11,11 @@ from lwgraph.cli.common import (
     console,
     data_option,
     json_option,
+    parse_shapes,
     preprocess_option,
     print_json,
     seed_option,
+    shape_option,
     side_console,
     threads_option,
 )
@@ -25,6 +27,7 @@ from lwgraph.cli.progress import Progressed
 @click.option("-o", "--output", metavar="OUT", help="Where the result goes.  [default: MODEL.lw.onnx beside the input]")
 @data_option
 @preprocess_option
+@shape_option
 @click.option("--eval-data", metavar="D", help="Data for judging only; never used for fitting. Same kinds as --data.")
 @click.option(
     "--metric",
@@ -54,6 +57,7 @@ def command(
     output: str | None,
     data: str | None,
     preprocess: str | None,
+    shapes: tuple[str, ...],
     eval_data: str | None,
     metric: str | None,
     max_drop: float | None,
@@ -85,6 +89,7 @@ def command(
             source,
             data=data,
             preprocess=preprocess,
+            input_shapes=parse_shapes(shapes),
             eval_data=eval_data,
             metric=metric,
             max_drop=max_drop,

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import click
 
-from lwgraph.cli.common import console, data_option, json_option, preprocess_option, print_json
+from lwgraph.cli.common import (
+    console,
+    data_option,
+    json_option,
+    parse_shapes,
+    preprocess_option,
+    print_json,
+    shape_option,
+)
 
 SAMPLES = 8
 
@@ -14,11 +22,20 @@ SAMPLES = 8
 @click.argument("b", metavar="B")
 @data_option
 @preprocess_option
+@shape_option
 @click.option(
     "--executor", default="ort", show_default=True, metavar="E", help="ort, reference, or both: reference,ort."
 )
 @json_option
-def command(a: str, b: str, data: str | None, preprocess: str | None, executor: str, as_json: bool) -> int:
+def command(
+    a: str,
+    b: str,
+    data: str | None,
+    preprocess: str | None,
+    shapes: tuple[str, ...],
+    executor: str,
+    as_json: bool,
+) -> int:
     """Run models A and B on the same inputs and compare their outputs to rounding. Exit code 1 when they differ.
 
     With several executors, each model runs in each. Where outputs differ, the first value that does is named.
@@ -35,7 +52,7 @@ def command(a: str, b: str, data: str | None, preprocess: str | None, executor: 
     verify(second)
     executors = [registry.executor(name.strip()) for name in executor.split(",")]
     if data is None:
-        feeds = list(generate(first, SAMPLES, executor=executors[0]))
+        feeds = list(generate(first, SAMPLES, shapes=parse_shapes(shapes), executor=executors[0]))
     else:
         feeds = list(open_data(data, first, preprocess=preprocess, limit=SAMPLES))
     pairs = [(f"{a} and {b}, {e.name}", (first, e), (second, e)) for e in executors]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +38,14 @@ class Inputs:
 
 
 def gather(
-    model: ir.Model, data: Any, eval_data: Any, preprocess: Any, executor: Executor, seed: int, own_metric: bool
+    model: ir.Model,
+    data: Any,
+    eval_data: Any,
+    preprocess: Any,
+    executor: Executor,
+    seed: int,
+    own_metric: bool,
+    shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> Inputs:
     """Open what the user gave; generate inputs when that is nothing.
 
@@ -49,9 +57,10 @@ def gather(
         executor: tries generated inputs.
         seed: of the split and the generated inputs.
         own_metric: the metric is a user's function, which has its own data.
+        shapes: sizes of generated inputs by name, where they cannot be found.
     """
     if data is None and eval_data is None:
-        generated = generate(model, GENERATED, seed, executor=executor)
+        generated = generate(model, GENERATED, seed, shapes=shapes, executor=executor)
         note = (
             "accuracy was not measured: without --data, the model was verified on generated inputs only. "
             "With --data lwgraph fits lighter forms to real inputs, and with --max-drop it keeps a promise on accuracy"

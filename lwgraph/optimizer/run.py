@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ def optimize(
     *,
     data: Any = None,
     preprocess: Any = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
     eval_data: Any = None,
     metric: Any = None,
     max_drop: float | None = None,
@@ -61,6 +62,7 @@ def optimize(
         data: inputs for fitting, unlabelled (see `lwgraph.calibrate.open_data`). None: only approximations that
             keep the output within the tolerance table's "approximate" on generated inputs.
         preprocess: how images become inputs.
+        input_shapes: sizes of generated inputs by name, where they cannot be found.
         eval_data: inputs for judging, never used for fitting. None: a quarter of `data` is kept apart.
         metric: a name, `module:function` or a function (see `lwgraph.measure.open_metric`). None: what suits the data.
         max_drop: largest loss of the metric allowed, in its own unit. None: one point (0.01), 0.1 dB, or 40 dB against
@@ -91,7 +93,8 @@ def optimize(
     check_metric(metric)
     passes = _pipeline(pipeline, recipe)
     stated = plan if isinstance(plan, Plan) or plan is None else Plan.load(plan)
-    return _Run(model, goal, progress).go(data, preprocess, eval_data, metric, passes, stated)
+    run = _Run(model, goal, progress, dict(input_shapes or {}))
+    return run.go(data, preprocess, eval_data, metric, passes, stated)
 
 
 def _pipeline(pipeline: str | Pipeline | None, recipe: str | Path | None) -> Pipeline | None:
@@ -104,8 +107,10 @@ def _pipeline(pipeline: str | Pipeline | None, recipe: str | Path | None) -> Pip
 
 
 class _Run:
-    def __init__(self, source: ir.Source, goal: Goal, progress: Progress) -> None:
-        self.goal, self.progress = goal, progress
+    def __init__(
+        self, source: ir.Source, goal: Goal, progress: Progress, shapes: Mapping[str, Sequence[int]]
+    ) -> None:
+        self.goal, self.progress, self.shapes = goal, progress, shapes
         self.progress("reading", 0, 0)
         name = str(source) if isinstance(source, (str, Path)) else "model"
         self.report = Report(source=Path(name).name, target=goal.target, threads=goal.threads, seed=goal.seed)
@@ -119,7 +124,9 @@ class _Run:
     ) -> Result:
         with self._timed("reading"):
             own_metric = callable(metric) or (isinstance(metric, str) and ":" in metric)
-            inputs = gather(self.original, data, eval_data, preprocess, self.executor, self.goal.seed, own_metric)
+            inputs = gather(
+                self.original, data, eval_data, preprocess, self.executor, self.goal.seed, own_metric, self.shapes
+            )
             self.report.notes += inputs.notes
             runs_soundly(self.original, self.executor, inputs.probe)
         context = Context(

@@ -242,6 +242,8 @@ def test_control_c(lw: Call, model_file: Path, monkeypatch: pytest.MonkeyPatch) 
         (["optimize", "{model}", "--max-drop", "-1"], "--max-drop"),
         (["optimize", "{model}", "--speedup", "0"], "--speedup"),
         (["optimize", "{model}", "--preprocess", "resise=3", "--data", "."], "resize"),
+        (["optimize", "{model}", "--input-shape", "x:1,3"], "x"),
+        (["optimize", "{model}", "--input-shape", "x:1,-3,16,16"], "NAME:SIZES"),
         (["passes", "low-rnak"], "low-rank"),
         (["verify", "{model}"], "B"),
     ],

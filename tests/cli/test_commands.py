@@ -130,6 +130,11 @@ def test_bench(lw: Call, model_file: Path) -> None:
     assert first["speed"] == 1.0 and second["speed"] > 0 and second["milliseconds"] > 0
 
 
+def test_stated_input_shapes_are_used(lw: Call, model_file: Path) -> None:
+    assert lw("bench", model_file, "--runs", "2", "--input-shape", "x:5,3,16,16").code == 0
+    assert lw("verify", model_file, model_file, "--input-shape", "x:5,3,16,16").code == 0
+
+
 def test_inspect(lw: Call, model_file: Path) -> None:
     found = json.loads(lw("inspect", model_file, "--json").out)
     assert found["nodes"] == 8
