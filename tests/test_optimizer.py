@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -69,6 +71,18 @@ def test_annotations_go_before_the_gain_does() -> None:
 def test_result_is_never_larger() -> None:
     result = lwgraph.optimize(tiny())
     assert ir.size(result.model) <= ir.size(ir.load(tiny()))
+
+
+def test_where_nothing_helps_the_input_is_copied_byte_for_byte(tmp_path: Path) -> None:
+    node = helper.make_node("Relu", ["x"], ["y"])
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in ("x", "y")]
+    graph = helper.make_graph([node], "relu", value[:1], value[1:], doc_string="kept")
+    path = tmp_path / "relu.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    result = lwgraph.optimize(path)
+    result.save(tmp_path / "out.onnx")
+    assert (tmp_path / "out.onnx").read_bytes() == path.read_bytes()
+    assert any("nothing helped" in note for note in result.report.notes)
 
 
 def test_fitting_and_judging_never_share_a_sample() -> None:

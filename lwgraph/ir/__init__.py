@@ -28,7 +28,17 @@ from lwgraph.ir.constants import (
 from lwgraph.ir.copying import clone, extract, inlined
 from lwgraph.ir.edit import add_initializer, copy_on_write, fresh_name, remove, replace_uses, set_constant
 from lwgraph.ir.loading import RUNTIME_DOMAINS, load
-from lwgraph.ir.saving import detached_proto, fingerprint, function_protos, node_proto, save, size, skeleton, to_proto
+from lwgraph.ir.saving import (
+    copy_file,
+    detached_proto,
+    fingerprint,
+    function_protos,
+    node_proto,
+    save,
+    size,
+    skeleton,
+    to_proto,
+)
 from lwgraph.ir.shapes import Dims, infer_shapes, record_shapes
 from lwgraph.ir.tensors import digest, held, tensors
 from lwgraph.ir.types import (
@@ -59,7 +69,7 @@ __all__ = [
     "OptionalType", "RefAttr", "ReferenceAttributeError", "SequenceType", "Shape", "Source", "SparseTensorType",
     "SymbolicDim", "Tensor", "TensorProtocol", "TensorType", "TypeProtocol", "Value", "add_initializer",
     "attach_initializer", "attribute", "clone", "constant", "constant_dtype", "constant_node", "constant_of",
-    "constant_shape", "constant_tensor", "copy_on_write", "detach", "detached_proto", "digest",
+    "constant_shape", "constant_tensor", "copy_file", "copy_on_write", "detach", "detached_proto", "digest",
     "drop_trailing_inputs", "extract", "fingerprint", "first_unsorted", "fresh_name", "function_protos", "graph_of",
     "held", "infer_shapes", "inlined", "is_constant", "is_dead", "is_removable_initializer", "load", "make_node",
     "node_proto", "opset", "parent", "predecessor", "record_shapes", "remove", "replace_contents", "replace_uses",

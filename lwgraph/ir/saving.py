@@ -193,6 +193,24 @@ def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False,
             temporary.unlink(missing_ok=True)
 
 
+def copy_file(source: Path, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Write the bytes of `source` to `path`, whole or not at all. Raises as `save`; does nothing onto itself."""
+    path = Path(path)
+    _check_target(path, overwrite)
+    if path.exists() and path.samefile(source):
+        return
+    files: dict[Path, Path] = {}
+    try:
+        with open(source, "rb") as original, _beside(path, files) as file:
+            shutil.copyfileobj(original, file)
+        _commit(files)
+    except OSError as error:
+        raise ModelError(f"'{path}' cannot be written: {error.strerror}") from error
+    finally:
+        for temporary in files:
+            temporary.unlink(missing_ok=True)
+
+
 def _rest(model: Model, outside: list[TensorProtocol]) -> int:
     """Bytes of the model without its large tensors, or 0 when these are so few that it cannot matter."""
     if sum(tensor.nbytes for tensor in outside) < LIMIT // 2:

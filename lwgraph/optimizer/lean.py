@@ -1,8 +1,9 @@
-"""What a rewritten model can do without, where its annotations would make it larger than the input."""
+"""What a rewritten model says about itself, and what it is without that."""
 
 from __future__ import annotations
 
 from lwgraph import ir
+from lwgraph.rewrite import recipe
 from lwgraph.rewrite.commit import FROM_KEY, PASS_KEY
 
 
@@ -16,3 +17,12 @@ def drop_annotations(model: ir.Model, original: ir.Model) -> None:
             for value in node.outputs:
                 if value.name not in recorded and not value.is_graph_output():
                     value.type = value.shape = None
+
+
+def same_graph(original: ir.Model, rewritten: ir.Model) -> bool:
+    """Whether the passes changed nothing but annotations and the recipe."""
+    bare = ir.clone(rewritten)
+    drop_annotations(bare, original)
+    if recipe.KEY not in original.metadata_props:
+        bare.metadata_props.pop(recipe.KEY, None)
+    return ir.fingerprint(bare) == ir.fingerprint(original)

@@ -22,16 +22,21 @@ class Result:
         report: everything that was found; `report.to_dict()` is the JSON report.
         plan: the form of each rewritten layer; empty when none was.
         kept: whether every promise (max_drop, speedup) holds.
+        untouched: the input's file, when nothing helped: it is then copied byte for byte.
     """
 
     model: ir.Model
     report: report.Report
     plan: Plan
     kept: bool
+    untouched: Path | None = None
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the model; see `lwgraph.ir.save`."""
-        ir.save(self.model, path, overwrite=overwrite)
+        if self.untouched is not None and not self.model.meta.get("external_data"):
+            ir.copy_file(self.untouched, path, overwrite=overwrite)
+        else:
+            ir.save(self.model, path, overwrite=overwrite)
 
     def write_report(self, folder: str | os.PathLike[str]) -> Path:
         """Write report.html, report.json and plan.json into `folder`; return the path of the page."""

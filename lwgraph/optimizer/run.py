@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from lwgraph.measure import paired_latency
 from lwgraph.optimizer.data import Inputs, gather
 from lwgraph.optimizer.goal import TARGETS, Goal
 from lwgraph.optimizer.judge import Judge, check_metric
-from lwgraph.optimizer.lean import drop_annotations
+from lwgraph.optimizer.lean import drop_annotations, same_graph
 from lwgraph.optimizer.prove import runs_soundly, same_in_both, same_outputs, sound
 from lwgraph.optimizer.result import Result
 from lwgraph.optimizer.spectrum import redundant
@@ -112,6 +113,7 @@ class _Run:
     ) -> None:
         self.goal, self.progress, self.shapes = goal, progress, shapes
         self.progress("reading", 0, 0)
+        self.source = Path(source) if isinstance(source, (str, Path)) else None
         name = str(source) if isinstance(source, (str, Path)) else "model"
         self.report = Report(source=Path(name).name, target=goal.target, threads=goal.threads, seed=goal.seed)
         self.original = ir.load(source)
@@ -154,7 +156,8 @@ class _Run:
             self._prove(result, exact and not used.sites, inputs)
         self.report.skipped = [{"pass": s.pass_name, "place": s.place, "reason": s.reason} for s in context.skipped]
         self.report.notes += context.warnings
-        return Result(result, self.report, used, self._kept(judge))
+        untouched = self.source if result is self.original else None
+        return Result(result, self.report, used, self._kept(judge), untouched)
 
     # ------------------------------------------------------------ phases
 
@@ -221,9 +224,10 @@ class _Run:
     def _anything_redundant(self, clean: ir.Model, shapes: dict[str, tuple[int, ...]], context: Context) -> bool:
         """Without data: whether any layer's weight alone says that a lighter form would do."""
         sites = find_sites(clean, shapes)
-        found = False
-        for index, site in enumerate(sites):
-            self.progress("looking at weights", index, len(sites))
+        found, total = False, len(sites)
+        while sites:
+            site = sites.pop(0)  # a site keeps its weight in float64: let go of each before the next
+            self.progress("looking at weights", total - len(sites), total)
             if redundant(site):
                 found = True
             else:
@@ -252,7 +256,9 @@ class _Run:
         for model in (clean, result):
             if ir.size(model) > ir.size(self.original):
                 drop_annotations(model, self.original)
-        models = {"input": self.original, "cleaned": clean}
+        models = {"input": self.original}
+        if not same_graph(self.original, clean):
+            models["cleaned"] = clean
         if plan.sites:
             models["result"] = result
         runs = {name: self.executor.prepare(model) for name, model in models.items()}
@@ -266,10 +272,9 @@ class _Run:
             self.report.stages.append(
                 Stage(name, self._facts(model, inputs), 1e3 * timing.median, 1 / speed.median, spread)
             )
-        kept = list(models)[-1]
-        if not any(p.rewrites for p in self.report.passes) and kept == "cleaned":
-            kept = "input"  # the same model: write the same bytes
-        for name, before in (("result", "cleaned"), ("cleaned", "input")):
+        names = list(models)
+        kept = names[-1]
+        for before, name in reversed(list(itertools.pairwise(names))):
             if kept != name:
                 continue
             reason = self._worse(name, before)
@@ -278,9 +283,8 @@ class _Run:
             elif reason:
                 self.report.notes.append(f"the {name} model is {reason} than the {before} one, which is kept instead")
                 kept = before
-        if kept == "input":
+        if kept == "input" and not stated:
             self.report.notes.append("nothing helped: the input is already as small and fast as lwgraph can make it")
-        names = list(models)
         del self.report.stages[names.index(kept) + 1 :]
         return models[kept], plan if kept == "result" else Plan()
 
