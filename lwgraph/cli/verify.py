@@ -26,6 +26,11 @@ SAMPLES = 8
 @click.option(
     "--executor", default="ort", show_default=True, metavar="E", help="ort, reference, or both: reference,ort."
 )
+@click.option(
+    "--emulate",
+    type=click.Choice(["no-vnni"]),
+    help="Let the reference executor compute integer products as an older processor does (16-bit pair sums saturate).",
+)
 @json_option
 def command(
     a: str,
@@ -34,6 +39,7 @@ def command(
     preprocess: str | None,
     shapes: tuple[str, ...],
     executor: str,
+    emulate: str | None,
     as_json: bool,
 ) -> int:
     """Run models A and B on the same inputs and compare their outputs to rounding. Exit code 1 when they differ.
@@ -43,6 +49,7 @@ def command(
     from lwgraph import ir, registry
     from lwgraph.calibrate import generate, open_data
     from lwgraph.check import verify
+    from lwgraph.errors import UsageError
     from lwgraph.measure import compare_runs
     from lwgraph.measure.diverge import first_divergence
     from lwgraph.rewrite import Contract
@@ -50,7 +57,12 @@ def command(
     first, second = ir.load(a), ir.load(b)
     verify(first)
     verify(second)
-    executors = [registry.executor(name.strip()) for name in executor.split(",")]
+    names = [name.strip() for name in executor.split(",")]
+    if emulate and "reference" not in names:
+        raise UsageError(f"--emulate {emulate} is done by the reference executor; add --executor reference,ort")
+    # Integer products exist only where quantized groups are run as a runtime fuses them.
+    special = {"reference": {"emulate": emulate, "qdq": "integer"}} if emulate else {}
+    executors = [registry.executor(name, **special.get(name, {})) for name in names]
     if data is None:
         feeds = list(generate(first, SAMPLES, shapes=parse_shapes(shapes), executor=executors[0]))
     else:

@@ -112,6 +112,26 @@ def test_verify(lw: Call, model_file: Path) -> None:
     assert json.loads(ended.out)["equal"] is False
 
 
+def test_emulating_an_older_processor_shows_saturation(lw: Call, tmp_path: Path) -> None:
+    """255 * 127 twice exceeds 16 bits: vpmaddubsw saturates the pair, VNNI does not."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    weight = numpy_helper.from_array(np.full((4, 2), 127, np.int8), "w")
+    nodes = [helper.make_node("MatMulInteger", ["x", "w"], ["y"])]
+    x = helper.make_tensor_value_info("x", TensorProto.UINT8, [1, 4])
+    y = helper.make_tensor_value_info("y", TensorProto.INT32, [1, 2])
+    path = tmp_path / "integer.onnx"
+    graph = helper.make_graph(nodes, "g", [x], [y], [weight])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    data = tmp_path / "x.npz"
+    np.savez(data, x=np.full((1, 4), 255, np.uint8))
+    same = ("verify", path, path, "--data", data, "--executor", "ort,reference")
+    assert lw(*same).code == 0
+    ended = lw(*same, "--emulate", "no-vnni")
+    assert ended.code == 1 and "'y'" in ended.out
+    assert lw("verify", path, path, "--emulate", "no-vnni").code == 2
+
+
 def test_diff(lw: Call, model_file: Path) -> None:
     other = model_file.parent / "other.onnx"
     model = small_model()
