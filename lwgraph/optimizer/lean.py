@@ -7,6 +7,15 @@ from lwgraph.rewrite import recipe
 from lwgraph.rewrite.commit import FROM_KEY, PASS_KEY
 
 
+def make_lean(model: ir.Model, original: ir.Model) -> None:
+    """Leave out, as far as needed for `model` not to be larger than `original`: annotations first, then the recipe."""
+    limit = ir.size(original)
+    if ir.size(model) > limit:
+        drop_annotations(model, original)
+    if ir.size(model) > limit and recipe.KEY not in original.metadata_props:
+        model.metadata_props.pop(recipe.KEY, None)
+
+
 def drop_annotations(model: ir.Model, original: ir.Model) -> None:
     """Remove the provenance of nodes, and the recorded types of values of which the original records none."""
     recorded = {value.name for scope in ir.scopes(original) for value in ir.values(scope) if value.type is not None}

@@ -18,7 +18,7 @@ from lwgraph.measure import paired_latency
 from lwgraph.optimizer.data import Inputs, gather
 from lwgraph.optimizer.goal import TARGETS, Goal
 from lwgraph.optimizer.judge import Judge, check_metric
-from lwgraph.optimizer.lean import drop_annotations, same_graph
+from lwgraph.optimizer.lean import make_lean, same_graph
 from lwgraph.optimizer.prove import runs_soundly, same_in_both, same_outputs, sound
 from lwgraph.optimizer.result import Result
 from lwgraph.optimizer.spectrum import redundant
@@ -254,8 +254,7 @@ class _Run:
         What the user stated (passes, a plan) is kept all the same, and a note says what it cost.
         """
         for model in (clean, result):
-            if ir.size(model) > ir.size(self.original):
-                drop_annotations(model, self.original)
+            make_lean(model, self.original)
         models = {"input": self.original}
         if not same_graph(self.original, clean):
             models["cleaned"] = clean
