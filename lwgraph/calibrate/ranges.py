@@ -32,7 +32,7 @@ class Observed:
         histogram: sampled elements; its `low` and `high` are the exact extremes over all elements of all runs.
         runs: in how many runs it was not empty.
         channel_low, channel_high: (C,) exact extremes per channel, when asked for.
-        channel_mean: (C,) mean per channel over all elements, when asked for.
+        channel_mean, channel_square: (C,) mean and mean square per channel over all elements, when asked for.
     """
 
     histogram: Histogram = field(default_factory=Histogram)
@@ -42,6 +42,7 @@ class Observed:
     channel_low: Floats | None = None
     channel_high: Floats | None = None
     channel_sum: Floats | None = None
+    channel_power: Floats | None = None
     channel_count: float = 0.0
 
     def range(self, method: str = "minmax", **options: Any) -> Range:
@@ -53,6 +54,11 @@ class Observed:
     def channel_mean(self) -> Floats | None:
         """(C,) mean of each channel over all its elements in all runs."""
         return None if self.channel_sum is None else self.channel_sum / max(self.channel_count, 1.0)
+
+    @property
+    def channel_square(self) -> Floats | None:
+        """(C,) mean square of each channel over all its elements in all runs."""
+        return None if self.channel_power is None else self.channel_power / max(self.channel_count, 1.0)
 
     def merge(self, other: Observed) -> None:
         """Let this stand for both tensors: what a quantizer shared by the two has to represent."""
@@ -136,12 +142,15 @@ def _count(seen: Observed, name: str, index: int, results: dict[str, npt.NDArray
     seen.low_sum, seen.high_sum = seen.low_sum + low, seen.high_sum + high
     if f"{_PREFIX}{index}.means" not in results:
         return
-    lows, highs, means = (results[f"{_PREFIX}{index}.{key}"].astype(np.float64) for key in ("lows", "highs", "means"))
+    lows, highs, means, powers = (
+        results[f"{_PREFIX}{index}.{key}"].astype(np.float64) for key in ("lows", "highs", "means", "powers"))
     share = size / max(len(means), 1)
     if seen.channel_sum is None:
         seen.channel_low, seen.channel_high, seen.channel_sum = lows, highs, means * share
+        seen.channel_power = powers
     else:
-        assert seen.channel_low is not None and seen.channel_high is not None
+        assert seen.channel_low is not None and seen.channel_high is not None and seen.channel_power is not None
+        seen.channel_power = seen.channel_power + powers
         seen.channel_low, seen.channel_high = np.minimum(seen.channel_low, lows), np.maximum(seen.channel_high, highs)
         seen.channel_sum = seen.channel_sum + means * share
     seen.channel_count += share
@@ -209,7 +218,8 @@ class _Probe:
             value = self._node("Cast", [value], to=int(ir.DataType.FLOAT))
         rank = len(value.shape) if value.shape is not None else 0
         axes = [i for i in range(rank) if i != axis % rank]
-        for kind, key in (("ReduceMin", "lows"), ("ReduceMax", "highs"), ("ReduceMean", "means")):
+        for kind, key in (("ReduceMin", "lows"), ("ReduceMax", "highs"), ("ReduceMean", "means"),
+                          ("ReduceSumSquare", "powers")):
             if version >= 18:
                 given = ir.add_initializer(self.model.graph, np.array(axes, np.int64), f"{_PREFIX}axes")
                 self._node(kind, [value, given], f"{index}.{key}", keepdims=0)
