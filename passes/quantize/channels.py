@@ -40,11 +40,13 @@ class Channels:
         ids: tensor -> (channels,) variables; use `roots` on them.
         layers: what produces and consumes channels.
         constants: (node, input index) of constants that are added to channels -> the channels.
+        clips: (output, low, high) of Clip nodes: scaled channels must stay inside.
     """
 
     ids: dict[ir.Value, Ids] = field(default_factory=dict)
     layers: list[Layer] = field(default_factory=list)
     constants: dict[tuple[ir.Node, int], Ids] = field(default_factory=dict)
+    clips: list[tuple[ir.Value, float, float]] = field(default_factory=list)
     _parent: list[int] = field(default_factory=list)
     _frozen: set[int] = field(default_factory=set)
 
@@ -148,9 +150,12 @@ class Channels:
         return True
 
     def _clip(self, node: ir.Node) -> bool:
-        """Scaled up, a channel may reach the clip where it did not before; `equalize` keeps within what it saw."""
+        """Homogeneous only as long as no channel reaches the clip that did not before: see `clips`."""
         low, high = clip_range(node)
-        return low is not None and high is not None and low <= 0 < high and self._same(node)
+        if low is None or high is None or not low <= 0 < high or not self._same(node):
+            return False
+        self.clips.append((node.outputs[0], low, high))
+        return True
 
     def _pad(self, node: ir.Node) -> bool:
         pads = ir.attribute(node, "pads", ()) or ir.constant(node.inputs[1] if len(node.inputs) > 1 else None)
@@ -294,12 +299,11 @@ def layer_inputs(node: ir.Node, weight: tuple[int, ...]) -> int:
 def oi_weight(node: ir.Node, weight: Array) -> Array:
     """A view (groups, outputs per group, inputs per group, taps) of a layer's weight."""
     group = int(ir.attribute(node, "group", 1))
-    if node.op_type == "Conv":
-        return weight.reshape(group, weight.shape[0] // group, weight.shape[1], -1)
-    if node.op_type == "ConvTranspose":
-        return weight.reshape(group, weight.shape[0] // group, weight.shape[1], -1).swapaxes(1, 2)
-    transposed: Array = weight if node.op_type == "Gemm" and ir.attribute(node, "transB", 0) else weight.T
-    return transposed.reshape(1, *transposed.shape, 1)
+    if node.op_type in ("Conv", "ConvTranspose"):
+        grouped = weight.reshape(group, weight.shape[0] // group, weight.shape[1], -1)
+        return grouped if node.op_type == "Conv" else grouped.swapaxes(1, 2)
+    transposed = weight if node.op_type == "Gemm" and ir.attribute(node, "transB", 0) else weight.T
+    return np.asarray(transposed.reshape(1, *transposed.shape, 1))
 
 
 def _nonempty(value: ir.Value | None) -> bool:

@@ -56,10 +56,11 @@ class Equalize(Pass):
 
 
 def observed_tensors(channels: Channels) -> list[ir.Value]:
-    """The tensors that will have grids and free channels: the inputs of layers."""
-    return list(dict.fromkeys(
-        x for layer in channels.layers
-        if (x := layer.node.inputs[0]) is not None and not channels.frozen(layer.inputs).all()))
+    """The tensors with free channels whose ranges matter: the inputs of layers, and what is clipped."""
+    found = [x for layer in channels.layers
+             if (x := layer.node.inputs[0]) is not None and not channels.frozen(layer.inputs).all()]
+    found += [value for value, _, _ in channels.clips if not channels.frozen(channels.ids[value]).all()]
+    return list(dict.fromkeys(found))
 
 
 def activation_scales(channels: Channels, seen: Mapping[str, Observed], bits: int, per_channel: bool) -> Array:
@@ -76,6 +77,11 @@ def activation_scales(channels: Channels, seen: Mapping[str, Observed], bits: in
         reach = _reach(layer, seen)
         if reach is not None and reach.max() > 0:
             np.maximum.at(share, channels.roots(layer.inputs), np.maximum(reach / reach.max(), _LEAST))
+    for value, low, high in channels.clips:
+        found = seen.get(value.name or "")
+        if found is not None and found.channel_low is not None and found.channel_high is not None:
+            used = np.maximum(found.channel_high / high, found.channel_low / low if low < 0 else 0.0)
+            np.maximum.at(share, channels.roots(channels.ids[value]), np.clip(used, 0.0, 1.0))
     share[share == 0] = 1.0
     held = channels.frozen(np.arange(channels.size))
     share[held] = 1.0
@@ -104,6 +110,8 @@ def weight_scales(channels: Channels) -> Array:
         np.maximum.at(out, channels.roots(layer.outputs), grouped.max(axis=(2, 3)).reshape(-1))
         np.maximum.at(into, channels.roots(layer.inputs), grouped.max(axis=(1, 3)).reshape(-1))
     free = (out > 0) & (into > 0) & ~channels.frozen(np.arange(channels.size))
+    for value, _, _ in channels.clips:  # without data nobody knows who would reach them
+        free[channels.roots(channels.ids[value])] = False
     scales = np.ones(channels.size)
     scales[free] = np.clip(np.sqrt(out[free] / into[free]), 1e-3, 1e3)
     return scales
@@ -118,7 +126,7 @@ def apply_scales(channels: Channels, scales: Array) -> int:
             continue
         weight = ir.constant(layer.node.inputs[1])
         assert weight is not None
-        scaled = weight.astype(np.float64)
+        scaled = np.array(weight, np.float64, order="C")
         grouped = oi_weight(layer.node, scaled)  # a view
         grouped *= into.reshape(grouped.shape[0], 1, -1, 1)
         grouped /= out.reshape(grouped.shape[0], -1, 1, 1)
@@ -196,7 +204,7 @@ def _producer_loss(layer: Layer, outputs: Array, seen: Mapping[str, Observed], b
     scale = outputs.reshape(grouped.shape[0], -1)
     step = float((np.abs(grouped).max(axis=(2, 3)) / scale).max()) / (2 ** (bits - 1) - 1)
     rounding = step**2 / 12 * float((scale**2 * (power.sum(axis=1) * grouped.shape[3])[:, None]).sum())
-    return rounding / max(float((power * (grouped**2).sum(axis=(1, 3))).sum()), 1e-30)
+    return float(rounding / max(float((power * (grouped**2).sum(axis=(1, 3))).sum()), 1e-30))
 
 
 def _groups(channels: Channels) -> npt.NDArray[np.int64]:

@@ -12,7 +12,9 @@ from lwgraph.calibrate.ranges import Observed, collect
 from lwgraph.errors import DataError, UsageError, did_you_mean
 from lwgraph.executor import Executor, Feeds
 from lwgraph.passes.quantize.distance import Distance
+from lwgraph.passes.quantize.equalize import Equalize
 from lwgraph.passes.quantize.quantizer import Built, Quantizer, Recipe, name_nodes
+from lwgraph.passes.quantize.readback import failures
 from lwgraph.passes.quantize.recognise import quantized_already
 from lwgraph.passes.quantize.target import Target, has_vnni, load_target
 from lwgraph.rewrite import Context, Contract, Pass
@@ -37,6 +39,7 @@ class Quantize(Pass):
     weight_type: Annotated[str | None, "integer type of weights; none: the target's"] = None
     per_channel: Annotated[bool | None, "one weight scale per output channel; none: as the target can"] = None
     reduce_range: Annotated[bool | None, "7-bit weights, for processors that saturate; none: detected"] = None
+    equalize: Annotated[bool, "also try with channels evened out across layers, and keep what is closer"] = True
     bias_correction: Annotated[bool, "shift biases by the mean error of the rounded weights"] = True
     nodes_to_exclude: Annotated[tuple[str, ...], "names of nodes that stay in float"] = ()
     op_types_to_quantize: Annotated[tuple[str, ...], "only these operators; empty: all that the target has"] = ()
@@ -71,6 +74,9 @@ class Quantize(Pass):
             context.skip(self.name, node, reason)
         if not built.compute:
             return 0
+        for node, reason in (failures(executor, built.model, built.compute) or {}).items():
+            if target.name.startswith("ort-cpu"):
+                context.warn(f"'{node}' was quantized but does not run in integers: {reason}")
         ir.replace_contents(model, built.model)
         return len(built.compute) + len(built.others)
 
@@ -88,7 +94,24 @@ class Quantize(Pass):
         self, model: ir.Model, target: Target, data: Sequence[Feeds], executor: Executor, refused: dict[str, str],
         context: Context,
     ) -> Built:
-        """The variant whose outputs are closest to the float model's, among the calibration methods asked for."""
+        """The variant whose outputs are closest to the float model's: each method, with even channels and without."""
+        made = self.variants(model, target, data, executor, refused, context)
+        if self.equalize and made[0].compute:
+            even = ir.clone(model)
+            per_channel = target.per_channel and model.graph.opset_imports.get("", 1) >= target.per_channel_opset
+            if Equalize(per_channel=per_channel).run(even, context):
+                made += self.variants(even, target, data, executor, refused, context)
+        if len(made) == 1 or not made[0].compute:
+            return made[0]
+        distance = Distance(executor.prepare(model), spread(data, JUDGED))
+        scores = [distance(executor.prepare(b.model)) for b in made]
+        return made[scores.index(min(scores))]
+
+    def variants(
+        self, model: ir.Model, target: Target, data: Sequence[Feeds], executor: Executor, refused: dict[str, str],
+        context: Context,
+    ) -> list[Built]:
+        """One quantized model per calibration method asked for, from one run over the data."""
         observed: dict[str, Observed] = {}
 
         def observe(names: list[str], axes: dict[str, int]) -> dict[str, Observed]:
@@ -100,13 +123,8 @@ class Quantize(Pass):
 
         methods = AUTO if self.calibration_method == "auto" else ((self.calibration_method, self.percentile),)
         recipe = Recipe(bias_correction=self.bias_correction)
-        made = [Quantizer(model, target, observe, replace(recipe, method=m, percentile=p)).build(refused)
+        return [Quantizer(model, target, observe, replace(recipe, method=m, percentile=p)).build(refused)
                 for m, p in methods]
-        if len(made) == 1 or not made[0].compute:
-            return made[0]
-        distance = Distance(executor.prepare(model), spread(data, JUDGED))
-        scores = [distance(executor.prepare(b.model)) for b in made]
-        return made[scores.index(min(scores))]
 
     def refused(self, graph: ir.Graph) -> dict[str, str]:
         """Names of the nodes that the options keep in float -> why."""

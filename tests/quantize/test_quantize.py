@@ -20,7 +20,7 @@ from lwgraph.rewrite import Context, Pass
 def quantized(model: ir.Model, data: list[dict[str, Array]], **options: Any) -> tuple[ir.Model, Context, int]:
     made = ir.clone(model)
     context = Context(executor=registry.executor("ort"), data=list(data))
-    count = Quantize(**{"calibration_method": "minmax", **options}).run(made, context)
+    count = Quantize(**{"calibration_method": "minmax", "equalize": False, **options}).run(made, context)
     verify(made)
     return made, context, count
 
@@ -307,6 +307,13 @@ def test_auto_is_never_worse_than_each_method() -> None:
     errors = {m: lost(model, quantized(model, data, calibration_method=m)[0], data)
               for m in ("auto", *methods)}
     assert errors["auto"] <= 1.05 * min(errors[m] for m in methods)
+
+
+def test_equalization_is_kept_only_when_it_is_closer() -> None:
+    for model in (residual(), detector()):
+        data = images()
+        errors = [lost(model, quantized(model, data, equalize=e)[0], data) for e in (True, False)]
+        assert errors[0] <= 1.05 * errors[1]
 
 
 def test_options_as_text() -> None:
