@@ -79,11 +79,11 @@ def activation_grid(real: Range, type: str = "uint8", symmetric: bool = False) -
     if symmetric:
         reach = max(-real.low, real.high)
         zero = 0 if low < 0 else (high + 1) // 2
-        scale = (reach or 1.0) / (high - zero)
+        scale = max((reach or 1.0) / (high - zero), _SMALLEST_SCALE)
     else:
-        scale = ((real.high - real.low) or 1.0) / (high - low)
+        scale = max(((real.high - real.low) or 1.0) / (high - low), _SMALLEST_SCALE)
         zero = int(np.clip(np.rint(low - real.low / scale), low, high))
-    return Grid(type, np.array(max(scale, _SMALLEST_SCALE), np.float32), np.array(zero, np.int64))
+    return Grid(type, np.array(scale, np.float32), np.array(zero, np.int64))
 
 
 def weight_limits(type: str, reduced: bool = False) -> tuple[int, int]:

@@ -106,7 +106,8 @@ def test_quantization_loses_less(name: str) -> None:
     errors = []
     for start in (model, made):
         end = ir.clone(start)
-        Quantize(calibration_method="minmax", equalize=False).run(end, Context(executor=registry.executor("ort"), data=list(DATA)))  # noqa: E501
+        context = Context(executor=registry.executor("ort"), data=list(DATA))
+        Quantize(calibration_method="minmax", equalize=False).run(end, context)
         errors.append(lost(model, end, images(seed=7)))
     assert errors[1] < 0.5 * errors[0]
 

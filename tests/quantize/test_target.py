@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lwgraph.calibrate.thresholds import Range
@@ -60,6 +60,8 @@ def test_names_of_other_tools() -> None:
 
 
 @given(st.floats(-1e4, 0), st.floats(0, 1e4), st.sampled_from(["uint8", "int8", "uint16", "int16"]), st.booleans())
+@example(0.0, 5e-324, "uint8", False)
+@example(-5e-324, 0.0, "int16", True)
 def test_an_activation_grid_covers_its_range_and_has_an_exact_zero(low: float, high: float, kind: str, symmetric: bool
                                                                    ) -> None:
     grid = activation_grid(Range(low, high), kind, symmetric)
