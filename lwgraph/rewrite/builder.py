@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,7 +30,7 @@ class Const:
         assert array is not None, "only a constant is bound to a Const"
         return array
 
-    @property
+    @functools.cached_property
     def shape(self) -> tuple[int, ...]:
         """The array's shape, without reading the array."""
         shape = ir.constant_shape(self.value)
@@ -38,7 +40,7 @@ class Const:
     @property
     def size(self) -> int:
         """How many elements there are, without reading them."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
     @property
     def rank(self) -> int:

@@ -13,6 +13,7 @@ from lwgraph.passes.clean.sizes import axes_of, slice_parts
 from lwgraph.rewrite import Contract, RewritePass
 
 _INFINITY = 2**31 - 1  # an end at least this large is the end of the axis
+_LARGEST = 1 << 16  # elements of a constant that is looked at
 
 
 @dataclass(frozen=True)
@@ -135,11 +136,13 @@ def _neutral(number: float, *, positive_zero: bool = False) -> Callable[[ir.Node
     """The second input is `number` everywhere and does not broadcast the first. x - 0 keeps -0, x + 0 does not."""
 
     def check(node: ir.Node) -> bool:
-        if ir.opset(node) < 7 or not ir.is_constant(node.inputs[1]):
+        tensor = ir.constant_tensor(node.inputs[1])
+        if tensor is None or ir.opset(node) < 7:
             return False
-        shape, source = ir.constant_shape(node.inputs[1]), _batch_of(node.inputs[0])
-        if shape is None or int(np.prod(shape)) > 1 << 16:
-            return False
+        array = tensor.numpy()
+        if array.size == 0 or array.dtype.kind in "OSUb" or array.reshape(-1)[0] != number or array.size > _LARGEST:
+            return False  # the common case, told by one element
+        shape, source = array.shape, _batch_of(node.inputs[0])
         if not all(d == 1 for d in shape):
             if source is None or len(shape) > len(source):
                 return False
@@ -148,20 +151,22 @@ def _neutral(number: float, *, positive_zero: bool = False) -> Callable[[ir.Node
                 return False
         elif shape and (source is None or len(source) < len(shape)):
             return False
-        array = ir.constant(node.inputs[1])
-        assert array is not None
-        if array.dtype.kind in "OSUb" or not bool((array == number).all()):
+        if not bool((array == number).all()):
             return False
         return not (positive_zero and bool(np.signbit(array.astype(np.float64)).any()))
 
     return check
 
 
+_is_zero = _neutral(0)
+
+
 def _add(node: ir.Node) -> bool:
     """x + 0 is x for integers, and for floats when the zero is negative (0 + 0 = 0, but -0 + 0 = 0)."""
-    array = ir.constant(node.inputs[1])
-    if array is None or not _neutral(0)(node):
+    if not _is_zero(node):
         return False
+    array = ir.constant(node.inputs[1])
+    assert array is not None
     return array.dtype.kind in "iu" or bool(np.signbit(array.astype(np.float64)).all())
 
 

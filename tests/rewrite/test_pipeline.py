@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,12 @@ class TestFailures:
     def test_a_crash_becomes_one_line(self) -> None:
         with pytest.raises(CheckError, match=r"^pass 'crash' failed: KeyError: 'weights'$"):
             Pipeline([Crash()]).run(parse(MULS))
+
+    def test_the_collector_of_cycles_runs_again_after_a_crash(self) -> None:
+        assert gc.isenabled()
+        with pytest.raises(CheckError):
+            Pipeline([Crash()]).run(parse(MULS))
+        assert gc.isenabled()
 
     def test_a_guarded_crash_is_undone(self) -> None:
         model, context = parse(MULS), Context()
