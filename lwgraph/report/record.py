@@ -106,6 +106,7 @@ class Report:
     sites: list[SiteChoice] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
     skipped: list[dict[str, str]] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)  # plain data by section, for JSON and the page
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=lambda: environment())

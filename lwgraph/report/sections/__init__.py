@@ -1,0 +1,35 @@
+"""The sections of the HTML page, in order; each is a file with one function `(report) -> html`, "" when it has nothing.
+
+A section takes what it shows from the fields of the report, or from `report.details[NAME]`, plain data that goes into
+the JSON report as it is. Every text that comes from a model is escaped by the section.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lwgraph.report.record import Report
+from lwgraph.report.sections.accuracy import accuracy
+from lwgraph.report.sections.footer import footer
+from lwgraph.report.sections.latency import latency
+from lwgraph.report.sections.layers import layers
+from lwgraph.report.sections.passes import passes
+from lwgraph.report.sections.proof import proof
+from lwgraph.report.sections.refusals import refusals
+from lwgraph.report.sections.stages import stages
+from lwgraph.report.sections.tiles import tiles
+
+Section = Callable[[Report], str]
+SECTIONS: tuple[Section, ...] = (
+    tiles,
+    stages,
+    accuracy,
+    latency,
+    layers,
+    proof,
+    passes,
+    refusals,
+    footer,
+)
+
+__all__ = ["SECTIONS", "Section"]

@@ -1,0 +1,26 @@
+"""Latency of each stage as bars."""
+
+from __future__ import annotations
+
+from html import escape
+
+from lwgraph.report.record import Report
+from lwgraph.report.words import percent
+
+
+def latency(report: Report) -> str:
+    """One bar per stage that was timed."""
+    timed = [s for s in report.stages if s.ratio is not None]
+    if len(timed) < 2:
+        return ""
+    longest = max(s.ratio or 0 for s in timed)
+    bars = ""
+    for row, stage in enumerate(timed):
+        width, top = 560 * (stage.ratio or 0) / longest, 24 * row
+        bars += (
+            f'<text x="0" y="{top + 16}">{escape(stage.name)}</text>'
+            f'<rect x="110" y="{top + 4}" width="{width:.1f}" height="16" rx="3" fill="var(--bar)"/>'
+            f'<text x="{118 + width:.1f}" y="{top + 16}">{percent(stage.ratio or 0)}</text>'
+        )
+    box = f'<svg viewBox="0 0 760 {24 * len(timed)}" width="100%" role="img">'
+    return f"<h2>Latency, relative to the input</h2>{box}{bars}</svg>"
