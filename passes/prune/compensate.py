@@ -116,14 +116,30 @@ def set_weight(site: Site, kernel: Array) -> None:
     ir.set_constant(value, np.ascontiguousarray(raw.astype(site.dtype)))
 
 
-def add_to_bias(site: Site, shift: Array) -> None:
-    """Add to a layer's bias, which must be its own (`own_biases`)."""
+def bias_value(site: Site) -> ir.Value | None:
+    """The constant that is the layer's bias, None when it has none."""
     if len(site.nodes) > 1:
-        value = next(v for v in site.nodes[1].inputs if v is not site.node.outputs[0])
-    else:
-        value = site.node.inputs[2]
+        return next(v for v in site.nodes[1].inputs if v is not site.node.outputs[0])
+    return site.node.inputs[2] if len(site.node.inputs) > 2 and site.kind != "matmul" else None
+
+
+def bias_of(site: Site) -> Array | None:
+    """The layer's bias (o,), None when it has none that can be set."""
+    value = bias_value(site)
+    return site.bias if value is not None and value.is_initializer() else None
+
+
+def set_bias(site: Site, bias: Array) -> None:
+    """Give a layer another bias (o,); the old one must be its own (`own_biases`)."""
+    value = bias_value(site)
     array = ir.constant(value)
     assert value is not None and array is not None
     beta = ir.attribute(site.node, "beta", 1.0) if site.kind == "gemm" else 1.0
-    wide = np.broadcast_to(array.astype(np.float64), (*array.shape[:-1], site.outputs)) if array.ndim else array
-    ir.set_constant(value, (wide + shift / beta).astype(array.dtype))
+    ir.set_constant(value, (bias / beta).astype(array.dtype).reshape(*array.shape[:-1], site.outputs))
+
+
+def add_to_bias(site: Site, shift: Array) -> None:
+    """Add to a layer's bias, which must be its own (`own_biases`)."""
+    bias = site.bias
+    assert bias is not None
+    set_bias(site, bias + shift)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from lwgraph import ir
 from lwgraph.plan.count import node_macs
 from lwgraph.plan.fit import Moments, Pooled
+from lwgraph.plan.shapes import layer_shapes
 from lwgraph.plan.site import Site, find_sites
 from lwgraph.rewrite.base import Context
 from lwgraph.views.coupling import Axis, Coupling, Group, couple_channels
@@ -59,6 +60,10 @@ class Scene:
         self.coupling = couple_channels(self.model)
         self.shapes = {value.name or "": [size if isinstance(size, int) else None for size in dims]
                        for value, dims in self.coupling.builder.shapes.items()}
+        context = self.context
+        if context.executor is not None and context.data and _open(self.model, self.shapes):
+            measured = layer_shapes(self.model, next(iter(context.data)), context.executor)
+            self.shapes.update({name: list(sizes) for name, sizes in measured.items()})
         self._sites = {site.node: site for site in find_sites(self.model)}
 
     def sites(self) -> list[Site]:
@@ -100,6 +105,11 @@ class Scene:
         return self._moments[name]
 
 
+def _open(model: ir.Model, shapes: dict[str, list[int | None]]) -> bool:
+    """Whether some layer's work does not follow from the recorded sizes."""
+    return any(node_macs(node, shapes) is None for node in model.graph)
+
+
 def _columns(site: Site, axis: Axis, indices: Ints) -> tuple[Ints, ...]:
     """Where the indices of a weight's reading axis are among the entries of a patch, per group of the layer."""
     taps, per_group = site.taps, site.inputs // site.group
@@ -130,6 +140,10 @@ class Work:
             found = [tuple({axis.root(): axis for (index, _), axis in axes.get(node, {}).items()
                             if index == weight}.values()) for weight in weights]
             macs = node_macs(node, scene.shapes)
+            if macs is None:  # the model leaves the image's size open, and there is no sample to measure it on
+                macs = math.prod(ir.constant_shape(node.inputs[1]) or (0,))
+                scene.context.warn("the work of some layers depends on the inputs' sizes, which are not known without "
+                                   "calibration data; these layers count as if they ran at one position")
             if macs:
                 sizes = [math.prod(ir.constant_shape(node.inputs[weight]) or (0,)) for weight in weights]
                 parts = [(macs * size / max(sum(sizes), 1), each) for size, each in zip(sizes, found, strict=True)]

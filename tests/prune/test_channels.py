@@ -183,6 +183,23 @@ def test_every_importance_prunes_to_the_work_asked_for(name):
     assert all(width % 8 == 0 for width in widths)
 
 
+def test_work_where_the_file_leaves_the_image_open():
+    """Measured on a sample; by the weights alone, said so, without one."""
+    known, open_ = residual_net(), residual_net()
+    for axis in (2, 3):
+        open_.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"side{axis}"
+    model, ctx = ir.load(open_), context(ir.load(known))
+    sample = len(ctx.data[0]["x"])
+    assert Work(Scene(model, ctx)).total({}) == sample * Work(Scene(ir.load(known), ctx)).total({})
+    assert not ctx.warnings
+    blind = Context()
+    assert Work(Scene(model, blind)).total({}) > 0 and "not known without calibration data" in blind.warnings[0]
+    pruned = ir.clone(model)
+    assert PruneChannels(ratio=0.4, multiple=8).run(pruned, ctx)
+    after = Work(Scene(pruned, ctx)).total({}) / Work(Scene(model, ctx)).total({})
+    assert 0.4 < after <= 0.6
+
+
 def test_the_same_bytes_each_time():
     prints = set()
     for _ in range(2):
