@@ -1,4 +1,4 @@
-"""The plan: which form stands at which site, as JSON that a person can read, edit and re-apply."""
+"""The plan: what stands at each layer, group and block, as JSON that a person can read, edit and re-apply."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 from lwgraph import ir
 from lwgraph.errors import UsageError, did_you_mean
-from lwgraph.plan.apply import Record, apply_forms
+from lwgraph.plan.apply import Record, apply_forms, observable
 from lwgraph.plan.form import Fitted, parse_form
 from lwgraph.plan.site import Site, find_sites
 from lwgraph.rewrite.base import Context
 
 KEEP = "keep"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Choice:
     Attributes:
         form: the form's text, `low-rank{rank=32}`, or "keep".
         error: predicted relative output error of the site.
-        ms: measured milliseconds of the layer and of the form.
+        ms: predicted milliseconds of the layer and of the form.
     """
 
     form: str = KEEP
@@ -35,69 +35,147 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A choice for each site, by the site's name; sites that are not named are kept.
+class Width:
+    """How many channels of a coupling group stay; which ones, is decided when the plan is applied.
 
     Attributes:
-        sites: the choices.
+        keep: channels that stay, at least 1.
+        of: channels there are.
+        error: predicted relative output error of the layers that read them.
+        ms: predicted milliseconds of all layers of the group, before and after.
+    """
+
+    keep: int
+    of: int
+    error: float = 0.0
+    ms: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A residual block that goes.
+
+    Attributes:
+        error: predicted relative error at the block's output.
+        ms: predicted milliseconds of the block, and of what takes its place.
+    """
+
+    error: float = 0.0
+    ms: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How the network is computed after its structure is decided.
+
+    Attributes:
+        passes: spellings of passes to run, in order, `quantize{calibration_method=mse}`; empty: as it was.
+        keep_float: names of sites or nodes that those passes leave alone; a site stands for all nodes of its form.
+        error: predicted relative error at the network's output.
+        ms: predicted milliseconds of the network before and after.
+    """
+
+    passes: tuple[str, ...] = ()
+    keep_float: tuple[str, ...] = ()
+    error: float = 0.0
+    ms: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All choices for a network, by name; what is not named stays as it is.
+
+    They are carried out in the order blocks, groups, sites, precision. Sites have the names they have in the model
+    before anything was done.
+
+    Attributes:
+        sites: the form of each site.
         target: executor, version, threads and processor that the milliseconds were measured on.
+        groups: the width of each coupling group, by the group's name (see `lwgraph inspect --groups`).
+        blocks: residual blocks to remove, by name.
+        precision: how it is computed.
+        ms: predicted milliseconds of the whole network before and after; (0, 0) when not predicted.
+        error: predicted relative error at the network's output.
     """
 
     sites: Mapping[str, Choice] = field(default_factory=dict)
     target: str = ""
+    groups: Mapping[str, Width] = field(default_factory=dict)
+    blocks: Mapping[str, Removal] = field(default_factory=dict)
+    precision: Precision = field(default_factory=Precision)
+    ms: tuple[float, float] = (0.0, 0.0)
+    error: float = 0.0
 
     @property
     def saved_ms(self) -> float:
-        """Predicted milliseconds saved in one run."""
-        return sum(choice.ms[0] - choice.ms[1] for choice in self.sites.values() if choice.form != KEEP)
+        """Predicted milliseconds saved in one run: the sum over all choices."""
+        chosen = [choice.ms for choice in self.sites.values() if choice.form != KEEP]
+        chosen += [width.ms for width in self.groups.values()]
+        chosen += [removal.ms for removal in self.blocks.values()]
+        return sum(before - after for before, after in [*chosen, self.precision.ms])
+
+    @property
+    def empty(self) -> bool:
+        """Whether it changes nothing."""
+        kept = all(choice.form == KEEP for choice in self.sites.values())
+        return kept and not self.groups and not self.blocks and not self.precision.passes
 
     def to_json(self) -> str:
-        """Readable JSON, one site per line; the same plan gives the same text."""
-        lines = [f"    {json.dumps(name)}: {json.dumps(asdict(choice))}" for name, choice in self.sites.items()]
-        head = f'  "lwgraph_plan": {VERSION},\n  "target": {json.dumps(self.target)},\n'
-        body = ",\n".join(lines)
-        return f'{{\n{head}  "sites": {{\n{body}\n  }}\n}}\n' if lines else f'{{\n{head}  "sites": {{}}\n}}\n'
+        """Readable JSON, one choice per line, numbers to six digits; the same plan gives the same text.
+
+        `docs/plan.schema.json` is its schema.
+        """
+        parts = [f'  "lwgraph_plan": {VERSION}', f'  "target": {_dump(self.target)}']
+        if self.ms != (0.0, 0.0) or self.error:
+            parts.append(f'  "predicted": {_dump({"error": self.error, "ms": self.ms})}')
+        if self.blocks:
+            parts.append(_section("blocks", {name: {"remove": True, **asdict(r)} for name, r in self.blocks.items()}))
+        if self.groups:
+            parts.append(_section("groups", {name: asdict(width) for name, width in self.groups.items()}))
+        parts.append(_section("sites", {name: asdict(choice) for name, choice in self.sites.items()}))
+        if self.precision != Precision():
+            parts.append(_section("precision", asdict(self.precision)))
+        return "{\n" + ",\n".join(parts) + "\n}\n"
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """A plan from its JSON. `error` and `ms` may be left out.
+        """A plan from its JSON. Only "lwgraph_plan" and "sites" must be there.
 
         Raises:
-            UsageError: naming what is wrong.
+            UsageError: naming what is wrong, and where.
         """
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UsageError(f"the plan is not JSON: {error}") from None
-        if not isinstance(data, dict) or not isinstance(data.get("sites"), dict):
-            raise UsageError('the plan has no "sites"; allowed: {"lwgraph_plan": 1, "sites": {NAME: {"form": ...}}}')
-        if data.get("lwgraph_plan") != VERSION:
-            raise UsageError(f'the plan has "lwgraph_plan": {data.get("lwgraph_plan")}; this version reads {VERSION}')
-        sites = {name: _choice(name, value) for name, value in data["sites"].items()}
-        return cls(sites, str(data.get("target", "")))
+        from lwgraph.plan.plan_json import read
+
+        return read(text)
 
     @classmethod
     def load(cls, path: Path | str) -> Plan:
-        """Read a plan's file; UsageError when it cannot be read."""
+        """Read a plan's file; UsageError when it cannot be read or is wrong."""
         try:
-            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+            text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"plan '{path}' cannot be read: {error}") from None
+        try:
+            return cls.from_json(text)
+        except UsageError as error:
+            raise UsageError(f"plan '{path}': {error}") from None
 
 
-def _choice(name: str, value: Any) -> Choice:
-    if not isinstance(value, dict) or not isinstance(value.get("form"), str):
-        raise UsageError(f"site '{name}' of the plan is {value!r}; allowed: {{\"form\": \"low-rank{{rank=32}}\"}}")
-    unknown = set(value) - {"form", "error", "ms"}
-    if unknown:
-        raise UsageError(f"site '{name}' of the plan has '{min(unknown)}'; allowed: form, error, ms")
-    if value["form"] != KEEP:
-        parse_form(value["form"])
-    ms = value.get("ms", (0.0, 0.0))
-    try:
-        return Choice(value["form"], float(value.get("error", 0.0)), (float(ms[0]), float(ms[1])))
-    except (TypeError, ValueError, IndexError, KeyError):
-        raise UsageError(f"site '{name}' of the plan: error must be a number and ms a pair of numbers") from None
+def _section(name: str, rows: Mapping[str, Any]) -> str:
+    lines = [f"    {_dump(key)}: {_dump(value)}" for key, value in rows.items()]
+    return f'  "{name}": {{\n' + ",\n".join(lines) + "\n  }" if lines else f'  "{name}": {{}}'
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(_short(value), ensure_ascii=False, allow_nan=False)
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _short(item) for key, item in value.items()}
+    return [_short(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def apply_plan(
@@ -108,7 +186,9 @@ def apply_plan(
     shapes: Mapping[str, Sequence[int | None]] | None = None,
     fitted: Mapping[str, Fitted] | None = None,
 ) -> list[Record]:
-    """Apply `plan` to `model`, in place. Every site is proved before it is replaced; see `apply_forms`.
+    """Apply the sites of `plan` to `model`, in place. Every site is proved before it is replaced; see `apply_forms`.
+
+    `lwgraph.plan.carry_out` does the rest of a plan, too.
 
     Args:
         model: the model.
@@ -136,9 +216,7 @@ def apply_plan(
 
 def _prefetch(sites: Sequence[Site], context: Context) -> None:
     if context.statistics is not None and sites:
-        from lwgraph.plan.apply import observable
-
         context.statistics.prefetch([site for site in sites if observable(site)])
 
 
-__all__ = ["KEEP", "Choice", "Plan", "apply_plan"]
+__all__ = ["KEEP", "Choice", "Plan", "Precision", "Removal", "Width", "apply_plan"]

@@ -57,7 +57,7 @@ def test_optimize_with_data(lw: Call, model_file: Path, samples: Path) -> None:
     assert all(check["ok"] for check in found["checks"]) and found["checks"]
     assert found["stages"][-1]["facts"]["bytes"] <= found["stages"][0]["facts"]["bytes"]
     assert (report / "report.html").exists() and (report / "report.json").exists()
-    assert json.loads((report / "plan.json").read_text())["lwgraph_plan"] == 1
+    assert json.loads((report / "plan.json").read_text())["lwgraph_plan"] == 2
 
 
 def test_optimize_without_data_says_that_accuracy_was_not_measured(lw: Call, model_file: Path) -> None:
@@ -76,7 +76,7 @@ def test_same_input_and_options_give_the_same_bytes(lw: Call, model_file: Path, 
 
 def test_a_plan_is_applied_again(lw: Call, model_file: Path, samples: Path) -> None:
     plan = model_file.parent / "plan.json"
-    plan.write_text('{"lwgraph_plan": 1, "sites": {"conv2": {"form": "low-rank{rank=16}"}}}')
+    plan.write_text('{"lwgraph_plan": 2, "sites": {"conv2": {"form": "low-rank{rank=16}"}}}')
     ended = lw("optimize", model_file, "--data", samples, "--plan", plan, "--json")
     assert ended.code == 0, ended.err
     names = [s["form"] for s in json.loads(ended.out)["sites"] if s["name"] == "conv2"]

