@@ -26,7 +26,15 @@ from lwgraph.ir.constants import (
     constant_tensor,
 )
 from lwgraph.ir.copying import clone, extract, inlined
-from lwgraph.ir.edit import add_initializer, copy_on_write, fresh_name, remove, replace_uses, set_constant
+from lwgraph.ir.edit import (
+    add_initializer,
+    copy_on_write,
+    fresh_name,
+    move_contents,
+    remove,
+    replace_uses,
+    set_constant,
+)
 from lwgraph.ir.loading import RUNTIME_DOMAINS, load
 from lwgraph.ir.saving import (
     copy_file,
@@ -72,7 +80,8 @@ __all__ = [
     "constant_shape", "constant_tensor", "copy_file", "copy_on_write", "detach", "detached_proto", "digest",
     "drop_trailing_inputs", "extract", "fingerprint", "first_unsorted", "fresh_name", "function_protos", "graph_of",
     "held", "infer_shapes", "inlined", "is_constant", "is_dead", "is_removable_initializer", "load", "make_node",
-    "node_proto", "opset", "parent", "predecessor", "record_shapes", "remove", "replace_contents", "replace_uses",
+    "move_contents", "node_proto", "opset", "parent", "predecessor", "record_shapes", "remove", "replace_contents",
+    "replace_uses",
     "root", "save", "scopes", "set_constant", "size", "skeleton", "subgraphs_of", "sweep", "sweep_values",
     "tensors", "to_proto", "unattached_constant", "use_count", "values",
 ]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from lwgraph.errors import CheckError
 from lwgraph.ir.copying import take_over
 from lwgraph.ir.types import DataType, Function, Graph, Node, Shape, Tensor, TensorProtocol, TensorType, Value
-from lwgraph.ir.walk import graph_of, root, values
+from lwgraph.ir.walk import adopt, graph_of, root, values
 
 
 class _Names:
@@ -146,6 +146,32 @@ def _insert_for(graph: Graph, node: Node, after: Node | None, before: Node | Non
         graph.insert_before(graph[0], node)
     else:
         graph.append(node)
+
+
+def move_contents(inner: Graph, before: Node) -> list[Node]:
+    """Move the nodes and initializers of `inner`, a graph without inputs, to just before `before`, in their order.
+
+    Their names are made fresh there. What was an output of `inner` should be taken off its outputs beforehand.
+
+    Returns:
+        the moved nodes.
+    """
+    graph = before.graph
+    assert graph is not None
+    graph = graph_of(graph)
+    for value in list(inner.initializers.values()):
+        inner.initializers.pop(value.name or "")
+        value.name = fresh_name(graph, value.name or "constant")
+        graph.initializers.add(value)
+    nodes = list(inner)
+    for node in nodes:
+        inner.remove(node)  # its uses move with it
+        node.name = fresh_name(graph, node.name) if node.name else node.name
+        for value in node.outputs:
+            value.name = fresh_name(graph, value.name) if value.name else value.name
+        graph.insert_before(before, node)
+        adopt(graph, node)
+    return nodes
 
 
 def remove(node: Node) -> None:

@@ -64,6 +64,12 @@ def link(roots: Iterable[Graph | Function]) -> None:
                 pending.append(subgraph)
 
 
+def adopt(graph: Graph, node: Node) -> None:
+    """Record that the subgraphs of `node`, moved here from another graph, are now below `graph`."""
+    for subgraph in subgraphs_of(node):
+        _parents[subgraph] = weakref.ref(graph)
+
+
 def parent(graph: Graph) -> Graph | None:
     """The graph whose node holds `graph`, None for a main graph or a function's graph.
 

@@ -13,6 +13,7 @@ from lwgraph.executor import Executor, Feeds
 from lwgraph.measure import compare_runs
 from lwgraph.report import Check
 from lwgraph.rewrite import Contract
+from lwgraph.rewrite.instruments.verify import interface_difference
 
 
 def runs_soundly(model: ir.Model, executor: Executor, feeds: Sequence[Feeds]) -> None:
@@ -54,14 +55,9 @@ def sound(model: ir.Model, original: ir.Model) -> Check:
     ok = True
     try:
         verify(model)
-        for kind, old, new in (
-            ("input", original.graph.inputs, model.graph.inputs),
-            ("output", original.graph.outputs, model.graph.outputs),
-        ):
-            before = [(v.name, v.dtype) for v in old]
-            after = [(v.name, v.dtype) for v in new]
-            if before != after:
-                raise CheckError(f"the {kind}s were {before}, now they are {after}")
+        changed = interface_difference(original, model)
+        if changed:
+            raise CheckError(changed)
     except CheckError as error:
         ok, detail = False, str(error)
     return Check("structure", "structural verifier", "exact", ok, detail)

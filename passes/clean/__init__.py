@@ -1,12 +1,14 @@
 """Exact passes: less graph, the same bits."""
 
 PIPELINE = ",".join((
+    "constant-inputs",
     "dead-code",
     "constants-to-initializers",
     "identities",
     "infer-shapes",
     "fold-shapes",
     "fold-constants",
+    "inline-branches",
     "identities",
     "default-inputs",
     "merge-movement",

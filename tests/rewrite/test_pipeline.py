@@ -15,6 +15,7 @@ from lwgraph import ir, registry
 from lwgraph.errors import CheckError, UsageError
 from lwgraph.rewrite import Const, Context, Contract, Pass, Pipeline, RewritePass
 from lwgraph.rewrite.instruments import BisectLimit, Dump, Reproducer, Timing, Verify, find_culprit
+from lwgraph.rewrite.instruments.verify import interface_difference
 from lwgraph.rewrite.recipe import KEY
 
 MULS = "g (float[2] x) => (float[2] y) <float[1] a = {2}, float[1] b = {3}, float[1] c = {4}> { [n1] s = Mul(x, a) [n2] t = Mul(s, b) [n3] y = Mul(t, c) }"
@@ -187,6 +188,15 @@ class TestVerify:
     def test_a_renamed_output(self) -> None:
         with pytest.raises(CheckError, match=r"pass 'rename' changed the interface.*'other'"):
             Pipeline([Rename()]).run(parse(MULS), Context(), [Verify()])
+
+    @pytest.mark.parametrize("ir_version", [3, 4])
+    def test_an_optional_input_may_go_only_where_the_format_demanded_it(self, ir_version: int) -> None:
+        text = "g (float[2] x, float[2] w) => (float[2] y) <float[2] w = {1.0, 2.0}> { y = Mul(x, w) }"
+        before = parse(text, opset=8, ir_version=ir_version)
+        after = ir.clone(before)
+        after.graph.inputs.pop()
+        after.ir_version = 4
+        assert (interface_difference(before, after) == "") == (ir_version == 3)
 
     def test_structure_only(self) -> None:
         Pipeline([Scale()]).run(parse(MULS), Context(), [Verify(numeric=False)])

@@ -144,8 +144,14 @@ def first_divergence(
 
 
 def interface_difference(before: ir.Model, after: ir.Model) -> str:
-    """What changed in the names, order or types of inputs and outputs; empty when nothing did."""
-    for what, old, new in (("inputs", before.graph.inputs, after.graph.inputs),
+    """What changed in the names, order or types of inputs and outputs; empty when nothing did.
+
+    Weights among the inputs do not count before IR version 4: the format demanded them there.
+    """
+    inputs: Sequence[ir.Value] = before.graph.inputs
+    if before.ir_version < 4 <= after.ir_version:
+        inputs = [value for value in inputs if not value.is_initializer()]
+    for what, old, new in (("inputs", inputs, after.graph.inputs),
                            ("outputs", before.graph.outputs, after.graph.outputs)):
         names = [v.name for v in old], [v.name for v in new]
         if names[0] != names[1]:
