@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,8 +23,9 @@ from lwgraph.optimizer.lean import make_lean, same_graph
 from lwgraph.optimizer.prove import runs_soundly, same_in_both, same_outputs, sound
 from lwgraph.optimizer.result import Result
 from lwgraph.optimizer.spectrum import redundant
+from lwgraph.plan.carry_out import carry_out
 from lwgraph.plan.count import count
-from lwgraph.plan.plan import Plan, apply_plan
+from lwgraph.plan.plan import Plan
 from lwgraph.plan.planner import Planner
 from lwgraph.plan.price import Oracle
 from lwgraph.plan.shapes import layer_shapes
@@ -153,7 +155,7 @@ class _Run:
         with self._timed("judging"):
             self._score(judge, result)
         with self._timed("verifying"):
-            self._prove(result, exact and not used.sites, inputs)
+            self._prove(result, exact and used.empty, inputs)
         self.report.skipped = [{"pass": s.pass_name, "place": s.place, "reason": s.reason} for s in context.skipped]
         self.report.notes += context.warnings
         untouched = self.source if result is self.original else None
@@ -198,9 +200,9 @@ class _Run:
             context.statistics = self._statistics(clean, inputs)
         if stated is not None:
             model = ir.clone(clean)
-            records = apply_plan(model, stated, context, shapes=shapes)
+            records = carry_out(model, stated, context, shapes=shapes)
             done = {r.site for r in records if r.done}
-            used = Plan({n: c for n, c in stated.sites.items() if n in done}, stated.target)
+            used = dataclasses.replace(stated, sites={n: c for n, c in stated.sites.items() if n in done})
             self._record_sites(clean, shapes, used, context)
             return model, used
         if judge is None and not self._anything_redundant(clean, shapes, context):
@@ -258,7 +260,7 @@ class _Run:
         models = {"input": self.original}
         if not same_graph(self.original, clean):
             models["cleaned"] = clean
-        if plan.sites:
+        if not plan.empty:
             models["result"] = result
         runs = {name: self.executor.prepare(model) for name, model in models.items()}
         self.progress("timing", 0, 0)

@@ -52,7 +52,7 @@ class Width:
 
 
 @dataclass(frozen=True)
-class Removal:
+class Removed:
     """A residual block that goes.
 
     Attributes:
@@ -101,7 +101,7 @@ class Plan:
     sites: Mapping[str, Choice] = field(default_factory=dict)
     target: str = ""
     groups: Mapping[str, Width] = field(default_factory=dict)
-    blocks: Mapping[str, Removal] = field(default_factory=dict)
+    blocks: Mapping[str, Removed] = field(default_factory=dict)
     precision: Precision = field(default_factory=Precision)
     ms: tuple[float, float] = (0.0, 0.0)
     error: float = 0.0
@@ -111,7 +111,7 @@ class Plan:
         """Predicted milliseconds saved in one run: the sum over all choices."""
         chosen = [choice.ms for choice in self.sites.values() if choice.form != KEEP]
         chosen += [width.ms for width in self.groups.values()]
-        chosen += [removal.ms for removal in self.blocks.values()]
+        chosen += [gone.ms for gone in self.blocks.values()]
         return sum(before - after for before, after in [*chosen, self.precision.ms])
 
     @property
@@ -219,4 +219,4 @@ def _prefetch(sites: Sequence[Site], context: Context) -> None:
         context.statistics.prefetch([site for site in sites if observable(site)])
 
 
-__all__ = ["KEEP", "Choice", "Plan", "Precision", "Removal", "Width", "apply_plan"]
+__all__ = ["KEEP", "Choice", "Plan", "Precision", "Removed", "Width", "apply_plan"]

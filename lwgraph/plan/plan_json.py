@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from lwgraph.errors import UsageError, did_you_mean
 from lwgraph.plan.form import parse_form
-from lwgraph.plan.plan import KEEP, VERSION, Choice, Plan, Precision, Removal, Width
+from lwgraph.plan.plan import KEEP, VERSION, Choice, Plan, Precision, Removed, Width
 from lwgraph.rewrite.options import parse_pass
 
 T = TypeVar("T")
@@ -56,11 +56,11 @@ def _width(value: Any, place: str) -> Width:
     return Width(keep, of, _error(fields, place), _ms(fields, place))
 
 
-def _removal(value: Any, place: str) -> Removal:
+def _removal(value: Any, place: str) -> Removed:
     fields = _object(value, place, ("remove", "error", "ms"), required=("remove",))
     if fields["remove"] is not True:
         raise UsageError(f"{place}.remove is {_show(fields['remove'])}; allowed: true (delete the line to keep it)")
-    return Removal(_error(fields, place), _ms(fields, place))
+    return Removed(_error(fields, place), _ms(fields, place))
 
 
 def _precision(value: Any) -> Precision:

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from lwgraph.errors import UsageError
-from lwgraph.plan.plan import Choice, Plan, Precision, Removal, Width
+from lwgraph.plan.plan import Choice, Plan, Precision, Removed, Width
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "plan.schema.json"
 FULL = Plan(
     sites={"conv1": Choice("low-rank{rank=32}", 0.0125, (1.5, 0.75)), 'odd "näme"/\n': Choice()},
     target="ort 1.23 threads=1 cpu",
     groups={"conv2": Width(48, 64, 0.01, (2.0, 1.25))},
-    blocks={"add3": Removal(0.02, (3.0, 0.0))},
+    blocks={"add3": Removed(0.02, (3.0, 0.0))},
     precision=Precision(("quantize{calibration_method=mse}",), ("conv1",), 0.001, (4.0, 2.0)),
     ms=(10.0, 4.25),
     error=0.04,

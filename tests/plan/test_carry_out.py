@@ -1,0 +1,82 @@
+"""A whole plan carried out: widths, forms and integers, on what the step before left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from test_form_pass import FEEDS, ORT, chain
+
+from lwgraph import ir
+from lwgraph.calibrate import Statistics
+from lwgraph.errors import UsageError
+from lwgraph.plan.carry_out import carry_out, nodes_of
+from lwgraph.plan.plan import Choice, Plan, Precision, Width
+from lwgraph.rewrite.base import Context
+
+FORM = Choice("low-rank{rank=16,split=output}")
+
+
+def context(model: ir.Model) -> Context:
+    data = [{"x": FEEDS["x"][i : i + 1]} for i in range(len(FEEDS["x"]))]
+    return Context(executor=ORT, reference=ORT, statistics=Statistics(ir.clone(model), data, ORT), data=data)
+
+
+def done(plan: Plan) -> tuple[ir.Model, dict[str, Any]]:
+    model = chain()
+    return model, {record.site: record for record in carry_out(model, plan, context(model))}
+
+
+def integers(model: ir.Model) -> set[str]:
+    """Names of the convolutions whose weight comes out of integers."""
+    found = set()
+    for node in model.graph:
+        if node.op_type == "Conv":
+            assert node.inputs[1] is not None
+            producer = node.inputs[1].producer()
+            if producer is not None and producer.op_type == "DequantizeLinear":
+                found.add(str(node.name))
+    return found
+
+
+def test_forms_then_integers() -> None:
+    model, records = done(Plan({"y": FORM}, precision=Precision(("quantize{calibration_method=minmax}",))))
+    assert records["y"].done and records["quantize{calibration_method=minmax}"].done
+    assert len(integers(model)) == 3  # layer a, and the two of the form
+    y, truth = ORT.prepare(model)(FEEDS)["y"], ORT.prepare(chain())(FEEDS)["y"]
+    assert np.square(y - truth).mean() / truth.var() < 0.5
+
+
+def test_a_site_kept_in_float_is_kept_with_all_nodes_of_its_form() -> None:
+    quantize = "quantize{calibration_method=minmax}"
+    model, _ = done(Plan({"y": FORM}, precision=Precision((quantize,), ("y",))))
+    assert integers(model) == {"a"}
+
+
+def test_the_same_plan_gives_the_same_bytes() -> None:
+    plan = Plan({"y": FORM}, precision=Precision(("quantize",), ("a",)))
+    assert len({ir.fingerprint(done(plan)[0]) for _ in range(2)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (Plan(groups={"b": Width(1, 2)}), "names group 'b', which the model does not have"),
+        (Plan(groups={"a": Width(1, 2)}), "group 'a' has 32 channels and 2 in the plan"),
+        (Plan(precision=Precision(("quantize",), ("yy",))), "keeps 'yy' in float, which the model does not have"),
+        (Plan(precision=Precision(("infer-shapes",), ("y",))), "keeps 'y' in float, but infer-shapes cannot"),
+    ],
+)
+def test_a_plan_of_another_model(plan: Plan, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        done(plan)
+    assert "\n" not in str(caught.value)
+
+
+def test_nodes_without_a_name_get_one() -> None:
+    model = chain()
+    for node in model.graph:
+        node.name = None
+    names = nodes_of(model, ["y"])
+    assert len(names) == 1 and [n.name for n in model.graph].count(names[0]) == 1
