@@ -72,6 +72,7 @@ class Context:
     gains: list[Gain] = field(default_factory=list)  # what recovery passes measured
     last: tuple[str, str] | None = field(default=None, init=False)  # pass and place of the last rewrite allowed
     rewrites: int = field(default=0, init=False)  # rewrites allowed so far, over all passes
+    memory: dict[object, object] = field(default_factory=dict, repr=False)  # what passes keep between their calls
     proved: set[object] = field(default_factory=set, init=False, repr=False)  # local proofs that need no repeating
     _skipped: dict[Skipped, None] = field(default_factory=dict, init=False, repr=False)
 

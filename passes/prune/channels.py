@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from lwgraph import ir
-from lwgraph.passes.clean.constants_to_initializers import ConstantsToInitializers
-from lwgraph.passes.prune.choice import by_group, by_work, nothing, step_of
-from lwgraph.passes.prune.compensate import compensate, drop_zero_biases, own_biases
+from lwgraph.errors import UsageError
+from lwgraph.passes.prune.choice import by_group, by_work, menu, shares_after, step_of
 from lwgraph.passes.prune.importance import Ranking, importance
-from lwgraph.passes.prune.scene import Scene, matches
-from lwgraph.passes.prune.surgery import remove_channels
+from lwgraph.passes.prune.scene import Work
+from lwgraph.passes.prune.study import Study, candidates, cut, matches, names_of, ready
+from lwgraph.plan.removal import Removal
 from lwgraph.rewrite.base import Context, Contract, Pass
 from lwgraph.views.coupling import Group
 
@@ -21,6 +22,7 @@ class PruneChannels(Pass):
     """Remove the channels that matter least, with everything coupled to them; the kept weights are refitted.
 
     Needs calibration data to choose and to refit well; without, both use the weights alone, and a warning says so.
+    Groups are named by `lwgraph inspect --groups`.
     """
 
     name: ClassVar[str] = "prune-channels"
@@ -28,6 +30,7 @@ class PruneChannels(Pass):
 
     ratio: Annotated[float, "share to remove: of each group's channels, or of the model's work"] = 0.3
     scope: Annotated[Literal["group", "work"], "the same share of every group, or what costs least per work"] = "work"
+    widths: Annotated[str, "instead, NAME=32 (channels kept) or NAME=0.5 (share kept) by comma; names as for only"] = ""
     importance: Annotated[str, "obs, activation, l1, l2, or module:Class"] = "obs"
     compensate: Annotated[bool, "refit the layers that read removed channels"] = True
     multiple: Annotated[int, "kept widths are multiples of this"] = 16
@@ -41,49 +44,92 @@ class PruneChannels(Pass):
         self.check_option("most", 0 < self.most <= 1, self.most, "above 0, at most 1")
         self.check_option("multiple", self.multiple >= 1, self.multiple, "1 or more")
         importance(self.importance)
+        _widths(self.widths)
 
     def run(self, model: ir.Model, context: Context) -> int:
         """Prune in place; the number of channels removed."""
+        study = self.study(model, context)
+        if self.widths:
+            chosen = {group: study.rankings[group].order[:group.width - kept]
+                      for group, kept in self._stated(list(study.rankings)).items()}
+        elif self.scope == "group":
+            chosen = by_group(study.rankings, self.ratio, self.multiple)
+        else:
+            chosen = by_work(study.rankings, self.ratio, self.multiple, study.scene, self.most)
+        removed = {group.name: channels for group, channels in chosen.items()}
+        return cut(model, removed, context, refit=self.compensate)
+
+    def study(self, model: ir.Model, context: Context) -> Study:
+        """Rank the channels of every group that may shrink; kept in the context. The model is not changed."""
+        key = (self.name, self.importance, self.compensate, self.multiple, self.only, self.ignore,
+               context.statistics, ir.fingerprint(model))
+        if not isinstance(found := context.memory.get(key), Study):
+            found = context.memory[key] = self._study(ir.clone(model), context)
+        return found
+
+    def _study(self, model: ir.Model, context: Context) -> Study:
         ranker = importance(self.importance)
         if context.statistics is None and (ranker.needs_data or self.compensate):
             context.warn(f"{self.name}: no calibration data; channels are chosen and refitted by the weights alone")
-        ConstantsToInitializers().run(model, Context())
-        made = own_biases(model, Scene(model, context).sites()) if self.compensate else []
-        scene = Scene(model, context)
-        groups = self._groups(scene)
+        scene, _ = ready(model, context, self.compensate)
+        groups = candidates(scene, self.multiple, self.only, self.ignore, self.name)
         scene.prefetch(groups)
         rankings: dict[Group, Ranking] = {}
         for done, group in enumerate(groups):
             context.progress("ranking channels", done, len(groups))
             rankings[group] = ranker.rank(group, scene)
-        if self.scope == "group":
-            removed = by_group(rankings, self.ratio, self.multiple)
-        else:
-            removed = by_work(rankings, self.ratio, self.multiple, scene, self.most)
-        count = 0
-        if not nothing(removed):
-            if self.compensate:
-                compensate(scene, removed)
-            count = remove_channels(model, scene.coupling, removed)
-        drop_zero_biases(model, made)
-        return count
+        return Study(scene, rankings)
 
-    def _groups(self, scene: Scene) -> list[Group]:
-        """The groups that may shrink; a refusal is recorded for each other one."""
+    def options(self, model: ir.Model, context: Context) -> list[Removal]:
+        """See `lwgraph.plan.removal.Removes`. At most choice.MENU sizes of each group, down to what `most` leaves."""
+        study = self.study(model, context)
+        work = Work(study.scene)
         found = []
-        for group in scene.coupling.groups:
-            if not group.weights("out"):
-                continue
-            names = [name for node in (*group.makers, *group.readers) for name in (node.name or "", node.op_type)]
-            reason = group.frozen
-            if not reason and self.only and not matches(self.only, iter(names)):
-                reason = f"not among only={self.only}"
-            if not reason and self.ignore and matches(self.ignore, iter(names)):
-                reason = f"among ignore={self.ignore}"
-            if not reason and group.width <= step_of(group, self.multiple):
-                reason = f"it has {group.width} channels; kept widths are multiples of {self.multiple}"
-            if reason:
-                scene.context.skip(self.name, group.name, reason)
-            else:
-                found.append(group)
+        for group, ranking in study.rankings.items():
+            nodes = tuple(dict.fromkeys(node.name or str(node.outputs[0].name)
+                                        for node in (*group.makers, *group.readers)))
+            for kept in menu(group, step_of(group, self.multiple), self.most):
+                macs = work.total(shares_after(group, group.width, kept, {}))
+                found.append(Removal(group.name, kept, group.width, round(macs),
+                                     float(ranking.cost[group.width - kept]), nodes))
         return found
+
+    def apply(self, model: ir.Model, kept: Mapping[str, int], context: Context) -> int:
+        """See `lwgraph.plan.removal.Removes`."""
+        return cut(model, self.study(model, context).removed(kept), context, refit=self.compensate)
+
+    def _stated(self, groups: list[Group]) -> dict[Group, int]:
+        """What the option `widths` says of each group that it names."""
+        found: dict[Group, int] = {}
+        for pattern, text in _widths(self.widths).items():
+            fitting = [group for group in groups if matches(pattern, [group.name])] or [
+                group for group in groups if matches(pattern, names_of(group))]
+            if not fitting:
+                raise UsageError(f"option 'widths' names '{pattern}', which fits no group that may shrink; "
+                                 "`lwgraph inspect --groups` lists them")
+            for group in fitting:
+                kept = round(float(text) * group.width) if "." in text else int(text)
+                if not 1 <= kept <= group.width:
+                    raise UsageError(f"option 'widths' keeps {text} of group '{group.name}', which has {group.width} "
+                                     f"channels; allowed: 1 to {group.width}, or a share as 0.5")
+                found[group] = kept
+        return found
+
+
+def _widths(text: str) -> dict[str, str]:
+    """The option `widths` by pattern.
+
+    Raises:
+        UsageError: a part that is not NAME=NUMBER.
+    """
+    found = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        pattern, equals, number = part.rpartition("=")
+        try:
+            ok = bool(equals and pattern) and float(number) > 0 and ("." in number or int(number) > 0)
+        except ValueError:
+            ok = False
+        if not ok or ("." in number and float(number) > 1):
+            raise UsageError(f"option 'widths' has '{part}'; allowed: NAME=32 (channels kept) or NAME=0.5 (share kept)")
+        found[pattern] = number
+    return found

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import numpy as np
-
 from lwgraph.passes.prune.importance import Ranking
 from lwgraph.passes.prune.scene import Ints, Scene, Work
 from lwgraph.views.coupling import Axis, Group
@@ -28,6 +26,18 @@ def kept_by_ratio(group: Group, ratio: float, multiple: int) -> int:
         return group.width
     wanted = (1 - ratio) * group.width
     return min(group.width, max(step, math.floor(wanted / step + 0.5) * step))
+
+
+MENU = 8  # sizes of one group that are offered to a planner, at most
+
+
+def menu(group: Group, step: int, most: float) -> list[int]:
+    """Widths that a group may keep, largest first: multiples of `step`, at least 1 - most of it; evenly spread."""
+    least = max(step, math.ceil((1 - most) * group.width))
+    widths = list(range((group.width - 1) // step * step, least - 1, -step))
+    if len(widths) <= MENU:
+        return widths
+    return [widths[round(i * (len(widths) - 1) / (MENU - 1))] for i in range(MENU)]
 
 
 def by_group(rankings: Mapping[Group, Ranking], ratio: float, multiple: int) -> dict[Group, Ints]:
@@ -61,7 +71,7 @@ def by_work(rankings: Mapping[Group, Ranking], ratio: float, multiple: int, scen
             fewer = (kept[group] - 1) // step * step
             if fewer < max(step, math.ceil((1 - most) * group.width)):
                 continue
-            other = share | _shares(group, kept[group], fewer, share)
+            other = share | shares_after(group, kept[group], fewer, share)
             after = work.total(other)
             price = ranking.cost[group.width - fewer] - ranking.cost[group.width - kept[group]]
             if now - after > 0 and (best is None or price / (now - after) < best[0]):
@@ -72,15 +82,10 @@ def by_work(rankings: Mapping[Group, Ranking], ratio: float, multiple: int, scen
     return {group: ranking.order[:group.width - kept[group]] for group, ranking in rankings.items()}
 
 
-def _shares(group: Group, before: int, after: int, share: Mapping[Axis, float]) -> dict[Axis, float]:
-    """What is left of each axis of the group's weights when it shrinks."""
+def shares_after(group: Group, before: int, after: int, share: Mapping[Axis, float]) -> dict[Axis, float]:
+    """What is left of each axis of the group's weights when it shrinks, `share` being left of them now."""
     found: dict[Axis, float] = {}
     for each in group.weights():
         root = each.axis.root()
         found[root] = share.get(root, 1.0) - (before - after) * each.indices.shape[1] / root.size
     return found
-
-
-def nothing(removed: Mapping[Group, Ints]) -> bool:
-    """Whether no group loses a channel."""
-    return not any(len(np.asarray(channels)) for channels in removed.values())

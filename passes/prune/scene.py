@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -155,17 +154,3 @@ class Work:
         """Multiply-accumulates when so much is left of each root axis (1 where it is not named)."""
         return sum(macs * math.prod(kept.get(axis.root(), 1.0) for each in axes for axis in each)
                    for macs, axes in self._nodes)
-
-
-def matches(patterns: str, names: Iterator[str]) -> bool:
-    """Whether one of the comma-separated patterns fits one of the names: a glob, or `re:` and a regular expression."""
-    import fnmatch
-    import re
-
-    known = list(names)
-    for pattern in filter(None, (part.strip() for part in patterns.split(","))):
-        test: Callable[[str], object] = (re.compile(pattern[3:]).search if pattern.startswith("re:")
-                                         else lambda name, p=pattern: fnmatch.fnmatchcase(name, p))  # type: ignore[misc]
-        if any(test(name) for name in known):
-            return True
-    return False

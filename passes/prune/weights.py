@@ -13,7 +13,7 @@ import numpy.typing as npt
 from lwgraph import ir
 from lwgraph.passes.clean.constants_to_initializers import ConstantsToInitializers
 from lwgraph.passes.prune.compensate import add_to_bias, bias_of, own_biases, set_weight
-from lwgraph.passes.prune.scene import matches
+from lwgraph.passes.prune.study import matches
 from lwgraph.plan.apply import moments_of
 from lwgraph.plan.fit import Block
 from lwgraph.plan.site import Site, find_sites
@@ -73,7 +73,7 @@ class PruneWeights(Pass):
 
     def _takes(self, site: Site, context: Context) -> bool:
         names = [site.name, site.node.op_type]
-        if (self.only and not matches(self.only, iter(names))) or (self.ignore and matches(self.ignore, iter(names))):
+        if (self.only and not matches(self.only, names)) or (self.ignore and matches(self.ignore, names)):
             context.skip(self.name, site.name, "left out by only or ignore")
             return False
         return site.node.inputs[1] is not None and site.node.inputs[1].is_initializer()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -42,7 +42,7 @@ class Group:
 
     Attributes:
         number: its place in the list.
-        name: the layer that first makes these channels.
+        name: the layer that first makes these channels, with "#2" and so on where it makes several kinds; unique.
         width: how many channels.
         slices: where they are.
         frozen: why none of them can be removed; "" when they can.
@@ -142,6 +142,7 @@ class Coupling:
         labels = self._label[order[starts]]
         keys = np.column_stack([signature[labels], frozen[labels].astype(np.uint64), lengths.astype(np.uint64)])
         _, first, kind = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+        taken: Counter[str] = Counter()
         for number, which in enumerate(np.argsort(first)):
             channels = np.flatnonzero(kind.reshape(-1) == which)
             length = lengths[channels[0]]
@@ -153,7 +154,10 @@ class Coupling:
                 slices += [Slice(axis, indices) for axis in members[roots[root]]]
             label = int(labels[channels[0]])
             stop = self.builder.frozen[frozen[label]].reason if frozen[label] >= 0 else ""
-            yield Group(number, _name(slices), len(channels), tuple(slices), stop, tuple(caveats.get(label, ())))
+            name = _name(slices)
+            taken[name] += 1
+            name = name if taken[name] == 1 else f"{name}#{taken[name]}"
+            yield Group(number, name, len(channels), tuple(slices), stop, tuple(caveats.get(label, ())))
 
     @property
     def prunable(self) -> tuple[Group, ...]:

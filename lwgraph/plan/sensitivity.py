@@ -1,0 +1,206 @@
+"""How much each thing that may be left out matters at the network's output: measured, one at a time, and remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lwgraph import ir
+from lwgraph.errors import LwgraphError
+from lwgraph.executor import Executor, Feeds
+from lwgraph.plan.cache import cache_folder
+from lwgraph.plan.removal import Removal, Removes
+from lwgraph.rewrite.base import Context
+
+VERSION = 1  # part of the file name: raise it when the meaning of a loss changes
+Outputs = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What one removal does to the network's output.
+
+    Attributes:
+        removal: what is left out.
+        loss: see `Reference.loss`.
+    """
+
+    removal: Removal
+    loss: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; an infinite loss (the model does not run, or gives no numbers) becomes None."""
+        return {**asdict(self.removal), "loss": self.loss if math.isfinite(self.loss) else None}
+
+
+class Reference:
+    """A model's outputs on some feeds, to which those of changed copies are compared. Held in memory.
+
+    Args:
+        model: the model.
+        feeds: what to run it on.
+        executor: what runs it.
+    """
+
+    def __init__(self, model: ir.Model, feeds: Sequence[Feeds], executor: Executor) -> None:
+        self.feeds, self.executor = feeds, executor
+        run = executor.prepare(model)
+        self._outputs: list[Outputs] = [dict(run(feed)) for feed in feeds]
+        self._power = {name: self._spread(name) for name in (self._outputs[0] if self._outputs else {})}
+
+    def _spread(self, name: str) -> float:
+        """||Y - mean Y||^2, the mean over samples; ||Y||^2 where samples do not differ; elements, of integers."""
+        arrays = [np.asarray(each[name]) for each in self._outputs]
+        if arrays[0].dtype.kind != "f":
+            return float(sum(array.size for array in arrays))
+        mean: Any = 0.0
+        if arrays[0].ndim and len({array.shape[1:] for array in arrays}) == 1:
+            rows = sum(len(array) for array in arrays)
+            mean = np.sum([array.sum(0, dtype=np.float64) for array in arrays], axis=0) / max(1, rows)
+        found = [float(sum(np.square(array - m, dtype=np.float64).sum() for array in arrays)) for m in (mean, 0.0)]
+        return found[0] if found[0] > 1e-12 * found[1] else found[1]
+
+    def loss(self, model: ir.Model) -> float:
+        """||Y - Yhat||^2 / ||Y - mean Y||^2, the mean of all outputs; of integers the share that differs.
+
+        inf when the model does not run, or gives other shapes or no numbers.
+        """
+        gaps = dict.fromkeys(self._power, 0.0)
+        try:
+            run = self.executor.prepare(model)
+            for feed, expected in zip(self.feeds, self._outputs, strict=True):
+                found = run(feed)
+                for name, wanted in expected.items():
+                    gaps[name] += _gap(np.asarray(wanted), np.asarray(found[name]))
+        except LwgraphError:
+            return math.inf
+        shares = [gap / self._power[name] if self._power[name] > 0 else (math.inf if gap else 0.0)
+                  for name, gap in gaps.items()]
+        return float(np.mean(shares)) if shares else 0.0
+
+
+def _gap(wanted: npt.NDArray[Any], found: npt.NDArray[Any]) -> float:
+    if wanted.shape != found.shape:
+        return math.inf
+    if wanted.dtype.kind != "f":
+        return float(np.count_nonzero(wanted != found))
+    gap = float(np.square(wanted.astype(np.float64) - found).sum())
+    return gap if math.isfinite(gap) else math.inf
+
+
+def measure_sensitivity(
+    model: ir.Model, remover: Removes, context: Context, feeds: Sequence[Feeds], *,
+    options: Sequence[Removal] | None = None, folder: Path | None = None,
+) -> list[Sensitivity]:
+    """Leave out one thing at a time, at each size, and measure what becomes of the network's output.
+
+    Results are written to the cache folder after each measurement, so a run that was stopped goes on where it was.
+    They are found again for the same model, feeds, remover (its options too), calibration and executor.
+
+    Args:
+        model: the model; it is not changed.
+        remover: `registry.pass_class("prune-channels")()`, or another pass with `options` and `apply`.
+        context: statistics to fit with, the executor, progress.
+        feeds: what to measure on; samples that the statistics have not seen give the honest figure.
+        options: what to try; None: all that the remover offers.
+        folder: the cache's; None for the user's.
+
+    Returns:
+        one for each option, in order. One run over `feeds` for each that is not known yet.
+
+    Raises:
+        LwgraphError: no feeds, or the model itself cannot run.
+    """
+    if not feeds:
+        raise LwgraphError("sensitivities are measured on samples; there are none")
+    executor = context.executor or context.evaluator()
+    listed = remover.options(model, context) if options is None else list(options)
+    kept = _Kept(_key(model, remover, context, feeds, executor), folder)
+    reference: Reference | None = None
+    found = []
+    for done, option in enumerate(listed):
+        context.progress("measuring sensitivities", done, len(listed))
+        loss = kept.get(option)
+        if loss is None:
+            reference = reference or Reference(model, feeds, executor)
+            copy = ir.clone(model)
+            remover.apply(copy, {option.item: option.kept}, context)
+            loss = reference.loss(copy)
+            kept.put(option, loss)
+        found.append(Sensitivity(option, loss))
+    context.progress("measuring sensitivities", len(listed), len(listed))
+    if kept.warning:
+        context.warn(kept.warning)
+    return found
+
+
+def split_feeds(feeds: Sequence[Feeds]) -> tuple[list[Feeds], list[Feeds]]:
+    """Three quarters to fit with, every fourth to measure on; a single feed serves for both."""
+    if len(feeds) < 2:
+        return list(feeds), list(feeds)
+    every = min(4, len(feeds))
+    held = list(feeds[every - 1::every])
+    return [feed for index, feed in enumerate(feeds) if index % every != every - 1], held
+
+
+def _key(model: ir.Model, remover: Removes, context: Context, feeds: Sequence[Feeds], executor: Executor) -> str:
+    digest = hashlib.sha256()
+    fit = context.data or [] if context.statistics is not None else []
+    for text in (ir.fingerprint(model), str(remover), executor.name, str(getattr(executor, "version", "")),
+                 str(context.seed), _digest(feeds), _digest(fit)):
+        digest.update(f"{text}\n".encode())
+    return digest.hexdigest()
+
+
+def _digest(feeds: Sequence[Feeds]) -> str:
+    digest = hashlib.sha256()
+    for feed in feeds:
+        for name, value in sorted(feed.items()):
+            array = np.ascontiguousarray(value)
+            digest.update(f"{name}{array.dtype}{array.shape}".encode())
+            digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+class _Kept:
+    """Losses of one model on disk: a JSON file. Never fails: `warning` says why nothing is kept."""
+
+    def __init__(self, key: str, folder: Path | None) -> None:
+        self.path = (folder or cache_folder()) / f"sensitivity-{VERSION}" / f"{key[:32]}.json"
+        self.warning = ""
+        self._losses: dict[str, float | None] = {}
+        try:
+            self._losses = json.loads(self.path.read_text("utf8"))
+        except (OSError, ValueError):  # not there, or cut off
+            self._losses = {}
+
+    def get(self, option: Removal) -> float | None:
+        """The loss of an option, None when it is not known."""
+        name = f"{option.item}={option.kept}"
+        if name not in self._losses:
+            return None
+        loss = self._losses[name]
+        return math.inf if loss is None else float(loss)
+
+    def put(self, option: Removal, loss: float) -> None:
+        """Remember a loss, at once: the file appears by renaming."""
+        self._losses[f"{option.item}={option.kept}"] = loss if math.isfinite(loss) else None
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            beside = self.path.with_suffix(f".{os.getpid()}")
+            beside.write_text(json.dumps(self._losses), "utf8")
+            beside.replace(self.path)
+        except OSError as error:
+            self.warning = f"sensitivities are not kept: '{self.path}' cannot be written ({error}); set LWGRAPH_CACHE"
+
+
+__all__ = ["Reference", "Sensitivity", "measure_sensitivity", "split_feeds"]
