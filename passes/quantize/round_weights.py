@@ -36,13 +36,12 @@ class RoundWeights(Pass):
     bits: Annotated[int, "bits per weight, 2 to 8"] = 8
     method: Annotated[Literal["second-order", "adaround", "nearest"],
                       "second-order (GPTQ, then coordinate descent), adaround, or nearest"] = "second-order"
-    stages: Annotated[int, "0: every layer by the original's activations; n: in n stages, each by the activations that "
-                      "the stages before it left, aiming at the original's outputs"] = 0
+    sequential: Annotated[bool, "round each layer by the activations that the rounded layers before it leave, "
+                          "aiming at the original's outputs; one run over the data per layer"] = False
     ignored_scope: Annotated[tuple[str, ...], "names of layers that stay as they are"] = ()
 
     def __post_init__(self) -> None:
         self.check_option("bits", 2 <= self.bits <= 8, self.bits, "2 to 8")
-        self.check_option("stages", self.stages >= 0, self.stages, "0 or more")
 
     @property
     def limit(self) -> int:
@@ -53,18 +52,15 @@ class RoundWeights(Pass):
         """Rewrite in place; the number of layers rounded. Without data, rounds by the weights alone."""
         sites = [site for site in find_sites(model, refused=lambda place, why: context.skip(self.name, place, why))
                  if self._takes(site, context)]
-        if not self.stages or not context.data:
-            parts = [sites]
-            if context.statistics is not None:
-                context.statistics.prefetch(sites)
-        else:
-            parts = [[sites[i] for i in part] for part in np.array_split(np.arange(len(sites)), self.stages)]
+        aiming = self.sequential and bool(context.data)
+        if not aiming and context.statistics is not None:
+            context.statistics.prefetch(sites)
         original, done = ir.clone(model), 0
-        for part in parts:
-            aims = self._aims(original, model, part, context) if self.stages and context.data else {}
+        for part in _waves(sites) if aiming else [sites]:
+            aims = self._aims(original, model, part, context) if aiming else {}
             for site in part:
                 if site.name in aims:
-                    self._aim(site, aims[site.name])
+                    self._aim(site, *aims[site.name])
                 else:
                     moments = moments_of([site], context)
                     weight = site.weight.reshape(site.group, -1, site.fan_in)
@@ -87,16 +83,24 @@ class RoundWeights(Pass):
         return True
 
     @staticmethod
-    def _aims(original: ir.Model, model: ir.Model, sites: Sequence[Site], context: Context) -> dict[str, CrossMoments]:
-        """What the layers should give (in the original) and what they now see, in one run of both models."""
+    def _aims(original: ir.Model, model: ir.Model, sites: Sequence[Site], context: Context
+              ) -> dict[str, tuple[CrossMoments, CrossMoments]]:
+        """What the layers should give (in the original) and what they now see: on most samples, and on every fourth."""
         assert context.data is not None
         executor = context.executor or registry.executor("ort", threads=context.threads)
         aimed = [site for site in sites if site.kind != "conv_transpose" and has_bias_slot(site)]
         targets = {site.name: str(site.output.name) for site in aimed}
-        return cross_moments(original, targets, model, aimed, context.data, executor, context.seed) if aimed else {}
+        held = context.data[::4] if len(context.data) > 1 else []
+        most = [f for i, f in enumerate(context.data) if i % 4] if held else []
+        if not aimed or not most:
+            return {}
+        fitted, checked = (cross_moments(original, targets, model, aimed, feeds, executor, context.seed)
+                           for feeds in (most, held))
+        return {name: (fitted[name], checked[name]) for name in targets}
 
-    def _aim(self, site: Site, moments: CrossMoments) -> None:
-        """Round the weight that best maps the present inputs to the original's outputs.
+    def _aim(self, site: Site, moments: CrossMoments, held: CrossMoments) -> None:
+        """Round the weight that best maps the present inputs to the original's outputs, or else the old weight:
+        whichever is nearer to those outputs on samples that the fit has not seen.
 
         The least-squares weight is shrunk towards the old one as far as the samples do not determine it.
         """
@@ -108,7 +112,7 @@ class RoundWeights(Pass):
             hessian = covariance[g] + ridge * np.eye(site.fan_in)
             wanted[g] = np.linalg.solve(hessian, (cross[g] + ridge * old[g]).T).T
             hessians.append(hessian)
-        kernel = self._rounded(wanted, hessians)
+        kernel = min((self._rounded(weight, hessians) for weight in (wanted, old)), key=lambda k: _error(k, held))
         bias = moments.target_mean - np.einsum("god,gd->go", kernel, moments.gram.mean)
         write(site, kernel.reshape(site.weight.shape), bias.reshape(-1))
 
@@ -126,3 +130,33 @@ class RoundWeights(Pass):
                 q = to_nearest(rows, scale, self.limit)
             found[g] = q * scale[:, None]
         return found
+
+
+def _error(kernel: Floats, moments: CrossMoments) -> float:
+    """E||y - K xhat||^2 with the best bias, but for the part that no kernel changes. K is (G, o/g, D)."""
+    return float(np.vdot(kernel @ moments.gram.centred, kernel) - 2 * np.vdot(moments.centred, kernel))
+
+
+def _waves(sites: Sequence[Site]) -> list[list[Site]]:
+    """Consecutive sites none of which computes from another's output: each may be corrected without regard to the
+    others. Two in a row must not be, or both would correct the same error."""
+    waves: list[list[Site]] = []
+    for site in sites:
+        if not waves or _reaches({s.node for s in waves[-1]}, site.input):
+            waves.append([])
+        waves[-1].append(site)
+    return waves
+
+
+def _reaches(nodes: set[ir.Node], value: ir.Value) -> bool:
+    """Whether `value` is computed from an output of one of `nodes`."""
+    pending, seen = [value.producer()], set[ir.Node]()
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        if node in nodes:
+            return True
+        seen.add(node)
+        pending += [v.producer() for v in node.inputs if v is not None]
+    return False
