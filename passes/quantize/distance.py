@@ -35,6 +35,9 @@ class Distance:
     The largest of these averages counts, and the outputs are averaged. A detector that returns pixels and
     probabilities in one tensor is thus judged by both.
 
+    A model that returns its input with changes (a denoiser: a float input has the output's shape) is judged by the
+    changes: where they are smaller than the outputs' variance, they take its place.
+
     Args:
         reference: the float model.
         feeds: the samples; kept, as are the reference outputs.
@@ -45,6 +48,18 @@ class Distance:
         if not self.feeds:
             raise DataError("there is no sample to compare outputs on")
         self.outputs = [_floats(reference(feed)) for feed in self.feeds]
+        self.changes = {name: self._changes(name) for name in self.outputs[0]}
+
+    def _changes(self, name: str) -> float | None:
+        """Mean squared difference from the nearest input of the same shape; None where there is none."""
+        found: dict[str, list[Array]] = {}
+        for feed, outputs in zip(self.feeds, self.outputs, strict=True):
+            for key, x in feed.items():
+                y = outputs[name]
+                if x.shape == y.shape and y.ndim > 2 and np.asarray(x).dtype.kind == "f":
+                    found.setdefault(key, []).append(np.square(y - x).mean())
+        means = [float(np.mean(v)) for v in found.values() if len(v) == len(self.feeds)]
+        return min(means, default=None)
 
     def __call__(self, run: Run) -> float:
         """The distance of one model. NaN or infinite outputs count as 1."""
@@ -60,7 +75,7 @@ class Distance:
                 self._add(sums, name, y, z)
         found = []
         for name in self.outputs[0]:
-            parts = [_relative(s) for (n, _), s in sums.items() if n == name]
+            parts = [_relative(s, self.changes[name]) for (n, _), s in sums.items() if n == name]
             found.append(1.0 if name in broken or not parts else max(parts))
         return float(np.mean(found)) if found else 0.0
 
@@ -83,10 +98,12 @@ class Distance:
                 old.count = np.zeros_like(old.count)
 
 
-def _relative(sums: _Sums) -> float:
+def _relative(sums: _Sums, changes: float | None) -> float:
     if not sums.count.any():
         return 0.0
     variance = np.maximum(sums.second / sums.count - (sums.first / sums.count) ** 2, 0)
+    if changes:
+        variance = np.minimum(variance, changes)
     scale = np.maximum(variance, _QUIET * max(float(variance.max()), 1e-30))
     ratio = sums.lost / sums.count / scale
     return float(np.mean(ratio / (1 + ratio)))

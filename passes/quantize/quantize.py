@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
@@ -13,6 +13,7 @@ from lwgraph.errors import DataError, UsageError, did_you_mean
 from lwgraph.executor import Executor, Feeds
 from lwgraph.passes.quantize.distance import Distance
 from lwgraph.passes.quantize.equalize import Equalize
+from lwgraph.passes.quantize.mixed import Judge, Mixed, Mixer
 from lwgraph.passes.quantize.quantizer import Built, Quantizer, Recipe, name_nodes
 from lwgraph.passes.quantize.readback import failures
 from lwgraph.passes.quantize.recognise import quantized_already
@@ -41,12 +42,18 @@ class Quantize(Pass):
     reduce_range: Annotated[bool | None, "7-bit weights, for processors that saturate; none: detected"] = None
     equalize: Annotated[bool, "also try with channels evened out across layers, and keep what is closer"] = True
     bias_correction: Annotated[bool, "shift biases by the mean error of the rounded weights"] = True
+    keep: Annotated[Literal["auto", "none"],
+                    "auto: leave in float what is not faster in integers or harms the outputs most; none: only what "
+                    "has no integer kernel"] = "auto"
+    max_loss: Annotated[float | None, "with keep=auto: the largest relative squared error of the outputs on the "
+                        "calibration data; none: as little as is worth its time"] = None
     nodes_to_exclude: Annotated[tuple[str, ...], "names of nodes that stay in float"] = ()
     op_types_to_quantize: Annotated[tuple[str, ...], "only these operators; empty: all that the target has"] = ()
     ignored_scope: Annotated[tuple[str, ...], "nodes that stay in float: name, type:Conv, or re:expression"] = ()
 
     def __post_init__(self) -> None:
         self.check_option("percentile", 50 < self.percentile <= 100, self.percentile, "above 50, up to 100")
+        self.check_option("max_loss", self.max_loss is None or self.max_loss > 0, self.max_loss, "over 0, or none")
 
     def run(self, model: ir.Model, context: Context) -> int:
         """Raises DataError without calibration data, UsageError for names that the model does not have."""
@@ -65,20 +72,50 @@ class Quantize(Pass):
             raise UsageError(f"{wide[0]} needs opset 21 and the model has {opset}; allowed here: int8, uint8")
         if not context.data:
             raise DataError("quantize needs calibration data to know the ranges of activations; give --data")
+        mixed = self.within(model, context, self.max_loss)
+        for node, reason in mixed.kept.items():
+            context.skip(self.name, node, reason)
+        if mixed.built is None:
+            return 0
+        ir.replace_contents(model, mixed.model)
+        return len(mixed.built.compute) + len(mixed.built.others)
+
+    def within(self, model: ir.Model, context: Context, max_loss: float | None = None, judge: Judge | None = None
+               ) -> Mixed:
+        """Quantize a copy of `model` so that its loss is at most `max_loss`, as fast as can be.
+
+        For callers that plan: the result has the quantized model (`model`; the float model where integers do not pay or
+        nothing keeps `max_loss`), the nodes left in float with the reasons (`kept`), and for every node that the target
+        could compute in integers its damage at the outputs and its times in float and in integers (`nodes`).
+
+        Args:
+            model: a float model; it is not changed.
+            context: its `data` calibrate and are judged on; its executor is the target.
+            max_loss: in the judge's unit; None: as much accuracy as is worth its time. With
+                `keep=none` it is not looked at.
+            judge: the loss of a prepared model, lower is better, below or equal 0 for the float model; None: the
+                relative squared error of the outputs against the float model's (see `distance.Distance`).
+
+        Raises:
+            DataError: there is no calibration data. UsageError: names that the model does not have.
+        """
+        if not context.data:
+            raise DataError("quantize needs calibration data to know the ranges of activations; give --data")
+        target = self.resolved_target(context)
         executor = context.executor or registry.executor("ort", threads=context.threads)
         working = ir.clone(model)
         name_nodes(working.graph)
         refused = self.refused(working.graph)
-        built = self.best(working, target, context.data, executor, refused, context)
-        for node, reason in built.reasons.items():
-            context.skip(self.name, node, reason)
-        if not built.compute:
-            return 0
-        for node, reason in (failures(executor, built.model, built.compute) or {}).items():
-            if target.name.startswith("ort-cpu"):
+        quantizer, built = self.best(working, target, context.data, executor, refused, context)
+        measurable = target.name.startswith("ort-cpu")
+        if self.keep == "none" or not built.compute or not measurable:
+            reasons = failures(executor, built.model, built.compute) if built.compute and measurable else None
+            for node, reason in (reasons or {}).items():
                 context.warn(f"'{node}' was quantized but does not run in integers: {reason}")
-        ir.replace_contents(model, built.model)
-        return len(built.compute) + len(built.others)
+            return Mixed(built.model, dict(built.reasons), built=built if built.compute else None)
+        mixer = Mixer(working, quantizer, executor, spread(context.data, JUDGED), judge, refused,
+                      progress=context.progress)
+        return mixer.find(max_loss)
 
     def resolved_target(self, context: Context) -> Target:
         """The target with this pass's options; weights keep to 7 bits on a processor that saturates."""
@@ -93,25 +130,34 @@ class Quantize(Pass):
     def best(
         self, model: ir.Model, target: Target, data: Sequence[Feeds], executor: Executor, refused: dict[str, str],
         context: Context,
-    ) -> Built:
+    ) -> tuple[Quantizer, Built]:
         """The variant whose outputs are closest to the float model's: each method, with even channels and without."""
-        made = self.variants(model, target, data, executor, refused, context)
-        if self.equalize and made[0].compute:
+        models = [model]
+        if self.equalize:
             even = ir.clone(model)
             per_channel = target.per_channel and model.graph.opset_imports.get("", 1) >= target.per_channel_opset
             if Equalize(per_channel=per_channel).run(even, context):
-                made += self.variants(even, target, data, executor, refused, context)
-        if len(made) == 1 or not made[0].compute:
-            return made[0]
-        distance = Distance(executor.prepare(model), spread(data, JUDGED))
-        scores = [distance(executor.prepare(b.model)) for b in made]
-        return made[scores.index(min(scores))]
+                models.append(even)
+        methods = AUTO if self.calibration_method == "auto" else ((self.calibration_method, self.percentile),)
+        alone = len(models) == len(methods) == 1
+        distance = None if alone else Distance(executor.prepare(model), spread(data, JUDGED))
+        best: tuple[float, Quantizer, Built] | None = None
+        for base in models:
+            for quantizer in self.quantizers(base, target, data, executor, methods, context):
+                built = quantizer.build(refused)
+                if distance is None or not built.compute:
+                    return quantizer, built
+                score = distance(executor.prepare(built.model))
+                if best is None or score < best[0]:
+                    best = score, quantizer, built
+        assert best is not None
+        return best[1], best[2]
 
-    def variants(
-        self, model: ir.Model, target: Target, data: Sequence[Feeds], executor: Executor, refused: dict[str, str],
-        context: Context,
-    ) -> list[Built]:
-        """One quantized model per calibration method asked for, from one run over the data."""
+    def quantizers(
+        self, model: ir.Model, target: Target, data: Sequence[Feeds], executor: Executor,
+        methods: Sequence[tuple[str, float]], context: Context,
+    ) -> Iterator[Quantizer]:
+        """One for each calibration method, from one run over the data."""
         observed: dict[str, Observed] = {}
 
         def observe(names: list[str], axes: dict[str, int]) -> dict[str, Observed]:
@@ -121,10 +167,9 @@ class Quantize(Pass):
                                         progress=lambda done: context.progress("calibrating", done, total)))
             return observed
 
-        methods = AUTO if self.calibration_method == "auto" else ((self.calibration_method, self.percentile),)
         recipe = Recipe(bias_correction=self.bias_correction)
-        return [Quantizer(model, target, observe, replace(recipe, method=m, percentile=p)).build(refused)
-                for m, p in methods]
+        for method, percentile in methods:
+            yield Quantizer(model, target, observe, replace(recipe, method=method, percentile=percentile))
 
     def refused(self, graph: ir.Graph) -> dict[str, str]:
         """Names of the nodes that the options keep in float -> why."""

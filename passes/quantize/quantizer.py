@@ -93,7 +93,7 @@ class Quantizer:
         """The quantized model, with the named nodes left in float for the given reasons."""
         model, placement = self.placement(refused)
         grids = self.grids(placement)
-        weights = {node: rounded for node in placement.compute if (rounded := self._weights(node, grids)) is not None}
+        weights = {node: rounded for node in placement.compute if (rounded := self.rounded(node, grids)) is not None}
         constants = {(node, i): self._constant_grid(node.inputs[i])
                      for node, role in placement.roles.items() for i in role.constants}
         found = Built(model, {v.name or "": g for v, g in grids.items()}, [n.name or "" for n in placement.compute],
@@ -149,7 +149,8 @@ class Quantizer:
                 if alone or part.high - part.low >= _SIMILAR * (whole.high - whole.low):
                     placement.groups.tie(value, output)
 
-    def _weights(self, node: ir.Node, grids: Mapping[ir.Value, Grid]) -> Weights | None:
+    def rounded(self, node: ir.Node, grids: Mapping[ir.Value, Grid]) -> Weights | None:
+        """A compute node's weight in integers, and its bias; None without a constant weight. Remembered."""
         fold_gemm(node)
         weight = ir.constant(node.inputs[1])
         if weight is None:

@@ -15,6 +15,11 @@ from lwgraph.passes.quantize.recognise import is_integer_kernel
 _SUFFIX = re.compile(r"(_token_\d+|_quant|_transpose\w*|_nhwc|_nchwc)+$")
 
 
+def plain_name(name: str) -> str:
+    """The name that a node or value had before the runtime's optimizer renamed it, as far as suffixes tell."""
+    return _SUFFIX.sub("", name.removeprefix("fused "))
+
+
 def kernels(executor: Executor, model: ir.Model) -> dict[str, str] | None:
     """Node name -> the operator that the runtime runs in its place, as far as names survive its optimizer.
 
@@ -65,4 +70,4 @@ def _reason(node: ir.Node | None, op: str | None) -> str:
     return f"{ran}: it has no integer kernel for these types or attributes"
 
 
-__all__ = ["failures", "kernels"]
+__all__ = ["failures", "kernels", "plain_name"]

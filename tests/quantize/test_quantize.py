@@ -20,7 +20,8 @@ from lwgraph.rewrite import Context, Pass
 def quantized(model: ir.Model, data: list[dict[str, Array]], **options: Any) -> tuple[ir.Model, Context, int]:
     made = ir.clone(model)
     context = Context(executor=registry.executor("ort"), data=list(data))
-    count = Quantize(**{"calibration_method": "minmax", "equalize": False, **options}).run(made, context)
+    plain = {"calibration_method": "minmax", "equalize": False, "keep": "none"}
+    count = Quantize(**{**plain, **options}).run(made, context)
     verify(made)
     return made, context, count
 

@@ -1,0 +1,262 @@
+"""Mixed precision: which nodes stay in float so that the asked accuracy costs the least time.
+
+Times come from the runtime's profile of the float and of the all-integer model, damages from `sensitivities`; `cut`
+turns both into a ladder of choices from the fastest to the most accurate. What is chosen from the ladder is built,
+judged and timed against the float model, so an estimate only proposes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from lwgraph import ir
+from lwgraph.calibrate.capture import measured_shapes
+from lwgraph.executor import Executor, Feeds, Run
+from lwgraph.measure.latency import paired_latency
+from lwgraph.passes.quantize.cut import Choice, ladder
+from lwgraph.passes.quantize.distance import Distance
+from lwgraph.passes.quantize.parts import Region
+from lwgraph.passes.quantize.quantizer import Built, Quantizer
+from lwgraph.passes.quantize.readback import failures
+from lwgraph.passes.quantize.sensitivity import sensitivities
+from lwgraph.passes.quantize.times import Border, can_profile, measured_border, node_seconds
+
+Judge = Callable[[Run], float]  # the loss of a prepared model, comparable with max_loss; lower is better
+RATE = 8.0  # without max_loss: halving the loss is worth a ninth more time (2 ** (1 / RATE))
+ENOUGH = 1e-3  # a relative squared error this small is hardly worth time
+_SECONDS = 1.0  # of timing, for each comparison with the float model
+_EVEN = 0.98  # integers must take less than this share of the float model's time
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """What was measured about a node that the target could compute in integers.
+
+    Attributes:
+        damage: the loss at the network's outputs from its rounded weights and its output's grid; None: not measured.
+        float_ms, integer_ms: by the runtime's profile, in place; None: the runtime does not tell.
+        reason: why it stays in float; "" when it computes in integers.
+    """
+
+    name: str
+    op_type: str
+    damage: float | None
+    float_ms: float | None
+    integer_ms: float | None
+    reason: str = ""
+
+
+@dataclass
+class Mixed:
+    """A quantized model and how its precision was chosen.
+
+    Attributes:
+        model: the model; the float model itself when nothing was worth quantizing.
+        kept: nodes left in float -> why.
+        nodes: what was measured about each node, in graph order.
+        loss: the judge's loss of `model`; None when nothing had to be judged.
+        integer_loss: the same with every node in integers that can be.
+        float_ms, ms: seconds of the float model and of `model` in thousandths, paired; None: not measured.
+        built: names as in the float model; None for a float model.
+    """
+
+    model: ir.Model
+    kept: dict[str, str]
+    nodes: list[NodeFacts] = field(default_factory=list)
+    loss: float | None = None
+    integer_loss: float | None = None
+    float_ms: float | None = None
+    ms: float | None = None
+    built: Built | None = None
+
+    @property
+    def speedup(self) -> float | None:
+        """Over the float model."""
+        return self.float_ms / self.ms if self.float_ms and self.ms else None
+
+
+def race(runs: Mapping[str, Run], feed: Feeds) -> dict[str, float]:
+    """The shortest seconds of each model, timed in turn."""
+    times = paired_latency(runs, [feed], seconds=_SECONDS)
+    return {name: times.timing(name).minimum for name in runs}
+
+
+@dataclass
+class Mixer:
+    """Finds the precision of each node for one quantizer.
+
+    Args:
+        original: the float model that the result is compared with and whose outputs are aimed at.
+        quantizer: ranges and weights; its model may differ from `original` (channels evened out).
+        executor: the target.
+        feeds: samples to judge on.
+        judge: None: the relative squared error of the outputs on `feeds`.
+        refused: nodes that stay in float, and why.
+        runs: variants of the model that may be measured for sensitivities.
+        race: seconds of prepared models on one sample.
+    """
+
+    original: ir.Model
+    quantizer: Quantizer
+    executor: Executor
+    feeds: Sequence[Feeds]
+    judge: Judge | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
+    runs: int = 48
+    race: Callable[[Mapping[str, Run], Feeds], dict[str, float]] = race
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None
+
+    def __post_init__(self) -> None:
+        self.distance = Distance(self.executor.prepare(self.original), self.feeds)
+        self.loss: Judge = self.judge or self.distance
+        self.floats: dict[str, float] = {}
+        self.integers: dict[str, float] = {}
+        self.damage: dict[str, float] = {}
+        self._judged: dict[frozenset[str], tuple[Built, float]] = {}
+
+    def find(self, max_loss: float | None = None) -> Mixed:
+        """The fastest model with at most `max_loss`; None: as much accuracy as is worth its time.
+
+        The float model when that is not slower, or nothing else keeps `max_loss`.
+        """
+        refused = dict(self.refused)
+        whole = self.quantizer.build(refused)
+        for name, why in self._without_kernel(whole).items():
+            refused[name] = why
+        if len(refused) > len(self.refused):
+            whole = self.quantizer.build(refused)
+        if not whole.compute:
+            return Mixed(self.original, dict(whole.reasons))
+        region = Region(self.quantizer, refused)
+        border = self._profile(whole)
+        integer_loss = self.loss(self.executor.prepare(whole.model))
+        if max_loss is None or integer_loss > max_loss:
+            self._sense(region)
+        sizes = measured_shapes(self.quantizer.model, region.values(), self.feeds[0], self.executor)
+        parts = region.parts(self.floats, self.integers, self.damage)
+        choices = ladder(parts, region.links(sizes, border, self.damage))
+        everything = frozenset(p.name for p in parts)
+        self._judged[everything] = whole, integer_loss
+        found = self._pick(choices, region, refused, max_loss)
+        if found is None:
+            wanted = f"max_loss {max_loss:.3g}" if max_loss is not None else "the accuracy"
+            return self._float(region, refused, f"no mix of integers and floats keeps {wanted}", integer_loss)
+        integer, built, loss = found
+        return self._timed(region, refused, integer, built, loss, integer_loss, everything, max_loss)
+
+    def _without_kernel(self, built: Built) -> dict[str, str]:
+        return dict(failures(self.executor, built.model, built.compute) or {})
+
+    def _profile(self, whole: Built) -> Border:
+        if not can_profile(self.executor):
+            return Border()
+        self.progress("timing layers", 0, 2)
+        self.floats = node_seconds(self.executor, self.quantizer.model, self.feeds[0]) or {}
+        self.integers = node_seconds(self.executor, whole.model, self.feeds[0]) or {}
+        return measured_border(self.executor)
+
+    def _sense(self, region: Region) -> None:
+        if self.damage:
+            return
+        sources, keys = region.sources()
+        few = Distance(self.executor.prepare(self.quantizer.model), self.feeds[:4])
+        found = sensitivities(self.quantizer.model, sources, few, self.executor, self.runs,
+                              lambda done, total: self.progress("measuring sensitivities", done, total))
+        for key, damage in zip(keys, found, strict=True):
+            self.damage[key] = self.damage.get(key, 0.0) + damage
+
+    def _pick(self, choices: Sequence[Choice], region: Region, refused: Mapping[str, str], max_loss: float | None
+              ) -> tuple[frozenset[str], Built, float] | None:
+        if not choices:
+            return None
+        if max_loss is None:
+            best = min(choices, key=lambda c: c.seconds ** RATE * (c.damage + ENOUGH) if c.seconds else c.damage)
+            built, loss = self._judge(best.integer, region, refused)
+            return best.integer, built, loss
+        low, high, found = 0, len(choices), None
+        while low < high:  # losses fall along the ladder
+            middle = (low + high) // 2
+            built, loss = self._judge(choices[middle].integer, region, refused)
+            if loss <= max_loss and built.compute:
+                found, high = (choices[middle].integer, built, loss), middle
+            else:
+                low = middle + 1
+        return found
+
+    def _judge(self, integer: frozenset[str], region: Region, refused: Mapping[str, str]) -> tuple[Built, float]:
+        if integer not in self._judged:
+            why = {n.name or "": "" for n in region.nodes if (n.name or "") not in integer}
+            built = self.quantizer.build({**refused, **why})
+            self._judged[integer] = built, self.loss(self.executor.prepare(built.model))
+        return self._judged[integer]
+
+    def _timed(self, region: Region, refused: Mapping[str, str], integer: frozenset[str], built: Built, loss: float,
+               integer_loss: float, everything: frozenset[str], max_loss: float | None) -> Mixed:
+        """Against the float model and the all-integer one; the mix must be worth it when measured."""
+        runs = {"float": self.executor.prepare(self.original), "mixed": self.executor.prepare(built.model)}
+        whole = self._judged[everything]
+        if integer != everything:
+            runs["whole"] = self.executor.prepare(whole[0].model)
+        shortest = self.race(runs, self.feeds[0])
+        if integer != everything and shortest["whole"] < shortest["mixed"]:
+            fits = whole[1] <= max_loss if max_loss is not None else (
+                shortest["whole"] ** RATE * (whole[1] + ENOUGH) <= shortest["mixed"] ** RATE * (loss + ENOUGH))
+            if fits:
+                integer, built, loss = everything, *whole
+                shortest["mixed"] = shortest["whole"]
+        if shortest["mixed"] > _EVEN * shortest["float"] and can_profile(self.executor):
+            made = self._float(region, refused, f"integers save no time: {1e3 * shortest['mixed']:.3g} ms against "
+                               f"{1e3 * shortest['float']:.3g} ms in float", integer_loss)
+            made.float_ms = made.ms = 1e3 * shortest["float"]
+            return made
+        kept = self._reasons(region, refused, integer, built)
+        return Mixed(built.model, kept, self._facts(region, kept), loss, integer_loss, 1e3 * shortest["float"],
+                     1e3 * shortest["mixed"], built)
+
+    def _float(self, region: Region, refused: Mapping[str, str], why: str, integer_loss: float) -> Mixed:
+        kept = {**refused, **{n.name or "": why for n in region.nodes}}
+        return Mixed(self.original, kept, self._facts(region, kept), 0.0, integer_loss)
+
+    def _reasons(self, region: Region, refused: Mapping[str, str], integer: frozenset[str], built: Built
+                 ) -> dict[str, str]:
+        found = {**built.reasons, **refused}
+        done = {*built.compute, *built.others}
+        for node in region.nodes:
+            name = node.name or ""
+            if name in integer and name in done:
+                continue
+            a, b = self.floats.get(name), self.integers.get(name)
+            if a is not None and b is not None and a <= b:
+                found[name] = f"not faster in integers: {1e3 * b:.3g} ms against {1e3 * a:.3g} ms in float"
+            elif (damage := self._damage(region, name)) > 0:
+                time = f", which saves {1e3 * (b - a):+.3g} ms" if a is not None and b is not None else ""
+                found[name] = f"integers cost {damage:.2g} of the outputs' relative error here{time}"
+            else:
+                found[name] = "its neighbours are in float: converting costs more than integers save"
+        return found
+
+    def _damage(self, region: Region, name: str) -> float:
+        return self._damages(region).get(name, 0.0)
+
+    def _damages(self, region: Region) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for tensor in region.tensors.values():
+            if tensor.maker is not None:
+                name = tensor.maker.name or ""
+                found[name] = found.get(name, 0.0) + self.damage.get(tensor.value.name or "", 0.0)
+        for node in region.nodes:
+            name = node.name or ""
+            found[name] = found.get(name, 0.0) + self.damage.get(f"node:{name}", 0.0)
+        return found
+
+    def _facts(self, region: Region, kept: Mapping[str, str]) -> list[NodeFacts]:
+        damages = self._damages(region)
+        times = ({k: 1e3 * v for k, v in t.items()} for t in (self.floats, self.integers))
+        floats, integers = times
+        return [NodeFacts(n.name or "", n.op_type, damages.get(n.name or "") if self.damage else None,
+                          floats.get(n.name or ""), integers.get(n.name or ""), kept.get(n.name or "", ""))
+                for n in region.nodes]
+
+
+__all__ = ["ENOUGH", "RATE", "Judge", "Mixed", "Mixer", "NodeFacts", "race"]
