@@ -51,6 +51,15 @@ class Store:
         self._shrink()
         return arrays
 
+    def drop(self, key: Hashable) -> None:
+        """Forget what was kept under `key`, in memory and on disk; KeyError when nothing was."""
+        if key not in self:
+            raise KeyError(key)
+        if key in self._memory:
+            self._used -= _size(self._memory.pop(key))
+        if key in self._files:
+            self._files.pop(key).unlink()
+
     @property
     def resident(self) -> int:
         """Bytes in memory."""

@@ -150,12 +150,17 @@ class Moments:
     @property
     def warning(self) -> str:
         """Says so when there are too few samples for the layer, and how many would do; "" otherwise."""
-        need = ENOUGH * self.site.fan_in
-        if self.count is None or self.count >= FEW * self.site.fan_in:
+        return "" if self.count is None else self.shortage(self.site, self.count)
+
+    @staticmethod
+    def shortage(site: Site, count: int) -> str:
+        """What to say of `count` samples for a layer; "" when they are enough."""
+        if count >= FEW * site.fan_in:
             return ""
+        need = ENOUGH * site.fan_in
         return (
-            f"layer '{self.site.name}' has {self.count} samples for {self.site.fan_in} unknowns per output; "
-            f"fits are reliable from about {need} samples: give {math.ceil(need / max(1, self.count))} times the data"
+            f"layer '{site.name}' has {count} samples for {site.fan_in} unknowns per output; "
+            f"fits are reliable from about {need} samples: give {math.ceil(need / max(1, count))} times the data"
         )
 
     def error(self, kernel: Array) -> float:

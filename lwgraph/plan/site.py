@@ -114,6 +114,12 @@ class Site:
         beta = ir.attribute(self.node, "beta", 1.0) if self.kind == "gemm" else 1.0
         return np.array(np.broadcast_to(np.asarray(raw, np.float64).reshape(-1) * beta, (self.shape[0],)))
 
+    def with_weight(self, weight: Array, bias: Array | None) -> Site:
+        """The layer as it would be with another canonical weight (o, c/g, *k) and bias; the model stays as it is."""
+        twin = replace(self)
+        vars(twin).update(weight=weight, bias=bias)  # the cached properties
+        return twin
+
     @property
     def dtype(self) -> np.dtype[Any]:
         """The element type of the weight."""

@@ -1,0 +1,373 @@
+"""Asymmetric refit: layers fitted in order, from their inputs in the rewritten model to their outputs in the original.
+
+Forms are chosen by fits on the original's inputs; in the rewritten model each layer sees the errors of all before it.
+Here every layer is fitted once more, in topological order, to what it sees by then (Zhang et al. 2015, arXiv
+1505.06798, section 3.3; He et al. 2017, arXiv 1707.06168, section 3.3 for layers before a sum).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from lwgraph import ir
+from lwgraph.calibrate.gram import CrossAccumulator, CrossMoments
+from lwgraph.calibrate.patches import Patches, positions
+from lwgraph.calibrate.statistics import LEAST_ROWS, ROWS_PER_UNKNOWN
+from lwgraph.errors import DataError, UsageError
+from lwgraph.executor import Executor, Feeds
+from lwgraph.plan.fit import Moments
+from lwgraph.plan.refit_data import HELD_OUT_SHARE, chosen_feeds, output_error, output_rows
+from lwgraph.plan.refit_fit import Rows, affine, dense, target_site
+from lwgraph.plan.refit_units import Kept, Unit, find_units
+from lwgraph.plan.refit_write import Snapshot, check_unit, has_shift, rewrite
+from lwgraph.plan.site import Site
+from lwgraph.plan.walk import Walk
+from lwgraph.plan.write import has_bias_slot, transform, write
+from lwgraph.rewrite.base import Context, Skip
+
+Array = npt.NDArray[np.float64]
+HELD_ROWS, HELD_BYTES = 4096, 64 << 20  # of one layer's held-out patches
+MOST_UNKNOWNS = 10_000  # per output; a layer with more is only shifted and scaled
+EQUAL = 1e-10  # a relative error below it is rounding: nothing to refit
+Scope = Literal["replaced", "all"]
+
+
+@dataclass(frozen=True)
+class LayerRefit:
+    """What became of one layer.
+
+    Attributes:
+        name: of the layer.
+        how: "form" (all factors of a form), "last" (the last factors of a form), "weight" (a plain layer), "affine"
+            (scale and shift of a plain layer), or "" when it stays as it was.
+        before, after: held-out ||Y - Yhat||^2 / ||Y - mean Y||^2 against the original's output.
+        reason: why it stays; "" otherwise.
+    """
+
+    name: str
+    how: str
+    before: float
+    after: float
+    reason: str = ""
+
+
+@dataclass
+class RefitReport:
+    """What a refit did.
+
+    Attributes:
+        before, after: held-out error of the model's outputs, ||Y - Yhat||^2 / ||Y - mean Y||^2, the mean over the
+            outputs; nan where no output can be compared.
+        layers: one record per layer that was looked at, in order.
+        kept: how many of the refitted layers, from the first on, stand; the others were undone, because with them the
+            outputs come less near to the original's.
+    """
+
+    before: float
+    after: float
+    layers: list[LayerRefit] = field(default_factory=list)
+    kept: int = 0
+
+    @property
+    def refitted(self) -> int:
+        """How many layers were refitted, those undone at the end included."""
+        return sum(bool(layer.how) for layer in self.layers)
+
+
+def refit(
+    original: ir.Model,
+    compressed: ir.Model,
+    context: Context,
+    *,
+    scope: Scope = "replaced",
+    only: Collection[str] | None = None,
+    kept: Kept | None = None,
+    statistics: bool = True,
+    samples: int = 256,
+    rows_per_unknown: int = ROWS_PER_UNKNOWN,
+    memory_bytes: int = 1 << 29,
+    name: str = "refit",
+) -> RefitReport:
+    """Refit `compressed` to `original` on `context.data`, in place.
+
+    A form is refitted with all its factors, by `Form.fit` on the moments of what it sees now, and by its last factors
+    alone; a plain layer by least squares. A layer keeps the best of these by the error of its outputs on held-out
+    samples, as the executor computes them, or stays as it was. Where a sum follows, the sum of the original is the
+    target. In the end the outputs of the model are compared, held out: all refits stand, or the first half, quarter ...
+    of them, whichever gives the least error; the error never rises.
+
+    Both models are walked once, side by side, so that each node runs about three times per sample. Memory:
+    `memory_bytes` for what is live in the two models, half each (more goes to temporary files), and per layer the
+    moments, 8 D^2 bytes times about four. Time: the runs, and per layer a Gram matrix, three solves of D unknowns and
+    one fit of its form.
+
+    Args:
+        original: the model that is imitated; it keeps its values' names in `compressed`.
+        compressed: rewritten by forms, pruning or anything that keeps names.
+        context: `data` and `executor`; refusals, warnings and the gain are recorded in it.
+        scope: "replaced": only what forms put there; other layers are scaled and shifted per channel at most
+            (`statistics`). "all": plain layers, too; for pruned networks.
+        only: names of layers; others stay as they are. None: all of the scope.
+        kept: for pruned models, by name of a value, the indices of the channels of the original that are left.
+        statistics: with scope "replaced", repair the mean and the variance of the other layers' outputs.
+        samples: rows of `context.data` to use at most; a quarter of them is held out.
+        rows_per_unknown: patches per entry of a patch.
+        memory_bytes: see above.
+        name: of the pass, in what is recorded.
+
+    Raises:
+        UsageError: there is no data.
+    """
+    if not context.data:
+        raise UsageError(f"{name} needs calibration samples; give --data")
+    executor = context.executor or context.evaluator()
+    feeds, held = chosen_feeds(context.data, compressed, samples, context.seed)
+    units, refused = find_units(original, compressed, kept)
+    for place, reason in refused:
+        context.skip(name, place, reason)
+    units = [unit for unit in units if only is None or unit.name in only]
+    if scope == "replaced" and not statistics:
+        units = [unit for unit in units if unit.form is not None]
+    report = RefitReport(math.nan, math.nan)
+    judged = [feeds[i] for i in sorted(held)]
+    report.before = report.after = output_error(original, compressed, judged, executor)
+    if not units or report.before <= EQUAL:
+        return report
+    run = _Refit(original, compressed, context, executor, feeds, held, units, rows_per_unknown, memory_bytes, name)
+    run.walk(report, scope)
+    done = run.done
+    if not done:
+        return report
+    best, standing = report.before, 0
+    for count in _halves(len(done)):
+        _stand(done, count)
+        error = output_error(original, compressed, judged, executor)
+        if math.isnan(error) or error < best:  # nan: there is nothing to say against the layers' own judgement
+            best, standing = error, count
+        if standing == len(done):
+            break
+    _stand(done, standing)
+    report.after, report.kept = best, standing
+    if standing < len(done):
+        context.skip(name, compressed.graph.name or "model", f"{len(done) - standing} of {len(done)} refits were "
+                     "undone: with them the held-out outputs are farther from the original's")  # fmt: skip
+    return report
+
+
+def _stand(done: Sequence[tuple[Snapshot, Snapshot]], count: int) -> None:
+    """Let the first `count` refits stand, and undo the others."""
+    for index, (before, after) in enumerate(done):
+        (after if index < count else before).restore()
+
+
+def _halves(count: int) -> list[int]:
+    """count, count / 2, count / 4, ... down to 1."""
+    found = []
+    while count:
+        found.append(count)
+        count //= 2
+    return found
+
+
+class _Refit:
+    def __init__(self, original: ir.Model, compressed: ir.Model, context: Context, executor: Executor,
+                 feeds: Sequence[Feeds], held: Collection[int], units: Sequence[Unit], rows_per_unknown: int,
+                 memory_bytes: int, name: str) -> None:  # fmt: skip
+        self.context, self.units, self.name, self.seed = context, units, name, context.seed
+        self.rows_per_unknown = rows_per_unknown
+        self.student = Walk(compressed, feeds, executor, memory_bytes // 2)
+        self.teacher = Walk(original, feeds, executor, memory_bytes // 2, {unit.target for unit in units})
+        self.fit, self.held = [i for i in range(len(feeds)) if i not in held], sorted(held)
+        if not self.fit:  # a single sample
+            self.fit = self.held
+        self.done: list[tuple[Snapshot, Snapshot]] = []
+        self.place = {node: index for index, node in enumerate(compressed.graph)}
+
+    def walk(self, report: RefitReport, scope: Scope) -> None:
+        for index, unit in enumerate(self.units):
+            self.context.progress(self.name, index, len(self.units))
+            before = Snapshot(unit.nodes)
+            try:
+                if not self.context.allow(self.name, unit.name):
+                    break
+                check_unit(unit)
+                record = self._unit(unit, scope)
+            except (Skip, DataError) as reason:
+                before.restore()
+                record = LayerRefit(unit.name, "", math.nan, math.nan, str(reason))
+            report.layers.append(record)
+            if record.how:
+                self.done.append((before, Snapshot(unit.nodes)))
+            else:
+                self.context.skip(self.name, unit.name, record.reason)
+            later = {u.target for u in self.units[index + 1 :]}
+            self.teacher.release({unit.target} - later)
+            self.student.release({unit.input, unit.minus})
+        self.context.progress(self.name, len(self.units), len(self.units))
+
+    def _unit(self, unit: Unit, scope: Scope) -> LayerRefit:
+        if unit.target not in self.teacher or unit.input not in self.student:
+            raise Skip("its input or its target does not depend on the model's inputs")
+        self.student.to(self.place[unit.nodes[0]], {unit.input, *([unit.minus] if unit.minus else [])})
+        self.teacher.to(self.teacher.index_of(unit.target) + 1, {unit.target})
+        now, rows = self._held_rows(unit)
+        power = max(rows.power, 1e-30)
+        plain = rows.distance(now)
+        if plain <= EQUAL * power:
+            raise Skip("its outputs are those of the original")
+        before, errors = Snapshot(unit.nodes), {}
+        results: dict[str, Snapshot] = {}
+        for how in self._ways(unit, scope, rows):
+            errors[how] = rows.distance(self._held_rows(unit)[0])
+            results[how] = Snapshot(unit.nodes)
+            before.restore()
+        best = min(errors, key=lambda how: errors[how] if math.isfinite(errors[how]) else math.inf, default="")
+        if not best or not errors[best] < plain:
+            return LayerRefit(unit.name, "", plain / power, plain / power,
+                              "no refit brings its held-out outputs nearer to the original's")  # fmt: skip
+        results[best].restore()
+        return LayerRefit(unit.name, best, plain / power, errors[best] / power)
+
+    def _ways(self, unit: Unit, scope: Scope, rows: Rows) -> Iterator[str]:
+        """Writes one refit after another into the unit, and says which it is; the caller undoes it."""
+        if unit.form is None and (scope == "replaced" or unit.site.fan_in > MOST_UNKNOWNS):
+            yield from self._affine(unit)
+            return
+        if unit.form is None:
+            site = unit.site
+            moments = self._moments(unit, site, unit.input, [])
+            self._warn(site, moments)
+            shifts = has_bias_slot(site)
+            weight, bias = self._dense(site, moments, rows, shifts)
+            write(site, weight, bias if shifts else None)
+            yield "weight"
+            return
+        if unit.site.fan_in <= MOST_UNKNOWNS and unit.site.outputs == rows.y.shape[1]:
+            site, moments = unit.site, self._moments(unit, unit.site, unit.input, [])
+            self._warn(site, moments)
+            shifts = has_shift(unit)
+            weight, _ = self._dense(site, moments, rows, shifts)
+            aim, pooled = target_site(site, moments, weight, shifts)
+            if rewrite(unit, unit.form.fit(aim, Moments(aim, pooled))):
+                yield "form"
+        if unit.ends:
+            for site in unit.ends:
+                other = [name for name in (unit.output, site.output.name or "") if unit.output != site.output.name]
+                moments = self._moments(unit, site, site.input.name or "", other)
+                shifts = has_bias_slot(site) and site is unit.ends[-1]
+                weight, bias = next(iter(_ends(site, moments, shifts)))
+                write(site, weight, bias if shifts else None)
+            yield "last"
+
+    def _dense(self, site: Site, moments: CrossMoments, rows: Rows, shifts: bool) -> tuple[Array, Array]:
+        """The least-squares weight with the ridge that is best on held-out rows."""
+        bias = np.zeros(site.outputs) if site.bias is None else site.bias
+        found = [(rows.error(w, b), w, b) for w, b, _ in dense(moments, site.weight, bias, shifts)]
+        return min(found, key=lambda each: each[0])[1:]
+
+    def _affine(self, unit: Unit) -> Iterator[str]:
+        site = unit.site
+        if not has_bias_slot(site):
+            raise Skip("a MatMul without a bias")
+        x, y = self._outputs(unit, self.fit)
+        start = Snapshot(unit.nodes)
+        best: tuple[float, Snapshot] | None = None
+        held_x, held_y = self._outputs(unit, self.held)
+        for scale, shift in affine(x, y):
+            error = float(np.square(scale * held_x + shift - held_y).sum())
+            if best is None or error < best[0]:
+                write(site, *transform(site, scale, shift))
+                best = error, Snapshot(unit.nodes)
+                start.restore()
+        assert best is not None
+        best[1].restore()
+        yield "affine"
+
+    # ------------------------------------------------------------ values
+
+    def _target(self, unit: Unit, feed: int) -> npt.NDArray[Any]:
+        """(N, o) what the unit should give at every position."""
+        y = output_rows(self.teacher.get(unit.target, feed), unit.site)
+        if unit.channels is not None:
+            y = y[:, unit.channels]
+        if unit.minus:
+            other = output_rows(self.student.get(unit.minus, feed), unit.site)
+            if other.shape != y.shape:
+                raise Skip("the sum behind it repeats one of its terms")
+            y = y - other
+        return y
+
+    def _at(self, total: int, wanted: int, feed: int, apart: bool) -> npt.NDArray[np.intp]:
+        """Positions of one feed; of a single sample one part fits and another judges."""
+        rng = np.random.default_rng((self.seed, feed))
+        if self.fit != self.held:
+            return positions(total, wanted, rng)
+        order = rng.permutation(total)
+        cut = max(1, round(HELD_OUT_SHARE * total))
+        mine = np.sort(order[:cut] if apart else order[cut:])
+        return mine[positions(len(mine), wanted, rng)]
+
+    def _held_rows(self, unit: Unit) -> tuple[Array, Rows]:
+        """(r, o) what the unit gives now on held-out samples, with the patches and the targets there."""
+        site, patches = unit.site, Patches.of(unit.site)
+        most = max(1, min(HELD_ROWS, HELD_BYTES // (4 * site.fan_in * site.group)))
+        now, xs, ys = [], [], []
+        for feed, found in self.student.look([unit.output], self.held):
+            x, y = self.student.get(unit.input, feed), self._target(unit, feed)
+            out = output_rows(found[unit.output], site)
+            if out.shape != y.shape or patches.count(x.shape) != len(y):
+                raise Skip(f"it has {len(out)} positions of {out.shape[1]} outputs, the original {list(y.shape)}")
+            at = self._at(len(y), math.ceil(most / len(self.held)), feed, True)
+            now.append(out[at].astype(np.float64))
+            xs.append(patches.rows(x, at))
+            ys.append(y[at].astype(np.float64))
+        return np.concatenate(now), Rows(np.concatenate(xs), np.concatenate(ys))
+
+    def _moments(self, unit: Unit, site: Site, source: str, others: Sequence[str]) -> CrossMoments:
+        """Moments of a layer's patches and of its target: that of the unit, less what other layers add to its output.
+
+        `others`: the names of the unit's output and the layer's own, where these differ.
+        """
+        patches, found = Patches.of(site), None
+        wanted = math.ceil(max(LEAST_ROWS, self.rows_per_unknown * site.fan_in) / len(self.fit))
+        for feed, values in self.student.look([source, *others], self.fit):
+            y = self._target(unit, feed)
+            if others:
+                y = y - (output_rows(values[others[0]], unit.site) - output_rows(values[others[1]], unit.site))
+            at = self._at(len(y), wanted, feed, False)
+            rows = patches.rows(values[source], at)
+            if found is None:
+                found = CrossAccumulator(site.group, y.shape[1] // site.group, site.fan_in, rows.dtype, site.name)
+            found.add(rows, y[at].reshape(len(at), site.group, -1).astype(rows.dtype))
+        assert found is not None
+        return found.result()
+
+    def _outputs(self, unit: Unit, feeds: Sequence[int]) -> tuple[Array, Array]:
+        """(r, o) what the unit gives now, and what it should."""
+        ours, theirs = [], []
+        for feed, found in self.student.look([unit.output], feeds):
+            x, y = output_rows(found[unit.output], unit.site), self._target(unit, feed)
+            at = self._at(len(y), math.ceil(2 * HELD_ROWS / len(feeds)), feed, feeds is self.held)
+            ours.append(x[at].astype(np.float64))
+            theirs.append(y[at].astype(np.float64))
+        return np.concatenate(ours), np.concatenate(theirs)
+
+    def _warn(self, site: Site, moments: CrossMoments) -> None:
+        warning = Moments.shortage(site, moments.gram.count)
+        if warning:
+            self.context.warn(warning)
+
+
+def _ends(site: Site, moments: CrossMoments, shifts: bool) -> Iterator[tuple[Array, Array]]:
+    bias = np.zeros(site.outputs) if site.bias is None else site.bias
+    for weight, shift, _ in dense(moments, site.weight, bias, shifts):
+        yield weight, shift
+
+
+__all__ = ["LayerRefit", "RefitReport", "Scope", "output_error", "refit"]

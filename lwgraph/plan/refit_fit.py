@@ -1,0 +1,105 @@
+"""The mathematics of a sequential refit: least squares from what a layer sees now to what it should give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lwgraph.calibrate.gram import CrossMoments
+from lwgraph.plan.fit import Pooled, shrinkage
+from lwgraph.plan.site import Site
+
+Array = npt.NDArray[np.float64]
+RIDGES = (1.0, 10.0, 100.0)  # of the shrinkage ridge: positions of one image are less independent than it assumes
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Held-out patches x (r, G, D) of a layer in the rewritten model, and what it should give there, y (r, o)."""
+
+    x: npt.NDArray[np.floating]
+    y: Array
+
+    @property
+    def power(self) -> float:
+        """The summed variance of y."""
+        return float(self.y.var(0).sum())
+
+    def error(self, weight: Array, bias: Array) -> float:
+        """The mean over the rows of ||W x + b - y||^2; W (o, c/g, *k), b (o,). O(r o D)."""
+        groups = self.x.shape[1]
+        flat = weight.reshape(groups, -1, self.x.shape[2]).astype(self.x.dtype)
+        parts = [self.x[:, g] @ flat[g].T for g in range(groups)]
+        return self.distance(np.concatenate(parts, axis=1) + bias)
+
+    def distance(self, outputs: Array) -> float:
+        """The mean over the rows of ||outputs - y||^2."""
+        return float(np.square(outputs - self.y).sum(1).mean())
+
+
+def dense(moments: CrossMoments, weight: Array, bias: Array, shifts: bool) -> Iterator[tuple[Array, Array, float]]:
+    """(weight, bias, ridge) of least squares from the layer's patches to its target, for each of RIDGES.
+
+    W = W0 + (C - W0 G) (G + ridge I)^-1 (Zhang et al. 2015, arXiv 1505.06798, section 3.3, with a ridge towards W0):
+    where the samples say nothing, the layer stays as it is. Moments are centred where the bias takes up the mean
+    (`shifts`); else the bias stays. The ridge is that of `lwgraph.plan.fit.Moments` times 1, 10 and 100.
+    O(D^3 + o D^2) per ridge and group.
+
+    Args:
+        moments: of the patches seen now and of the target.
+        weight: W0, (o, c/g, *k).
+        bias: (o,).
+        shifts: whether there is a bias that may change.
+    """
+    groups, width = moments.gram.mean.shape
+    start = weight.reshape(groups, -1, width)
+    old = bias.reshape(groups, -1)
+    if shifts:
+        gram, cross = moments.gram.centred, moments.centred
+    else:
+        gram = np.array(moments.gram.matrix)
+        cross = moments.cross - old[:, :, None] * moments.gram.mean[:, None, :]
+    gaps = cross - start @ gram
+    levels = [shrinkage(block, moments.gram.count) for block in gram]
+    for factor in RIDGES:
+        found = np.empty_like(start)
+        for g in range(groups):
+            normal = gram[g].copy()
+            normal[np.diag_indices(width)] += levels[g] * factor
+            found[g] = start[g] + np.linalg.solve(normal, gaps[g].T).T
+        shift = moments.target_mean - np.einsum("god,gd->go", found, moments.gram.mean) if shifts else old
+        yield found.reshape(weight.shape), shift.reshape(-1), levels[0] * factor
+
+
+def target_site(site: Site, moments: CrossMoments, weight: Array, shifts: bool) -> tuple[Site, Pooled]:
+    """The layer that a form should imitate now, and the moments to fit it on.
+
+    E||y - K x||^2 = E||y - W x||^2 + tr((W - K) G (W - K)^T) for the least-squares W: so a form is refitted, all of its
+    factors at once, by fitting it to W on the moments of the inputs that it sees now.
+    """
+    gram = moments.gram
+    if not shifts:  # no bias takes up the mean, so that it counts as any other direction
+        return site.with_weight(weight, None), Pooled(gram.matrix, np.zeros_like(gram.mean), gram.count)
+    flat = weight.reshape(*moments.target_mean.shape, -1)
+    bias = moments.target_mean - np.einsum("god,gd->go", flat, gram.mean)
+    return site.with_weight(weight, bias.reshape(-1)), Pooled(gram.matrix, gram.mean, gram.count)
+
+
+def affine(x: Array, y: Array) -> list[tuple[Array, Array]]:
+    """Scales and shifts (o,), (o,) of outputs x (r, o) towards y: nothing but the mean; its variance; least squares.
+
+    The second is the statistics repair of Jordan et al. 2023 (arXiv 2211.08403), the first the bias correction of Nagel
+    et al. 2019 (arXiv 1906.04721). Channels that do not vary are only shifted; scales stay within 1/4 and 4.
+    """
+    mx, my, sx, sy = x.mean(0), y.mean(0), x.std(0), y.std(0)
+    alive = sx > 1e-6 * max(float(sx.max(initial=0.0)), 1e-30)
+    over = np.where(alive, sx, 1.0)
+    slope = ((x - mx) * (y - my)).mean(0) / over**2
+    scales = [np.ones_like(sx), *(np.where(alive, np.clip(a, 0.25, 4.0), 1.0) for a in (sy / over, slope))]
+    return [(a, my - a * mx) for a in scales]
+
+
+__all__ = ["RIDGES", "Rows", "affine", "dense", "target_site"]

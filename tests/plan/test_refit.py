@@ -1,0 +1,257 @@
+"""Sequential refit of rewritten models to the original: it helps, it keeps the structure, it never harms."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from lwgraph import ir, registry
+from lwgraph.calibrate import Statistics
+from lwgraph.errors import UsageError
+from lwgraph.plan import refit as module
+from lwgraph.plan.form import parse_form
+from lwgraph.plan.refit import output_error, refit
+from lwgraph.plan.refit_units import find_units
+from lwgraph.plan.substitute import FROM_KEY
+from lwgraph.rewrite import Context, Pass
+
+ORT = registry.executor("ort")
+FORMS = {
+    "low-rank": "low-rank{rank=4,split=vertical}",
+    "low-rank-out": "low-rank{rank=8,split=output}",
+    "tucker": "tucker{inputs=8,outputs=8}",
+    "cp": "cp{rank=24}",
+    "depthwise": "depthwise{terms=2}",
+    "pointwise-first": "depthwise{terms=1,order=pw-dw}",
+    "shift": "shift{columns=48}",
+    "grouped": "grouped{groups=2,rank=8}",
+}
+
+
+def inputs(count: int, seed: int = 1) -> list[dict[str, Any]]:
+    """Single smooth random images x (1, 16, 8, 8)."""
+    rng = np.random.default_rng(seed)
+    mix = rng.standard_normal((16, 16)) * np.arange(1, 17) ** -0.7
+    x = rng.standard_normal((count, 16, 8, 8))
+    x = np.einsum("dc,nchw->ndhw", mix, x + np.roll(x, 1, 2) + np.roll(x, 1, 3)).astype(np.float32)
+    return [{"x": x[i : i + 1]} for i in range(count)]
+
+
+def network(blocks: int = 3, seed: int = 0) -> ir.Model:
+    """`blocks` of Conv-Relu-Conv-Add-Relu with 16 channels, then pooling and a Gemm: x -> y (n, 6)."""
+    rng = np.random.default_rng(seed)
+    node, constants, nodes, last = helper.make_node, {}, [], "x"
+    for b in range(blocks):
+        for k in "ab":
+            shape = (16, 16, 3, 3)
+            w = rng.standard_normal(shape) * rng.uniform(0.05, 1, (1, 1, 3, 3)) * np.sqrt(2 / 144)
+            constants |= {f"w{b}{k}": w.astype(np.float32), f"b{b}{k}": np.float32(0.1 * rng.standard_normal(16))}
+        nodes += [
+            node("Conv", [last, f"w{b}a", f"b{b}a"], [f"a{b}"], f"conv{b}a", pads=[1] * 4),
+            node("Relu", [f"a{b}"], [f"r{b}"], f"relu{b}a"),
+            node("Conv", [f"r{b}", f"w{b}b", f"b{b}b"], [f"c{b}"], f"conv{b}b", pads=[1] * 4),
+            node("Add", [f"c{b}", last], [f"s{b}"], f"add{b}"),
+            node("Relu", [f"s{b}"], [f"o{b}"], f"relu{b}b"),
+        ]
+        last = f"o{b}"
+    constants |= {"wy": np.float32(rng.standard_normal((6, 16)) / 4), "by": np.zeros(6, np.float32)}
+    nodes += [node("GlobalAveragePool", [last], ["p"], "pool"), node("Flatten", ["p"], ["f"], "flat"),
+              node("Gemm", ["f", "wy", "by"], ["y"], "head", transB=1)]  # fmt: skip
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes, "net", [info("x", TensorProto.FLOAT, ["n", 16, 8, 8])], [info("y", TensorProto.FLOAT, ["n", 6])],
+        [numpy_helper.from_array(a, n) for n, a in constants.items()],
+    )  # fmt: skip
+    return ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10))
+
+
+def context(model: ir.Model, count: int = 48, **more: Any) -> Context:
+    data = inputs(count)
+    return Context(executor=ORT, data=data, statistics=Statistics(model, data, ORT), teacher=model, **more)
+
+
+def distance(original: ir.Model, model: ir.Model) -> float:
+    """On inputs that nothing was fitted to."""
+    return output_error(original, model, inputs(24, seed=9), ORT)
+
+
+@pytest.mark.parametrize("text", FORMS.values(), ids=FORMS)
+def test_a_rewritten_network_comes_nearer_to_the_original(text: str) -> None:
+    original = network(2)
+    model, c = ir.clone(original), context(original)
+    assert Pass.parse(text).run(model, c) == 4
+    before = distance(original, model)
+    kinds = [node.op_type for node in model.graph]
+    report = refit(original, model, c)
+    assert report.after < 0.7 * report.before
+    assert distance(original, model) < before
+    assert [node.op_type for node in model.graph] == kinds
+    forms = [layer.how for layer in report.layers if layer.how in ("form", "last")]
+    assert len(forms) >= 2 and "form" in forms
+    assert all(layer.after <= layer.before or np.isnan(layer.after) for layer in report.layers)
+    assert report.after == output_error(original, model, [inputs(48)[i] for i in held(48)], ORT)
+
+
+def held(count: int) -> list[int]:
+    """Which of the feeds are held out with seed 0."""
+    order = np.random.default_rng(0).permutation(count)
+    return [int(i) for i in order[: round(0.25 * count)]]
+
+
+def test_plain_layers_are_refitted_where_asked_for() -> None:
+    original = network()
+    model, rng = ir.clone(original), np.random.default_rng(3)
+    for name, value in model.graph.initializers.items():
+        if name.startswith("w"):
+            w = ir.constant(value)
+            ir.set_constant(value, (w + 0.3 * w.std() * rng.standard_normal(w.shape)).astype(np.float32))
+    before = distance(original, model)
+    report = refit(original, model, context(original), scope="all")
+    assert {layer.how for layer in report.layers} == {"weight"}
+    assert report.after < 0.05 * report.before
+    assert distance(original, model) < 0.2 * before
+
+
+def test_other_layers_are_scaled_and_shifted_only() -> None:
+    original = network()
+    model, c = ir.clone(original), context(original)
+    Pass.parse("low-rank{rank=3,split=vertical}").run(model, c)
+    head = ir.constant(model.graph.initializers["wy"])
+    report = refit(original, model, c)
+    assert report.layers[-1].name == "head" and report.layers[-1].how == "affine"
+    ratio = ir.constant(model.graph.initializers["wy"]) / head
+    np.testing.assert_allclose(ratio, ratio[:, :1] * np.ones_like(ratio), rtol=1e-4)
+    assert report.layers[-1].after < report.layers[-1].before
+    plain = ir.clone(original)
+    Pass.parse("low-rank{rank=3,split=vertical}").run(plain, c)
+    only = refit(original, plain, c, statistics=False)
+    assert [layer.name for layer in only.layers] == [f"conv{b}{k}" for b in range(3) for k in "ab"]
+    assert np.array_equal(ir.constant(plain.graph.initializers["wy"]), head)
+
+
+def test_the_same_input_gives_the_same_bytes() -> None:
+    texts = []
+    for _ in range(2):
+        original = network(2)
+        model, c = ir.clone(original), context(original, 24)
+        Pass.parse("depthwise{terms=1}").run(model, c)
+        refit(original, model, c)
+        texts.append(ir.to_proto(model).SerializeToString())
+    assert texts[0] == texts[1]
+
+
+def test_few_samples_never_harm() -> None:
+    original = network(1)
+    for count in (1, 2, 5):
+        model, c = ir.clone(original), context(original, count)
+        Pass.parse("low-rank{rank=4,split=vertical}").run(model, c)
+        report = refit(original, model, c)
+        assert not report.after > report.before
+    model, c = ir.clone(original), context(original, 2)
+    Pass.parse("low-rank{rank=4,split=vertical}").run(model, c)
+    refit(original, model, c)
+    assert any("fits are reliable from about 720 samples: give" in text for text in c.warnings)
+
+
+def test_a_layer_that_does_not_get_better_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = network()
+    model, c = ir.clone(original), context(original, 16)
+    Pass.parse("low-rank{rank=4,split=vertical}").run(model, c)
+    weights = {name: ir.constant(v).copy() for name, v in model.graph.initializers.items()}
+    spoil = lambda m, weight, bias, shifts: iter([(weight * 3.0, bias, 0.0)])  # noqa: E731
+    monkeypatch.setattr(module, "dense", spoil)
+    report = refit(original, model, c, statistics=False)
+    assert report.refitted == 0 and report.after == report.before and report.kept == 0
+    assert {layer.reason for layer in report.layers} == {
+        "no refit brings its held-out outputs nearer to the original's"
+    }
+    assert all(np.array_equal(ir.constant(model.graph.initializers[name]), w) for name, w in weights.items())
+    assert len([s for s in c.skipped if "no refit brings" in s.reason]) == 6
+
+
+def test_refits_that_harm_the_outputs_are_undone_from_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers that come nearer do not make the outputs come nearer: only what helps there stands."""
+    original = network()
+    model, c = ir.clone(original), context(original, 24)
+    Pass.parse("low-rank{rank=4,split=vertical}").run(model, c)
+    real, calls = module.output_error, []
+
+    def worse_with_more(first: ir.Model, second: ir.Model, feeds: Any, executor: Any) -> float:
+        calls.append(0)
+        return {1: 1.0, 2: 2.0}.get(len(calls), 0.5)
+
+    monkeypatch.setattr(module, "output_error", worse_with_more)
+    report = refit(original, model, c, statistics=False)
+    assert (report.before, report.after) == (1.0, 0.5)
+    assert report.refitted >= 2 and report.kept == report.refitted // 2
+    undone = report.refitted - report.kept
+    assert any(f"{undone} of {report.refitted} refits were undone" in s.reason for s in c.skipped)
+    assert real(original, model, inputs(24), ORT) > 0
+    last = [layer.name for layer in report.layers if layer.how][-1]
+    names = [n for n in model.graph.initializers if last in n]
+    assert names
+    fresh = ir.clone(original)
+    Pass.parse("low-rank{rank=4,split=vertical}").run(fresh, c)
+    assert all(np.array_equal(ir.constant(model.graph.initializers[n]), ir.constant(fresh.graph.initializers[n]))
+               for n in names)  # fmt: skip
+
+
+def test_the_sum_behind_a_layer_is_its_target() -> None:
+    original = network()
+    model, c = ir.clone(original), context(original)
+    Pass.parse("low-rank{rank=4,split=vertical}").run(model, c)
+    units, refused = find_units(original, model)
+    assert not refused
+    aims = {unit.name: (unit.target, unit.minus) for unit in units}
+    assert aims["conv1b"] == ("s1", "o0") and aims["conv1a"] == ("a1", "") and aims["head"] == ("y", "")
+    assert [unit.form for unit in units][:-1] == [parse_form("low-rank{rank=4,split=vertical}")] * 6
+
+
+def test_channels_that_were_removed_are_left_out_of_the_target() -> None:
+    original = network(1)
+    model, keep = ir.clone(original), np.array([0, 2, 3, 7, 8, 11, 15])
+    graph = model.graph
+    for name, axis in (("w0a", 0), ("b0a", 0), ("w0b", 1)):
+        ir.set_constant(graph.initializers[name], np.take(ir.constant(graph.initializers[name]), keep, axis))
+    ir.infer_shapes(model)
+    for node in graph:
+        if node.name in ("conv0a", "relu0a"):
+            node.outputs[0].shape = ir.Shape([None, 7, 8, 8])
+    before = distance(original, model)
+    report = refit(original, model, context(original), scope="all", kept={"a0": keep})
+    assert {layer.name: layer.how for layer in report.layers} == {"conv0a": "", "conv0b": "weight", "head": "weight"}
+    assert "those of the original" in report.layers[0].reason
+    assert distance(original, model) < 0.3 * before
+
+
+def test_what_cannot_be_refitted_says_why() -> None:
+    original = network(1)
+    model, c = ir.clone(original), context(original, 8)
+    Pass.parse("low-rank{rank=4,split=vertical}").run(model, c)
+    for node in model.graph:
+        if node.metadata_props.get(FROM_KEY) == "conv0a":
+            node.metadata_props[FROM_KEY] = "gone"
+        if node.name == "head":
+            node.outputs[0].name = "renamed"
+    report = refit(original, model, c)
+    by_name = {layer.name: layer for layer in report.layers}
+    assert all(layer.how != "form" for name, layer in by_name.items() if name != "conv0b")
+    assert any(s.place == "head" and "no value of its name" in s.reason for s in c.skipped)
+    with pytest.raises(UsageError, match="--data"):
+        refit(original, model, Context(executor=ORT))
+
+
+def test_shared_weights_stay_shared() -> None:
+    original = network(2)
+    for node in original.graph:
+        if node.name == "conv1a":
+            node.replace_input_with(1, original.graph.initializers["w0a"])
+    original.graph.initializers.pop("w1a")
+    model, c = ir.clone(original), context(original, 16)
+    Pass.parse("low-rank{rank=4,split=vertical}").run(model, c)
+    count = len(model.graph.initializers)
+    report = refit(original, model, c)
+    reasons = {layer.name: layer.reason for layer in report.layers}
+    assert "shared" in reasons["conv0a"] and "shared" in reasons["conv1a"]
+    assert len(model.graph.initializers) == count
