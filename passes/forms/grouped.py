@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from lwgraph import ir
 from lwgraph.errors import UsageError
+from lwgraph.passes.forms._reorder import reorder
 from lwgraph.passes.forms.depthwise import dense_spatial
 from lwgraph.plan.emit import Emitter
 from lwgraph.plan.fit import Block, Moments, conjugate_gradients, solve, top_basis
@@ -139,13 +140,6 @@ class Grouped(Form):
         return ((rank or site.outputs) * width * site.taps + rank * site.outputs) * site.positions()
 
 
-def reorder(op: Emitter, x: ir.Value, order: npt.NDArray[np.int64], stem: str) -> ir.Value:
-    """Channel i of the result is channel order[i] of x; nothing is emitted when that is every channel in its place."""
-    if np.array_equal(order, np.arange(len(order))):
-        return x
-    return op.Gather(x, op.const(order, stem, shared=True), axis=1)
-
-
 def expand(inner: Array, groups: int) -> Array:
     """(G r, D / G) as a block-diagonal (G r, D)."""
     rank, width = len(inner) // groups, inner.shape[1]
@@ -260,4 +254,4 @@ def _assign(score: Array) -> Index:
     return found
 
 
-__all__ = ["Grouped", "deal", "expand", "reorder", "split"]
+__all__ = ["Grouped", "deal", "expand", "split"]

@@ -9,6 +9,7 @@ from lwgraph import registry
 from lwgraph.errors import UsageError
 from lwgraph.passes.forms.cp import Cp
 from lwgraph.passes.forms.depthwise import Depthwise
+from lwgraph.passes.forms.ghost import Ghost
 from lwgraph.passes.forms.grouped import Grouped
 from lwgraph.passes.forms.low_rank import LowRank
 from lwgraph.passes.forms.shift import Shift, pursue
@@ -22,6 +23,7 @@ LAYERS = {layer.name: layer for layer in layers()}
 SIZES = {
     "cp": [Cp(5), Cp(20)],
     "depthwise": [Depthwise(1, "pw-dw"), Depthwise(2), Depthwise(4, "pw-dw"), Depthwise(4, "dw-pw")],
+    "ghost": [Ghost(5), Ghost(11)],
     "grouped": [Grouped(2, 4), Grouped(2, 9), Grouped(2, pointwise=False), Grouped(4, 3), Grouped(99, 2)],
     "low-rank": [LowRank(5, split=split) for split in ("spatial", "vertical", "horizontal", "output", "input")],
     "shift": [Shift(kind, columns) for kind in ("per-channel", "free", "joint") for columns in (7, 40)]
@@ -39,6 +41,7 @@ def test_every_registered_form_is_here():
 FEW = ("plain", "strided", "dilated", "same-upper", "oblong", "one-dimensional")
 GRID = [(name, layer) for name in SIZES for layer in LAYERS if name == "low-rank" or layer in FEW]
 GRID += [("tucker", layer) for layer in ("grouped", "transposed", "transposed-grouped")]
+GRID += [("ghost", layer) for layer in ("pointwise", "gemm", "matmul", "transposed")]
 
 
 @pytest.mark.parametrize(("name", "layer"), GRID)
@@ -56,6 +59,8 @@ def test_what_a_form_cannot_take_it_refuses_with_a_reason(name):
         site = layer.site
         if form.refusal(site):
             assert name != "low-rank" and (site.group > 1 or site.kind != "conv" or site.taps == 1)
+        elif name == "ghost":
+            assert site.group == 1
         elif name not in ("low-rank", "tucker"):
             assert site.group == 1 and site.kind == "conv" and site.taps > 1
 
@@ -81,6 +86,7 @@ def test_blank_weights_have_the_shapes_of_fitted_ones(text):
 
 @pytest.mark.parametrize("text", [
     "cp{rank=-1}", "cp{ratio=0}", "depthwise{terms=0}", "depthwise{order=pw}", "grouped{groups=0}",
+    "ghost{primary=-1}", "ghost{ratio=2}",
     "grouped{rank=-1}", "grouped{pointwise=maybe}",
     "shift{columns=-1}", "shift{ratio=0}", "shift{penalty=2}", "shift{kind=bit}", "tucker{inputs=-1}",
     "tucker{ratio=2}",
@@ -90,7 +96,7 @@ def test_wrong_options(text):
         parse_form(text)
 
 
-@pytest.mark.parametrize("name", ["cp", "depthwise", "grouped", "shift", "tucker", "low-rank"])
+@pytest.mark.parametrize("name", sorted(SIZES))
 @pytest.mark.parametrize("inputs", ["zero", "constant", "rank-deficient"])
 def test_degenerate_inputs(name, inputs):
     layer = Layer("plain", make_layer("Conv", (3, 20, 9, 9), (24, 20, 3, 3)), (3, 20, 9, 9))

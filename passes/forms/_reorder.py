@@ -1,0 +1,22 @@
+"""Channels in another order; grouped, ghost, fire and octave share it."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from lwgraph import ir
+from lwgraph.plan.emit import Emitter
+
+
+def reorder(op: Emitter, x: ir.Value, order: npt.NDArray[np.int64], stem: str) -> ir.Value:
+    """Channel i of the result is channel order[i] of x; nothing is emitted when that is every channel in its place.
+
+    The channels are axis 1, or the last one of a Gemm or MatMul.
+    """
+    if np.array_equal(order, np.arange(len(order))):
+        return x
+    return op.Gather(x, op.const(order.astype(np.int64), stem, shared=True), axis=1 if op.site.kernel else -1)
+
+
+__all__ = ["reorder"]

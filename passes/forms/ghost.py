@@ -1,0 +1,189 @@
+"""Ghost: a dense layer for some of the outputs, and a cheap one that makes the others from them.
+
+    y_S = P * x,    y_rest = T y_S                                         (GhostNet, Han et al. 2020; linear)
+
+The dense kernel is Khat = [P; T P], of rank |S|. Any kernel A V of that rank can be written so, with P = A_S V and
+T = A_rest A_S^-1, for any S whose rows of A are independent. So the fit is reduced-rank regression, which is optimal,
+and S only decides how well the cheap layer is conditioned. Outputs pivoted by their correlations are best, but need a
+Gather behind the Concat; the first or the last outputs do in float32 mostly, and come in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from lwgraph import ir
+from lwgraph.errors import UsageError
+from lwgraph.passes.forms._reorder import reorder
+from lwgraph.passes.forms._split import explained, factor
+from lwgraph.plan.emit import Emitter
+from lwgraph.plan.fit import Block, Moments
+from lwgraph.plan.form import Fitted, Form, ceil16
+from lwgraph.plan.site import Site
+
+Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
+Order = Literal["auto", "pivoted"]
+AMPLIFIED = {2: 4.0, 4: 100.0, 8: 100.0}  # by bytes per number: see `turn`; 100 roundings of float32 are 6e-6
+
+
+@dataclass(frozen=True)
+class Ghost(Form):
+    """A smaller dense layer, and a 1 x 1 layer that makes the other outputs from its results; concatenated."""
+
+    name: ClassVar[str] = "ghost"
+
+    primary: Annotated[int, "outputs of the dense layer; 0: by ratio"] = 0
+    ratio: Annotated[float, "primary outputs as a share of all, rounded up to a multiple of 16"] = 0.5
+    order: Annotated[Order, "pivoted: best for int8, needs a Gather; auto: without one where rounding allows"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.primary < 0:
+            raise UsageError(f"option 'primary' of form 'ghost' is {self.primary}; allowed: 0 or more")
+        if not 0 < self.ratio <= 1:
+            raise UsageError(f"option 'ratio' of form 'ghost' is {self.ratio}; allowed: above 0, at most 1")
+
+    @classmethod
+    def refusal(cls, site: Site) -> str:
+        """Why this form cannot stand at `site`; "" when it can."""
+        if site.group > 1:
+            return f"the layer has {site.group} groups; the form needs a dense one"
+        if min(site.outputs, site.inputs) < 2:
+            return "the layer has a single input or output channel"
+        return ""
+
+    @classmethod
+    def menu(cls, site: Site) -> Sequence[Form]:
+        """1/4, 3/8, 1/2 and 3/4 of the outputs, where that saves work."""
+        sizes = dict.fromkeys(cls(ratio=share).at(site) for share in (1 / 4, 3 / 8, 1 / 2, 3 / 4))
+        return [form for form in sizes if form.macs(site) < 0.9 * site.macs()]
+
+    @classmethod
+    def full(cls, site: Site) -> Form:
+        """All outputs, or as many as the weight has columns."""
+        return cls(min(site.outputs, site.fan_in))
+
+    def at(self, site: Site) -> Ghost:
+        """The number of primary outputs that `site` gets."""
+        limit = min(site.outputs, site.fan_in)
+        return Ghost(min(self.primary, limit) or ceil16(self.ratio * site.outputs, limit), order=self.order)
+
+    def fit(self, site: Site, moments: Moments) -> Fitted:
+        """Reduced-rank regression, turned so that the primary outputs are outputs of the layer."""
+        form, (block,) = self.at(site), moments.blocks
+        first, second = factor(block, range(len(site.kernel)), form.primary)
+        rows, columns = first.reshape(form.primary, -1), second.reshape(site.outputs, form.primary)
+        picked, cheap = turn(block, rows, columns, 0 if form.order == "pivoted" else AMPLIFIED[site.dtype.itemsize])
+        rest = np.setdiff1d(np.arange(site.outputs), picked)
+        kernel = np.zeros_like(block.matrix)
+        kernel[picked] = columns[picked] @ rows
+        kernel[rest] = cheap @ kernel[picked]
+        arrays = {"primary": kernel[picked].reshape(-1, *site.shape[1:])}
+        if len(rest):
+            arrays["cheap"] = cheap.reshape(*cheap.shape, *(1,) * len(site.kernel))
+        arrays["outputs"] = picked.astype(np.float64)
+        return form.fitted(site, moments, arrays, kernel.reshape(site.shape))
+
+    def estimate(self, site: Site, moments: Moments) -> float:
+        """Of reduced-rank regression, all sizes at once."""
+        (block,) = moments.blocks
+        gain = explained(block, range(len(site.kernel)), self.at(site).primary)
+        return moments.relative(float(np.vdot(block.cross, block.matrix)) - float(np.square(gain).sum()))
+
+    def blank(self, site: Site) -> Fitted:
+        """Random weights; the first outputs are primary."""
+        form, random = self.at(site), np.random.default_rng(0)
+        arrays = {
+            "primary": random.standard_normal((form.primary, *site.shape[1:])) / site.fan_in,
+            "outputs": np.arange(float(form.primary)),
+        }
+        if form.primary < site.outputs:
+            shape = (site.outputs - form.primary, form.primary, *(1,) * len(site.kernel))
+            arrays["cheap"] = random.standard_normal(shape) / form.primary
+        return form.unfitted(site, arrays)
+
+    def emit(self, op: Emitter, x: ir.Value, fitted: Fitted) -> ir.Value:
+        """The primary layer, the cheap one behind it, Concat, and a Gather where the order needs it."""
+        site, arrays, bias = fitted.site, fitted.arrays, fitted.bias
+        picked = arrays["outputs"].astype(np.int64)
+        y = op.stage(x, arrays["primary"], "primary", bias=None if bias is None else bias[picked])
+        if "cheap" not in arrays:
+            return reorder(op, y, np.argsort(picked), "order")
+        rest = np.setdiff1d(np.arange(site.outputs), picked)
+        cheap = arrays["cheap"]
+        # What the primary bias adds to the cheap outputs is taken off again.
+        own = None if bias is None else bias[rest] - cheap.reshape(len(rest), -1) @ bias[picked]
+        parts = [(picked, y), (rest, op.stage(y, cheap, "cheap", bias=own, axes=()))]
+        parts.sort(key=lambda part: int(part[0][0]))
+        y = op.Concat(*(part for _, part in parts), axis=1 if site.kernel else -1)
+        return reorder(op, y, np.argsort(np.concatenate([which for which, _ in parts])), "order")
+
+    def macs(self, site: Site) -> int:
+        """Multiply-accumulates for one batch."""
+        primary = self.at(site).primary
+        cheap = primary * (site.outputs - primary) * site.positions()
+        return primary * site.fan_in * site.stage_positions() + cheap
+
+
+def turn(block: Block, rows: Array, columns: Array, limit: float) -> tuple[Index, Array]:
+    """The primary outputs S (m,), increasing, and T (o - m, m), for the kernel columns @ rows, (o, m) and (m, D).
+
+    S is the first or the last m outputs when T then enlarges independent relative errors of the primary outputs at
+    most `limit` times, else by pivoted Cholesky of the outputs' correlations. O(o m^2 + m D^2).
+    """
+    count, size = columns.shape
+    normal = rows @ block.moments @ rows.T
+    covariance = columns @ normal @ columns.T
+    deviation = np.sqrt(np.maximum(np.diagonal(covariance), 0))
+    size_of = max(float(np.linalg.norm(columns)), 1e-300)
+    scale = max(float(deviation.max(initial=0.0)), 1e-300)
+    best: tuple[float, Index, Array] | None = None
+    for runs in (slice(0, size), slice(count - size, count), None):
+        if runs is not None and not limit:
+            continue
+        picked = np.sort(pivots(covariance, size)) if runs is None else np.arange(count)[runs]
+        rest = np.setdiff1d(np.arange(count), picked)
+        cheap = np.linalg.lstsq(columns[picked].T, columns[rest].T, rcond=1e-10)[0].T
+        lost = float(np.linalg.norm(cheap @ columns[picked] - columns[rest])) > 1e-7 * size_of
+        spread = np.linalg.norm(cheap * deviation[picked], axis=1)
+        # An output of no power of its own (beside rounding) has no relative error.
+        own = np.maximum(deviation[rest], 1e-6 * scale)
+        growth = np.inf if lost else float((spread / own).max(initial=0.0))
+        if best is None or growth < best[0]:
+            best = growth, picked, cheap
+        if growth <= limit:
+            break
+    assert best is not None
+    return best[1], best[2]
+
+
+def pivots(covariance: Array, size: int) -> Index:
+    """`size` variables whose residual variance, given those before, is largest as a share of their own. O(size^2 n).
+
+    Pivoted Cholesky of the correlation matrix; variables that do not vary come last.
+    """
+    variance = np.diagonal(covariance)
+    scale = np.where(variance > 1e-300, 1 / np.sqrt(np.where(variance > 1e-300, variance, 1)), 0)
+    residual = covariance * scale * scale[:, None]
+    left = np.diagonal(residual).copy()
+    factors = np.zeros((size, len(left)))
+    picked: list[int] = []
+    for step in range(size):
+        masked = left.copy()
+        masked[picked] = -1
+        best = int(np.argmax(masked))
+        picked.append(best)
+        if left[best] <= 1e-12:
+            continue  # nothing left to explain: the order of the rest does not matter
+        row = residual[best] - factors[:step, best] @ factors[:step]
+        factors[step] = row / np.sqrt(left[best])
+        left = np.maximum(left - np.square(factors[step]), 0)
+    return np.asarray(picked, np.intp)
+
+
+__all__ = ["Ghost", "pivots", "turn"]

@@ -1,0 +1,75 @@
+"""Ghost outputs are made from primary ones, in order where that is sound."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lwgraph import registry
+from lwgraph.passes.forms._split import factor
+from lwgraph.passes.forms.ghost import AMPLIFIED, Ghost, pivots, turn
+from lwgraph.passes.forms.low_rank import LowRank
+from lwgraph.plan.substitute import difference, formed, small_model
+from tests.forms.test_all_forms import sampled
+
+REFERENCE = registry.executor("reference")
+
+
+def nodes(fitted):
+    model = small_model(fitted.site, formed(fitted), (1, 32, 12, 12), 17)
+    return [node.op_type for node in model.graph]
+
+
+def test_errs_as_the_optimal_factors_of_its_rank():
+    site, moments = sampled()
+    for primary in (8, 16, 24):
+        best = LowRank(primary, split="output").fit(site, moments).error
+        assert Ghost(primary).fit(site, moments).error == pytest.approx(best, rel=1e-6)
+
+
+def test_outputs_stay_in_order_where_the_first_are_sound():
+    site, moments = sampled()
+    assert nodes(Ghost(16).fit(site, moments)) == ["Conv", "Conv", "Concat"]
+
+
+@pytest.mark.parametrize("place", ["first", "last", "spread"])
+def test_primary_outputs_are_independent(place):
+    site, moments = sampled()
+    copies, of = {"first": (range(8), 8), "last": (range(24, 32), 0), "spread": (range(0, 32, 2), 1)}[place]
+    weight = site.weight.copy()
+    for c in copies:  # nearly the same output again and again
+        weight[c] = weight[of] * (1 + 0.01 * c) + 1e-4 * weight[c]
+    site.__dict__["weight"] = weight
+    (block,) = moments.blocks
+    moments.blocks = [replace(block, weight=weight, cache={})]
+    fitted = Ghost(12, order="pivoted" if place == "spread" else "auto").fit(site, moments)
+    picked = set(fitted.arrays["outputs"].astype(int))
+    assert len(picked & (set(copies) | {of})) <= 2
+    assert ("Gather" in nodes(fitted)) == (place == "spread")
+    assert difference(fitted, REFERENCE, 17) == ""
+
+
+def test_pivots_skip_what_is_known():
+    random = np.random.default_rng(0)
+    x = random.standard_normal((500, 4)) @ random.standard_normal((4, 9))
+    x[:, 5] = 0
+    picked = pivots(x.T @ x, 4)
+    assert np.linalg.matrix_rank(x[:, picked]) == 4
+    assert sorted(pivots(x.T @ x, 9)) == list(range(9))
+
+
+def test_bias_of_the_primary_layer_does_not_leak():
+    site, moments = sampled()
+    fitted = Ghost(16).fit(site, moments)
+    assert site.bias is not None and np.any(site.bias)
+    model = small_model(site, formed(fitted), (1, 32, 5, 5), 17)
+    y = REFERENCE.prepare(model)({"x": np.zeros((1, 32, 5, 5), np.float32)})["y"]
+    assert np.allclose(y, fitted.bias.reshape(1, -1, 1, 1), atol=1e-5)
+
+
+def test_what_rounding_would_spoil_is_pivoted():
+    _, moments = sampled()
+    first, second = factor(moments.blocks[0], [0, 1], 16)
+    rows, columns = first.reshape(16, -1), second.reshape(32, 16)
+    loose, strict = (turn(moments.blocks[0], rows, columns, AMPLIFIED[size])[0] for size in (4, 2))
+    assert list(loose) == list(range(16)) != list(strict)
