@@ -12,6 +12,7 @@ from lwgraph import ir
 from lwgraph.plan.site import Site
 
 Weights = npt.NDArray[np.floating[Any]]
+FAR = 2**31 - 1  # the end of an axis, for Slice
 
 
 class Emitter:
@@ -99,6 +100,38 @@ class Emitter:
             operands.append(self.const(bias, f"{stem}_bias"))
         return self.node(site.node.op_type, operands, group=group if group > 1 else None, **attributes)
 
+    def part(
+        self,
+        x: ir.Value,
+        weight: Weights,
+        stem: str,
+        *,
+        first: Sequence[int],
+        step: Sequence[int] = (),
+        bias: Weights | None = None,
+        group: int = 1,
+    ) -> ir.Value:
+        """A convolution with some of the layer's taps, at the layer's output positions; see `partial`.
+
+        Args:
+            x: (n, c, *spatial), at the resolution of the layer's input.
+            weight: (o, c/group, *k').
+            stem: names the weight in the file.
+            first: for each axis the tap of the layer that is tap 0 here.
+            step: from one tap to the next in taps of the layer; () is 1 everywhere.
+            bias: (o,).
+            group: of this convolution.
+        """
+        attributes, crop = partial(self.site, weight.shape[2:], first, step or (1,) * len(first))
+        if crop is not None:
+            axes = np.arange(2, 2 + len(first))
+            bounds = zip(("starts", "ends", "axes"), (*crop, axes), strict=True)
+            x = self.Slice(x, *(self.const(np.asarray(c, np.int64), f"{stem}_{name}") for name, c in bounds))
+        operands = [x, self.const(weight, stem, shared=True)]
+        if bias is not None:
+            operands.append(self.const(bias, f"{stem}_bias"))
+        return self.node("Conv", operands, group=group if group > 1 else None, **attributes)
+
     def _product(self, x: ir.Value, weight: Weights, stem: str, bias: Weights | None) -> ir.Value:
         if self.site.kind == "gemm":
             operands = [x, self.const(weight, stem, shared=True)]
@@ -136,4 +169,56 @@ def stage_attributes(site: Site, kernel: Sequence[int], axes: Sequence[int]) -> 
     return attributes
 
 
-__all__ = ["Emitter", "stage_attributes"]
+def partial(
+    site: Site, kernel: Sequence[int], first: Sequence[int], step: Sequence[int]
+) -> tuple[dict[str, Any], tuple[tuple[int, ...], tuple[int, ...]] | None]:
+    """The attributes of a convolution with the taps first, first + step, ... of the layer, and what to crop before.
+
+    Leaving out taps at an edge of the kernel takes from the padding there; where there is too little, the image is
+    cropped: (starts, ends) of a Slice of the spatial axes.
+
+    Raises:
+        ValueError: `known_padding` says no.
+    """
+    pads = known_padding(site)
+    if pads is None:
+        raise ValueError(f"the padding of layer '{site.name}' depends on the image size, which is not known")
+    rank = len(kernel)
+    begin = [pads[a] - first[a] * site.dilations[a] for a in range(rank)]
+    after = [site.kernel[a] - 1 - first[a] - (kernel[a] - 1) * step[a] for a in range(rank)]
+    end = [pads[rank + a] - after[a] * site.dilations[a] for a in range(rank)]
+    dilations = tuple(d * s if k > 1 else 1 for d, s, k in zip(site.dilations, step, kernel, strict=True))
+    attributes: dict[str, Any] = {
+        "kernel_shape": tuple(kernel),
+        "strides": site.strides if max(site.strides) > 1 else None,
+        "dilations": dilations if max(dilations) > 1 else None,
+        "pads": tuple(max(0, p) for p in begin + end) if max(begin + end) > 0 else None,
+    }
+    if min(begin + end) >= 0:
+        return attributes, None
+    starts, ends = tuple(max(0, -b) for b in begin), tuple(e if e < 0 else FAR for e in end)
+    return attributes, (starts, ends)
+
+
+def known_padding(site: Site) -> tuple[int, ...] | None:
+    """The padding (begin..., end...) of a convolution; None where auto_pad decides it from a size that is not known.
+
+    SAME pads an axis by (ceil(n / s) - 1) s + reach - n in all, which for stride 1 does not depend on the size n.
+    """
+    if not site.auto_pad.startswith("SAME"):
+        return site.pads
+    rank = len(site.kernel)
+    begin, end = [0] * rank, [0] * rank
+    for a in range(rank):
+        size = None if site.input_shape is None else site.input_shape[2 + a]
+        stride = site.strides[a]
+        if size is None and stride > 1:
+            return None
+        left_over = 0 if size is None else (-size) % stride
+        total = max(0, left_over - stride + 1 + (site.kernel[a] - 1) * site.dilations[a])
+        small, large = total // 2, total - total // 2
+        begin[a], end[a] = (small, large) if site.auto_pad == "SAME_UPPER" else (large, small)
+    return (*begin, *end)
+
+
+__all__ = ["Emitter", "known_padding", "partial", "stage_attributes"]

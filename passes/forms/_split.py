@@ -64,7 +64,7 @@ def explained(block: Block, axes: Sequence[int], rank: int) -> Array:
         weight, moments = arranged(block, axes)
         taps = len(moments)
         basis = bases(block, axes, weight, moments)[0][:limit]
-        normal, right = _normal(moments, np.asarray(block.cache[("cross", tuple(axes))]), basis)
+        normal, right = normal_equations(moments, np.asarray(block.cache[("cross", tuple(axes))]), basis)
         count = len(basis)
         order = np.arange(taps * count).reshape(taps, count).T.reshape(-1)  # (T, r) to (r, T)
         found = nested(normal[np.ix_(order, order)], right[:, order]).reshape(count, taps, -1)
@@ -117,12 +117,12 @@ def bases(block: Block, axes: Sequence[int], weight: Array, moments: Array) -> t
 
 def second_stage(moments: Array, cross: Array, first: Array) -> tuple[float, Array]:
     """The best second stage (o, T, r) for a first stage (r, I), and the loss up to a constant."""
-    normal, right = _normal(moments, cross, first)
+    normal, right = normal_equations(moments, cross, first)
     second = solve(normal, right)
     return -float(np.vdot(second, right)), second.reshape(len(cross), len(moments), len(first))
 
 
-def _normal(moments: Array, cross: Array, first: Array) -> tuple[Array, Array]:
+def normal_equations(moments: Array, cross: Array, first: Array) -> tuple[Array, Array]:
     """The normal matrix (T r, T r) and right-hand side (o, T r) of the second stage."""
     taps, inner = moments.shape[:2]
     rank = len(first)

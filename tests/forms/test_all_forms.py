@@ -9,10 +9,12 @@ from lwgraph import registry
 from lwgraph.errors import UsageError
 from lwgraph.passes.forms.cp import Cp
 from lwgraph.passes.forms.depthwise import Depthwise
+from lwgraph.passes.forms.fire import Fire
 from lwgraph.passes.forms.ghost import Ghost
 from lwgraph.passes.forms.grouped import Grouped
 from lwgraph.passes.forms.low_rank import LowRank
 from lwgraph.passes.forms.shift import Shift, pursue
+from lwgraph.passes.forms.smaller_kernel import SmallerKernel
 from lwgraph.passes.forms.tucker import Tucker
 from lwgraph.plan.fit import Moments, Pooled
 from lwgraph.plan.form import parse_form
@@ -23,11 +25,13 @@ LAYERS = {layer.name: layer for layer in layers()}
 SIZES = {
     "cp": [Cp(5), Cp(20)],
     "depthwise": [Depthwise(1, "pw-dw"), Depthwise(2), Depthwise(4, "pw-dw"), Depthwise(4, "dw-pw")],
+    "fire": [Fire(5), Fire(9, share=0.2), Fire(9, share=1.0)],
     "ghost": [Ghost(5), Ghost(11)],
     "grouped": [Grouped(2, 4), Grouped(2, 9), Grouped(2, pointwise=False), Grouped(4, 3), Grouped(99, 2)],
     "low-rank": [LowRank(5, split=split) for split in ("spatial", "vertical", "horizontal", "output", "input")],
     "shift": [Shift(kind, columns) for kind in ("per-channel", "free", "joint") for columns in (7, 40)]
     + [Shift("free", 18, penalty=0.5), Shift("per-channel", 1, penalty=1.0)],
+    "smaller-kernel": [SmallerKernel(), SmallerKernel("1"), SmallerKernel("2x3"), SmallerKernel(cross=True)],
     "tucker": [Tucker(5, 7), Tucker(12, 16)],
 }
 
@@ -41,6 +45,7 @@ def test_every_registered_form_is_here():
 FEW = ("plain", "strided", "dilated", "same-upper", "oblong", "one-dimensional")
 GRID = [(name, layer) for name in SIZES for layer in LAYERS if name == "low-rank" or layer in FEW]
 GRID += [("tucker", layer) for layer in ("grouped", "transposed", "transposed-grouped")]
+GRID += [("smaller-kernel", layer) for layer in ("same-lower", "valid", "row", "grouped")]
 GRID += [("ghost", layer) for layer in ("pointwise", "gemm", "matmul", "transposed")]
 
 
@@ -61,6 +66,8 @@ def test_what_a_form_cannot_take_it_refuses_with_a_reason(name):
             assert name != "low-rank" and (site.group > 1 or site.kind != "conv" or site.taps == 1)
         elif name == "ghost":
             assert site.group == 1
+        elif name == "smaller-kernel":
+            assert site.kind == "conv" and site.taps > 1
         elif name not in ("low-rank", "tucker"):
             assert site.group == 1 and site.kind == "conv" and site.taps > 1
 
@@ -86,9 +93,10 @@ def test_blank_weights_have_the_shapes_of_fitted_ones(text):
 
 @pytest.mark.parametrize("text", [
     "cp{rank=-1}", "cp{ratio=0}", "depthwise{terms=0}", "depthwise{order=pw}", "grouped{groups=0}",
-    "ghost{primary=-1}", "ghost{ratio=2}",
+    "fire{squeeze=-1}", "fire{share=2}", "fire{ratio=0}", "ghost{primary=-1}", "ghost{ratio=2}",
     "grouped{rank=-1}", "grouped{pointwise=maybe}",
     "shift{columns=-1}", "shift{ratio=0}", "shift{penalty=2}", "shift{kind=bit}", "tucker{inputs=-1}",
+    "smaller-kernel{size=0}", "smaller-kernel{size=big}", "smaller-kernel{size=2,cross=true}",
     "tucker{ratio=2}",
 ])  # fmt: skip
 def test_wrong_options(text):
