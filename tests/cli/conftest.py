@@ -80,3 +80,11 @@ def model_file(tmp_path: Path) -> Path:
     path = tmp_path / "small.onnx"
     onnx.save(small_model(), path)
     return path
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> Path:
+    path = tmp_path / "samples.npz"
+    rng = np.random.default_rng(0)
+    np.savez(path, x=rng.standard_normal((64, 3, 16, 16)).astype(np.float32))
+    return path

@@ -19,14 +19,6 @@ from .conftest import Ended, small_model
 Call = Callable[..., Ended]
 
 
-@pytest.fixture
-def samples(tmp_path: Path) -> Path:
-    path = tmp_path / "samples.npz"
-    rng = np.random.default_rng(0)
-    np.savez(path, x=rng.standard_normal((64, 3, 16, 16)).astype(np.float32))
-    return path
-
-
 def test_help_imports_no_runtime() -> None:
     code = (
         "import sys, lwgraph.cli\nsys.argv = ['lwgraph', '--help']\n"

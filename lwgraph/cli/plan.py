@@ -1,0 +1,159 @@
+"""lwgraph plan: show, compare and apply plans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lwgraph.cli.common import (
+    check_destination,
+    console,
+    data_option,
+    json_option,
+    preprocess_option,
+    print_json,
+    seed_option,
+    shape_option,
+    table,
+    threads_option,
+)
+
+if TYPE_CHECKING:
+    from lwgraph.plan.plan import Plan
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def command() -> None:
+    """Show, compare and apply plans.
+
+    A plan (plan.json, beside the report of `lwgraph optimize --report`) says what stands at each layer. It may be
+    edited by hand; docs/plan.schema.json is its schema and docs/planner.md explains it.
+    """
+
+
+@command.command()
+@click.argument("plan", metavar="PLAN")
+@click.argument("model", metavar="[MODEL]", required=False)
+@json_option
+def show(plan: str, model: str | None, as_json: bool) -> None:
+    """Show what PLAN says; with MODEL, each layer's shape, and that the names are the model's.
+
+    Exit code 1 when the plan names what MODEL does not have.
+    """
+    from lwgraph.plan.difference import words
+    from lwgraph.plan.plan import Plan
+
+    loaded = Plan.load(plan)
+    shapes = {} if model is None else _shapes(model, loaded)
+    rows: list[list[str]] = []
+    for kind, choices in (("block", loaded.blocks), ("group", loaded.groups), ("site", loaded.sites)):
+        for name, choice in choices.items():
+            rows.append([kind, name, shapes.get(name, ""), words(choice), *_predicted(choice)])
+    if loaded.precision.passes:
+        rows.append(["network", "", "", words(loaded.precision), *_predicted(loaded.precision)])
+    rows += [["float", name, shapes.get(name, ""), "kept in float", "", "", ""] for name in loaded.precision.keep_float]
+    if as_json:
+        keys = ("kind", "name", "shape", "choice", "error", "ms_before", "ms_after")
+        entries = [dict(zip(keys, row, strict=True)) for row in rows]
+        print_json({"target": loaded.target, "saved_ms": round(loaded.saved_ms, 6), "choices": entries})
+        return
+    out = console()
+    columns = ["kind", "name", "shape", "choice", "error", "ms before", "ms after"]
+    if model is None:
+        columns.remove("shape")
+        rows = [row[:2] + row[3:] for row in rows]
+    if rows:
+        out.print(table("", columns, rows, numbers_from=len(columns) - 3))
+    else:
+        out.print("the plan changes nothing")
+    where = f" on {loaded.target}" if loaded.target else ""
+    out.print(f"\npredicted to save {loaded.saved_ms:.3f} ms{where}", markup=False)
+    if loaded.ms != (0.0, 0.0):
+        before, after = loaded.ms
+        out.print(f"whole network: {before:.3f} ms before, {after:.3f} ms after (predicted)", markup=False)
+
+
+def _predicted(choice: Any) -> list[str]:
+    error = f"{100 * choice.error:.3g} %" if choice.error else ""
+    return [error, *(["", ""] if choice.ms == (0.0, 0.0) else [f"{ms:.4g}" for ms in choice.ms])]
+
+
+def _shapes(path: str, plan: Plan) -> dict[str, str]:
+    """Shapes of the sites and widths of the groups; ModelError when the plan names what is not there."""
+    from lwgraph import ir
+    from lwgraph.errors import ModelError, did_you_mean
+    from lwgraph.plan.site import find_sites
+    from lwgraph.rewrite import Context, Pipeline
+    from lwgraph.views.coupling import couple_channels
+
+    model = ir.load(path)
+    Pipeline.parse("default").run(model, Context())  # a plan speaks of the cleaned model
+    sites = {site.name: "x".join(map(str, site.shape)) for site in find_sites(model)}
+    groups = {group.name: str(group.width) for group in couple_channels(model).groups} if plan.groups else {}
+    for kind, wanted, known in (("site", plan.sites, sites), ("group", plan.groups, groups)):
+        for name in wanted:
+            if name not in known:
+                near = did_you_mean(name, known)
+                raise ModelError(f"the plan names {kind} '{name}', which '{path}' does not have{near}")
+    return {**groups, **sites}
+
+
+@command.command()
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@json_option
+def diff(a: str, b: str, as_json: bool) -> int:
+    """Show in which choices plan B differs from plan A; predictions are not compared. Exit code 1 when they differ."""
+    from dataclasses import asdict
+
+    from lwgraph.plan.difference import differences
+    from lwgraph.plan.plan import Plan
+
+    first, second = Plan.load(a), Plan.load(b)
+    changes = differences(first, second)
+    if as_json:
+        print_json({"changes": [asdict(change) for change in changes]})
+    elif not changes:
+        console().print("the plans choose the same")
+    else:
+        rows = [[c.kind, c.name, c.before, c.after, f"{c.ms:+.3f}"] for c in changes]
+        console().print(table("", ["kind", "name", "A", "B", "ms saved more"], rows, numbers_from=4))
+    return 1 if changes else 0
+
+
+@command.command()
+@click.argument("plan", metavar="PLAN")
+@click.argument("model", metavar="MODEL")
+@click.option("-o", "--output", metavar="OUT", help="Where the result goes.  [default: MODEL.lw.onnx beside the input]")
+@data_option
+@preprocess_option
+@shape_option
+@click.option("--eval-data", metavar="D", help="Data for judging only; never used for fitting. Same kinds as --data.")
+@click.option("--metric", metavar="M", help="As for `lwgraph optimize`.")
+@click.option("--max-drop", type=float, metavar="X", help="Largest loss allowed; exit code 1 when it is exceeded.")
+@threads_option
+@seed_option
+@click.option("--report", metavar="DIR", help="Write report.html, report.json and plan.json into this folder.")
+@json_option
+@click.option("--overwrite", is_flag=True, help="Allow replacing OUT, even the input itself.")
+@click.option("--quiet", is_flag=True, help="No progress, and no table.")
+@click.pass_context
+def apply(ctx: click.Context, /, plan: str, model: str, output: str | None, overwrite: bool, **options: Any) -> int:
+    """Do what PLAN says to MODEL, prove the result, and write it beside the input.
+
+    MODEL may be another one than the plan was made for, of the same architecture: everything is fitted to its weights
+    and to --data anew. Without --data, forms are fitted to the weights alone.
+    """
+    from lwgraph.cli.optimize import command as optimize
+    from lwgraph.plan.plan import Plan
+
+    Plan.load(plan)  # a wrong plan is told before anything else
+    out = Path(output) if output else Path(model).with_name(f"{Path(model).stem}.lw.onnx")
+    check_destination(out, overwrite)
+    status: int = ctx.invoke(optimize, model=model, plan=plan, output=str(out), overwrite=overwrite, **options)
+    return status
+
+
+__all__ = ["command"]
