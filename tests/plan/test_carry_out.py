@@ -41,21 +41,34 @@ def integers(model: ir.Model) -> set[str]:
 
 
 def test_forms_then_integers() -> None:
-    model, records = done(Plan({"y": FORM}, precision=Precision(("quantize{calibration_method=minmax}",))))
-    assert records["y"].done and records["quantize{calibration_method=minmax}"].done
+    model, records = done(Plan({"y": FORM}, precision=Precision(("quantize{calibration_method=minmax,keep=none}",))))
+    assert records["y"].done and records["quantize{calibration_method=minmax,keep=none}"].done
     assert len(integers(model)) == 3  # layer a, and the two of the form
     y, truth = ORT.prepare(model)(FEEDS)["y"], ORT.prepare(chain())(FEEDS)["y"]
     assert np.square(y - truth).mean() / truth.var() < 0.5
 
 
 def test_a_site_kept_in_float_is_kept_with_all_nodes_of_its_form() -> None:
-    quantize = "quantize{calibration_method=minmax}"
+    quantize = "quantize{calibration_method=minmax,keep=none}"
     model, _ = done(Plan({"y": FORM}, precision=Precision((quantize,), ("y",))))
     assert integers(model) == {"a"}
 
 
+def test_channels_go_before_forms_are_fitted() -> None:
+    plan = Plan({"y": FORM}, groups={"a": Width(16, 32)})
+    model, records = done(plan)
+    assert records["a"].done and records["a"].form == "16 channels" and records["y"].done
+    assert ir.constant_shape(next(n for n in model.graph if n.name == "a").inputs[1])[0] == 16  # type: ignore[index]
+    fewer = chain()
+    carry_out(fewer, Plan(groups=plan.groups), context(fewer))
+    truth = ORT.prepare(fewer)(FEEDS)["y"]
+    y = ORT.prepare(model)(FEEDS)["y"]
+    error = np.square(y - truth).mean() / truth.var(axis=(0, 2, 3)).mean()
+    assert error == pytest.approx(records["y"].error, rel=0.1)
+
+
 def test_the_same_plan_gives_the_same_bytes() -> None:
-    plan = Plan({"y": FORM}, precision=Precision(("quantize",), ("a",)))
+    plan = Plan({"y": FORM}, groups={"a": Width(16, 32)}, precision=Precision(("quantize{keep=none}",), ("a",)))
     assert len({ir.fingerprint(done(plan)[0]) for _ in range(2)}) == 1
 
 
