@@ -22,13 +22,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def write(marker: str, text: str) -> None:
-    """Replace what stands between `<!-- MARKER -->` and `<!-- /MARKER -->` in the README."""
-    content = README.read_text("utf8")
+def write(marker: str, text: str, page: Path = README) -> None:
+    """Replace what stands between `<!-- MARKER -->` and `<!-- /MARKER -->` in a page."""
+    content = page.read_text("utf8")
     pattern = re.compile(rf"(<!-- {marker} -->\n).*?(<!-- /{marker} -->)", re.DOTALL)
     if not pattern.search(content):
-        raise ValueError(f"{README} has no <!-- {marker} --> ... <!-- /{marker} -->")
-    README.write_text(pattern.sub(lambda found: f"{found[1]}{text}\n{found[2]}", content), "utf8")
+        raise ValueError(f"{page} has no <!-- {marker} --> ... <!-- /{marker} -->")
+    page.write_text(pattern.sub(lambda found: f"{found[1]}{text}\n{found[2]}", content), "utf8")
 
 
 def keep(kind: str, name: str, result: dict[str, Any]) -> None:

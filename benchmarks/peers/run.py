@@ -37,6 +37,7 @@ class Peer:
 
 AIMET = ("torch==2.13.0", "aimet-onnx==2.42.0")
 NNCF = ("nncf==3.4.0", "onnx==1.21.0", "onnxruntime==1.31.1")
+QUARK = ("torch==2.13.0", "amd-quark==0.13", "onnx==1.21.0", "onnxruntime==1.31.1")
 PEERS = {
     peer.name: peer
     for peer in (
@@ -47,9 +48,13 @@ PEERS = {
         Peer("ort_minmax_convonly", "quantize_ort.py", {"per_channel": True, "op_types": ["Conv"]}),
         Peer("ort_entropy", "quantize_ort.py", {"per_channel": True, "method": "Entropy"}),
         Peer("ort_percentile", "quantize_ort.py", {"per_channel": True, "method": "Percentile"}),
+        Peer("ort_entropy_pertensor", "quantize_ort.py", {"per_channel": False, "method": "Entropy"}),
+        Peer("ort_percentile_pertensor", "quantize_ort.py", {"per_channel": False, "method": "Percentile"}),
         Peer("nncf_int8", "quantize_nncf.py", {}, NNCF),
         Peer("nncf_int8_mixed", "quantize_nncf.py", {"preset": "mixed"}, NNCF),
         Peer("aimet_int8", "quantize_aimet.py", {}, AIMET),
+        Peer("quark_int8", "quantize_quark.py", {}, QUARK),
+        Peer("lwgraph_int8", "quantize_lwgraph.py", {"passes": "default,quantize"}),
         Peer("onnxsim_prune_25", "prune_onnxsim.py", {"sparsity": 0.25}),
         Peer("onnxsim_prune_50", "prune_onnxsim.py", {"sparsity": 0.5}),
     )
@@ -58,12 +63,16 @@ PEERS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a peer's process did: `model` is None when it failed, and `error` says how."""
+    """What a peer's process did: `model` is None when it failed, and `error` says how.
+
+    `cpu_seconds` is the time that its threads computed: on one core with nothing else running, about `seconds`.
+    """
 
     model: Path | None
     seconds: float
     peak_gigabytes: float
     error: str = ""
+    cpu_seconds: float = 0.0
 
 
 def python(packages: tuple[str, ...]) -> Path:
@@ -94,19 +103,27 @@ def _limit() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (size, size))
 
 
+def _limit_to_one_core() -> None:
+    _limit()
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
 def _error(output: bytes) -> str:
     lines = [line for line in output.decode(errors="replace").splitlines() if line.strip()]
     return lines[-1].strip()[:160] if lines else "no message"
 
 
-def run(peer: Peer, model: Path, feeds: Path, out: Path) -> Outcome:
+def run(peer: Peer, model: Path, feeds: Path, out: Path, *, one_core: bool = False) -> Outcome:
     """Let the peer write `out` from `model`; its packages are installed first, outside the clock."""
     command = [str(python(peer.packages)), str(HERE / peer.script), str(model), str(feeds), str(out)]
     out.unlink(missing_ok=True)
     with tempfile.TemporaryFile() as output:
         started = time.perf_counter()
         process = subprocess.Popen(
-            [*command, json.dumps(peer.options)], stdout=output, stderr=subprocess.STDOUT, preexec_fn=_limit
+            [*command, json.dumps(peer.options)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            preexec_fn=_limit_to_one_core if one_core else _limit,
         )
         error = ""
         while (ended := os.wait4(process.pid, os.WNOHANG))[0] == 0:  # unlike Popen.wait, it tells the peak memory
@@ -122,4 +139,5 @@ def run(peer: Peer, model: Path, feeds: Path, out: Path) -> Outcome:
             error = f"ended with {process.returncode}: {_error(output.read())}"
     if not error and not out.exists():
         error = "wrote no model"
-    return Outcome(None if error else out, seconds, usage.ru_maxrss / (1 << 20), error)
+    return Outcome(None if error else out, seconds, usage.ru_maxrss / (1 << 20), error,
+                   usage.ru_utime + usage.ru_stime)
