@@ -55,6 +55,15 @@ def failures(executor: Executor, model: ir.Model, compute: Sequence[str]) -> Map
     return reasons
 
 
+def unpacked(executor: Executor, model: ir.Model) -> set[str] | None:
+    """Names of the integer initializers that the runtime turns into floats at every run; None when it cannot say."""
+    show: Callable[[ir.Model], Any] | None = getattr(executor, "optimized", None)
+    if show is None:
+        return None
+    return {node.input[0] for node in show(model).graph.node if node.op_type == "DequantizeLinear"} & set(
+        model.graph.initializers)
+
+
 def _reason(node: ir.Node | None, op: str | None) -> str:
     if node is None:
         return "the node is not in the model"
@@ -70,4 +79,4 @@ def _reason(node: ir.Node | None, op: str | None) -> str:
     return f"{ran}: it has no integer kernel for these types or attributes"
 
 
-__all__ = ["failures", "kernels", "plain_name"]
+__all__ = ["failures", "kernels", "plain_name", "unpacked"]

@@ -40,23 +40,33 @@ def row_scales(weight: Floats, limit: int, importance: Floats | None = None) -> 
     return best
 
 
+def steps_of(scale: Floats, width: int) -> Floats:
+    """(o, D) the step of every weight, from one per row (o,) or one per weight."""
+    return scale if scale.ndim == 2 else np.broadcast_to(scale[:, None], (len(scale), width))
+
+
 def to_nearest(weight: Floats, scale: Floats, limit: int) -> Floats:
     """(o, D) integers, as float64."""
-    return np.clip(np.rint(weight / scale[:, None]), -limit, limit)
+    return np.clip(np.rint(weight / steps_of(scale, weight.shape[1])), -limit, limit)
 
 
 def loss(weight: Floats, integers: Floats, scale: Floats, moments: Floats) -> Floats:
     """(o,) the squared output error of each row."""
-    change = weight - integers * scale[:, None]
+    change = weight - integers * steps_of(scale, weight.shape[1])
     return np.asarray(np.einsum("od,od->o", change @ moments, change))
 
 
-def second_order(weight: Floats, scale: Floats, limit: int, moments: Floats) -> Floats:
+def second_order(weight: Floats, scale: Floats, limit: int, moments: Floats, *, pin: bool = True) -> Floats:
     """Round columns one after another; what each loses is made good by those still to come.
 
-    GPTQ (Frantar, Ashkboos, Hoefler, Alistarh 2023, algorithm 1) with columns in the order of falling moment. Each
-    row's largest weight keeps its place on +-limit. Rows that would lose more than by rounding to nearest are rounded
-    so.
+    GPTQ (Frantar, Ashkboos, Hoefler, Alistarh 2023, algorithm 1) with columns in the order of falling moment. With
+    `pin` each row's largest weight keeps its place on +-limit, so that the scale can be read off the rounded weights.
+    Rows that would lose more than by rounding to nearest are rounded so.
+
+    Args:
+        weight: (o, D).
+        scale: (o,), or (o, D) where columns have their own.
+        moments: (D, D).
 
     Returns:
         (o, D) integers as float64. O(D^3 + o D^2).
@@ -71,17 +81,17 @@ def second_order(weight: Floats, scale: Floats, limit: int, moments: Floats) -> 
     hessian[np.diag_indices(width)] += _DAMPING * mean
     # U upper triangular with U^T U = H^-1: its rows are what elimination needs, column by column.
     upper = np.linalg.inv(np.linalg.cholesky(hessian[::-1, ::-1])[::-1, ::-1])
-    pinned = _pins(weight)[:, order]
-    rest, fixed = weight[:, order].copy(), nearest[:, order]
+    pinned = (_pins(weight) if pin else np.zeros(weight.shape, bool))[:, order]
+    rest, fixed, steps = weight[:, order].copy(), nearest[:, order], steps_of(scale, width)[:, order]
     integers = np.empty_like(weight)
     for start in range(0, width, _BLOCK):
         stop = min(start + _BLOCK, width)
         block, errors = rest[:, start:stop], np.empty((len(weight), stop - start))
         for column in range(stop - start):
             at = start + column
-            free = np.clip(np.rint(block[:, column] / scale), -limit, limit)
+            free = np.clip(np.rint(block[:, column] / steps[:, at]), -limit, limit)
             integers[:, at] = np.where(pinned[:, at], fixed[:, at], free)
-            errors[:, column] = (block[:, column] - integers[:, at] * scale) / upper[at, at]
+            errors[:, column] = (block[:, column] - integers[:, at] * steps[:, at]) / upper[at, at]
             block[:, column + 1 :] -= np.outer(errors[:, column], upper[at, at + 1 : stop])
         rest[:, stop:] -= errors @ upper[start:stop, stop:]
     found = np.empty_like(integers)
@@ -89,16 +99,17 @@ def second_order(weight: Floats, scale: Floats, limit: int, moments: Floats) -> 
     return _better(weight, scale, moments, found, nearest)
 
 
-def descend(weight: Floats, integers: Floats, scale: Floats, limit: int, moments: Floats, sweeps: int = 4) -> Floats:
+def descend(weight: Floats, integers: Floats, scale: Floats, limit: int, moments: Floats, sweeps: int = 4, *,
+            pin: bool = True) -> Floats:
     """Coordinate descent from given integers: each one in turn is set to its best value, the others fixed.
 
-    Never makes a row worse; stops when a sweep changes nothing. Each row's largest weight keeps its place.
+    Never makes a row worse; stops when a sweep changes nothing. Arguments as in `second_order`.
     (Greedy descent on the same objective: Nair and Suggala 2024, CDQuant.) O(sweeps * o D^2).
     """
-    pinned, q = _pins(weight), np.array(integers, np.float64)
-    diagonal = np.diagonal(moments)
+    pinned, q = _pins(weight) if pin else np.zeros(weight.shape, bool), np.array(integers, np.float64)
+    diagonal, unit = np.diagonal(moments), steps_of(scale, weight.shape[1])
     for _ in range(sweeps):
-        gradient = (q * scale[:, None] - weight) @ moments  # (o, D), half the derivative by the real weights
+        gradient = (q * unit - weight) @ moments  # (o, D), half the derivative by the real weights
         changed = False
         for start in range(0, weight.shape[1], _BLOCK):
             stop = min(start + _BLOCK, weight.shape[1])
@@ -109,13 +120,13 @@ def descend(weight: Floats, integers: Floats, scale: Floats, limit: int, moments
                 at = start + column
                 if diagonal[at] <= 0:
                     continue
-                wanted = q[:, at] - np.rint(local[:, column] / (diagonal[at] * scale))
+                wanted = q[:, at] - np.rint(local[:, column] / (diagonal[at] * unit[:, at]))
                 step = np.where(pinned[:, at], 0.0, np.clip(wanted, -limit, limit) - q[:, at])
                 # A step rounded from exactly half gains nothing; leaving it out keeps every step a strict gain.
-                step[np.abs(step) * diagonal[at] * scale >= 2 * np.abs(local[:, column])] = 0.0
+                step[np.abs(step) * diagonal[at] * unit[:, at] >= 2 * np.abs(local[:, column])] = 0.0
                 if step.any():
                     q[:, at] += step
-                    steps[:, column] = step * scale
+                    steps[:, column] = step * unit[:, at]
                     local += np.outer(steps[:, column], inner[column])
                     changed = True
             gradient[:, stop:] += steps @ moments[start:stop, stop:]
