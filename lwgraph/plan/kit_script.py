@@ -64,7 +64,7 @@ def session(runtime, numpy, folder, entry, threads):
         feed = {"x": random_array(numpy, entry["dtype"], entry["shape"], LENDER + 1)}
         made.run(None, feed)
     except Exception as error:  # whatever the runtime raises: the form does not run here, and that is a result
-        print("  {} does not run here: {}".format(entry["file"], " ".join(str(error).split())[:120]), file=sys.stderr)
+        print(f"  {entry['file']} does not run here: {' '.join(str(error).split())[:120]}", file=sys.stderr)
         return None
     return lambda: (made.run(None, feed), values)
 
@@ -113,7 +113,7 @@ def main(arguments=None):
         import numpy
         import onnxruntime as runtime
     except ImportError as error:
-        print("{}; install it here: pip install numpy onnxruntime".format(error), file=sys.stderr)
+        print(f"{error}; install it here: pip install numpy onnxruntime", file=sys.stderr)
         return 1
     folder = os.path.dirname(os.path.abspath(__file__))
     with open(os.path.join(folder, "manifest.json"), encoding="utf-8") as file:
@@ -124,35 +124,34 @@ def main(arguments=None):
         "threads": options.threads,
         "runtime": "onnxruntime " + runtime.__version__,
         "processor": processor(),
-        "system": "{} {}".format(platform.system(), platform.machine()),
+        "system": f"{platform.system()} {platform.machine()}",
     }
     table = dict(facts, batches=[])
     if os.path.exists(options.output):
         with open(options.output, encoding="utf-8") as file:
             before = json.load(file)
         if {key: before.get(key) for key in facts} != facts:
-            print("{} is a table of something else; name another with -o".format(options.output), file=sys.stderr)
+            print(f"{options.output} is a table of something else; name another with -o", file=sys.stderr)
             return 1
         table["batches"] = before["batches"]
     done = {batch["id"] for batch in table["batches"]}
     clock = time.thread_time if options.threads == 1 and hasattr(time, "thread_time") else time.perf_counter
-    begin, measured = time.perf_counter(), 0
+    begin = time.perf_counter()
     todo = [batch for batch in batches if batch["id"] not in done]
     gc.disable()
-    for batch in todo:
+    for measured, batch in enumerate(todo, 1):
         runs = [session(runtime, numpy, folder, entry, options.threads) for entry in batch["models"]]
         ms, rounds = times(runs, options.seconds, clock)
         kept = {key: batch[key] for key in ("id", "kind", "keys", "what")}
         table["batches"].append(dict(kept, ms=ms, rounds=rounds))
         save(options.output, table)
-        measured += 1
         left = (time.perf_counter() - begin) / measured * (len(todo) - measured)
-        shown = "does not run" if ms[0] is None else "{:.4f} ms".format(ms[0])
-        print("{}/{}  {}: {}  ({:.0f} s left)".format(len(done) + measured, len(batches), batch["what"], shown, left))
+        shown = "does not run" if ms[0] is None else f"{ms[0]:.4f} ms"
+        print(f"{len(done) + measured}/{len(batches)}  {batch['what']}: {shown}  ({left:.0f} s left)")
         del runs
         gc.collect()
     save(options.output, table)
-    print("written: {}; bring it in with: lwgraph measure --import {}".format(options.output, options.output))
+    print(f"written: {options.output}; bring it in with: lwgraph measure --import {options.output}")
     return 0
 
 

@@ -1,0 +1,45 @@
+"""What the pools' tests run in workers; importable there by name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+
+
+def add(a: float, b: float) -> float:
+    return a + b
+
+
+def fail(text: str) -> None:
+    raise ValueError(text)
+
+
+def pid(seconds: float = 0.0) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def die_once(marker: str, number: int) -> int:
+    """Kill this process the first time that anyone gets here, as the system does when memory runs out."""
+    path = Path(marker)
+    if not path.exists():
+        path.write_text("died")
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.02)
+    return number * number
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def total(values: np.ndarray, factor: float) -> float:  # type: ignore[type-arg]
+    return float(values.sum()) * factor
+
+
+def threads() -> str | None:
+    return os.environ.get("OMP_NUM_THREADS")

@@ -1,0 +1,79 @@
+"""A real Dask cluster of several processes; skipped where Dask is not installed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jobs
+import numpy as np
+import pytest
+
+from lwgraph.errors import UsageError
+from lwgraph.tasks import Pool, open_pool
+from lwgraph.tasks import cluster as module
+
+distributed = pytest.importorskip("distributed")
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Any]:
+    import dask
+
+    with (
+        dask.config.set({"distributed.worker.memory.terminate": False}),
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
+        ) as cluster,
+    ):
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def pool(running: Any) -> Iterator[Pool]:
+    with open_pool(dask=running.scheduler_address) as opened:
+        assert opened is not None and opened.workers == 2
+        yield opened
+
+
+def test_results(pool: Pool) -> None:
+    assert [f.result() for f in [pool.submit(jobs.add, i, 1) for i in range(8)]] == [*range(1, 9)]
+    assert len({f.result() for f in [pool.submit(jobs.pid, 0.2) for _ in range(6)]}) == 2
+
+
+def test_a_tasks_own_error_arrives(pool: Pool) -> None:
+    with pytest.raises(ValueError, match="this one"):
+        pool.submit(jobs.fail, "this one").result()
+
+
+def test_shared_values(pool: Pool) -> None:
+    shared = pool.share(np.ones(1000))
+    assert [pool.submit(jobs.total, shared, f).result() for f in (1.0, 2.0)] == [1000.0, 2000.0]
+
+
+def test_a_killed_worker_loses_nothing(pool: Pool, tmp_path: Path) -> None:
+    futures = [pool.submit(jobs.die_once, str(tmp_path / "died"), i) for i in range(12)]
+    assert [f.result(timeout=60) for f in futures] == [i * i for i in range(12)]
+    assert (tmp_path / "died").exists()
+
+
+def test_another_lwgraph_on_the_workers(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "version", lambda name: "0.0.0")
+    with pytest.raises(UsageError, match=r"has lwgraph .*, here is 0\.0\.0"), open_pool(dask=running.scheduler_address):
+        raise AssertionError("never opened")
+
+
+def test_nothing_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SECONDS", 0.5)
+    for address in ("tcp://127.0.0.1:9", "nonsense://"):
+        with pytest.raises(UsageError, match="no Dask scheduler answers there") as caught, open_pool(dask=address):
+            raise AssertionError("never opened")
+        assert "\n" not in str(caught.value)
+
+
+def test_without_dask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(UsageError, match=r"pip install 'lwgraph\[dask\]'"), open_pool(dask="tcp://host:1"):
+        raise AssertionError("never opened")

@@ -1,0 +1,82 @@
+"""Processes of this machine: results, errors, dead workers, shared values."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import wait
+from pathlib import Path
+
+import jobs
+import numpy as np
+import pytest
+
+from lwgraph.errors import CheckError, UsageError
+from lwgraph.tasks import Pool, open_pool
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    with open_pool(2) as opened:
+        assert opened is not None
+        yield opened
+
+
+def test_one_worker_is_this_process() -> None:
+    with open_pool(1) as pool:
+        assert pool is None
+
+
+@pytest.mark.parametrize(("workers", "dask"), [(0, None), (-1, None), (100_000, None), (2, "tcp://host:1")])
+def test_wrong_numbers(workers: int, dask: str | None) -> None:
+    with pytest.raises(UsageError, match="--workers"), open_pool(workers, dask):
+        raise AssertionError("never opened")
+
+
+def test_results_in_other_processes(pool: Pool) -> None:
+    assert [f.result() for f in [pool.submit(jobs.add, i, 1) for i in range(8)]] == [*range(1, 9)]
+    assert list(pool.map(jobs.add, [1, 2], [3, 4])) == [4, 6]
+    pids = {f.result() for f in [pool.submit(jobs.pid, 0.2) for _ in range(4)]}
+    assert len(pids) == 2 and os.getpid() not in pids
+
+
+def test_linear_algebra_is_single_threaded(pool: Pool) -> None:
+    assert pool.submit(jobs.threads).result() == "1"
+
+
+def test_a_tasks_own_error_arrives(pool: Pool) -> None:
+    with pytest.raises(ValueError, match="this one"):
+        pool.submit(jobs.fail, "this one").result()
+
+
+def test_a_killed_worker_loses_nothing(pool: Pool, tmp_path: Path) -> None:
+    futures = [pool.submit(jobs.die_once, str(tmp_path / "died"), i) for i in range(12)]
+    assert [f.result() for f in futures] == [i * i for i in range(12)]
+    assert (tmp_path / "died").exists()
+
+
+def test_a_task_that_always_kills_is_given_up(pool: Pool) -> None:
+    with pytest.raises(CheckError, match="died 3 times on the same task"):
+        pool.submit(jobs.die).result()
+    assert pool.submit(jobs.add, 1, 1).result() == 2  # the pool goes on
+
+
+def test_shared_values(pool: Pool) -> None:
+    shared = pool.share(np.ones(1000))
+    assert [pool.submit(jobs.total, shared, f).result() for f in (1.0, 2.0)] == [1000.0, 2000.0]
+
+
+def test_cancelled_tasks(pool: Pool) -> None:
+    busy = [pool.submit(jobs.pid, 0.3) for _ in range(4)]
+    late = pool.submit(jobs.add, 1, 1)
+    assert late.cancel() and late.cancelled()
+    wait(busy)
+    assert all(f.result() for f in busy)
+
+
+def test_the_environment_is_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    with open_pool(2):
+        assert os.environ["OMP_NUM_THREADS"] == os.environ["MKL_NUM_THREADS"] == "1"
+    assert os.environ["OMP_NUM_THREADS"] == "3" and "MKL_NUM_THREADS" not in os.environ
