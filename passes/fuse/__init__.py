@@ -5,6 +5,8 @@ PIPELINE = ",".join((
     "fuse-pad",
     "fold-batch-norm",
     "fold-scale",
+    "early-stride",
+    "early-pool",
     "merge-constants",
     "matmul-add-to-gemm",
     "merge-activations",
