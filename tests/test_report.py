@@ -37,7 +37,7 @@ def example() -> Report:
 class Page(html.parser.HTMLParser):
     """Checks that every opened element is closed, in order."""
 
-    VOID = frozenset({"meta", "rect", "br"})
+    VOID = frozenset({"meta", "rect", "br", "line", "polyline"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,8 +57,11 @@ class Page(html.parser.HTMLParser):
 
 
 def test_page_is_balanced_and_escapes_what_comes_from_the_model() -> None:
+    report = example()
+    plan = {"predicted_ms": 1.0, "predicted_loss": 0.1, "loss": 0.1, "measured_ms": 1.0, "chosen": True}
+    report.details["search"] = {"objective": "latency", "seconds": 1.0, "candidates": [plan, {**plan, "loss": 0.2}]}
     page = Page()
-    page.feed(to_html(example()))
+    page.feed(to_html(report))
     assert not page.open
     assert "<b>model</b>.onnx" in page.text  # shown as text, so it was escaped in the source
     assert "2.00x" in page.text and "conv<1>" in page.text and "a & b" in page.text

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
+
+MANY = 1000  # steps from which the share says more
 
 
 class Progressed:
-    """A context manager that is called with (what, done, total); a new `what` replaces the line before.
+    """A context manager that is called with (what, done, total); a new kind of work replaces the line before.
 
-    Where standard error is not a terminal, a plain line marks the first start of each kind of work.
+    What stands in brackets at the end of `what` is a figure of the moment ("searching plans (12 run)"): it changes
+    within the same kind of work, whose bar and remaining time go on. Where standard error is not a terminal, a plain
+    line marks the first start of each kind of work, and nothing else is written.
     """
 
     def __init__(self, quiet: bool = False) -> None:
@@ -29,16 +36,16 @@ class Progressed:
         self._console = Console(stderr=True, highlight=False)
         self._bar = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            MofNCompleteColumn(),
+            _Count(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=self._console,
             transient=True,
             disable=not self._live,
         )
-        self._what = ""
+        self._kind = ""
         self._said: set[str] = set()
 
     def __enter__(self) -> Progressed:
@@ -52,14 +59,27 @@ class Progressed:
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Show that `done` of `total` steps of `what` are done; total 0 means unknown."""
-        if what != self._what:
-            self._what = what
+        kind = re.sub(r"\s*\([^()]*\)$", "", what) or what
+        if kind != self._kind:
+            self._kind = kind
             if self._live:
                 for task in self._bar.task_ids:
                     self._bar.remove_task(task)
                 self._bar.add_task(what, total=total or None)
-            elif self._shown and what not in self._said:
-                self._said.add(what)
-                self._console.print(f"{what} ...", style="dim")
+            elif self._shown and kind not in self._said:
+                self._said.add(kind)
+                self._console.print(f"{kind} ...", style="dim", markup=False)
         if self._live:
-            self._bar.update(self._bar.task_ids[-1], completed=done, total=total or None)
+            self._bar.update(self._bar.task_ids[-1], description=what, completed=done, total=total or None)
+
+
+class _Count(ProgressColumn):
+    """`3/8` of work that is counted in steps; of work measured in many parts, the share: `37 %`."""
+
+    def render(self, task: Task) -> Text:
+        """The text of one line."""
+        if task.total is None:
+            return Text("")
+        if task.total >= MANY:
+            return Text(f"{100 * task.completed / task.total:.0f} %")
+        return Text(f"{task.completed:.0f}/{task.total:.0f}")

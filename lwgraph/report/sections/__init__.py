@@ -16,6 +16,7 @@ from lwgraph.report.sections.layers import layers
 from lwgraph.report.sections.passes import passes
 from lwgraph.report.sections.proof import proof
 from lwgraph.report.sections.refusals import refusals
+from lwgraph.report.sections.search import search
 from lwgraph.report.sections.stages import stages
 from lwgraph.report.sections.tiles import tiles
 
@@ -25,6 +26,7 @@ SECTIONS: tuple[Section, ...] = (
     stages,
     accuracy,
     latency,
+    search,
     layers,
     proof,
     passes,

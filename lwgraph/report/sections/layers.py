@@ -20,7 +20,9 @@ def layers(report: Report) -> str:
             escape(s.shape),
             f"<code>{escape(s.form or 'dense')}</code>",
             "" if s.predicted_error is None else f"{100 * s.predicted_error:.3g} %",
-            "" if s.dense_ms is None or s.form_ms is None else speed(s.form_ms / s.dense_ms),
+            "" if s.dense_ms is None else f"{s.dense_ms:.4g}",
+            "" if s.form_ms is None else f"{s.form_ms:.4g}",
+            "" if not s.dense_ms or not s.form_ms else speed(s.form_ms / s.dense_ms),
             escape(s.reason),
         ]
         for s in report.sites
@@ -31,6 +33,8 @@ def layers(report: Report) -> str:
         ("shape", False),
         ("form", False),
         ("predicted error", True),
+        ("dense, ms", True),
+        ("form, ms", True),
         ("speed alone", True),
         ("why", False),
     ]
