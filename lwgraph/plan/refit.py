@@ -29,7 +29,7 @@ from lwgraph.plan.refit_write import Snapshot, check_unit, has_shift, rewrite
 from lwgraph.plan.site import Site
 from lwgraph.plan.walk import Walk
 from lwgraph.plan.write import has_bias_slot, transform, write
-from lwgraph.rewrite.base import Context, Skip
+from lwgraph.rewrite.base import Context, Gain, Skip
 
 Array = npt.NDArray[np.float64]
 HELD_ROWS, HELD_BYTES = 4096, 64 << 20  # of one layer's held-out patches
@@ -154,6 +154,7 @@ def refit(
             break
     _stand(done, standing)
     report.after, report.kept = best, standing
+    context.gains.append(Gain(name, "held-out output error", report.before, report.after, standing > 0))
     if standing < len(done):
         context.skip(name, compressed.graph.name or "model", f"{len(done) - standing} of {len(done)} refits were "
                      "undone: with them the held-out outputs are farther from the original's")  # fmt: skip
@@ -237,7 +238,7 @@ class _Refit:
     def _ways(self, unit: Unit, scope: Scope, rows: Rows) -> Iterator[str]:
         """Writes one refit after another into the unit, and says which it is; the caller undoes it."""
         if unit.form is None and (scope == "replaced" or unit.site.fan_in > MOST_UNKNOWNS):
-            yield from self._affine(unit)
+            yield from self._affine(unit, rows)
             return
         if unit.form is None:
             site = unit.site
@@ -261,9 +262,22 @@ class _Refit:
                 other = [name for name in (unit.output, site.output.name or "") if unit.output != site.output.name]
                 moments = self._moments(unit, site, site.input.name or "", other)
                 shifts = has_bias_slot(site) and site is unit.ends[-1]
-                weight, bias = next(iter(_ends(site, moments, shifts)))
-                write(site, weight, bias if shifts else None)
+                bias = np.zeros(site.outputs) if site.bias is None else site.bias
+                fits = [(w, b if shifts else None) for w, b, _ in dense(moments, site.weight, bias, shifts)]
+                self._keep_best(unit, site, rows, fits)
             yield "last"
+
+    def _keep_best(self, unit: Unit, site: Site, rows: Rows, fits: Sequence[tuple[Array, Array | None]]) -> None:
+        """Write the weight and bias with which the unit's held-out outputs are best; none when none is better."""
+        start = best = Snapshot(site.nodes)
+        least = rows.distance(self._held_rows(unit)[0])
+        for weight, bias in fits:
+            write(site, weight, bias)
+            error = rows.distance(self._held_rows(unit)[0])
+            if error < least:
+                least, best = error, Snapshot(site.nodes)
+            start.restore()
+        best.restore()
 
     def _dense(self, site: Site, moments: CrossMoments, rows: Rows, shifts: bool) -> tuple[Array, Array]:
         """The least-squares weight with the ridge that is best on held-out rows."""
@@ -271,22 +285,11 @@ class _Refit:
         found = [(rows.error(w, b), w, b) for w, b, _ in dense(moments, site.weight, bias, shifts)]
         return min(found, key=lambda each: each[0])[1:]
 
-    def _affine(self, unit: Unit) -> Iterator[str]:
-        site = unit.site
-        if not has_bias_slot(site):
+    def _affine(self, unit: Unit, rows: Rows) -> Iterator[str]:
+        if not has_bias_slot(unit.site):
             raise Skip("a MatMul without a bias")
         x, y = self._outputs(unit, self.fit)
-        start = Snapshot(unit.nodes)
-        best: tuple[float, Snapshot] | None = None
-        held_x, held_y = self._outputs(unit, self.held)
-        for scale, shift in affine(x, y):
-            error = float(np.square(scale * held_x + shift - held_y).sum())
-            if best is None or error < best[0]:
-                write(site, *transform(site, scale, shift))
-                best = error, Snapshot(unit.nodes)
-                start.restore()
-        assert best is not None
-        best[1].restore()
+        self._keep_best(unit, unit.site, rows, [transform(unit.site, *pair) for pair in affine(x, y)])
         yield "affine"
 
     # ------------------------------------------------------------ values
@@ -311,6 +314,8 @@ class _Refit:
         order = rng.permutation(total)
         cut = max(1, round(HELD_OUT_SHARE * total))
         mine = np.sort(order[:cut] if apart else order[cut:])
+        if not len(mine):
+            raise Skip("a single position cannot both fit and judge")
         return mine[positions(len(mine), wanted, rng)]
 
     def _held_rows(self, unit: Unit) -> tuple[Array, Rows]:
@@ -353,7 +358,7 @@ class _Refit:
         ours, theirs = [], []
         for feed, found in self.student.look([unit.output], feeds):
             x, y = output_rows(found[unit.output], unit.site), self._target(unit, feed)
-            at = self._at(len(y), math.ceil(2 * HELD_ROWS / len(feeds)), feed, feeds is self.held)
+            at = self._at(len(y), math.ceil(2 * HELD_ROWS / len(feeds)), feed, False)
             ours.append(x[at].astype(np.float64))
             theirs.append(y[at].astype(np.float64))
         return np.concatenate(ours), np.concatenate(theirs)
@@ -362,12 +367,6 @@ class _Refit:
         warning = Moments.shortage(site, moments.gram.count)
         if warning:
             self.context.warn(warning)
-
-
-def _ends(site: Site, moments: CrossMoments, shifts: bool) -> Iterator[tuple[Array, Array]]:
-    bias = np.zeros(site.outputs) if site.bias is None else site.bias
-    for weight, shift, _ in dense(moments, site.weight, bias, shifts):
-        yield weight, shift
 
 
 __all__ = ["LayerRefit", "RefitReport", "Scope", "output_error", "refit"]

@@ -13,7 +13,7 @@ from lwgraph.plan.fit import Pooled, shrinkage
 from lwgraph.plan.site import Site
 
 Array = npt.NDArray[np.float64]
-RIDGES = (1.0, 10.0, 100.0)  # of the shrinkage ridge: positions of one image are less independent than it assumes
+RIDGES = (0.01, 1.0, 10.0, 100.0)  # of the shrinkage ridge; held-out samples choose
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +45,8 @@ def dense(moments: CrossMoments, weight: Array, bias: Array, shifts: bool) -> It
 
     W = W0 + (C - W0 G) (G + ridge I)^-1 (Zhang et al. 2015, arXiv 1505.06798, section 3.3, with a ridge towards W0):
     where the samples say nothing, the layer stays as it is. Moments are centred where the bias takes up the mean
-    (`shifts`); else the bias stays. The ridge is that of `lwgraph.plan.fit.Moments` times 1, 10 and 100.
-    O(D^3 + o D^2) per ridge and group.
+    (`shifts`); else the bias stays. The ridge is that of `lwgraph.plan.fit.Moments` times each of RIDGES. O(D^3 +
+    o D^2) per ridge and group.
 
     Args:
         moments: of the patches seen now and of the target.

@@ -73,11 +73,11 @@ class _Finder:
         self.refused: list[tuple[str, str]] = []
 
     def units(self) -> list[Unit]:
-        groups: dict[tuple[str, str], list[ir.Node]] = {}
+        groups: dict[tuple[str, Form], list[ir.Node]] = {}
         for node in self.compressed.graph:
-            if FROM_KEY in node.metadata_props and node.op_type != "Constant":
-                key = node.metadata_props[FROM_KEY], node.metadata_props.get(PASS_KEY, "")
-                groups.setdefault(key, []).append(node)
+            form = _form(node)
+            if form is not None:
+                groups.setdefault((node.metadata_props[FROM_KEY], form), []).append(node)
         taken = {node for nodes in groups.values() for node in nodes}
         found = [self._grouped(name, form, nodes) for (name, form), nodes in groups.items()]
         found += [self._plain(site) for node, site in self.sites.items() if node not in taken]
@@ -88,7 +88,7 @@ class _Finder:
         unit = Unit(site, site.nodes, site.input.name or "", name, name, ends=(site,))
         return self._aimed(unit, site.output)
 
-    def _grouped(self, name: str, form: str, nodes: Sequence[ir.Node]) -> Unit | None:
+    def _grouped(self, name: str, form: Form, nodes: Sequence[ir.Node]) -> Unit | None:
         inside = set(nodes)
         inputs = dict.fromkeys(
             v for node in nodes for v in node.inputs
@@ -103,17 +103,13 @@ class _Finder:
             return None
         (x,), (y,) = inputs, outputs
         site = self.before.get(name)
-        try:
-            parsed = parse_form(form) if site is not None else None
-        except UsageError:  # metadata of another version
-            parsed = None
         ends = tuple(self._ends(y, inside))
-        if site is None or parsed is None:
+        if site is None:
             if len(ends) != 1:
                 self._refuse(name, "the original has no layer of its name")
-            return None
-            site = ends[0]
-        unit = Unit(site, tuple(nodes), x.name or "", y.name or "", y.name or "", form=parsed, ends=ends)
+                return None
+            return self._plain(ends[0])
+        unit = Unit(site, tuple(nodes), x.name or "", y.name or "", y.name or "", form=form, ends=ends)
         return self._aimed(unit, y)
 
     def _ends(self, value: ir.Value, inside: Collection[ir.Node]) -> list[Site]:
@@ -163,6 +159,17 @@ class _Finder:
 
     def _refuse(self, name: str, reason: str) -> None:
         self.refused.append((name, reason))
+
+
+def _form(node: ir.Node) -> Form | None:
+    """The form that emitted a node; None for the layers of the model and for what other passes made."""
+    text = node.metadata_props.get(PASS_KEY, "")
+    if FROM_KEY not in node.metadata_props or node.op_type == "Constant":
+        return None
+    try:
+        return parse_form(text)
+    except UsageError:  # a pass, or a form of another version
+        return None
 
 
 __all__ = ["Kept", "Unit", "find_units"]

@@ -2,79 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Annotated, Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import Annotated, ClassVar
 
 from lwgraph import ir
-from lwgraph.calibrate.gram import CrossMoments
-from lwgraph.calibrate.statistics import cross_moments
 from lwgraph.errors import UsageError
-from lwgraph.passes.recover.closed_form import EQUAL, ClosedForm, Job, Target
 from lwgraph.passes.recover.matching import is_linear
-from lwgraph.passes.recover.weights import has_bias_slot, write
-from lwgraph.plan.site import Site
-from lwgraph.rewrite.base import Contract, Skip
-
-Array = npt.NDArray[Any]
-RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+from lwgraph.plan.refit import Scope, refit
+from lwgraph.plan.site import find_sites
+from lwgraph.rewrite.base import Context, Contract, Pass
 
 
 @dataclass(frozen=True)
-class RefitLayers(ClosedForm):
+class RefitLayers(Pass):
     """Fit each layer, in order, from its inputs in the rewritten model to its outputs in the original one.
 
-    Asymmetric reconstruction (Zhang et al. 2015, arXiv 1505.06798, section 3.3), linear case: W = C G^-1, with a ridge
-    towards the present weight. Corrects the error of all layers before. O(D³) per layer with D inputs per patch,
-    O(layers * samples) runs.
+    Asymmetric reconstruction (Zhang et al. 2015, arXiv 1505.06798, section 3.3), see `lwgraph.plan.refit`: corrects the
+    error of all layers before. A form keeps its shape, all of its factors are fitted anew. O(D^3) per layer with D
+    inputs per patch; about three runs of each node per sample.
     """
 
-    name = "refit-layers"
-    contract = Contract.APPROXIMATE
+    name: ClassVar[str] = "refit-layers"
+    contract: ClassVar[Contract] = Contract.APPROXIMATE
 
-    samples: Annotated[int, "calibration samples to use at most"] = 256
+    samples: Annotated[int, "calibration samples to use at most; a quarter of them judges"] = 256
+    scope: Annotated[Scope, "replaced: what forms put there, other layers are scaled and shifted; all: every layer"] = (
+        "all"
+    )
 
     def __post_init__(self) -> None:
         if self.samples < 2:
             raise UsageError(f"option 'samples' of pass '{self.name}' is {self.samples}; at least 2")
 
-    @property
-    def limit(self) -> int:
-        """How many samples to use at most."""
-        return self.samples
+    def run(self, model: ir.Model, context: Context) -> int:
+        """Refit in place; how many layers were."""
+        if context.teacher is None:
+            raise UsageError(f"pass '{self.name}' needs the original model to compare with; run it from optimize, or "
+                             "set the teacher of the context")
+        report = refit(
+            context.teacher, model, context, scope=self.scope, only=self.chosen(model), samples=self.samples,
+            name=self.name,
+        )  # fmt: skip
+        return report.kept
 
-    def correct(self, job: Job, site: Site, target: Target) -> bool:
-        """Refit one layer."""
-        if site.kind == "conv_transpose":
-            raise Skip("a transposed convolution's patches overlap in its output")
-        output = site.output.name or ""
-        if target.minus:  # the sum's own value is what cross_moments knows nothing of
-            if not any(v.name == output for n in job.teacher.graph for v in n.outputs):
-                raise Skip("the original has no value of its name")
-            target = Target(output)
-        shifts = has_bias_slot(site)
-        fit, held = (
-            cross_moments(job.teacher, {site.name: target.name}, job.model, [site], feeds, job.executor, job.seed)[
-                site.name
-            ]
-            for feeds in (job.fit, job.held)
-        )
-        shape = (site.group, site.outputs // site.group, site.fan_in)
-        w = site.weight.reshape(shape)
-        b = (np.zeros(site.outputs) if site.bias is None else site.bias).reshape(shape[:2])
-        plain = _error(held, w, b)
-        if _error(fit, w, b) <= EQUAL * max(float((fit.target_power - fit.target_mean**2).sum()), 1e-30):
-            raise Skip("its outputs are those of the original")
-        fits = [_fit(fit, w, b, ridge, shifts) for ridge in RIDGES]
-        errors = [_error(held, *f) for f in fits]
-        best = int(np.argmin(errors))
-        if errors[best] >= plain:
-            return False
-        weight, bias = fits[best]
-        write(site, weight.reshape(site.shape), bias.reshape(-1) if shifts else None)
-        return True
+    def chosen(self, model: ir.Model) -> Collection[str] | None:
+        """The layers to refit; None: all."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -84,10 +58,10 @@ class RefitHead(RefitLayers):
     The teacher's logits are the targets, so no labels are needed: ridge regression towards the present weight.
     """
 
-    name = "refit-head"
-    contract = Contract.APPROXIMATE
+    name: ClassVar[str] = "refit-head"
+    contract: ClassVar[Contract] = Contract.APPROXIMATE
 
-    def choose(self, model: ir.Model, sites: list[Site]) -> list[Site]:
+    def chosen(self, model: ir.Model) -> Collection[str]:
         """The layers from which no other one is reached."""
         heads, stack, seen = set(), [v.producer() for v in model.graph.outputs], set()
         while stack:
@@ -99,26 +73,4 @@ class RefitHead(RefitLayers):
                 heads.add(node)
             else:
                 stack += [v.producer() for v in node.inputs if v is not None]
-        return [site for site in sites if site.node in heads]
-
-
-def _fit(m: CrossMoments, w: Array, b: Array, ridge: float, shifts: bool) -> tuple[Array, Array]:
-    """(G, o/g, D) weight and (G, o/g) bias of least squares, with a ridge towards `w`."""
-    gram, cross = m.gram.matrix, m.cross - b[:, :, None] * m.gram.mean[:, None, :]
-    if shifts:
-        gram = gram - m.gram.mean[:, :, None] * m.gram.mean[:, None, :]
-        cross = m.centred
-    level = ridge * np.trace(gram, axis1=1, axis2=2) / gram.shape[1] + 1e-12
-    normal = gram + level[:, None, None] * np.eye(gram.shape[1])
-    step = np.linalg.solve(normal, (cross - w @ gram).swapaxes(1, 2)).swapaxes(1, 2)
-    new = w + step
-    return new, m.target_mean - (new @ m.gram.mean[:, :, None])[:, :, 0] if shifts else b
-
-
-def _error(m: CrossMoments, w: Array, b: Array) -> float:
-    """The mean over positions of the squared error of w x + b, summed over the outputs."""
-    quadratic = np.einsum("goi,gij,goj->go", w, m.gram.matrix, w, optimize=True)
-    product = np.einsum("goi,goi->go", w, m.cross)
-    mean = (w @ m.gram.mean[:, :, None])[:, :, 0]
-    error = m.target_power - 2 * product - 2 * b * m.target_mean + quadratic + 2 * b * mean + b * b
-    return float(error.sum())
+        return {site.name for site in find_sites(model) if site.node in heads}
