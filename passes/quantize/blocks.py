@@ -14,7 +14,8 @@ from lwgraph.passes.quantize.second_order import descend, row_scales, second_ord
 Floats = npt.NDArray[np.float64]
 _LIMIT = {8: 127, 4: 7}
 _TYPE = {8: ir.DataType.INT8, 4: ir.DataType.INT4}
-_SWEEPS = 2  # of coordinate descent
+_SWEEPS = 2  # of coordinate descent, which gains little over GPTQ and takes longer:
+_DESCENT = 2e9  # not for layers of more than so many o D^2
 _NODE_BYTES = 160  # of a DequantizeLinear and its scale's header in the file
 
 
@@ -82,7 +83,8 @@ def encode(weight: Floats, bits: int, block: int, moments: Floats | None = None)
         q = to_nearest(weight, steps, limit)
     else:
         q = second_order(weight, steps, limit, moments, pin=False)
-        q = descend(weight, q, steps, limit, moments, _SWEEPS, pin=False)
+        if weight.size * width <= _DESCENT:
+            q = descend(weight, q, steps, limit, moments, _SWEEPS, pin=False)
     return Stored(np.ascontiguousarray(q.T.astype(np.int8)), np.ascontiguousarray(scale.T.astype(np.float32)), bits,
                   block)
 
