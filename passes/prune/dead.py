@@ -15,6 +15,7 @@ from lwgraph.passes.prune.compensate import add_to_bias, drop_zero_biases, own_b
 from lwgraph.passes.prune.intervals import Bounds, channel_bounds
 from lwgraph.passes.prune.scene import Ints, Scene
 from lwgraph.passes.prune.surgery import remove_channels
+from lwgraph.plan.site import Site
 from lwgraph.rewrite.base import Context, Contract, Pass
 from lwgraph.views.coupling import Group
 
@@ -26,8 +27,9 @@ Known = Mapping[tuple[ir.Value, int], Bounds]
 class RemoveDeadChannels(Pass):
     """Remove channels that are constant for every input: filters of zeros, ReLUs that cannot open, their like.
 
-    What they add to a layer goes into its bias. Found by interval arithmetic over the weights, so nothing is measured,
-    and the outputs stay the same but for rounding.
+    What they add to a layer goes into its bias. Found by interval arithmetic over the weights, so nothing is measured.
+    Over the reals the outputs stay as they are, also for channels that are zero. The contract is rounding all the same:
+    a product of fewer columns is blocked otherwise by a runtime, so that it sums in another order, and bits differ.
     """
 
     name: ClassVar[str] = "remove-dead-channels"
@@ -36,22 +38,25 @@ class RemoveDeadChannels(Pass):
     def run(self, model: ir.Model, context: Context) -> int:
         """Remove them; the number of channels removed. Repeats while a removal makes others constant."""
         total = 0
-        while count := self._once(model, context):
+        while True:
+            known = channel_bounds(model, Scene(model, context).coupling)
+            if not any(bounds.constant.any() for bounds in known.values()):
+                return total
+            copy = ir.clone(model)  # where nothing can be removed, the model stays untouched
+            count = self._once(copy, context)
+            if not count:
+                return total
+            ir.replace_contents(model, copy)
             total += count
-        return total
 
     def _once(self, model: ir.Model, context: Context) -> int:
-        scene = Scene(model, context)
-        known = channel_bounds(model, scene.coupling)
-        if not any(bounds.constant.any() for bounds in known.values()):
-            return 0
         ConstantsToInitializers().run(model, Context())
         made = own_biases(model, Scene(model, context).sites())
         scene = Scene(model, context)
         known = channel_bounds(model, scene.coupling)
         removed: dict[Group, Ints] = {}
         for group in scene.coupling.prunable:
-            readers = {site.node for reader in scene.readers(group) for site in reader.sites}
+            readers = {site.node: site for reader in scene.readers(group) for site in reader.sites}
             dead = np.array([c for c in range(group.width) if _removable(group, c, known, readers)], np.int64)
             # One channel stays: a layer without channels is no layer.
             dead = dead[:group.width - 1] if len(dead) == group.width else dead
@@ -63,7 +68,7 @@ class RemoveDeadChannels(Pass):
         return count
 
 
-def _removable(group: Group, channel: int, known: Known, readers: set[ir.Node]) -> bool:
+def _removable(group: Group, channel: int, known: Known, readers: Mapping[ir.Node, Site]) -> bool:
     """Whether a channel is constant wherever it is read, and zero where a bias cannot take it up."""
     if group.caveats:
         return False
@@ -78,7 +83,7 @@ def _removable(group: Group, channel: int, known: Known, readers: set[ir.Node]) 
                 continue  # goes on from here
             if bounds is None or not bounds.constant[each.indices[channel]].all():
                 return False
-            if bounds.low[each.indices[channel]].any() and not (node in readers and _folds(node, value)):
+            if bounds.low[each.indices[channel]].any() and not (node in readers and _folds(readers[node], value)):
                 return False
     return True
 
@@ -87,15 +92,13 @@ def _reads(group: Group, node: ir.Node) -> bool:
     return any((node, index) in each.axis.users for each in group.weights("in") for index in range(len(node.inputs)))
 
 
-def _folds(node: ir.Node, value: ir.Value) -> bool:
+def _folds(site: Site, value: ir.Value) -> bool:
     """Whether a constant that a layer reads as `value` can go into its bias."""
-    if node.inputs[0] is not value:
+    if site.input is not value or site.group > 1:
         return False
-    if node.op_type == "Conv":  # beside padding it would be another constant
-        padded = any(ir.attribute(node, "pads", ())) or ir.attribute(node, "auto_pad", "NOTSET") not in (
-            "NOTSET", "VALID")
-        return ir.attribute(node, "group", 1) == 1 and not padded
-    return node.op_type == "Gemm"
+    if site.kind == "conv":  # beside padding it would be another constant
+        return not any(site.pads) and site.auto_pad in ("NOTSET", "VALID")
+    return site.kind == "gemm" or (site.kind == "matmul" and len(site.nodes) > 1)
 
 
 def _fold(scene: Scene, group: Group, dead: Ints, known: Known) -> None:
@@ -103,7 +106,7 @@ def _fold(scene: Scene, group: Group, dead: Ints, known: Known) -> None:
     for reader in scene.readers(group):
         for site in reader.sites:
             data = next((each for each in group.slices if each.axis.value is site.input), None)
-            if data is None or site.kind not in ("conv", "gemm") or site.group > 1:
+            if data is None or not _folds(site, site.input):
                 continue
             values = known[site.input, data.axis.axis].low[data.indices[dead]].reshape(-1)
             if values.any():

@@ -45,6 +45,10 @@ def test_on_its_goldens(name: str) -> None:
     assert check_pass(Pass.parse(name), models) > 0
 
 
+def test_every_pass_is_triggered_somewhere() -> None:
+    assert {case.settings["pass"] for case in CASES} >= NOT_IN_RANDOM_MODELS
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
 @given(graphs())
 def test_the_default_pipeline_on_random_models(model: ir.Model) -> None:
