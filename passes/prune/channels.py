@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
+import numpy as np
+
 from lwgraph import ir
 from lwgraph.errors import UsageError
-from lwgraph.passes.prune.choice import by_group, by_work, menu, shares_after, step_of
+from lwgraph.passes.prune.choice import at_outputs, by_group, by_work, menu, shares_after, step_of
 from lwgraph.passes.prune.importance import Ranking, importance
-from lwgraph.passes.prune.scene import Work
+from lwgraph.passes.prune.scene import Ints, Work
 from lwgraph.passes.prune.study import Study, candidates, cut, matches, names_of, ready
 from lwgraph.plan.removal import Removal
+from lwgraph.plan.sensitivity import measure_sensitivity
 from lwgraph.rewrite.base import Context, Contract, Pass
 from lwgraph.views.coupling import Group
 
@@ -32,7 +35,9 @@ class PruneChannels(Pass):
     scope: Annotated[Literal["group", "work"], "the same share of every group, or what costs least per work"] = "work"
     widths: Annotated[str, "instead, NAME=32 (channels kept) or NAME=0.5 (share kept) by comma; names as for only"] = ""
     importance: Annotated[str, "obs, activation, l1, l2, or module:Class"] = "obs"
+    sensitivity: Annotated[int, "samples on which a group's effect at the outputs is measured; 0: predicted only"] = 8
     compensate: Annotated[bool, "refit the layers that read removed channels"] = True
+    refit: Annotated[bool, "then refit all layers in order to what they gave, where held-out samples agree"] = True
     multiple: Annotated[int, "kept widths are multiples of this"] = 16
     most: Annotated[float, "largest share of one group that may go, with scope=work"] = 0.75
     only: Annotated[str, "groups to prune: globs or re:expressions over layer names and operators, by comma"] = ""
@@ -42,6 +47,7 @@ class PruneChannels(Pass):
         """Check the options."""
         self.check_option("ratio", 0 <= self.ratio < 1, self.ratio, "from 0 to below 1")
         self.check_option("most", 0 < self.most <= 1, self.most, "above 0, at most 1")
+        self.check_option("sensitivity", self.sensitivity >= 0, self.sensitivity, "0 or more")
         self.check_option("multiple", self.multiple >= 1, self.multiple, "1 or more")
         importance(self.importance)
         _widths(self.widths)
@@ -55,9 +61,21 @@ class PruneChannels(Pass):
         elif self.scope == "group":
             chosen = by_group(study.rankings, self.ratio, self.multiple)
         else:
-            chosen = by_work(study.rankings, self.ratio, self.multiple, study.scene, self.most)
-        removed = {group.name: channels for group, channels in chosen.items()}
-        return cut(model, removed, context, refit=self.compensate)
+            chosen = by_work(self._measured(study, model, context), self.ratio, self.multiple, study.scene, self.most)
+        return self._cut(model, {group.name: channels for group, channels in chosen.items()}, context, self.refit)
+
+    def _cut(self, model: ir.Model, removed: Mapping[str, Ints], context: Context, refit: bool) -> int:
+        refit = refit and self.compensate and context.executor is not None and bool(context.data)
+        return cut(model, removed, context, compensated=self.compensate, refitted=refit, name=self.name)
+
+    def _measured(self, study: Study, model: ir.Model, context: Context) -> dict[Group, Ranking]:
+        """The rankings with their costs at the network's outputs, where there are samples to measure them on."""
+        if not self.sensitivity or context.executor is None or not context.data:
+            return dict(study.rankings)
+        spread = np.linspace(0, len(context.data) - 1, min(self.sensitivity, len(context.data))).round()
+        options = [each for each in self.options(model, context) if each.kept in _probes(study.group(each.item), self)]
+        found = measure_sensitivity(model, self, context, [context.data[int(i)] for i in spread], options=options)
+        return at_outputs(study.rankings, found)
 
     def study(self, model: ir.Model, context: Context) -> Study:
         """Rank the channels of every group that may shrink; kept in the context. The model is not changed."""
@@ -94,9 +112,9 @@ class PruneChannels(Pass):
                                      float(ranking.cost[group.width - kept]), nodes))
         return found
 
-    def apply(self, model: ir.Model, kept: Mapping[str, int], context: Context) -> int:
-        """See `lwgraph.plan.removal.Removes`."""
-        return cut(model, self.study(model, context).removed(kept), context, refit=self.compensate)
+    def apply(self, model: ir.Model, kept: Mapping[str, int], context: Context, *, refit: bool = False) -> int:
+        """See `lwgraph.plan.removal.Removes`; with `refit`, all layers are refitted in the end, as by the pass."""
+        return self._cut(model, self.study(model, context).removed(kept), context, refit)
 
     def _stated(self, groups: list[Group]) -> dict[Group, int]:
         """What the option `widths` says of each group that it names."""
@@ -114,6 +132,12 @@ class PruneChannels(Pass):
                                      f"channels; allowed: 1 to {group.width}, or a share as 0.5")
                 found[group] = kept
         return found
+
+
+def _probes(group: Group, p: PruneChannels) -> set[int]:
+    """The widths at which a group's effect is measured: about a quarter and a half of what may go."""
+    widths = menu(group, step_of(group, p.multiple), p.most)
+    return {widths[(len(widths) - 1) // 4], widths[(len(widths) - 1) // 2]} if widths else set()
 
 
 def _widths(text: str) -> dict[str, str]:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from lwgraph import ir
 from lwgraph.errors import UsageError, did_you_mean
 from lwgraph.passes.clean.constants_to_initializers import ConstantsToInitializers
@@ -15,6 +17,7 @@ from lwgraph.passes.prune.compensate import compensate, drop_zero_biases, own_bi
 from lwgraph.passes.prune.importance import Ranking
 from lwgraph.passes.prune.scene import Ints, Scene
 from lwgraph.passes.prune.surgery import remove_channels
+from lwgraph.plan.refit import refit
 from lwgraph.rewrite.base import Context
 from lwgraph.views.coupling import Group
 
@@ -56,18 +59,46 @@ def ready(model: ir.Model, context: Context, biases: bool) -> tuple[Scene, list[
     return Scene(model, context), made
 
 
-def cut(model: ir.Model, removed: Mapping[str, Ints], context: Context, *, refit: bool) -> int:
-    """Remove channels of the groups named, in place; with `refit`, those that stay make up for them. Their number."""
+def cut(model: ir.Model, removed: Mapping[str, Ints], context: Context, *, compensated: bool, refitted: bool,
+        name: str) -> int:
+    """Remove channels of the groups named, in place; their number.
+
+    Args:
+        model: the model.
+        removed: the channels that go, by the group's name.
+        context: statistics to compensate with; data and an executor to refit with, under the pass's `name`.
+        compensated: let the channels that stay make up for those that go, in the layers that read them.
+        refitted: then refit all layers behind a cut, in order, to what the model gave before; see `lwgraph.plan.refit`.
+        name: of the pass.
+    """
     if not any(len(channels) for channels in removed.values()):
         return 0
-    scene, made = ready(model, context, refit)
+    scene, made = ready(model, context, compensated or refitted)
     by_name = {group.name: group for group in scene.coupling.groups}
     channels = {by_name[name]: indices for name, indices in removed.items() if len(indices)}
-    if refit:
+    original = ir.clone(model) if refitted else model
+    kept = _kept(scene, channels) if refitted else {}
+    if compensated:
         compensate(scene, channels)
     count = remove_channels(model, scene.coupling, channels)
+    if refitted:
+        refit(original, model, context, scope="all", kept=kept, name=name)
     drop_zero_biases(model, made)
     return count
+
+
+def _kept(scene: Scene, removed: Mapping[Group, Ints]) -> dict[str, Ints]:
+    """By name, the channels that are left of what layers give, and of the sums behind them."""
+    masks = scene.coupling.kept(removed)
+    found = {}
+    for site in scene.sites():
+        sums = [node.outputs[0] for node, _ in site.output.uses() if node.op_type == "Add"]
+        for value in (site.output, *sums):
+            axis = 1 if site.kernel else len(scene.coupling.builder.dims(value) or ()) - 1
+            tracked = scene.coupling.builder.get(value, axis)
+            if tracked is not None and tracked in masks:
+                found[value.name or ""] = np.flatnonzero(masks[tracked])
+    return found
 
 
 def candidates(scene: Scene, multiple: int, only: str, ignore: str, name: str) -> list[Group]:
