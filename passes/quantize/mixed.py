@@ -26,7 +26,7 @@ Judge = Callable[[Run], float]  # the loss of a prepared model, comparable with 
 RATE = 8.0  # without max_loss: halving the loss is worth a ninth more time (2 ** (1 / RATE))
 ENOUGH = 1e-3  # a relative squared error this small is hardly worth time
 _SECONDS = 1.0  # of timing, for each comparison with the float model
-_EVEN = 0.98  # integers must take less than this share of the float model's time
+EVEN = 0.98  # integers must take less than this share of the float model's time
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class Mixed:
         loss: the judge's loss of `model`; None when nothing had to be judged.
         integer_loss: the same with every node in integers that can be.
         float_ms, ms: seconds of the float model and of `model` in thousandths, paired; None: not measured.
-        built: names as in the float model; None for a float model.
+        built: names as in the float model; None where no node is between QuantizeLinear and DequantizeLinear.
+        loops: recurrent nodes that became loops over integer products.
     """
 
     model: ir.Model
@@ -69,6 +70,7 @@ class Mixed:
     float_ms: float | None = None
     ms: float | None = None
     built: Built | None = None
+    loops: list[str] = field(default_factory=list)
 
     @property
     def speedup(self) -> float | None:
@@ -80,6 +82,13 @@ def race(runs: Mapping[str, Run], feed: Feeds) -> dict[str, float]:
     """The shortest seconds of each model, timed in turn."""
     times = paired_latency(runs, [feed], seconds=_SECONDS)
     return {name: times.timing(name).minimum for name in runs}
+
+
+def worth(max_loss: float | None, seconds: float, loss: float | None, new_seconds: float, new_loss: float) -> bool:
+    """Whether less time is worth a higher loss: it keeps `max_loss`; without one, by RATE and ENOUGH."""
+    if max_loss is not None:
+        return new_loss <= max_loss
+    return bool(new_seconds**RATE * (new_loss + ENOUGH) <= seconds**RATE * ((loss or 0.0) + ENOUGH))
 
 
 @dataclass
@@ -199,13 +208,11 @@ class Mixer:
         if integer != everything:
             runs["whole"] = self.executor.prepare(whole[0].model)
         shortest = self.race(runs, self.feeds[0])
-        if integer != everything and shortest["whole"] < shortest["mixed"]:
-            fits = whole[1] <= max_loss if max_loss is not None else (
-                shortest["whole"] ** RATE * (whole[1] + ENOUGH) <= shortest["mixed"] ** RATE * (loss + ENOUGH))
-            if fits:
-                integer, built, loss = everything, *whole
-                shortest["mixed"] = shortest["whole"]
-        if shortest["mixed"] > _EVEN * shortest["float"] and can_profile(self.executor):
+        if integer != everything and shortest["whole"] < shortest["mixed"] and worth(
+                max_loss, shortest["mixed"], loss, shortest["whole"], whole[1]):
+            integer, built, loss = everything, *whole
+            shortest["mixed"] = shortest["whole"]
+        if shortest["mixed"] > EVEN * shortest["float"] and can_profile(self.executor):
             made = self._float(region, refused, f"integers save no time: {1e3 * shortest['mixed']:.3g} ms against "
                                f"{1e3 * shortest['float']:.3g} ms in float", integer_loss)
             made.float_ms = made.ms = 1e3 * shortest["float"]
@@ -259,4 +266,4 @@ class Mixer:
                 for n in region.nodes]
 
 
-__all__ = ["ENOUGH", "RATE", "Judge", "Mixed", "Mixer", "NodeFacts", "race"]
+__all__ = ["ENOUGH", "EVEN", "RATE", "Judge", "Mixed", "Mixer", "NodeFacts", "race", "worth"]

@@ -13,10 +13,11 @@ from lwgraph.errors import DataError, UsageError, did_you_mean
 from lwgraph.executor import Executor, Feeds
 from lwgraph.passes.quantize.distance import Distance
 from lwgraph.passes.quantize.equalize import Equalize
-from lwgraph.passes.quantize.mixed import Judge, Mixed, Mixer
+from lwgraph.passes.quantize.mixed import EVEN, Judge, Mixed, Mixer, race, worth
 from lwgraph.passes.quantize.quantizer import Built, Quantizer, Recipe, name_nodes
 from lwgraph.passes.quantize.readback import failures
 from lwgraph.passes.quantize.recognise import quantized_already
+from lwgraph.passes.quantize.recurrent import QuantizeRecurrent
 from lwgraph.passes.quantize.target import Target, has_vnni, load_target
 from lwgraph.rewrite import Context, Contract, Pass
 
@@ -75,10 +76,10 @@ class Quantize(Pass):
         mixed = self.within(model, context, self.max_loss)
         for node, reason in mixed.kept.items():
             context.skip(self.name, node, reason)
-        if mixed.built is None:
-            return 0
-        ir.replace_contents(model, mixed.model)
-        return len(mixed.built.compute) + len(mixed.built.others)
+        count = len(mixed.loops) + (len(mixed.built.compute) + len(mixed.built.others) if mixed.built else 0)
+        if count:
+            ir.replace_contents(model, mixed.model)
+        return count
 
     def within(self, model: ir.Model, context: Context, max_loss: float | None = None, judge: Judge | None = None
                ) -> Mixed:
@@ -106,6 +107,18 @@ class Quantize(Pass):
         working = ir.clone(model)
         name_nodes(working.graph)
         refused = self.refused(working.graph)
+        mixed = self._placed(working, target, executor, refused, context, max_loss, judge)
+        loops = [n for n in working.graph if target.has(n.op_type, "recurrent", opset_of(working))]
+        if any((n.name or "") not in refused for n in loops):
+            self._recurrent(working, mixed, target, executor, refused, context, max_loss, judge)
+        return mixed
+
+    def _placed(
+        self, working: ir.Model, target: Target, executor: Executor, refused: dict[str, str], context: Context,
+        max_loss: float | None, judge: Judge | None,
+    ) -> Mixed:
+        """What QuantizeLinear and DequantizeLinear do."""
+        assert context.data
         quantizer, built = self.best(working, target, context.data, executor, refused, context)
         measurable = target.name.startswith("ort-cpu")
         if self.keep == "none" or not built.compute or not measurable:
@@ -116,6 +129,39 @@ class Quantize(Pass):
         mixer = Mixer(working, quantizer, executor, spread(context.data, JUDGED), judge, refused,
                       progress=context.progress)
         return mixer.find(max_loss)
+
+    def _recurrent(
+        self, original: ir.Model, mixed: Mixed, target: Target, executor: Executor, refused: dict[str, str],
+        context: Context, max_loss: float | None, judge: Judge | None,
+    ) -> None:
+        """Loops over integer products in place of LSTM and GRU, kept where measured faster and accurate enough."""
+        assert context.data
+        inner = Context(limit=context.limit)
+        trial = ir.clone(mixed.model)
+        names = [n.name or "" for n in trial.graph if target.has(n.op_type, "recurrent", opset_of(trial))]
+        scope = tuple(n for n in names if n in refused)
+        count = QuantizeRecurrent(target.reduced_range, scope).run(trial, inner)
+        skipped = {s.place: s.reason for s in inner.skipped}
+        mixed.kept.update(skipped)
+        if not count:
+            return
+        done = [n for n in names if n not in skipped]
+        feeds = spread(context.data, JUDGED)
+        runs = {"before": executor.prepare(mixed.model), "after": executor.prepare(trial)}
+        loss = judge or Distance(executor.prepare(original), feeds)
+        times, lost = race(runs, feeds[0]), loss(runs["after"])
+        why = ""
+        if self.keep == "auto" and times["after"] > EVEN * times["before"]:
+            why = (f"no faster as a loop over integers: {1e3 * times['after']:.3g} ms against "
+                   f"{1e3 * times['before']:.3g} ms for the model")
+        elif self.keep == "auto" and not worth(max_loss, times["before"], mixed.loss, times["after"], lost):
+            why = f"a loop over integers raises the loss to {lost:.3g}"
+        if why:
+            mixed.kept.update(dict.fromkeys(done, why))
+            return
+        mixed.model, mixed.loss, mixed.loops = trial, lost, done
+        mixed.ms = 1e3 * times["after"] * (mixed.ms / (1e3 * times["before"]) if mixed.ms else 1.0)
+        mixed.float_ms = mixed.float_ms or 1e3 * times["before"]
 
     def resolved_target(self, context: Context) -> Target:
         """The target with this pass's options; weights keep to 7 bits on a processor that saturates."""
@@ -196,6 +242,11 @@ class Quantize(Pass):
             found.update((n, "not in op_types_to_quantize") for n, node in nodes.items()
                          if node.op_type not in (*self.op_types_to_quantize, "Relu", "Clip"))
         return found
+
+
+def opset_of(model: ir.Model) -> int:
+    """Of ONNX's own operators."""
+    return model.graph.opset_imports.get("", 1)
 
 
 def spread(data: Sequence[Feeds], count: int) -> list[Feeds]:

@@ -80,7 +80,8 @@ class Quantizer:
         placement = place(self.model.graph, target, self.opset)
         axes = {v.name or "": channel_axis(node) for node in placement.compute
                 if (v := node.inputs[0]) is not None and ir.constant_tensor(node.inputs[1]) is not None}
-        self.observed = dict(observe(candidates(self.model.graph, target, self.opset), axes))
+        names = candidates(self.model.graph, target, self.opset)
+        self.observed = dict(observe(names, axes)) if names else {}
         self._rounded: dict[str, tuple[float, Weights]] = {}
 
     def placement(self, refused: Mapping[str, str] = {}) -> tuple[ir.Model, Placement]:
