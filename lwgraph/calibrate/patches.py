@@ -86,7 +86,10 @@ class Patches:
 
     @classmethod
     def of(cls, layer: Layer) -> Patches:
-        """The geometry of a layer."""
+        """The geometry of a layer; what it has as `patches`, where it has its own."""
+        own = getattr(layer, "patches", None)
+        if isinstance(own, cls):
+            return own
         if not layer.kernel:
             return cls()
         transposed = layer.kind == "conv_transpose"

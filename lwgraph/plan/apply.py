@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lwgraph import ir
 from lwgraph.plan.fit import Moments, Pooled
 from lwgraph.plan.form import Fitted, Form
+from lwgraph.plan.probe import Probe
 from lwgraph.plan.prove import objection
 from lwgraph.plan.site import Site
 from lwgraph.plan.substitute import substitute
@@ -46,7 +47,12 @@ def moments_of(sites: Sequence[Site], context: Context) -> Moments:
     if context.statistics is None or any(not observable(s) for s in sites):
         return Moments(site)
     grams = [context.statistics.gram(s) for s in sites]
-    moments = Moments(site, grams[0] if len(grams) == 1 else Pooled.of(grams))
+    statistics = context.statistics
+
+    def measure(look: Callable[[Site], Site | Probe]) -> Pooled:
+        return Pooled.of([statistics.gram(look(s)) for s in sites])
+
+    moments = Moments(site, grams[0] if len(grams) == 1 else Pooled.of(grams), measure)
     if moments.warning:
         context.warn(moments.warning)
     return moments

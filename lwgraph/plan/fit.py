@@ -16,6 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from lwgraph.errors import DataError
+from lwgraph.plan.probe import Probe
 from lwgraph.plan.site import Site
 
 Array = npt.NDArray[np.float64]
@@ -117,6 +119,7 @@ class Moments:
     Args:
         site: the layer.
         gram: what calibration measured; None fits for white inputs (C = I, mean 0), which is fitting the weight alone.
+        measure: gives what calibration measured of a probe at the site, for forms that look at more than its patches.
 
     The ridge is that of the oracle-approximating shrinkage estimator (Chen, Wiesel, Eldar, Hero 2010, eq. 23), which
     reads it off the spectrum's first two moments and the number of samples n:
@@ -128,8 +131,15 @@ class Moments:
     (C = 0) are treated as white: then every kernel is exact, and the weight's own geometry decides.
     """
 
-    def __init__(self, site: Site, gram: Gram | None = None) -> None:
+    def __init__(
+        self,
+        site: Site | Probe,
+        gram: Gram | None = None,
+        measure: Callable[[Callable[[Site], Site | Probe]], Gram] | None = None,
+    ) -> None:
         self.site = site
+        self._measure = measure
+        self._others: dict[Any, Moments] = {}
         self.count = None if gram is None else gram.count
         size, width = site.outputs // site.group, site.fan_in
         self.mean: Array = np.zeros((site.group, width)) if gram is None else np.asarray(gram.mean, np.float64)
@@ -137,7 +147,8 @@ class Moments:
         for index in range(site.group):
             weight = site.weight[index * size : (index + 1) * size]
             if gram is None:
-                self.blocks.append(Block(weight, np.eye(width), 0.0))
+                white = site.white if isinstance(site, Probe) else np.eye(width)
+                self.blocks.append(Block(weight, white, 0.0))
                 continue
             centred = np.array(gram.matrix[index], np.float64)
             if centred.shape != (width, width):
@@ -147,13 +158,35 @@ class Moments:
             centred[np.diag_indices(width)] += ridge
             self.blocks.append(Block(weight, centred, ridge))
 
+    def seen(self, look: Callable[[Site], Site | Probe]) -> Moments:
+        """The moments of what a form looks at instead of the layer's patches, remembered.
+
+        Args:
+            look: makes the probe of a site with this weight.
+
+        Raises:
+            DataError: these were collected without it.
+        """
+        assert isinstance(self.site, Site)
+        probe = look(self.site)
+        if probe is self.site:
+            return self
+        assert isinstance(probe, Probe)
+        if probe.patches not in self._others:
+            if self.count is not None and self._measure is None:
+                raise DataError(f"of layer '{self.site.name}' only moments of its own input patches are known")
+            gram = None if self._measure is None else self._measure(look)
+            self._others[probe.patches] = Moments(probe, gram)
+        found = self._others[probe.patches]
+        return found if self.blocks[0].refine else found.quick()
+
     @property
     def warning(self) -> str:
         """Says so when there are too few samples for the layer, and how many would do; "" otherwise."""
         return "" if self.count is None else self.shortage(self.site, self.count)
 
     @staticmethod
-    def shortage(site: Site, count: int) -> str:
+    def shortage(site: Site | Probe, count: int) -> str:
         """What to say of `count` samples for a layer; "" when they are enough."""
         if count >= FEW * site.fan_in:
             return ""
@@ -191,7 +224,8 @@ class Moments:
 
     def shift(self, kernel: Array) -> Array:
         """(W - K) mean(x), (o,): what the bias must gain so that the mean output stays."""
-        change = (self.site.weight - kernel).reshape(self.site.group, -1, self.site.fan_in)
+        weight = self.site.weight
+        change = (weight - kernel.reshape(weight.shape)).reshape(self.site.group, -1, self.site.fan_in)
         return np.asarray(np.einsum("god,gd->go", change, self.mean).reshape(-1))
 
 

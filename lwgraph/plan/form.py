@@ -14,6 +14,7 @@ from lwgraph import ir, registry
 from lwgraph.errors import UsageError
 from lwgraph.plan.emit import Emitter
 from lwgraph.plan.fit import Moments
+from lwgraph.plan.probe import Probe
 from lwgraph.plan.site import Site
 from lwgraph.rewrite import options
 
@@ -28,7 +29,8 @@ class Fitted:
         form: with every size decided (never a `ratio`).
         site: the layer.
         arrays: the weights that `Form.emit` needs, by name, in float64.
-        kernel: the dense equivalent, a canonical weight (o, c/g, *k).
+        kernel: the dense equivalent, a canonical weight (o, c/g, *k); of a form that looks at more than the layer's
+            patches, the weight on what it looks at.
         shift: (o,), what to add to the layer's bias so that the mean output stays: (W - kernel) mean(x).
         error: predicted ||Y - Yhat||^2 / ||Y - mean Y||^2 on the calibration samples; without samples, the same for
             white inputs, which is ||W - kernel||^2 / ||W||^2.
@@ -89,6 +91,14 @@ class Form(ABC):
         """This form with its relative sizes made absolute for `site`."""
         return self
 
+    def seen(self, site: Site) -> Site | Probe:
+        """What the form's outputs are a dense weight on: the layer's patches, or a probe that sees more."""
+        return site
+
+    def dense(self, op: Emitter, x: ir.Value, fitted: Fitted) -> ir.Value:
+        """The nodes of the dense equivalent, to check `emit` against; to be overridden with `seen`."""
+        return op.stage(x, fitted.kernel, "dense", bias=fitted.bias, group=fitted.site.group)
+
     @abstractmethod
     def fit(self, site: Site, moments: Moments) -> Fitted:
         """Weights of least output error on the site's input moments, the error, and the dense equivalent."""
@@ -99,7 +109,7 @@ class Form(ABC):
         By default from a fit that stops at its start. A form that gets the errors of all its sizes from one
         factorization should keep it in the blocks' caches and override this.
         """
-        return moments.expected(self.fit(site, moments.quick()).kernel)
+        return moments.seen(self.seen).expected(self.fit(site, moments.quick()).kernel)
 
     def blank(self, site: Site) -> Fitted:
         """Any weights of the right shapes, to measure the form's time; by default a fit without samples."""
@@ -114,7 +124,14 @@ class Form(ABC):
         """Multiply-accumulates for one batch, comparable with `site.macs()`."""
 
     def fitted(self, site: Site, moments: Moments, arrays: dict[str, Array], kernel: Array) -> Fitted:
-        """The result of a fit: the shift of the bias and the error follow from the kernel (o, c/g, *k)."""
+        """The result of a fit: the shift of the bias and the error follow from the kernel.
+
+        Args:
+            site: the layer.
+            moments: of what the form looks at (`seen`).
+            arrays: what `emit` needs.
+            kernel: the dense weight on what the form looks at; of the layer's patches, (o, c/g, *k).
+        """
         return Fitted(
             self, site, arrays, kernel, moments.shift(kernel), moments.error(kernel), moments.count is not None
         )

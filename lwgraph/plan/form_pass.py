@@ -30,7 +30,8 @@ class FormPass(Pass):
         sites = find_sites(model, refused=lambda place, reason: context.skip(self.name, place, reason))
         if context.statistics is not None:
             wanted = [site for site in sites if observable(site) and not form.refusal(site)]
-            context.statistics.prefetch(wanted)
+            probes = [form.seen(site) for site in wanted]
+            context.statistics.prefetch([*wanted, *(p for p, site in zip(probes, wanted, strict=True) if p is not site)])
         return sum(record.done for record in apply_forms([(site, form) for site in sites], context))
 
 

@@ -62,11 +62,13 @@ def error_on(found: Fitted, sample: np.ndarray[tuple[int, ...], np.dtype[np.floa
 
     O(positions * D * o) time.
     """
-    site, patches = found.site, Patches.of(found.site)
+    site = found.form.seen(found.site)
+    patches = Patches.of(site)
     rows = patches.rows(sample, np.arange(patches.count(sample.shape))).astype(np.float64)
     groups = (site.group, -1, site.fan_in)
     outputs: Array = np.einsum("rgd,god->rgo", rows, site.weight.reshape(groups)).reshape(len(rows), -1)
-    change = np.einsum("rgd,god->rgo", rows, (site.weight - found.kernel).reshape(groups)).reshape(len(rows), -1)
+    lost = (site.weight - found.kernel.reshape(site.weight.shape)).reshape(groups)
+    change = np.einsum("rgd,god->rgo", rows, lost).reshape(len(rows), -1)
     error = float(np.square(change - found.shift).sum())
     return ratio(error, float(np.square(outputs - outputs.mean(0)).sum()))
 

@@ -21,8 +21,8 @@ Build = Callable[[Emitter, ir.Value], ir.Value]
 
 
 def dense(fitted: Fitted) -> Build:
-    """Builds the layer that `fitted` claims to equal: one dense layer with the kernel `fitted.kernel`."""
-    return lambda op, x: op.stage(x, fitted.kernel, "dense", bias=fitted.bias, group=fitted.site.group)
+    """Builds the layer that `fitted` claims to equal: mostly, one dense layer with the kernel `fitted.kernel`."""
+    return lambda op, x: fitted.form.dense(op, x, fitted)
 
 
 def original(site: Site) -> Build:
@@ -94,7 +94,7 @@ def substitute(fitted: Fitted, shared: dict[str, ir.Value] | None = None) -> Non
         node.metadata_props[FROM_KEY] = site.name
         for output in node.outputs:
             output.name = ir.fresh_name(site.graph, f"{site.output.name}_{fitted.form.name}")
-            output.type = ir.TensorType(ir.DataType.from_numpy(site.dtype)) if node.op_type != "Constant" else None
+            output.type = _type(node, ir.DataType.from_numpy(site.dtype))
     result.shape = site.output.shape
     site.graph.insert_before(last, op.nodes)
     old, name = site.output, site.output.name
@@ -102,6 +102,16 @@ def substitute(fitted: Fitted, shared: dict[str, ir.Value] | None = None) -> Non
     ir.sweep([last])
     if result.name != name and not result.is_graph_output() and last.graph is None:  # the old value is gone
         result.name = name
+
+
+def _type(node: ir.Node, dtype: ir.DataType) -> ir.TensorType | None:
+    """The type of an emitted node's output: the layer's, but for shapes and what is cut from them."""
+    if node.op_type == "Constant":
+        return None
+    first = node.inputs[0]
+    if node.op_type == "Shape" or (first is not None and first.dtype == ir.DataType.INT64):
+        dtype = ir.DataType.INT64
+    return ir.TensorType(dtype)
 
 
 __all__ = ["dense", "difference", "formed", "original", "small_input", "small_model", "substitute"]

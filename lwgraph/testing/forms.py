@@ -11,11 +11,11 @@ import numpy.typing as npt
 from lwgraph import registry
 from lwgraph.errors import CheckError
 from lwgraph.executor import Executor
-from lwgraph.plan.fit import Moments, Pooled
+from lwgraph.plan.fit import Moments
 from lwgraph.plan.form import Fitted, Form
 from lwgraph.plan.site import Site
 from lwgraph.plan.substitute import difference, formed, small_model
-from lwgraph.testing.layers import Layer, layers, patches
+from lwgraph.testing.layers import Layer, layers, moments_on, patches
 
 Array = npt.NDArray[np.float64]
 EXACT = 1e-5  # relative error of the weight at full size
@@ -74,8 +74,7 @@ class _Check:
         self.form, self.layer, self.site, self.runner, self.seed = form, layer, site, runner, seed
         self.x = layer.samples(seed)
         found = patches(site, self.x)
-        gram = Pooled(np.asarray(found.swapaxes(1, 2) @ found) / found.shape[1], found.mean(1), found.shape[1])
-        self.moments, self.free = Moments(site, gram), Moments(site)
+        self.moments, self.free = moments_on(site, self.x), Moments(site)
         weight = site.weight.reshape(site.group, -1, site.fan_in)
         self.y: Array = np.concatenate([p @ w.T for p, w in zip(found, weight, strict=True)], 1)
         if site.bias is not None:
@@ -100,10 +99,10 @@ class _Check:
 
     def check_full(self) -> None:
         form = self.form.full(self.site)
-        size = np.linalg.norm(self.site.weight)
+        weight = form.seen(self.site).weight
         for moments, how in ((self.moments, "with samples"), (self.free, "without samples")):
             fitted = form.fit(self.site, moments)
-            off = np.linalg.norm(fitted.kernel - self.site.weight) / size
+            off = np.linalg.norm(fitted.kernel.reshape(weight.shape) - weight) / np.linalg.norm(weight)
             if not off <= EXACT:
                 self.fail(form, f"not exact at full size: fitted {how}, the weight is off by {off:.2g}")
             self.check_emission(form, fitted)
@@ -135,7 +134,7 @@ class _Check:
             self.fail(form, f"predicts an error of {fitted.error:.4g}; measured on the same samples: {measured:.4g}")
 
     def check_refit(self, form: Form, fitted: Fitted) -> None:
-        plain = self.moments.error(form.fit(self.site, self.free).kernel)
+        plain = self.moments.seen(form.seen).error(form.fit(self.site, self.free).kernel)
         if not fitted.error <= plain * (1 + MEASURED) + FLOOR:
             self.fail(form, f"the fit with samples errs by {fitted.error:.4g}, the fit without by {plain:.4g}")
 

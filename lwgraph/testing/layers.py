@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.calibrate.patches import Patches
+from lwgraph.plan.fit import Moments, Pooled
+from lwgraph.plan.probe import Probe
 from lwgraph.plan.site import Site, find_sites
 
 Array = npt.NDArray[np.float64]
@@ -139,6 +142,19 @@ def patches(site: Site, x: npt.NDArray[Any]) -> Array:
     return np.ascontiguousarray(x.swapaxes(0, 1))
 
 
+def moments_on(site: Site, x: npt.NDArray[Any]) -> Moments:
+    """The moments of all input patches of an input, and of what else a form looks at: of every position."""
+    found = patches(site, x)
+    gram = Pooled(np.asarray(found.swapaxes(1, 2) @ found) / found.shape[1], found.mean(1), found.shape[1])
+
+    def measure(look: Callable[[Site], Site | Probe]) -> Pooled:
+        seen = Patches.of(look(site))
+        rows = seen.rows(x, np.arange(seen.count(x.shape))).astype(np.float64).swapaxes(0, 1)
+        return Pooled(np.asarray(rows.swapaxes(1, 2) @ rows) / rows.shape[1], rows.mean(1), rows.shape[1])
+
+    return Moments(site, gram, measure)
+
+
 def _taken(site: Site, sizes: Sequence[int]) -> Iterator[npt.NDArray[np.int64]]:
     """Per axis, the input index that tap k reads at output p, (taps, positions); in the padding, the input's size."""
     rank = len(site.kernel)
@@ -164,4 +180,4 @@ def _taken(site: Site, sizes: Sequence[int]) -> Iterator[npt.NDArray[np.int64]]:
         yield np.where((index < 0) | (index >= size), size, index)
 
 
-__all__ = ["Layer", "layers", "make_layer", "patches"]
+__all__ = ["Layer", "layers", "make_layer", "moments_on", "patches"]

@@ -13,13 +13,14 @@ from lwgraph.passes.forms.fire import Fire
 from lwgraph.passes.forms.ghost import Ghost
 from lwgraph.passes.forms.grouped import Grouped
 from lwgraph.passes.forms.low_rank import LowRank
+from lwgraph.passes.forms.octave import Octave
 from lwgraph.passes.forms.shift import Shift, pursue
 from lwgraph.passes.forms.smaller_kernel import SmallerKernel
 from lwgraph.passes.forms.tucker import Tucker
-from lwgraph.plan.fit import Moments, Pooled
+from lwgraph.plan.fit import Moments
 from lwgraph.plan.form import parse_form
 from lwgraph.testing.forms import check_form
-from lwgraph.testing.layers import Layer, layers, make_layer, patches
+from lwgraph.testing.layers import Layer, layers, make_layer, moments_on
 
 LAYERS = {layer.name: layer for layer in layers()}
 SIZES = {
@@ -29,6 +30,7 @@ SIZES = {
     "ghost": [Ghost(5), Ghost(11)],
     "grouped": [Grouped(2, 4), Grouped(2, 9), Grouped(2, pointwise=False), Grouped(4, 3), Grouped(99, 2)],
     "low-rank": [LowRank(5, split=split) for split in ("spatial", "vertical", "horizontal", "output", "input")],
+    "octave": [Octave(), Octave(0.0, 0.3), Octave(0.2, 0.2)],
     "shift": [Shift(kind, columns) for kind in ("per-channel", "free", "joint") for columns in (7, 40)]
     + [Shift("free", 18, penalty=0.5), Shift("per-channel", 1, penalty=1.0)],
     "smaller-kernel": [SmallerKernel(), SmallerKernel("1"), SmallerKernel("2x3"), SmallerKernel(cross=True)],
@@ -46,6 +48,7 @@ FEW = ("plain", "strided", "dilated", "same-upper", "oblong", "one-dimensional")
 GRID = [(name, layer) for name in SIZES for layer in LAYERS if name == "low-rank" or layer in FEW]
 GRID += [("tucker", layer) for layer in ("grouped", "transposed", "transposed-grouped")]
 GRID += [("smaller-kernel", layer) for layer in ("same-lower", "valid", "row", "grouped")]
+GRID += [("octave", layer) for layer in ("same-lower", "valid", "pointwise", "pointwise-strided")]
 GRID += [("ghost", layer) for layer in ("pointwise", "gemm", "matmul", "transposed")]
 
 
@@ -66,6 +69,8 @@ def test_what_a_form_cannot_take_it_refuses_with_a_reason(name):
             assert name != "low-rank" and (site.group > 1 or site.kind != "conv" or site.taps == 1)
         elif name == "ghost":
             assert site.group == 1
+        elif name == "octave":
+            assert site.group == 1 and site.kind == "conv"
         elif name == "smaller-kernel":
             assert site.kind == "conv" and site.taps > 1
         elif name not in ("low-rank", "tucker"):
@@ -74,9 +79,8 @@ def test_what_a_form_cannot_take_it_refuses_with_a_reason(name):
 
 def sampled(shape=(4, 32, 12, 12), weight=(32, 32, 3, 3)):
     layer = Layer("wide", make_layer("Conv", shape, weight, pads=(1, 1, 1, 1)), shape)
-    found = patches(layer.site, layer.samples())
-    gram = Pooled(found.swapaxes(1, 2) @ found / found.shape[1], found.mean(1), found.shape[1])
-    return layer.site, Moments(layer.site, gram)
+    site = layer.site
+    return site, moments_on(site, layer.samples())
 
 
 TEXTS = [str(size) for sizes in SIZES.values() for size in sizes] + ["shift{kind=free,ratio=0.5}"]
@@ -93,6 +97,7 @@ def test_blank_weights_have_the_shapes_of_fitted_ones(text):
 
 @pytest.mark.parametrize("text", [
     "cp{rank=-1}", "cp{ratio=0}", "depthwise{terms=0}", "depthwise{order=pw}", "grouped{groups=0}",
+    "octave{inputs=1}", "octave{outputs=-0.1}",
     "fire{squeeze=-1}", "fire{share=2}", "fire{ratio=0}", "ghost{primary=-1}", "ghost{ratio=2}",
     "grouped{rank=-1}", "grouped{pointwise=maybe}",
     "shift{columns=-1}", "shift{ratio=0}", "shift{penalty=2}", "shift{kind=bit}", "tucker{inputs=-1}",
@@ -113,8 +118,7 @@ def test_degenerate_inputs(name, inputs):
         x[:, 10:] = x[:, :10]
     else:
         x[:] = 0 if inputs == "zero" else 2
-    found = patches(layer.site, x)
-    m = Moments(layer.site, Pooled(found.swapaxes(1, 2) @ found / found.shape[1], found.mean(1), found.shape[1]))
+    m = moments_on(layer.site, x)
     for size in SIZES[name]:
         fitted = size.at(layer.site).fit(layer.site, m)
         assert np.isfinite(fitted.kernel).all() and np.isfinite(fitted.shift).all() and fitted.error >= 0
