@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from benchmarks import judge, tables, zoo
+from benchmarks import judge, zoo
 from benchmarks.peers.run import HERE, PEERS, Peer, run, write_feeds
 from benchmarks.zoo import Case, cache
 from lwgraph import ir, registry

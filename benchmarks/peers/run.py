@@ -117,12 +117,13 @@ def run(peer: Peer, model: Path, feeds: Path, out: Path, *, one_core: bool = Fal
     """Let the peer write `out` from `model`; its packages are installed first, outside the clock."""
     command = [str(python(peer.packages)), str(HERE / peer.script), str(model), str(feeds), str(out)]
     out.unlink(missing_ok=True)
-    with tempfile.TemporaryFile() as output:
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryDirectory() as scratch:
         started = time.perf_counter()
         process = subprocess.Popen(
             [*command, json.dumps(peer.options)],
             stdout=output,
             stderr=subprocess.STDOUT,
+            cwd=scratch,  # some leave files where they run
             preexec_fn=_limit_to_one_core if one_core else _limit,
         )
         error = ""

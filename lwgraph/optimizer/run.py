@@ -140,6 +140,7 @@ class _Run:
             seed=self.goal.seed,
             threads=self.goal.threads,
             progress=self.progress,
+            details=self.report.details,
         )
         if inputs.real:
             context.statistics = self._statistics(self.original, inputs)

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lwgraph import ir
 from lwgraph.errors import UsageError
@@ -70,6 +70,7 @@ class Context:
     progress: Callable[[str, int, int], None] = lambda what, done, total: None
     warnings: list[str] = field(default_factory=list)
     gains: list[Gain] = field(default_factory=list)  # what recovery passes measured
+    details: dict[str, Any] | None = None  # for the report: what passes measured, by section; None: nobody asks
     last: tuple[str, str] | None = field(default=None, init=False)  # pass and place of the last rewrite allowed
     rewrites: int = field(default=0, init=False)  # rewrites allowed so far, over all passes
     memory: dict[object, object] = field(default_factory=dict, repr=False)  # what passes keep between their calls

@@ -88,7 +88,8 @@ class Half(Pass):
                 cast = ir.make_node("Cast", [stored], {"to": int(ir.DataType.FLOAT)})
                 cast.name = ir.fresh_name(scope, f"{value.name}_float32_node")
                 wide = cast.outputs[0]
-                wide.name, wide.type, wide.shape = ir.fresh_name(scope, f"{value.name}_float32"), value.type, value.shape
+                wide.name = ir.fresh_name(scope, f"{value.name}_float32")
+                wide.type, wide.shape = value.type, value.shape
                 for use in list(value.uses()):
                     use.node.replace_input_with(use.idx, wide)
                 scope.insert_before(scope[0], cast)

@@ -9,7 +9,6 @@ import onnx
 
 from lwgraph import ir
 
-
 _HEAVY = ("Conv", "ConvTranspose", "GRU", "Gemm", "LSTM", "MatMul")  # worth Casts by themselves
 
 

@@ -11,6 +11,7 @@ from lwgraph import ir, registry
 from lwgraph.calibrate.ranges import Observed, collect
 from lwgraph.errors import DataError, UsageError, did_you_mean
 from lwgraph.executor import Executor, Feeds
+from lwgraph.passes.quantize.describe import describe
 from lwgraph.passes.quantize.distance import Distance
 from lwgraph.passes.quantize.equalize import Equalize
 from lwgraph.passes.quantize.mixed import EVEN, Judge, Mixed, Mixer, race, worth
@@ -21,6 +22,7 @@ from lwgraph.passes.quantize.recurrent import QuantizeRecurrent
 from lwgraph.passes.quantize.target import Target, has_vnni, load_target
 from lwgraph.rewrite import Context, Contract, Pass
 
+DESCRIBED = 4  # samples on which the report compares every tensor
 JUDGED = 12  # samples on which variants are compared
 AUTO = (("minmax", 100.0), ("moving-average", 100.0), ("percentile", 99.99), ("mse", 100.0))
 
@@ -76,6 +78,10 @@ class Quantize(Pass):
         mixed = self.within(model, context, self.max_loss)
         for node, reason in mixed.kept.items():
             context.skip(self.name, node, reason)
+        if context.details is not None:
+            executor = context.executor or registry.executor("ort", threads=context.threads)
+            context.details["quantization"] = describe(model, mixed, spread(context.data, DESCRIBED), executor,
+                                                       context.seed)
         count = len(mixed.loops) + (len(mixed.built.compute) + len(mixed.built.others) if mixed.built else 0)
         if count:
             ir.replace_contents(model, mixed.model)

@@ -48,6 +48,7 @@ class Built:
         others: names of the other integer nodes.
         reasons: names of the compute nodes left in float -> why.
         integers: float tensor name -> the name of the integer tensor.
+        source: the float model that this is the quantized version of (channels evened out, where that was done).
     """
 
     model: ir.Model
@@ -56,6 +57,7 @@ class Built:
     others: list[str]
     reasons: dict[str, str]
     integers: dict[str, str] = field(default_factory=dict)
+    source: ir.Model | None = None
 
 
 class Quantizer:
@@ -104,6 +106,7 @@ class Quantizer:
         names = {v: v.name or "" for v in grids}
         emitter.run()
         found.integers = {names[v]: q.name or "" for v, q in emitter.integers.items()}
+        found.source = self.model
         return found
 
     def range_of(self, value: ir.Value) -> Range:

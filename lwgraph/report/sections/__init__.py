@@ -15,6 +15,7 @@ from lwgraph.report.sections.latency import latency
 from lwgraph.report.sections.layers import layers
 from lwgraph.report.sections.passes import passes
 from lwgraph.report.sections.proof import proof
+from lwgraph.report.sections.quantization import quantization
 from lwgraph.report.sections.refusals import refusals
 from lwgraph.report.sections.search import search
 from lwgraph.report.sections.stages import stages
@@ -28,6 +29,7 @@ SECTIONS: tuple[Section, ...] = (
     latency,
     search,
     layers,
+    quantization,
     proof,
     passes,
     refusals,

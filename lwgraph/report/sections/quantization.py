@@ -1,0 +1,103 @@
+"""What quantization did: every layer and tensor, float against integers.
+
+Shows `details["quantization"]`: "samples", "outputs" (name -> decibels), "layers" and "tensors" (lists in graph order),
+"loss", "integer_loss", "float_ms" and "ms". Decibels are 10 log10(signal power / error power); None: nothing lost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from lwgraph.report.chart import Axis, Point, Series, scatter
+from lwgraph.report.parts import table
+from lwgraph.report.record import Report
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def quantization(report: Report) -> str:
+    """Summary, a picture of the layers along the network, and tables: worst layers first, then every tensor."""
+    found = report.details.get("quantization")
+    if not found or not found.get("layers"):
+        return ""
+    layers: Rows = found["layers"]
+    return (f"<h2>Quantization</h2><p>{escape(_summary(found, layers))}</p>{_picture(layers)}{_layers(layers)}"
+            f"{_tensors(found.get('tensors') or ())}")
+
+
+def _summary(found: Mapping[str, Any], layers: Rows) -> str:
+    integer = sum(layer["precision"] == "integer" for layer in layers)
+    words = f"{integer} of {len(layers)} layers compute in integers."
+    for name, value in (found.get("outputs") or {}).items():
+        words += f" Output '{name}': " + ("no error." if value is None else f"{value:.1f} dB.")
+    if found.get("samples"):
+        words += f" Measured on {found['samples']} samples."
+    if found.get("loss") is not None and found.get("integer_loss") is not None:
+        words += (f" Relative squared error of the outputs {found['loss']:.3g}; with everything in integers "
+                  f"{found['integer_loss']:.3g}.")
+    if found.get("float_ms") and found.get("ms"):
+        words += f" {found['float_ms']:.3g} ms in float, {found['ms']:.3g} ms as it is."
+    return words
+
+
+def _picture(layers: Rows) -> str:
+    """Decibels at each layer, from the input to the output."""
+
+    def points(precision: str, key: str) -> list[Point]:
+        return [Point(float(i), float(n[key]), f"{n['name']} ({n['op_type']}, {n['precision']}): {n[key]:.1f} dB")
+                for i, n in enumerate(layers) if n.get(key) is not None and n["precision"] == precision]
+
+    series = [
+        Series("at the layer, in integers", points("integer", "sqnr"), "var(--bar)", 3.5, line=True),
+        Series("at the layer, in float", points("float", "sqnr"), "var(--good)", 4),
+        Series("at the output, this layer alone", points("integer", "output"), "var(--soft)", 2.5, hollow=True),
+    ]
+    series = [s for s in series if s.points]
+    if sum(len(s.points) for s in series) < 2:
+        return ""
+    return scatter(series, Axis("layer"), Axis("signal over error, dB"))
+
+
+def _layers(layers: Rows) -> str:
+    worst = sorted(layers, key=lambda n: math.inf if n.get("sqnr") is None else float(n["sqnr"]))
+    rows = [
+        [
+            f"<code>{escape(str(n['name']))}</code>", escape(str(n["op_type"])), escape(str(n["precision"])),
+            _number(n.get("sqnr"), ".1f"), _number(n.get("output"), ".1f"), _number(n.get("weight"), ".1f"),
+            _share(n.get("saturated")), _number(n.get("float_ms"), ".4g"), _number(n.get("integer_ms"), ".4g"),
+            escape(str(n.get("reason") or "")),
+        ]
+        for n in worst
+    ]
+    head = [("layer, worst first", False), ("operator", False), ("computes in", False), ("at the layer, dB", True),
+            ("alone, at the output, dB", True), ("weights, dB", True), ("saturated", True), ("float, ms", True),
+            ("integer, ms", True), ("why in float", False)]
+    return table(head, rows)
+
+
+def _tensors(tensors: Rows) -> str:
+    if not tensors:
+        return ""
+    rows = [
+        [
+            f"<code>{escape(str(t['name']))}</code>", escape(str(t["type"])),
+            f"{t['low']:.4g} to {t['high']:.4g}", f"{t['grid_low']:.4g} to {t['grid_high']:.4g}", f"{t['scale']:.4g}",
+            str(t["zero"]), _share(t["saturated"]), f"{100 * t['used']:.0f} %", _number(t.get("rounding"), ".1f"),
+            _number(t.get("sqnr"), ".1f"),
+        ]
+        for t in tensors
+    ]
+    head = [("tensor", False), ("type", False), ("on the data", True), ("grid", True), ("scale", True), ("zero", True),
+            ("saturated", True), ("grid used", True), ("own rounding, dB", True), ("in all, dB", True)]
+    return f"<details><summary>{len(rows)} quantized tensors</summary>{table(head, rows)}</details>"
+
+
+def _number(value: Any, form: str) -> str:
+    return "" if value is None else format(float(value), form)
+
+
+def _share(value: Any) -> str:
+    return "" if value is None else f"{100 * float(value):.2g} %"
