@@ -1,0 +1,116 @@
+"""How far a rewritten model's outputs are from the original's, in a way that no large output hides a small one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lwgraph.errors import DataError
+from lwgraph.executor import Feeds, Run
+
+Array = npt.NDArray[Any]
+_WIDEST = 1 << 15  # an axis with more indices than this is not looked at index by index
+_QUIET = 1e-8  # variance below this share of the loudest index's counts as this share
+
+
+@dataclass
+class _Sums:
+    """Per index of an axis: numbers, their sum, their squares, and the squared differences."""
+
+    count: Array
+    first: Array
+    second: Array
+    lost: Array
+
+
+class Distance:
+    """Relative squared error of a model's outputs, 0 for equal ones and below 1 always.
+
+    For every output, for the whole tensor and for each of its axes (from 1 on, of constant size), the squared error of
+    every index is divided by that index's variance over all samples, r, and r / (1 + r) is averaged over the indices.
+    The largest of these averages counts, and the outputs are averaged. A detector that returns pixels and
+    probabilities in one tensor is thus judged by both.
+
+    A model that returns its input with changes (a denoiser: a float input has the output's shape) is judged by the
+    changes: where they are smaller than the outputs' variance, they take its place.
+
+    Args:
+        reference: the float model.
+        feeds: the samples; kept, as are the reference outputs.
+    """
+
+    def __init__(self, reference: Run, feeds: Iterable[Feeds]) -> None:
+        self.feeds = list(feeds)
+        if not self.feeds:
+            raise DataError("there is no sample to compare outputs on")
+        self.outputs = [_floats(reference(feed)) for feed in self.feeds]
+        self.changes = {name: self._changes(name) for name in self.outputs[0]}
+
+    def _changes(self, name: str) -> float | None:
+        """Mean squared difference from the nearest input of the same shape; None where there is none."""
+        found: dict[str, list[Array]] = {}
+        for feed, outputs in zip(self.feeds, self.outputs, strict=True):
+            for key, x in feed.items():
+                y = outputs[name]
+                if x.shape == y.shape and y.ndim > 2 and np.asarray(x).dtype.kind == "f":
+                    found.setdefault(key, []).append(np.square(y - x).mean())
+        means = [float(np.mean(v)) for v in found.values() if len(v) == len(self.feeds)]
+        return min(means, default=None)
+
+    def __call__(self, run: Run) -> float:
+        """The distance of one model. NaN or infinite outputs count as 1."""
+        sums: dict[tuple[str, int], _Sums] = {}
+        broken: set[str] = set()
+        for feed, wanted in zip(self.feeds, self.outputs, strict=True):
+            got = run(feed)
+            for name, y in wanted.items():
+                z = np.asarray(got[name], np.float64)
+                if z.shape != y.shape or not np.isfinite(z).all():
+                    broken.add(name)
+                    continue
+                self._add(sums, name, y, z)
+        found = []
+        for name in self.outputs[0]:
+            parts = [_relative(s, self.changes[name]) for (n, _), s in sums.items() if n == name]
+            found.append(1.0 if name in broken or not parts else max(parts))
+        return float(np.mean(found)) if found else 0.0
+
+    def _add(self, sums: dict[tuple[str, int], _Sums], name: str, y: Array, z: Array) -> None:
+        square = (z - y) ** 2
+        for axis in range(max(y.ndim, 1)):
+            if axis and (y.shape[axis] > _WIDEST or y.shape[axis] == 1):
+                continue
+            others = tuple(i for i in range(y.ndim) if i != axis) if axis else None
+            size = y.shape[axis] if axis else 1
+            now = _Sums(np.full(size, y.size / size), *(np.atleast_1d(v.sum(axis=others)) for v in (y, y * y, square)))
+            old = sums.get((name, axis))
+            if old is None:
+                sums[name, axis] = now
+            elif len(old.count) == size:
+                sums[name, axis] = _Sums(old.count + now.count, old.first + now.first, old.second + now.second,
+                                         old.lost + now.lost)
+            else:
+                old.lost = np.zeros_like(old.lost)  # the axis varies: it has no indices to speak of
+                old.count = np.zeros_like(old.count)
+
+
+def _relative(sums: _Sums, changes: float | None) -> float:
+    if not sums.count.any():
+        return 0.0
+    variance = np.maximum(sums.second / sums.count - (sums.first / sums.count) ** 2, 0)
+    if changes:
+        variance = np.minimum(variance, changes)
+    scale = np.maximum(variance, _QUIET * max(float(variance.max()), 1e-30))
+    ratio = sums.lost / sums.count / scale
+    return float(np.mean(ratio / (1 + ratio)))
+
+
+def _floats(outputs: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: np.asarray(y, np.float64) for name, y in outputs.items() if np.asarray(y).dtype.kind == "f"}
+
+
+__all__ = ["Distance"]
