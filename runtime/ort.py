@@ -65,6 +65,11 @@ class OrtExecutor:
             raise UsageError(f"threads={threads}: the ort executor needs at least 1")
         self.threads, self.level, self._hook = threads, level, session_options
 
+    @property
+    def in_calling_thread(self) -> bool:
+        """Whether all of a run is done by the thread that asked for it, so that its own clock tells the time taken."""
+        return self.threads == 1
+
     def prepare(self, model: ir.Model, outputs: Sequence[str] | None = None) -> OrtRun:
         """Make a session; see `lwgraph.executor.Executor.prepare`.
 

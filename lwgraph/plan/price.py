@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from lwgraph import ir
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Run
-from lwgraph.measure.latency import paired_latency
+from lwgraph.measure.latency import Latencies, paired_latency
 from lwgraph.plan.cache import PriceCache, processor
-from lwgraph.plan.emit import Emitter
 from lwgraph.plan.form import Form
+from lwgraph.plan.precision import FLOAT
+from lwgraph.plan.rig import Rig
 from lwgraph.plan.site import Site
-from lwgraph.plan.substitute import Build, formed, original, small_model
+from lwgraph.plan.substitute import Build, formed, original
 
 NOMINAL = 32  # image size assumed where it is unknown
 
@@ -36,13 +35,13 @@ class Price:
 
 
 class Oracle:
-    """Prices forms at sites for one target.
+    """Prices forms at sites for one target, in floats and in integers.
 
-    A small model is x -> MaxPool 1x1 -> layer -> its activation -> GlobalMaxPool: the neighbours keep a runtime's
-    blocked layout alive as they would in the network, and what they cost is measured by a model without the layer and
-    taken off. Dense, forms and the empty model run in turn (`paired_latency`), so that a busy machine slows all alike;
-    the least time of each counts. Layers whose sizes differ by less than a few percent share a measurement (their
-    ratio; the time is scaled by their work).
+    A layer is timed in a small model (see `Rig`), and what its neighbours cost is measured by a model without the
+    layer and taken off. Dense, forms and the empty models run in turn (`paired_latency`), so that a busy machine slows
+    all alike; the least time of each counts. Layers whose sizes differ by less than a few percent share a measurement
+    (their ratio; the time is scaled by their work). What lies between integers and floats, conversion and change of
+    layout, is priced on its own: `switch`.
 
     Args:
         executor: the target; its options (threads) are part of the key.
@@ -64,58 +63,85 @@ class Oracle:
         name, version, _, threads, cpu = self._target
         return " ".join(word for word in (name, version, f"threads={threads}" if threads else "", cpu) if word)
 
-    def prices(self, site: Site, forms: Sequence[Form]) -> list[Price]:
-        """The price of each form at `site`. Forms not in the cache are measured together with the dense layer."""
+    def prices(self, site: Site, forms: Sequence[Form | None], precision: str = FLOAT) -> list[Price]:
+        """The price of each form (None: the dense layer) at `site`, against the dense layer in floats.
+
+        What is not in the cache is measured together.
+        """
         shape = _bucket(site)
-        keys = [self._key(site, shape, form) for form in forms]
+        keys = [self._key(site, shape, form, precision) for form in forms]
         missing = [i for i, key in enumerate(keys) if self.cache.get(key) is None]
         if missing:
-            self._measure(site, shape, [(keys[i], forms[i]) for i in missing])
+            rig, wanted = Rig(self.executor, site, shape), [(keys[i], forms[i]) for i in missing]
+            (self._measure if precision == FLOAT else self._measure_integers)(rig, wanted)
         scale = site.macs() / max(1, _macs_at(site, shape))
         found = [self.cache.get(key) for key in keys]
         return [Price(row[0] * scale, row[1] * scale) for row in found if row is not None]
 
-    def _key(self, site: Site, shape: tuple[int, ...], form: Form) -> str:
-        layer = [*(v for v in site.key() if v != site.input_shape), shape, site.activation]
-        return json.dumps([self._target, layer, str(form)], default=str)
+    def switch(self, site: Site) -> float:
+        """Milliseconds to bring the site's input from floats into integers and back, layouts included."""
+        shape = _bucket(site)
+        if len(site.kernel) != 2:
+            return 0.0
+        key = json.dumps([self._target, "switch", shape, str(site.dtype)])
+        row = self.cache.get(key)
+        if row is None:
+            rig = Rig(self.executor, site, shape)
+            runs = rig.switch()
+            if not runs:
+                return 0.0
+            measured = self._time(runs, rig)
+            one, two, empty = (1e3 * timing.minimum for timing in measured.timings)
+            self.cache.put(key, empty, max(0.0, 2 * one - two - empty), measured.rounds)
+            row = self.cache.get(key)
+        assert row is not None
+        return row[1] * math.prod(d or 1 for d in site.input_shape or shape) / math.prod(shape)
 
-    def _measure(self, site: Site, shape: tuple[int, ...], wanted: Sequence[tuple[str, Form]]) -> None:
-        opset = ir.opset(site.node)
-        feeds = {"x": np.random.default_rng(0).standard_normal(shape).astype(site.dtype)}
-        dense = self._prepared(site, original(site), shape, opset)
-        empty = self._prepared(site, lambda op, x: x, shape, opset)
-        runs, kept = [dense, empty], []
+    def _time(self, runs: Sequence[Run], rig: Rig) -> Latencies:
+        """Side by side. A target that computes in the calling thread is timed by that thread's own clock, which stands
+        still while other processes have the processor."""
+        clock = time.thread_time if getattr(self.executor, "in_calling_thread", False) else time.perf_counter
+        named = {str(index): run for index, run in enumerate(runs)}
+        return paired_latency(named, [rig.feeds], seconds=self.budget * len(runs), clock=clock)
+
+    def _key(self, site: Site, shape: tuple[int, ...], form: Form | None, precision: str) -> str:
+        layer = [*(v for v in site.key() if v != site.input_shape), shape, site.activation]
+        words = [] if precision == FLOAT else [precision]
+        return json.dumps([self._target, layer, "dense" if form is None else str(form), *words], default=str)
+
+    def _measure(self, rig: Rig, wanted: Sequence[tuple[str, Form | None]]) -> None:
+        runs, kept = [rig.floats(original(rig.site)), rig.empty()], []
         for key, form in wanted:
             try:
-                runs.append(self._prepared(site, formed(form.blank(site)), shape, opset))
+                runs.append(rig.floats(_build(rig.site, form)))
                 kept.append(key)
             except LwgraphError:
                 self.cache.put(key, 1.0, math.inf, 0)
-        named = {str(index): run for index, run in enumerate(runs)}
-        measured = paired_latency(named, [feeds], seconds=self.budget * len(runs))
+        measured = self._time(runs, rig)
         times = [1e3 * timing.minimum for timing in measured.timings]
         # The empty model is an estimate of the neighbours' cost; leave at least a tenth to the layer.
         base = min(times[1], 0.9 * min([times[0], *times[2:]]))
         for key, ms in zip(kept, times[2:], strict=True):
             self.cache.put(key, times[0] - base, ms - base, measured.rounds)
 
-    def _prepared(self, site: Site, build: Build, shape: tuple[int, ...], opset: int) -> Run:
-        def within(op: Emitter, x: ir.Value) -> ir.Value:
-            pooled = len(site.kernel) in (1, 2, 3)
-            x = op.MaxPool(x, kernel_shape=(1,) * len(site.kernel)) if pooled else x
-            y = _activated(op, build(op, x), site.activation)
-            return op.GlobalMaxPool(y) if pooled else y
+    def _measure_integers(self, rig: Rig, wanted: Sequence[tuple[str, Form | None]]) -> None:
+        made = [(key, rig.integers(_build(rig.site, form))) for key, form in wanted]
+        relays = rig.relays() if any(run is not None for _, run in made) else []
+        kept = [(key, run) for key, run in made if run is not None and relays]
+        for key, _ in made:
+            self.cache.put(key, 1.0, math.inf, 0)
+        if not kept:
+            return
+        runs = [rig.floats(original(rig.site)), rig.empty(), *relays, *(run for _, run in kept)]
+        measured = self._time(runs, rig)
+        dense, empty, before, after, *times = (1e3 * timing.minimum for timing in measured.timings)
+        base = min((before + after) / 2, 0.95 * min(times))
+        for (key, _), ms in zip(kept, times, strict=True):
+            self.cache.put(key, dense - min(empty, 0.9 * dense), ms - base, measured.rounds)
 
-        return self.executor.prepare(small_model(site, within, shape, opset))
 
-
-def _activated(op: Emitter, y: ir.Value, activation: str) -> ir.Value:
-    if activation == "Silu":
-        return op.Mul(y, op.Sigmoid(y))
-    if activation == "Clip":
-        low, high = (op.const(np.array(v, op.site.dtype), stem) for v, stem in ((0, "low"), (6, "high")))
-        return op.Clip(y, low, high)
-    return op.node(activation, [y]) if activation else y
+def _build(site: Site, form: Form | None) -> Build:
+    return original(site) if form is None else formed(form.blank(site))
 
 
 def _bucket(site: Site) -> tuple[int, ...]:

@@ -1,0 +1,139 @@
+"""The small models in which a layer is timed: with neighbours that keep the runtime's layout as in the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lwgraph import ir
+from lwgraph.errors import LwgraphError
+from lwgraph.executor import Executor, Feeds, Run
+from lwgraph.plan.emit import Emitter
+from lwgraph.plan.precision import small_integer_model
+from lwgraph.plan.site import Site
+from lwgraph.plan.substitute import Build, original, small_model
+
+
+class Rig:
+    """Makes the models for one layer at one input shape, ready to run.
+
+    In floats: x -> MaxPool 1x1 -> layer -> its activation -> GlobalMaxPool; the pools keep a blocked layout alive.
+    In integers a 1x1 depthwise convolution stands before and one after, so that activations lie between integer layers
+    as they do in a network; `relay` is the same without the layer.
+
+    Args:
+        executor: what runs them.
+        site: the layer.
+        shape: of its input.
+    """
+
+    def __init__(self, executor: Executor, site: Site, shape: Sequence[int]) -> None:
+        self.executor, self.site, self.shape = executor, site, tuple(shape)
+        self.opset = ir.opset(site.node)
+        random = np.random.default_rng(0)
+        self.feeds: Feeds = {"x": random.standard_normal(self.shape).astype(site.dtype)}
+        small = tuple(min(d, _least(site, axis)) if axis > 1 else d for axis, d in enumerate(self.shape))
+        self._calibration = {"x": random.standard_normal(small if site.kernel else self.shape).astype(site.dtype)}
+        self._pooled = len(site.kernel) in (1, 2, 3)
+
+    def floats(self, build: Build) -> Run:
+        """The layer in floats; raises ModelError where the runtime cannot run it."""
+        return self.executor.prepare(small_model(self.site, self._between(build), self.shape, self.opset))
+
+    def empty(self) -> Run:
+        """The float model without the layer."""
+        return self.floats(lambda op, x: x)
+
+    def integers(self, build: Build) -> Run | None:
+        """The layer in integers; None where the target has no integer kernel for it."""
+        return self._integers(self._relayed(build))
+
+    def relays(self) -> list[Run]:
+        """The integer models without the layer, at the shapes of its input and its output: half of each is theirs."""
+        if not self._relaying:
+            return [self.empty()] * 2
+        runs = []
+        for rig in (self, Rig(self.executor, self.site, self._output_shape())):
+            run = rig._integers(rig._two_relays)
+            if run is None:
+                return []
+            runs.append(_on(run, rig.feeds))
+        return runs
+
+    def switch(self) -> list[Run]:
+        """Models whose times t give the price of a tensor's way into integers and back, 2 t[0] - t[1] - t[2]."""
+        one = self._integers(lambda op, x: _relay(op, x, self.shape[1]))
+        two = self._integers(self._two_relays)
+        return [] if one is None or two is None else [one, two, self.empty()]
+
+    def _two_relays(self, op: Emitter, x: ir.Value) -> ir.Value:
+        return _relay(op, _relay(op, x, self.shape[1]), self.shape[1])
+
+    @property
+    def _relaying(self) -> bool:
+        return len(self.site.kernel) == 2
+
+    def _output_shape(self) -> tuple[int, ...]:
+        model = small_model(self.site, original(self.site), self.shape, self.opset)
+        return tuple(self.executor.prepare(model)(self.feeds)["y"].shape)
+
+    def _integers(self, build: Build) -> Run | None:
+        model = small_integer_model(
+            self.site, self._pools(build), self.shape, self._calibration, self.opset, self.executor
+        )
+        try:
+            return None if model is None else self.executor.prepare(model)
+        except LwgraphError:
+            return None
+
+    def _relayed(self, build: Build) -> Build:
+        if not self._relaying:
+            return lambda op, x: activated(op, build(op, x), self.site.activation)
+
+        def within(op: Emitter, x: ir.Value) -> ir.Value:
+            y = activated(op, build(op, _relay(op, x, self.site.inputs)), self.site.activation)
+            return _relay(op, y, self.site.outputs)
+
+        return within
+
+    def _between(self, build: Build) -> Build:
+        return self._pools(lambda op, x: activated(op, build(op, x), self.site.activation))
+
+    def _pools(self, build: Build) -> Build:
+        def within(op: Emitter, x: ir.Value) -> ir.Value:
+            x = op.MaxPool(x, kernel_shape=(1,) * len(self.site.kernel)) if self._pooled else x
+            y = build(op, x)
+            return op.GlobalMaxPool(y) if self._pooled else y
+
+        return within
+
+
+def activated(op: Emitter, y: ir.Value, activation: str) -> ir.Value:
+    """`y` after the activation that a site names."""
+    if activation == "Silu":
+        return op.Mul(y, op.Sigmoid(y))
+    if activation == "Clip":
+        low, high = (op.const(np.array(v, op.site.dtype), stem) for v, stem in ((0, "low"), (6, "high")))
+        return op.Clip(y, low, high)
+    return op.node(activation, [y]) if activation else y
+
+
+def _relay(op: Emitter, x: ir.Value, channels: int) -> ir.Value:
+    """A depthwise 1x1 convolution: an integer layer that costs little."""
+    weight = np.linspace(0.5, 1, channels, dtype=np.float64).reshape(channels, 1, 1, 1)
+    name = f"relay{sum(node.op_type == 'Conv' for node in op.nodes)}"
+    return op.node("Conv", [x, op.const(weight, name)], group=channels, kernel_shape=(1, 1))
+
+
+def _on(run: Run, feeds: Feeds) -> Run:
+    return lambda _: run(feeds)
+
+
+def _least(site: Site, axis: int) -> int:
+    """The smallest image side at which every tap of the layer matters."""
+    a = axis - 2
+    return (site.kernel[a] - 1) * site.dilations[a] + 1 + 2 * site.strides[a] if a >= 0 and site.kernel else 8
+
+
+__all__ = ["Rig", "activated"]
