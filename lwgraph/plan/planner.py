@@ -1,8 +1,4 @@
-"""Chooses a form for each site: items, options with an error and a time, and a search for the fastest that is good.
-
-The first solver: per item the fastest option whose weighted error is under one threshold for the whole network, and
-bisection on the threshold against the judged metric.
-"""
+"""Plans one model: from choices at items to plans, stitched models, predicted times and losses."""
 
 from __future__ import annotations
 
@@ -10,44 +6,21 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from lwgraph import ir, registry
-from lwgraph.plan.apply import Record, moments_of, observable
-from lwgraph.plan.form import Fitted, Form
+from lwgraph.plan.apply import Record, moments_of
+from lwgraph.plan.form import Fitted
+from lwgraph.plan.items import Item, Option, find_items, undominated
 from lwgraph.plan.plan import Choice, Plan, apply_plan
-from lwgraph.plan.price import Oracle, Price
-from lwgraph.plan.site import Site, find_sites
+from lwgraph.plan.precision import FLOAT, INT8
+from lwgraph.plan.price import Oracle
+from lwgraph.plan.solver import Menu, total
 from lwgraph.rewrite.base import Context
 
-FASTER = 0.97  # an option must take less than this share of the dense layer's time
-CLEARLY_LESS = 0.75  # an option is not measured when another errs less with at most this share of its work
 LOWEST, HIGHEST, STEPS = 1e-5, 0.5, 8  # thresholds of relative output error, and bisections of their logarithm
 Judge = Callable[[ir.Model], float]
-
-
-@dataclass(frozen=True, eq=False)
-class Option:
-    """One form at one item: its measured time and its estimated relative output error (`Form.estimate`)."""
-
-    form: Form
-    price: Price
-    error: float
-
-
-@dataclass(eq=False)
-class Item:
-    """Sites that are decided together (they share a weight; mostly one site) and their options, fastest first.
-
-    `weight` says how much the item's relative output error matters at the network's output.
-    """
-
-    sites: tuple[Site, ...]
-    options: list[Option]
-    weight: float = 1.0
-
-    @property
-    def name(self) -> str:
-        """The first site's name."""
-        return self.sites[0].name
+Chosen = Mapping[str, Option]
 
 
 @dataclass(frozen=True)
@@ -71,16 +44,16 @@ class Found:
 
 
 class Planner:
-    """Plans one model.
+    """The items of one model, and what choices among their options mean.
 
     Args:
         model: the cleaned model; it is not changed.
         context: `statistics` for the errors (None: weights alone), `reference`, `seed`, `progress`.
         oracle: prices.
         shapes: measured sizes by value name (see `layer_shapes`); without them times are relative only.
-        forms: names of the forms to consider; None: all that are registered. Those that another form beats clearly on
-            paper (less error with much less work) are not measured.
+        forms: names of the forms to consider; None: all that are registered.
         weights: by site name, how much its error matters; 1 where not given.
+        precisions: FLOAT, and INT8 where layers may be computed in integers.
     """
 
     def __init__(
@@ -92,88 +65,86 @@ class Planner:
         shapes: Mapping[str, Sequence[int | None]] | None = None,
         forms: Sequence[str] | None = None,
         weights: Mapping[str, float] | None = None,
+        precisions: Sequence[str] = (FLOAT,),
     ) -> None:
         self.model, self.context, self.oracle, self.shapes = model, context, oracle, shapes
-        self._forms = [registry.form_class(name) for name in (registry.names("forms") if forms is None else forms)]
-        self._weights = weights or {}
         self._fits: dict[tuple[str, str], Fitted] = {}
-        self.items = self._find_items()
+        classes = [registry.form_class(name) for name in (registry.names("forms") if forms is None else forms)]
+        self.items = find_items(
+            model, context, oracle, classes, shapes=shapes, weights=weights, precisions=precisions
+        )
+        self.rest_ms = 0.0  # of one run, outside all items
+        self._rest_int8 = np.zeros(len(self.items))  # what an item in integers adds to that, or saves
 
-    def _find_items(self) -> list[Item]:
-        sites = find_sites(self.model, self.shapes, refused=lambda place, why: self.context.skip("plan", place, why))
-        by_name = {site.name: site for site in sites}
-        families: list[tuple[Site, ...]] = []
-        taken: set[str] = set()
-        for site in sites:
-            if site.name not in taken:
-                families.append((site, *(by_name[name] for name in site.shared)))
-                taken.update(member.name for member in families[-1])
-        menus = [(family, self._menu(family[0])) for family in families]
-        menus = [(family, menu) for family, menu in menus if menu]
-        if self.context.statistics is not None:
-            self.context.statistics.prefetch([s for family, _ in menus for s in family if observable(s)])
-        items = []
-        for index, (family, menu) in enumerate(menus):
-            self.context.progress("weighing forms", index, len(menus))
-            options = self._options(family, menu)
-            if options:
-                items.append(Item(family, options, max(self._weights.get(s.name, 1.0) for s in family)))
-        self.context.progress("weighing forms", len(menus), len(menus))
-        if self.oracle.cache.warning:
-            self.context.warn(self.oracle.cache.warning)
-        return items
+    # ------------------------------------------------------------ prediction
 
-    def _menu(self, site: Site) -> list[Form]:
-        menu: dict[str, Form] = {}
-        for form in self._forms:
-            reason = form.refusal(site)
-            if reason:
-                self.context.skip(form.name, site.name, reason)
-            else:
-                menu.update({str(size): size for size in form.menu(site)})
-        return list(menu.values())
+    def anchor(self, float_ms: float, int8_ms: float | None) -> None:
+        """Let predicted totals agree with two measured ones: the whole network in floats, and all of it in integers.
 
-    def _options(self, family: tuple[Site, ...], menu: list[Form]) -> list[Option]:
-        """The forms that are measured faster, fastest first; of a family, the times are summed."""
-        site = family[0]
-        moments = moments_of(family, self.context)
-        weighed = [(form.macs(site), form.estimate(site, moments), form) for form in menu]
-        sizes = [(form, error) for _, error, form in undominated(weighed)]
-        table = [self.oracle.prices(member, [form for form, _ in sizes]) for member in family]
-        columns = zip(*table, strict=True)
-        prices = [Price(sum(p.dense_ms for p in column), sum(p.ms for p in column)) for column in columns]
-        options = [
-            Option(form, price, error)
-            for (form, error), price in zip(sizes, prices, strict=True)
-            if price.ratio < FASTER
-        ]
-        if not options:
-            best = min((price.ratio for price in prices), default=math.inf)
-            self.context.skip("plan", site.name, f"no form is measured faster (the best takes {best:.2f} of the time)")
-        return sorted(options, key=lambda option: option.price.ms)
+        What the network takes beyond its layers (pools, sums, what lies between) is not in any item. The difference of
+        that between both precisions is laid on the items in proportion to their time.
+        """
+        dense = np.array([item.dense.price.ms for item in self.items])
+        self.rest_ms = float_ms - float(dense.sum())
+        self._rest_int8[:] = 0.0
+        if int8_ms is not None and dense.sum() > 0:
+            choice = self.uniform(INT8)
+            self._rest_int8 = (int8_ms - self.predicted_ms(choice)) * dense / dense.sum()
+
+    def uniform(self, precision: str) -> tuple[int, ...]:
+        """Every layer dense, in one precision where it has the option."""
+        return tuple(
+            next((i for i, o in enumerate(item.options) if o.form is None and o.precision == precision), 0)
+            for item in self.items
+        )
+
+    def menus(self, coefficients: Sequence[float] | None = None, penalty: Callable[[Option], float] | None = None
+              ) -> list[Menu]:
+        """The items as the solver wants them.
+
+        Args:
+            coefficients: factors of the items' losses.
+            penalty: of an option, added to its loss: what it takes of another resource, priced.
+        """
+        found = []
+        for index, item in enumerate(self.items):
+            factor = 1.0 if coefficients is None else coefficients[index]
+            extra = self._rest_int8[index]
+            cost = [max(0.0, o.price.ms + (extra if o.precision == INT8 else 0.0)) for o in item.options]
+            loss = [factor * item.loss(o) + (penalty(o) if penalty else 0.0) for o in item.options]
+            state = [int(o.precision == INT8) for o in item.options]
+            half = item.switch_ms / 2
+            found.append(Menu.of(cost, loss, state, np.array([[0.0, half], [half, 0.0]])))
+        return found
+
+    def predicted_ms(self, choice: Sequence[int]) -> float:
+        """Of one run of the whole network; without `anchor` the layers alone."""
+        return self.rest_ms + total(self.menus(), choice).cost
+
+    def predicted_loss(self, choice: Sequence[int]) -> float:
+        """Of the network's outputs."""
+        return sum(item.loss(item.options[o]) for item, o in zip(self.items, choice, strict=True))
+
+    def chosen(self, choice: Sequence[int]) -> dict[str, Option]:
+        """The options by item name, dense float layers left out."""
+        return {item.name: item.options[o] for item, o in zip(self.items, choice, strict=True) if o}
+
+    # ------------------------------------------------------------ application
 
     def fitted(self, item: Item, option: Option) -> Fitted:
-        """The option's fit, remembered."""
+        """The fit of an option with a form, remembered."""
+        assert option.form is not None
         key = (item.name, str(option.form))
         if key not in self._fits:
             site = item.sites[0]
-            self._fits[key] = option.form.at(site).fit(site, moments_of(item.sites, self.context))
+            moments = item.moments or moments_of(item.sites, self.context)
+            self._fits[key] = option.form.at(site).fit(site, moments)
         return self._fits[key]
 
-    def at(self, threshold: float) -> dict[str, Option]:
-        """Per item the fastest option whose weighted error is at most `threshold`; items without one are left out."""
-        chosen = {}
-        for item in self.items:
-            good = (option for option in item.options if item.weight * option.error <= threshold)
-            option = next(good, None)
-            if option is not None:
-                chosen[item.name] = option
-        return chosen
-
-    def plan(self, chosen: Mapping[str, Option]) -> Plan:
-        """The plan of one choice per item."""
+    def plan(self, chosen: Chosen) -> Plan:
+        """The plan of the forms of one choice per item."""
         sites: dict[str, Choice] = {}
-        items = [item for item in self.items if item.name in chosen]
+        items = [item for item in self.items if item.name in chosen and chosen[item.name].form is not None]
         for index, item in enumerate(items):
             self.context.progress("fitting forms", index, len(items))
             option = chosen[item.name]
@@ -185,18 +156,42 @@ class Planner:
         self.context.progress("fitting forms", len(items), len(items))
         return Plan(sites, self.oracle.target)
 
-    def apply(self, chosen: Mapping[str, Option]) -> tuple[ir.Model, list[Record]]:
-        """A copy of the model with the chosen options in place, and what became of each."""
+    def apply(self, chosen: Chosen) -> tuple[ir.Model, list[Record]]:
+        """A copy of the model with the chosen forms in place, all in floats, and what became of each."""
         model = ir.clone(self.model)
-        fitted = {item.name: self.fitted(item, chosen[item.name]) for item in self.items if item.name in chosen}
+        fitted = {
+            item.name: self.fitted(item, chosen[item.name])
+            for item in self.items
+            if item.name in chosen and chosen[item.name].form is not None
+        }
         records = apply_plan(model, self.plan(chosen), self.context, shapes=self.shapes, fitted=fitted)
         return model, records
 
+    def float_sites(self, chosen: Chosen) -> list[str]:
+        """Names of the sites that do not compute in integers."""
+        return [
+            site.name
+            for item in self.items
+            for site in item.sites
+            if item.name not in chosen or chosen[item.name].precision == FLOAT
+        ]
+
+    # ------------------------------------------------------------ search by one threshold
+
+    def at(self, threshold: float) -> dict[str, Option]:
+        """Per item the fastest option whose loss is at most `threshold`; items that stay as they are are left out."""
+        chosen = {}
+        for item in self.items:
+            best = min((o for o in item.options if item.loss(o) <= threshold), key=lambda o: o.price.ms)
+            if best is not item.dense:
+                chosen[item.name] = best
+        return chosen
+
     def search(self, judge: Judge, floor: float) -> Found:
-        """The fastest plan, by predicted time, whose model `judge` scores at least `floor`.
+        """The fastest plan of one threshold for all items, by predicted time, that `judge` scores at least `floor`.
 
         Bisection on the logarithm of the threshold, STEPS judgements at most; a plan that was judged is not judged
-        again. The empty plan is taken to be good and is what comes back when no other is.
+        again. The empty plan is taken to be good and is what comes back when no other is. For planners of floats.
         """
         best = Found(Plan({}, self.oracle.target), self.model, [])
         trials: list[Trial] = []
@@ -222,13 +217,4 @@ class Planner:
         return Found(best.plan, best.model, best.records, trials)
 
 
-def undominated(weighed: Sequence[tuple[int, float, Form]]) -> list[tuple[int, float, Form]]:
-    """Those of (work, error, form) that no other beats with at most CLEARLY_LESS of the work and no more error."""
-    return [
-        (work, error, form)
-        for work, error, form in weighed
-        if error < HIGHEST and not any(w <= CLEARLY_LESS * work and e <= error for w, e, _ in weighed)
-    ]
-
-
-__all__ = ["Found", "Item", "Judge", "Option", "Planner", "Trial", "undominated"]
+__all__ = ["Chosen", "Found", "Item", "Judge", "Option", "Planner", "Trial", "undominated"]

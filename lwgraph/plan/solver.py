@@ -101,13 +101,7 @@ class Knapsack:
 
     def total(self, choice: Sequence[int]) -> Solution:
         """What a choice of one option per item adds up to."""
-        cost = loss = 0.0
-        before: int | None = None
-        for menu, o in zip(self.items, choice, strict=True):
-            state = int(menu.state[o])
-            edge = 0.0 if menu.edge is None or before is None else float(menu.edge[before, state])
-            cost, loss, before = cost + float(menu.cost[o]) + edge, loss + float(menu.loss[o]), state
-        return Solution(tuple(int(o) for o in choice), cost, loss)
+        return total(self.items, choice)
 
     def _fill(self) -> Array:
         best = np.full((self.states, self.buckets + 1), np.inf)
@@ -144,6 +138,17 @@ class Knapsack:
         return self.total(choice[::-1])
 
 
+def total(items: Sequence[Menu], choice: Sequence[int]) -> Solution:
+    """What a choice of one option per item adds up to, edges included."""
+    cost = loss = 0.0
+    before: int | None = None
+    for menu, o in zip(items, choice, strict=True):
+        state = int(menu.state[o])
+        edge = 0.0 if menu.edge is None or before is None else float(menu.edge[before, state])
+        cost, loss, before = cost + float(menu.cost[o]) + edge, loss + float(menu.loss[o]), state
+    return Solution(tuple(int(o) for o in choice), cost, loss)
+
+
 def undominated(solutions: Sequence[Solution]) -> list[Solution]:
     """Those that no other beats in cost without losing more; cheapest first."""
     kept: list[Solution] = []
@@ -157,4 +162,4 @@ def _most(edge: Array | None) -> float:
     return 0.0 if edge is None else float(edge.max())
 
 
-__all__ = ["BUCKETS", "Knapsack", "Menu", "Solution", "undominated"]
+__all__ = ["BUCKETS", "Knapsack", "Menu", "Solution", "total", "undominated"]

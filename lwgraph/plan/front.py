@@ -1,0 +1,76 @@
+"""What a search leaves behind: every plan worth knowing, with what was predicted and what was measured of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from lwgraph.plan.plan import Plan
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One plan that was considered.
+
+    Attributes:
+        choice: the option taken at each item, by index.
+        predicted_ms: of one run of the whole network.
+        predicted_loss: sum over layers of predicted error times sensitivity; comparable with `loss`.
+        origin: how it was found: "solver", "coefficients", "coordinate" or "crossover".
+        loss: measured distance of the outputs from the original's (see `measure.Distance`) on search data; None: not
+            measured.
+        plan: the choices by name, as they can be applied; None where it was never made.
+        judged: the metric on data that neither fits nor search saw; None: not looked at.
+        measured_ms: of one run of the whole network; None: not timed.
+        accepted: whether the promise held; None where not judged.
+        bytes: of the model; None: not made.
+        macs: multiply-accumulates of one run.
+    """
+
+    choice: tuple[int, ...]
+    predicted_ms: float
+    predicted_loss: float
+    origin: str = "solver"
+    loss: float | None = None
+    plan: Plan | None = None
+    judged: float | None = None
+    measured_ms: float | None = None
+    accepted: bool | None = None
+    bytes: int | None = None
+    macs: int | None = None
+
+
+@dataclass
+class Front:
+    """The outcome of a search.
+
+    Attributes:
+        base_ms: predicted milliseconds of the network as it was.
+        candidates: all that were measured, fastest first.
+        seconds: spent searching.
+    """
+
+    base_ms: float = 0.0
+    candidates: list[Candidate] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def best(self) -> list[Candidate]:
+        """Those that no other beats in both predicted time and measured loss, fastest first."""
+        return undominated(self.candidates)
+
+
+def undominated(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Fastest first, each with less loss than all faster ones; where loss was not measured, the predicted one."""
+    kept: list[Candidate] = []
+    for candidate in sorted(candidates, key=lambda c: (c.predicted_ms, worth(c), c.choice)):
+        if not kept or worth(candidate) < worth(kept[-1]):
+            kept.append(candidate)
+    return kept
+
+
+def worth(candidate: Candidate) -> float:
+    """The loss of a candidate: measured where it is known."""
+    return candidate.predicted_loss if candidate.loss is None else candidate.loss
+
+
+__all__ = ["Candidate", "Front", "undominated", "worth"]

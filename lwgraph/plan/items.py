@@ -1,0 +1,239 @@
+"""The decisions of a plan: at each layer, which forms in which precision, each with a time and an error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from lwgraph import ir
+from lwgraph.plan.apply import moments_of, observable
+from lwgraph.plan.fit import Moments
+from lwgraph.plan.form import Form
+from lwgraph.plan.integer_error import integer_error
+from lwgraph.plan.precision import FLOAT, INT8
+from lwgraph.plan.price import Oracle, Price
+from lwgraph.plan.site import Site, find_sites
+from lwgraph.rewrite.base import Context
+
+FASTER = 0.97  # a form must take less than this share of the dense layer's time
+CLEARLY_LESS = 0.75  # a form is not measured when another errs less with at most this share of its work
+HIGHEST = 0.5  # forms of more relative error are not considered
+IN_INTEGERS = 10  # forms of one layer that are measured in integers, at most
+STAGES = 2  # layers of a form, each of which rounds
+WHITE_RANGE = (-4.0, 4.0)  # of unit noise, where nothing was measured
+
+
+@dataclass(frozen=True, eq=False)
+class Option:
+    """One form in one precision at one item.
+
+    Attributes:
+        form: None: the dense layer.
+        price: measured milliseconds of the dense layer in floats, and of this.
+        error: estimated relative output error of the item.
+        macs, bytes: multiply-accumulates of one run, and what the weights take, about.
+        precision: FLOAT or INT8.
+    """
+
+    form: Form | None
+    price: Price
+    error: float
+    macs: int = 0
+    bytes: int = 0
+    precision: str = FLOAT
+
+    @property
+    def name(self) -> str:
+        """For people: `low-rank{rank=16}`, `dense int8`."""
+        form = "dense" if self.form is None else str(self.form)
+        return form if self.precision == FLOAT else f"{form} {self.precision}"
+
+
+@dataclass(eq=False)
+class Item:
+    """Sites that are decided together (they share a weight; mostly one site), and their options.
+
+    Attributes:
+        options: the first is the dense layer in floats; then fastest first.
+        weight: how much the item's relative output error matters at the network's output.
+        integer_error: the relative output error that 8-bit integers add; part of the options' errors.
+        switch_ms: to bring the item's input into integers and back.
+    """
+
+    sites: tuple[Site, ...]
+    options: list[Option]
+    weight: float = 1.0
+    integer_error: float = 0.0
+    switch_ms: float = 0.0
+    moments: Moments | None = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The first site's name."""
+        return self.sites[0].name
+
+    @property
+    def dense(self) -> Option:
+        """The layer as it is."""
+        return self.options[0]
+
+    def loss(self, option: Option) -> float:
+        """What an option adds to the network's loss, as predicted."""
+        return self.weight * option.error
+
+
+def find_items(
+    model: ir.Model,
+    context: Context,
+    oracle: Oracle,
+    forms: Sequence[type[Form]],
+    *,
+    shapes: Mapping[str, Sequence[int | None]] | None = None,
+    weights: Mapping[str, float] | None = None,
+    precisions: Collection[str] = (FLOAT,),
+) -> list[Item]:
+    """The items of a model that have more than one option, in graph order.
+
+    Args:
+        model: the cleaned model; it is not changed.
+        context: `statistics` for the errors (None: from the weights alone); refusals are recorded in it.
+        oracle: prices.
+        forms: the forms to consider. Those that another form beats clearly on paper (less error with much less work)
+            are not measured.
+        shapes: measured sizes by value name.
+        weights: by site name, how much its error matters; 1 where not given.
+        precisions: FLOAT, and INT8 where layers may be computed in integers.
+    """
+    sites = find_sites(model, shapes, refused=lambda place, why: context.skip("plan", place, why))
+    by_name = {site.name: site for site in sites}
+    families: list[tuple[Site, ...]] = []
+    taken: set[str] = set()
+    for site in sites:
+        if site.name not in taken:
+            families.append((site, *(by_name[name] for name in site.shared)))
+            taken.update(member.name for member in families[-1])
+    menus = [(family, _menu(family[0], forms, context)) for family in families]
+    menus = [(family, menu) for family, menu in menus if menu or INT8 in precisions]
+    if context.statistics is not None:
+        context.statistics.prefetch([s for family, _ in menus for s in family if observable(s)])
+    items = []
+    for index, (family, menu) in enumerate(menus):
+        context.progress("weighing forms", index, len(menus))
+        item = _item(family, menu, context, oracle, INT8 in precisions)
+        item.weight = max((weights or {}).get(s.name, 1.0) for s in family)
+        if len(item.options) > 1:
+            items.append(item)
+    context.progress("weighing forms", len(menus), len(menus))
+    if oracle.cache.warning:
+        context.warn(oracle.cache.warning)
+    return items
+
+
+def _menu(site: Site, forms: Sequence[type[Form]], context: Context) -> list[Form]:
+    menu: dict[str, Form] = {}
+    for form in forms:
+        reason = form.refusal(site)
+        if reason:
+            context.skip(form.name, site.name, reason)
+        else:
+            menu.update({str(size): size for size in form.menu(site)})
+    return list(menu.values())
+
+
+def _item(family: tuple[Site, ...], menu: list[Form], context: Context, oracle: Oracle, integers: bool) -> Item:
+    """The dense layer, and the forms that are measured faster, fastest first; of a family, the times are summed."""
+    site = family[0]
+    integers = integers and all(map(_may_be_integer, family))
+    if not menu and not integers:
+        return Item(family, [])
+    moments = moments_of(family, context)
+    weighed = [(form.macs(site), form.estimate(site, moments), form) for form in menu]
+    sizes: list[tuple[Form | None, float]] = [(None, 0.0), *((f, e) for _, e, f in undominated(weighed))]
+    options = _priced(family, sizes, oracle, FLOAT)
+    dense = options[0]
+    faster = [option for option in options[1:] if option.price.ratio < FASTER]
+    if not faster and menu:
+        best = min((option.price.ratio for option in options[1:]), default=math.inf)
+        context.skip("plan", site.name, f"no form is measured faster (the best takes {best:.2f} of the time)")
+    item = Item(family, [dense, *faster], moments=moments)
+    if integers:
+        low, high = _range(site, moments, context)
+        item.integer_error = integer_error(moments, low, high)
+        # Layers of forms are the more efficient in integers the larger they are: a form slower than dense may win there.
+        found = _priced(family, [(None, 0.0), *_spread(options[1:])], oracle, INT8)
+        item.options += [
+            replace(option, error=option.error + item.integer_error * (1 if option.form is None else STAGES))
+            for option in found
+            if math.isfinite(option.price.ms)
+        ]
+        item.switch_ms = oracle.switch(site) if found else 0.0
+    item.options[1:] = sorted(item.options[1:], key=lambda option: option.price.ms)
+    return item
+
+
+def _priced(
+    family: Sequence[Site], sizes: Sequence[tuple[Form | None, float]], oracle: Oracle, precision: str
+) -> list[Option]:
+    forms = [form for form, _ in sizes]
+    table = [oracle.prices(member, forms, precision) for member in family]
+    columns = zip(*table, strict=True)
+    prices = [Price(sum(p.dense_ms for p in column), sum(p.ms for p in column)) for column in columns]
+    site = family[0]
+    return [
+        Option(form, price, error, len(family) * _macs(site, form), _bytes(site, form, precision), precision)
+        for (form, error), price in zip(sizes, prices, strict=True)
+    ]
+
+
+def _spread(options: Sequence[Option]) -> list[tuple[Form | None, float]]:
+    """The forms worth measuring in integers: those that no other beats in time and error, thinned to IN_INTEGERS."""
+    kept: list[Option] = []
+    for option in sorted(options, key=lambda o: (o.price.ms, o.error)):
+        if math.isfinite(option.price.ms) and (not kept or option.error < kept[-1].error):
+            kept.append(option)
+    if len(kept) > IN_INTEGERS:
+        kept = [kept[round(i)] for i in np.linspace(0, len(kept) - 1, IN_INTEGERS)]
+    return [(option.form, option.error) for option in kept]
+
+
+def _may_be_integer(site: Site) -> bool:
+    """Whether quantization may reach the layer: a float32 layer of the main graph."""
+    return observable(site) and site.dtype == np.float32
+
+
+def _range(site: Site, moments: Moments, context: Context) -> tuple[float, float]:
+    """The range of a layer's input: that of a sample, widened to three standard deviations of its widest channel."""
+    if context.statistics is None:
+        return WHITE_RANGE
+    sample: np.ndarray[Any, Any] = context.statistics.sample(site)
+    spread = [np.sqrt(np.maximum(np.diagonal(block.moments) - block.ridge, 0)) for block in moments.blocks]
+    low, high = float(sample.min()), float(sample.max())
+    wide = max(float((mean + 3 * s).max()) for mean, s in zip(moments.mean, spread, strict=True))
+    narrow = min(float((mean - 3 * s).min()) for mean, s in zip(moments.mean, spread, strict=True))
+    return (min(low, narrow) if low < 0 else low), max(high, wide)
+
+
+def _macs(site: Site, form: Form | None) -> int:
+    return site.macs() if form is None else form.macs(site)
+
+
+def _bytes(site: Site, form: Form | None, precision: str) -> int:
+    """Bytes of the weights; for a form in proportion to its work, which is exact where no stage changes the grid."""
+    weights = math.prod(site.shape) * (1.0 if form is None else form.macs(site) / max(1, site.macs()))
+    return round(weights * (1 if precision == INT8 else site.dtype.itemsize))
+
+
+def undominated(weighed: Sequence[tuple[int, float, Form]]) -> list[tuple[int, float, Form]]:
+    """Those of (work, error, form) that no other beats with at most CLEARLY_LESS of the work and no more error."""
+    return [
+        (work, error, form)
+        for work, error, form in weighed
+        if error < HIGHEST and not any(w <= CLEARLY_LESS * work and e <= error for w, e, _ in weighed)
+    ]
+
+
+__all__ = ["FASTER", "Item", "Option", "find_items", "undominated"]

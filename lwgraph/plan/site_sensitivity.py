@@ -1,0 +1,129 @@
+"""How much each layer's error matters at the network's output, measured by replacing one layer at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from lwgraph import ir
+from lwgraph.errors import LwgraphError
+from lwgraph.executor import Executor, Run
+from lwgraph.plan.emit import Emitter
+from lwgraph.plan.fit import Moments
+from lwgraph.plan.form import Fitted, Form
+from lwgraph.plan.items import Item
+from lwgraph.plan.site import Array, Site, find_sites
+from lwgraph.plan.substitute import substitute
+
+PROBE = 0.02  # relative output error of the replacement that is tried, about
+LEAST = 1e-3  # a layer matters at least this share of the median: a few samples may not show what it does
+Loss = Callable[[Run], float]
+
+
+@dataclass(frozen=True)
+class _Dense(Form):
+    """A layer of the same kind with another kernel."""
+
+    name: ClassVar[str] = "dense"
+
+    @classmethod
+    def refusal(cls, site: Site) -> str:
+        return ""
+
+    @classmethod
+    def menu(cls, site: Site) -> Sequence[Form]:
+        return [cls()]
+
+    @classmethod
+    def full(cls, site: Site) -> Form:
+        return cls()
+
+    def fit(self, site: Site, moments: Moments) -> Fitted:
+        return self.fitted(site, moments, {}, site.weight)
+
+    def emit(self, op: Emitter, x: ir.Value, fitted: Fitted) -> ir.Value:
+        return op.stage(x, fitted.kernel, "dense", bias=fitted.bias, group=fitted.site.group)
+
+    def macs(self, site: Site) -> int:
+        return site.macs()
+
+
+def measure(
+    model: ir.Model,
+    items: Sequence[Item],
+    loss: Loss,
+    executor: Executor,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> dict[str, float]:
+    """By item name: the loss at the network's output per relative error of the item's own output.
+
+    One layer at a time gets the dense equivalent of a form whose error is near PROBE, fitted to its start only, and
+    the network runs with it. Layers without forms get their own weight, rounded to give such an error. Costs one
+    session and one evaluation of `loss` per item.
+
+    Args:
+        model: the float model that the items are of; it is not changed.
+        items: with moments and options.
+        loss: of a network, ready to run; 0 for the original.
+        executor: what runs it.
+        progress: called with (what, done, total).
+    """
+    found: dict[str, float] = {}
+    for index, item in enumerate(items):
+        progress("measuring sensitivities", index, len(items))
+        kernel, error = _probe(item)
+        if kernel is None:
+            continue
+        try:
+            found[item.name] = loss(executor.prepare(stitched(model, item, kernel))) / error
+        except LwgraphError:
+            continue
+    progress("measuring sensitivities", len(items), len(items))
+    positive = sorted(value for value in found.values() if value > 0)
+    middle = positive[len(positive) // 2] if positive else 1.0
+    return {item.name: max(found.get(item.name, middle), LEAST * middle) for item in items}
+
+
+def stitched(model: ir.Model, item: Item, kernel: Array) -> ir.Model:
+    """A copy of the model in which the item's layers have another canonical kernel, means kept by their biases."""
+    copy = ir.clone(model)
+    assert item.moments is not None
+    fit = _Dense().fitted(item.sites[0], item.moments, {}, kernel)
+    wanted = {site.name for site in item.sites}
+    shared: dict[str, ir.Value] = {}
+    for site in find_sites(copy):
+        if site.name in wanted:
+            substitute(replace(fit, site=site), shared)
+    return copy
+
+
+def _probe(item: Item) -> tuple[Array | None, float]:
+    """A kernel near the item's own, and its expected relative error; None where nothing can be tried."""
+    moments, site = item.moments, item.sites[0]
+    if moments is None:
+        return None, 0.0
+    forms = [o for o in item.options if o.form is not None and 0 < o.error < math.inf]
+    if forms:
+        nearest = min(forms, key=lambda o: abs(math.log(o.error / PROBE)))
+        assert nearest.form is not None
+        kernel = nearest.form.at(site).fit(site, moments.quick()).kernel
+    else:
+        kernel = rounded(site.weight)
+    error = moments.expected(kernel)
+    return (kernel, error) if 0 < error < math.inf else (None, 0.0)
+
+
+def rounded(weight: Array, levels: int = 7) -> Array:
+    """`weight` (o, ...) with every output's entries rounded to `levels` steps up to the largest."""
+    flat = weight.reshape(len(weight), -1)
+    step = np.abs(flat).max(axis=1, keepdims=True) / levels
+    step[step == 0] = 1
+    result: Array = (np.rint(flat / step) * step).reshape(weight.shape)
+    return result
+
+
+__all__ = ["measure", "rounded", "stitched"]
