@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,16 +10,19 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lwgraph import ir, registry
+from lwgraph.executor import Feeds
 from lwgraph.plan.apply import Record, moments_of
+from lwgraph.plan.carry_out import carry_out
 from lwgraph.plan.form import Fitted
 from lwgraph.plan.items import Item, Option, find_items, undominated
-from lwgraph.plan.plan import Choice, Plan, apply_plan
-from lwgraph.plan.precision import FLOAT, INT8
+from lwgraph.plan.plan import Choice, Plan, Precision
+from lwgraph.plan.precision import FLOAT, INT8, spelling
 from lwgraph.plan.price import Oracle
 from lwgraph.plan.solver import Menu, total
 from lwgraph.rewrite.base import Context
 
 LOWEST, HIGHEST, STEPS = 1e-5, 0.5, 8  # thresholds of relative output error, and bisections of their logarithm
+QUICK_SAMPLES = 16  # that integer ranges are taken from when plans are only compared
 Judge = Callable[[ir.Model], float]
 Chosen = Mapping[str, Option]
 
@@ -141,8 +145,13 @@ class Planner:
             self._fits[key] = option.form.at(site).fit(site, moments)
         return self._fits[key]
 
-    def plan(self, chosen: Chosen) -> Plan:
-        """The plan of the forms of one choice per item."""
+    def plan(self, chosen: Chosen, *, quick: bool = False) -> Plan:
+        """The plan of one choice per item; items that are not chosen stay dense and in floats.
+
+        Args:
+            chosen: the options by item name.
+            quick: integers with the simplest ranges, for comparing plans.
+        """
         sites: dict[str, Choice] = {}
         items = [item for item in self.items if item.name in chosen and chosen[item.name].form is not None]
         for index, item in enumerate(items):
@@ -154,27 +163,37 @@ class Planner:
             for site in item.sites:
                 sites[site.name] = Choice(str(fitted.form), fitted.error, ms)
         self.context.progress("fitting forms", len(items), len(items))
-        return Plan(sites, self.oracle.target)
+        return Plan(sites, self.oracle.target, precision=self._precision(chosen, quick))
 
-    def apply(self, chosen: Chosen) -> tuple[ir.Model, list[Record]]:
-        """A copy of the model with the chosen forms in place, all in floats, and what became of each."""
+    def _precision(self, chosen: Chosen, quick: bool) -> Precision:
+        """What computes in integers; its time is that of the layers that no form stands for."""
+        if all(option.precision == FLOAT for option in chosen.values()):
+            return Precision()
+        kept = [
+            site.name
+            for item in self.items
+            for site in item.sites
+            if item.name not in chosen or chosen[item.name].precision == FLOAT
+        ]
+        dense = [o.price for o in chosen.values() if o.form is None]
+        ms = (sum(price.dense_ms for price in dense), sum(price.ms for price in dense))
+        added = sum(item.weight * item.integer_error for item in self.items if item.name not in kept)
+        return Precision((spelling(quick=quick),), tuple(kept), added, ms)
+
+    def apply(self, chosen: Chosen, *, quick: bool = False) -> tuple[ir.Model, list[Record]]:
+        """A copy of the model with the chosen options in place, and what became of each."""
         model = ir.clone(self.model)
         fitted = {
             item.name: self.fitted(item, chosen[item.name])
             for item in self.items
             if item.name in chosen and chosen[item.name].form is not None
         }
-        records = apply_plan(model, self.plan(chosen), self.context, shapes=self.shapes, fitted=fitted)
+        context = self.context
+        if quick:  # a trial: its refusals are not news
+            context = dataclasses.replace(context, data=spread(context.data or [], QUICK_SAMPLES))
+            context.proved = self.context.proved
+        records = carry_out(model, self.plan(chosen, quick=quick), context, shapes=self.shapes, fitted=fitted)
         return model, records
-
-    def float_sites(self, chosen: Chosen) -> list[str]:
-        """Names of the sites that do not compute in integers."""
-        return [
-            site.name
-            for item in self.items
-            for site in item.sites
-            if item.name not in chosen or chosen[item.name].precision == FLOAT
-        ]
 
     # ------------------------------------------------------------ search by one threshold
 
@@ -217,4 +236,10 @@ class Planner:
         return Found(best.plan, best.model, best.records, trials)
 
 
-__all__ = ["Chosen", "Found", "Item", "Judge", "Option", "Planner", "Trial", "undominated"]
+def spread(data: Sequence[Feeds], count: int) -> list[Feeds]:
+    """At most `count` of the samples, evenly spread."""
+    step = max(len(data) / count, 1.0)
+    return [data[int(i * step)] for i in range(min(count, len(data)))]
+
+
+__all__ = ["Chosen", "Found", "Item", "Judge", "Option", "Planner", "Trial", "spread", "undominated"]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from lwgraph import ir, registry
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds
-from lwgraph.plan.site import Site, find_sites
-from lwgraph.plan.substitute import FROM_KEY, Build, small_model
+from lwgraph.plan.site import Site
+from lwgraph.plan.substitute import Build, small_model
 from lwgraph.rewrite.base import Context, Pass
 
 FLOAT, INT8 = "float", "int8"
@@ -24,44 +24,16 @@ def available() -> bool:
     return PASS in registry.names("passes")
 
 
-def make_pass(keep_float: Collection[str] = (), **options: Any) -> Pass:
-    """The quantizing pass that leaves the named nodes alone. Options that the installed pass lacks are left out."""
+def make_pass(**options: Any) -> Pass:
+    """The quantizing pass. Options that the installed pass lacks are left out."""
     made = registry.pass_class(PASS)
     known = {f.name for f in dataclasses.fields(made)}
-    wanted = {**options, "nodes_to_exclude": tuple(sorted(keep_float))}
-    return made(**{key: value for key, value in wanted.items() if key in known})
+    return made(**{key: value for key, value in options.items() if key in known})
 
 
-def nodes_of(model: ir.Model, sites: Collection[str]) -> list[str]:
-    """Names of the nodes that compute `sites`: the layer, or everything its form put there. Unnamed nodes get names."""
-    wanted = set(sites)
-    layers = {id(node) for site in find_sites(model) if site.name in wanted for node in site.nodes}
-    found = []
-    for node in model.graph:
-        if id(node) in layers or node.metadata_props.get(FROM_KEY) in wanted:
-            if not node.name:
-                node.name = ir.fresh_name(model.graph, node.op_type.lower())
-            found.append(node.name)
-    return found
-
-
-def quantize(
-    model: ir.Model, data: Sequence[Feeds], context: Context, float_sites: Collection[str] = (), *, quick: bool = False
-) -> int:
-    """Put `model` into integers, in place, all but `float_sites`; how many nodes compute in integers then.
-
-    Args:
-        model: the model, its forms in place.
-        data: calibration feeds.
-        context: the executor and the seed; refusals are recorded there.
-        float_sites: names of the sites whose nodes stay in floats.
-        quick: the simplest ranges only, for comparing plans; otherwise the pass's own defaults.
-    """
-    spec = make_pass(nodes_of(model, float_sites), **(QUICK if quick else {}))
-    inner = dataclasses.replace(context, data=list(data), limit=None)
-    if quick:
-        inner = Context(context.executor, context.reference, data=list(data), seed=context.seed)
-    return spec.run(model, inner)
+def spelling(*, quick: bool = False) -> str:
+    """The pass as a plan names it. `quick`: the simplest ranges only, for comparing plans."""
+    return str(make_pass(**(QUICK if quick else {})))
 
 
 def small_integer_model(
@@ -85,4 +57,4 @@ def small_integer_model(
     return model
 
 
-__all__ = ["FLOAT", "INT8", "PASS", "available", "make_pass", "nodes_of", "quantize", "small_integer_model"]
+__all__ = ["FLOAT", "INT8", "PASS", "available", "make_pass", "small_integer_model", "spelling"]

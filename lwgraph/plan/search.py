@@ -1,0 +1,227 @@
+"""Search above the solver: plans are stitched, run on data kept for searching, and the solver's weights corrected.
+
+The solver adds up predictions; what really happens when many layers change at once is only seen by running the model.
+For several budgets of time, spread over the useful range, the search keeps the best plan and the factors on the items'
+losses that led to it, and tries changes of them: other factors (the coefficient search of SPDY, Frantar and Alistarh
+2022, section 3.3), a change at one item (coordinate descent), and plans mixed from two (crossover). Every plan that
+was run stays on the front.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lwgraph import ir
+from lwgraph.errors import LwgraphError
+from lwgraph.executor import Executor, Run
+from lwgraph.plan.front import Candidate, Front, undominated, worth
+from lwgraph.plan.planner import Planner
+from lwgraph.plan.precision import INT8
+from lwgraph.plan.solver import Knapsack
+
+SLOTS = 8  # budgets of time that are searched side by side
+HOPELESS = 0.3  # predicted loss beyond which no plan is tried
+SPREAD = 0.8  # of the logarithm of a changed factor
+SHARE = 0.2  # of the items' factors change in one trial
+BARREN = 60  # trials in a row without a better plan that end the search
+SECONDS = 60.0
+Loss = Callable[[Run], float]
+
+
+@dataclass(eq=False)
+class _Slot:
+    """One budget of time: the factors that gave the best plan for it."""
+
+    budget: float
+    coefficients: np.ndarray[Any, np.dtype[np.float64]]
+    best: Candidate | None = None
+
+
+class Memory:
+    """Losses of plans that were run, on disk, so that a search that was stopped goes on where it was.
+
+    Never fails: where the file cannot be used, `warning` says why.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path, self.warning = path, ""
+        self._rows: dict[str, tuple[float, float]] = {}
+        try:
+            if path is not None:
+                self._rows = {k: (float(v[0]), float(v[1])) for k, v in json.loads(path.read_text("utf8")).items()}
+        except (OSError, ValueError, TypeError, IndexError):  # not there, or cut off
+            self._rows = {}
+
+    def get(self, key: str) -> tuple[float, float] | None:
+        """(loss, seconds it took), or None."""
+        return self._rows.get(key)
+
+    def put(self, key: str, loss: float, seconds: float) -> None:
+        """Remember at once: the file appears by renaming."""
+        self._rows[key] = (loss, seconds)
+        if self.path is None:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            beside = self.path.with_suffix(f".{os.getpid()}")
+            beside.write_text(json.dumps(self._rows), "utf8")
+            beside.replace(self.path)
+        except OSError as error:
+            self.warning = f"the search is not kept: '{self.path}' cannot be written ({error}); set LWGRAPH_CACHE"
+
+
+class Search:
+    """Searches the plans of one planner.
+
+    The same planner, seed and time give the same plans: proposals depend on the seed and on earlier losses only, and
+    the time spent is that which the losses took when they were measured, also when they are remembered.
+
+    Args:
+        planner: with weights and anchors set.
+        loss: of a stitched network that is ready to run; 0 for the original.
+        executor: the target.
+        seed: of the proposals.
+        seconds: to spend on trials; the first SLOTS are always made.
+        memory: of losses.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        loss: Loss,
+        executor: Executor,
+        *,
+        seed: int = 0,
+        seconds: float = SECONDS,
+        memory: Memory | None = None,
+    ) -> None:
+        self.planner, self.loss, self.executor = planner, loss, executor
+        self.seconds, self.memory = seconds, memory or Memory(None)
+        self.spent = 0.0
+        self._random = np.random.default_rng(seed)
+        self._found: dict[tuple[int, ...], Candidate] = {}
+
+    def run(self) -> Front:
+        """All plans that were run, fastest first."""
+        planner = self.planner
+        base = planner.predicted_ms(planner.uniform("float"))
+        slots = self._slots()
+        for number, slot in enumerate(slots):
+            planner.context.progress("running plans", number, len(slots))
+            self._try(slot, slot.coefficients, "solver")
+        barren = 0
+        while slots and self.spent < self.seconds and barren < BARREN:
+            done = min(999, int(1000 * self.spent / self.seconds)) if self.seconds > 0 else 0
+            planner.context.progress(self._message(base), done, 1000)
+            slot = slots[int(self._random.integers(len(slots)))]
+            barren = 0 if self._propose(slot) else barren + 1
+        planner.context.progress(self._message(base), 1000, 1000)
+        ordered = sorted(self._found.values(), key=lambda c: (c.predicted_ms, worth(c), c.choice))
+        return Front(base, ordered, self.spent)
+
+    def _message(self, base: float) -> str:
+        slots = undominated(list(self._found.values()))
+        if not slots:
+            return "searching plans"
+        middle = slots[len(slots) // 2]
+        return f"searching plans ({len(self._found)} run; {base / middle.predicted_ms:.1f}x at error {worth(middle):.2g})"
+
+    def _slots(self) -> list[_Slot]:
+        """Budgets between the fastest plan that is not hopeless and the slowest worth having, in equal ratios."""
+        front = Knapsack(self.planner.menus()).front()
+        useful = [s for s in front if s.loss <= HOPELESS] or front[-1:]
+        if not useful:
+            return []
+        ones = np.ones(len(self.planner.items))
+        low, high = useful[0].cost, useful[-1].cost
+        return [_Slot(float(b), ones) for b in np.geomspace(max(low, 1e-9), max(high, 1e-9), SLOTS)]
+
+    def _propose(self, slot: _Slot) -> bool:
+        """One trial; whether it gave a better plan."""
+        kind = int(self._random.integers(3))
+        if kind == 0 or len(self._found) < 2:
+            count = len(slot.coefficients)
+            changed = self._random.random(count) < max(SHARE, 1 / max(count, 1))
+            factors = np.exp(SPREAD * self._random.standard_normal(count) * changed)
+            return self._try(slot, slot.coefficients * factors, "coefficients")
+        if kind == 1 and slot.best is not None:
+            return self._change_one(slot.best.choice)
+        return self._cross()
+
+    def _try(self, slot: _Slot, coefficients: np.ndarray[Any, np.dtype[np.float64]], origin: str) -> bool:
+        menus = self.planner.menus(list(coefficients))
+        solution = Knapsack(menus, limit=slot.budget * (1 + 1e-9)).at(slot.budget * (1 + 1e-9))
+        if solution is None:
+            return False
+        candidate = self._run(solution.choice, origin)
+        if candidate is None or (slot.best is not None and worth(candidate) >= worth(slot.best)):
+            return False
+        slot.best, slot.coefficients = candidate, coefficients
+        return True
+
+    def _change_one(self, choice: Sequence[int]) -> bool:
+        """Another option at one item."""
+        index = int(self._random.integers(len(choice)))
+        other = int(self._random.integers(len(self.planner.items[index].options)))
+        return self._improves((*choice[:index], other, *choice[index + 1 :]), "coordinate")
+
+    def _cross(self) -> bool:
+        """Each item from one of two neighbours on the front."""
+        front = undominated(list(self._found.values()))
+        if len(front) < 2:
+            return False
+        at = int(self._random.integers(len(front) - 1))
+        first = self._random.random(len(self.planner.items)) < 0.5
+        pairs = zip(first, front[at].choice, front[at + 1].choice, strict=True)
+        return self._improves(tuple(a if take else b for take, a, b in pairs), "crossover")
+
+    def _improves(self, choice: tuple[int, ...], origin: str) -> bool:
+        """Run a plan if it promises to lie on the front; whether it does."""
+        if choice in self._found:
+            return False
+        ms, loss = self.planner.predicted_ms(choice), self.planner.predicted_loss(choice)
+        front = undominated(list(self._found.values()))
+        if any(c.predicted_ms <= ms and c.predicted_loss <= loss for c in front):
+            return False
+        candidate = self._run(choice, origin)
+        return candidate is not None and candidate in undominated(list(self._found.values()))
+
+    def _run(self, choice: tuple[int, ...], origin: str) -> Candidate | None:
+        """Stitch a plan and measure its loss; None when that was done before."""
+        if choice in self._found:
+            return None
+        planner = self.planner
+        names = [item.options[o].name for item, o in zip(planner.items, choice, strict=True)]
+        known = self.memory.get("|".join(names))
+        if known is None:
+            start = time.perf_counter()
+            try:
+                model, _ = planner.apply(planner.chosen(choice), quick=True)
+                loss = self.loss(self.executor.prepare(model))
+            except LwgraphError as error:
+                planner.context.warn(f"a plan could not be run and was left out: {error}")
+                loss = math.inf
+            known = (loss, time.perf_counter() - start)
+            self.memory.put("|".join(names), *known)
+        self.spent += known[1]
+        found = Candidate(choice, planner.predicted_ms(choice), planner.predicted_loss(choice), origin, known[0])
+        self._found[choice] = found
+        return found
+
+
+def uniform_int8(planner: Planner) -> ir.Model:
+    """Every layer in integers where it can be, as trials are quantized."""
+    model, _ = planner.apply(planner.chosen(planner.uniform(INT8)), quick=True)
+    return model
+
+
+__all__ = ["SECONDS", "SLOTS", "Memory", "Search", "uniform_int8"]
