@@ -1,4 +1,4 @@
-"""Which inputs are fitted on, which are judged on; the two are always disjoint."""
+"""Which inputs are fitted on, which plans are compared on, which are judged on; judged ones are never used before."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from lwgraph.executor import Executor, Feeds
 
 FIT_SAMPLES = 1024  # a Gram matrix gains nothing from more
 JUDGED_SHARE = 0.25  # of the data, when none was given for judging
+SEARCHED_SHARE = 0.2  # of the rest, on which plans are compared
+LEAST_SEARCHED = 5  # items from which on some are kept for comparing plans
 GENERATED = 8
 
 
@@ -21,6 +23,7 @@ class Inputs:
 
     Attributes:
         fit: for statistics; empty when the user gave no data.
+        search: on which plans are compared; disjoint from `fit`, unless there are fewer than LEAST_SEARCHED items.
         judge: for the metric; None when the user gave no data.
         probe: a few feeds for verification and timing, real when there are any.
         notes: what the user should know about them.
@@ -30,6 +33,7 @@ class Inputs:
     judge: Reader | None
     probe: list[Feeds]
     notes: list[str] = field(default_factory=list)
+    search: list[Feeds] = field(default_factory=list)
 
     @property
     def real(self) -> bool:
@@ -77,9 +81,13 @@ def gather(
     elif fit is not None and not own_metric:
         fit, judge = split(fit, (1 - JUDGED_SHARE, JUDGED_SHARE), seed)
         notes.append(f"{judge.count} of {fit.count + judge.count} samples were kept apart for judging")
+    search = fit
+    if fit is not None and fit.items >= LEAST_SEARCHED:
+        fit, search = split(fit, (1 - SEARCHED_SHARE, SEARCHED_SHARE), seed)
     feeds: list[Feeds] = [] if fit is None else list(fit)
+    compared: list[Feeds] = [] if search is None else list(search)
     probe: list[Feeds] = feeds[:2] or _first(judge, 2)
-    return Inputs(feeds, judge, probe, notes)
+    return Inputs(feeds, judge, probe, notes, compared)
 
 
 def _first(reader: Reader | None, count: int) -> list[Feeds]:

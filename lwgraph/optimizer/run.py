@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,29 +13,20 @@ from lwgraph.calibrate import Statistics
 from lwgraph.check import verify
 from lwgraph.errors import CheckError, UsageError
 from lwgraph.executor import Executor
-from lwgraph.measure import paired_latency
 from lwgraph.optimizer.data import Inputs, gather
-from lwgraph.optimizer.goal import TARGETS, Goal
+from lwgraph.optimizer.goal import BUDGET, TARGETS, Goal, parse_amount, parse_seconds
 from lwgraph.optimizer.judge import Judge, check_metric
-from lwgraph.optimizer.lean import make_lean, same_graph
+from lwgraph.optimizer.measuring import Measuring
+from lwgraph.optimizer.planning import Planning
 from lwgraph.optimizer.prove import runs_soundly, same_in_both, same_outputs, sound
 from lwgraph.optimizer.result import Result
-from lwgraph.optimizer.spectrum import redundant
-from lwgraph.plan.carry_out import carry_out
-from lwgraph.plan.count import count
 from lwgraph.plan.plan import Plan
-from lwgraph.plan.planner import Planner
-from lwgraph.plan.price import Oracle
-from lwgraph.plan.shapes import layer_shapes
-from lwgraph.plan.site import find_sites
-from lwgraph.report import Facts, PassRun, Report, SiteChoice, Stage
+from lwgraph.report import PassRun, Report
 from lwgraph.rewrite import Context, Contract, Pipeline
 from lwgraph.rewrite.instruments import Verify
 
 Progress = Callable[[str, int, int], None]
 DEFAULT_PIPELINE = "default"
-SEARCHED = ("low-rank", "depthwise")  # forms that are worth pricing at every site; others are asked for by name
-NOISE = 0.02  # a latency ratio within this of 1 is not a difference
 
 
 def optimize(
@@ -50,6 +39,11 @@ def optimize(
     metric: Any = None,
     max_drop: float | None = None,
     speedup: float | None = None,
+    max_latency: float | None = None,
+    max_bytes: float | str | None = None,
+    max_macs: float | str | None = None,
+    objective: str = "latency",
+    budget: float | str = BUDGET,
     pipeline: str | Pipeline | None = None,
     recipe: str | Path | None = None,
     plan: str | Path | Plan | None = None,
@@ -70,7 +64,12 @@ def optimize(
         metric: a name, `module:function` or a function (see `lwgraph.measure.open_metric`). None: what suits the data.
         max_drop: largest loss of the metric allowed, in its own unit. None: one point (0.01), 0.1 dB, or 40 dB against
             the original.
-        speedup: speed asked for, relative to the input.
+        speedup: speed asked for, relative to the input. Without `max_drop`, the plan that loses least is sought.
+        max_latency: milliseconds of one run allowed on the target.
+        max_bytes: size of the model allowed: a number, or text such as "600kB".
+        max_macs: multiply-accumulates of one run allowed: a number, or text such as "1.5G".
+        objective: what is made little among plans that keep all promises: "latency", "bytes" or "macs".
+        budget: seconds (or "90s", "10m", "1h") to spend on running trial plans, with `data`.
         pipeline, recipe: run just these passes instead of the exact and rounding ones and the search.
         plan: apply this plan instead of searching.
         target: what the result must be fast on.
@@ -88,7 +87,10 @@ def optimize(
         DataError: the data or the metric is unusable.
         CheckError: a pass broke its contract.
     """
-    goal = Goal(max_drop, speedup, target, threads, seed)
+    goal = Goal(
+        max_drop, speedup, target, threads, seed, max_latency, parse_amount(max_bytes, "--max-bytes"),
+        parse_amount(max_macs, "--max-macs"), objective, parse_seconds(budget),
+    )  # fmt: skip
     if pipeline is not None and recipe is not None:
         raise UsageError("--pipeline and --recipe both name the passes; give one of them")
     if (pipeline is not None or recipe is not None) and plan is not None:
@@ -151,8 +153,10 @@ class _Run:
         if passes is None:
             with self._timed("planning"):
                 result, used = self._plan(clean, plan, context, judge, inputs)
+        measuring = Measuring(self.original, self.executor, self.goal, self.report, self.progress)
         with self._timed("measuring"):
-            result, used = self._keep_the_best(clean, result, used, inputs, passes is not None or plan is not None)
+            stated = passes is not None or plan is not None
+            result, used = measuring.keep_the_best(clean, result, used, inputs, stated)
         with self._timed("judging"):
             self._score(judge, result)
         with self._timed("verifying"):
@@ -195,112 +199,15 @@ class _Run:
     def _plan(
         self, clean: ir.Model, stated: Plan | None, context: Context, judge: Judge | None, inputs: Inputs
     ) -> tuple[ir.Model, Plan]:
-        """The clean model with lighter forms in it: those of a stated plan, or the fastest that keep the promise."""
-        shapes = layer_shapes(clean, inputs.probe[0], self.executor)
-        if context.statistics is not None:
-            context.statistics = self._statistics(clean, inputs)
+        """The clean model with lighter forms in it: those of a stated plan, or the best that keep the promises."""
+        planning = Planning(self.original, clean, self.executor, context, inputs, self.goal, self.report)
         if stated is not None:
-            model = ir.clone(clean)
-            records = carry_out(model, stated, context, shapes=shapes)
-            done = {r.site for r in records if r.done}
-            used = dataclasses.replace(stated, sites={n: c for n, c in stated.sites.items() if n in done})
-            self._record_sites(clean, shapes, used, context)
-            return model, used
-        if judge is None and not self._anything_redundant(clean, shapes, context):
-            self._record_sites(clean, shapes, Plan(), context)
-            return clean, Plan()
-        planner = Planner(clean, context, Oracle(self.executor), shapes=shapes, forms=SEARCHED)
-        value, floor = (judge.value, judge.floor) if judge is not None else (self._similarity(inputs), 0.0)
-        found = planner.search(value, floor)
-        self._record_sites(clean, shapes, found.plan, context)
-        return found.model, found.plan
+            return planning.carry_out(stated)
+        if judge is None or not inputs.real:
+            return planning.without_data(judge)
+        return planning.searched(judge)
 
-    def _similarity(self, inputs: Inputs) -> Callable[[ir.Model], float]:
-        """Without data: 0 while the outputs on generated inputs stay within the tolerance table, -1 outside."""
-
-        def value(model: ir.Model) -> float:
-            check = same_outputs(self.original, model, self.executor, inputs.probe, Contract.APPROXIMATE, "")
-            return 0.0 if check.ok else -1.0
-
-        return value
-
-    def _anything_redundant(self, clean: ir.Model, shapes: dict[str, tuple[int, ...]], context: Context) -> bool:
-        """Without data: whether any layer's weight alone says that a lighter form would do."""
-        sites = find_sites(clean, shapes)
-        found, total = False, len(sites)
-        while sites:
-            site = sites.pop(0)  # a site keeps its weight in float64: let go of each before the next
-            self.progress("looking at weights", total - len(sites), total)
-            if redundant(site):
-                found = True
-            else:
-                context.skip("plan", site.name, "without data: no form of half the rank keeps the weight itself")
-        return found
-
-    def _record_sites(self, clean: ir.Model, shapes: dict[str, tuple[int, ...]], plan: Plan, context: Context) -> None:
-        why = {s.place: s.reason for s in context.skipped}
-        for site in find_sites(clean, shapes):
-            choice = plan.sites.get(site.name)
-            shape = "x".join(map(str, site.shape)) + (f", {site.group} groups" if site.group > 1 else "")
-            record = SiteChoice(site.name, site.node.op_type, shape, None, None, None, None, why.get(site.name, ""))
-            if choice is not None:
-                record = SiteChoice(site.name, site.node.op_type, shape, choice.form, choice.error, *choice.ms)
-            self.report.sites.append(record)
-
-    # ------------------------------------------------------------ measuring and proving
-
-    def _keep_the_best(
-        self, clean: ir.Model, result: ir.Model, plan: Plan, inputs: Inputs, stated: bool
-    ) -> tuple[ir.Model, Plan]:
-        """Time input, cleaned model and result against each other; fall back where a step did not help.
-
-        What the user stated (passes, a plan) is kept all the same, and a note says what it cost.
-        """
-        for model in (clean, result):
-            make_lean(model, self.original)
-        models = {"input": self.original}
-        if not same_graph(self.original, clean):
-            models["cleaned"] = clean
-        if not plan.empty:
-            models["result"] = result
-        runs = {name: self.executor.prepare(model) for name, model in models.items()}
-        self.progress("timing", 0, 0)
-        times = paired_latency(
-            runs, inputs.probe, threads=self.goal.threads, progress=lambda d, t: self.progress("timing", d, t)
-        )
-        for name, model in models.items():
-            speed, timing = times.speedup(name), times.timing(name)
-            spread = (1 / speed.high, 1 / speed.low)
-            self.report.stages.append(
-                Stage(name, self._facts(model, inputs), 1e3 * timing.median, 1 / speed.median, spread)
-            )
-        names = list(models)
-        kept = names[-1]
-        for before, name in reversed(list(itertools.pairwise(names))):
-            if kept != name:
-                continue
-            reason = self._worse(name, before)
-            if reason and stated:
-                self.report.notes.append(f"the {name} model is {reason} than the {before} one; as was asked for")
-            elif reason:
-                self.report.notes.append(f"the {name} model is {reason} than the {before} one, which is kept instead")
-                kept = before
-        if kept == "input" and not stated:
-            self.report.notes.append("nothing helped: the input is already as small and fast as lwgraph can make it")
-        del self.report.stages[names.index(kept) + 1 :]
-        return models[kept], plan if kept == "result" else Plan()
-
-    def _worse(self, name: str, before: str) -> str:
-        """Whether a stage is "slower", beyond the noise of the measurement, or "larger" than another; else empty."""
-        new, old = self.report.stage(name), self.report.stage(before)
-        assert new.ratio is not None and old.ratio is not None and new.ratio_spread is not None
-        if new.ratio_spread[0] > old.ratio * (1 + NOISE):
-            return "slower"
-        return "larger" if new.facts.bytes > old.facts.bytes else ""
-
-    def _facts(self, model: ir.Model, inputs: Inputs) -> Facts:
-        counts = count(model, layer_shapes(model, inputs.probe[0], self.executor))
-        return Facts(counts.nodes, counts.parameters, ir.size(model), counts.macs)
+    # ------------------------------------------------------------ proving
 
     def _score(self, judge: Judge | None, result: ir.Model) -> None:
         if judge is None:
@@ -336,12 +243,16 @@ class _Run:
                 lost = f"{score.name} lost {score.drop:.4g}, --max-drop allows {judge.max_drop:g}"
                 self.report.outcome = f"the promise was not kept: {lost}"
                 return False
-        if self.goal.speedup is not None and last.ratio is not None and 1 / last.ratio < self.goal.speedup:
-            self.report.outcome = (
-                f"--speedup {self.goal.speedup:g} was not reached: the fastest model that keeps the accuracy is "
-                f"{1 / last.ratio:.2f} times as fast; a larger --max-drop leaves more room"
+        first = self.report.stages[0]
+        if self.goal.limited and last.milliseconds is not None and first.milliseconds is not None:
+            ratio = last.ratio or 1.0
+            broken = self.goal.violations(
+                last.milliseconds, last.milliseconds / ratio, last.facts.bytes, last.facts.macs or 0
             )
-            return False
+            if broken:
+                room = "a larger --max-drop leaves more room" if judge is not None else "--data leaves more room"
+                self.report.outcome = f"{'; '.join(broken)} is the nearest that keeps the accuracy; {room}"
+                return False
         return True
 
     @contextmanager

@@ -23,8 +23,7 @@ class Candidate:
         judged: the metric on data that neither fits nor search saw; None: not looked at.
         measured_ms: of one run of the whole network; None: not timed.
         accepted: whether the promise held; None where not judged.
-        bytes: of the model; None: not made.
-        macs: multiply-accumulates of one run.
+        bytes, macs: of the model and of one run, predicted.
     """
 
     choice: tuple[int, ...]
@@ -36,8 +35,12 @@ class Candidate:
     judged: float | None = None
     measured_ms: float | None = None
     accepted: bool | None = None
-    bytes: int | None = None
-    macs: int | None = None
+    bytes: int = 0
+    macs: int = 0
+
+    def amount(self, resource: str) -> float:
+        """What the candidate is predicted to take: "latency" (milliseconds), "bytes" or "macs"."""
+        return {"latency": self.predicted_ms, "bytes": float(self.bytes), "macs": float(self.macs)}[resource]
 
 
 @dataclass
@@ -45,7 +48,8 @@ class Front:
     """The outcome of a search.
 
     Attributes:
-        base_ms: predicted milliseconds of the network as it was.
+        base_ms: milliseconds of the network as it was.
+        objective: what the candidates are ordered by.
         candidates: all that were measured, fastest first.
         seconds: spent searching.
     """
@@ -53,16 +57,17 @@ class Front:
     base_ms: float = 0.0
     candidates: list[Candidate] = field(default_factory=list)
     seconds: float = 0.0
+    objective: str = "latency"
 
     def best(self) -> list[Candidate]:
-        """Those that no other beats in both predicted time and measured loss, fastest first."""
-        return undominated(self.candidates)
+        """Those that no other beats in both the objective and the measured loss, smallest first."""
+        return undominated(self.candidates, self.objective)
 
 
-def undominated(candidates: Sequence[Candidate]) -> list[Candidate]:
+def undominated(candidates: Sequence[Candidate], objective: str = "latency") -> list[Candidate]:
     """Fastest first, each with less loss than all faster ones; where loss was not measured, the predicted one."""
     kept: list[Candidate] = []
-    for candidate in sorted(candidates, key=lambda c: (c.predicted_ms, worth(c), c.choice)):
+    for candidate in sorted(candidates, key=lambda c: (c.amount(objective), worth(c), c.choice)):
         if not kept or worth(candidate) < worth(kept[-1]):
             kept.append(candidate)
     return kept

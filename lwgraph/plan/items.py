@@ -163,7 +163,7 @@ def _item(family: tuple[Site, ...], menu: list[Form], context: Context, oracle: 
     if integers:
         low, high = _range(site, moments, context)
         item.integer_error = integer_error(moments, low, high)
-        # Layers of forms are the more efficient in integers the larger they are: a form slower than dense may win there.
+        # A form that is slower than the dense layer in floats may be the fastest in integers.
         found = _priced(family, [(None, 0.0), *_spread(options[1:])], oracle, INT8)
         item.options += [
             replace(option, error=option.error + item.integer_error * (1 if option.form is None else STAGES))

@@ -14,14 +14,17 @@ from lwgraph.executor import Feeds
 from lwgraph.plan.apply import Record, moments_of
 from lwgraph.plan.carry_out import carry_out
 from lwgraph.plan.form import Fitted
-from lwgraph.plan.items import Item, Option, find_items, undominated
+from lwgraph.plan.items import STAGES, Item, Option, find_items, undominated
 from lwgraph.plan.plan import Choice, Plan, Precision
 from lwgraph.plan.precision import FLOAT, INT8, spelling
 from lwgraph.plan.price import Oracle
+from lwgraph.plan.refit import refit
 from lwgraph.plan.solver import Menu, total
 from lwgraph.rewrite.base import Context
 
 LOWEST, HIGHEST, STEPS = 1e-5, 0.5, 8  # thresholds of relative output error, and bisections of their logarithm
+LATENCY, BYTES, MACS = "latency", "bytes", "macs"  # what a network takes of the machine
+RANGE_SAMPLES = 128  # that integer ranges are taken from
 QUICK_SAMPLES = 16  # that integer ranges are taken from when plans are only compared
 Judge = Callable[[ir.Model], float]
 Chosen = Mapping[str, Option]
@@ -77,23 +80,41 @@ class Planner:
         self.items = find_items(
             model, context, oracle, classes, shapes=shapes, weights=weights, precisions=precisions
         )
-        self.rest_ms = 0.0  # of one run, outside all items
+        self.rest: dict[str, float] = {}  # of each resource, outside all items
         self._rest_int8 = np.zeros(len(self.items))  # what an item in integers adds to that, or saves
 
     # ------------------------------------------------------------ prediction
 
-    def anchor(self, float_ms: float, int8_ms: float | None) -> None:
-        """Let predicted totals agree with two measured ones: the whole network in floats, and all of it in integers.
+    def anchor(self, float_ms: float, int8_ms: float | None = None, size: int = 0, macs: int = 0) -> None:
+        """Let predicted totals agree with measured ones: the whole network in floats, and all of it in integers.
 
         What the network takes beyond its layers (pools, sums, what lies between) is not in any item. The difference of
         that between both precisions is laid on the items in proportion to their time.
+
+        Args:
+            float_ms, int8_ms: measured milliseconds of one run; None where there are no integers.
+            size, macs: bytes and multiply-accumulates of the float network.
         """
-        dense = np.array([item.dense.price.ms for item in self.items])
-        self.rest_ms = float_ms - float(dense.sum())
         self._rest_int8[:] = 0.0
+        everything = self.uniform(FLOAT)
+        self.rest = {}
+        for resource, known in ((LATENCY, float_ms), (BYTES, float(size)), (MACS, float(macs))):
+            self.rest[resource] = known - self.predicted(everything, resource)
+        dense = np.array([item.dense.price.ms for item in self.items])
         if int8_ms is not None and dense.sum() > 0:
-            choice = self.uniform(INT8)
-            self._rest_int8 = (int8_ms - self.predicted_ms(choice)) * dense / dense.sum()
+            self._rest_int8 = (int8_ms - self.predicted(self.uniform(INT8), LATENCY)) * dense / dense.sum()
+
+    def scale_integers(self, factor: float) -> None:
+        """Multiply the errors that integers add, when a measurement says that they are larger or smaller."""
+        for item in self.items:
+            more = (factor - 1) * item.integer_error
+            item.options[:] = [
+                dataclasses.replace(o, error=o.error + more * (1 if o.form is None else STAGES))
+                if o.precision == INT8
+                else o
+                for o in item.options
+            ]
+            item.integer_error *= factor
 
     def uniform(self, precision: str) -> tuple[int, ...]:
         """Every layer dense, in one precision where it has the option."""
@@ -102,28 +123,44 @@ class Planner:
             for item in self.items
         )
 
-    def menus(self, coefficients: Sequence[float] | None = None, penalty: Callable[[Option], float] | None = None
-              ) -> list[Menu]:
+    def menus(
+        self,
+        coefficients: Sequence[float] | None = None,
+        objective: str = LATENCY,
+        prices: Mapping[str, float] | None = None,
+    ) -> list[Menu]:
         """The items as the solver wants them.
 
         Args:
             coefficients: factors of the items' losses.
-            penalty: of an option, added to its loss: what it takes of another resource, priced.
+            objective: which resource the budget is of; edges have a price in milliseconds only.
+            prices: of other resources, per unit: what an option takes of them is added to its loss.
         """
         found = []
         for index, item in enumerate(self.items):
             factor = 1.0 if coefficients is None else coefficients[index]
-            extra = self._rest_int8[index]
-            cost = [max(0.0, o.price.ms + (extra if o.precision == INT8 else 0.0)) for o in item.options]
-            loss = [factor * item.loss(o) + (penalty(o) if penalty else 0.0) for o in item.options]
+            loss = [
+                factor * item.loss(o) + sum(p * self._amount(index, o, name) for name, p in (prices or {}).items())
+                for o in item.options
+            ]
+            cost = [self._amount(index, o, objective) for o in item.options]
             state = [int(o.precision == INT8) for o in item.options]
             half = item.switch_ms / 2
-            found.append(Menu.of(cost, loss, state, np.array([[0.0, half], [half, 0.0]])))
+            edge = np.array([[0.0, half], [half, 0.0]]) if objective == LATENCY else None
+            found.append(Menu.of(cost, loss, state, edge))
         return found
 
-    def predicted_ms(self, choice: Sequence[int]) -> float:
-        """Of one run of the whole network; without `anchor` the layers alone."""
-        return self.rest_ms + total(self.menus(), choice).cost
+    def _amount(self, index: int, option: Option, resource: str) -> float:
+        """What one option takes of a resource: milliseconds, bytes or multiply-accumulates."""
+        if resource == BYTES:
+            return float(option.bytes)
+        if resource == MACS:
+            return float(option.macs)
+        return max(0.0, option.price.ms + (float(self._rest_int8[index]) if option.precision == INT8 else 0.0))
+
+    def predicted(self, choice: Sequence[int], resource: str) -> float:
+        """What the whole network takes of a resource; without `anchor` the layers alone."""
+        return self.rest.get(resource, 0.0) + total(self.menus(objective=resource), choice).cost
 
     def predicted_loss(self, choice: Sequence[int]) -> float:
         """Of the network's outputs."""
@@ -181,18 +218,27 @@ class Planner:
         return Precision((spelling(quick=quick),), tuple(kept), added, ms)
 
     def apply(self, chosen: Chosen, *, quick: bool = False) -> tuple[ir.Model, list[Record]]:
-        """A copy of the model with the chosen options in place, and what became of each."""
+        """A copy of the model with the chosen options in place, and what became of each.
+
+        Args:
+            chosen: the options by item name.
+            quick: for comparing plans: the fits as they are, and integers with the simplest ranges. Otherwise the
+                layers are fitted anew to what they see in the rewritten model before it goes into integers.
+        """
         model = ir.clone(self.model)
         fitted = {
             item.name: self.fitted(item, chosen[item.name])
             for item in self.items
             if item.name in chosen and chosen[item.name].form is not None
         }
-        context = self.context
-        if quick:  # a trial: its refusals are not news
-            context = dataclasses.replace(context, data=spread(context.data or [], QUICK_SAMPLES))
-            context.proved = self.context.proved
-        records = carry_out(model, self.plan(chosen, quick=quick), context, shapes=self.shapes, fitted=fitted)
+        plan = self.plan(chosen, quick=quick)
+        context, samples = self.context, spread(self.context.data or [], QUICK_SAMPLES if quick else RANGE_SAMPLES)
+        ranges = dataclasses.replace(context, data=samples)  # its refusals are not news
+        structure = dataclasses.replace(plan, precision=Precision())
+        records = carry_out(model, structure, context, shapes=self.shapes, fitted=fitted)
+        if not quick and fitted and context.data and context.executor is not None:
+            refit(self.model, model, context)
+        records += carry_out(model, Plan(precision=plan.precision), ranges)
         return model, records
 
     # ------------------------------------------------------------ search by one threshold
@@ -242,4 +288,7 @@ def spread(data: Sequence[Feeds], count: int) -> list[Feeds]:
     return [data[int(i * step)] for i in range(min(count, len(data)))]
 
 
-__all__ = ["Chosen", "Found", "Item", "Judge", "Option", "Planner", "Trial", "spread", "undominated"]
+__all__ = [
+    "BYTES", "LATENCY", "MACS", "Chosen", "Found", "Item", "Judge", "Option", "Planner", "Trial", "spread",
+    "undominated",
+]  # fmt: skip

@@ -15,7 +15,8 @@ from lwgraph.rewrite.base import Context, Pass
 
 FLOAT, INT8 = "float", "int8"
 PASS = "quantize"
-QUICK: dict[str, Any] = {"calibration_method": "minmax", "equalize": False}
+EXACTLY: dict[str, Any] = {"keep": "none"}  # the plan says what stays in floats, the pass does not choose for itself
+QUICK: dict[str, Any] = {**EXACTLY, "calibration_method": "minmax", "equalize": False}
 BLANK: dict[str, Any] = {**QUICK, "bias_correction": False}
 
 
@@ -33,7 +34,7 @@ def make_pass(**options: Any) -> Pass:
 
 def spelling(*, quick: bool = False) -> str:
     """The pass as a plan names it. `quick`: the simplest ranges only, for comparing plans."""
-    return str(make_pass(**(QUICK if quick else {})))
+    return str(make_pass(**(QUICK if quick else EXACTLY)))
 
 
 def small_integer_model(

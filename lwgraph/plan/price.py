@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from lwgraph import ir
 from lwgraph.errors import LwgraphError
-from lwgraph.executor import Executor, Run
+from lwgraph.executor import Executor, Feeds, Run
 from lwgraph.measure.latency import Latencies, paired_latency
 from lwgraph.plan.cache import PriceCache, processor
 from lwgraph.plan.form import Form
@@ -49,7 +50,7 @@ class Oracle:
         budget: seconds per option, the time to load the model not counted.
     """
 
-    def __init__(self, executor: Executor, cache: PriceCache | None = None, budget: float = 0.1) -> None:
+    def __init__(self, executor: Executor, cache: PriceCache | None = None, budget: float = 0.05) -> None:
         self.executor, self.budget = executor, budget
         self.cache = PriceCache() if cache is None else cache
         self._target = [
@@ -97,12 +98,26 @@ class Oracle:
         assert row is not None
         return row[1] * math.prod(d or 1 for d in site.input_shape or shape) / math.prod(shape)
 
+    def whole(self, models: Mapping[str, ir.Model], feeds: Sequence[Feeds], seconds: float = 4.0) -> list[float]:
+        """Milliseconds of one run of each whole model, timed in turn, and remembered by their fingerprints."""
+        key = json.dumps([self._target, "whole", *(ir.fingerprint(model) for model in models.values())])
+        names = [json.dumps([key, name]) for name in models]
+        if any(self.cache.get(name) is None for name in names):
+            runs = {name: self.executor.prepare(model) for name, model in models.items()}
+            measured = paired_latency(runs, feeds, seconds=seconds, clock=self._clock)
+            for name, timing in zip(names, measured.timings, strict=True):
+                self.cache.put(name, 1e3 * measured.timings[0].minimum, 1e3 * timing.minimum, measured.rounds)
+        return [row[1] for name in names if (row := self.cache.get(name)) is not None]
+
+    @property
+    def _clock(self) -> Callable[[], float]:
+        """A target that computes in the calling thread is timed by that thread's own clock, which stands still while
+        other processes have the processor."""
+        return time.thread_time if getattr(self.executor, "in_calling_thread", False) else time.perf_counter
+
     def _time(self, runs: Sequence[Run], rig: Rig) -> Latencies:
-        """Side by side. A target that computes in the calling thread is timed by that thread's own clock, which stands
-        still while other processes have the processor."""
-        clock = time.thread_time if getattr(self.executor, "in_calling_thread", False) else time.perf_counter
         named = {str(index): run for index, run in enumerate(runs)}
-        return paired_latency(named, [rig.feeds], seconds=self.budget * len(runs), clock=clock)
+        return paired_latency(named, [rig.feeds], seconds=self.budget * len(runs), clock=self._clock)
 
     def _key(self, site: Site, shape: tuple[int, ...], form: Form | None, precision: str) -> str:
         layer = [*(v for v in site.key() if v != site.input_shape), shape, site.activation]

@@ -9,11 +9,12 @@ was run stays on the front.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,14 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.errors import LwgraphError
-from lwgraph.executor import Executor, Run
+from lwgraph.executor import Executor, Feeds, Run
+from lwgraph.plan.cache import cache_folder
 from lwgraph.plan.front import Candidate, Front, undominated, worth
-from lwgraph.plan.planner import Planner
-from lwgraph.plan.precision import INT8
+from lwgraph.plan.planner import BYTES, LATENCY, MACS, Planner
+from lwgraph.plan.precision import FLOAT, INT8
 from lwgraph.plan.solver import Knapsack
 
+VERSION = 1  # part of the file name: raise it when the meaning of a loss changes
 SLOTS = 8  # budgets of time that are searched side by side
 HOPELESS = 0.3  # predicted loss beyond which no plan is tried
 SPREAD = 0.8  # of the logarithm of a changed factor
@@ -79,6 +82,18 @@ class Memory:
             self.warning = f"the search is not kept: '{self.path}' cannot be written ({error}); set LWGRAPH_CACHE"
 
 
+def memory_path(model: ir.Model, planner: Planner, feeds: Sequence[Feeds], seed: int) -> Path:
+    """Where the losses of a search are kept: one file for a model, its options, the samples and the seed."""
+    digest = hashlib.sha256(f"{ir.fingerprint(model)} {seed} {planner.oracle.target}\n".encode())
+    for item in planner.items:
+        digest.update(f"{item.name}: {' '.join(option.name for option in item.options)}\n".encode())
+    for feed in feeds:
+        for name, value in sorted(feed.items()):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(value).tobytes())
+    return cache_folder() / f"search-{VERSION}" / f"{digest.hexdigest()[:32]}.json"
+
+
 class Search:
     """Searches the plans of one planner.
 
@@ -89,7 +104,8 @@ class Search:
         planner: with weights and anchors set.
         loss: of a stitched network that is ready to run; 0 for the original.
         executor: the target.
-        seed: of the proposals.
+        objective: what is to be little: "latency", "bytes" or "macs".
+        prices: of other resources, per unit, in loss; to bring plans under limits of them.
         seconds: to spend on trials; the first SLOTS are always made.
         memory: of losses.
     """
@@ -100,11 +116,14 @@ class Search:
         loss: Loss,
         executor: Executor,
         *,
+        objective: str = LATENCY,
+        prices: Mapping[str, float] | None = None,
         seed: int = 0,
         seconds: float = SECONDS,
         memory: Memory | None = None,
     ) -> None:
         self.planner, self.loss, self.executor = planner, loss, executor
+        self.objective, self.prices = objective, prices
         self.seconds, self.memory = seconds, memory or Memory(None)
         self.spent = 0.0
         self._random = np.random.default_rng(seed)
@@ -113,7 +132,7 @@ class Search:
     def run(self) -> Front:
         """All plans that were run, fastest first."""
         planner = self.planner
-        base = planner.predicted_ms(planner.uniform("float"))
+        base = planner.predicted(planner.uniform(FLOAT), LATENCY)
         slots = self._slots()
         for number, slot in enumerate(slots):
             planner.context.progress("running plans", number, len(slots))
@@ -125,20 +144,24 @@ class Search:
             slot = slots[int(self._random.integers(len(slots)))]
             barren = 0 if self._propose(slot) else barren + 1
         planner.context.progress(self._message(base), 1000, 1000)
-        ordered = sorted(self._found.values(), key=lambda c: (c.predicted_ms, worth(c), c.choice))
-        return Front(base, ordered, self.spent)
+        ordered = sorted(self._found.values(), key=lambda c: (c.amount(self.objective), worth(c), c.choice))
+        return Front(base, ordered, self.spent, self.objective)
+
+    def _front(self) -> list[Candidate]:
+        return undominated(list(self._found.values()), self.objective)
 
     def _message(self, base: float) -> str:
-        slots = undominated(list(self._found.values()))
-        if not slots:
+        front = self._front()
+        if not front:
             return "searching plans"
-        middle = slots[len(slots) // 2]
-        return f"searching plans ({len(self._found)} run; {base / middle.predicted_ms:.1f}x at error {worth(middle):.2g})"
+        middle = front[len(front) // 2]
+        speed = base / middle.predicted_ms
+        return f"searching plans ({len(self._found)} run; {speed:.1f}x at error {worth(middle):.2g})"
 
     def _slots(self) -> list[_Slot]:
         """Budgets between the fastest plan that is not hopeless and the slowest worth having, in equal ratios."""
-        front = Knapsack(self.planner.menus()).front()
-        useful = [s for s in front if s.loss <= HOPELESS] or front[-1:]
+        front = Knapsack(self.planner.menus(None, self.objective, self.prices)).front()
+        useful = [s for s in front if self.planner.predicted_loss(s.choice) <= HOPELESS] or front[-1:]
         if not useful:
             return []
         ones = np.ones(len(self.planner.items))
@@ -158,7 +181,7 @@ class Search:
         return self._cross()
 
     def _try(self, slot: _Slot, coefficients: np.ndarray[Any, np.dtype[np.float64]], origin: str) -> bool:
-        menus = self.planner.menus(list(coefficients))
+        menus = self.planner.menus(list(coefficients), self.objective, self.prices)
         solution = Knapsack(menus, limit=slot.budget * (1 + 1e-9)).at(slot.budget * (1 + 1e-9))
         if solution is None:
             return False
@@ -176,7 +199,7 @@ class Search:
 
     def _cross(self) -> bool:
         """Each item from one of two neighbours on the front."""
-        front = undominated(list(self._found.values()))
+        front = self._front()
         if len(front) < 2:
             return False
         at = int(self._random.integers(len(front) - 1))
@@ -188,12 +211,11 @@ class Search:
         """Run a plan if it promises to lie on the front; whether it does."""
         if choice in self._found:
             return False
-        ms, loss = self.planner.predicted_ms(choice), self.planner.predicted_loss(choice)
-        front = undominated(list(self._found.values()))
-        if any(c.predicted_ms <= ms and c.predicted_loss <= loss for c in front):
+        cost, loss = self.planner.predicted(choice, self.objective), self.planner.predicted_loss(choice)
+        if any(c.amount(self.objective) <= cost and c.predicted_loss <= loss for c in self._front()):
             return False
         candidate = self._run(choice, origin)
-        return candidate is not None and candidate in undominated(list(self._found.values()))
+        return candidate is not None and candidate in self._front()
 
     def _run(self, choice: tuple[int, ...], origin: str) -> Candidate | None:
         """Stitch a plan and measure its loss; None when that was done before."""
@@ -213,7 +235,15 @@ class Search:
             known = (loss, time.perf_counter() - start)
             self.memory.put("|".join(names), *known)
         self.spent += known[1]
-        found = Candidate(choice, planner.predicted_ms(choice), planner.predicted_loss(choice), origin, known[0])
+        found = Candidate(
+            choice,
+            planner.predicted(choice, LATENCY),
+            planner.predicted_loss(choice),
+            origin,
+            known[0],
+            bytes=round(planner.predicted(choice, BYTES)),
+            macs=round(planner.predicted(choice, MACS)),
+        )
         self._found[choice] = found
         return found
 
@@ -224,4 +254,4 @@ def uniform_int8(planner: Planner) -> ir.Model:
     return model
 
 
-__all__ = ["SECONDS", "SLOTS", "Memory", "Search", "uniform_int8"]
+__all__ = ["SECONDS", "SLOTS", "Memory", "Search", "memory_path", "uniform_int8"]

@@ -24,11 +24,9 @@ class ByWork(Oracle):
         self.factor = factor
 
     def prices(self, site, forms, precision="float"):
-        speed = 1 if precision == "float" else 4
-        return [
-            Price(site.macs() * 1e-6, site.macs() * 1e-6 / speed if form is None else self.factor * form.macs(site) * 1e-6 / speed)
-            for form in forms
-        ]
+        speed, dense = 1 if precision == "float" else 4, site.macs() * 1e-6
+        taken = [dense if form is None else self.factor * form.macs(site) * 1e-6 for form in forms]
+        return [Price(dense, ms / speed) for ms in taken]
 
     def switch(self, site):
         return 0.01

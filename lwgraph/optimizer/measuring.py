@@ -1,0 +1,94 @@
+"""The stage that times the models of a run against each other, and keeps the best."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+from lwgraph import ir
+from lwgraph.executor import Executor
+from lwgraph.measure import paired_latency
+from lwgraph.optimizer.data import Inputs
+from lwgraph.optimizer.goal import Goal
+from lwgraph.optimizer.lean import make_lean, same_graph
+from lwgraph.plan.count import count
+from lwgraph.plan.plan import Plan
+from lwgraph.plan.shapes import layer_shapes
+from lwgraph.report import Facts, Report, Stage
+
+Progress = Callable[[str, int, int], None]
+NOISE = 0.02  # a latency ratio within this of 1 is not a difference
+
+
+class Measuring:
+    """Times what became of one input model.
+
+    Args:
+        original: the input.
+        executor: the target.
+        goal: threads.
+        report: gets the stages and notes.
+        progress: called with (what, done, total).
+    """
+
+    def __init__(
+        self, original: ir.Model, executor: Executor, goal: Goal, report: Report, progress: Progress
+    ) -> None:
+        self.original, self.executor, self.goal = original, executor, goal
+        self.report, self.progress = report, progress
+
+    def keep_the_best(
+        self, clean: ir.Model, result: ir.Model, plan: Plan, inputs: Inputs, stated: bool
+    ) -> tuple[ir.Model, Plan]:
+        """Time input, cleaned model and result against each other; fall back where a step did not help.
+
+        What the user stated (passes, a plan) is kept all the same, and a note says what it cost.
+        """
+        for model in (clean, result):
+            make_lean(model, self.original)
+        models = {"input": self.original}
+        if not same_graph(self.original, clean):
+            models["cleaned"] = clean
+        if not plan.empty:
+            models["result"] = result
+        runs = {name: self.executor.prepare(model) for name, model in models.items()}
+        self.progress("timing", 0, 0)
+        times = paired_latency(
+            runs, inputs.probe, threads=self.goal.threads, progress=lambda d, t: self.progress("timing", d, t)
+        )
+        for name, model in models.items():
+            speed, timing = times.speedup(name), times.timing(name)
+            spread = (1 / speed.high, 1 / speed.low)
+            self.report.stages.append(
+                Stage(name, self._facts(model, inputs), 1e3 * timing.median, 1 / speed.median, spread)
+            )
+        names = list(models)
+        kept = names[-1]
+        for before, name in reversed(list(itertools.pairwise(names))):
+            if kept != name:
+                continue
+            reason = self._worse(name, before)
+            if reason and stated:
+                self.report.notes.append(f"the {name} model is {reason} than the {before} one; as was asked for")
+            elif reason:
+                self.report.notes.append(f"the {name} model is {reason} than the {before} one, which is kept instead")
+                kept = before
+        if kept == "input" and not stated:
+            self.report.notes.append("nothing helped: the input is already as small and fast as lwgraph can make it")
+        del self.report.stages[names.index(kept) + 1 :]
+        return models[kept], plan if kept == "result" else Plan()
+
+    def _worse(self, name: str, before: str) -> str:
+        """Whether a stage is "slower", beyond the noise of the measurement, or "larger" than another; else empty."""
+        new, old = self.report.stage(name), self.report.stage(before)
+        assert new.ratio is not None and old.ratio is not None and new.ratio_spread is not None
+        if new.ratio_spread[0] > old.ratio * (1 + NOISE):
+            return "slower"
+        return "larger" if new.facts.bytes > old.facts.bytes else ""
+
+    def _facts(self, model: ir.Model, inputs: Inputs) -> Facts:
+        counts = count(model, layer_shapes(model, inputs.probe[0], self.executor))
+        return Facts(counts.nodes, counts.parameters, ir.size(model), counts.macs)
+
+
+__all__ = ["NOISE", "Measuring"]

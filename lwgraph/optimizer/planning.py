@@ -1,0 +1,207 @@
+"""The stage that decides what stands at each layer: a stated plan, what the weights alone allow, or a search."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from lwgraph import ir
+from lwgraph.calibrate import Statistics
+from lwgraph.executor import Executor, Feeds
+from lwgraph.measure.distance import Distance
+from lwgraph.optimizer.backoff import Outcome, back_off
+from lwgraph.optimizer.data import Inputs
+from lwgraph.optimizer.goal import Goal
+from lwgraph.optimizer.judge import Judge
+from lwgraph.optimizer.prove import same_outputs
+from lwgraph.optimizer.spectrum import redundant
+from lwgraph.plan import precision, site_sensitivity
+from lwgraph.plan.carry_out import carry_out
+from lwgraph.plan.count import count
+from lwgraph.plan.plan import KEEP, Plan
+from lwgraph.plan.planner import Planner, spread
+from lwgraph.plan.price import Oracle
+from lwgraph.plan.search import Memory, Search, memory_path, uniform_int8
+from lwgraph.plan.shapes import layer_shapes
+from lwgraph.plan.site import find_sites
+from lwgraph.report import Report, SiteChoice
+from lwgraph.rewrite import Context, Contract
+
+SEARCHED = ("low-rank", "depthwise")  # forms that are worth pricing at every site; others are asked for by name
+TRIAL_SECONDS = 2.0  # of running a plan to measure its loss, about
+SENSING_SECONDS = 20.0  # of running stitched models to measure sensitivities, about
+LEAST, MOST = 8, 64  # samples that a loss is measured on
+
+
+class Planning:
+    """Plans for one cleaned model.
+
+    Args:
+        original: the input model.
+        clean: the model after the exact passes; it is not changed.
+        executor: the target.
+        context: refusals are recorded in it; its statistics become those of `clean`.
+        inputs: what to fit, compare and verify on.
+        goal: the promises.
+        report: gets the choice of each layer, and what was searched.
+    """
+
+    def __init__(
+        self,
+        original: ir.Model,
+        clean: ir.Model,
+        executor: Executor,
+        context: Context,
+        inputs: Inputs,
+        goal: Goal,
+        report: Report,
+    ) -> None:
+        self.original, self.clean, self.executor = original, clean, executor
+        self.context, self.inputs, self.goal, self.report = context, inputs, goal, report
+        self.shapes = layer_shapes(clean, inputs.probe[0], executor)
+        if context.statistics is not None:
+            context.statistics = Statistics(clean, inputs.fit, executor, goal.seed, progress=context.progress)
+
+    def carry_out(self, stated: Plan) -> tuple[ir.Model, Plan]:
+        """The clean model with a stated plan carried out, and what was done of it."""
+        model = ir.clone(self.clean)
+        records = carry_out(model, stated, self.context, shapes=self.shapes)
+        done = {r.site for r in records if r.done}
+        used = dataclasses.replace(stated, sites={n: c for n, c in stated.sites.items() if n in done})
+        self._record(used)
+        return model, used
+
+    def without_data(self, judge: Judge | None) -> tuple[ir.Model, Plan]:
+        """The fastest float plan that keeps the outputs on generated inputs, or the promise to a metric of its own."""
+        if judge is None and not self._anything_redundant():
+            self._record(Plan())
+            return self.clean, Plan()
+        planner = Planner(self.clean, self.context, Oracle(self.executor), shapes=self.shapes, forms=SEARCHED)
+        value, floor = (judge.value, judge.floor) if judge is not None else (self._similarity(), 0.0)
+        found = planner.search(value, floor)
+        self._record(found.plan)
+        return found.model, found.plan
+
+    def searched(self, judge: Judge) -> tuple[ir.Model, Plan]:
+        """The best plan of forms and precisions that keeps the promises: searched, judged, backed off from."""
+        oracle = Oracle(self.executor)
+        precisions = (precision.FLOAT, precision.INT8) if precision.available() else (precision.FLOAT,)
+        planner = Planner(
+            self.clean, self.context, oracle, shapes=self.shapes, forms=SEARCHED, precisions=precisions
+        )
+        if not planner.items:
+            self._record(Plan())
+            return self.clean, Plan()
+        float_ms = oracle.whole({"clean": self.clean}, self.inputs.probe)[0]
+        self._weigh(planner, float_ms)
+        distance = Distance(self.executor.prepare(self.clean), self._samples(float_ms, TRIAL_SECONDS))
+        self._anchor(planner, oracle, distance, float_ms)
+        memory = Memory(memory_path(self.clean, planner, distance.feeds, self.goal.seed))
+        search = Search(
+            planner, distance, self.executor, seed=self.goal.seed, seconds=self.goal.budget, memory=memory,
+            objective=self.goal.objective,
+        )  # fmt: skip
+        front = search.run()
+        if memory.warning:
+            self.context.warn(memory.warning)
+        outcome = back_off(
+            front, planner, judge, self.goal, lambda model: oracle.whole({"it": model}, self.inputs.probe)[0]
+        )
+        self._record(outcome.plan)
+        self._record_search(outcome)
+        return outcome.model, outcome.plan
+
+    # ------------------------------------------------------------ parts of the search
+
+    def _weigh(self, planner: Planner, float_ms: float) -> None:
+        """Set the weights of the items: what each layer's error does to the outputs."""
+        samples = self._samples(float_ms * len(planner.items), SENSING_SECONDS)
+        distance = Distance(self.executor.prepare(self.clean), samples)
+        found = site_sensitivity.measure(
+            self.clean, planner.items, distance, self.executor, self.context.progress
+        )
+        for item in planner.items:
+            item.weight = found[item.name]
+
+    def _anchor(self, planner: Planner, oracle: Oracle, distance: Distance, float_ms: float) -> None:
+        """Measure the whole network in floats and in integers, so that predictions start from what is so."""
+        counts = count(self.clean, self.shapes)
+        size, macs = ir.size(self.clean), counts.macs or 0
+        whole = planner.uniform(precision.INT8)
+        int8_ms = None
+        if any(whole):
+            self.context.progress("measuring integers", 0, 0)
+            model = uniform_int8(planner)
+            int8_ms = oracle.whole({"int8": model}, self.inputs.probe)[0]
+            predicted, measured = planner.predicted_loss(whole), distance(self.executor.prepare(model))
+            if predicted > 0 and measured > 0:
+                planner.scale_integers(measured / predicted)
+        planner.anchor(float_ms, int8_ms, size, macs)
+
+    def _samples(self, milliseconds: float, seconds: float) -> Sequence[Feeds]:
+        """As many of the samples for comparing as run in `seconds`, within bounds."""
+        wanted = int(1e3 * seconds / max(milliseconds, 1e-3))
+        return spread(self.inputs.search, min(max(wanted, LEAST), MOST))
+
+    # ------------------------------------------------------------ without data
+
+    def _similarity(self) -> Callable[[ir.Model], float]:
+        """0 while the outputs on generated inputs stay within the tolerance table, -1 outside."""
+
+        def value(model: ir.Model) -> float:
+            check = same_outputs(self.original, model, self.executor, self.inputs.probe, Contract.APPROXIMATE, "")
+            return 0.0 if check.ok else -1.0
+
+        return value
+
+    def _anything_redundant(self) -> bool:
+        """Whether any layer's weight alone says that a lighter form would do."""
+        sites = find_sites(self.clean, self.shapes)
+        found, total = False, len(sites)
+        while sites:
+            site = sites.pop(0)  # a site keeps its weight in float64: let go of each before the next
+            self.context.progress("looking at weights", total - len(sites), total)
+            if redundant(site):
+                found = True
+            else:
+                self.context.skip("plan", site.name, "without data: no form of half the rank keeps the weight itself")
+        return found
+
+    # ------------------------------------------------------------ the record
+
+    def _record(self, plan: Plan) -> None:
+        why = {s.place: s.reason for s in self.context.skipped}
+        floats = set(plan.precision.keep_float)
+        for site in find_sites(self.clean, self.shapes):
+            choice = plan.sites.get(site.name)
+            shape = "x".join(map(str, site.shape)) + (f", {site.group} groups" if site.group > 1 else "")
+            record = SiteChoice(site.name, site.node.op_type, shape, None, None, None, None, why.get(site.name, ""))
+            if choice is not None and choice.form != KEEP:
+                record = SiteChoice(site.name, site.node.op_type, shape, choice.form, choice.error, *choice.ms)
+            if plan.precision.passes and site.name not in floats:
+                form = f"{record.form}, int8" if record.form else "int8"
+                record = dataclasses.replace(record, form=form)
+            self.report.sites.append(record)
+
+    def _record_search(self, outcome: Outcome) -> None:
+        front = outcome.front
+        chosen = outcome.candidate
+        self.report.details["search"] = {
+            "objective": front.objective,
+            "seconds": front.seconds,
+            "base_ms": front.base_ms,
+            "predicted_ms": None if chosen is None else chosen.predicted_ms,
+            "measured_ms": None if chosen is None else chosen.measured_ms,
+            "candidates": [
+                {
+                    key: value
+                    for key, value in dataclasses.asdict(candidate).items()
+                    if key not in ("plan", "choice")
+                }
+                | {"chosen": chosen is not None and candidate.choice == chosen.choice}
+                for candidate in front.candidates
+            ],
+        }
+
+
+__all__ = ["SEARCHED", "Planning"]
