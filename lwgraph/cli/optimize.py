@@ -39,6 +39,16 @@ from lwgraph.cli.progress import Progressed
     "--max-drop", type=float, metavar="X", help="Largest loss allowed, in the metric's unit (0.01 = 1 point)."
 )
 @click.option("--speedup", type=float, metavar="X", help="Speed asked for, relative to the input (2 = half the time).")
+@click.option("--max-latency", type=float, metavar="MS", help="Milliseconds of one run allowed on the target.")
+@click.option("--max-bytes", metavar="N", help="Size of the model allowed: a number, or such as 600kB, 2MiB.")
+@click.option("--max-macs", metavar="N", help="Multiply-accumulates of one run allowed: a number, or such as 1.5G.")
+@click.option(
+    "--objective", default="latency", show_default=True, metavar="O",
+    help="What is made little among plans that keep all promises: latency, bytes or macs.",
+)
+@click.option(
+    "--budget", metavar="T", help="Time for running trial plans, with --data, such as 90s, 10m or 1h.  [default: 60s]"
+)
 @click.option("-p", "--pipeline", metavar="PIPELINE", help="Run just these passes, e.g. 'clean,low-rank{ratio=0.5}'.")
 @click.option("--recipe", metavar="FILE", help="A pipeline from a TOML file.")
 @click.option(
@@ -62,6 +72,11 @@ def command(
     metric: str | None,
     max_drop: float | None,
     speedup: float | None,
+    max_latency: float | None,
+    max_bytes: str | None,
+    max_macs: str | None,
+    objective: str,
+    budget: str | None,
     pipeline: str | None,
     recipe: str | None,
     plan: str | None,
@@ -77,7 +92,10 @@ def command(
     """Make MODEL smaller and faster, prove the result, and write it beside the input.
 
     Without --data, only approximations that keep the output within a tight tolerance on generated inputs are made.
-    Exit code 1 when a promise (--max-drop, --speedup) could not be kept; the nearest result is then written.
+    With --data, forms and 8-bit integers are mixed: plans are searched on a part of the data, and the fastest that
+    keeps --max-drop on data that was never used before stands. --speedup, --max-latency, --max-bytes and --max-macs
+    are searched for, too; without --max-drop the plan that loses least keeps them. A search that was stopped goes on
+    where it was. Exit code 1 when a promise could not be kept; the nearest result is then written.
     """
     from lwgraph.optimizer import optimize
 
@@ -94,6 +112,11 @@ def command(
             metric=metric,
             max_drop=max_drop,
             speedup=speedup,
+            max_latency=max_latency,
+            max_bytes=max_bytes,
+            max_macs=max_macs,
+            objective=objective,
+            **({} if budget is None else {"budget": budget}),
             pipeline=pipeline,
             recipe=recipe,
             plan=plan,

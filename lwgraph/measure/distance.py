@@ -113,4 +113,13 @@ def _floats(outputs: Mapping[str, Array]) -> dict[str, Array]:
     return {name: np.asarray(y, np.float64) for name, y in outputs.items() if np.asarray(y).dtype.kind == "f"}
 
 
-__all__ = ["Distance"]
+class Loss(Distance):
+    """The same without its upper bound: d / (1 - d), so that what several layers lose adds up. Broken models: inf."""
+
+    def __call__(self, run: Run) -> float:
+        """The loss of one model; 0 for equal outputs."""
+        distance = super().__call__(run)
+        return distance / (1 - distance) if distance < 1 else np.inf
+
+
+__all__ = ["Distance", "Loss"]

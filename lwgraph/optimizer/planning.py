@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from lwgraph import ir
 from lwgraph.calibrate import Statistics
 from lwgraph.executor import Executor, Feeds
-from lwgraph.measure.distance import Distance
+from lwgraph.measure.distance import Loss
 from lwgraph.optimizer.backoff import Outcome, back_off
 from lwgraph.optimizer.data import Inputs
 from lwgraph.optimizer.goal import Goal
@@ -94,11 +94,11 @@ class Planning:
             return self.clean, Plan()
         float_ms = oracle.whole({"clean": self.clean}, self.inputs.probe)[0]
         self._weigh(planner, float_ms)
-        distance = Distance(self.executor.prepare(self.clean), self._samples(float_ms, TRIAL_SECONDS))
-        self._anchor(planner, oracle, distance, float_ms)
-        memory = Memory(memory_path(self.clean, planner, distance.feeds, self.goal.seed))
+        loss = Loss(self.executor.prepare(self.clean), self._samples(float_ms, TRIAL_SECONDS))
+        self._anchor(planner, oracle, loss, float_ms)
+        memory = Memory(memory_path(self.clean, planner, loss.feeds, self.goal.seed))
         search = Search(
-            planner, distance, self.executor, seed=self.goal.seed, seconds=self.goal.budget, memory=memory,
+            planner, loss, self.executor, seed=self.goal.seed, seconds=self.goal.budget, memory=memory,
             objective=self.goal.objective,
         )  # fmt: skip
         front = search.run()
@@ -116,14 +116,14 @@ class Planning:
     def _weigh(self, planner: Planner, float_ms: float) -> None:
         """Set the weights of the items: what each layer's error does to the outputs."""
         samples = self._samples(float_ms * len(planner.items), SENSING_SECONDS)
-        distance = Distance(self.executor.prepare(self.clean), samples)
+        loss = Loss(self.executor.prepare(self.clean), samples)
         found = site_sensitivity.measure(
-            self.clean, planner.items, distance, self.executor, self.context.progress
+            self.clean, planner.items, loss, self.executor, self.context.progress
         )
         for item in planner.items:
             item.weight = found[item.name]
 
-    def _anchor(self, planner: Planner, oracle: Oracle, distance: Distance, float_ms: float) -> None:
+    def _anchor(self, planner: Planner, oracle: Oracle, loss: Loss, float_ms: float) -> None:
         """Measure the whole network in floats and in integers, so that predictions start from what is so."""
         counts = count(self.clean, self.shapes)
         size, macs = ir.size(self.clean), counts.macs or 0
@@ -133,7 +133,7 @@ class Planning:
             self.context.progress("measuring integers", 0, 0)
             model = uniform_int8(planner)
             int8_ms = oracle.whole({"int8": model}, self.inputs.probe)[0]
-            predicted, measured = planner.predicted_loss(whole), distance(self.executor.prepare(model))
+            predicted, measured = planner.predicted_loss(whole), loss(self.executor.prepare(model))
             if predicted > 0 and measured > 0:
                 planner.scale_integers(measured / predicted)
         planner.anchor(float_ms, int8_ms, size, macs)

@@ -75,13 +75,13 @@ class Knapsack:
         most = sum(float(menu.cost.max()) + _most(menu.edge) for menu in self.items)
         self.limit = max(most if limit is None else min(limit, most), 1e-300)
         self.bucket = self.limit / buckets
-        self.buckets = buckets
+        self.top = buckets + (len(self.items) if self.limit >= most else 0)  # rounding up may add a step per item
         self._back: list[tuple[npt.NDArray[np.int32], npt.NDArray[np.int8]]] = []
         self._last = self._fill()
 
     def at(self, budget: float) -> Solution | None:
         """The solution of least loss that costs at most `budget`; None where there is none."""
-        top = min(self.buckets, math.floor(budget / self.bucket + 1e-9))
+        top = math.floor(min(budget / self.bucket, self.top) + 1e-9)
         if top < 0:
             return None
         state = int(np.argmin(self._last[:, top]))
@@ -104,7 +104,7 @@ class Knapsack:
         return total(self.items, choice)
 
     def _fill(self) -> Array:
-        best = np.full((self.states, self.buckets + 1), np.inf)
+        best = np.full((self.states, self.top + 1), np.inf)
         best[0] = 0.0  # nothing chosen yet: state 0 stands for none, and the first item has no edge
         for index, menu in enumerate(self.items):
             new = np.full_like(best, np.inf)
@@ -115,9 +115,9 @@ class Knapsack:
                 for r in range(1 if index == 0 else self.states):
                     edge = 0.0 if menu.edge is None or index == 0 else float(menu.edge[r, state])
                     steps = math.ceil((float(menu.cost[o]) + edge) / self.bucket - 1e-9)
-                    if steps > self.buckets:
+                    if steps > self.top:
                         continue
-                    value = best[r, : self.buckets + 1 - steps] + menu.loss[o]
+                    value = best[r, : self.top + 1 - steps] + menu.loss[o]
                     better = value < new[state, steps:]
                     new[state, steps:][better] = value[better]
                     option[state, steps:][better] = o
