@@ -93,8 +93,9 @@ def test_fitting_and_judging_never_share_a_sample() -> None:
     assert inputs.judge is not None
     fit = {float(v) for feed in inputs.fit for v in np.asarray(feed["x"])[:, 0]}
     judged = {float(v) for feed in inputs.judge for v in np.asarray(feed["x"])[:, 0]}
-    assert fit and judged and not fit & judged
-    assert len(fit) + len(judged) == 40
+    searched = {float(v) for feed in inputs.search for v in np.asarray(feed["x"])[:, 0]}
+    assert fit and judged and searched and not fit & judged and not fit & searched and not searched & judged
+    assert len(fit) + len(searched) + len(judged) == 40
 
 
 def test_a_wrong_result_is_caught_by_the_proof() -> None:

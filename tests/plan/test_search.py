@@ -100,8 +100,7 @@ def test_a_plan_in_integers_says_what_stays_in_floats(planner):
 def test_sensitivities_tell_the_layers_that_matter(planner, loss):
     found = site_sensitivity.measure(planner.model, planner.items, loss, ORT)
     assert set(found) == {"a", "y"} and all(0 < v < math.inf for v in found.values())
-    # The last layer's error is the output's.
-    assert found["y"] == pytest.approx(1.0, rel=0.3)
+    assert 0.4 < found["y"] < 1.6  # the last layer's error is the output's, but the loss looks at each channel alone
 
 
 def run(planner, loss, memory=None, seconds=0.0, seed=0):
