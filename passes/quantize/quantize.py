@@ -19,6 +19,7 @@ from lwgraph.passes.quantize.quantizer import Built, Quantizer, Recipe, name_nod
 from lwgraph.passes.quantize.readback import failures
 from lwgraph.passes.quantize.recognise import quantized_already
 from lwgraph.passes.quantize.recurrent import QuantizeRecurrent
+from lwgraph.passes.quantize.shapes import infer
 from lwgraph.passes.quantize.target import Target, has_vnni, load_target
 from lwgraph.rewrite import Context, Contract, Pass
 
@@ -111,6 +112,7 @@ class Quantize(Pass):
         target = self.resolved_target(context)
         executor = context.executor or registry.executor("ort", threads=context.threads)
         working = ir.clone(model)
+        infer(working)
         name_nodes(working.graph)
         refused = self.refused(working.graph)
         mixed = self._placed(working, target, executor, refused, context, max_loss, judge)
