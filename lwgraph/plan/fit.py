@@ -21,6 +21,7 @@ from lwgraph.plan.probe import Probe
 from lwgraph.plan.site import Site
 
 Array = npt.NDArray[np.float64]
+Floats = npt.NDArray[Any]
 FEW, ENOUGH = 3, 5  # samples per unknown below which fits are doubtful, and from which they are good
 
 
@@ -94,6 +95,26 @@ class Block:
         if "cross" not in self.cache:
             self.cache["cross"] = self.matrix @ self.moments
         found: Array = self.cache["cross"]
+        return found
+
+    @property
+    def channel_moments(self) -> Array:
+        """(c, c): the moments of the channels, the mean over the taps."""
+        if "channel moments" not in self.cache:
+            inputs, taps = self.weight.shape[1], math.prod(self.weight.shape[2:])
+            whole = self.moments.reshape(inputs, taps, inputs, taps)
+            self.cache["channel moments"] = sum(whole[:, t, :, t] for t in range(taps)) / taps
+        found: Array = self.cache["channel moments"]
+        return found
+
+    @property
+    def tap_moments(self) -> Array:
+        """(t, t): the moments of the taps, the mean over the channels."""
+        if "tap moments" not in self.cache:
+            inputs, taps = self.weight.shape[1], math.prod(self.weight.shape[2:])
+            at = np.arange(inputs)
+            self.cache["tap moments"] = self.moments.reshape(inputs, taps, inputs, taps)[at, :, at].mean(0)
+        found: Array = self.cache["tap moments"]
         return found
 
     def loss(self, kernel: Array) -> float:
@@ -306,25 +327,26 @@ def top_basis(moments: Array | None, right: Array, size: int | None = None) -> A
 
 
 def conjugate_gradients(
-    operate: Callable[[Array], Array],
-    target: Array,
-    start: Array,
+    operate: Callable[[Floats], Floats],
+    target: Floats,
+    start: Floats,
     steps: int,
-    precondition: Callable[[Array], Array] = lambda v: v,
+    precondition: Callable[[Floats], Floats] = lambda v: v,
     *,
     separate: bool = False,
-) -> Array:
+) -> Floats:
     """`steps` preconditioned conjugate-gradient steps from `start` towards operate(v) = target.
 
     `operate` is a symmetric positive semidefinite linear map given as a function, so that normal equations of many
     unknowns need no matrix. Each step lowers the quadratic loss or leaves it. `separate`: the entries of the first
-    axis are systems of their own, each with its own step lengths.
+    axis are systems of their own, each with its own step lengths. The precision is that of `start`, where
+    `operate` keeps it.
     """
 
-    def inner(a: Array, b: Array) -> Array:
+    def inner(a: Floats, b: Floats) -> Floats:
         return np.asarray(np.sum(a * b, axis=tuple(range(1, a.ndim)) if separate else None, keepdims=True))
 
-    def over(a: Array, b: Array) -> Array:  # 0 where nothing is left to do
+    def over(a: Floats, b: Floats) -> Floats:  # 0 where nothing is left to do
         return np.asarray(np.where((a > 0) & (b > 0), a, 0) / np.where(b > 0, b, 1))
 
     v = start

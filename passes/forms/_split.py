@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from lwgraph.plan.fit import Block, balance, conjugate_gradients, nested, solve, top_basis
 
 Array = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
 SWEEPS, STEPS = 2, 3  # alternations, and conjugate-gradient steps in each; more gains 1 % of the error
 
 
@@ -27,11 +29,14 @@ def factor(block: Block, axes: Sequence[int], rank: int) -> tuple[Array, Array]:
     weight, moments = arranged(block, axes)  # (o, T, I), (T, I, T, I)
     outputs, taps, inner = weight.shape
     cross = np.asarray(block.cache[("cross", tuple(axes))])
-    _, first, second = start(block, axes, rank)
+    loss, first, second = start(block, axes, rank)
     if taps > 1 and block.refine and not block.white and rank < min(inner, outputs * taps):
         for _ in range(SWEEPS):
-            first = first_stage(moments, cross, first, second, inverse_average(block, axes))
-            _, second = second_stage(moments, cross, first)
+            better = first_stage(moments, cross, first, second, inverse_average(block, axes))
+            found, refitted = second_stage(moments, cross, better)
+            if found >= loss:
+                break
+            loss, first, second = found, better, refitted
     on = [k if a in axes else 1 for a, k in enumerate(block.weight.shape[2:])]
     off = [1 if a in axes else k for a, k in enumerate(block.weight.shape[2:])]
     rows = first.reshape(rank, block.weight.shape[1], *on)
@@ -41,15 +46,46 @@ def factor(block: Block, axes: Sequence[int], rank: int) -> tuple[Array, Array]:
 
 def start(block: Block, axes: Sequence[int], rank: int) -> tuple[float, Array, Array]:
     """Loss (up to a constant), first and second stage of the better of two starts: whitened and plain SVD, refitted."""
+    key = ("start", tuple(axes), rank)
+    if key not in block.cache:
+        best: tuple[float, Array, Array] | None = None
+        for basis, _, right, second in solved(block, axes, rank):
+            loss = -float(np.vdot(second, right))
+            if best is None or loss < best[0]:
+                best = loss, basis, second.reshape(len(right), -1, rank)
+        block.cache[key] = best
+    found: tuple[float, Array, Array] = block.cache[key]
+    return found
+
+
+def starts(block: Block, axes: Sequence[int], rank: int) -> list[tuple[Array, Array, Array]]:
+    """For each of `bases`: its first `rank` directions, and the second stage's normal equations for them.
+
+    The equations of a smaller rank are a part of those of a larger one, so they are set up once for all ranks up to
+    min(inputs, outputs), which is as far as menus go; every form with this first stage shares them.
+    """
     weight, moments = arranged(block, axes)
-    cross = np.asarray(block.cache[("cross", tuple(axes))])
-    best: tuple[float, Array, Array] | None = None
-    for basis in bases(block, axes, weight, moments):
-        loss, second = second_stage(moments, cross, basis[:rank])
-        if best is None or loss < best[0]:
-            best = loss, basis[:rank], second
-    assert best is not None
-    return best
+    cross, taps = np.asarray(block.cache[("cross", tuple(axes))]), len(moments)
+    found = []
+    for index, basis in enumerate(bases(block, axes, weight, moments)):
+        limit = min(len(basis), max(rank, min(block.weight.shape[:2])))
+        key = ("normal", tuple(axes), index)
+        if key not in block.cache or block.cache[key][1].size < len(cross) * taps * rank:
+            block.cache[key] = normal_equations(moments, cross, basis[:limit])
+        normal, right = block.cache[key]
+        whole = len(normal) // taps
+        normal = normal.reshape(taps, whole, taps, whole)[:, :rank, :, :rank].reshape(taps * rank, taps * rank)
+        found.append((basis[:rank], normal, right.reshape(-1, taps, whole)[:, :, :rank].reshape(len(cross), -1)))
+    return found
+
+
+def solved(block: Block, axes: Sequence[int], rank: int) -> list[tuple[Array, Array, Array, Array]]:
+    """`starts` with the second stage (o, T r) of each, solved once for all forms that begin alike."""
+    key = ("solved", tuple(axes), rank)
+    found = starts(block, axes, rank)
+    if key not in block.cache:
+        block.cache[key] = [solve(normal, right) for _, normal, right in found]
+    return [(*each, second) for each, second in zip(found, block.cache[key], strict=True)]
 
 
 def explained(block: Block, axes: Sequence[int], rank: int) -> Array:
@@ -61,10 +97,8 @@ def explained(block: Block, axes: Sequence[int], rank: int) -> Array:
     key = ("explained", tuple(axes))
     found: Array | None = block.cache.get(key)
     if found is None or len(found) < rank:
-        weight, moments = arranged(block, axes)
-        taps = len(moments)
-        basis = bases(block, axes, weight, moments)[0][:limit]
-        normal, right = normal_equations(moments, np.asarray(block.cache[("cross", tuple(axes))]), basis)
+        taps = len(arranged(block, axes)[1])
+        basis, normal, right = starts(block, axes, limit)[0]
         count = len(basis)
         order = np.arange(taps * count).reshape(taps, count).T.reshape(-1)  # (T, r) to (r, T)
         found = nested(normal[np.ix_(order, order)], right[:, order]).reshape(count, taps, -1)
@@ -145,12 +179,18 @@ def inverse_average(block: Block, axes: Sequence[int]) -> Array:
     return found
 
 
-def first_stage(moments: Array, cross: Array, first: Array, second: Array, average_inverse: Array) -> Array:
+def first_stage(
+    moments: Floats, cross: Floats, first: Floats, second: Floats, average_inverse: Floats
+) -> Array:
     """A better first stage (r, I) for a second stage (o, T, r): preconditioned conjugate gradients from `first`.
 
-    The normal operator is V -> sum_ts (H_t^T H_s) V R_st, never formed as a matrix of (r I)^2.
+    The normal operator is V -> sum_ts (H_t^T H_s) V R_st, never formed as a matrix of (r I)^2. In float32: the second
+    stage that follows decides whether it is better.
     """
     taps, inner = moments.shape[:2]
+    moments, cross, first, second, average_inverse = (
+        np.asarray(v, np.float32) for v in (moments, cross, first, second, average_inverse)
+    )
     rank = len(first)
     flat = moments.reshape(taps, inner, taps * inner)  # symmetric, so that rows stand for columns
     inner_products = np.einsum("otr,osq->trsq", second, second, optimize=True)  # H_t^T H_s
@@ -159,14 +199,14 @@ def first_stage(moments: Array, cross: Array, first: Array, second: Array, avera
         spread = np.tensordot(inner_products, v, axes=(3, 0))  # (T, r, S, I)
         # (I, D) @ (D, r): several times as fast in BLAS as its transpose.
         parts = [flat[t] @ spread[t].reshape(rank, -1).T for t in range(taps)]
-        return np.asarray(np.sum(parts, axis=0).T, np.float64)
+        return np.asarray(np.sum(parts, axis=0).T)
 
     target = np.einsum("otr,oti->ri", second, cross, optimize=True)
     rows = np.einsum("trtq->rq", inner_products)
-    rows_inverse = np.linalg.inv(rows + np.eye(rank) * (1e-8 * max(np.trace(rows) / rank, 1e-300)))
+    rows_inverse = np.linalg.inv(rows + np.eye(rank, dtype=np.float32) * max(1e-6 * np.trace(rows) / rank, 1e-30))
 
     def precondition(v: Array) -> Array:
         return np.asarray(rows_inverse @ v @ average_inverse)
 
-    better = conjugate_gradients(operate, target, first, STEPS, precondition)
+    better = conjugate_gradients(operate, target, first, STEPS, precondition).astype(np.float64)
     return np.asarray(better / np.maximum(np.linalg.norm(better, axis=1, keepdims=True), 1e-300))

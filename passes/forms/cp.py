@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from lwgraph.plan.form import Fitted, Form, ceil16
 from lwgraph.plan.site import Site
 
 Array = npt.NDArray[np.float64]
+Single = npt.NDArray[np.float32]
 SWEEPS, STEPS = 3, 3  # alternations, and conjugate-gradient steps for each of K and B
 GROWTH = 3.0  # how much a sweep may enlarge the terms
 
@@ -127,7 +128,7 @@ def decompose(block: Block, rank: int) -> tuple[Array, Array, Array]:
     return first, taps, last
 
 
-def _features(first: Array, taps: Array) -> Array:
+def _features(first: Any, taps: Any) -> Any:
     return (first[:, :, None] * taps[:, None, :]).reshape(len(first), -1)
 
 
@@ -140,27 +141,35 @@ def _project(block: Block, first: Array, taps: Array) -> tuple[float, Array]:
 
 
 def _factors(block: Block, first: Array, taps: Array, last: Array) -> tuple[Array, Array]:
-    """Better K (R, t), then a better B (R, c), for A (o, R)."""
+    """Better K (R, t), then a better B (R, c), for A (o, R); in float32, since the next A decides if they are."""
     rank, inputs, count = len(first), first.shape[1], taps.shape[1]
-    products = last.T @ last
-    target = (last.T @ block.cross).reshape(rank, inputs, count)
-    scale = np.maximum(np.diagonal(products), 1e-300)[:, None]
-    whole = block.moments.reshape(inputs, count, inputs, count)
+    moments, outer = block.moments.astype(np.float32), last.astype(np.float32)
+    wide = rank < len(outer)
+    products = outer.T @ outer if wide else outer
+    target = (outer.T @ block.cross.astype(np.float32)).reshape(rank, inputs, count)
+    scale = np.maximum(np.square(outer).sum(0), 1e-30)[:, None]
 
-    def image(features: Array) -> Array:
-        return np.asarray((products @ features @ block.moments).reshape(rank, inputs, count))
+    def image(features: Single) -> Single:
+        spread = (products @ features) @ moments
+        return np.asarray(spread if wide else outer.T @ spread).reshape(rank, inputs, count)
 
-    tap_inverse = np.linalg.inv(np.einsum("ctcs->ts", whole) / inputs)
-    taps = conjugate_gradients(
-        lambda v: np.einsum("rc,rcd->rd", first, image(_features(first, v))),
-        np.einsum("rc,rcd->rd", first, target), taps, STEPS, lambda v: v / scale @ tap_inverse,
+    def along(vectors: Single, images: Single) -> Single:
+        return np.asarray(vectors[:, None] @ images)[:, 0]
+
+    start: npt.NDArray[Any] = taps.astype(np.float32)
+    other: npt.NDArray[Any] = first.astype(np.float32)
+    tap_inverse = np.linalg.inv(block.tap_moments).astype(np.float32)
+    start = conjugate_gradients(
+        lambda v: along(other, image(_features(other, v))), along(other, target), start, STEPS,
+        lambda v: v / scale @ tap_inverse,
     )  # fmt: skip
-    taps = taps / np.maximum(np.linalg.norm(taps, axis=1, keepdims=True), 1e-300)
-    channel_inverse = np.linalg.inv(np.einsum("ctdt->cd", whole) / count)
-    first = conjugate_gradients(
-        lambda v: np.einsum("rd,rcd->rc", taps, image(_features(v, taps))),
-        np.einsum("rd,rcd->rc", taps, target), first, STEPS, lambda v: v / scale @ channel_inverse,
+    start = start / np.maximum(np.linalg.norm(start, axis=1, keepdims=True), 1e-30)
+    channel_inverse = np.linalg.inv(block.channel_moments).astype(np.float32)
+    other = conjugate_gradients(
+        lambda v: along(start, image(_features(v, start)).swapaxes(1, 2)), along(start, target.swapaxes(1, 2)), other,
+        STEPS, lambda v: v / scale @ channel_inverse,
     )  # fmt: skip
+    taps, first = start.astype(np.float64), other.astype(np.float64)
     return taps, first / np.maximum(np.linalg.norm(first, axis=1, keepdims=True), 1e-300)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ from lwgraph.plan.form import Fitted, Form
 from lwgraph.plan.site import Site
 
 Array = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
 Order = Literal["auto", "dw-pw", "pw-dw"]
 SWEEPS, STEPS = 3, 6  # alternations, and conjugate-gradient steps in each
 
@@ -167,9 +168,13 @@ def _pointwise(moments: Array, cross: Array, k: Array) -> tuple[float, Array, Ar
     return -float(np.vdot(points, right)), k, points.reshape(len(cross), inputs, terms)
 
 
-def _input_taps(moments: Array, cross: Array, own: Array, k: Array, p: Array) -> Array:
-    """Better taps (c, T, t) for pointwise weights p (o, c, T), by conjugate gradients on the c T t unknowns."""
+def _input_taps(moments: Floats, cross: Floats, own: Floats, k: Floats, p: Floats) -> Array:
+    """Better taps (c, T, t) for pointwise weights p (o, c, T), by conjugate gradients on the c T t unknowns.
+
+    In float32: the next pointwise weights decide whether they are better.
+    """
     inputs, terms, taps = k.shape
+    moments, cross, own, k, p = (np.asarray(v, np.float32) for v in (moments, cross, own, k, p))
     flat = p.reshape(len(p), -1)
     products = (flat.T @ flat).reshape(inputs, terms, inputs, terms)
     transposed = moments.swapaxes(1, 2)  # (c, D, t)
@@ -183,12 +188,12 @@ def _input_taps(moments: Array, cross: Array, own: Array, k: Array, p: Array) ->
     diagonal = np.einsum("atas->ats", products)
     blocks = np.einsum("ats,ade->atdse", diagonal, own).reshape(inputs, terms * taps, terms * taps)
     trace = np.einsum("aii->a", blocks)[:, None, None] / (terms * taps)
-    inverse = np.linalg.inv(blocks + np.eye(terms * taps) * np.where(trace > 0, 1e-8 * trace, 1.0))
+    inverse = np.linalg.inv(blocks + np.eye(terms * taps) * np.where(trace > 0, 1e-6 * trace, np.float32(1)))
 
     def precondition(v: Array) -> Array:
         return np.asarray((inverse @ v.reshape(inputs, -1, 1)).reshape(v.shape))
 
-    better = conjugate_gradients(operate, target, k, STEPS, precondition)
+    better = conjugate_gradients(operate, target, k, STEPS, precondition).astype(np.float64)
     return np.asarray(better / np.maximum(np.linalg.norm(better, axis=2, keepdims=True), 1e-300))
 
 
@@ -201,9 +206,8 @@ def decouple_outputs(block: Block, terms: int) -> tuple[Array, Array]:
     inputs, taps = block.weight.shape[1], block.matrix.shape[1] // block.weight.shape[1]
     weight = block.weight.reshape(-1, inputs, taps)
     outputs = len(weight)
-    whole = block.moments.reshape(inputs, taps, inputs, taps)
-    channel = np.einsum("ctdt->cd", whole) / taps
-    tap = np.einsum("ctcs->ts", whole) / max(np.trace(channel), 1e-300)
+    channel = block.channel_moments
+    tap = block.tap_moments * (inputs / max(float(np.trace(channel)), 1e-300))
     cross = block.cross.reshape(-1, inputs, taps)
 
     def start(channels: Array, tap_metric: Array) -> tuple[float, Array, Array]:
@@ -214,12 +218,15 @@ def decouple_outputs(block: Block, terms: int) -> tuple[Array, Array]:
         p = np.linalg.solve(km @ k.swapaxes(1, 2), km @ weight.swapaxes(1, 2))
         return loss(k, p), k, p
 
-    def image(kernel: Array) -> Array:
-        return np.asarray((kernel.reshape(outputs, -1) @ block.moments).reshape(weight.shape))
+    single = block.moments.astype(np.float32)
+
+    def image(kernel: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """For the steps, in float32: the loss decides whether they led anywhere."""
+        return np.asarray((kernel.reshape(outputs, -1).astype(np.float32) @ single).reshape(weight.shape))
 
     def loss(k: Array, p: Array) -> float:
         kernel = p.swapaxes(1, 2) @ k
-        return float(np.vdot(image(kernel) - 2 * cross, kernel))
+        return float(np.vdot((kernel.reshape(outputs, -1) @ block.moments).reshape(weight.shape) - 2 * cross, kernel))
 
     starts = [start(channel, tap)] + ([] if block.white else [start(np.eye(inputs), np.eye(taps))])
     best, k, p = min(starts, key=lambda found: found[0])
@@ -239,7 +246,7 @@ def decouple_outputs(block: Block, terms: int) -> tuple[Array, Array]:
 
 
 def _solve_pointwise(
-    image: Callable[[Array], Array], cross: Array, k: Array, p: Array, small: Array, channel_inverse: Array
+    image: Callable[[Floats], Floats], cross: Array, k: Array, p: Array, small: Array, channel_inverse: Floats
 ) -> Array:
     """Better pointwise weights (o, T, c) for taps k (o, T, t); one system per output."""
     return conjugate_gradients(
@@ -249,7 +256,7 @@ def _solve_pointwise(
 
 
 def _solve_taps(
-    image: Callable[[Array], Array], cross: Array, k: Array, p: Array, small: Array, tap_inverse: Array
+    image: Callable[[Floats], Floats], cross: Array, k: Array, p: Array, small: Array, tap_inverse: Floats
 ) -> Array:
     """Better taps (o, T, t) for pointwise weights p (o, T, c)."""
     better = conjugate_gradients(

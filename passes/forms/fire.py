@@ -20,7 +20,7 @@ import numpy.typing as npt
 from lwgraph import ir
 from lwgraph.errors import UsageError
 from lwgraph.passes.forms._reorder import reorder
-from lwgraph.passes.forms._split import arranged, bases, first_stage, inverse_average, normal_equations
+from lwgraph.passes.forms._split import arranged, first_stage, inverse_average, normal_equations, solved
 from lwgraph.passes.forms.depthwise import dense_spatial
 from lwgraph.plan.emit import Emitter, known_padding
 from lwgraph.plan.fit import Block, Moments, balance, solve
@@ -150,13 +150,14 @@ def factor(block: Block, squeeze: int, points: int) -> tuple[Array, Array, Index
     cross = np.asarray(block.cache[("cross", ())])
     centre = centre_tap(block.weight.shape[2:])
     loss, first, second, chosen = min(
-        (_expand(moments, cross, basis[:squeeze], points, centre) for basis in bases(block, (), weight, moments)),
+        (_expand(each, points, centre, len(moments)) for each in solved(block, (), squeeze)),
         key=lambda found: found[0],
     )
     free = squeeze < weight.shape[2] and block.refine and not (block.white and not points)
     for _ in range(SWEEPS if free else 0):
         better = first_stage(moments, cross, first, second, inverse_average(block, ()))
-        found = _expand(moments, cross, better, points, centre)
+        normal, right = normal_equations(moments, cross, better)
+        found = _expand((better, normal, right, solve(normal, right)), points, centre, len(moments))
         if found[0] >= loss:
             break
         loss, first, second, chosen = found
@@ -164,11 +165,15 @@ def factor(block: Block, squeeze: int, points: int) -> tuple[Array, Array, Index
     return rows, columns, chosen
 
 
-def _expand(moments: Array, cross: Array, first: Array, points: int, centre: int) -> tuple[float, Array, Array, Index]:
-    """Loss (up to a constant), B, H (o, t, q) with the least harmful outputs 1 x 1, and these."""
-    size, taps = len(first), len(moments)
-    normal, right = normal_equations(moments, cross, first)
-    second = solve(normal, right)
+def _expand(
+    start: tuple[Array, Array, Array, Array], points: int, centre: int, taps: int
+) -> tuple[float, Array, Array, Index]:
+    """Loss (up to a constant), B, H (o, t, q) with the least harmful outputs 1 x 1, and these.
+
+    `start`: B (q, c), the normal matrix and the right-hand side of H, and the H that solves them.
+    """
+    first, normal, right, solution = start
+    size, second = len(first), solution.copy()
     at = np.arange(centre * size, (centre + 1) * size)
     alone = solve(normal[np.ix_(at, at)], right[:, at])
     gains = np.einsum("oi,oi->o", second, right)

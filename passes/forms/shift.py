@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ from lwgraph.plan.form import Fitted, Form, ceil16
 from lwgraph.plan.site import Site
 
 Array = npt.NDArray[np.float64]
+Single = npt.NDArray[np.float32]
 Index = npt.NDArray[np.intp]
 Kind = Literal["per-channel", "free", "joint"]
 SWEEPS, STEPS = 2, 4  # of "joint": alternations, and conjugate-gradient steps in each
@@ -232,6 +233,10 @@ def joint(block: Block, columns: int) -> tuple[Index, Array, Array]:
     O(R D^2 / taps + R^2 D) per step and R^3 per sweep.
     """
     inputs, taps = block.weight.shape[1], block.matrix.shape[1] // block.weight.shape[1]
+    key = ("joint fit", columns, block.refine)
+    if key in block.cache:  # cp starts from it, too
+        known: tuple[Index, Array, Array] = block.cache[key]
+        return known
     best: tuple[float, Index, Array, Array] | None = None
     for whiten in (False,) if block.white else (True, False) if block.refine else (True,):
         at, first = _ranked(block, whiten)
@@ -246,6 +251,7 @@ def joint(block: Block, columns: int) -> tuple[Index, Array, Array]:
         if found[0] >= loss:
             break
         loss, at, first, last = found
+    block.cache[key] = at, first, last
     return at, first, last
 
 
@@ -284,43 +290,51 @@ def explained_jointly(block: Block, columns: int) -> float:
     return float(known[columns - 1])
 
 
-def _spread(block: Block, at: Index, first: Array) -> Array:
+def _spread(block: Block, at: Index, first: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The features (R, D) of B (R, c) at its taps."""
     inputs = first.shape[1]
-    features = np.zeros((len(first), inputs, block.matrix.shape[1] // inputs))
+    features = np.zeros((len(first), inputs, block.matrix.shape[1] // inputs), first.dtype)
     features[np.arange(len(first)), :, at] = first
     return features.reshape(len(first), -1)
 
 
 def _last(block: Block, at: Index, first: Array) -> tuple[float, Index, Array, Array]:
     features = _spread(block, at, first)
-    product = features @ block.moments
+    inputs, taps = first.shape[1], features.shape[1] // first.shape[1]
+    rows, product = block.moments.reshape(inputs, taps, -1), np.empty_like(features)
+    for tap in range(taps):  # a feature has one tap only
+        mine = at == tap
+        product[mine] = first[mine] @ np.ascontiguousarray(rows[:, tap])
     right = block.cross @ features.T
     last = solve(product @ features.T, right)
     return -float(np.vdot(last, right)), at, first, last
 
 
 def _first(block: Block, at: Index, first: Array, last: Array) -> Array:
-    """A better B (R, c) for A (o, R), by conjugate gradients."""
+    """A better B (R, c) for A (o, R), by conjugate gradients in float32, since the next A decides if it is."""
     inputs = first.shape[1]
     taps = block.matrix.shape[1] // inputs
-    products = last.T @ last
-    rows = np.arange(len(first))
+    rank = len(first)
+    rows = np.arange(rank)
+    outer, moments = last.astype(np.float32), block.moments.astype(np.float32)
+    wide = rank < len(outer)
+    products = outer.T @ outer if wide else outer
 
-    def gather(images: Array) -> Array:
-        return np.asarray(images.reshape(len(first), inputs, taps)[rows, :, at])
+    def gather(images: Single) -> Single:
+        return np.asarray(images.reshape(rank, inputs, taps)[rows, :, at])
 
-    def operate(v: Array) -> Array:
-        return gather(products @ _spread(block, at, v) @ block.moments)
+    def operate(v: Single) -> Single:
+        spread = (products @ _spread(block, at, v)) @ moments
+        return gather(spread if wide else outer.T @ spread)
 
-    average = np.einsum("ctdt->cd", block.moments.reshape(inputs, taps, inputs, taps)) / taps
-    inverse = np.linalg.inv(average)
-    scale = np.diagonal(products)[:, None]
+    inverse = np.linalg.inv(block.channel_moments).astype(np.float32)
+    scale = np.square(outer).sum(0)[:, None]
 
-    def precondition(v: Array) -> Array:
+    def precondition(v: Single) -> Single:
         return np.asarray(v / np.where(scale > 0, scale, 1) @ inverse)
 
-    better = conjugate_gradients(operate, gather(last.T @ block.cross), first, STEPS, precondition)
+    target = gather(outer.T @ block.cross.astype(np.float32))
+    better = conjugate_gradients(operate, target, first.astype(np.float32), STEPS, precondition).astype(np.float64)
     return np.asarray(better / np.maximum(np.linalg.norm(better, axis=1, keepdims=True), 1e-300))
 
 

@@ -21,11 +21,11 @@ from lwgraph.errors import UsageError
 from lwgraph.passes.forms._split import (
     SWEEPS,
     arranged,
-    bases,
     explained,
     first_stage,
     inverse_average,
     second_stage,
+    solved,
 )
 from lwgraph.plan.emit import Emitter
 from lwgraph.plan.fit import Block, Moments, balance
@@ -125,11 +125,11 @@ class Tucker(Form):
 
 def factor(block: Block, inputs: int, outputs: int) -> tuple[Array, Array, Array]:
     """B (q, c, 1...), G (p, q, *k) and A (o, p, 1...) of least error. O(q D^2) per sweep and (q taps)^3."""
-    weight, moments = arranged(block, ())
+    moments = arranged(block, ())[1]
     cross = np.asarray(block.cache[("cross", ())])
     best: tuple[float, Array, Array, Array] | None = None
-    for basis in bases(block, (), weight, moments):
-        found = _outer(moments, cross, basis[:inputs], outputs)
+    for basis, _, _, second in solved(block, (), inputs):
+        found = _outer(second, cross, basis, outputs)
         if best is None or found[0] < best[0]:
             best = found
     assert best is not None
@@ -137,7 +137,7 @@ def factor(block: Block, inputs: int, outputs: int) -> tuple[Array, Array, Array
     for _ in range(SWEEPS if block.refine and not block.white else 0):
         kept = np.einsum("op,oti->pti", expand, cross, optimize=True)
         better = first_stage(moments, kept, reduce, core, inverse_average(block, ()))
-        found = _outer(moments, cross, better, outputs)
+        found = _outer(second_stage(moments, cross, better)[1], cross, better, outputs)
         if found[0] >= loss:
             break
         loss, expand, core, reduce = found
@@ -149,9 +149,9 @@ def factor(block: Block, inputs: int, outputs: int) -> tuple[Array, Array, Array
     return first, middle, last
 
 
-def _outer(moments: Array, cross: Array, reduce: Array, outputs: int) -> tuple[float, Array, Array, Array]:
-    """Loss (up to a constant), A (o, p), G (p, T, q) and B for a given B (q, c)."""
-    _, refit = second_stage(moments, cross, reduce)
+def _outer(refit: Array, cross: Array, reduce: Array, outputs: int) -> tuple[float, Array, Array, Array]:
+    """Loss (up to a constant), A (o, p), G (p, T, q) and B for a given B (q, c) and its best second stage (o, T, q)."""
+    refit = refit.reshape(*cross.shape[:2], len(reduce))
     explained = np.einsum("otq,uti,qi->ou", refit, cross, reduce, optimize=True)  # H (F R F^T) H^T
     values, vectors = np.linalg.eigh((explained + explained.T) / 2)
     expand = vectors[:, ::-1][:, :outputs]
