@@ -18,6 +18,7 @@ COMMANDS = {
     "bench": "Time models against each other.",
     "diff": "Show how two models differ as graphs.",
     "passes": "List the passes and forms, or describe one.",
+    "measure": "Measure layers here, or for another machine.",
     "plan": "Show, compare and apply plans.",
     "bisect": "Find the first rewrite of a pipeline that breaks a model.",
     "demo": "Optimize the embedded model, with real accuracy before and after.",

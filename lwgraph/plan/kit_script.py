@@ -9,6 +9,8 @@ The models of one layer are timed in turn, in rounds, so that a disturbance hits
 shortest time counts. Interrupted, it goes on where it stopped when it is started again with the same options.
 """
 
+from __future__ import annotations
+
 import argparse
 import gc
 import json
@@ -17,13 +19,15 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 FORMAT = 1
 WARM_UP, LEAST_ROUNDS, SHORTEST = 3, 7, 2e-3
 NOISE, LENDER = 0.05, 0  # size of the random weights; seed
 
 
-def processor():
+def processor() -> str:
     """The processor's name, as precisely as the system tells."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
@@ -37,7 +41,7 @@ def processor():
     return platform.processor() or platform.machine()
 
 
-def random_array(numpy, dtype, shape, seed):
+def random_array(numpy: Any, dtype: str, shape: list[int], seed: int) -> Any:
     """Numbers of `dtype` and `shape`; what they are does not change the time."""
     random = numpy.random.default_rng(seed)
     kind = numpy.dtype(dtype)
@@ -49,7 +53,7 @@ def random_array(numpy, dtype, shape, seed):
     return random.integers(low, 9, shape).astype(kind)
 
 
-def session(runtime, numpy, folder, entry, threads):
+def session(runtime: Any, numpy: Any, folder: str, entry: dict[str, Any], threads: int) -> Callable[[], Any] | None:
     """A model ready to run; None where this runtime cannot."""
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -60,7 +64,8 @@ def session(runtime, numpy, folder, entry, threads):
     if values:
         options.add_external_initializers([name for name, _, _ in entry["lent"]], values)
     try:
-        made = runtime.InferenceSession(os.path.join(folder, entry["file"]), options, ["CPUExecutionProvider"])
+        with open(os.path.join(folder, entry["file"]), "rb") as file:
+            made = runtime.InferenceSession(file.read(), options, ["CPUExecutionProvider"])
         feed = {"x": random_array(numpy, entry["dtype"], entry["shape"], LENDER + 1)}
         made.run(None, feed)
     except Exception as error:  # whatever the runtime raises: the form does not run here, and that is a result
@@ -69,37 +74,41 @@ def session(runtime, numpy, folder, entry, threads):
     return lambda: (made.run(None, feed), values)
 
 
-def times(runs, seconds, clock):
+def times(
+    runs: list[Callable[[], Any] | None], seconds: float, clock: Callable[[], float]
+) -> tuple[list[float | None], int]:
     """Milliseconds of each run (None where it is None), and the rounds."""
-    present = [i for i, run in enumerate(runs) if run is not None]
-    repeats, best = {}, dict.fromkeys(present, math.inf)
-    for i in present:
+    present = {i: run for i, run in enumerate(runs) if run is not None}
+    order = list(present)
+    repeats: dict[int, int] = {}
+    best = dict.fromkeys(present, math.inf)
+    for i, run in present.items():
         shortest = math.inf
         for _ in range(WARM_UP):
             start = clock()
-            runs[i]()
+            run()
             shortest = min(shortest, clock() - start)
         repeats[i] = max(1, math.ceil(SHORTEST / max(shortest, 1e-7)))
     rounds, begin = 0, time.perf_counter()
     while present and (rounds < LEAST_ROUNDS or time.perf_counter() - begin < seconds * len(present)):
-        for k in range(len(present)):
-            i = present[(k + rounds) % len(present)]
-            start = clock()
+        for k in range(len(order)):
+            i = order[(k + rounds) % len(order)]
+            run, start = present[i], clock()
             for _ in range(repeats[i]):
-                runs[i]()
+                run()
             best[i] = min(best[i], (clock() - start) / repeats[i])
         rounds += 1
     return [1e3 * best[i] if i in best else None for i in range(len(runs))], rounds
 
 
-def save(path, table):
+def save(path: str, table: dict[str, Any]) -> None:
     """Write beside, then rename: an interruption leaves a whole file."""
     with open(path + ".part", "w", encoding="utf-8") as file:
         json.dump(table, file, indent=1)
     os.replace(path + ".part", path)
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> int:
     """Measure everything that the table does not have yet."""
     parser = argparse.ArgumentParser(description="Time small models for lwgraph, on the machine where they will run.")
     parser.add_argument("--threads", type=int, default=1, help="threads of the runtime (default 1)")
@@ -126,7 +135,7 @@ def main(arguments=None):
         "processor": processor(),
         "system": f"{platform.system()} {platform.machine()}",
     }
-    table = dict(facts, batches=[])
+    table: dict[str, Any] = dict(facts, batches=[])
     if os.path.exists(options.output):
         with open(options.output, encoding="utf-8") as file:
             before = json.load(file)

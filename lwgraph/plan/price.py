@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from lwgraph import ir
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds, Run
-from lwgraph.measure.latency import Latencies, paired_latency
+from lwgraph.measure.latency import paired_latency
 from lwgraph.plan.cache import PriceCache, processor
 from lwgraph.plan.form import Form
 from lwgraph.plan.precision import FLOAT
 from lwgraph.plan.rig import Rig
+from lwgraph.plan.settle import FLOATS, INTEGERS, NEVER, SWITCH, settle
 from lwgraph.plan.site import Site
 from lwgraph.plan.substitute import Build, formed, original
 
@@ -70,12 +71,11 @@ class Oracle:
         What is not in the cache is measured together.
         """
         shape = _bucket(site)
-        keys = [self._key(site, shape, form, precision) for form in forms]
+        keys, scale = self._keys(site, forms, precision)
         missing = [i for i, key in enumerate(keys) if self.cache.get(key) is None]
         if missing:
             rig, wanted = Rig(self.executor, site, shape), [(keys[i], forms[i]) for i in missing]
             (self._measure if precision == FLOAT else self._measure_integers)(rig, wanted)
-        scale = site.macs() / max(1, _macs_at(site, shape))
         found = [self.cache.get(key) for key in keys]
         return [Price(row[0] * scale, row[1] * scale) for row in found if row is not None]
 
@@ -85,16 +85,13 @@ class Oracle:
         if len(site.kernel) != 2:
             return 0.0
         key = json.dumps([self._target, "switch", shape, str(site.dtype)])
-        row = self.cache.get(key)
-        if row is None:
+        if self.cache.get(key) is None:
             rig = Rig(self.executor, site, shape)
             runs = rig.switch()
             if not runs:
                 return 0.0
-            measured = self._time(runs, rig)
-            one, two, empty = (1e3 * timing.minimum for timing in measured.timings)
-            self.cache.put(key, empty, max(0.0, 2 * one - two - empty), measured.rounds)
-            row = self.cache.get(key)
+            self._carry_out(SWITCH, [key], runs, rig)
+        row = self.cache.get(key)
         assert row is not None
         return row[1] * math.prod(d or 1 for d in site.input_shape or shape) / math.prod(shape)
 
@@ -115,9 +112,19 @@ class Oracle:
         other processes have the processor."""
         return time.thread_time if getattr(self.executor, "in_calling_thread", False) else time.perf_counter
 
-    def _time(self, runs: Sequence[Run], rig: Rig) -> Latencies:
+    def _carry_out(self, kind: str, keys: Sequence[str], runs: Sequence[Run], rig: Rig) -> None:
+        """Time `runs` side by side, and keep the prices that come of it; see `settle`."""
         named = {str(index): run for index, run in enumerate(runs)}
-        return paired_latency(named, [rig.feeds], seconds=self.budget * len(runs), clock=self._clock)
+        measured = paired_latency(named, [rig.feeds], seconds=self.budget * len(runs), clock=self._clock)
+        rows = settle(kind, [1e3 * timing.minimum for timing in measured.timings])
+        for key, row in zip(keys, rows, strict=True):
+            self.cache.put(key, *row, measured.rounds)
+
+    def _keys(self, site: Site, forms: Sequence[Form | None], precision: str) -> tuple[list[str], float]:
+        """Where the prices at `site` are kept, and what they are multiplied by: they are of a similar layer."""
+        shape = _bucket(site)
+        scale = site.macs() / max(1, _macs_at(site, shape))
+        return [self._key(site, shape, form, precision) for form in forms], scale
 
     def _key(self, site: Site, shape: tuple[int, ...], form: Form | None, precision: str) -> str:
         layer = [*(v for v in site.key() if v != site.input_shape), shape, site.activation]
@@ -131,28 +138,19 @@ class Oracle:
                 runs.append(rig.floats(_build(rig.site, form)))
                 kept.append(key)
             except LwgraphError:
-                self.cache.put(key, 1.0, math.inf, 0)
-        measured = self._time(runs, rig)
-        times = [1e3 * timing.minimum for timing in measured.timings]
-        # The empty model is an estimate of the neighbours' cost; leave at least a tenth to the layer.
-        base = min(times[1], 0.9 * min([times[0], *times[2:]]))
-        for key, ms in zip(kept, times[2:], strict=True):
-            self.cache.put(key, times[0] - base, ms - base, measured.rounds)
+                self.cache.put(key, *NEVER, 0)
+        self._carry_out(FLOATS, kept, runs, rig)
 
     def _measure_integers(self, rig: Rig, wanted: Sequence[tuple[str, Form | None]]) -> None:
         made = [(key, rig.integers(_build(rig.site, form))) for key, form in wanted]
         relays = rig.relays() if any(run is not None for _, run in made) else []
         kept = [(key, run) for key, run in made if run is not None and relays]
         for key, _ in made:
-            self.cache.put(key, 1.0, math.inf, 0)
+            self.cache.put(key, *NEVER, 0)
         if not kept:
             return
         runs = [rig.floats(original(rig.site)), rig.empty(), *relays, *(run for _, run in kept)]
-        measured = self._time(runs, rig)
-        dense, empty, before, after, *times = (1e3 * timing.minimum for timing in measured.timings)
-        base = min((before + after) / 2, 0.95 * min(times))
-        for (key, _), ms in zip(kept, times, strict=True):
-            self.cache.put(key, dense - min(empty, 0.9 * dense), ms - base, measured.rounds)
+        self._carry_out(INTEGERS, [key for key, _ in kept], runs, rig)
 
 
 def _build(site: Site, form: Form | None) -> Build:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -53,12 +55,12 @@ class Rig:
         """The integer models without the layer, at the shapes of its input and its output: half of each is theirs."""
         if not self._relaying:
             return [self.empty()] * 2
-        runs = []
+        runs: list[Run] = []
         for rig in (self, Rig(self.executor, self.site, self._output_shape())):
             run = rig._integers(rig._two_relays)
             if run is None:
                 return []
-            runs.append(_on(run, rig.feeds))
+            runs.append(OnFeeds(run, rig.feeds))
         return runs
 
     def switch(self) -> list[Run]:
@@ -126,8 +128,16 @@ def _relay(op: Emitter, x: ir.Value, channels: int) -> ir.Value:
     return op.node("Conv", [x, op.const(weight, name)], group=channels, kernel_shape=(1, 1))
 
 
-def _on(run: Run, feeds: Feeds) -> Run:
-    return lambda _: run(feeds)
+@dataclass(frozen=True, eq=False)
+class OnFeeds:
+    """A run that brings its own feeds."""
+
+    run: Run
+    feeds: Feeds
+
+    def __call__(self, feeds: Feeds) -> dict[str, Any]:
+        """Run; what is given is not looked at."""
+        return self.run(self.feeds)
 
 
 def _least(site: Site, axis: int) -> int:
@@ -136,4 +146,4 @@ def _least(site: Site, axis: int) -> int:
     return (site.kernel[a] - 1) * site.dilations[a] + 1 + 2 * site.strides[a] if a >= 0 and site.kernel else 8
 
 
-__all__ = ["Rig", "activated"]
+__all__ = ["OnFeeds", "Rig", "activated"]

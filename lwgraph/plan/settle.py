@@ -1,0 +1,45 @@
+"""From the times of models that were timed together to prices; the same for this machine and for a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+FLOATS, INTEGERS, SWITCH = "floats", "integers", "switch"
+LEADING = {FLOATS: 2, INTEGERS: 4, SWITCH: 3}  # times that come before those of the forms
+NEVER = (1.0, math.inf)  # the row of a form that the runtime cannot run
+Row = tuple[float, float]  # milliseconds of the dense layer in floats, and of the form
+
+
+def settle(kind: str, times: Sequence[float | None]) -> list[Row]:
+    """One row for each form that was timed; one in all for SWITCH.
+
+    Args:
+        kind: FLOATS: times of the dense layer's model, of the same without the layer, and of each form's. INTEGERS:
+            dense and empty in floats, the two integer models without the layer (at the shapes of its input and its
+            output), then each form's in integers. SWITCH: with one and with two integer layers, and without any.
+        times: milliseconds; None: the runtime cannot run the model.
+
+    Returns:
+        rows with the cost of the neighbours taken off, of which at least a tenth (a twentieth for integers) is left.
+    """
+    lead = list(times[: LEADING[kind]])
+    forms = list(times[LEADING[kind] :])
+    if any(ms is None for ms in lead):
+        return [NEVER] if kind == SWITCH else [NEVER] * len(forms)
+    known = [ms for ms in lead if ms is not None]
+    if kind == SWITCH:
+        one, two, empty = known
+        return [(empty, max(0.0, 2 * one - two - empty))]
+    ran = [ms for ms in forms if ms is not None]
+    dense, empty = known[:2]
+    if kind == FLOATS:
+        base = min(empty, 0.9 * min([dense, *ran]))
+        first = dense - base
+    else:
+        base = min(sum(known[2:]) / 2, 0.95 * min(ran, default=math.inf))
+        first = dense - min(empty, 0.9 * dense)
+    return [NEVER if ms is None else (first, ms - base) for ms in forms]
+
+
+__all__ = ["FLOATS", "INTEGERS", "NEVER", "SWITCH", "Row", "settle"]
