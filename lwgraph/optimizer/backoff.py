@@ -13,6 +13,7 @@ from lwgraph.plan.front import Candidate, Front
 from lwgraph.plan.plan import Plan
 from lwgraph.plan.planner import Planner
 
+Milliseconds = Callable[[ir.Model], float] | None
 LOOKS = 8  # at the judged data, at most
 
 
@@ -43,7 +44,7 @@ class _Bench:
     """Makes candidates as they would be delivered, times and judges them, each once."""
 
     def __init__(
-        self, planner: Planner, judge: Judge, floor: float | None, milliseconds: Callable[[ir.Model], float]
+        self, planner: Planner, judge: Judge, floor: float | None, milliseconds: Milliseconds
     ) -> None:
         self.planner, self.judge, self.floor, self.milliseconds = planner, judge, floor, milliseconds
         self.made: dict[tuple[int, ...], _Made | None] = {}
@@ -68,7 +69,7 @@ class _Bench:
         accepted = self.floor is None or score >= self.floor
         predicted = (planner_base(planner), candidate.predicted_ms)
         plan = replace(planner.plan(chosen), ms=predicted, error=candidate.loss or 0.0)
-        measured = self.milliseconds(model)
+        measured = None if self.milliseconds is None else self.milliseconds(model)
         return _Made(replace(candidate, plan=plan, judged=score, accepted=accepted, measured_ms=measured), model)
 
     def all(self) -> list[_Made]:
@@ -82,7 +83,7 @@ def planner_base(planner: Planner) -> float:
 
 
 def back_off(
-    front: Front, planner: Planner, judge: Judge, goal: Goal, milliseconds: Callable[[ir.Model], float]
+    front: Front, planner: Planner, judge: Judge, goal: Goal, milliseconds: Milliseconds
 ) -> Outcome:
     """The best candidate that keeps the promises.
 
@@ -95,7 +96,7 @@ def back_off(
         planner: makes the plans.
         judge: of the metric.
         goal: the promises.
-        milliseconds: of one run of a model, measured.
+        milliseconds: of one run of a model, measured; None where that cannot be done: predictions count then.
     """
     everything = front.best()
     base_ms = planner_base(planner)
@@ -115,7 +116,7 @@ def back_off(
     meeting = [
         made
         for made in good
-        if goal.allows(made.candidate.measured_ms or 0.0, base_ms, made.candidate.bytes, made.candidate.macs)
+        if goal.allows(_taken(made.candidate), base_ms, made.candidate.bytes, made.candidate.macs)
     ]
     if floor is None and meeting:
         best = min(meeting, key=lambda made: -(made.candidate.judged or 0.0))
@@ -141,9 +142,13 @@ def _least_loss(ladder: Sequence[Candidate], bench: _Bench, goal: Goal, base_ms:
             return
         bench.look(candidate)
         made = bench.made[candidate.choice]
-        taken = 0.0 if made is None else made.candidate.measured_ms or 0.0
-        if made is not None and goal.allows(taken, base_ms, candidate.bytes, candidate.macs):
+        if made is not None and goal.allows(_taken(made.candidate), base_ms, candidate.bytes, candidate.macs):
             return
+
+
+def _taken(candidate: Candidate) -> float:
+    """Milliseconds: measured where they are known."""
+    return candidate.predicted_ms if candidate.measured_ms is None else candidate.measured_ms
 
 
 def _objective(candidate: Candidate, objective: str) -> float:

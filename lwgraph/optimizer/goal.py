@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 
 from lwgraph.errors import UsageError, did_you_mean
+from lwgraph.optimizer.target import TARGETS, check_target
 
-TARGETS = {"ort-cpu": "ort"}  # target: the executor that stands for it
 OBJECTIVES = ("latency", "bytes", "macs")
 BUDGET = 60.0  # seconds of trials, when none are stated
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -24,7 +24,7 @@ class Goal:
     Attributes:
         max_drop: largest loss allowed, in the metric's unit; None: the metric's own default.
         speedup: speed asked for, relative to the input; None: as fast as the accuracy allows.
-        target: a key of TARGETS.
+        target: a key of TARGETS, a machine whose prices were imported, or the file of a table of prices.
         threads: of the runtime, when timed and when judged.
         seed: of every random choice.
         max_latency: milliseconds of one run; None: no limit.
@@ -63,10 +63,9 @@ class Goal:
             raise UsageError(f"--objective is '{self.objective}'{did_you_mean(self.objective, OBJECTIVES)}")
         if not (math.isfinite(self.budget) and self.budget >= 0):
             raise UsageError(f"--budget is {self.budget}; allowed: seconds, at least 0, or such as 90s, 10m, 1h")
-        if self.target not in TARGETS:
-            raise UsageError(f"--target is '{self.target}'{did_you_mean(self.target, TARGETS)}")
         if self.threads < 1:
             raise UsageError(f"--threads is {self.threads}; allowed: at least 1")
+        check_target(self.target, self.threads)
         if self.seed < 0:
             raise UsageError(f"--seed is {self.seed}; allowed: at least 0")
 

@@ -11,6 +11,7 @@ from lwgraph.measure import paired_latency
 from lwgraph.optimizer.data import Inputs
 from lwgraph.optimizer.goal import Goal
 from lwgraph.optimizer.lean import make_lean, same_graph
+from lwgraph.optimizer.target import TARGETS
 from lwgraph.plan.count import count
 from lwgraph.plan.plan import Plan
 from lwgraph.plan.shapes import layer_shapes
@@ -37,6 +38,11 @@ class Measuring:
         self.original, self.executor, self.goal = original, executor, goal
         self.report, self.progress = report, progress
 
+    @property
+    def measures(self) -> bool:
+        """Whether the target is this machine."""
+        return self.goal.target in TARGETS
+
     def keep_the_best(
         self, clean: ir.Model, result: ir.Model, plan: Plan, inputs: Inputs, stated: bool
     ) -> tuple[ir.Model, Plan]:
@@ -51,6 +57,8 @@ class Measuring:
             models["cleaned"] = clean
         if not plan.empty:
             models["result"] = result
+        if not self.measures:
+            return self._unmeasured(models, plan, inputs, stated)
         runs = {name: self.executor.prepare(model) for name, model in models.items()}
         self.progress("timing", 0, 0)
         times = paired_latency(
@@ -78,17 +86,43 @@ class Measuring:
         del self.report.stages[names.index(kept) + 1 :]
         return models[kept], plan if kept == "result" else Plan()
 
+    def _unmeasured(
+        self, models: dict[str, ir.Model], plan: Plan, inputs: Inputs, stated: bool
+    ) -> tuple[ir.Model, Plan]:
+        """For a target elsewhere: no times; of the models the last, unless it is larger or predicted to be slower."""
+        names = list(models)
+        for name, model in models.items():
+            self.report.stages.append(Stage(name, self._facts(model, inputs)))
+        before, after = plan.ms
+        if "result" in models and not stated and after > before:
+            names.remove("result")
+            self.report.notes.append("the plan is predicted to be slower, so the cleaned model is kept")
+        while len(names) > 1 and not stated and models_larger(self.report, names[-1], names[-2]):
+            self.report.notes.append(f"the {names[-1]} model is larger than the {names[-2]} one, which is kept instead")
+            names.pop()
+        figures = "" if (before, after) == (0.0, 0.0) else f": {before:.3f} ms before, {after:.3f} ms after"
+        self.report.notes.append(
+            f"speed was predicted for {self.goal.target} from prices measured there, not measured{figures}"
+        )
+        del self.report.stages[len(names) :]
+        return models[names[-1]], plan if names[-1] == "result" else Plan()
+
     def _worse(self, name: str, before: str) -> str:
         """Whether a stage is "slower", beyond the noise of the measurement, or "larger" than another; else empty."""
         new, old = self.report.stage(name), self.report.stage(before)
         assert new.ratio is not None and old.ratio is not None and new.ratio_spread is not None
         if new.ratio_spread[0] > old.ratio * (1 + NOISE):
             return "slower"
-        return "larger" if new.facts.bytes > old.facts.bytes else ""
+        return "larger" if models_larger(self.report, name, before) else ""
 
     def _facts(self, model: ir.Model, inputs: Inputs) -> Facts:
         counts = count(model, layer_shapes(model, inputs.probe[0], self.executor))
         return Facts(counts.nodes, counts.parameters, ir.size(model), counts.macs)
+
+
+def models_larger(report: Report, name: str, before: str) -> bool:
+    """Whether one stage's model has more bytes than another's."""
+    return report.stage(name).facts.bytes > report.stage(before).facts.bytes
 
 
 __all__ = ["NOISE", "Measuring"]

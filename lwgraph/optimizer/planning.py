@@ -15,11 +15,13 @@ from lwgraph.optimizer.goal import Goal
 from lwgraph.optimizer.judge import Judge
 from lwgraph.optimizer.prove import same_outputs
 from lwgraph.optimizer.spectrum import redundant
+from lwgraph.optimizer.target import open_oracle
 from lwgraph.plan import precision, site_sensitivity
 from lwgraph.plan.carry_out import carry_out
 from lwgraph.plan.count import count
+from lwgraph.plan.devices import DeviceOracle
 from lwgraph.plan.plan import KEEP, Plan
-from lwgraph.plan.planner import Planner, spread
+from lwgraph.plan.planner import LATENCY, Planner, spread
 from lwgraph.plan.price import Oracle
 from lwgraph.plan.search import Memory, Search, memory_path, uniform_int8
 from lwgraph.plan.shapes import layer_shapes
@@ -76,7 +78,7 @@ class Planning:
         if judge is None and not self._anything_redundant():
             self._record(Plan())
             return self.clean, Plan()
-        planner = Planner(self.clean, self.context, Oracle(self.executor), shapes=self.shapes, forms=SEARCHED)
+        planner = Planner(self.clean, self.context, self._oracle(), shapes=self.shapes, forms=SEARCHED)
         value, floor = (judge.value, judge.floor) if judge is not None else (self._similarity(), 0.0)
         found = planner.search(value, floor)
         self._record(found.plan)
@@ -84,7 +86,8 @@ class Planning:
 
     def searched(self, judge: Judge) -> tuple[ir.Model, Plan]:
         """The best plan of forms and precisions that keeps the promises: searched, judged, backed off from."""
-        oracle = Oracle(self.executor)
+        oracle = self._oracle()
+        here = oracle if oracle.measures else Oracle(self.executor)
         precisions = (precision.FLOAT, precision.INT8) if precision.available() else (precision.FLOAT,)
         planner = Planner(
             self.clean, self.context, oracle, shapes=self.shapes, forms=SEARCHED, precisions=precisions
@@ -92,7 +95,7 @@ class Planning:
         if not planner.items:
             self._record(Plan())
             return self.clean, Plan()
-        float_ms = oracle.whole({"clean": self.clean}, self.inputs.probe)[0]
+        float_ms = here.whole({"clean": self.clean}, self.inputs.probe)[0]
         self._weigh(planner, float_ms)
         loss = Loss(self.executor.prepare(self.clean), self._samples(float_ms, TRIAL_SECONDS))
         self._anchor(planner, oracle, loss, float_ms)
@@ -105,7 +108,8 @@ class Planning:
         if memory.warning:
             self.context.warn(memory.warning)
         outcome = back_off(
-            front, planner, judge, self.goal, lambda model: oracle.whole({"it": model}, self.inputs.probe)[0]
+            front, planner, judge, self.goal, (lambda model: oracle.whole({"it": model}, self.inputs.probe)[0])
+            if oracle.measures else None,
         )
         self._record(outcome.plan)
         self._record_search(outcome)
@@ -132,11 +136,18 @@ class Planning:
         if any(whole):
             self.context.progress("measuring integers", 0, 0)
             model = uniform_int8(planner)
-            int8_ms = oracle.whole({"int8": model}, self.inputs.probe)[0]
+            int8_ms = oracle.whole({"int8": model}, self.inputs.probe)[0] if oracle.measures else None
             predicted, measured = planner.predicted_loss(whole), loss(self.executor.prepare(model))
             if predicted > 0 and measured > 0:
                 planner.scale_integers(measured / predicted)
+        if not oracle.measures:  # the layers alone
+            float_ms = planner.predicted(planner.uniform(precision.FLOAT), LATENCY)
         planner.anchor(float_ms, int8_ms, size, macs)
+        if isinstance(oracle, DeviceOracle) and oracle.note():
+            self.context.warn(oracle.note())
+
+    def _oracle(self) -> Oracle:
+        return open_oracle(self.goal.target, self.goal.threads, self.executor)
 
     def _samples(self, milliseconds: float, seconds: float) -> Sequence[Feeds]:
         """As many of the samples for comparing as run in `seconds`, within bounds."""

@@ -14,12 +14,13 @@ from lwgraph.check import verify
 from lwgraph.errors import CheckError, UsageError
 from lwgraph.executor import Executor
 from lwgraph.optimizer.data import Inputs, gather
-from lwgraph.optimizer.goal import BUDGET, TARGETS, Goal, parse_amount, parse_seconds
+from lwgraph.optimizer.goal import BUDGET, Goal, parse_amount, parse_seconds
 from lwgraph.optimizer.judge import Judge, check_metric
 from lwgraph.optimizer.measuring import Measuring
 from lwgraph.optimizer.planning import Planning
 from lwgraph.optimizer.prove import runs_soundly, same_in_both, same_outputs, sound
 from lwgraph.optimizer.result import Result
+from lwgraph.optimizer.target import STAND_IN, TARGETS
 from lwgraph.plan.plan import Plan
 from lwgraph.report import PassRun, Report
 from lwgraph.rewrite import Context, Contract, Pipeline
@@ -122,7 +123,7 @@ class _Run:
         self.report = Report(source=Path(name).name, target=goal.target, threads=goal.threads, seed=goal.seed)
         self.original = ir.load(source)
         verify(self.original)
-        self.executor: Executor = registry.executor(TARGETS[goal.target], threads=goal.threads)
+        self.executor: Executor = registry.executor(TARGETS.get(goal.target, STAND_IN), threads=goal.threads)
         self.reference: Executor = registry.executor("reference")
 
     def go(
@@ -159,12 +160,13 @@ class _Run:
             result, used = measuring.keep_the_best(clean, result, used, inputs, stated)
         with self._timed("judging"):
             self._score(judge, result)
+        predicted = None if measuring.measures else used.ms
         with self._timed("verifying"):
             self._prove(result, exact and used.empty, inputs)
         self.report.skipped = [{"pass": s.pass_name, "place": s.place, "reason": s.reason} for s in context.skipped]
         self.report.notes += context.warnings
         untouched = self.source if result is self.original else None
-        return Result(result, self.report, used, self._kept(judge), untouched)
+        return Result(result, self.report, used, self._kept(judge, predicted), untouched)
 
     # ------------------------------------------------------------ phases
 
@@ -234,8 +236,13 @@ class _Run:
         if broken is not None:
             raise CheckError(f"the result failed a check ({broken.what}, {broken.executor}): {broken.detail}")
 
-    def _kept(self, judge: Judge | None) -> bool:
-        """Whether the promises hold; says in the report which one does not."""
+    def _kept(self, judge: Judge | None, predicted: tuple[float, float] | None) -> bool:
+        """Whether the promises hold; says in the report which one does not.
+
+        Args:
+            judge: of the metric.
+            predicted: milliseconds before and after, for a target that cannot be timed here.
+        """
         last = self.report.stages[-1]
         if self.report.score is not None and judge is not None and judge.stated:
             score = self.report.score
@@ -243,12 +250,12 @@ class _Run:
                 lost = f"{score.name} lost {score.drop:.4g}, --max-drop allows {judge.max_drop:g}"
                 self.report.outcome = f"the promise was not kept: {lost}"
                 return False
-        first = self.report.stages[0]
-        if self.goal.limited and last.milliseconds is not None and first.milliseconds is not None:
-            ratio = last.ratio or 1.0
-            broken = self.goal.violations(
-                last.milliseconds, last.milliseconds / ratio, last.facts.bytes, last.facts.macs or 0
-            )
+        if self.goal.limited:
+            after = last.milliseconds or 0.0
+            before = after / (last.ratio or 1.0)
+            if predicted is not None:
+                before, after = predicted
+            broken = self.goal.violations(after, before, last.facts.bytes, last.facts.macs or 0)
             if broken:
                 room = "a larger --max-drop leaves more room" if judge is not None else "--data leaves more room"
                 self.report.outcome = f"{'; '.join(broken)} is the nearest that keeps the accuracy; {room}"

@@ -112,8 +112,16 @@ def devices(cache: PriceCache) -> dict[str, Device]:
     return {name: Device(**facts) for name, facts in cache.devices().items()}
 
 
-def find_device(target: str, threads: int, cache: PriceCache | None = None) -> tuple[Device, PriceCache]:
+def find_device(
+    target: str, threads: int, cache: PriceCache | None = None, others: Sequence[str] = ()
+) -> tuple[Device, PriceCache]:
     """The device that `--target` names: a table's file, or a device that was imported; and where its prices are.
+
+    Args:
+        target: what was asked for.
+        threads: of the runtime.
+        cache: where imported prices are; None: the user's.
+        others: names that are targets, too; for the near miss.
 
     Raises:
         UsageError: there is none, or it was measured with other threads.
@@ -126,8 +134,8 @@ def find_device(target: str, threads: int, cache: PriceCache | None = None) -> t
         found = PriceCache() if cache is None else cache
         known = devices(found)
         if target not in known:
-            near = did_you_mean(target, [*known, "ort-cpu", "macs"])
-            raise UsageError(f"--target is '{target}'{near}; or the file of a table; see lwgraph measure --help")
+            near = did_you_mean(target, [*others, *known])
+            raise UsageError(f"--target is '{target}'{near}; or a table of prices (lwgraph measure --help)")
         device = known[target]
     if device.threads != threads:
         raise UsageError(
@@ -145,6 +153,8 @@ class DeviceOracle(Oracle):
         device: the machine.
         cache: its prices.
     """
+
+    measures = False
 
     def __init__(self, executor: Executor, device: Device, cache: PriceCache) -> None:
         super().__init__(executor, cache)
@@ -168,6 +178,12 @@ class DeviceOracle(Oracle):
             else:
                 found.append(Price(row[0] * scale, row[1] * scale))
         return found
+
+    def switch(self, site: Site) -> float:
+        """As `Oracle.switch`; 0 where the table has nothing, as it has no layers in integers then."""
+        key, scale = self._switch_key(site)
+        row = self.cache.get(key) if key else None
+        return 0.0 if row is None else row[1] * scale
 
     def note(self) -> str:
         """What the user should know about gaps; "" when there are none."""

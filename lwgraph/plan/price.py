@@ -51,6 +51,8 @@ class Oracle:
         budget: seconds per option, the time to load the model not counted.
     """
 
+    measures = True  # whether whole models can be timed on the target, too
+
     def __init__(self, executor: Executor, cache: PriceCache | None = None, budget: float = 0.05) -> None:
         self.executor, self.budget = executor, budget
         self.cache = PriceCache() if cache is None else cache
@@ -81,19 +83,24 @@ class Oracle:
 
     def switch(self, site: Site) -> float:
         """Milliseconds to bring the site's input from floats into integers and back, layouts included."""
-        shape = _bucket(site)
-        if len(site.kernel) != 2:
+        key, scale = self._switch_key(site)
+        if not key:
             return 0.0
-        key = json.dumps([self._target, "switch", shape, str(site.dtype)])
         if self.cache.get(key) is None:
-            rig = Rig(self.executor, site, shape)
+            rig = Rig(self.executor, site, _bucket(site))
             runs = rig.switch()
             if not runs:
                 return 0.0
             self._carry_out(SWITCH, [key], runs, rig)
         row = self.cache.get(key)
         assert row is not None
-        return row[1] * math.prod(d or 1 for d in site.input_shape or shape) / math.prod(shape)
+        return row[1] * scale
+
+    def _switch_key(self, site: Site) -> tuple[str, float]:
+        """As `_keys`; no key where nothing switches."""
+        shape = _bucket(site)
+        scale = math.prod(d or 1 for d in site.input_shape or shape) / math.prod(shape)
+        return json.dumps([self._target, "switch", shape, str(site.dtype)]) if len(site.kernel) == 2 else "", scale
 
     def whole(self, models: Mapping[str, ir.Model], feeds: Sequence[Feeds], seconds: float = 4.0) -> list[float]:
         """Milliseconds of one run of each whole model, timed in turn, and remembered by their fingerprints."""
