@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
-import numpy as np
-
 from lwgraph import ir
+from lwgraph.calibrate import Statistics
 from lwgraph.errors import UsageError
+from lwgraph.executor import Feeds
 from lwgraph.passes.prune.choice import at_outputs, by_group, by_work, menu, shares_after, step_of
 from lwgraph.passes.prune.importance import Ranking, importance
 from lwgraph.passes.prune.scene import Ints, Work
 from lwgraph.passes.prune.study import Study, candidates, cut, matches, names_of, ready
+from lwgraph.plan.refit_data import chosen_feeds
 from lwgraph.plan.removal import Removal
 from lwgraph.plan.sensitivity import measure_sensitivity
 from lwgraph.rewrite.base import Context, Contract, Pass
 from lwgraph.views.coupling import Group
+
+ALL = 1 << 62  # samples
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class PruneChannels(Pass):
     scope: Annotated[Literal["group", "work"], "the same share of every group, or what costs least per work"] = "work"
     widths: Annotated[str, "instead, NAME=32 (channels kept) or NAME=0.5 (share kept) by comma; names as for only"] = ""
     importance: Annotated[str, "obs, activation, l1, l2, or module:Class"] = "obs"
-    sensitivity: Annotated[int, "samples on which a group's effect at the outputs is measured; 0: predicted only"] = 8
+    sensitivity: Annotated[int, "samples on which a group's effect at the outputs is measured; 0: predicted only"] = 16
     compensate: Annotated[bool, "refit the layers that read removed channels"] = True
     refit: Annotated[bool, "then refit all layers in order to what they gave, where held-out samples agree"] = True
     multiple: Annotated[int, "kept widths are multiples of this"] = 16
@@ -54,28 +57,32 @@ class PruneChannels(Pass):
 
     def run(self, model: ir.Model, context: Context) -> int:
         """Prune in place; the number of channels removed."""
-        study = self.study(model, context)
+        measured = self.scope == "work" and self.sensitivity and not self.widths
+        apart = _held_out(model, context) if measured else None
+        inner, held = apart or (context, [])
+        study = self.study(model, inner)
         if self.widths:
             chosen = {group: study.rankings[group].order[:group.width - kept]
                       for group, kept in self._stated(list(study.rankings)).items()}
         elif self.scope == "group":
             chosen = by_group(study.rankings, self.ratio, self.multiple)
         else:
-            chosen = by_work(self._measured(study, model, context), self.ratio, self.multiple, study.scene, self.most)
-        return self._cut(model, {group.name: channels for group, channels in chosen.items()}, context, self.refit)
+            rankings = self._measured(study, model, inner, held) if held else study.rankings
+            chosen = by_work(rankings, self.ratio, self.multiple, study.scene, self.most)
+        for each in inner.skipped:
+            context.skip(each.pass_name, each.place, each.reason)
+        removed = {group.name: channels for group, channels in chosen.items()}
+        return self._cut(model, removed, context, inner, self.refit)
 
-    def _cut(self, model: ir.Model, removed: Mapping[str, Ints], context: Context, refit: bool) -> int:
+    def _cut(self, model: ir.Model, removed: Mapping[str, Ints], context: Context, fit: Context, refit: bool) -> int:
         refit = refit and self.compensate and context.executor is not None and bool(context.data)
-        return cut(model, removed, context, compensated=self.compensate, refitted=refit, name=self.name)
+        return cut(model, removed, context, fit, compensated=self.compensate, refitted=refit, name=self.name)
 
-    def _measured(self, study: Study, model: ir.Model, context: Context) -> dict[Group, Ranking]:
-        """The rankings with their costs at the network's outputs, where there are samples to measure them on."""
-        if not self.sensitivity or context.executor is None or not context.data:
-            return dict(study.rankings)
-        spread = np.linspace(0, len(context.data) - 1, min(self.sensitivity, len(context.data))).round()
-        options = [each for each in self.options(model, context) if each.kept in _probes(study.group(each.item), self)]
-        found = measure_sensitivity(model, self, context, [context.data[int(i)] for i in spread], options=options)
-        return at_outputs(study.rankings, found)
+    def _measured(self, study: Study, model: ir.Model, fit: Context, held: list[Feeds]) -> dict[Group, Ranking]:
+        """The rankings with their costs at the network's outputs, on samples that no fit has seen."""
+        options = [each for each in self.options(model, fit) if each.kept in _probes(study.group(each.item), self)]
+        return at_outputs(study.rankings, measure_sensitivity(model, self, fit, held[:self.sensitivity],
+                                                              options=options))
 
     def study(self, model: ir.Model, context: Context) -> Study:
         """Rank the channels of every group that may shrink; kept in the context. The model is not changed."""
@@ -114,7 +121,7 @@ class PruneChannels(Pass):
 
     def apply(self, model: ir.Model, kept: Mapping[str, int], context: Context, *, refit: bool = False) -> int:
         """See `lwgraph.plan.removal.Removes`; with `refit`, all layers are refitted in the end, as by the pass."""
-        return self._cut(model, self.study(model, context).removed(kept), context, refit)
+        return self._cut(model, self.study(model, context).removed(kept), context, context, refit)
 
     def _stated(self, groups: list[Group]) -> dict[Group, int]:
         """What the option `widths` says of each group that it names."""
@@ -132,6 +139,17 @@ class PruneChannels(Pass):
                                      f"channels; allowed: 1 to {group.width}, or a share as 0.5")
                 found[group] = kept
         return found
+
+
+def _held_out(model: ir.Model, context: Context) -> tuple[Context, list[Feeds]] | None:
+    """A context whose statistics have not seen the held-out samples, and these; None without data to part."""
+    if context.statistics is None or context.executor is None or not context.data:
+        return None
+    feeds, held = chosen_feeds(context.data, model, ALL, context.seed)  # the same as those of the refit
+    fit = [feed for index, feed in enumerate(feeds) if index not in held] or feeds
+    statistics = Statistics(model, fit, context.executor, context.seed,
+                            progress=lambda what, done, total: context.progress(what, done, total))
+    return replace(context, data=fit, statistics=statistics), [feeds[index] for index in sorted(held)]
 
 
 def _probes(group: Group, p: PruneChannels) -> set[int]:

@@ -59,21 +59,22 @@ def ready(model: ir.Model, context: Context, biases: bool) -> tuple[Scene, list[
     return Scene(model, context), made
 
 
-def cut(model: ir.Model, removed: Mapping[str, Ints], context: Context, *, compensated: bool, refitted: bool,
-        name: str) -> int:
+def cut(model: ir.Model, removed: Mapping[str, Ints], context: Context, fit: Context, *, compensated: bool,
+        refitted: bool, name: str) -> int:
     """Remove channels of the groups named, in place; their number.
 
     Args:
         model: the model.
         removed: the channels that go, by the group's name.
-        context: statistics to compensate with; data and an executor to refit with, under the pass's `name`.
+        context: data and an executor to refit with, under the pass's `name`.
+        fit: statistics to compensate with.
         compensated: let the channels that stay make up for those that go, in the layers that read them.
         refitted: then refit all layers behind a cut, in order, to what the model gave before; see `lwgraph.plan.refit`.
         name: of the pass.
     """
     if not any(len(channels) for channels in removed.values()):
         return 0
-    scene, made = ready(model, context, compensated or refitted)
+    scene, made = ready(model, fit, compensated or refitted)
     by_name = {group.name: group for group in scene.coupling.groups}
     channels = {by_name[name]: indices for name, indices in removed.items() if len(indices)}
     original = ir.clone(model) if refitted else model

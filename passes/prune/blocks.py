@@ -1,0 +1,209 @@
+"""prune-blocks: whole residual blocks go, and their neighbours make up for them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, cast
+
+from lwgraph import ir
+from lwgraph.errors import UsageError, did_you_mean
+from lwgraph.executor import Executor, Feeds
+from lwgraph.measure.latency import paired_latency
+from lwgraph.passes.clean.constants_to_initializers import ConstantsToInitializers
+from lwgraph.passes.prune.bypass import bypass, neighbours
+from lwgraph.passes.prune.study import matches
+from lwgraph.plan.count import count, node_macs
+from lwgraph.plan.refit import refit
+from lwgraph.plan.removal import Removal
+from lwgraph.plan.shapes import layer_shapes
+from lwgraph.rewrite.base import Context, Contract, Gain, Pass
+from lwgraph.views.residual import Residual, find_residuals
+
+FASTER = 0.995  # without a block a model must take less than this share of its time
+AGAIN = 3  # of the blocks that are left, how many are looked at anew after each removal
+SECONDS = 0.2  # of measuring, per model
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A model without some blocks.
+
+    Attributes:
+        model: it, refitted around them.
+        error: ||Y - Yhat||^2 / ||Y - mean Y||^2 at the outputs, on held-out samples.
+        share: of the original's running time.
+    """
+
+    model: ir.Model
+    error: float
+    share: float
+
+    def price(self, now: Trial) -> float:
+        """What it errs more than another model, per share of the time saved."""
+        return (self.error - now.error) / max(now.share - self.share, 1e-9)
+
+
+@dataclass(frozen=True)
+class PruneBlocks(Pass):
+    """Remove residual blocks whose loss costs least per millisecond; the layers around take over what they can.
+
+    Without the branch f of y = x + f(x), the layer before is refitted to give y, and the layers behind to give what
+    they gave, in closed form (the adaptors of Wang and Wu 2023, "Practical Network Acceleration with Tiny Sets",
+    arXiv 2202.07861, absorbed at once: least squares instead of their training). Blocks are judged by the error at the
+    outputs on held-out samples after that, per millisecond saved as the target measures it.
+    """
+
+    name: ClassVar[str] = "prune-blocks"
+    contract: ClassVar[Contract] = Contract.APPROXIMATE
+
+    ratio: Annotated[float, "share of the running time to remove"] = 0.15
+    most_error: Annotated[float, "largest relative error at the outputs, on held-out samples, that may result"] = 0.1
+    blocks: Annotated[str, "instead, the blocks to remove: globs or re:expressions over their sums' names"] = ""
+    samples: Annotated[int, "calibration samples with which blocks are judged, at most"] = 64
+    only: Annotated[str, "blocks to consider: globs or re:expressions over names of sums and layers, by comma"] = ""
+    ignore: Annotated[str, "blocks to leave alone, in the same way"] = ""
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        self.check_option("ratio", 0 <= self.ratio < 1, self.ratio, "from 0 to below 1")
+        self.check_option("most_error", self.most_error > 0, self.most_error, "above 0")
+        self.check_option("samples", self.samples >= 2, self.samples, "2 or more")
+
+    def run(self, model: ir.Model, context: Context) -> int:
+        """Remove blocks in place; how many."""
+        self._needs(context)
+        ConstantsToInitializers().run(model, Context())
+        original = ir.clone(model)
+        found = {block.name: block for block in self._find(model, context)}
+        if self.blocks:
+            gone = [name for name, block in found.items() if matches(self.blocks, [name])]
+            if not gone:
+                raise UsageError(f"option 'blocks' is '{self.blocks}', which fits no residual block; "
+                                 f"the model has: {', '.join(found) or 'none'}")
+            for name in gone:
+                self._remove(model, original, name, context)
+        else:
+            gone = self._search(model, original, list(found), context)
+        if gone:
+            report = refit(original, model, context, scope="all", name=self.name)
+            context.gains.append(Gain(self.name, "held-out output error", report.before, report.after))
+        return len(gone)
+
+    def options(self, model: ir.Model, context: Context) -> list[Removal]:
+        """See `lwgraph.plan.removal.Removes`; the error is that at the outputs, on held-out samples."""
+        executor, data = self._needs(context)
+        key = (self, context.statistics, ir.fingerprint(model))
+        if key not in context.memory:
+            original = ir.clone(model)
+            ConstantsToInitializers().run(original, Context())
+            shapes = layer_shapes(original, data[0], executor)
+            total = count(original, shapes).macs or 0
+            found: list[Removal] = []
+            blocks = self._find(original, context)
+            for done, block in enumerate(blocks):
+                context.progress("judging blocks", done, len(blocks))
+                copy = ir.clone(original)
+                error = self._remove(copy, original, block.name, context, self.samples)
+                less = sum(node_macs(node, shapes) or 0 for node in block.branch)
+                names = tuple(node.name or str(node.outputs[0].name) for node in block.branch)
+                found.append(Removal(block.name, 0, 1, total - less, error, names))
+            context.memory[key] = tuple(found)
+        return list(cast("tuple[Removal, ...]", context.memory[key]))
+
+    def apply(self, model: ir.Model, kept: Mapping[str, int], context: Context) -> int:
+        """See `lwgraph.plan.removal.Removes`. Without data, neighbours stay as they are, and a warning says so."""
+        ConstantsToInitializers().run(model, Context())
+        original = ir.clone(model)
+        known = {block.name for block in find_residuals(model)[0]}
+        for name, size in kept.items():
+            if name not in known:
+                raise UsageError(f"the model has no residual block '{name}'{did_you_mean(name, known)}")
+            if size not in (0, 1):
+                raise UsageError(f"block '{name}' cannot keep {size}; allowed: 0 (remove) or 1 (keep)")
+        gone = [name for name, size in kept.items() if not size]
+        for name in gone:
+            self._remove(model, original, name, context)
+        if gone and not (context.data and context.executor):
+            context.warn(f"{self.name}: no calibration data; nothing makes up for the blocks that were removed")
+        return len(gone)
+
+    def _needs(self, context: Context) -> tuple[Executor, Sequence[Feeds]]:
+        if not context.data:
+            raise UsageError(f"pass '{self.name}' needs calibration samples; give --data")
+        return context.executor or context.evaluator(), context.data
+
+    def _find(self, model: ir.Model, context: Context) -> list[Residual]:
+        """The blocks that may go, one for each sum: the larger branch."""
+        blocks, refused = find_residuals(model)
+        for each in refused:
+            context.skip(self.name, each.place, each.reason)
+        found: dict[str, Residual] = {}
+        for block in blocks:
+            names = [block.name, *(name for node in block.branch for name in (node.name or "", node.op_type))]
+            reason = ""
+            if block.name in found:
+                continue
+            if not any(node_macs(node, {}) != 0 for node in block.branch):
+                reason = "its branch multiplies nothing"
+            elif self.only and not matches(self.only, names):
+                reason = f"not among only={self.only}"
+            elif self.ignore and matches(self.ignore, names):
+                reason = f"among ignore={self.ignore}"
+            if reason:
+                context.skip(self.name, block.name, reason)
+            else:
+                found[block.name] = block
+        return list(found.values())
+
+    def _remove(self, model: ir.Model, original: ir.Model, name: str, context: Context, samples: int = 256) -> float:
+        """Remove one block in place and refit its neighbours; the held-out error at the outputs (nan without data)."""
+        block = next(block for block in find_residuals(model)[0] if block.name == name)
+        left = bypass(model, block)
+        if not context.data or context.executor is None:
+            return math.nan
+        quiet = Context(executor=context.executor, data=context.data, seed=context.seed, reference=context.reference)
+        report = refit(original, model, quiet, scope="all", only=neighbours(model, left), samples=samples,
+                       name=self.name)
+        return report.after if math.isfinite(report.after) else math.inf
+
+    def _search(self, model: ir.Model, original: ir.Model, names: list[str], context: Context) -> list[str]:
+        """Remove the best block, again and again, until enough time is saved; the names of those removed."""
+        left, now = list(names), Trial(model, 0.0, 1.0)
+        gone: list[str] = []
+        while left and 1 - now.share < self.ratio:
+            trials = self._try(model, original, left[:AGAIN] if gone else left, context)
+            for name, trial in trials.items():
+                reason = ""
+                if trial.share >= FASTER * now.share:
+                    reason = f"without it a run takes {trial.share / now.share:.3f} of its time"
+                elif trial.error > self.most_error:
+                    reason = f"without it the outputs err by {trial.error:.3g}; most_error is {self.most_error:g}"
+                if reason:
+                    context.skip(self.name, name, reason)
+                    left.remove(name)
+            good = [name for name in left if name in trials]
+            if not good:
+                continue
+            if not gone:  # from now on, only the first few are looked at
+                left.sort(key=lambda name: trials[name].price(now))
+            best = min(good, key=lambda name: trials[name].price(now))
+            now = trials[best]
+            ir.replace_contents(model, now.model)
+            left.remove(best)
+            gone.append(best)
+        return gone
+
+    def _try(self, model: ir.Model, original: ir.Model, names: Sequence[str], context: Context) -> dict[str, Trial]:
+        """The model without each of some blocks, refitted around it, timed in turn with the original."""
+        executor, data = self._needs(context)
+        copies, errors = {}, {}
+        for done, name in enumerate(names):
+            context.progress("judging blocks", done, len(names))
+            copies[name] = ir.clone(model)
+            errors[name] = self._remove(copies[name], original, name, context, self.samples)
+        runs = {"": executor.prepare(original)} | {name: executor.prepare(copy) for name, copy in copies.items()}
+        context.progress("measuring blocks", 0, 0)
+        timed = paired_latency(runs, [next(iter(data))], threads=context.threads, seconds=SECONDS * len(runs))
+        return {name: Trial(copies[name], errors[name], 1 / timed.speedup(name).median) for name in names}
