@@ -31,7 +31,8 @@ class FormPass(Pass):
         if context.statistics is not None:
             wanted = [site for site in sites if observable(site) and not form.refusal(site)]
             probes = [form.seen(site) for site in wanted]
-            context.statistics.prefetch([*wanted, *(p for p, site in zip(probes, wanted, strict=True) if p is not site)])
+            more = [probe for probe, site in zip(probes, wanted, strict=True) if probe is not site]
+            context.statistics.prefetch([*wanted, *more])
         return sum(record.done for record in apply_forms([(site, form) for site in sites], context))
 
 

@@ -65,12 +65,12 @@ class Fire(Form):
     @classmethod
     def full(cls, site: Site) -> Form:
         """No squeeze, and no output without its kernel."""
-        return cls(site.inputs, share=0.0)
+        return cls(_limit(site), share=0.0)
 
     def at(self, site: Site) -> Fire:
         """The squeeze that `site` gets."""
-        limit = site.inputs
-        return Fire(min(self.squeeze, limit) or ceil16(self.ratio * limit, limit), share=self.share)
+        limit = _limit(site)
+        return Fire(min(self.squeeze, limit) or ceil16(self.ratio * site.inputs, limit), share=self.share)
 
     def pointwise(self, site: Site) -> int:
         """How many outputs are 1 x 1."""
@@ -130,6 +130,11 @@ class Fire(Form):
         points = form.pointwise(site)
         expand = (points + (site.outputs - points) * site.taps) * site.positions()
         return form.squeeze * (site.inputs * site.positions(()) + expand)
+
+
+def _limit(site: Site) -> int:
+    """The squeeze at which nothing is lost."""
+    return min(site.inputs, site.outputs * site.taps)
 
 
 def centre_tap(kernel: Sequence[int]) -> int:
