@@ -9,9 +9,9 @@ from lwgraph import ir, registry
 from lwgraph.passes.fuse.channel_order import channels
 from lwgraph.plan.fit import Moments
 from lwgraph.plan.form import parse_form
+from lwgraph.plan.site import find_sites
 from lwgraph.plan.substitute import substitute
 from lwgraph.rewrite import Context, Pass
-from lwgraph.plan.site import find_sites
 from tests.passes.fuse.test_fuse import model, rewritten
 
 IN = "g (float[N,3,9,9] x) => (float[N,q,r,s] y)"
