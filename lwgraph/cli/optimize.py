@@ -43,18 +43,26 @@ from lwgraph.cli.progress import Progressed
 @click.option("--max-bytes", metavar="N", help="Size of the model allowed: a number, or such as 600kB, 2MiB.")
 @click.option("--max-macs", metavar="N", help="Multiply-accumulates of one run allowed: a number, or such as 1.5G.")
 @click.option(
-    "--objective", default="latency", show_default=True, metavar="O",
-    help="What is made little among plans that keep all promises: latency, bytes or macs.",
+    "--preset", metavar="P",
+    help="What to ask for where no other option does: fast, balanced, small or lossless.  [default: balanced]",
 )
 @click.option(
-    "--budget", metavar="T", help="Time for running trial plans, with --data, such as 90s, 10m or 1h.  [default: 60s]"
+    "--objective", metavar="O",
+    help="What is made little among plans that keep all promises: latency, bytes or macs.  [default: the preset's]",
+)
+@click.option(
+    "--budget", metavar="T",
+    help="Time for running trial plans, with --data, such as 90s, 10m or 1h.  [default: the preset's]",
 )
 @click.option("-p", "--pipeline", metavar="PIPELINE", help="Run just these passes, e.g. 'clean,low-rank{ratio=0.5}'.")
 @click.option("--recipe", metavar="FILE", help="A pipeline from a TOML file.")
 @click.option(
     "--plan", metavar="FILE", help="Apply this plan (JSON, as written beside the report) instead of searching."
 )
-@click.option("--target", default="ort-cpu", show_default=True, help="What the result must be fast on.")
+@click.option(
+    "--target", metavar="T", default="ort-cpu", show_default=True,
+    help="What the result must be fast on: ort-cpu, or a machine or table of prices (lwgraph measure).",
+)
 @threads_option
 @seed_option
 @click.option("--report", metavar="DIR", help="Write report.html, report.json and plan.json into this folder.")
@@ -75,7 +83,8 @@ def command(
     max_latency: float | None,
     max_bytes: str | None,
     max_macs: str | None,
-    objective: str,
+    preset: str | None,
+    objective: str | None,
     budget: str | None,
     pipeline: str | None,
     recipe: str | None,
@@ -115,8 +124,9 @@ def command(
             max_latency=max_latency,
             max_bytes=max_bytes,
             max_macs=max_macs,
+            preset=preset,
             objective=objective,
-            **({} if budget is None else {"budget": budget}),
+            budget=budget,
             pipeline=pipeline,
             recipe=recipe,
             plan=plan,

@@ -32,6 +32,8 @@ class Goal:
         max_macs: multiply-accumulates of one run; None: no limit.
         objective: what is made little among the plans that keep all promises, of OBJECTIVES.
         budget: seconds of trials in the search.
+        drop_factor: multiple of the metric's default promise, where max_drop is None.
+        approximate: whether anything that changes the outputs by more than rounding may be searched for.
 
     Raises:
         UsageError: a value is out of range.
@@ -47,6 +49,8 @@ class Goal:
     max_macs: float | None = None
     objective: str = "latency"
     budget: float = BUDGET
+    drop_factor: float = 1.0
+    approximate: bool = True
 
     def __post_init__(self) -> None:
         if self.max_drop is not None and not (math.isfinite(self.max_drop) and self.max_drop >= 0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from lwgraph import ir
@@ -28,7 +29,8 @@ class Judge:
     """A metric bound to a runtime and to the original model's score.
 
     Attributes:
-        max_drop: the promise; the user's, else SHARE_DROP, or what is left of the best score above DB_FLOOR.
+        max_drop: the promise; the user's, else SHARE_DROP, or what is left of the best score above DB_FLOOR; these
+            times `factor` (of the noise, in dB).
         looks: how many candidates were scored.
     """
 
@@ -40,6 +42,7 @@ class Judge:
         spec: Any,
         max_drop: float | None,
         seed: int,
+        factor: float = 1.0,
     ) -> None:
         run = executor.prepare(original)
         if spec is None:
@@ -49,7 +52,9 @@ class Judge:
         self.metric: Metric = open_metric(spec, reader, run, seed=seed)
         self.base: Score = self.metric(run)
         against_original = self.metric.unit == "dB" and self.base.value >= HIGHEST_DB
-        default = HIGHEST_DB - DB_FLOOR if against_original else 0.1 if self.metric.unit == "dB" else SHARE_DROP
+        default = factor * (0.1 if self.metric.unit == "dB" else SHARE_DROP)
+        if against_original:
+            default = HIGHEST_DB - DB_FLOOR + 10 * math.log10(factor)
         self.stated = max_drop is not None
         self.max_drop = default if max_drop is None else max_drop
         self.looks = 0

@@ -73,6 +73,12 @@ class Planning:
         self._record(used)
         return model, used
 
+    def nothing(self) -> tuple[ir.Model, Plan]:
+        """The clean model."""
+        self.report.notes.append("nothing approximate was tried, as was asked for")
+        self._record(Plan())
+        return self.clean, Plan()
+
     def without_data(self, judge: Judge | None) -> tuple[ir.Model, Plan]:
         """The fastest float plan that keeps the outputs on generated inputs, or the promise to a metric of its own."""
         if judge is None and not self._anything_redundant():

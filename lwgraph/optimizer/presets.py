@@ -15,7 +15,8 @@ class Preset:
         summary: for people.
         objective: what is made little among the plans that keep all promises; see `Goal.objective`.
         budget: seconds of trials in the search; see `Goal.budget`.
-        drop_factor: the promise on the metric, as a multiple of the metric's default (one point; 0.1 dB).
+        drop_factor: the promise on the metric, as a multiple of the metric's default: of one point, of 0.1 dB, or, in
+            dB against the original, of the noise.
         approximate: whether anything that changes the outputs by more than rounding may be done at all.
     """
 
@@ -31,7 +32,7 @@ PRESETS = {
     "fast": Preset("as fast as two points of accuracy allow; searches for three minutes", "latency", 180.0, 2.0),
     "balanced": Preset("as fast as one point of accuracy allows; searches for one minute"),
     "small": Preset("as few bytes as one point of accuracy allows; searches for one minute", objective="bytes"),
-    "lossless": Preset("exact and rounding passes only; searches nothing", "latency", 0.0, 0.0, approximate=False),
+    "lossless": Preset("exact and rounding passes only; searches nothing", "latency", 0.0, approximate=False),
 }
 
 

@@ -14,10 +14,11 @@ from lwgraph.check import verify
 from lwgraph.errors import CheckError, UsageError
 from lwgraph.executor import Executor
 from lwgraph.optimizer.data import Inputs, gather
-from lwgraph.optimizer.goal import BUDGET, Goal, parse_amount, parse_seconds
+from lwgraph.optimizer.goal import Goal, parse_amount, parse_seconds
 from lwgraph.optimizer.judge import Judge, check_metric
 from lwgraph.optimizer.measuring import Measuring
 from lwgraph.optimizer.planning import Planning
+from lwgraph.optimizer.presets import find_preset
 from lwgraph.optimizer.prove import runs_soundly, same_in_both, same_outputs, sound
 from lwgraph.optimizer.result import Result
 from lwgraph.optimizer.target import STAND_IN, TARGETS
@@ -43,8 +44,9 @@ def optimize(
     max_latency: float | None = None,
     max_bytes: float | str | None = None,
     max_macs: float | str | None = None,
-    objective: str = "latency",
-    budget: float | str = BUDGET,
+    objective: str | None = None,
+    budget: float | str | None = None,
+    preset: str | None = None,
     pipeline: str | Pipeline | None = None,
     recipe: str | Path | None = None,
     plan: str | Path | Plan | None = None,
@@ -69,8 +71,10 @@ def optimize(
         max_latency: milliseconds of one run allowed on the target.
         max_bytes: size of the model allowed: a number, or text such as "600kB".
         max_macs: multiply-accumulates of one run allowed: a number, or text such as "1.5G".
-        objective: what is made little among plans that keep all promises: "latency", "bytes" or "macs".
-        budget: seconds (or "90s", "10m", "1h") to spend on running trial plans, with `data`.
+        objective: what is made little among plans that keep all promises: "latency", "bytes" or "macs". None: the
+            preset's.
+        budget: seconds (or "90s", "10m", "1h") to spend on running trial plans, with `data`. None: the preset's.
+        preset: what is asked for where nothing else is stated, of `PRESETS`. None: "balanced".
         pipeline, recipe: run just these passes instead of the exact and rounding ones and the search.
         plan: apply this plan instead of searching.
         target: what the result must be fast on.
@@ -88,14 +92,18 @@ def optimize(
         DataError: the data or the metric is unusable.
         CheckError: a pass broke its contract.
     """
+    asked = find_preset(preset)
     goal = Goal(
         max_drop, speedup, target, threads, seed, max_latency, parse_amount(max_bytes, "--max-bytes"),
-        parse_amount(max_macs, "--max-macs"), objective, parse_seconds(budget),
+        parse_amount(max_macs, "--max-macs"), asked.objective if objective is None else objective,
+        asked.budget if budget is None else parse_seconds(budget), asked.drop_factor, asked.approximate,
     )  # fmt: skip
     if pipeline is not None and recipe is not None:
         raise UsageError("--pipeline and --recipe both name the passes; give one of them")
     if (pipeline is not None or recipe is not None) and plan is not None:
         raise UsageError("--plan adds to the default passes; give it without --pipeline and --recipe")
+    if not asked.approximate and (pipeline is not None or recipe is not None or plan is not None):
+        raise UsageError(f"--preset {preset} says what to do; give it without --pipeline, --recipe and --plan")
     check_metric(metric)
     passes = _pipeline(pipeline, recipe)
     stated = plan if isinstance(plan, Plan) or plan is None else Plan.load(plan)
@@ -184,7 +192,8 @@ class _Run:
                 )
             return None
         self.progress("judging the input", 0, 0)
-        return Judge(self.original, self.executor, inputs.judge, metric, self.goal.max_drop, self.goal.seed)
+        goal = self.goal
+        return Judge(self.original, self.executor, inputs.judge, metric, goal.max_drop, goal.seed, goal.drop_factor)
 
     def _rewrite(self, passes: Pipeline | None, context: Context, inputs: Inputs) -> tuple[ir.Model, bool]:
         """The model after the pipeline, and whether all its passes keep the outputs (to rounding)."""
@@ -205,6 +214,8 @@ class _Run:
         planning = Planning(self.original, clean, self.executor, context, inputs, self.goal, self.report)
         if stated is not None:
             return planning.carry_out(stated)
+        if not self.goal.approximate:
+            return planning.nothing()
         if judge is None or not inputs.real:
             return planning.without_data(judge)
         return planning.searched(judge)
