@@ -10,7 +10,7 @@ import onnx_ir
 from onnx_ir.passes import common
 
 from lwgraph.errors import ModelError
-from lwgraph.ir.types import Model, Value
+from lwgraph.ir.types import Model, Node, Value
 from lwgraph.ir.walk import link, scopes, values
 
 _TYPE = "type_proto"  # key in a value's meta: its TypeProto, serialized, where onnx_ir has no such type (maps)
@@ -58,11 +58,33 @@ def inlined(model: Model) -> Model:
         return model
     other = clone(model)
     try:
-        common.InlinePass()(other)
-    except (ValueError, onnx_ir.passes.PassError):
+        inline(other)
+    except InlineError:
         return model
-    link([other.graph])
     return other
+
+
+class InlineError(ModelError):
+    """A function that cannot be inlined."""
+
+
+def inline(model: Model) -> None:
+    """Put the nodes of the model's functions where these are called, in place; values of the main graph stay.
+
+    Raises:
+        InlineError: it imports another opset version than the model, takes a graph, or calls itself; the model may then
+            be changed in part.
+    """
+    try:
+        common.InlinePass()(model)
+    except (ValueError, onnx_ir.passes.PassError) as error:
+        raise InlineError(f"a function cannot be inlined: {error.__cause__ or error}") from error
+    link([model.graph, *model.functions.values()])
+
+
+def calls(model: Model) -> list[Node]:
+    """The nodes that call a function of the model."""
+    return [node for scope in scopes(model) for node in scope if node.op_identifier() in model.functions]
 
 
 def _has_map(proto: onnx.TypeProto) -> bool:

@@ -1,6 +1,7 @@
 """Exact passes: less graph, the same bits."""
 
 PIPELINE = ",".join((
+    "inline-functions",
     "constant-inputs",
     "dead-code",
     "constants-to-initializers",

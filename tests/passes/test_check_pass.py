@@ -28,7 +28,8 @@ from lwgraph.testing import Sample, check_pass, graphs, random_model, samples
 NAMES = [n for n in registry.names("passes") if registry.pass_class(n).contract is not Contract.APPROXIMATE]
 # Their golden cases trigger them; tests/passes/fuse does for some, prune/test_dead.py for the last.
 NOT_IN_RANDOM_MODELS = {
-    "constant-inputs", "default-inputs", "early-pool", "early-stride", "fold-channel-order", "inline-branches", "remove-dead-channels",
+    "constant-inputs", "default-inputs", "early-pool", "early-stride", "fold-channel-order", "inline-branches",
+    "inline-functions", "remove-dead-channels",
 }  # fmt: skip
 
 
