@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from lwgraph import ir, registry
 from lwgraph.calibrate.ranges import Observed, collect
-from lwgraph.errors import UsageError, did_you_mean
+from lwgraph.errors import LwgraphError, UsageError, did_you_mean
+from lwgraph.executor import Executor
 from lwgraph.passes.quantize.half_graph import HalfGraph
 from lwgraph.passes.quantize.recognise import quantized_already
 from lwgraph.passes.quantize.shapes import infer
@@ -117,14 +118,20 @@ class Half(Pass):
         done = made.run()
         for node_name, reason in made.reasons.items():
             context.skip(self.name, node_name, reason)
-        if not done or not context.allow(self.name, "the whole model"):
+        if not done:
+            return 0
+        if context.executor is not None and (refusal := _refusal(context.executor, working)):
+            context.skip(self.name, model.graph.name or "the model", f"the target cannot compute in {self.type} "
+                         f"({refusal}); activations=false stores weights in it")
             return 0
         if self.type == "bfloat16":
             context.warn("half: ONNX Runtime's processor kernels do not compute in bfloat16: the model is for other "
-                         "hardware, and cannot be run or checked here")
+                         "hardware")
         else:
             context.warn("half: ONNX Runtime's processor kernels compute float16 in float32 with Casts between: slower "
                          "here; activations=false keeps the speed and the file as small")
+        if not context.allow(self.name, "the whole model"):
+            return 0
         ir.replace_contents(model, working)
         return done
 
@@ -149,6 +156,15 @@ class Half(Pass):
             if 0 < reach < SMALLEST[self.type]:
                 return f"'{value.name}' stays below {reach:.3g}, where {self.type} has few bits"
         return ""
+
+
+def _refusal(executor: Executor, model: ir.Model) -> str:
+    """What a runtime says that cannot run the model; empty when it can."""
+    try:
+        executor.prepare(model)
+    except LwgraphError as error:
+        return str(error)[:160]
+    return ""
 
 
 def objection(weight: Array, type: str) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 from quantize_models import Array, Net, detector, images, residual
 
+import lwgraph
 from lwgraph import ir, registry
 from lwgraph.check import verify
 from lwgraph.errors import UsageError
+from lwgraph.measure import paired_latency
 from lwgraph.passes.quantize.half import Half, narrow, objection
 from lwgraph.rewrite import Context, Pass
 
@@ -138,3 +142,19 @@ def test_an_excluded_node_computes_in_float32() -> None:
 def test_rounds_to_nearest_even() -> None:
     assert narrow(np.array([1 + 2**-11, 1 + 3 * 2**-11], np.float32), "float16").tolist() == [1.0, 1 + 2**-9]
     assert narrow(np.array([1 + 2**-8], np.float32), "bfloat16").astype(np.float32).tolist() == [1.0]
+
+
+def test_a_type_that_the_target_lacks_is_refused_with_the_cure() -> None:
+    model, context = residual(), Context(executor=registry.executor("ort"), data=DATA)  # type: ignore[arg-type]
+    before = ir.fingerprint(model)
+    assert Half(type="bfloat16", activations=True).run(model, context) == 0
+    assert ir.fingerprint(model) == before
+    assert any("activations=false" in s.reason for s in context.skipped)
+    assert Half(type="bfloat16", activations=True).run(residual(), Context(data=None)) > 0, "for other hardware"
+
+
+@pytest.mark.parametrize("pipeline", ["half", "half{activations=true}"])
+def test_optimize_proves_the_result(pipeline: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lwgraph.optimizer.measuring.paired_latency", functools.partial(paired_latency, rounds=2))
+    result = lwgraph.optimize(ir.to_proto(residual()), data=images(8), pipeline=pipeline, max_drop=1e9)
+    assert all(check.ok for check in result.report.checks) and len(result.report.checks) == 2
