@@ -42,6 +42,7 @@ class Distill(Pass):
     minutes: Annotated[float, "time budget; 0: none, then steps must be set"] = 10.0
     steps: Annotated[int, "optimizer steps at most; 0: as many as the time allows"] = 0
     batch: Annotated[int, "samples per step"] = 64
+    versions: Annotated[int, "of the data, each varied once, for which the teacher is asked once; 0: ever new"] = 8
     objective: Annotated[str, "terms, such as kl+features:0.5, of kl, mse, cosine, features, labels"] = "auto"
     features: Annotated[tuple[str, ...], "values to match besides the outputs; none named: the penultimate ones"] = ()
     temperature: Annotated[float, "of the softmax in kl"] = 2.0
@@ -64,6 +65,7 @@ class Distill(Pass):
     def __post_init__(self) -> None:
         limits = {
             "minutes": self.minutes >= 0, "steps": self.steps >= 0, "batch": self.batch >= 1,
+            "versions": self.versions >= 0,
             "temperature": self.temperature > 0, "rate": self.rate >= 0, "warmup": 0 <= self.warmup < 1,
             "decay": self.decay >= 0, "clip": self.clip >= 0, "held_out": 0 < self.held_out < 1,
             "patience": self.patience >= 0, "synthetic": self.synthetic >= 2,
@@ -131,7 +133,7 @@ class Distill(Pass):
             return None, student
         allowed = getattr(data, "augment", ())
         settings = training.Settings(
-            steps=self.steps, seconds=60 * self.minutes, batch=self.batch, optimizer=self.optimizer,
+            steps=self.steps, seconds=60 * self.minutes, batch=self.batch, versions=self.versions, optimizer=self.optimizer,
             rate=self.rate or _RATES[self.optimizer], warmup=self.warmup, decay=self.decay, clip=self.clip,
             patience=self.patience, augmentations=augment.kinds(self.augment, allowed),
             bfloat16=self.precision == "bfloat16"

@@ -39,6 +39,19 @@ class Batch:
     labels: Array | None = None
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """Which rows stand in a batch; their contents are copied when it is asked for."""
+
+    bucket: _Bucket
+    at: Array
+
+    def batch(self) -> Batch:
+        """The rows."""
+        labels = self.bucket.labels
+        return Batch(self.bucket.pick(self.at), None if labels is None else labels[self.at])
+
+
 class Pool:
     """Rows of calibration data in memory.
 
@@ -92,30 +105,29 @@ class Pool:
                 part.buckets.append(_Bucket({n: a[at] for n, a in bucket.rows.items()}, bucket.shared, labels))
         return part
 
-    def steps(self, size: int, rng: np.random.Generator) -> Iterator[list[Batch]]:
-        """Without end, one list per step, of batches that together have about `size` rows; each row once per round.
+    def round(self, size: int, rng: np.random.Generator) -> list[list[Chunk]]:
+        """Each row once, in random order: one list per step, of batches that together have about `size` rows.
 
-        The list has one batch, unless the model fixes its batch size.
+        The list has one batch, unless the model fixes its batch size. How many steps there are depends on `size` alone.
         """
-        while True:
-            chunks = list(self._chunks(self.fixed or size, rng))
-            order = rng.permutation(len(chunks))
-            together = max(1, size // self.fixed) if self.fixed else 1
-            for start in range(0, len(chunks), together):
-                yield [chunks[i] for i in order[start : start + together]]
+        chunks = list(self._chunks(self.fixed or size, rng))
+        order = rng.permutation(len(chunks))
+        together = max(1, size // self.fixed) if self.fixed else 1
+        return [[chunks[i] for i in order[s : s + together]] for s in range(0, len(chunks), together)]
 
     def batches(self, size: int) -> Iterator[Batch]:
         """Every row once, in order."""
-        yield from self._chunks(self.fixed or size, None)
+        for chunk in self._chunks(self.fixed or size, None):
+            yield chunk.batch()
 
-    def _chunks(self, size: int, rng: np.random.Generator | None) -> Iterator[Batch]:
+    def _chunks(self, size: int, rng: np.random.Generator | None) -> Iterator[Chunk]:
         for bucket in self.buckets:
             order = np.arange(len(bucket)) if rng is None else rng.permutation(len(bucket))
             for start in range(0, len(order), size):
                 at = order[start : start + size]
                 if self.fixed and len(at) < self.fixed:  # a fixed batch is filled up by repetition
                     at = np.resize(at, self.fixed)
-                yield Batch(bucket.pick(at), None if bucket.labels is None else bucket.labels[at])
+                yield Chunk(bucket, at)
 
 
 def _bucket(group: list[tuple[Mapping[str, Array], Array | None]], batched: frozenset[str]) -> _Bucket:

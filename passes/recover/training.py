@@ -16,7 +16,7 @@ import torch
 from torch import distributed
 
 from lwgraph.errors import DataError
-from lwgraph.passes.recover.augment import augment
+from lwgraph.passes.recover.feeding import Fed, Feeder
 from lwgraph.passes.recover.objectives import Objective, tensors
 from lwgraph.passes.recover.pool import Batch, Pool
 
@@ -34,6 +34,7 @@ class Settings:
     steps: int
     seconds: float
     batch: int
+    versions: int  # of the data, for each of which the teacher is asked once; 0: anew in every round
     optimizer: str  # "adam" or "sgd"
     rate: float
     warmup: float  # share of the run in which the rate rises
@@ -95,6 +96,8 @@ class Trainer:
         if self.world > 1:
             self._module = torch.nn.parallel.DistributedDataParallel(student)
         self._optimizer = _optimizer(self._parameters, settings)
+        self._feeder = Feeder(pool, max(1, settings.batch // self.world), settings.versions, settings.augmentations,
+                              batched, self._ask, (settings.seed, self.rank))  # fmt: skip
         self._best: State = student.state()
         self._targets: dict[int, Mapping[str, Tensor]] = {}  # the teacher's values on the held-out batches
 
@@ -116,14 +119,12 @@ class Trainer:
             progress.first = progress.best = first
             progress.history.append((0, first))
         count = self._checks(cost)
-        rng = np.random.default_rng((settings.seed, self.rank, progress.step))
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        steps = self.pool.steps(max(1, settings.batch // self.world), rng)
+        steps = self._feeder.steps(progress.step)
         checks = math.floor(self._share(started) * count)
         recent: list[float] = []
         while (share := self._share(started)) < 1:
             self._set_rate(share)
-            recent.append(self._step(next(steps), generator))
+            recent.append(self._step(list(next(steps))))
             progress.step += 1
             done = self._share(started)
             if math.floor(done * count) > checks:
@@ -155,16 +156,13 @@ class Trainer:
             distributed.broadcast(share, 0)
         return float(share.item())
 
-    def _step(self, batches: list[Batch], generator: Any) -> float:
+    def _step(self, runs: list[Fed]) -> float:
         total = 0.0
-        for index, batch in enumerate(batches):
-            feeds = tensors(batch.feeds)
-            if self.settings.augmentations:
-                feeds = tensors(augment(feeds, self.settings.augmentations, self.batched, generator))
-            last = index == len(batches) - 1
+        for index, fed in enumerate(runs):
+            last = index == len(runs) - 1
             together = contextlib.nullcontext() if last or self.world == 1 else self._module.no_sync()
             with together:
-                loss = self._loss(feeds, _labels(batch)) / len(batches)
+                loss = self._loss(fed) / len(runs)
                 if not torch.isfinite(loss):
                     raise DataError(f"distillation diverged at step {self.progress.step}: the loss is {loss.item()}; "
                                     f"use a smaller rate than {self.settings.rate:g}")
@@ -176,15 +174,18 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         return total
 
-    def _loss(self, feeds: Mapping[str, Tensor], labels: Tensor | None) -> Tensor:
+    def _ask(self, feeds: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         with self._autocast(), torch.no_grad():
-            wanted = self.teacher(feeds)
+            answers: Mapping[str, Tensor] = self.teacher(feeds)
+        return answers
+
+    def _loss(self, fed: Fed) -> Tensor:
         replace: dict[str, Tensor | None] = {
-            name: wanted[name] if self.settings.forced else None for name in self.settings.cuts
+            name: fed.targets[name] if self.settings.forced else None for name in self.settings.cuts
         }
         with self._autocast():
-            found = self._module(feeds, replace)
-        return self.objective(found, wanted, labels)
+            found = self._module(fed.feeds, replace)
+        return self.objective(found, fed.targets, fed.labels)
 
     def _autocast(self) -> Any:
         return torch.autocast("cpu", torch.bfloat16) if self.settings.bfloat16 else contextlib.nullcontext()

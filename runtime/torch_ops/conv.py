@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch.nn import functional as F  # noqa: N812
 
 from lwgraph.runtime.torch_ops.table import Compute, Op, Tensor, operator
@@ -83,8 +84,13 @@ def _conv(op: Op) -> Compute:
             raise op.refuse(f"{rank} spatial axes; 1 to 3 are supported")
         view = window(op, w.shape[2:], x.shape[2:])
         if view.symmetric:
-            return _CONV[rank](x, w, b, view.strides, view.begin, view.dilations, group)
-        return _CONV[rank](F.pad(x, view.flat_pads), w, b, view.strides, 0, view.dilations, group)
+            y = _CONV[rank](x, w, b, view.strides, view.begin, view.dilations, group)
+        else:
+            y = _CONV[rank](F.pad(x, view.flat_pads), w, b, view.strides, 0, view.dilations, group)
+        if rank == 2 and x.shape[1] == 1 and y.shape[1] > 1:
+            # One channel does not tell the layouts apart, and torch then takes the slow one for all that follows.
+            return y.contiguous(memory_format=torch.channels_last)
+        return y
 
     return compute
 

@@ -1,0 +1,91 @@
+"""What each training step is fed: batches in random order, varied, and the teacher's answers, which are asked once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from lwgraph.passes.recover.augment import augment
+from lwgraph.passes.recover.objectives import tensors
+from lwgraph.passes.recover.pool import Chunk, Pool
+
+Tensor: TypeAlias = "torch.Tensor"
+Values = Mapping[str, Tensor]
+MOST_BYTES = 1 << 30  # of the teacher's answers that are kept
+
+
+@dataclass(frozen=True)
+class Fed:
+    """Inputs of one run with the answers of the teacher, and labels where the data have any."""
+
+    feeds: Values
+    targets: Values
+    labels: Tensor | None
+
+
+class Feeder:
+    """The steps of a run: rounds over a pool in random order.
+
+    Round r is version r modulo `versions` of the data. A version has its own division into batches and its own random
+    variations, the same each time that it comes round, so the teacher is asked once per batch and version, and its
+    answers are kept (as long as they fit into MOST_BYTES; what does not is asked again). What a step is fed depends on
+    its number alone, so a resumed run goes on exactly as an uninterrupted one would.
+
+    Args:
+        pool: the rows.
+        size: rows per step.
+        versions: how many versions there are; 0: a new one in every round, and nothing is kept.
+        augmentations: how to vary inputs; see `augment`.
+        batched: inputs that have one row per sample.
+        teacher: answers feeds.
+        seed: of order and variations; different in every process.
+    """
+
+    def __init__(
+        self, pool: Pool, size: int, versions: int, augmentations: Collection[str], batched: Collection[str],
+        teacher: Callable[[Values], Values], seed: tuple[int, ...],
+    ) -> None:  # fmt: skip
+        self._pool, self._size, self._versions, self._seed = pool, size, versions, seed
+        self._augmentations, self._batched, self._teacher = augmentations, batched, teacher
+        self._kept: dict[tuple[int, int, int], Values] = {}
+        # Every version has equally many steps, so the number of a step says which round it is in.
+        self._count = len(pool.round(size, np.random.default_rng(0)))
+        self.bytes = 0  # of the answers kept
+        self.asked = 0  # batches for which the teacher was asked
+
+    def steps(self, start: int) -> Iterator[Iterator[Fed]]:
+        """Without end, what each step from number `start` on is fed: one run, or several where the batch is fixed."""
+        while True:
+            number, first = divmod(start, self._count)
+            version = number % self._versions if self._versions else number
+            steps = self._pool.round(self._size, np.random.default_rng((*self._seed, version)))
+            order = np.random.default_rng((*self._seed, number, 1)).permutation(self._count)
+            for at in order[first:]:
+                yield self._feed(version, int(at), steps[at])
+                start += 1
+
+    def _feed(self, version: int, step: int, chunks: list[Chunk]) -> Iterator[Fed]:
+        for index, chunk in enumerate(chunks):
+            batch = chunk.batch()
+            feeds = tensors(batch.feeds)
+            if self._augmentations:
+                draw = np.random.default_rng((*self._seed, version, step, index, 2)).integers(2**62)
+                generator = torch.Generator().manual_seed(int(draw))
+                feeds = tensors(augment(feeds, self._augmentations, self._batched, generator))
+            labels = None if batch.labels is None else torch.from_numpy(batch.labels.astype(np.int64))
+            yield Fed(feeds, self._answers((version, step, index), feeds), labels)
+
+    def _answers(self, key: tuple[int, int, int], feeds: Values) -> Values:
+        if key in self._kept:
+            return self._kept[key]
+        answers = self._teacher(feeds)
+        self.asked += 1
+        size = sum(t.numel() * t.element_size() for t in answers.values())
+        if self._versions and self.bytes + size <= MOST_BYTES:
+            self._kept[key] = answers
+            self.bytes += size
+        return answers
