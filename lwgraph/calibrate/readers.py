@@ -12,6 +12,7 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.calibrate import sources
+from lwgraph.calibrate.augmentations import augmentations
 from lwgraph.calibrate.preprocess import Preprocess
 from lwgraph.calibrate.signature import Array, Signature, batched_inputs, signature
 from lwgraph.errors import DataError, UsageError
@@ -39,6 +40,8 @@ class Reader:
         skipped: (name, reason) of what could not be read.
         notes: what the user should be told (assumed preprocessing, padding).
         classes: the names of the classes, where a folder gave them.
+        augment: how training may vary the inputs without making them something else, of AUGMENTATIONS; () for none,
+            as long as neither the user nor the data (an attribute `augment` of the object given) say so.
     """
 
     def __init__(self, source: sources.Source, inputs: Signature, place: str, batch: int | None = None,
@@ -49,6 +52,7 @@ class Reader:
         self._requested = batch
         self._batch = _batch_size(inputs, self._batched, batch)
         self.skipped, self.classes, self.notes = list(source.skipped), source.classes, list(source.notes)
+        self.augment: tuple[str, ...] = ()
         self.labels: Array | None = None
         if source.labels is not None and self._items:
             self.labels = np.concatenate([source.labels[i] for i in self._items])
@@ -95,7 +99,9 @@ class Reader:
 
     def subset(self, indices: Sequence[int]) -> Reader:
         """A reader of some items only."""
-        return Reader(self._source, self.inputs, self.place, self._requested, [self._items[i] for i in indices])
+        part = Reader(self._source, self.inputs, self.place, self._requested, [self._items[i] for i in indices])
+        part.augment = self.augment
+        return part
 
     def batches(self) -> Iterator[Batch]:
         """The feeds with their labels and number of real rows."""
@@ -151,6 +157,7 @@ def open_data(
     batch: int | None = None,
     limit: int | None = None,
     option: str = "--data",
+    augment: str | Sequence[str] | None = None,
 ) -> Reader:
     """A Reader from anything that holds samples.
 
@@ -165,22 +172,28 @@ def open_data(
             of the model is always filled, the last one padded.
         limit: at most so many samples (spread evenly over files, the first ones of an iterable).
         option: how messages name the data.
+        augment: how training may vary the inputs: names of AUGMENTATIONS, in text joined by commas. None: what an
+            attribute `augment` of the given object says, else not at all.
 
     Raises:
-        UsageError: `preprocess`, `batch` or `module:attribute` is wrong.
+        UsageError: `preprocess`, `augment`, `batch` or `module:attribute` is wrong.
         DataError: the data do not exist, cannot be read, do not fit the model, or there are none.
     """
     inputs = signature(model) if isinstance(model, ir.Model) else model
+    stated_augment = None if augment is None else augmentations(augment, "--augment")
     if batch is not None and batch < 1:
         raise UsageError(f"batch {batch} must be at least 1")
     if limit is not None and limit < 1:
         raise UsageError(f"limit {limit} must be at least 1")
     if isinstance(spec, Reader):
+        if stated_augment is not None:
+            spec.augment = stated_augment
         return spec
     stated = preprocess if isinstance(preprocess, Preprocess) or preprocess is None else Preprocess.parse(preprocess)
     place = option if not isinstance(spec, (str, Path)) else f"'{spec}'"
-    source = _source(spec, inputs, stated, limit, option, place)
+    source, own = _source(spec, inputs, stated, limit, option, place)
     reader = Reader(source, inputs, place, batch)
+    reader.augment = augmentations(own, f"attribute 'augment' of {place}") if stated_augment is None else stated_augment
     if not reader.count:
         bad = f"; {len(reader.skipped)} could not be read, first '{reader.skipped[0][0]}': {reader.skipped[0][1]}" \
             if reader.skipped else ""
@@ -214,11 +227,12 @@ def split(reader: Reader, fractions: Sequence[float], seed: int) -> list[Reader]
 
 
 def _source(spec: Any, inputs: Signature, preprocess: Preprocess | None, limit: int | None, option: str, place: str
-            ) -> sources.Source:
+            ) -> tuple[sources.Source, Sequence[str]]:
+    """The samples, and how the object that they came from says that they may be varied."""
     if isinstance(spec, (str, Path)):
         path = Path(spec)
         if path.exists():
-            return _from_path(path, inputs, preprocess, limit)
+            return _from_path(path, inputs, preprocess, limit), ()
         if not is_object_name(str(spec)):
             raise DataError(f"{option} '{spec}' does not exist; give a folder of images, .npz, .npy, a folder of "
                             "test_data_set_*, or module:attribute")
@@ -228,10 +242,11 @@ def _source(spec: Any, inputs: Signature, preprocess: Preprocess | None, limit: 
             raise DataError(f"{place} is one array, the model has {len(inputs)} inputs: {', '.join(inputs)}")
         spec = {next(iter(inputs)): spec}
     if isinstance(spec, Mapping):
-        return sources.Arrays(spec, inputs, preprocess, place, limit)
+        return sources.Arrays(spec, inputs, preprocess, place, limit), ()
     if preprocess is not None:
         raise UsageError(f"--preprocess is for images and arrays; {place} gives finished samples")
-    return sources.Spool(sources.samples_of(spec, place), inputs, place, limit)
+    samples = sources.samples_of(spec, place)
+    return sources.Spool(samples, inputs, place, limit), getattr(samples, "augment", getattr(spec, "augment", ()))
 
 
 def _from_path(path: Path, inputs: Signature, preprocess: Preprocess | None, limit: int | None) -> sources.Source:

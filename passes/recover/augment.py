@@ -8,10 +8,10 @@ from typing import Any, TypeAlias
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from lwgraph.errors import UsageError, did_you_mean
+from lwgraph.calibrate.augmentations import AUGMENTATIONS, augmentations
+from lwgraph.errors import UsageError
 
 Tensor: TypeAlias = "torch.Tensor"
-KINDS = ("flip", "shift", "mixup")
 _SHIFT = 8  # the largest shift is the size over this
 
 
@@ -24,12 +24,19 @@ def kinds(spec: str, allowed: Collection[str]) -> tuple[str, ...]:
     if spec == "none":
         return ()
     if spec == "auto":
-        return tuple(kind for kind in KINDS if kind in allowed)
-    found = tuple(part.strip() for part in spec.split("+"))
-    for name in found:
-        if name not in KINDS:
-            raise UsageError(f"augmentation '{name}' is unknown{did_you_mean(name, KINDS)}")
-    return found
+        return tuple(kind for kind in AUGMENTATIONS if kind in allowed)
+    return augmentations(spec, "option 'augment' of pass 'distill'")
+
+
+def keep_labels(which: tuple[str, ...], spec: str) -> tuple[str, ...]:
+    """Those after which a sample's label is still true: mixup is left out of "auto", and refused where it was named.
+
+    Raises:
+        UsageError: mixup was asked for.
+    """
+    if "mixup" in which and spec != "auto":
+        raise UsageError("augmentation 'mixup' mixes images of different labels; leave out it or the objective 'labels'")
+    return tuple(kind for kind in which if kind != "mixup")
 
 
 def augment(

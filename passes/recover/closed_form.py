@@ -68,6 +68,13 @@ class Job:
         parts = [e / max(moments[n][2] - moments[n][1] ** 2 / moments[n][0], 1e-30) for n, e in error.items()]
         return float(np.mean(parts)) if parts else math.nan
 
+    def check_shapes(self, name: str, target: str) -> None:
+        """Skip where the student's value and the teacher's have different shapes, as after pruning."""
+        ours = self.executor.prepare(self.model, [name])(self.held[0])[name].shape
+        theirs = self.executor.prepare(self.teacher, [target])(self.held[0])[target].shape
+        if ours != theirs:
+            raise Skip(f"its output has shape {list(ours)}, the original's {list(theirs)}")
+
     def rows(self, site: Site, target: Target, feeds: Sequence[Feeds], most: int) -> tuple[Array, Array]:
         """(N, o) outputs of the layer and what they should be, at the same sampled positions; float64."""
         output = site.output.name or ""

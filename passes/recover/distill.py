@@ -131,11 +131,13 @@ class Distill(Pass):
         student = executor.module(model, objective.values, scales=self.scales)
         if not any(True for _ in student.weights()):
             return None, student
-        allowed = getattr(data, "augment", ())
+        variations = augment.kinds(self.augment, getattr(data, "augment", ()))
+        if "labels" in objective.weights:
+            variations = augment.keep_labels(variations, self.augment)
         settings = training.Settings(
-            steps=self.steps, seconds=60 * self.minutes, batch=self.batch, versions=self.versions, optimizer=self.optimizer,
-            rate=self.rate or _RATES[self.optimizer], warmup=self.warmup, decay=self.decay, clip=self.clip,
-            patience=self.patience, augmentations=augment.kinds(self.augment, allowed),
+            steps=self.steps, seconds=60 * self.minutes, batch=self.batch, versions=self.versions,
+            optimizer=self.optimizer, rate=self.rate or _RATES[self.optimizer], warmup=self.warmup, decay=self.decay,
+            clip=self.clip, patience=self.patience, augmentations=variations,
             bfloat16=self.precision == "bfloat16"
             or (self.precision == "auto" and training.processor_has_bfloat16() and _convolves(model)),
             cuts=tuple(name for name in objective.features if name in cuts), forced=self.blocks == "teacher",

@@ -321,3 +321,20 @@ def test_split_is_disjoint_complete_and_seeded():
         split(parts[1], [0.25] * 4, seed=0)
     with pytest.raises(UsageError, match="fractions"):
         split(reader, [0.9, 0.3], seed=0)
+
+
+def test_who_has_the_data_says_how_they_may_be_varied():
+    class Photos(list):
+        augment = ("flip", "mixup")
+
+    photos = Photos({"x": np.zeros((1, 4), np.float32)} for _ in range(4))
+    reader = open_data(photos, VECTOR)
+    assert reader.augment == reader.subset([0]).augment == ("flip", "mixup")
+    assert open_data(lambda: photos, VECTOR).augment == ("flip", "mixup")
+    assert open_data(photos, VECTOR, augment="shift").augment == ("shift",)
+    assert open_data(np.zeros((4, 4), np.float32), VECTOR).augment == ()
+    with pytest.raises(UsageError, match="--augment: augmentation 'flop' is unknown; did you mean 'flip'"):
+        open_data(photos, VECTOR, augment="flop")
+    photos.augment = ("turn",)
+    with pytest.raises(UsageError, match="attribute 'augment' of --data"):
+        open_data(photos, VECTOR)

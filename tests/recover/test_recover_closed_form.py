@@ -121,6 +121,21 @@ def test_what_it_needs(name: str) -> None:
         Pass.parse(f"{name}{{samples=1}}")
 
 
+@pytest.mark.parametrize("name", PASSES)
+def test_a_layer_of_another_width_is_skipped(name: str) -> None:
+    teacher = convnet()
+    student = damaged(teacher)
+    keep = np.arange(8)
+    for key, part in {"w2": np.s_[keep], "w3": np.s_[:, keep]}.items():  # conv2 has lost four of its twelve channels
+        value = student.graph.initializers[key]
+        ir.set_constant(value, np.ascontiguousarray(ir.constant(value)[part]))
+    before, c = distance(student, teacher), context(teacher)
+    assert Pass.parse(name).run(student, c) > 0
+    assert distance(student, teacher) < before
+    if name != "refit-head":
+        assert any(s.place == "conv2" and "the original's [" in s.reason for s in c.skipped)
+
+
 def test_bisection_can_stop_it() -> None:
     teacher = convnet()
     student = damaged(teacher)

@@ -196,3 +196,33 @@ def test_two_processes_agree_on_one_model(tmp_path: Path) -> None:
     assert done.stdout.count("held-out loss") == 1  # process 0 speaks for all
     out, feeds = ir.load(tmp_path / "out.onnx"), inputs(64, seed=9)
     assert distance(out, teacher, feeds) < 0.9 * distance(damaged(teacher), teacher, feeds)
+
+
+def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    teacher, text = convnet(), STEPS.replace("60", "40") + ",augment=flip+shift"
+    through = damaged(teacher)
+    Pass.parse(text + "}").run(through, context(teacher, inputs(64)))
+    text += f',checkpoint="{tmp_path / "run.pt"}"' + "}"
+    c = context(teacher, inputs(64))
+
+    def stop(what: str, done: int, total: int) -> None:
+        if done >= 500:
+            raise KeyboardInterrupt
+
+    c.progress = stop
+    with pytest.raises(KeyboardInterrupt):
+        Pass.parse(text).run(damaged(teacher), c)
+    resumed = damaged(teacher)
+    Pass.parse(text).run(resumed, context(teacher, inputs(64)))
+    assert ir.fingerprint(resumed) == ir.fingerprint(through)
+
+
+def test_labels_are_not_mixed() -> None:
+    class Labelled(list[Any]):
+        labels = np.zeros(32, np.int64)
+        augment = ("flip", "mixup")
+
+    teacher, text = convnet(), STEPS.replace("60", "2") + ",objective=labels"
+    with pytest.raises(UsageError, match="mixup"):
+        Pass.parse(text + ",augment=mixup}").run(damaged(teacher), context(teacher, Labelled(inputs(32))))
+    Pass.parse(text + ",augment=auto}").run(damaged(teacher), context(teacher, Labelled(inputs(32))))
