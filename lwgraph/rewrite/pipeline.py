@@ -68,7 +68,8 @@ class Pipeline:
         """Run every pass on `model`, in place, and record the recipe in its metadata when anything changed.
 
         Instruments see the model before and after each pass, in their order, and may reject the result. A guarded pass
-        that fails or is rejected is undone, with a warning in the context.
+        that fails or is rejected is undone, with a warning in the context. Where the context has no teacher, the model
+        as it is before the first approximate pass becomes it.
 
         Raises:
             CheckError: an instrument rejected the result of a pass, or a pass failed; the message names the pass. The
@@ -92,6 +93,8 @@ class Pipeline:
         snapshot = ir.clone(model) if p.guarded else None
         for instrument in instruments:
             instrument.before(p, model, context)
+        if context.teacher is None and p.contract is Contract.APPROXIMATE:
+            context.teacher = ir.clone(model)
         start = time.perf_counter()
         try:
             count = _run(p, model, context)
