@@ -9,15 +9,16 @@ was run stays on the front.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,6 +32,10 @@ from lwgraph.plan.precision import FLOAT, INT8
 from lwgraph.plan.solver import Knapsack
 
 VERSION = 1  # part of the file name: raise it when the meaning of a loss changes
+if TYPE_CHECKING:
+    from lwgraph.plan.trials import Trials
+
+LOOK_AHEAD = 40  # proposals that are thought through when trials run side by side
 SLOTS = 8  # budgets of time that are searched side by side
 HOPELESS = 0.3  # predicted loss beyond which no plan is tried
 SPREAD = 0.8  # of the logarithm of a changed factor
@@ -108,6 +113,7 @@ class Search:
         prices: of other resources, per unit, in loss; to bring plans under limits of them.
         seconds: to spend on trials; the first SLOTS are always made.
         memory: of losses.
+        trials: does them side by side, ahead of the search; the same plans come of it.
     """
 
     def __init__(
@@ -121,10 +127,12 @@ class Search:
         seed: int = 0,
         seconds: float = SECONDS,
         memory: Memory | None = None,
+        trials: Trials | None = None,
     ) -> None:
         self.planner, self.loss, self.executor = planner, loss, executor
         self.objective, self.prices = objective, prices
         self.seconds, self.memory = seconds, memory or Memory(None)
+        self.trials = trials
         self.spent = 0.0
         self._random = np.random.default_rng(seed)
         self._found: dict[tuple[int, ...], Candidate] = {}
@@ -134,6 +142,7 @@ class Search:
         planner = self.planner
         base = planner.predicted(planner.uniform(FLOAT), LATENCY)
         slots = self._slots()
+        self._look_ahead(lambda search: (search._try(s, s.coefficients, "solver") for s in slots))
         for number, slot in enumerate(slots):
             planner.context.progress("running plans", number, len(slots))
             self._try(slot, slot.coefficients, "solver")
@@ -141,11 +150,36 @@ class Search:
         while slots and self.spent < self.seconds and barren < BARREN:
             done = min(999, int(1000 * self.spent / self.seconds)) if self.seconds > 0 else 0
             planner.context.progress(self._message(base), done, 1000)
-            slot = slots[int(self._random.integers(len(slots)))]
-            barren = 0 if self._propose(slot) else barren + 1
+            self._look_ahead(lambda search: (search._next(slots) for _ in range(LOOK_AHEAD)))
+            barren = 0 if self._next(slots) else barren + 1
+        if self.trials is not None:
+            self.trials.stop()
         planner.context.progress(self._message(base), 1000, 1000)
         ordered = sorted(self._found.values(), key=lambda c: (c.amount(self.objective), worth(c), c.choice))
         return Front(base, ordered, self.spent, self.objective)
+
+    def _next(self, slots: Sequence[_Slot]) -> bool:
+        return self._propose(slots[int(self._random.integers(len(slots)))])
+
+    def _look_ahead(self, steps: Callable[[Search], Iterable[object]]) -> None:
+        """Begin the trials that `steps` will ask for if none of them gives a better plan, which few do."""
+        if self.trials is None or 2 * self.trials.room < self.trials.ahead:
+            return
+        dream = copy.copy(self)
+        dream._random = copy.deepcopy(self._random)
+        dream._found = dict(self._found)
+        wanted: dict[tuple[int, ...], None] = {}
+        dream._run = lambda choice, origin: wanted.setdefault(choice)  # type: ignore[method-assign]
+        for _ in steps(dream):
+            for choice in wanted:
+                if choice not in self._found and self.memory.get(self._key(choice)) is None:
+                    self.trials.start(choice)
+            wanted.clear()
+            if self.trials.room <= 0:
+                return
+
+    def _key(self, choice: Sequence[int]) -> str:
+        return "|".join(item.options[o].name for item, o in zip(self.planner.items, choice, strict=True))
 
     def _front(self) -> list[Candidate]:
         return undominated(list(self._found.values()), self.objective)
@@ -222,8 +256,12 @@ class Search:
         if choice in self._found:
             return None
         planner = self.planner
-        names = [item.options[o].name for item, o in zip(planner.items, choice, strict=True)]
-        known = self.memory.get("|".join(names))
+        key = self._key(choice)
+        known = self.memory.get(key)
+        if known is None and self.trials is not None:
+            known = self.trials.take(choice)
+            if known is not None:
+                self.memory.put(key, *known)
         if known is None:
             start = time.perf_counter()
             try:
@@ -233,7 +271,7 @@ class Search:
                 planner.context.warn(f"a plan could not be run and was left out: {error}")
                 loss = math.inf
             known = (loss, time.perf_counter() - start)
-            self.memory.put("|".join(names), *known)
+            self.memory.put(key, *known)
         self.spent += known[1]
         found = Candidate(
             choice,
