@@ -65,6 +65,11 @@ from lwgraph.cli.progress import Progressed
 )
 @threads_option
 @seed_option
+@click.option(
+    "--workers", type=int, default=1, show_default=True, metavar="N",
+    help="Processes that try plans side by side; the plan found is the same with any number.",
+)
+@click.option("--dask", metavar="ADDRESS", help="A Dask cluster that does that: its scheduler's address or file.")
 @click.option("--report", metavar="DIR", help="Write report.html, report.json and plan.json into this folder.")
 @json_option
 @click.option("--overwrite", is_flag=True, help="Allow replacing OUT, even the input itself.")
@@ -92,6 +97,8 @@ def command(
     target: str,
     threads: int,
     seed: int,
+    workers: int,
+    dask: str | None,
     report: str | None,
     as_json: bool,
     overwrite: bool,
@@ -133,6 +140,8 @@ def command(
             target=target,
             threads=threads,
             seed=seed,
+            workers=workers,
+            dask=dask,
             progress=progress,
         )
         result.save(out, overwrite=overwrite)

@@ -26,8 +26,10 @@ from lwgraph.plan.price import Oracle
 from lwgraph.plan.search import Memory, Search, memory_path, uniform_int8
 from lwgraph.plan.shapes import layer_shapes
 from lwgraph.plan.site import find_sites
+from lwgraph.plan.trials import Trials
 from lwgraph.report import Report, SiteChoice
 from lwgraph.rewrite import Context, Contract
+from lwgraph.tasks import Pool
 
 SEARCHED = ("low-rank", "depthwise")  # forms that are worth pricing at every site; others are asked for by name
 TRIAL_SECONDS = 2.0  # of running a plan to measure its loss, about
@@ -46,6 +48,7 @@ class Planning:
         inputs: what to fit, compare and verify on.
         goal: the promises.
         report: gets the choice of each layer, and what was searched.
+        pool: tries plans side by side; None: this process, one after another.
     """
 
     def __init__(
@@ -57,9 +60,11 @@ class Planning:
         inputs: Inputs,
         goal: Goal,
         report: Report,
+        pool: Pool | None = None,
     ) -> None:
         self.original, self.clean, self.executor = original, clean, executor
         self.context, self.inputs, self.goal, self.report = context, inputs, goal, report
+        self.pool = pool
         self.shapes = layer_shapes(clean, inputs.probe[0], executor)
         if context.statistics is not None:
             context.statistics = Statistics(clean, inputs.fit, executor, goal.seed, progress=context.progress)
@@ -109,6 +114,7 @@ class Planning:
         search = Search(
             planner, loss, self.executor, seed=self.goal.seed, seconds=self.goal.budget, memory=memory,
             objective=self.goal.objective,
+            trials=None if self.pool is None else Trials(planner, loss, self.executor, self.pool),
         )  # fmt: skip
         front = search.run()
         if memory.warning:

@@ -26,6 +26,7 @@ from lwgraph.plan.plan import Plan
 from lwgraph.report import PassRun, Report
 from lwgraph.rewrite import Context, Contract, Pipeline
 from lwgraph.rewrite.instruments import Verify
+from lwgraph.tasks import Pool, open_pool
 
 Progress = Callable[[str, int, int], None]
 DEFAULT_PIPELINE = "default"
@@ -53,6 +54,8 @@ def optimize(
     target: str = "ort-cpu",
     threads: int = 1,
     seed: int = 0,
+    workers: int = 1,
+    dask: str | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> Result:
     """Make a model smaller and faster, and prove the result.
@@ -81,6 +84,8 @@ def optimize(
         threads: of the target runtime.
         seed: the same input, options and seed give the same bytes, as long as measured times choose the same forms;
             they are cached on disk.
+        workers: processes of this machine that try plans side by side; the plan found is the same with any number.
+        dask: address of a Dask scheduler, whose workers do that instead.
         progress: called with (what, done, total).
 
     Returns:
@@ -107,8 +112,9 @@ def optimize(
     check_metric(metric)
     passes = _pipeline(pipeline, recipe)
     stated = plan if isinstance(plan, Plan) or plan is None else Plan.load(plan)
-    run = _Run(model, goal, progress, dict(input_shapes or {}))
-    return run.go(data, preprocess, eval_data, metric, passes, stated)
+    with open_pool(workers, dask) as pool:
+        run = _Run(model, goal, progress, dict(input_shapes or {}), pool)
+        return run.go(data, preprocess, eval_data, metric, passes, stated)
 
 
 def _pipeline(pipeline: str | Pipeline | None, recipe: str | Path | None) -> Pipeline | None:
@@ -122,8 +128,14 @@ def _pipeline(pipeline: str | Pipeline | None, recipe: str | Path | None) -> Pip
 
 class _Run:
     def __init__(
-        self, source: ir.Source, goal: Goal, progress: Progress, shapes: Mapping[str, Sequence[int]]
+        self,
+        source: ir.Source,
+        goal: Goal,
+        progress: Progress,
+        shapes: Mapping[str, Sequence[int]],
+        pool: Pool | None,
     ) -> None:
+        self.pool = pool
         self.goal, self.progress, self.shapes = goal, progress, shapes
         self.progress("reading", 0, 0)
         self.source = Path(source) if isinstance(source, (str, Path)) else None
@@ -211,7 +223,7 @@ class _Run:
         self, clean: ir.Model, stated: Plan | None, context: Context, judge: Judge | None, inputs: Inputs
     ) -> tuple[ir.Model, Plan]:
         """The clean model with lighter forms in it: those of a stated plan, or the best that keep the promises."""
-        planning = Planning(self.original, clean, self.executor, context, inputs, self.goal, self.report)
+        planning = Planning(self.original, clean, self.executor, context, inputs, self.goal, self.report, self.pool)
         if stated is not None:
             return planning.carry_out(stated)
         if not self.goal.approximate:

@@ -86,3 +86,16 @@ def test_a_wrong_plan_is_one_line(lw: Call, plan_file: Path, model_file: Path, v
 def test_help_tells_what_each_does(lw: Call) -> None:
     ended = lw("plan", "--help")
     assert ended.code == 0 and all(verb in ended.out for verb in ("show", "diff", "apply"))
+
+
+def test_workers_and_targets_that_are_wrong(lw: Call, model_file: Path) -> None:
+    for words, message in (
+        (("--workers", "0"), "--workers is 0; allowed: 1 to"),
+        (("--workers", "2", "--dask", "tcp://x:1"), "both say where to work"),
+        (("--target", "ort-cp"), "did you mean 'ort-cpu'"),
+        (("--target", "none.json"), "none.json' cannot be read"),
+        (("--preset", "smal"), "did you mean 'small'"),
+    ):
+        ended = lw("optimize", model_file, *words)
+        assert ended.code == 2 and message in ended.one_line_error()
+    assert [path.name for path in model_file.parent.iterdir()] == [model_file.name]
