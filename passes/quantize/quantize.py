@@ -9,12 +9,14 @@ from typing import Annotated, ClassVar, Literal
 
 from lwgraph import ir, registry
 from lwgraph.calibrate.ranges import Observed, collect
-from lwgraph.errors import DataError, UsageError, did_you_mean
+from lwgraph.errors import DataError, LwgraphError, UsageError, did_you_mean
 from lwgraph.executor import Executor, Feeds
+from lwgraph.measure.compare import compare
 from lwgraph.passes.quantize.describe import describe
 from lwgraph.passes.quantize.distance import Distance
 from lwgraph.passes.quantize.equalize import Equalize
 from lwgraph.passes.quantize.mixed import EVEN, Judge, Mixed, Mixer, race, worth
+from lwgraph.passes.quantize.opset import raise_opset
 from lwgraph.passes.quantize.quantizer import Built, Quantizer, Recipe, name_nodes
 from lwgraph.passes.quantize.readback import failures
 from lwgraph.passes.quantize.recognise import quantized_already
@@ -111,7 +113,7 @@ class Quantize(Pass):
             raise DataError("quantize needs calibration data to know the ranges of activations; give --data")
         target = self.resolved_target(context)
         executor = context.executor or registry.executor("ort", threads=context.threads)
-        working = ir.clone(model)
+        working = self._raised(model, target, context.data[0], executor, context)
         infer(working)
         name_nodes(working.graph)
         refused = self.refused(working.graph)
@@ -120,6 +122,23 @@ class Quantize(Pass):
         if any((n.name or "") not in refused for n in loops):
             self._recurrent(working, mixed, target, executor, refused, context, max_loss, judge)
         return mixed
+
+    def _raised(self, model: ir.Model, target: Target, feed: Feeds, executor: Executor, context: Context) -> ir.Model:
+        """A copy, at the opset that one scale per output channel needs where the model's is older."""
+        copy, opset = ir.clone(model), opset_of(model)
+        if not target.per_channel or opset >= target.per_channel_opset or not any(
+                n.op_type in ("Conv", "ConvTranspose") for n in model.graph):
+            return copy
+        try:
+            raise_opset(copy, target.per_channel_opset)
+            found = compare(executor.prepare(model)(feed), executor.prepare(copy)(feed), Contract.ROUNDING)
+            why = "" if found.ok else f"the outputs changed: {found.first_failure}"
+        except LwgraphError as error:
+            why = str(error)
+        if not why:
+            return copy
+        context.skip(self.name, model.graph.name or "the model", f"weights keep one scale per tensor: {why}")
+        return ir.clone(model)
 
     def _placed(
         self, working: ir.Model, target: Target, executor: Executor, refused: dict[str, str], context: Context,

@@ -30,6 +30,7 @@ class Target:
         keep_clips: Relu and Clip stay in the graph beside the grid that makes them redundant.
         everything: tensors outside integer regions and the graph's outputs get grids, too.
         requantizes: the runtime quantizes float layers between integers by itself, badly; they need protection.
+        no_kernel: what is known of types other than int8 and uint8; where this is not empty they are refused with it.
         minimum_opset, per_channel_opset: of QuantizeLinear as the runtime wants it.
         minimum_opsets: operator -> the opset from which the runtime has an integer kernel for it.
     """
@@ -46,6 +47,7 @@ class Target:
     keep_clips: bool = False
     everything: bool = False
     requantizes: bool = False
+    no_kernel: str = ""
     minimum_opset: int = 10
     per_channel_opset: int = 13
     roles: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -68,6 +70,11 @@ class Target:
             changes["activation_symmetric"] = self.activation_symmetric
         if weight_type is not None:
             changes["weight_type"] = check_type("weight_type", weight_type, WEIGHT_TYPES)
+        if self.no_kernel:
+            for option in ("activation_type", "weight_type"):
+                if changes.get(option, "int8") not in ("int8", "uint8"):
+                    raise UsageError(f"option '{option}' is '{changes[option]}', for which target '{self.name}' has no "
+                                     f"integer kernel: {self.no_kernel}; allowed: int8, uint8")
         if per_channel is not None:
             changes["per_channel"] = per_channel
         if reduced_range is not None:

@@ -12,6 +12,7 @@ from quantize_models import Array, Net, detector, images, residual
 from lwgraph import ir, registry
 from lwgraph.check import verify
 from lwgraph.errors import DataError, UsageError
+from lwgraph.passes.quantize.opset import OpsetError, raise_opset
 from lwgraph.passes.quantize.quantize import Quantize
 from lwgraph.passes.quantize.readback import failures, kernels
 from lwgraph.rewrite import Context, Pass
@@ -144,7 +145,8 @@ def test_bias_correction_keeps_the_mean() -> None:
     data = [{"x": f["x"] + 3} for f in images(6, (1, 16, 8, 8))]
 
     def shift(correction: bool) -> float:
-        made, _, _ = quantized(model, data, bias_correction=correction, weight_type="int4", per_channel=False)
+        made, _, _ = quantized(model, data, bias_correction=correction, weight_type="int4", per_channel=False,
+                               target="qnn")
         a, b = (registry.executor("ort").prepare(m) for m in (model, made))
         means = [np.mean([next(iter(r(f).values())).mean(axis=(0, 2, 3)) for f in data], axis=0) for r in (a, b)]
         return float(np.abs(means[0] - means[1]).max())
@@ -201,12 +203,41 @@ def test_clips_are_absorbed_only_when_zero_lies_inside(low: float, high: float, 
     assert lost(model, made, data) < 2e-3
 
 
-def test_opset_12_gets_one_scale_per_tensor() -> None:
+def test_opset_12_is_raised_for_one_scale_per_channel() -> None:
     model, data = residual(12), images()
-    made, _, _ = quantized(model, data)
+    made, context, _ = quantized(model, data)
+    assert made.graph.opset_imports[""] == 13 and model.graph.opset_imports[""] == 12 and not context.skipped
+    assert any("axis" in n.attributes for n in made.graph if n.op_type == "DequantizeLinear")
+    assert lost(model, made, data) < 2e-3
+
+
+def test_opset_12_stays_where_one_scale_per_tensor_is_wanted() -> None:
+    model, data = residual(12), images()
+    made, _, _ = quantized(model, data, per_channel=False)
     assert made.graph.opset_imports[""] == 12
     assert all("axis" not in n.attributes for n in made.graph if n.op_type == "DequantizeLinear")
     assert lost(model, made, data) < 5e-3
+
+
+def test_an_opset_that_cannot_be_raised_stays_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(model: ir.Model, wanted: int) -> None:
+        raise OpsetError("no way")
+
+    monkeypatch.setattr("lwgraph.passes.quantize.quantize.raise_opset", fail)
+    made, context, _ = quantized(residual(12), images())
+    assert made.graph.opset_imports[""] == 12 and "no way" in context.skipped[0].reason
+
+
+def test_an_opset_whose_conversion_changes_outputs_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoil(model: ir.Model, wanted: int) -> None:
+        raise_opset(model, wanted)
+        bias = next(v for n in model.graph if n.op_type == "Conv" for v in n.inputs[2:])
+        assert bias is not None
+        ir.set_constant(bias, np.asarray(ir.constant(bias)) + 1)
+
+    monkeypatch.setattr("lwgraph.passes.quantize.quantize.raise_opset", spoil)
+    made, context, _ = quantized(residual(12), images())
+    assert made.graph.opset_imports[""] == 12 and "outputs changed" in context.skipped[0].reason
 
 
 def test_inputs_of_varying_width() -> None:
@@ -270,6 +301,7 @@ def test_exclusion_by_type() -> None:
 
 @pytest.mark.parametrize(("options", "match"), [
     ({"nodes_to_exclude": ("steam",)}, "did you mean 'stem'"), ({"ignored_scope": ("type:Konv",)}, "matches no node"),
+    ({"weight_type": "int4"}, "no integer kernel"), ({"activation_type": "uint16"}, "no integer kernel"),
     ({"target": "ort-cpo"}, "did you mean 'ort-cpu'"), ({"activation_type": "uint7"}, "allowed: uint8"),
 ])
 def test_wrong_names(options: dict[str, Any], match: str) -> None:
