@@ -84,6 +84,7 @@ def collect(
     values: Sequence[str] | None = None,
     *,
     channels: dict[str, int] | None = None,
+    means_only: bool = False,
     samples: int = SAMPLES,
     bins: int = BINS,
     seed: int = 0,
@@ -95,7 +96,8 @@ def collect(
 
     Args:
         model: it is not changed.
-        channels: for these tensors also the extremes and the mean per index of the given axis.
+        channels: for these tensors also the extremes, the mean and the mean square per index of the given axis.
+        means_only: of these only the mean.
         samples: elements counted per tensor and run, at stratified random positions; the extremes are always exact.
         progress: called with the number of finished runs.
 
@@ -109,7 +111,7 @@ def collect(
     careful, done = False, 0
     for feed in feeds:
         if run is None:
-            run = _Probe(model, names, channels or {}, samples, seed, careful).prepare(executor)
+            run = _Probe(model, names, channels or {}, samples, seed, careful, means_only).prepare(executor)
         try:
             results = run(feed)
         except DataError:
@@ -117,7 +119,7 @@ def collect(
                 raise
             # An empty tensor has no extremes and stops the run; the careful probe pads every tensor with a zero.
             careful = True
-            run = _Probe(model, names, channels or {}, samples, seed, careful).prepare(executor)
+            run = _Probe(model, names, channels or {}, samples, seed, careful, means_only).prepare(executor)
             results = run(feed)
         for index, name in enumerate(names):
             _count(observed[name], name, index, results)
@@ -142,17 +144,15 @@ def _count(seen: Observed, name: str, index: int, results: dict[str, npt.NDArray
     seen.low_sum, seen.high_sum = seen.low_sum + low, seen.high_sum + high
     if f"{_PREFIX}{index}.means" not in results:
         return
-    lows, highs, means, powers = (
-        results[f"{_PREFIX}{index}.{key}"].astype(np.float64) for key in ("lows", "highs", "means", "powers"))
+    means = results[f"{_PREFIX}{index}.means"].astype(np.float64)
     share = size / max(len(means), 1)
-    if seen.channel_sum is None:
-        seen.channel_low, seen.channel_high, seen.channel_sum = lows, highs, means * share
-        seen.channel_power = powers
-    else:
-        assert seen.channel_low is not None and seen.channel_high is not None and seen.channel_power is not None
-        seen.channel_power = seen.channel_power + powers
-        seen.channel_low, seen.channel_high = np.minimum(seen.channel_low, lows), np.maximum(seen.channel_high, highs)
-        seen.channel_sum = seen.channel_sum + means * share
+    seen.channel_sum = means * share + (0.0 if seen.channel_sum is None else seen.channel_sum)
+    if f"{_PREFIX}{index}.lows" in results:
+        lows, highs, powers = (
+            results[f"{_PREFIX}{index}.{key}"].astype(np.float64) for key in ("lows", "highs", "powers"))
+        seen.channel_low = lows if seen.channel_low is None else np.minimum(seen.channel_low, lows)
+        seen.channel_high = highs if seen.channel_high is None else np.maximum(seen.channel_high, highs)
+        seen.channel_power = powers if seen.channel_power is None else seen.channel_power + powers
     seen.channel_count += share
 
 
@@ -163,9 +163,10 @@ class _Probe:
     """A copy of a model whose outputs are the extremes and samples of some of its tensors."""
 
     def __init__(
-        self, model: ir.Model, names: Sequence[str], channels: dict[str, int], samples: int, seed: int, careful: bool
+        self, model: ir.Model, names: Sequence[str], channels: dict[str, int], samples: int, seed: int, careful: bool,
+        means_only: bool = False,
     ) -> None:
-        self.model = ir.clone(model)
+        self.model, self.means_only = ir.clone(model), means_only
         graph = self.model.graph
         known = {v.name: v for v in graph.inputs} | {v.name: v for node in graph for v in node.outputs}
         self.outputs: list[str] = []
@@ -220,6 +221,8 @@ class _Probe:
         axes = [i for i in range(rank) if i != axis % rank]
         for kind, key in (("ReduceMin", "lows"), ("ReduceMax", "highs"), ("ReduceMean", "means"),
                           ("ReduceSumSquare", "powers")):
+            if self.means_only and key != "means":
+                continue
             if version >= 18:
                 given = ir.add_initializer(self.model.graph, np.array(axes, np.int64), f"{_PREFIX}axes")
                 self._node(kind, [value, given], f"{index}.{key}", keepdims=0)

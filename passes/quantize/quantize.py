@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 from lwgraph import ir, registry
-from lwgraph.calibrate.ranges import Observed, collect
+from lwgraph.calibrate.ranges import SAMPLES, Observed, collect
 from lwgraph.errors import DataError, LwgraphError, UsageError, did_you_mean
 from lwgraph.executor import Executor, Feeds
 from lwgraph.measure.compare import compare
@@ -26,6 +26,7 @@ from lwgraph.passes.quantize.target import Target, has_vnni, load_target
 from lwgraph.rewrite import Context, Contract, Pass
 
 DESCRIBED = 4  # samples on which the report compares every tensor
+FEW = 1 << 10  # elements counted per tensor and run where only the extremes choose the range
 JUDGED = 12  # samples on which variants are compared
 AUTO = (("minmax", 100.0), ("moving-average", 100.0), ("percentile", 99.99), ("mse", 100.0))
 
@@ -232,12 +233,14 @@ class Quantize(Pass):
     ) -> Iterator[Quantizer]:
         """One for each calibration method, from one run over the data."""
         observed: dict[str, Observed] = {}
+        samples = FEW if all(method in ("minmax", "moving-average") for method, _ in methods) else SAMPLES
 
         def observe(names: list[str], axes: dict[str, int]) -> dict[str, Observed]:
             if not observed:
                 total = len(data)
-                observed.update(collect(model, data, executor, names, channels=axes, seed=context.seed,
-                                        progress=lambda done: context.progress("calibrating", done, total)))
+                observed.update(collect(
+                    model, data, executor, names, channels=axes, means_only=True, samples=samples, seed=context.seed,
+                    progress=lambda done: context.progress("calibrating", done, total)))
             return observed
 
         recipe = Recipe(bias_correction=self.bias_correction)

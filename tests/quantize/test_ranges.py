@@ -138,6 +138,9 @@ def test_collect_sees_every_tensor_exactly_at_its_extremes(opset: int) -> None:
     assert average.low == pytest.approx(np.mean([v.min() for v in x]))
     np.testing.assert_array_equal(seen["x"].channel_low, x.min(axis=(0, 1, 3)))
     np.testing.assert_allclose(seen["x"].channel_mean, x.mean(axis=(0, 1, 3)), rtol=1e-5)
+    few = collect(m, feeds, registry.executor("ort"), channels={"x": 1}, means_only=True)["x"]
+    np.testing.assert_array_equal(few.channel_mean, seen["x"].channel_mean)
+    assert few.channel_low is None and few.channel_square is None
 
 
 def test_inputs_of_varying_and_of_no_width() -> None:
