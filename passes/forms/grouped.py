@@ -31,6 +31,7 @@ from lwgraph.plan.site import Site
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 SWEEPS, STEPS = 2, 4
+INVERSE = "inverse run"  # key of what depends on the inputs alone
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ def _inner(block: Block, runs: Sequence[slice], inner: Array, points: Array, ran
         ])  # fmt: skip
 
     scale = np.maximum(np.diagonal(products), 1e-300)[:, None]
-    keys = [("inverse run", run.start, run.stop) for run in runs]
+    keys = [(INVERSE, run.start, run.stop) for run in runs]
     for key, run in zip(keys, runs, strict=True):
         if key not in block.cache:
             block.cache[key] = np.linalg.inv(block.moments[run, run])
@@ -254,4 +255,4 @@ def _assign(score: Array) -> Index:
     return found
 
 
-__all__ = ["Grouped", "deal", "expand", "split"]
+__all__ = ["INVERSE", "Grouped", "deal", "expand", "split"]

@@ -15,6 +15,7 @@ from lwgraph.passes.forms.grouped import Grouped
 from lwgraph.passes.forms.low_rank import LowRank
 from lwgraph.passes.forms.octave import Octave
 from lwgraph.passes.forms.shift import Shift, pursue
+from lwgraph.passes.forms.shuffle import Shuffle
 from lwgraph.passes.forms.smaller_kernel import SmallerKernel
 from lwgraph.passes.forms.tucker import Tucker
 from lwgraph.plan.fit import Moments
@@ -33,6 +34,7 @@ SIZES = {
     "octave": [Octave(), Octave(0.0, 0.3), Octave(0.2, 0.2)],
     "shift": [Shift(kind, columns) for kind in ("per-channel", "free", "joint") for columns in (7, 40)]
     + [Shift("free", 18, penalty=0.5), Shift("per-channel", 1, penalty=1.0)],
+    "shuffle": [Shuffle(), Shuffle(2, 3), Shuffle(4, 1), Shuffle(99, ratio=2.0)],
     "smaller-kernel": [SmallerKernel(), SmallerKernel("1"), SmallerKernel("2x3"), SmallerKernel(cross=True)],
     "tucker": [Tucker(5, 7), Tucker(12, 16)],
 }
@@ -48,6 +50,7 @@ FEW = ("plain", "strided", "dilated", "same-upper", "oblong", "one-dimensional")
 GRID = [(name, layer) for name in SIZES for layer in LAYERS if name == "low-rank" or layer in FEW]
 GRID += [("tucker", layer) for layer in ("grouped", "transposed", "transposed-grouped")]
 GRID += [("smaller-kernel", layer) for layer in ("same-lower", "valid", "row", "grouped")]
+GRID += [("shuffle", layer) for layer in ("pointwise", "pointwise-strided")]
 GRID += [("octave", layer) for layer in ("same-lower", "valid", "pointwise", "pointwise-strided")]
 GRID += [("ghost", layer) for layer in ("pointwise", "gemm", "matmul", "transposed")]
 
@@ -69,7 +72,7 @@ def test_what_a_form_cannot_take_it_refuses_with_a_reason(name):
             assert name != "low-rank" and (site.group > 1 or site.kind != "conv" or site.taps == 1)
         elif name == "ghost":
             assert site.group == 1
-        elif name == "octave":
+        elif name in ("octave", "shuffle"):
             assert site.group == 1 and site.kind == "conv"
         elif name == "smaller-kernel":
             assert site.kind == "conv" and site.taps > 1
@@ -101,6 +104,7 @@ def test_blank_weights_have_the_shapes_of_fitted_ones(text):
     "fire{squeeze=-1}", "fire{share=2}", "fire{ratio=0}", "ghost{primary=-1}", "ghost{ratio=2}",
     "grouped{rank=-1}", "grouped{pointwise=maybe}",
     "shift{columns=-1}", "shift{ratio=0}", "shift{penalty=2}", "shift{kind=bit}", "tucker{inputs=-1}",
+    "shuffle{groups=0}", "shuffle{rank=-1}", "shuffle{ratio=0}",
     "smaller-kernel{size=0}", "smaller-kernel{size=big}", "smaller-kernel{size=2,cross=true}",
     "tucker{ratio=2}",
 ])  # fmt: skip
@@ -171,3 +175,12 @@ def test_grouped_without_a_pointwise_layer_deals_channels_by_energy():
     weight = site.weight * (groups[0][:, None] == groups[1])[:, :, None, None]
     site.__dict__["weight"] = weight  # two blocks, hidden by a shuffle
     assert Grouped(2, pointwise=False).fit(site, Moments(site)).error < 1e-12
+
+
+def test_shuffle_of_a_pointwise_layer_is_a_monarch_projection():
+    site, _ = sampled(weight=(32, 32, 1, 1))
+    kernel = Shuffle(4, 1).fit(site, Moments(site)).kernel.reshape(4, 8, 4, 8)
+    weight = site.weight.reshape(4, 8, 4, 8)
+    for j, i in np.ndindex(4, 4):  # every block is the nearest of rank one (Dao et al. 2022)
+        u, s, v = np.linalg.svd(weight[j, :, i])
+        assert np.allclose(kernel[j, :, i], s[0] * np.outer(u[:, 0], v[0]))
