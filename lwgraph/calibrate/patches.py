@@ -125,7 +125,8 @@ class Patches:
             at: (r,) positions below `count(x.shape)`.
 
         Returns:
-            (r, G, D) in float32 (float64 for a float64 input). O(r G D) time and memory; `x` is not copied.
+            (r, G, D) in float32 (float64 for a float64 input). O(r G D) time and memory; where the patches are many,
+            `x` is copied once with its channels last.
         """
         dtype = np.float64 if x.dtype == np.float64 else np.float32
         if not self.kernel:
@@ -148,8 +149,12 @@ class Patches:
             source = np.clip(source, 0, spatial[axis] - 1)
             index = (index[:, :, None] * spatial[axis] + source[:, None, :]).reshape(len(at), -1)
             inside = (inside[:, :, None] & valid[:, None, :]).reshape(len(at), -1)
-        flat = x.reshape(images, channels, -1)
-        found = flat[image[:, None], :, index].astype(dtype, copy=False)  # (r, taps, c)
+        size = math.prod(spatial)
+        if at.size * index.shape[1] * 4 < images * size:  # few patches: no copy of the whole input
+            found = x.reshape(images, channels, -1)[image[:, None], :, index].astype(dtype, copy=False)  # (r, taps, c)
+        else:  # with the channels together, a tap of a patch is one run of memory
+            together = x.reshape(images, channels, size).swapaxes(1, 2).astype(dtype, order="C")
+            found = together.reshape(images * size, channels).take(image[:, None] * size + index, axis=0)
         if not inside.all():
             found[~inside] = 0  # not by a factor: 0 * inf
         taps = found.shape[1]

@@ -22,6 +22,7 @@ from lwgraph.plan.site import Site
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[Any]
+SETTLED = 0.02  # alternating fits stop at a sweep that gains less than this share of the error
 FEW, ENOUGH = 3, 5  # samples per unknown below which fits are doubtful, and from which they are good
 
 
@@ -96,6 +97,17 @@ class Block:
             self.cache["cross"] = self.matrix @ self.moments
         found: Array = self.cache["cross"]
         return found
+
+    @property
+    def total(self) -> float:
+        """tr(W R W^T): the loss of no kernel at all."""
+        if "total" not in self.cache:
+            self.cache["total"] = float(np.vdot(self.cross, self.matrix))
+        return float(self.cache["total"])
+
+    def settled(self, before: float, after: float) -> bool:
+        """Whether a sweep that lowered the loss (less `total`) so far lowered it by less than SETTLED of what is left."""
+        return before - after < SETTLED * (self.total + before)
 
     @property
     def channel_moments(self) -> Array:

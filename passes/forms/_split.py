@@ -36,7 +36,10 @@ def factor(block: Block, axes: Sequence[int], rank: int) -> tuple[Array, Array]:
             found, refitted = second_stage(moments, cross, better)
             if found >= loss:
                 break
+            done = block.settled(loss, found)
             loss, first, second = found, better, refitted
+            if done:
+                break
     on = [k if a in axes else 1 for a, k in enumerate(block.weight.shape[2:])]
     off = [1 if a in axes else k for a, k in enumerate(block.weight.shape[2:])]
     rows = first.reshape(rank, block.weight.shape[1], *on)

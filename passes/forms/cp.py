@@ -124,7 +124,10 @@ def decompose(block: Block, rank: int) -> tuple[Array, Array, Array]:
         grown = _terms(better_first, better_taps, better_last)
         if found >= loss or grown > GROWTH * size:
             break
+        done = block.settled(loss, found)
         loss, size, first, taps, last = found, max(size, grown), better_first, better_taps, better_last
+        if done:
+            break
     return first, taps, last
 
 

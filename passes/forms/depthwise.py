@@ -146,7 +146,10 @@ def decouple_inputs(block: Block, terms: int) -> tuple[Array, Array]:
         found = _pointwise(moments, cross, _input_taps(moments, cross, own, k, p))
         if found[0] >= loss:
             break
+        done = block.settled(loss, found[0])
         loss, k, p = found
+        if done:
+            break
     return k, p
 
 
@@ -241,7 +244,10 @@ def decouple_outputs(block: Block, terms: int) -> tuple[Array, Array]:
         found = loss(better, points)
         if found >= best:
             break
+        done = block.settled(best, found)
         best, k, p = found, better, points
+        if done:
+            break
     return k, _solve_pointwise(image, cross, k, p, np.linalg.inv(k @ tap @ k.swapaxes(1, 2)), channel_inverse)
 
 

@@ -165,7 +165,10 @@ def factor(block: Block, squeeze: int, points: int) -> tuple[Array, Array, Index
         found = _expand((better, normal, right, solve(normal, right)), points, centre, len(moments))
         if found[0] >= loss:
             break
+        done = block.settled(loss, found[0])
         loss, first, second, chosen = found
+        if done:
+            break
     rows, columns = balance(first, second.transpose(0, 2, 1))
     return rows, columns, chosen
 

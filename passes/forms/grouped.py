@@ -176,7 +176,10 @@ def split(block: Block, groups: int, rank: int) -> tuple[Array, Array]:
         found = outer(_inner(block, runs, inner, points, rank))
         if found[0] >= loss:
             break
+        done = block.settled(loss, found[0])
         loss, inner, points = found
+        if done:
+            break
     return inner, points
 
 

@@ -250,7 +250,10 @@ def joint(block: Block, columns: int) -> tuple[Index, Array, Array]:
         found = _last(block, at, _first(block, at, first, last))
         if found[0] >= loss:
             break
+        done = block.settled(loss, found[0])
         loss, at, first, last = found
+        if done:
+            break
     block.cache[key] = at, first, last
     return at, first, last
 

@@ -140,7 +140,10 @@ def factor(block: Block, inputs: int, outputs: int) -> tuple[Array, Array, Array
         found = _outer(second_stage(moments, cross, better)[1], cross, better, outputs)
         if found[0] >= loss:
             break
+        done = block.settled(loss, found[0])
         loss, expand, core, reduce = found
+        if done:
+            break
     shape = block.weight.shape[2:]
     middle = core.transpose(0, 2, 1).reshape(len(core), len(reduce), *shape)
     ones = (1,) * len(shape)
