@@ -45,6 +45,10 @@ class Oracle:
     (their ratio; the time is scaled by their work). What lies between integers and floats, conversion and change of
     layout, is priced on its own: `switch`.
 
+    Prices are measured by one process, one after another, and never while calibration or trials run: work side by side
+    shares caches, memory bandwidth and the processor's clock, which no choice of clock takes out of a time. `lwgraph
+    measure MODEL` fills the cache ahead, on a machine that does nothing else.
+
     Args:
         executor: the target; its options (threads) are part of the key.
         cache: where prices are kept; None for the user's cache folder.

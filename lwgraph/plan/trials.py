@@ -6,7 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -165,9 +165,8 @@ class Trials:
         return loss, seconds
 
     def stop(self) -> None:
-        """Forget the trials that nobody asked for."""
-        for future in self._running.values():
-            future.cancel()
+        """Forget the trials that nobody asked for, and wait for those at work: what is timed next must run alone."""
+        wait([future for future in self._running.values() if not future.cancel()])
 
 
 __all__ = ["FitData", "Setting", "Trials", "run_trial"]
