@@ -3,30 +3,80 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from lwgraph.cli.common import console, json_option, print_json, table
+from lwgraph.cli import sensitivity as sensitivities
+from lwgraph.cli.common import (
+    console,
+    data_option,
+    json_option,
+    preprocess_option,
+    print_json,
+    seed_option,
+    table,
+    threads_option,
+)
+
+if TYPE_CHECKING:
+    from lwgraph.plan.sensitivity import Sensitivity
 
 
 @click.command()
 @click.argument("model", metavar="MODEL")
 @click.option("--groups", is_flag=True, help="Also show which channels can only be removed together.")
+@click.option(
+    "--sensitivity", is_flag=True, help="Also measure what removing channels (or blocks) does to the outputs; --data."
+)
+@click.option(
+    "-p", "--pass", "removal", default="prune-channels", show_default=True, help="The pass whose removals are measured."
+)
+@click.option(
+    "--ratios", default="0.25,0.5", show_default=True, help="Shares to remove, of each group alone, to measure at."
+)
+@click.option(
+    "--samples", type=click.IntRange(1), default=64, show_default=True, help="Samples of --data to use at most."
+)
+@data_option
+@preprocess_option
+@threads_option
+@seed_option
+@click.option("--report", metavar="DIR", help="Also write report.json and report.html, with pictures, there.")
 @json_option
-def command(model: str, groups: bool, as_json: bool) -> None:
-    """Show MODEL: inputs and outputs, operators, size, and each dense layer with its share of the work."""
+def command(
+    model: str,
+    groups: bool,
+    sensitivity: bool,
+    removal: str,
+    ratios: str,
+    samples: int,
+    data: str | None,
+    preprocess: str | None,
+    threads: int,
+    seed: int,
+    report: str | None,
+    as_json: bool,
+) -> None:
+    """Show MODEL: inputs and outputs, operators, size, and each dense layer with its share of the work.
+
+    Sensitivities are kept in the cache folder: a measurement that was stopped goes on where it was.
+    """
     from lwgraph import ir, registry
     from lwgraph.calibrate import generate
     from lwgraph.check import verify
-    from lwgraph.errors import LwgraphError
+    from lwgraph.errors import LwgraphError, UsageError
     from lwgraph.plan.count import count
     from lwgraph.plan.shapes import layer_shapes
     from lwgraph.plan.site import find_sites
     from lwgraph.report.words import count as number
     from lwgraph.report.words import percent, size
     from lwgraph.text import type_text
+    from lwgraph.views import coupling
 
+    shares = sensitivities.parse_ratios(ratios)
+    if sensitivity and data is None:
+        raise UsageError("--sensitivity is measured on samples; give --data")
     loaded = ir.load(model)
     verify(loaded)
     shapes: dict[str, tuple[int, ...]] = {}
@@ -35,7 +85,7 @@ def command(model: str, groups: bool, as_json: bool) -> None:
         executor = registry.executor("ort")
         shapes = layer_shapes(loaded, generate(loaded, 1, executor=executor)[0], executor)
     except LwgraphError as error:  # a model that cannot run can still be looked at
-        note = f"sizes are those recorded in the file: {error}"
+        note = str(error)
     counts = count(loaded, shapes)
     sites = find_sites(loaded, shapes)
     operators = Counter(node.op_type for scope in ir.scopes(loaded) for node in scope)
@@ -65,11 +115,22 @@ def command(model: str, groups: bool, as_json: bool) -> None:
         "layers": layers,
         "metadata": dict(loaded.metadata_props),
     }
-    if groups:
-        from lwgraph.views import coupling
-
-        coupled = coupling.couple_channels(loaded)
+    coupled = coupling.couple_channels(loaded) if groups or report else None
+    if groups and coupled is not None:
         facts["groups"] = coupling.as_dicts(coupled)
+    measured: list[Sensitivity] = []
+    notes = [f"sizes are those recorded in the file: {note}"] if note else []
+    if sensitivity and data is not None:
+        measured, more = sensitivities.measure(loaded, removal, shares, data, preprocess, samples, threads, seed)
+        facts["sensitivity"] = [each.to_dict() for each in measured]
+        notes += more
+    page = None
+    if report and coupled is not None:
+        from lwgraph.report.record import Report
+        from lwgraph.report.write import write
+
+        details = {"coupling": coupling.picture(coupled), "sensitivity": facts.get("sensitivity", [])}
+        page = write(Report(model, "ort", threads, seed, details=details, notes=notes), report)
     if as_json:
         print_json(facts)
         return
@@ -99,10 +160,16 @@ def command(model: str, groups: bool, as_json: bool) -> None:
         ]
         out.print()
         out.print(table("", ["dense layer", "operator", "weight", "parameters", "multiply-adds", "share"], rows, 3))
-    if groups:
+    if groups and coupled is not None:
         out.print()
         out.print("channels that live or die together: number, channels x parameters of each, makers -> readers")
         for line in coupling.as_lines(coupled):
             out.print(line, markup=False, highlight=False, soft_wrap=True)
-    if note:
-        out.print(f"note: {note}", markup=False)
+    if measured:
+        head = ["removed alone", "kept", "loss at the outputs", "predicted error", "multiply-adds left"]
+        out.print()
+        out.print(table("", head, sensitivities.as_rows(measured), 1))
+    for line in notes:
+        out.print(f"note: {line}", markup=False)
+    if page is not None:
+        out.print(f"report: {page}", markup=False)

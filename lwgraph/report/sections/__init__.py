@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from lwgraph.report.record import Report
 from lwgraph.report.sections.accuracy import accuracy
+from lwgraph.report.sections.coupling import coupling
 from lwgraph.report.sections.footer import footer
 from lwgraph.report.sections.latency import latency
 from lwgraph.report.sections.layers import layers
@@ -18,6 +19,7 @@ from lwgraph.report.sections.proof import proof
 from lwgraph.report.sections.quantization import quantization
 from lwgraph.report.sections.refusals import refusals
 from lwgraph.report.sections.search import search
+from lwgraph.report.sections.sensitivity import sensitivity
 from lwgraph.report.sections.stages import stages
 from lwgraph.report.sections.tiles import tiles
 
@@ -30,6 +32,8 @@ SECTIONS: tuple[Section, ...] = (
     search,
     layers,
     quantization,
+    sensitivity,
+    coupling,
     proof,
     passes,
     refusals,

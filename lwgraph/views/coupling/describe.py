@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lwgraph import ir
 from lwgraph.views.coupling.groups import Coupling, Group
 
 
@@ -24,6 +25,22 @@ def as_dicts(coupling: Coupling) -> list[dict[str, Any]]:
         }
         for group in coupling.groups if interesting(group)
     ]
+
+
+def picture(coupling: Coupling) -> dict[str, Any]:
+    """What the report draws: the layers in order, and for each group its size, who makes and reads it, its refusal."""
+    groups = [group for group in coupling.groups if interesting(group)]
+    touched = {node for group in groups for node in (*group.makers, *group.readers)}
+    return {
+        "layers": [_called(node) for node in coupling.builder.graph if node in touched],
+        "groups": [{"name": group.name, "channels": group.width, "parameters": group.parameters,
+                    "makers": [_called(node) for node in group.makers],
+                    "readers": [_called(node) for node in group.readers], "frozen": group.frozen} for group in groups],
+    }
+
+
+def _called(node: ir.Node) -> str:
+    return node.name or str(node.outputs[0].name)
 
 
 def interesting(group: Group) -> bool:
