@@ -1,4 +1,4 @@
-"""int8 by lwgraph and by its peers, on every case: python -m benchmarks.quantize build|score|time|table [CASE]...
+"""int8 by lwgraph and by its peers, on every case: python -m benchmarks.quantize build|score|time|table|calibration.
 
 Every tool gets the same model (after onnxsim) and the same calibration samples, in a process of its own on one core.
 What a step finds is kept on disk and done again only when its model or script changed.
@@ -22,7 +22,6 @@ from lwgraph.passes.quantize.recognise import is_integer_kernel
 
 ORT = tuple(f"ort_{method}{kind}" for method in ("minmax", "percentile", "entropy") for kind in ("", "_pertensor"))
 TOOLS = ("lwgraph_int8", *ORT, "ort_minmax_convonly", "nncf_int8", "nncf_int8_mixed", "aimet_int8", "quark_int8")
-PAGE = Path(__file__).resolve().parent / "QUANTIZE.md"
 Record = dict[str, Any]
 
 
@@ -162,6 +161,53 @@ def score_all(cases: tuple[str, ...], tools: tuple[str, ...]) -> None:
             found = score(case, tool)
             if found and not found.get("error"):
                 click.echo(f"{name:20} {tool:24} {case.points(case.published, found['value']):7.2f} points lost")
+
+
+@main.command("time")
+@CASES
+@TOOL
+@click.option("--seconds", default=20.0, show_default=True, help="At most, for each case.")
+def time_all(cases: tuple[str, ...], tools: tuple[str, ...], seconds: float) -> None:
+    """Time the scored models against the float one, interleaved, one thread."""
+    for name in cases or zoo.NAMES:
+        case = zoo.case(name)
+        known = {tool: record(case, tool) for tool in tools or TOOLS}
+        models = {tool: folder(case) / f"{tool}.onnx" for tool, found in known.items()
+                  if "value" in found and not found.get("error")}
+        found = judge.race(case, {"float": simplified(case)} | models, seconds)
+        for tool in models:
+            speed = found.speedup(tool)
+            record(case, tool, {"speedup": speed.median, "spread": [speed.low, speed.high],
+                                "float_ms": 1e3 * found.timing("float").median})
+            click.echo(f"{name:20} {tool:24} {speed.median:5.2f}x  ({speed.low:.2f} to {speed.high:.2f})")
+
+
+@main.command("calibration")
+@click.argument("name", type=click.Choice(zoo.NAMES))
+@click.option("--samples", default=256, show_default=True)
+@click.option("--method", default="minmax", show_default=True)
+def calibration(name: str, samples: int, method: str) -> None:
+    """Peak memory and time of calibrating on many samples: those of the case, repeated, read one by one from disk."""
+    passes = f"default,quantize{{calibration_method={method},equalize=false,keep=none}}"
+    peer = Peer("calibration", "quantize_lwgraph.py", {"passes": passes, "samples": samples})
+    case = zoo.case(name)
+    outcome = run(peer, simplified(case), folder(case) / "feeds", folder(case) / "calibration.onnx", one_core=True)
+    click.echo(f"{name} {method} {samples} samples: {outcome.peak_gigabytes:.2f} GB, {outcome.cpu_seconds:.0f} s "
+               f"{outcome.error}")
+
+
+@main.command("table")
+def table() -> None:
+    """Write the page from what is known."""
+    from benchmarks import quantize_table
+
+    known: dict[str, dict[str, Record]] = {}
+    for name in zoo.NAMES:
+        case = zoo.case(name)
+        original = judge.size(simplified(case))
+        found = {tool: record(case, tool) for tool in TOOLS}
+        known[name] = {tool: kept | {"original": original} for tool, kept in found.items() if kept}
+    quantize_table.write({name: records for name, records in known.items() if records})
 
 
 if __name__ == "__main__":

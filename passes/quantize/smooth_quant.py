@@ -26,7 +26,7 @@ class SmoothQuant(Pass):
     """Even out the input channels of MatMul and Gemm behind normalizations, so that both factors quantize well.
 
     x diag(1/s) and diag(s) W with s_j = max|x_j|^alpha / max|W_j|^(1 - alpha) (Xiao, Lin, Seznec, Wu, Demouth, Han
-    2023, SmoothQuant, equation 4); 1/s goes into the scale and bias of the LayerNormalization, Mul, Add or layer before.
+    2023, SmoothQuant, equation 4); 1/s goes into the scale and bias of what comes before.
     """
 
     name: ClassVar[str] = "smooth-quant"
