@@ -49,6 +49,10 @@ class Setting:
     _context: Context | None = field(default=None, repr=False)
     _base: ir.Model | None = field(default=None, repr=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what each worker makes for itself."""
+        return {**vars(self), "_context": None, "_base": None}
+
     def measure(self, plan: Plan, fits: Mapping[str, FitData]) -> float:
         """The loss of one plan, as `Search` measures it."""
         if self._base is None or self._context is None:
