@@ -19,12 +19,14 @@ from lwgraph.passes.quantize.distance import Distance
 from lwgraph.passes.quantize.parts import Region
 from lwgraph.passes.quantize.quantizer import Built, Quantizer
 from lwgraph.passes.quantize.readback import failures
+from lwgraph.passes.quantize.refine import better_ranges, refined
 from lwgraph.passes.quantize.sensitivity import sensitivities
 from lwgraph.passes.quantize.times import Border, can_profile, measured_border, node_seconds
 
 Judge = Callable[[Run], float]  # the loss of a prepared model, comparable with max_loss; lower is better
 RATE = 8.0  # without max_loss: halving the loss is worth a ninth more time (2 ** (1 / RATE))
 ENOUGH = 1e-3  # a relative squared error this small is hardly worth time
+FEW = 4  # samples on which sensitivities are measured
 _SECONDS = 1.0  # of timing, for each comparison with the float model
 EVEN = 0.98  # integers must take less than this share of the float model's time
 
@@ -103,6 +105,7 @@ class Mixer:
         judge: None: the relative squared error of the outputs on `feeds`.
         refused: nodes that stay in float, and why.
         runs: variants of the model that may be measured for sensitivities.
+        methods: calibration methods whose ranges may be tried where those of the quantizer do damage.
         race: seconds of prepared models on one sample.
     """
 
@@ -113,6 +116,7 @@ class Mixer:
     judge: Judge | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
     runs: int = 48
+    methods: Sequence[tuple[str, float]] = ()
     race: Callable[[Mapping[str, Run], Feeds], dict[str, float]] = race
     progress: Callable[[str, int, int], None] = lambda what, done, total: None
 
@@ -140,8 +144,8 @@ class Mixer:
         region = Region(self.quantizer, refused)
         border = self._profile(whole)
         integer_loss = self.loss(self.executor.prepare(whole.model))
-        if max_loss is None or integer_loss > max_loss:
-            self._sense(region)
+        if integer_loss > (ENOUGH if max_loss is None else max_loss):
+            whole, region, integer_loss = self._refine(whole, region, refused, integer_loss)
         sizes = measured_shapes(self.quantizer.model, region.values(), self.feeds[0], self.executor)
         parts = region.parts(self.floats, self.integers, self.damage)
         choices = ladder(parts, region.links(sizes, border, self.damage))
@@ -165,15 +169,27 @@ class Mixer:
         self.integers = node_seconds(self.executor, whole.model, self.feeds[0]) or {}
         return measured_border(self.executor)
 
-    def _sense(self, region: Region) -> None:
-        if self.damage:
-            return
+    def _refine(self, whole: Built, region: Region, refused: Mapping[str, str], loss: float
+                ) -> tuple[Built, Region, float]:
+        """Measure the damages, and give the worst tensors better ranges where that brings the whole model closer."""
         sources, keys = region.sources()
-        few = Distance(self.executor.prepare(self.quantizer.model), self.feeds[:4])
+        few = Distance(self.executor.prepare(self.quantizer.model), self.feeds[:FEW])
         found = sensitivities(self.quantizer.model, sources, few, self.executor, self.runs,
                               lambda done, total: self.progress("measuring sensitivities", done, total))
+        ranges = better_ranges(self.quantizer, region, sources, found, self.methods, few, self.executor,
+                               lambda done, total: self.progress("trying ranges", done, total))
+        if ranges:
+            quantizer = refined(self.quantizer, ranges)
+            built = quantizer.build(refused)
+            if (new := self.loss(self.executor.prepare(built.model))) < loss:
+                self.quantizer, whole, loss = quantizer, built, new
+                region = Region(quantizer, refused)
+                sources, keys = region.sources()
+                found = sensitivities(quantizer.model, sources, few, self.executor, self.runs,
+                                      lambda done, total: self.progress("measuring sensitivities", done, total))
         for key, damage in zip(keys, found, strict=True):
             self.damage[key] = self.damage.get(key, 0.0) + damage
+        return whole, region, loss
 
     def _pick(self, choices: Sequence[Choice], region: Region, refused: Mapping[str, str], max_loss: float | None
               ) -> tuple[frozenset[str], Built, float] | None:

@@ -155,7 +155,7 @@ class Quantize(Pass):
                 context.warn(f"'{node}' was quantized but does not run in integers: {reason}")
             return Mixed(built.model, dict(built.reasons), built=built if built.compute else None)
         mixer = Mixer(working, quantizer, executor, spread(context.data, JUDGED), judge, refused,
-                      progress=context.progress)
+                      methods=AUTO if self.calibration_method == "auto" else (), progress=context.progress)
         return mixer.find(max_loss)
 
     def _recurrent(

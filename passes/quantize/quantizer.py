@@ -68,16 +68,18 @@ class Quantizer:
         target: the runtime's rules.
         observe: called with the tensor names (and channel axes) to observe, returns what they did; called once.
         recipe: how to choose grids.
+        chosen: tensor name -> (method, percentile), where the recipe's does not suit.
     """
 
     def __init__(
         self, model: ir.Model, target: Target,
         observe: Callable[[list[str], dict[str, int]], Mapping[str, Observed]], recipe: Recipe = Recipe(),
+        chosen: Mapping[str, tuple[str, float]] = {},
     ) -> None:
         self.model = ir.clone(model)
         infer(self.model)
         name_nodes(self.model.graph)
-        self.target, self.recipe = target, recipe
+        self.target, self.recipe, self.chosen = target, recipe, dict(chosen)
         self.opset = self.model.graph.opset_imports.get("", 1)
         placement = place(self.model.graph, target, self.opset)
         axes = {v.name or "": channel_axis(node) for node in placement.compute
@@ -110,13 +112,19 @@ class Quantizer:
         return found
 
     def range_of(self, value: ir.Value) -> Range:
-        """The range of one tensor by the recipe's method."""
-        return self._range(self.observed[value.name or ""])
+        """The range of one tensor by the recipe's method, or by the one chosen for it."""
+        name = value.name or ""
+        return self._range(name, *self.chosen.get(name, (self.recipe.method, self.recipe.percentile)))
 
-    def _range(self, seen: Observed) -> Range:
+    def grid_by(self, name: str, method: str, percentile: float) -> Grid:
+        """The grid that a tensor would have by itself by some method."""
+        real = self._range(name, method, percentile)
+        return activation_grid(real, self.target.activation_type, self.target.activation_symmetric)
+
+    def _range(self, name: str, method: str, percentile: float) -> Range:
         symmetric = self.target.activation_symmetric
         bits = 16 if self.target.activation_type.endswith("16") else 8
-        return seen.range(self.recipe.method, percentile=self.recipe.percentile, levels=2**bits, symmetric=symmetric)
+        return self.observed[name].range(method, percentile=percentile, levels=2**bits, symmetric=symmetric)
 
     def grids(self, placement: Placement) -> dict[ir.Value, Grid]:
         """The grid of every tensor that needs one."""

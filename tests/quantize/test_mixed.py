@@ -225,3 +225,23 @@ def test_profiles_name_the_nodes() -> None:
 def test_max_loss_must_be_positive() -> None:
     with pytest.raises(UsageError, match="max_loss"):
         Quantize(max_loss=0.0)
+
+
+def test_the_worst_tensors_get_ranges_of_their_own() -> None:
+    """One outlier among the calibration samples suits no single method; each tensor is given what suits it."""
+    model, data = residual(), images()
+    data[0]["x"][0, 0, 0, 0] = 90
+    names = dict.fromkeys(NAMES, 2e-3), dict.fromkeys(NAMES, 1e-3)
+    plain = mixer(model, data, Timed(*names), FAST)
+    tried = mixer(model, data, Timed(*names), FAST, methods=(("moving-average", 100.0), ("mse", 100.0)))
+    before, after = plain.find(), tried.find()
+    assert tried.quantizer.chosen and not plain.quantizer.chosen
+    assert after.integer_loss is not None and before.integer_loss is not None
+    assert after.integer_loss < 0.8 * before.integer_loss
+
+
+def test_ranges_that_do_not_help_the_whole_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lwgraph.passes.quantize.mixed.better_ranges", lambda *_: {"x": ("percentile", 60.0)})
+    made = mixer(fragile(), images(), Timed(dict.fromkeys(NAMES, 2e-3), dict.fromkeys(NAMES, 1e-3)), FAST)
+    made.find()
+    assert not made.quantizer.chosen

@@ -1,0 +1,71 @@
+"""Ranges chosen tensor by tensor where they matter: by what each does to the network's output.
+
+One calibration method for all tensors clips an input image by the rule that suits a tensor with outliers. For the
+tensors that do most damage, the ranges of the other methods are tried in the float model, one at a time, and the one of
+least damage is taken. The result is kept when the quantized model as a whole is closer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from lwgraph.executor import Executor
+from lwgraph.passes.quantize.distance import Distance
+from lwgraph.passes.quantize.parts import Region
+from lwgraph.passes.quantize.quantizer import Quantizer
+from lwgraph.passes.quantize.sensitivity import Source, simulated
+
+TRIED = 12  # tensors whose ranges are looked at one by one
+_WORTH = 0.9  # another range must do less than this share of the damage
+
+
+def better_ranges(
+    quantizer: Quantizer,
+    region: Region,
+    sources: Sequence[Source],
+    damages: Sequence[float],
+    methods: Sequence[tuple[str, float]],
+    distance: Distance,
+    executor: Executor,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, tuple[str, float]]:
+    """Tensor name -> the method (and percentile) whose range does less damage than that of the quantizer's recipe.
+
+    Args:
+        sources, damages: what `sensitivities` found; the TRIED worst tensors are looked at.
+        methods: the alternatives.
+
+    Complexity: at most TRIED * (1 + len(methods)) models on the samples of `distance`.
+    """
+    order = sorted((i for i, s in enumerate(sources) if s.grid is not None), key=lambda i: -damages[i])[:TRIED]
+    found: dict[str, tuple[str, float]] = {}
+    for number, index in enumerate(order):
+        progress(number, len(order))
+        source = sources[index]
+        assert source.grid is not None
+        own = quantizer.grid_by(source.name, quantizer.recipe.method, quantizer.recipe.percentile)
+        if not own.equals(source.grid):
+            continue  # it shares its grid with others, which its own range does not decide
+        grids = {(quantizer.recipe.method, quantizer.recipe.percentile): own}
+        for method, percentile in methods:
+            grid = quantizer.grid_by(source.name, method, percentile)
+            if not any(grid.equals(g) for g in grids.values()):
+                grids[method, percentile] = grid
+        if len(grids) < 2:
+            continue
+        lost = {key: distance(executor.prepare(simulated(quantizer.model, [replace(source, grid=g)])))
+                for key, g in grids.items()}
+        best = min(lost, key=lambda key: lost[key])
+        if lost[best] < _WORTH * lost[quantizer.recipe.method, quantizer.recipe.percentile]:
+            found[source.name] = best
+    return found
+
+
+def refined(quantizer: Quantizer, chosen: Mapping[str, tuple[str, float]]) -> Quantizer:
+    """A quantizer with the same observations and other ranges for some tensors."""
+    return Quantizer(quantizer.model, quantizer.target, lambda names, axes: quantizer.observed, quantizer.recipe,
+                     {**quantizer.chosen, **chosen})
+
+
+__all__ = ["TRIED", "better_ranges", "refined"]
