@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,19 +19,23 @@ Array = npt.NDArray[np.float64]
 class Probe:
     """A layer written as one dense weight on features that are a linear function of its input, such as pooled patches.
 
+    Or of its output, which is the layer's weight on itself: for forms that make outputs from others.
+
     Statistics take it for a layer, and `Moments` of it price any other weight on the same features.
 
     Attributes:
         site: the layer.
-        patches: how the features (r, 1, D) are taken from the layer's input.
+        patches: how the features (r, 1, D) are taken from the layer's input, or its output.
         weight: (o, D), the layer on these features.
         white: (D, D), their second moments for white inputs.
+        behind: whether they are of the output, bias included.
     """
 
     site: Site
     patches: Patches
     weight: Array
     white: Array
+    behind: bool = False
 
     @property
     def name(self) -> str:
@@ -44,8 +49,19 @@ class Probe:
 
     @property
     def input(self) -> ir.Value:
-        """The layer's data input."""
-        return self.site.input
+        """The value that the features are taken from."""
+        return self.site.output if self.behind else self.site.input
+
+    def values(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """That value, for an input x (n, c, *spatial) of the layer. O(positions * o * D) for the output."""
+        if not self.behind:
+            return x
+        own = Patches.of(self.site)
+        rows = own.rows(x, np.arange(own.count(x.shape))).astype(np.float64)  # (r, groups, D)
+        weight = self.site.weight.reshape(self.site.group, -1, self.site.fan_in)
+        y = np.einsum("rgd,god->rgo", rows, weight, optimize=True).reshape(len(rows), -1)
+        y = y if self.site.bias is None else y + self.site.bias
+        return np.moveaxis(y.reshape(x.shape[0], *own.grid(x.shape), -1), -1, 1)
 
     @property
     def outputs(self) -> int:

@@ -10,6 +10,7 @@ from lwgraph.errors import CheckError
 from lwgraph.measure.region import check_region
 from lwgraph.plan.fit import ratio
 from lwgraph.plan.form import Array, Fitted
+from lwgraph.plan.probe import Probe
 from lwgraph.plan.substitute import dense, formed, original, small_input, small_model
 from lwgraph.rewrite.base import Context, Contract
 
@@ -64,6 +65,7 @@ def error_on(found: Fitted, sample: np.ndarray[tuple[int, ...], np.dtype[np.floa
     """
     site = found.form.seen(found.site)
     patches = Patches.of(site)
+    sample = site.values(sample) if isinstance(site, Probe) else sample
     rows = patches.rows(sample, np.arange(patches.count(sample.shape))).astype(np.float64)
     groups = (site.group, -1, site.fan_in)
     outputs: Array = np.einsum("rgd,god->rgo", rows, site.weight.reshape(groups)).reshape(len(rows), -1)

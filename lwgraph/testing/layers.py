@@ -148,8 +148,9 @@ def moments_on(site: Site, x: npt.NDArray[Any]) -> Moments:
     gram = Pooled(np.asarray(found.swapaxes(1, 2) @ found) / found.shape[1], found.mean(1), found.shape[1])
 
     def measure(look: Callable[[Site], Site | Probe]) -> Pooled:
-        seen = Patches.of(look(site))
-        rows = seen.rows(x, np.arange(seen.count(x.shape))).astype(np.float64).swapaxes(0, 1)
+        probe = look(site)
+        seen, values = Patches.of(probe), probe.values(x) if isinstance(probe, Probe) else x
+        rows = seen.rows(values, np.arange(seen.count(values.shape))).astype(np.float64).swapaxes(0, 1)
         return Pooled(np.asarray(rows.swapaxes(1, 2) @ rows) / rows.shape[1], rows.mean(1), rows.shape[1])
 
     return Moments(site, gram, measure)

@@ -1,11 +1,15 @@
 """Ghost: a dense layer for some of the outputs, and a cheap one that makes the others from them.
 
-    y_S = P * x,    y_rest = T y_S                                         (GhostNet, Han et al. 2020; linear)
+    y_S = P * x,    y_rest = T y_S             (pointwise; GhostNet, Han et al. 2020, without its activations)
+    y_S = W_S * x,  y_j = k_j * y_s(j) + b_j   (depthwise)
 
-The dense kernel is Khat = [P; T P], of rank |S|. Any kernel A V of that rank can be written so, with P = A_S V and
-T = A_rest A_S^-1, for any S whose rows of A are independent. So the fit is reduced-rank regression, which is optimal,
-and S only decides how well the cheap layer is conditioned. Outputs pivoted by their correlations are best, but need a
-Gather behind the Concat; the first or the last outputs do in float32 mostly, and come in order.
+Pointwise: the dense kernel is Khat = [P; T P], of rank |S|. Any kernel A V of that rank can be written so, with
+P = A_S V and T = A_rest A_S^-1, for any S whose rows of A are independent. So the fit is reduced-rank regression, which
+is optimal, and S only decides how well the cheap layer is conditioned. Outputs pivoted by their correlations are best,
+but need a Gather behind the Concat; the first or the last outputs do in float32 mostly, and come in order.
+
+Depthwise: each cheap output is made from the neighbours in one primary output, which is the layer's own; see
+`_neighbours`. It needs moments of the layer's output, and errs much more than the other kind.
 """
 
 from __future__ import annotations
@@ -19,16 +23,20 @@ import numpy.typing as npt
 
 from lwgraph import ir
 from lwgraph.errors import UsageError
+from lwgraph.passes.forms._neighbours import SIDE, choose, output_probe
 from lwgraph.passes.forms._reorder import reorder
 from lwgraph.passes.forms._split import explained, factor
 from lwgraph.plan.emit import Emitter
 from lwgraph.plan.fit import Block, Moments
 from lwgraph.plan.form import Fitted, Form, ceil16
+from lwgraph.plan.probe import Probe
 from lwgraph.plan.site import Site
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 Order = Literal["auto", "pivoted"]
+Cheap = Literal["pointwise", "depthwise"]
+MOST = 10_000  # output patches of so many numbers have moments of 800 MB
 AMPLIFIED = {2: 4.0, 4: 100.0, 8: 100.0}  # by bytes per number: see `turn`; 100 roundings of float32 are 6e-6
 
 
@@ -40,6 +48,7 @@ class Ghost(Form):
 
     primary: Annotated[int, "outputs of the dense layer; 0: by ratio"] = 0
     ratio: Annotated[float, "primary outputs as a share of all, rounded up to a multiple of 16"] = 0.5
+    cheap: Annotated[Cheap, "what makes the others; depthwise: 3 x 3, where the layer is a Conv"] = "pointwise"
     order: Annotated[Order, "pivoted: best for int8, needs a Gather; auto: without one where rounding allows"] = "auto"
 
     def __post_init__(self) -> None:
@@ -70,12 +79,30 @@ class Ghost(Form):
 
     def at(self, site: Site) -> Ghost:
         """The number of primary outputs that `site` gets."""
-        limit = min(site.outputs, site.fan_in)
-        return Ghost(min(self.primary, limit) or ceil16(self.ratio * site.outputs, limit), order=self.order)
+        cheap = self.cheap if _takes_neighbours(site) else "pointwise"
+        limit = site.outputs if cheap == "depthwise" else min(site.outputs, site.fan_in)
+        primary = min(self.primary, limit) or ceil16(self.ratio * site.outputs, limit)
+        return Ghost(primary, cheap=cheap, order=self.order)
+
+    def seen(self, site: Site) -> Site | Probe:
+        """The layer's patches; for depthwise ones those of its output."""
+        return output_probe(site) if self.at(site).cheap == "depthwise" else site
+
+    def dense(self, op: Emitter, x: ir.Value, fitted: Fitted) -> ir.Value:
+        """One layer; for depthwise ones the layer as it is, and a dense one behind it."""
+        site, rank = fitted.site, len(fitted.site.kernel)
+        if self.at(site).cheap == "pointwise":
+            return super().dense(op, x, fitted)
+        y = op.stage(x, site.weight, "dense", bias=site.bias)
+        kernel = op.const(fitted.kernel, "mix")
+        bias = op.const(fitted.shift, "mix_bias")
+        return op.Conv(y, kernel, bias, kernel_shape=(SIDE,) * rank, pads=(SIDE // 2,) * (2 * rank))
 
     def fit(self, site: Site, moments: Moments) -> Fitted:
-        """Reduced-rank regression, turned so that the primary outputs are outputs of the layer."""
+        """Reduced-rank regression, turned so that the primary outputs are outputs of the layer; or `choose`."""
         form, (block,) = self.at(site), moments.blocks
+        if form.cheap == "depthwise":
+            return form._fit_neighbours(site, moments.seen(form.seen))
         first, second = factor(block, range(len(site.kernel)), form.primary)
         rows, columns = first.reshape(form.primary, -1), second.reshape(site.outputs, form.primary)
         picked, cheap = turn(block, rows, columns, 0 if form.order == "pivoted" else AMPLIFIED[site.dtype.itemsize])
@@ -89,9 +116,24 @@ class Ghost(Form):
         arrays["outputs"] = picked.astype(np.float64)
         return form.fitted(site, moments, arrays, kernel.reshape(site.shape))
 
+    def _fit_neighbours(self, site: Site, moments: Moments) -> Fitted:
+        picked, source, taps = choose(moments.blocks[0], site.outputs, self.primary)
+        rest, middle = np.setdiff1d(np.arange(site.outputs), picked), SIDE ** len(site.kernel) // 2
+        kernel = np.zeros((site.outputs, site.outputs, SIDE ** len(site.kernel)))
+        kernel[picked, picked, middle] = 1
+        kernel[rest, source] = taps
+        side = (SIDE,) * len(site.kernel)
+        arrays = {"primary": site.weight[picked], "outputs": picked.astype(np.float64)}
+        if len(rest):
+            arrays["neighbours"] = taps.reshape(len(rest), 1, *side)
+            arrays["sources"] = np.searchsorted(picked, source).astype(np.float64)
+        return self.fitted(site, moments, arrays, kernel.reshape(site.outputs, site.outputs, *side))
+
     def estimate(self, site: Site, moments: Moments) -> float:
         """Of reduced-rank regression, all sizes at once."""
         (block,) = moments.blocks
+        if self.at(site).cheap == "depthwise":
+            return super().estimate(site, moments)
         gain = explained(block, range(len(site.kernel)), self.at(site).primary)
         return moments.relative(float(np.vdot(block.cross, block.matrix)) - float(np.square(gain).sum()))
 
@@ -102,7 +144,11 @@ class Ghost(Form):
             "primary": random.standard_normal((form.primary, *site.shape[1:])) / site.fan_in,
             "outputs": np.arange(float(form.primary)),
         }
-        if form.primary < site.outputs:
+        if form.primary < site.outputs and form.cheap == "depthwise":
+            rest = site.outputs - form.primary
+            arrays["neighbours"] = random.standard_normal((rest, 1, *(SIDE,) * len(site.kernel)))
+            arrays["sources"] = np.arange(float(rest)) % form.primary
+        elif form.primary < site.outputs:
             shape = (site.outputs - form.primary, form.primary, *(1,) * len(site.kernel))
             arrays["cheap"] = random.standard_normal(shape) / form.primary
         return form.unfitted(site, arrays)
@@ -112,8 +158,10 @@ class Ghost(Form):
         site, arrays, bias = fitted.site, fitted.arrays, fitted.bias
         picked = arrays["outputs"].astype(np.int64)
         y = op.stage(x, arrays["primary"], "primary", bias=None if bias is None else bias[picked])
-        if "cheap" not in arrays:
+        if "cheap" not in arrays and "neighbours" not in arrays:
             return reorder(op, y, np.argsort(picked), "order")
+        if "neighbours" in arrays:
+            return self._emit_neighbours(op, y, fitted)
         rest = np.setdiff1d(np.arange(site.outputs), picked)
         cheap = arrays["cheap"]
         # What the primary bias adds to the cheap outputs is taken off again.
@@ -123,11 +171,32 @@ class Ghost(Form):
         y = op.Concat(*(part for _, part in parts), axis=1 if site.kernel else -1)
         return reorder(op, y, np.argsort(np.concatenate([which for which, _ in parts])), "order")
 
+    def _emit_neighbours(self, op: Emitter, y: ir.Value, fitted: Fitted) -> ir.Value:
+        site, arrays, rank = fitted.site, fitted.arrays, len(fitted.site.kernel)
+        picked = arrays["outputs"].astype(np.int64)
+        rest = np.setdiff1d(np.arange(site.outputs), picked)
+        sources = op.Gather(y, op.const(arrays["sources"].astype(np.int64), "sources", shared=True), axis=1)
+        taps = op.const(arrays["neighbours"], "neighbours", shared=True)
+        # What they are made from has its bias already; theirs is what keeps their means.
+        bias = op.const(fitted.shift[rest], "neighbours_bias")
+        attributes = {"kernel_shape": (SIDE,) * rank, "pads": (SIDE // 2,) * (2 * rank), "group": len(rest)}
+        both = op.Concat(y, op.Conv(sources, taps, bias, **attributes), axis=1)
+        return reorder(op, both, np.argsort(np.concatenate([picked, rest])), "order")
+
     def macs(self, site: Site) -> int:
         """Multiply-accumulates for one batch."""
-        primary = self.at(site).primary
+        form = self.at(site)
+        primary = form.primary
+        if form.cheap == "depthwise":
+            rest = (site.outputs - primary) * int(SIDE ** len(site.kernel))
+            return (primary * site.fan_in + rest) * site.positions()
         cheap = primary * (site.outputs - primary) * site.positions()
         return primary * site.fan_in * site.stage_positions() + cheap
+
+
+def _takes_neighbours(site: Site) -> bool:
+    """Whether a depthwise layer may make outputs: a Conv whose output patches are not too many to measure."""
+    return site.kind == "conv" and site.outputs * SIDE ** len(site.kernel) <= MOST
 
 
 def turn(block: Block, rows: Array, columns: Array, limit: float) -> tuple[Index, Array]:

@@ -28,7 +28,7 @@ SIZES = {
     "cp": [Cp(5), Cp(20)],
     "depthwise": [Depthwise(1, "pw-dw"), Depthwise(2), Depthwise(4, "pw-dw"), Depthwise(4, "dw-pw")],
     "fire": [Fire(5), Fire(9, share=0.2), Fire(9, share=1.0)],
-    "ghost": [Ghost(5), Ghost(11)],
+    "ghost": [Ghost(5), Ghost(11), Ghost(5, cheap="depthwise"), Ghost(12, cheap="depthwise")],
     "grouped": [Grouped(2, 4), Grouped(2, 9), Grouped(2, pointwise=False), Grouped(4, 3), Grouped(99, 2)],
     "low-rank": [LowRank(5, split=split) for split in ("spatial", "vertical", "horizontal", "output", "input")],
     "octave": [Octave(), Octave(0.0, 0.3), Octave(0.2, 0.2)],

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from lwgraph import registry
+from lwgraph.passes.forms._neighbours import output_probe
 from lwgraph.passes.forms._split import factor
 from lwgraph.passes.forms.ghost import AMPLIFIED, Ghost, pivots, turn
 from lwgraph.passes.forms.low_rank import LowRank
+from lwgraph.plan.fit import Moments
 from lwgraph.plan.substitute import difference, formed, small_model
+from lwgraph.testing.layers import Layer, make_layer, moments_on
 from tests.forms.test_all_forms import sampled
 
 REFERENCE = registry.executor("reference")
@@ -73,3 +76,31 @@ def test_what_rounding_would_spoil_is_pivoted():
     rows, columns = first.reshape(16, -1), second.reshape(32, 16)
     loose, strict = (turn(moments.blocks[0], rows, columns, AMPLIFIED[size])[0] for size in (4, 2))
     assert list(loose) == list(range(16)) != list(strict)
+
+
+@pytest.mark.parametrize("attributes", [
+    {"pads": (1, 1, 1, 1)}, {"strides": (2, 1)}, {"dilations": (1, 2)}, {"strides": (2, 2), "dilations": (2, 1)},
+])  # fmt: skip
+def test_moments_of_the_outputs_of_white_inputs(attributes):
+    shape = (3000, 2, 17, 15)
+    site = Layer("layer", make_layer("Conv", shape, (3, 2, 3, 3), bias=False, **attributes), shape).site
+    probe = output_probe(site)
+    y = probe.values(np.random.default_rng(0).standard_normal(shape))
+    height, width = y.shape[2:]
+    middle = (np.arange(3000) * height + height // 2) * width + width // 2  # far from the padding
+    rows = probe.patches.rows(y, middle)[:, 0]
+    assert np.allclose(rows.T @ rows / len(rows), probe.white, atol=0.12 * np.diagonal(probe.white).max())
+
+
+def test_outputs_that_are_moved_copies_are_made_from_them():
+    shape = (4, 16, 12, 12)
+    made = Layer("layer", make_layer("Conv", shape, (16, 16, 3, 3), pads=(1, 1, 1, 1)), shape)
+    site, weight = made.site, made.site.weight.copy()
+    weight[:, :, :, 2] = 0
+    weight[8:] = np.roll(weight[:8], 1, 3)  # outputs 8 to 15 see what is one to the left
+    site.__dict__["weight"] = weight
+    fitted = Ghost(8, cheap="depthwise").fit(site, moments_on(site, made.samples()))
+    assert {int(i) % 8 for i in fitted.arrays["outputs"]} == set(range(8))
+    assert fitted.error < 0.1  # but for the padding
+    assert difference(fitted, REFERENCE, 17) == ""
+    assert Ghost(8, cheap="depthwise").fit(site, Moments(site)).error < 1e-9
