@@ -136,6 +136,39 @@ def paired_latency(
         len(table), threads)
 
 
+def shortest(
+    runs: Sequence[Run], feeds: Feeds, *, seconds: float, clock: Callable[[], float] = time.perf_counter
+) -> tuple[list[float], int]:
+    """The shortest single run of each of several short models, in seconds, and how many rounds were made.
+
+    For small models on a machine that is not quiet: every run is timed alone, so one that was not disturbed counts even
+    when its neighbours were; the models take turns, so all get such runs.
+
+    Args:
+        runs: prepared models.
+        feeds: of all of them.
+        seconds: to spend in all; at least _LEAST_ROUNDS rounds are made.
+        clock: a monotone clock in seconds.
+    """
+    repeats = [_warm_up(run, feeds, clock) for run in runs]
+    least = [math.inf] * len(runs)
+    enabled, rounds, start = gc.isenabled(), 0, clock()
+    gc.disable()
+    try:
+        while rounds < _LEAST_ROUNDS or clock() - start < seconds:
+            for k in range(len(runs)):
+                i = (k + rounds) % len(runs)
+                for _ in range(repeats[i]):
+                    before = clock()
+                    runs[i](feeds)
+                    least[i] = min(least[i], clock() - before)
+            rounds += 1
+    finally:
+        if enabled:
+            gc.enable()
+    return least, rounds
+
+
 def _warm_up(run: Run, feed: Feeds, clock: Callable[[], float]) -> int:
     """Run a few times; how many runs make one timing."""
     shortest = math.inf

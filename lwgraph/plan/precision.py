@@ -38,15 +38,25 @@ def spelling(*, quick: bool = False) -> str:
 
 
 def small_integer_model(
-    site: Site, build: Build, shape: Sequence[int], calibration: Feeds, opset: int, executor: Executor
+    site: Site,
+    build: Build,
+    shape: Sequence[int],
+    calibration: Feeds,
+    opset: int,
+    executor: Executor,
+    floats: Sequence[int] = (),
 ) -> ir.Model | None:
     """As `small_model`, in integers and for inputs of `shape`; None where the target has no integer kernel for it.
 
-    The ranges come from `calibration`, which may be much smaller than `shape`: time does not depend on them.
+    The ranges come from `calibration`, which may be much smaller than `shape`: time does not depend on them. The nodes
+    numbered in `floats` stay as they are.
     """
     model = small_model(site, build, [None if axis > 1 and site.kernel else d for axis, d in enumerate(shape)], opset)
+    for index, node in enumerate(model.graph):
+        node.name = f"n{index}"
+    kept = tuple(f"n{index}" for index in floats)
     try:
-        if not make_pass(**BLANK).run(model, Context(executor, data=[calibration])):
+        if not make_pass(**BLANK, nodes_to_exclude=kept).run(model, Context(executor, data=[calibration])):
             return None
     except LwgraphError:
         return None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from lwgraph import ir
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds, Run
-from lwgraph.measure.latency import paired_latency
+from lwgraph.measure.latency import shortest
 from lwgraph.plan.cache import PriceCache, processor
 from lwgraph.plan.form import Form
 from lwgraph.plan.precision import FLOAT
@@ -40,8 +40,8 @@ class Oracle:
     """Prices forms at sites for one target, in floats and in integers.
 
     A layer is timed in a small model (see `Rig`), and what its neighbours cost is measured by a model without the
-    layer and taken off. Dense, forms and the empty models run in turn (`paired_latency`), so that a busy machine slows
-    all alike; the least time of each counts. Layers whose sizes differ by less than a few percent share a measurement
+    layer and taken off. Dense, forms and the empty models run in turn, so that a busy machine slows
+    all alike; the shortest run of each counts. Layers whose sizes differ by less than a few percent share a measurement
     (their ratio; the time is scaled by their work). What lies between integers and floats, conversion and change of
     layout, is priced on its own: `switch`.
 
@@ -104,17 +104,17 @@ class Oracle:
         """As `_keys`; no key where nothing switches."""
         shape = _bucket(site)
         scale = math.prod(d or 1 for d in site.input_shape or shape) / math.prod(shape)
-        return json.dumps([self._target, "switch", shape, str(site.dtype)]) if len(site.kernel) == 2 else "", scale
+        return json.dumps([self._target, "border", shape, str(site.dtype)]) if len(site.kernel) == 2 else "", scale
 
-    def whole(self, models: Mapping[str, ir.Model], feeds: Sequence[Feeds], seconds: float = 4.0) -> list[float]:
+    def whole(self, models: Mapping[str, ir.Model], feeds: Sequence[Feeds], seconds: float = 2.0) -> list[float]:
         """Milliseconds of one run of each whole model, timed in turn, and remembered by their fingerprints."""
         key = json.dumps([self._target, "whole", *(ir.fingerprint(model) for model in models.values())])
         names = [json.dumps([key, name]) for name in models]
         if any(self.cache.get(name) is None for name in names):
             runs = {name: self.executor.prepare(model) for name, model in models.items()}
-            measured = paired_latency(runs, feeds, seconds=seconds, clock=self._clock)
-            for name, timing in zip(names, measured.timings, strict=True):
-                self.cache.put(name, 1e3 * measured.timings[0].minimum, 1e3 * timing.minimum, measured.rounds)
+            least, rounds = shortest(list(runs.values()), feeds[0], seconds=seconds, clock=self._clock)
+            for name, value in zip(names, least, strict=True):
+                self.cache.put(name, 1e3 * least[0], 1e3 * value, rounds)
         return [row[1] for name in names if (row := self.cache.get(name)) is not None]
 
     @property
@@ -125,11 +125,10 @@ class Oracle:
 
     def _carry_out(self, kind: str, keys: Sequence[str], runs: Sequence[Run], rig: Rig) -> None:
         """Time `runs` side by side, and keep the prices that come of it; see `settle`."""
-        named = {str(index): run for index, run in enumerate(runs)}
-        measured = paired_latency(named, [rig.feeds], seconds=self.budget * len(runs), clock=self._clock)
-        rows = settle(kind, [1e3 * timing.minimum for timing in measured.timings])
+        least, rounds = shortest(runs, rig.feeds, seconds=self.budget * len(runs), clock=self._clock)
+        rows = settle(kind, [1e3 * value for value in least])
         for key, row in zip(keys, rows, strict=True):
-            self.cache.put(key, *row, measured.rounds)
+            self.cache.put(key, *row, rounds)
 
     def _keys(self, site: Site, forms: Sequence[Form | None], precision: str) -> tuple[list[str], float]:
         """Where the prices at `site` are kept, and what they are multiplied by: they are of a similar layer."""

@@ -64,10 +64,14 @@ class Rig:
         return runs
 
     def switch(self) -> list[Run]:
-        """Models whose times t give the price of a tensor's way into integers and back, 2 t[0] - t[1] - t[2]."""
-        one = self._integers(lambda op, x: _relay(op, x, self.shape[1]))
-        two = self._integers(self._two_relays)
-        return [] if one is None or two is None else [one, two, self.empty()]
+        """Two models of three cheap layers, the middle one of the first in integers: their difference is the price of
+        a tensor's way into integers and back."""
+        mixed = self._integers(self._three_relays, pools=False, floats=(0, 2))
+        model = small_model(self.site, self._three_relays, self.shape, self.opset)
+        return [] if mixed is None else [mixed, self.executor.prepare(model)]
+
+    def _three_relays(self, op: Emitter, x: ir.Value) -> ir.Value:
+        return _relay(op, self._two_relays(op, x), self.shape[1])
 
     def _two_relays(self, op: Emitter, x: ir.Value) -> ir.Value:
         return _relay(op, _relay(op, x, self.shape[1]), self.shape[1])
@@ -80,9 +84,10 @@ class Rig:
         model = small_model(self.site, original(self.site), self.shape, self.opset)
         return tuple(self.executor.prepare(model)(self.feeds)["y"].shape)
 
-    def _integers(self, build: Build) -> Run | None:
+    def _integers(self, build: Build, *, pools: bool = True, floats: Sequence[int] = ()) -> Run | None:
+        within = self._pools(build) if pools else build
         model = small_integer_model(
-            self.site, self._pools(build), self.shape, self._calibration, self.opset, self.executor
+            self.site, within, self.shape, self._calibration, self.opset, self.executor, floats
         )
         try:
             return None if model is None else self.executor.prepare(model)

@@ -29,7 +29,7 @@ from lwgraph.plan.cache import cache_folder
 from lwgraph.plan.front import Candidate, Front, undominated, worth
 from lwgraph.plan.planner import BYTES, LATENCY, MACS, Planner
 from lwgraph.plan.precision import FLOAT, INT8
-from lwgraph.plan.solver import Knapsack
+from lwgraph.plan.solver import BUCKETS, Knapsack
 
 VERSION = 1  # part of the file name: raise it when the meaning of a loss changes
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 LOOK_AHEAD = 40  # proposals that are thought through when trials run side by side
 SLOTS = 8  # budgets of time that are searched side by side
-HOPELESS = 0.3  # predicted loss beyond which no plan is tried
+HOPELESS, HARDLY = 0.3, 1e-4  # predicted losses between which plans are tried
 SPREAD = 0.8  # of the logarithm of a changed factor
 SHARE = 0.2  # of the items' factors change in one trial
 BARREN = 60  # trials in a row without a better plan that end the search
@@ -193,14 +193,14 @@ class Search:
         return f"searching plans ({len(self._found)} run; {speed:.1f}x at error {worth(middle):.2g})"
 
     def _slots(self) -> list[_Slot]:
-        """Budgets between the fastest plan that is not hopeless and the slowest worth having, in equal ratios."""
+        """Budgets at which the solver predicts losses in equal ratios, from hopeless to hardly any."""
         front = Knapsack(self.planner.menus(None, self.objective, self.prices)).front()
-        useful = [s for s in front if self.planner.predicted_loss(s.choice) <= HOPELESS] or front[-1:]
-        if not useful:
+        if not front:
             return []
-        ones = np.ones(len(self.planner.items))
-        low, high = useful[0].cost, useful[-1].cost
-        return [_Slot(float(b), ones) for b in np.geomspace(max(low, 1e-9), max(high, 1e-9), SLOTS)]
+        losses = np.array([max(self.planner.predicted_loss(s.choice), 1e-300) for s in front])
+        wanted = np.log(np.geomspace(HOPELESS, HARDLY, SLOTS))
+        nearest = {int(np.abs(np.log(losses) - at).argmin()) for at in wanted}
+        return [_Slot(front[i].cost, np.ones(len(self.planner.items))) for i in sorted(nearest)]
 
     def _propose(self, slot: _Slot) -> bool:
         """One trial; whether it gave a better plan."""
@@ -216,7 +216,8 @@ class Search:
 
     def _try(self, slot: _Slot, coefficients: np.ndarray[Any, np.dtype[np.float64]], origin: str) -> bool:
         menus = self.planner.menus(list(coefficients), self.objective, self.prices)
-        solution = Knapsack(menus, limit=slot.budget * (1 + 1e-9)).at(slot.budget * (1 + 1e-9))
+        budget = slot.budget * (1 + (1 + len(menus)) / BUCKETS)  # room for rounding up, so that the slot's own plan fits
+        solution = Knapsack(menus, limit=budget).at(budget)
         if solution is None:
             return False
         candidate = self._run(solution.choice, origin)

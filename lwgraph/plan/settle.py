@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 FLOATS, INTEGERS, SWITCH = "floats", "integers", "switch"
-LEADING = {FLOATS: 2, INTEGERS: 4, SWITCH: 3}  # times that come before those of the forms
+LEADING = {FLOATS: 2, INTEGERS: 4, SWITCH: 2}  # times that come before those of the forms
 NEVER = (1.0, math.inf)  # the row of a form that the runtime cannot run
 Row = tuple[float, float]  # milliseconds of the dense layer in floats, and of the form
 
@@ -17,7 +17,7 @@ def settle(kind: str, times: Sequence[float | None]) -> list[Row]:
     Args:
         kind: FLOATS: times of the dense layer's model, of the same without the layer, and of each form's. INTEGERS:
             dense and empty in floats, the two integer models without the layer (at the shapes of its input and its
-            output), then each form's in integers. SWITCH: with one and with two integer layers, and without any.
+            output), then each form's in integers. SWITCH: three layers of which the middle one is in integers, and all in floats.
         times: milliseconds; None: the runtime cannot run the model.
 
     Returns:
@@ -29,8 +29,8 @@ def settle(kind: str, times: Sequence[float | None]) -> list[Row]:
         return [NEVER] if kind == SWITCH else [NEVER] * len(forms)
     known = [ms for ms in lead if ms is not None]
     if kind == SWITCH:
-        one, two, empty = known
-        return [(empty, max(0.0, 2 * one - two - empty))]
+        mixed, floats = known
+        return [(floats, max(0.0, mixed - floats))]
     ran = [ms for ms in forms if ms is not None]
     dense, empty = known[:2]
     if kind == FLOATS:

@@ -132,7 +132,7 @@ def test_a_model_that_the_device_cannot_run_is_a_result(kit: Path, tmp_path: Pat
 
 
 def damage(**changes: Any) -> str:
-    batch = {"id": "0", "kind": "switch", "keys": [["switch"]], "ms": [1.0, 1.5, 0.5], "rounds": 7, "what": ""}
+    batch = {"id": "0", "kind": "switch", "keys": [["switch"]], "ms": [1.5, 0.5], "rounds": 7, "what": ""}
     whole = {"lwgraph_prices": 1, "device": "far", "threads": 1, "batches": [{**batch, **changes.pop("batch", {})}]}
     return json.dumps({**whole, **changes})
 
