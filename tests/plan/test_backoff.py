@@ -1,0 +1,133 @@
+"""Backing off along the front, with a planner and a judge of plain numbers."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from lwgraph.errors import UsageError
+from lwgraph.optimizer.backoff import back_off
+from lwgraph.optimizer.goal import Goal, parse_amount, parse_seconds
+from lwgraph.plan.front import Candidate, Front
+from lwgraph.plan.plan import Plan
+
+BASE = 100.0
+
+
+class Fake:
+    """A planner whose models are their choices; plan i takes 10 (i + 1) ms and scores `scores[i]`."""
+
+    def __init__(self, scores, measured=None):
+        self.items, self.model, self.looks, self.stated = [None], "clean", 0, False
+        self.context = SimpleNamespace(progress=lambda *a: None, warn=lambda text: None)
+        self.oracle = SimpleNamespace(target="t")
+        self.scores, self.measured = scores, measured or {}
+        self.floor = 0.9
+
+    def predicted(self, choice, resource):
+        return BASE
+
+    def chosen(self, choice):
+        return choice
+
+    def apply(self, chosen):
+        return chosen[0], []
+
+    def plan(self, chosen):
+        return Plan({}, f"plan {chosen[0]}")
+
+    def value(self, model):
+        self.looks += 1
+        return self.scores[model]
+
+    def milliseconds(self, model):
+        return self.measured.get(model, 10.0 * (model + 1))
+
+
+def front(count):
+    rows = [Candidate((i,), 10.0 * (i + 1), 0.0, loss=1 / (i + 1), bytes=1000 * (i + 1)) for i in range(count)]
+    return Front(BASE, rows)
+
+
+def run(fake, goal=None, count=None):
+    return back_off(front(count or len(fake.scores)), fake, fake, goal or Goal(), fake.milliseconds)
+
+
+@pytest.mark.parametrize("first", range(9))
+def test_the_first_good_plan_is_found_in_few_looks(first):
+    fake = Fake([0.8] * first + [0.95] * (9 - first))
+    outcome = run(fake)
+    assert outcome.model == (first if first < 9 else "clean") and fake.looks <= 4
+    assert outcome.candidate.accepted and outcome.candidate.judged == 0.95
+    assert outcome.plan.ms == (BASE, 10.0 * (first + 1))
+    judged = [c for c in outcome.front.candidates if c.judged is not None]
+    assert len(judged) == fake.looks and len(outcome.front.candidates) == 9
+
+
+def test_nothing_good_leaves_the_model():
+    outcome = run(Fake([0.1] * 5))
+    assert outcome.model == "clean" and outcome.plan.empty and outcome.candidate is None
+    assert any(c.accepted is False for c in outcome.front.candidates)
+
+
+def test_of_those_that_keep_the_promise_the_one_measured_fastest_stands():
+    fake = Fake([0.8, 0.95, 0.95, 0.95, 0.95], measured={1: 50.0, 2: 5.0})
+    assert run(fake).model == 2
+
+
+def test_a_nan_is_not_accepted():
+    assert run(Fake([float("nan")] * 4)).model == "clean"
+
+
+def test_speed_without_accuracy_gives_the_plan_that_loses_least():
+    fake = Fake([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    outcome = run(fake, Goal(speedup=2.0))
+    assert outcome.model == 4 and fake.looks == 1  # 50 ms is twice as fast as 100
+    slow = Fake([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], measured={4: 70.0})
+    assert run(slow, Goal(speedup=2.0)).model == 3  # what counts is the measured time
+
+
+def test_both_promises_hold_or_the_nearest_plan_comes_back():
+    fake = Fake([0.8, 0.95, 0.95, 0.95])
+    fake.stated = True
+    assert run(fake, Goal(speedup=4.0, max_drop=0.1)).model == 1
+    out_of_reach = Fake([0.8, 0.8, 0.95, 0.95])
+    out_of_reach.stated = True
+    outcome = run(out_of_reach, Goal(speedup=8.0, max_drop=0.1))
+    assert outcome.model == 2 and not Goal(speedup=8.0).allows(outcome.candidate.measured_ms, BASE, 0, 0)
+
+
+def test_size_limits_which_plans_are_looked_at():
+    fake = Fake([0.95] * 6)
+    big_first = front(6)
+    big_first.candidates = [c.__class__(**{**c.__dict__, "bytes": 7000 - c.bytes}) for c in big_first.candidates]
+    outcome = back_off(big_first, fake, fake, Goal(max_bytes=3000, max_drop=0.1), fake.milliseconds)
+    assert outcome.model >= 3 and outcome.candidate.bytes <= 3000
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("10m", 600), ("1.5h", 5400), (3.0, 3), ("2 min", 120)]
+)
+def test_budgets(text, seconds):
+    assert parse_seconds(text) == seconds
+
+
+@pytest.mark.parametrize(("text", "amount"), [("1500000", 1.5e6), ("1.5M", 1.5e6), ("600kB", 6e5), ("2MiB", 1 << 21)])
+def test_amounts(text, amount):
+    assert parse_amount(text, "--max-bytes") == amount
+
+
+@pytest.mark.parametrize("wrong", ["soon", "10x", "-1s", ""])
+def test_a_wrong_budget_or_amount_is_one_line(wrong):
+    with pytest.raises(UsageError, match="--budget"):
+        parse_seconds(wrong)
+    with pytest.raises(UsageError, match="--max-macs"):
+        parse_amount(wrong, "--max-macs")
+
+
+@pytest.mark.parametrize(
+    "options", [{"max_latency": 0}, {"max_bytes": -1}, {"max_macs": float("nan")}, {"objective": "speed"},
+                {"budget": float("inf")}],
+)  # fmt: skip
+def test_goals_out_of_range(options):
+    with pytest.raises(UsageError, match="--" + next(iter(options)).replace("_", "-")):
+        Goal(**options)
