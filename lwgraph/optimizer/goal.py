@@ -78,6 +78,13 @@ class Goal:
         """Whether anything but accuracy is promised."""
         return any(v is not None for v in (self.speedup, self.max_latency, self.max_bytes, self.max_macs))
 
+    def limits(self, base_ms: float) -> dict[str, float]:
+        """The limits by resource: "latency" in milliseconds, "bytes", "macs"."""
+        times = [self.max_latency, None if self.speedup is None else base_ms / self.speedup]
+        latency = min((t for t in times if t is not None), default=None)
+        found = {"latency": latency, "bytes": self.max_bytes, "macs": self.max_macs}
+        return {resource: limit for resource, limit in found.items() if limit is not None}
+
     def allows(self, milliseconds: float, base_ms: float, size: float, macs: float) -> bool:
         """Whether a plan of such figures keeps every limit; `base_ms` is the time that `speedup` is relative to."""
         return not self.violations(milliseconds, base_ms, size, macs)

@@ -11,7 +11,7 @@ from lwgraph.measure import paired_latency
 from lwgraph.optimizer.data import Inputs
 from lwgraph.optimizer.goal import Goal
 from lwgraph.optimizer.lean import make_lean, same_graph
-from lwgraph.optimizer.target import TARGETS
+from lwgraph.optimizer.target import MACS, TARGETS
 from lwgraph.plan.count import count
 from lwgraph.plan.plan import Plan
 from lwgraph.plan.shapes import layer_shapes
@@ -108,10 +108,16 @@ class Measuring:
         return models[names[-1]], plan if names[-1] == "result" else Plan()
 
     def _worse(self, name: str, before: str) -> str:
-        """Whether a stage is "slower", beyond the noise of the measurement, or "larger" than another; else empty."""
+        """Whether a stage is "slower", beyond the noise of the measurement, "heavier" or "larger" than another; else empty.
+
+        Of the target "macs" its work counts, not its time.
+        """
         new, old = self.report.stage(name), self.report.stage(before)
         assert new.ratio is not None and old.ratio is not None and new.ratio_spread is not None
-        if new.ratio_spread[0] > old.ratio * (1 + NOISE):
+        if self.goal.target == MACS:
+            if (new.facts.macs or 0) > (old.facts.macs or 0):
+                return "heavier"
+        elif new.ratio_spread[0] > old.ratio * (1 + NOISE):
             return "slower"
         return "larger" if models_larger(self.report, name, before) else ""
 

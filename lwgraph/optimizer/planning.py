@@ -15,7 +15,7 @@ from lwgraph.optimizer.goal import Goal
 from lwgraph.optimizer.judge import Judge
 from lwgraph.optimizer.prove import same_outputs
 from lwgraph.optimizer.spectrum import redundant
-from lwgraph.optimizer.target import open_oracle
+from lwgraph.optimizer.target import MACS, open_oracle
 from lwgraph.plan import precision, site_sensitivity
 from lwgraph.plan.carry_out import carry_out
 from lwgraph.plan.count import count
@@ -23,7 +23,7 @@ from lwgraph.plan.devices import DeviceOracle
 from lwgraph.plan.plan import KEEP, Plan
 from lwgraph.plan.planner import LATENCY, Planner, spread
 from lwgraph.plan.price import Oracle
-from lwgraph.plan.search import Memory, Search, memory_path, uniform_int8
+from lwgraph.plan.search import Memory, Search, limit_prices, memory_path, uniform_int8
 from lwgraph.plan.shapes import layer_shapes
 from lwgraph.plan.site import find_sites
 from lwgraph.plan.trials import Trials
@@ -99,7 +99,8 @@ class Planning:
         """The best plan of forms and precisions that keeps the promises: searched, judged, backed off from."""
         oracle = self._oracle()
         here = oracle if oracle.measures else Oracle(self.executor)
-        precisions = (precision.FLOAT, precision.INT8) if precision.available() else (precision.FLOAT,)
+        integers = precision.available() and self.goal.target != MACS
+        precisions = (precision.FLOAT, precision.INT8) if integers else (precision.FLOAT,)
         planner = Planner(
             self.clean, self.context, oracle, shapes=self.shapes, forms=SEARCHED, precisions=precisions
         )
@@ -115,6 +116,7 @@ class Planning:
             planner, loss, self.executor, seed=self.goal.seed, seconds=self.goal.budget, memory=memory,
             objective=self.goal.objective,
             trials=None if self.pool is None else Trials(planner, loss, self.executor, self.pool),
+            prices=limit_prices(planner, self.goal.limits(float_ms), self.goal.objective),
         )  # fmt: skip
         front = search.run()
         if memory.warning:
@@ -125,6 +127,9 @@ class Planning:
         )
         self._record(outcome.plan)
         self._record_search(outcome)
+        found = outcome.candidate
+        if found is not None and found.measured_ms is not None:
+            oracle.learn((float_ms - found.predicted_ms) / oracle.correction, float_ms - found.measured_ms)
         return outcome.model, outcome.plan
 
     # ------------------------------------------------------------ parts of the search

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from lwgraph.executor import Executor
 from lwgraph.plan.devices import DeviceOracle, find_device
-from lwgraph.plan.price import Oracle
+from lwgraph.plan.price import Oracle, WorkOracle
 
-TARGETS = {"ort-cpu": "ort"}  # target: the executor that stands for it
+MACS = "macs"  # the target that is not timed: work stands for time
+TARGETS = {"ort-cpu": "ort", MACS: "ort"}  # target: the executor that stands for it
 STAND_IN = "ort"  # runs models here when the target is elsewhere
 
 
@@ -24,9 +25,11 @@ def open_oracle(target: str, threads: int, executor: Executor) -> Oracle:
         threads: of the target's runtime.
         executor: what runs models here.
     """
+    if target == MACS:
+        return WorkOracle(executor)
     if target in TARGETS:
         return Oracle(executor)
     return DeviceOracle(executor, *find_device(target, threads, others=tuple(TARGETS)))
 
 
-__all__ = ["STAND_IN", "TARGETS", "check_target", "open_oracle"]
+__all__ = ["MACS", "STAND_IN", "TARGETS", "check_target", "open_oracle"]

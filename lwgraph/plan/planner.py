@@ -80,6 +80,7 @@ class Planner:
         self.items = find_items(
             model, context, oracle, classes, shapes=shapes, weights=weights, precisions=precisions
         )
+        self._float_ms: float | None = None  # measured, of the whole network
         self.rest: dict[str, float] = {}  # of each resource, outside all items
         self._rest_int8 = np.zeros(len(self.items))  # what an item in integers adds to that, or saves
 
@@ -95,7 +96,7 @@ class Planner:
             float_ms, int8_ms: measured milliseconds of one run; None where there are no integers.
             size, macs: bytes and multiply-accumulates of the float network.
         """
-        self._rest_int8[:] = 0.0
+        self._rest_int8[:], self._float_ms = 0.0, None
         everything = self.uniform(FLOAT)
         self.rest = {}
         for resource, known in ((LATENCY, float_ms), (BYTES, float(size)), (MACS, float(macs))):
@@ -103,6 +104,7 @@ class Planner:
         dense = np.array([item.dense.price.ms for item in self.items])
         if int8_ms is not None and dense.sum() > 0:
             self._rest_int8 = (int8_ms - self.predicted(self.uniform(INT8), LATENCY)) * dense / dense.sum()
+        self._float_ms = float_ms
 
     def scale_integers(self, factor: float) -> None:
         """Multiply the errors that integers add, when a measurement says that they are larger or smaller."""
@@ -159,8 +161,14 @@ class Planner:
         return max(0.0, option.price.ms + (float(self._rest_int8[index]) if option.precision == INT8 else 0.0))
 
     def predicted(self, choice: Sequence[int], resource: str) -> float:
-        """What the whole network takes of a resource; without `anchor` the layers alone."""
-        return self.rest.get(resource, 0.0) + total(self.menus(objective=resource), choice).cost
+        """What the whole network takes of a resource; without `anchor` the layers alone.
+
+        What a plan saves of the time is corrected by what earlier plans did save (see `Oracle.correction`).
+        """
+        raw = self.rest.get(resource, 0.0) + total(self.menus(objective=resource), choice).cost
+        if resource != LATENCY or self._float_ms is None:
+            return raw
+        return self._float_ms - self.oracle.correction * (self._float_ms - raw)
 
     def predicted_loss(self, choice: Sequence[int]) -> float:
         """Of the network's outputs."""

@@ -13,13 +13,18 @@ from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds, Run
 from lwgraph.measure.latency import shortest
 from lwgraph.plan.cache import PriceCache, processor
+from lwgraph.plan.count import count
 from lwgraph.plan.form import Form
 from lwgraph.plan.precision import FLOAT
 from lwgraph.plan.rig import Rig
 from lwgraph.plan.settle import FLOATS, INTEGERS, NEVER, SWITCH, settle
+from lwgraph.plan.shapes import layer_shapes
 from lwgraph.plan.site import Site
 from lwgraph.plan.substitute import Build, formed, original
 
+MEMORY = 8  # plans whose measured times correct predictions
+WILDEST = 1.5  # a plan that saves this many times more or less than predicted says no more than that
+WORK = 1e-7  # milliseconds per multiply-accumulate, where work stands for time
 NOMINAL = 32  # image size assumed where it is unknown
 
 
@@ -118,6 +123,26 @@ class Oracle:
         return [row[1] for name in names if (row := self.cache.get(name)) is not None]
 
     @property
+    def correction(self) -> float:
+        """Of the milliseconds that plans were predicted to save on this target, the share that they did save.
+
+        The middle of what was learnt; 1 before anything was.
+        """
+        row = self.cache.get(json.dumps([self._target, "correction"]))
+        return 1.0 if row is None else row[1]
+
+    def learn(self, predicted_saving: float, measured_saving: float) -> None:
+        """Correct later predictions by what became of this one: a running mean over at most MEMORY plans."""
+        if predicted_saving <= 0 or measured_saving <= 0:
+            return
+        key = json.dumps([self._target, "correction"])
+        row = self.cache.get(key)
+        count = 0 if row is None else row[2]
+        share = min(max(measured_saving / predicted_saving, 1 / WILDEST), WILDEST)
+        mean = share if row is None else row[1] + (share - row[1]) / min(count + 1, MEMORY)
+        self.cache.put(key, share, mean, count + 1)
+
+    @property
     def _clock(self) -> Callable[[], float]:
         """A target that computes in the calling thread is timed by that thread's own clock, which stands still while
         other processes have the processor."""
@@ -163,6 +188,37 @@ class Oracle:
         self._carry_out(INTEGERS, [key for key, _ in kept], runs, rig)
 
 
+class WorkOracle(Oracle):
+    """Prices in proportion to multiply-accumulates: for targets that are not at hand. Nothing is measured."""
+
+    @property
+    def target(self) -> str:
+        """That work stands for time."""
+        return "multiply-accumulates"
+
+    def prices(self, site: Site, forms: Sequence[Form | None], precision: str = FLOAT) -> list[Price]:
+        """WORK milliseconds per multiply-accumulate, in any precision."""
+        taken = [site.macs() if form is None else form.macs(site) for form in forms]
+        return [Price(WORK * site.macs(), WORK * macs) for macs in taken]
+
+    def switch(self, site: Site) -> float:
+        """Nothing: only layers work."""
+        return 0.0
+
+    def whole(self, models: Mapping[str, ir.Model], feeds: Sequence[Feeds], seconds: float = 0.0) -> list[float]:
+        """From the layers' work on the first of the feeds."""
+        macs = [count(model, layer_shapes(model, feeds[0], self.executor)).macs for model in models.values()]
+        return [WORK * (found or 0) for found in macs]
+
+    @property
+    def correction(self) -> float:
+        """1: work is what it is."""
+        return 1.0
+
+    def learn(self, predicted_saving: float, measured_saving: float) -> None:
+        """Nothing."""
+
+
 def _build(site: Site, form: Form | None) -> Build:
     return original(site) if form is None else formed(form.blank(site))
 
@@ -198,4 +254,4 @@ def _macs_at(site: Site, shape: tuple[int, ...]) -> int:
     return site.macs() * other // max(1, actual)
 
 
-__all__ = ["Oracle", "Price"]
+__all__ = ["WORK", "Oracle", "Price", "WorkOracle"]

@@ -40,6 +40,7 @@ SLOTS = 8  # budgets of time that are searched side by side
 HOPELESS, HARDLY = 0.3, 1e-4  # predicted losses between which plans are tried
 SPREAD = 0.8  # of the logarithm of a changed factor
 SHARE = 0.2  # of the items' factors change in one trial
+PRICE_STEPS, PRICE_BUCKETS = 12, 512  # of the bisection for the price of a limited resource
 BARREN = 60  # trials in a row without a better plan that end the search
 SECONDS = 60.0
 Loss = Callable[[Run], float]
@@ -287,10 +288,42 @@ class Search:
         return found
 
 
+def limit_prices(planner: Planner, limits: Mapping[str, float], objective: str) -> dict[str, float]:
+    """Prices, in loss per unit, that bring half of the plans of all budgets under each limit of another resource.
+
+    Lagrange multipliers, by bisection of their logarithm for one resource after the other.
+
+    Args:
+        planner: with anchors set.
+        limits: by resource; that of the objective is not looked at: the budget is its limit.
+        objective: what the budget is of.
+    """
+    found: dict[str, float] = {}
+    for resource, limit in limits.items():
+        if resource == objective:
+            continue
+        size = max(planner.predicted(planner.uniform(FLOAT), resource), 1e-300)
+        low, high = -12.0, 6.0  # powers of ten of loss, for all of the resource
+        if _under(planner, found, objective, resource, limit):
+            continue
+        for _ in range(PRICE_STEPS):
+            middle = (low + high) / 2
+            tried = {**found, resource: 10**middle / size}
+            low, high = (low, middle) if _under(planner, tried, objective, resource, limit) else (middle, high)
+        found[resource] = 10**high / size
+    return found
+
+
+def _under(planner: Planner, prices: Mapping[str, float], objective: str, resource: str, limit: float) -> bool:
+    front = Knapsack(planner.menus(None, objective, prices), buckets=PRICE_BUCKETS).front()
+    within = sum(planner.predicted(solution.choice, resource) <= limit for solution in front)
+    return 2 * within >= len(front)
+
+
 def uniform_int8(planner: Planner) -> ir.Model:
     """Every layer in integers where it can be, as trials are quantized."""
     model, _ = planner.apply(planner.chosen(planner.uniform(INT8)), quick=True)
     return model
 
 
-__all__ = ["SECONDS", "SLOTS", "Memory", "Search", "memory_path", "uniform_int8"]
+__all__ = ["SECONDS", "SLOTS", "Memory", "Search", "limit_prices", "memory_path", "uniform_int8"]

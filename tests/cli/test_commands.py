@@ -39,7 +39,8 @@ def test_each_command_has_help(lw: Call, command: str) -> None:
 
 def test_optimize_with_data(lw: Call, model_file: Path, samples: Path) -> None:
     report = model_file.parent / "report"
-    ended = lw("optimize", model_file, "--data", samples, "--max-drop", "0.2", "--report", report, "--json")
+    flags = ("--data", samples, "--budget", "0", "--max-drop", "0.2")
+    ended = lw("optimize", model_file, *flags, "--report", report, "--json")
     assert ended.code == 0, ended.err
     found = json.loads(ended.out)
     result = onnx.load(found["output"])
@@ -61,7 +62,7 @@ def test_optimize_without_data_says_that_accuracy_was_not_measured(lw: Call, mod
 
 def test_same_input_and_options_give_the_same_bytes(lw: Call, model_file: Path, samples: Path) -> None:
     for out in ("a.onnx", "b.onnx"):
-        ended = lw("optimize", model_file, "--data", samples, "-o", model_file.parent / out, "--quiet")
+        ended = lw("optimize", model_file, "--data", samples, "--budget", "0", "-o", model_file.parent / out, "--quiet")
         assert ended.code == 0, ended.err
     assert (model_file.parent / "a.onnx").read_bytes() == (model_file.parent / "b.onnx").read_bytes()
 
@@ -76,7 +77,7 @@ def test_a_plan_is_applied_again(lw: Call, model_file: Path, samples: Path) -> N
 
 
 def test_a_promise_that_cannot_be_kept_ends_with_1_and_still_writes(lw: Call, model_file: Path, samples: Path) -> None:
-    ended = lw("optimize", model_file, "--data", samples, "--speedup", "1000")
+    ended = lw("optimize", model_file, "--data", samples, "--budget", "0", "--speedup", "1000")
     assert ended.code == 1
     assert "--speedup 1000" in ended.err
     assert (model_file.parent / "small.lw.onnx").exists()

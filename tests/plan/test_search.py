@@ -16,7 +16,9 @@ from lwgraph.plan.front import Candidate, Front, undominated
 from lwgraph.plan.integer_error import integer_error
 from lwgraph.plan.planner import BYTES, LATENCY, MACS, Planner
 from lwgraph.plan.precision import FLOAT, INT8
-from lwgraph.plan.search import Memory, Search, memory_path
+from lwgraph.plan.price import WORK, WorkOracle
+from lwgraph.plan.search import Memory, Search, limit_prices, memory_path
+from lwgraph.plan.solver import Knapsack
 from lwgraph.plan.shapes import layer_shapes
 from lwgraph.rewrite.base import Context
 
@@ -169,3 +171,44 @@ def test_the_front_prefers_measured_losses():
     c = Candidate((2,), 3.0, 0.0, loss=0.4, bytes=1)
     assert undominated([c, b, a]) == [a, b]
     assert Front(1.0, [a, b, c], objective="bytes").best()[0] in (a, b)
+
+
+def test_a_limit_of_another_resource_gets_a_price(planner):
+    assert limit_prices(planner, {"latency": 1.0, "bytes": 1e9}, LATENCY) == {}  # nothing to bring under it
+    free = Knapsack(planner.menus()).front()
+    limit = min(planner.predicted(s.choice, BYTES) for s in free) + 1
+    prices = limit_prices(planner, {"bytes": limit}, LATENCY)
+    assert set(prices) == {"bytes"}
+    priced = Knapsack(planner.menus(None, LATENCY, prices)).front()
+    share = [np.mean([planner.predicted(s.choice, BYTES) <= limit for s in found]) for found in (free, priced)]
+    assert share[0] < 0.5 <= share[1]
+
+
+def test_what_plans_did_save_corrects_what_the_next_are_said_to_save(planner):
+    oracle, choice = planner.oracle, planner.uniform(INT8)
+    assert oracle.correction == 1.0 and planner.predicted(choice, LATENCY) == pytest.approx(4.0)
+    oracle.learn(6.0, 3.0)  # half is less than one plan may say
+    assert oracle.correction == pytest.approx(1 / 1.5)
+    assert planner.predicted(choice, LATENCY) == pytest.approx(10.0 - 6.0 / 1.5)
+    assert planner.predicted(planner.uniform(FLOAT), LATENCY) == pytest.approx(10.0)
+    oracle.learn(6.0, 8.0)
+    assert oracle.correction == pytest.approx((1 / 1.5 + 8 / 6) / 2)
+    oracle.learn(0.0, 1.0)
+    oracle.learn(1.0, -1.0)  # says nothing
+    assert oracle.correction == pytest.approx(1.0)
+
+
+def test_work_stands_for_time_where_nothing_can_be_timed(planner, tmp_path):
+    class Fails:
+        name = "none"
+
+        def prepare(self, model, outputs=None):
+            raise AssertionError("nothing is timed")
+
+    oracle, site = WorkOracle(Fails()), planner.items[0].sites[0]
+    option = next(o for o in planner.items[0].options if o.form is not None)
+    dense, form = oracle.prices(site, [None, option.form])
+    assert dense.ms == dense.dense_ms == WORK * site.macs() and form.ms == WORK * option.form.macs(site) < dense.ms
+    assert oracle.switch(site) == 0 and oracle.correction == 1
+    (whole,) = WorkOracle(ORT).whole({"it": planner.model}, [FEEDS])
+    assert whole == pytest.approx(WORK * sum(item.dense.macs for item in planner.items))
