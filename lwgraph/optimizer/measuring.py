@@ -108,7 +108,7 @@ class Measuring:
         return models[names[-1]], plan if names[-1] == "result" else Plan()
 
     def _worse(self, name: str, before: str) -> str:
-        """Whether a stage is "slower", beyond the noise of the measurement, "heavier" or "larger" than another; else empty.
+        """Whether a stage is "slower", beyond the noise of the measurement, "heavier" or "larger"; else empty.
 
         Of the target "macs" its work counts, not its time.
         """
