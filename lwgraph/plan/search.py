@@ -217,7 +217,7 @@ class Search:
 
     def _try(self, slot: _Slot, coefficients: np.ndarray[Any, np.dtype[np.float64]], origin: str) -> bool:
         menus = self.planner.menus(list(coefficients), self.objective, self.prices)
-        budget = slot.budget * (1 + (1 + len(menus)) / BUCKETS)  # room for rounding up, so that the slot's own plan fits
+        budget = slot.budget * (1 + (1 + len(menus)) / BUCKETS)  # room for rounding up
         solution = Knapsack(menus, limit=budget).at(budget)
         if solution is None:
             return False

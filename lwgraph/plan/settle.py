@@ -17,7 +17,8 @@ def settle(kind: str, times: Sequence[float | None]) -> list[Row]:
     Args:
         kind: FLOATS: times of the dense layer's model, of the same without the layer, and of each form's. INTEGERS:
             dense and empty in floats, the two integer models without the layer (at the shapes of its input and its
-            output), then each form's in integers. SWITCH: three layers of which the middle one is in integers, and all in floats.
+            output), then each form's in integers. SWITCH: three layers of which the middle one is
+            in integers, and all in floats.
         times: milliseconds; None: the runtime cannot run the model.
 
     Returns:
