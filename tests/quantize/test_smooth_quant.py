@@ -15,6 +15,7 @@ from lwgraph.errors import UsageError
 from lwgraph.passes.quantize.quantize import Quantize
 from lwgraph.passes.quantize.smooth_quant import SmoothQuant, smoothing
 from lwgraph.rewrite import Context
+from lwgraph.testing import Sample, check_pass
 
 ORT = registry.executor("ort")
 WIDTH = 32
@@ -81,6 +82,12 @@ def test_same_outputs_from_evener_channels(make: Callable[[Net, str], str], opti
         reach = np.maximum(found.channel_high, -found.channel_low)
         spread.append(reach.max() / np.median(reach))
     assert spread[1] < 0.5 * spread[0]
+
+
+@pytest.mark.parametrize("make", [normalized, by_hand, linear])
+def test_the_public_kit(make: Callable[[Net, str], str]) -> None:
+    sample = Sample(model(make), DATA[:2])
+    assert check_pass(SmoothQuant(), [sample], new_context=lambda: Context(executor=ORT, data=DATA)) > 0  # type: ignore[arg-type]
 
 
 def test_quantization_loses_less() -> None:
