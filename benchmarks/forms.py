@@ -26,6 +26,7 @@ from lwgraph.executor import Executor
 from lwgraph.measure.latency import paired_latency
 from lwgraph.plan.fit import Moments
 from lwgraph.plan.form import Fitted, Form, parse_form
+from lwgraph.plan.probe import Probe
 from lwgraph.plan.shapes import layer_shapes
 from lwgraph.plan.site import Site, find_sites
 from lwgraph.plan.substitute import formed, original, small_model
@@ -78,10 +79,10 @@ def family(form: Form) -> str:
     return form.name
 
 
-def held_out_error(fitted: Fitted, rows: Any, mean: Any) -> float:
-    """The relative error on held-out patches (r, G, D), the bias re-centred by the mean patch of the others (G, D)."""
-    site = fitted.site
-    weight, kernel = (w.reshape(site.group, -1, site.fan_in) for w in (site.weight, fitted.kernel))
+def held_out_error(fitted: Fitted, seen: Site | Probe, rows: Any, mean: Any) -> float:
+    """The relative error on held-out rows (r, G, D) of what the form looks at, the bias re-centred by the mean row of
+    the others (G, D)."""
+    weight, kernel = (w.reshape(seen.group, -1, seen.fan_in) for w in (seen.weight, fitted.kernel))
     y = np.einsum("rgd,god->rgo", rows, weight, optimize=True)
     off = np.einsum("rgd,god->rgo", rows - mean, weight - kernel, optimize=True)
     return float(np.square(off).sum() / np.square(y - y.mean(0)).sum())
@@ -124,13 +125,15 @@ def measure(case: zoo.Case) -> dict[str, Any]:
     (values,) = [found for _, found in capture(model, [s.input.name or "" for s in layers], data[:1], ort)]
     result: dict[str, Any] = {}
     for site in layers:
-        gram, rows = moments.gram(site), moments.held_out(site)
-        aware, free = Moments(site, gram), Moments(site)
+        gram = moments.gram(site)
+        aware, free = Moments(site, gram, lambda look: moments.gram(look(site))), Moments(site)  # noqa: B023
         records: dict[str, Any] = {}
         fits: dict[str, Fitted] = {}
         for name, form in options(site).items():
             fits[name], plain = form.fit(site, aware), form.fit(site, free)
-            errors = [held_out_error(f, rows, gram.mean) for f in (plain, fits[name])]
+            seen = form.seen(site)
+            errors = [held_out_error(f, seen, moments.held_out(seen), moments.gram(seen).mean)
+                      for f in (plain, fits[name])]  # fmt: skip
             records[name] = {"form": str(fits[name].form), "free": errors[0], "fitted": errors[1],
                              "parameters": fits[name].parameters, "work": form.macs(site) / site.macs()}  # fmt: skip
         for name, found in speeds(site, fits, values[site.input.name or ""], ort).items():
@@ -139,7 +142,7 @@ def measure(case: zoo.Case) -> dict[str, Any]:
         for text in STATED:
             form = parse_form(text)
             if site.kernel == (3, 3) and min(site.inputs, site.outputs) >= 128 and not form.refusal(site):
-                stated[text] = held_out_error(form.fit(site, aware), rows, gram.mean)
+                stated[text] = held_out_error(form.fit(site, aware), site, moments.held_out(site), gram.mean)
         shape = "x".join(map(str, site.shape))
         result[site.name] = {"shape": shape, "samples": gram.count, "unknowns": site.fan_in, "forms": records,
                              "dense": site.weight.size + (0 if site.bias is None else site.bias.size),

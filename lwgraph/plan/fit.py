@@ -106,7 +106,7 @@ class Block:
         return float(self.cache["total"])
 
     def settled(self, before: float, after: float) -> bool:
-        """Whether a sweep that lowered the loss (less `total`) so far lowered it by less than SETTLED of what is left."""
+        """Whether a sweep that lowered the loss (less `total`) so far gained less than SETTLED of what is left."""
         return before - after < SETTLED * (self.total + before)
 
     @property

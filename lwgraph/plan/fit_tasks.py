@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
+from lwgraph.errors import DataError
 from lwgraph.plan.fit import Gram, Moments, Pooled
 from lwgraph.plan.form import Fitted, Form, parse_form
+from lwgraph.plan.probe import Probe
 from lwgraph.plan.site import Site
 
 AHEAD = 4  # tasks under way at once: enough for a few workers, and no more Gram matrices in memory than that
@@ -50,18 +52,37 @@ class FitTask:
         gram: moments of its input patches; None: fits for white inputs.
         forms: in their spelling.
         estimate: only estimate the errors (`Form.estimate`).
+        seen: moments of what forms look at beside the layer's patches, by the geometry of that.
     """
 
     site: DetachedSite
     gram: Pooled | None
     forms: tuple[str, ...]
     estimate: bool = False
+    seen: tuple[tuple[object, Pooled], ...] = ()
 
     @classmethod
-    def of(cls, site: Site, gram: Gram | None, forms: Sequence[Form], *, estimate: bool = False) -> FitTask:
-        """A task for a layer of a model."""
+    def of(
+        cls,
+        site: Site,
+        gram: Gram | None,
+        forms: Sequence[Form],
+        *,
+        estimate: bool = False,
+        measure: Callable[[Site | Probe], Gram] | None = None,
+    ) -> FitTask:
+        """A task for a layer of a model.
+
+        `measure` gives the moments of what a form looks at where that is more than the layer's patches, such as
+        `Statistics.gram`; without it, a form that does fails in the task.
+        """
+        seen: dict[object, Pooled] = {}
+        for form in forms if gram is not None and measure is not None else ():
+            probe = form.seen(site)
+            if isinstance(probe, Probe) and probe.patches not in seen:
+                seen[probe.patches] = Pooled.of([measure(probe)])  # type: ignore[misc]
         pooled = None if gram is None else Pooled(gram.matrix, gram.mean, gram.count)
-        return cls(DetachedSite.of(site), pooled, tuple(str(form) for form in forms), estimate)
+        return cls(DetachedSite.of(site), pooled, tuple(map(str, forms)), estimate, tuple(seen.items()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +99,16 @@ class FitResult:
 
 def run_task(task: FitTask) -> FitResult:
     """Fit every form of the task. The same task gives the same bytes wherever it runs with the same BLAS threads."""
-    moments = Moments(task.site, task.gram)
+    seen = dict(task.seen)
+
+    def measure(look: Callable[[Site], Site | Probe]) -> Gram:
+        probe = look(task.site)
+        assert isinstance(probe, Probe)
+        if probe.patches not in seen:
+            raise DataError(f"of layer '{task.site.name}' only moments of its own input patches are known")
+        return seen[probe.patches]
+
+    moments = Moments(task.site, task.gram, None if task.gram is None else measure)
     forms = [parse_form(text) for text in task.forms]
     if task.estimate:
         return FitResult(errors=tuple(form.estimate(task.site, moments) for form in forms))

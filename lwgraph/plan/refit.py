@@ -16,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir
-from lwgraph.calibrate.gram import CrossAccumulator, CrossMoments
+from lwgraph.calibrate.gram import CrossAccumulator, CrossMoments, GramAccumulator
 from lwgraph.calibrate.patches import Patches, positions
 from lwgraph.calibrate.statistics import LEAST_ROWS, ROWS_PER_UNKNOWN
 from lwgraph.errors import DataError, UsageError
 from lwgraph.executor import Executor, Feeds
-from lwgraph.plan.fit import Moments
+from lwgraph.plan.fit import Moments, Pooled
+from lwgraph.plan.probe import Probe
 from lwgraph.plan.refit_data import HELD_OUT_SHARE, chosen_feeds, output_error, output_rows
 from lwgraph.plan.refit_fit import Rows, affine, dense, target_site
 from lwgraph.plan.refit_units import Kept, Unit, find_units
@@ -255,7 +256,8 @@ class _Refit:
             shifts = has_shift(unit)
             weight, _ = self._dense(site, moments, rows, shifts)
             aim, pooled = target_site(site, moments, weight, shifts)
-            if rewrite(unit, unit.form.fit(aim, Moments(aim, pooled))):
+            fitted = unit.form.fit(aim, Moments(aim, pooled, lambda look: self._seen(unit, look(aim), shifts)))
+            if rewrite(unit, fitted):
                 yield "form"
         if unit.ends:
             for site in unit.ends:
@@ -352,6 +354,19 @@ class _Refit:
             found.add(rows, y[at].reshape(len(at), site.group, -1).astype(rows.dtype))
         assert found is not None
         return found.result()
+
+    def _seen(self, unit: Unit, probe: Site | Probe, shifts: bool) -> Pooled:
+        """Moments of what a form looks at, where that is more than the patches of its layer."""
+        patches, found = probe.patches if isinstance(probe, Probe) else Patches.of(probe), None
+        wanted = math.ceil(max(LEAST_ROWS, self.rows_per_unknown * probe.fan_in) / len(self.fit))
+        for feed in self.fit:
+            x = self.student.get(unit.input, feed)
+            rows = patches.rows(x, self._at(patches.count(x.shape), wanted, feed, False))
+            found = found or GramAccumulator(rows.shape[1], rows.shape[2], rows.dtype, unit.name)
+            found.add(rows)
+        assert found is not None
+        gram = found.result()
+        return Pooled(gram.matrix, gram.mean if shifts else np.zeros_like(gram.mean), gram.count)
 
     def _outputs(self, unit: Unit, feeds: Sequence[int]) -> tuple[Array, Array]:
         """(r, o) what the unit gives now, and what it should."""

@@ -73,7 +73,7 @@ class Cp(Form):
         form = self.at(site)
         (block,) = moments.blocks
         first, taps, last = decompose(block, form.rank)
-        kernel = np.einsum("or,rd,rc->ocd", last, taps, first, optimize=True).reshape(site.shape)
+        kernel = (last @ _features(first, taps)).reshape(site.shape)
         ones = (1,) * len(site.kernel)
         deep = taps.reshape(len(taps), 1, *site.kernel)
         first, deep = balance(first.reshape(*first.shape, *ones), deep.swapaxes(0, 1))

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lwgraph.errors import UsageError
+from lwgraph import registry
+from lwgraph.calibrate import Statistics
+from lwgraph.errors import DataError, UsageError
 from lwgraph.plan.fit import Moments, Pooled
 from lwgraph.plan.fit_tasks import FitTask, run_task, run_tasks
 from lwgraph.plan.form import parse_form
@@ -60,6 +62,20 @@ def test_fits_belong_to_the_layer_in_its_graph_again() -> None:
     (fitted,) = run_task(task).at(site).fits
     assert fitted.site is site
     assert np.array_equal(fitted.kernel, form.fit(site, Moments(site)).kernel)
+
+
+def test_what_a_form_looks_at_travels_with_the_task() -> None:
+    layer = next(layers())
+    site, x = layer.site, layer.samples()
+    form = parse_form("octave{inputs=0.5}")
+    ort = registry.executor("ort")
+    known = Statistics(layer.model, [{"x": x}], ort)
+    task = FitTask.of(site, known.gram(site), [form], measure=known.gram)
+    (fitted,) = run_task(pickle.loads(pickle.dumps(task))).fits
+    expected = form.fit(site, Moments(site, known.gram(site), lambda look: known.gram(look(site))))
+    assert np.array_equal(fitted.kernel, expected.kernel) and fitted.error == expected.error
+    with pytest.raises(DataError, match="only moments of its own input patches"):
+        run_task(FitTask.of(site, known.gram(site), [form]))
 
 
 class Recorder(Executor):
