@@ -37,7 +37,7 @@ class PruneChannels(Pass):
     ratio: Annotated[float, "share to remove: of each group's channels, or of the model's work"] = 0.3
     scope: Annotated[Literal["group", "work"], "the same share of every group, or what costs least per work"] = "work"
     widths: Annotated[str, "instead, NAME=32 (channels kept) or NAME=0.5 (share kept) by comma; names as for only"] = ""
-    importance: Annotated[str, "obs, activation, l1, l2, or module:Class"] = "obs"
+    importance: Annotated[str, "obs, activation, taylor, fold, l1, l2, or module:Class"] = "obs"
     sensitivity: Annotated[int, "samples on which a group's effect at the outputs is measured; 0: predicted only"] = 16
     compensate: Annotated[bool, "refit the layers that read removed channels"] = True
     refit: Annotated[bool, "then refit all layers in order to what they gave, where held-out samples agree"] = True

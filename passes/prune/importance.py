@@ -35,7 +35,10 @@ class Ranking:
 
 
 class Importance(ABC):
-    """A way to rank channels. Subclass it and name it `module:Class` in the pass's option `importance`."""
+    """A way to rank channels. Subclass it and name it `module:Class` in the pass's option `importance`.
+
+    One instance ranks all groups of a model, so that it may keep what it finds out in between.
+    """
 
     name: ClassVar[str]
     needs_data: ClassVar[bool] = False
@@ -190,6 +193,7 @@ def _costs(parts: list[_Part], alive: Ints) -> Array:
 
 
 BUILT_IN: dict[str, type[Importance]] = {each.name: each for each in (L1, L2, Activation, Obs)}
+MORE = {"fold": "lwgraph.passes.prune.fold:Fold", "taylor": "lwgraph.passes.prune.taylor:Taylor"}  # loaded when used
 
 
 def importance(name: str) -> Importance:
@@ -198,6 +202,7 @@ def importance(name: str) -> Importance:
     Raises:
         UsageError: unknown, or no Importance.
     """
+    name = MORE.get(name, name)
     if ":" in name:
         found = load_object(name, "importance")
         if not (isinstance(found, type) and issubclass(found, Importance)):
@@ -205,5 +210,5 @@ def importance(name: str) -> Importance:
                              "lwgraph.passes.prune.importance.Importance")
         return found()
     if name not in BUILT_IN:
-        raise UsageError(f"importance '{name}' is unknown{did_you_mean(name, BUILT_IN)}")
+        raise UsageError(f"importance '{name}' is unknown{did_you_mean(name, [*BUILT_IN, *MORE])}")
     return BUILT_IN[name]()

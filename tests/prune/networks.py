@@ -102,12 +102,12 @@ def residual() -> onnx.ModelProto:
     return net.model(net.head(net.op("Relu", x), 32))
 
 
-def dense_concat() -> onnx.ModelProto:
+def dense_concat(first: int = 16, growth: int = 8) -> onnx.ModelProto:
     net = Net()
-    x, width = net.conv(net.input("N", 3, 8, 8), 3, 16, 3), 16
+    x, width = net.conv(net.input("N", 3, 8, 8), 3, first, 3), first
     for _ in range(3):
-        y = net.conv(net.op("Relu", net.bn(x, width)), width, 8, 3)
-        x, width = net.op("Concat", x, y, axis=1), width + 8
+        y = net.conv(net.op("Relu", net.bn(x, width)), width, growth, 3)
+        x, width = net.op("Concat", x, y, axis=1), width + growth
     x = net.op("Concat", x, x, axis=1)  # the same tensor twice
     return net.model(net.head(net.conv(x, 2 * width, 24, 1, act="Relu"), 24))
 
@@ -141,15 +141,15 @@ def shuffle() -> onnx.ModelProto:
     return net.model(net.head(net.conv(x, 32, 24, 1, act="Relu"), 24))
 
 
-def squeeze_excite() -> onnx.ModelProto:
-    net = Net()
-    x = net.conv(net.input("N", 3, 8, 8), 3, 24, 3, act="Relu")
-    s = net.conv(net.op("ReduceMean", x, axes=[2, 3]), 24, 8, act="Relu")
-    x = net.op("Mul", x, net.op("Sigmoid", net.conv(s, 8, 24)))
-    x = net.conv(x, 24, 32, 3, act="Relu")
-    s = net.op("Relu", net.gemm(net.op("Flatten", net.op("GlobalAveragePool", x)), 32, 8))
-    gate = net.op("Reshape", net.op("HardSigmoid", net.gemm(s, 8, 32)), net.ints(0, 32, 1, 1))
-    return net.model(net.head(net.op("Mul", x, gate), 32))
+def squeeze_excite(width: int = 24) -> onnx.ModelProto:
+    net, wider, few = Net(), width * 4 // 3, width // 3
+    x = net.conv(net.input("N", 3, 8, 8), 3, width, 3, act="Relu")
+    s = net.conv(net.op("ReduceMean", x, axes=[2, 3]), width, few, act="Relu")
+    x = net.op("Mul", x, net.op("Sigmoid", net.conv(s, few, width)))
+    x = net.conv(x, width, wider, 3, act="Relu")
+    s = net.op("Relu", net.gemm(net.op("Flatten", net.op("GlobalAveragePool", x)), wider, few))
+    gate = net.op("Reshape", net.op("HardSigmoid", net.gemm(s, few, wider)), net.ints(0, wider, 1, 1))
+    return net.model(net.head(net.op("Mul", x, gate), wider))
 
 
 def conv_gru(kind: str = "GRU", direction: str = "bidirectional") -> onnx.ModelProto:
