@@ -52,7 +52,16 @@ from lwgraph.cli.progress import Progressed
 )
 @click.option(
     "--budget", metavar="T",
-    help="Time for running trial plans, with --data, such as 90s, 10m or 1h.  [default: the preset's]",
+    help="Time for running trial plans, with --data, such as 90s, 10m or 1h.  [default: the preset's]  "
+    "With --distill, time of training.  [default: 10m]",
+)
+@click.option(
+    "--distill", is_flag=True,
+    help="Train the chosen plan to imitate MODEL on the --data, which need no labels. Needs 'lwgraph[torch]'.",
+)
+@click.option(
+    "--augment", metavar="A",
+    help="How training may vary the data without making them something else: flip, shift, mixup, joined by commas.",
 )
 @click.option("-p", "--pipeline", metavar="PIPELINE", help="Run just these passes, e.g. 'clean,low-rank{ratio=0.5}'.")
 @click.option("--recipe", metavar="FILE", help="A pipeline from a TOML file.")
@@ -91,6 +100,8 @@ def command(
     preset: str | None,
     objective: str | None,
     budget: str | None,
+    distill: bool,
+    augment: str | None,
     pipeline: str | None,
     recipe: str | None,
     plan: str | None,
@@ -134,6 +145,8 @@ def command(
             preset=preset,
             objective=objective,
             budget=budget,
+            distill=distill,
+            augment=augment,
             pipeline=pipeline,
             recipe=recipe,
             plan=plan,

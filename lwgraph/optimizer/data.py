@@ -24,6 +24,7 @@ class Inputs:
     Attributes:
         fit: for statistics; empty when the user gave no data.
         search: on which plans are compared; disjoint from `fit`, unless there are fewer than LEAST_SEARCHED items.
+        training: what `fit` is a part of; None when nothing is to be trained.
         judge: for the metric; None when the user gave no data.
         probe: a few feeds for verification and timing, real when there are any.
         notes: what the user should know about them.
@@ -34,6 +35,7 @@ class Inputs:
     probe: list[Feeds]
     notes: list[str] = field(default_factory=list)
     search: list[Feeds] = field(default_factory=list)
+    training: Reader | None = None
 
     @property
     def real(self) -> bool:
@@ -50,6 +52,9 @@ def gather(
     seed: int,
     own_metric: bool,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    *,
+    train: bool = False,
+    augment: str | Sequence[str] | None = None,
 ) -> Inputs:
     """Open what the user gave; generate inputs when that is nothing.
 
@@ -62,6 +67,8 @@ def gather(
         seed: of the split and the generated inputs.
         own_metric: the metric is a user's function, which has its own data.
         shapes: sizes of generated inputs by name, where they cannot be found.
+        train: whether all of the data are wanted for training.
+        augment: how training may vary them.
     """
     if data is None and eval_data is None:
         generated = generate(model, GENERATED, seed, shapes=shapes, executor=executor)
@@ -73,7 +80,7 @@ def gather(
     notes: list[str] = []
     fit = judge = None
     if data is not None:
-        fit = open_data(data, model, preprocess=preprocess, limit=FIT_SAMPLES)
+        fit = open_data(data, model, preprocess=preprocess, limit=None if train else FIT_SAMPLES, augment=augment)
         _tell(notes, fit)
     if eval_data is not None:
         judge = open_data(eval_data, model, preprocess=preprocess, option="--eval-data")
@@ -84,10 +91,19 @@ def gather(
     search = fit
     if fit is not None and fit.items >= LEAST_SEARCHED:
         fit, search = split(fit, (1 - SEARCHED_SHARE, SEARCHED_SHARE), seed)
+    training = fit if train else None
+    fit, search = (None if part is None else _at_most(part, FIT_SAMPLES) for part in (fit, search))
     feeds: list[Feeds] = [] if fit is None else list(fit)
     compared: list[Feeds] = [] if search is None else list(search)
     probe: list[Feeds] = feeds[:2] or _first(judge, 2)
-    return Inputs(feeds, judge, probe, notes, compared)
+    return Inputs(feeds, judge, probe, notes, compared, training)
+
+
+def _at_most(reader: Reader, count: int) -> Reader:
+    """So many of the items, evenly spread; the reader itself where there are no more."""
+    if reader.items <= count:
+        return reader
+    return reader.subset([i * reader.items // count for i in range(count)])
 
 
 def _first(reader: Reader | None, count: int) -> list[Feeds]:

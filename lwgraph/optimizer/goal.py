@@ -33,6 +33,7 @@ class Goal:
         objective: what is made little among the plans that keep all promises, of OBJECTIVES.
         budget: seconds of trials in the search.
         drop_factor: multiple of the metric's default promise, where max_drop is None.
+        training: seconds of training the chosen plan; 0: none.
         approximate: whether anything that changes the outputs by more than rounding may be searched for.
 
     Raises:
@@ -51,6 +52,7 @@ class Goal:
     budget: float = BUDGET
     drop_factor: float = 1.0
     approximate: bool = True
+    training: float = 0.0
 
     def __post_init__(self) -> None:
         if self.max_drop is not None and not (math.isfinite(self.max_drop) and self.max_drop >= 0):
@@ -67,6 +69,8 @@ class Goal:
             raise UsageError(f"--objective is '{self.objective}'{did_you_mean(self.objective, OBJECTIVES)}")
         if not (math.isfinite(self.budget) and self.budget >= 0):
             raise UsageError(f"--budget is {self.budget}; allowed: seconds, at least 0, or such as 90s, 10m, 1h")
+        if not (math.isfinite(self.training) and self.training >= 0):
+            raise UsageError(f"--budget is {self.training}; allowed: seconds, over 0, or such as 90s, 10m, 1h")
         if self.threads < 1:
             raise UsageError(f"--threads is {self.threads}; allowed: at least 1")
         check_target(self.target, self.threads)

@@ -9,6 +9,7 @@ from lwgraph import ir
 from lwgraph.calibrate import Statistics
 from lwgraph.executor import Executor, Feeds
 from lwgraph.measure.distance import Loss
+from lwgraph.optimizer import recovery
 from lwgraph.optimizer.backoff import Outcome, back_off
 from lwgraph.optimizer.data import Inputs
 from lwgraph.optimizer.goal import Goal
@@ -71,8 +72,13 @@ class Planning:
 
     def carry_out(self, stated: Plan) -> tuple[ir.Model, Plan]:
         """The clean model with a stated plan carried out, and what was done of it."""
-        model = ir.clone(self.clean)
-        records = carry_out(model, stated, self.context, shapes=self.shapes)
+        if self.goal.training:
+            recovered = self._recover(stated, self.goal.training)
+            model, records = recovered.model, recovered.records
+            self._note_training(recovered)
+        else:
+            model = ir.clone(self.clean)
+            records = carry_out(model, stated, self.context, shapes=self.shapes)
         done = {r.site for r in records if r.done}
         used = dataclasses.replace(stated, sites={n: c for n, c in stated.sites.items() if n in done})
         self._record(used)
@@ -125,12 +131,61 @@ class Planning:
             front, planner, judge, self.goal, (lambda model: oracle.whole({"it": model}, self.inputs.probe)[0])
             if oracle.measures else None,
         )
+        if self.goal.training:
+            outcome = self._trained(outcome, planner, judge, lambda m: here.whole({"it": m}, self.inputs.probe)[0])
         self._record(outcome.plan)
         self._record_search(outcome)
         found = outcome.candidate
         if found is not None and found.measured_ms is not None:
             oracle.learn((float_ms - found.predicted_ms) / oracle.correction, float_ms - found.measured_ms)
         return outcome.model, outcome.plan
+
+    # ------------------------------------------------------------ training
+
+    def _recover(self, plan: Plan, seconds: float) -> recovery.Recovered:
+        return recovery.recover(self.clean, plan, self.context, seconds, data=self.inputs.training)
+
+    def _trained(
+        self, outcome: Outcome, planner: Planner, judge: Judge, milliseconds: Callable[[ir.Model], float]
+    ) -> Outcome:
+        """The plan that is best after a short training, trained in earnest; the outcome as it is where that fails."""
+        goal, floor = self.goal, None if self.goal.limited and not judge.stated else judge.floor
+        base_ms = planner.predicted((0,) * len(planner.items), "latency")
+        tried = recovery.worth_trying(outcome.front.best(), outcome.candidate, goal, base_ms, floor)
+        plans = {candidate.choice: candidate.plan or planner.plan(planner.chosen(candidate.choice))
+                 for candidate in tried}
+        gained = len(self.context.gains)
+        probes = recovery.probe(
+            list(plans.values()), lambda plan: self._recover(plan, recovery.PROBE_SHARE * goal.training).model,
+            judge.value, milliseconds, self.context,
+        )  # fmt: skip
+        best = recovery.best_of(probes, floor)
+        if best is None:
+            return outcome
+        del self.context.gains[gained:]  # of the probes
+        recovered = self._recover(best.plan, goal.training)
+        score = judge.value(recovered.model)
+        self.report.notes += [
+            f"{len(probes)} plans were trained for {recovery.PROBE_SHARE * goal.training:.3g} s each; the one that "
+            f"stood scored {best.score:.4g} then and {score:.4g} after its whole training"
+        ]
+        if floor is not None and score < floor:
+            self.report.notes.append("training did not bring back enough: "
+                                     + ("the untrained plan stands" if outcome.candidate else "no plan stands"))
+            return outcome
+        self._note_training(recovered)
+        choice = next(c for c, plan in plans.items() if plan is best.plan)
+        found = next(c for c in tried if c.choice == choice)
+        candidate = dataclasses.replace(
+            found, plan=best.plan, judged=score, accepted=True, measured_ms=best.milliseconds
+        )
+        return Outcome(recovered.model, best.plan, candidate, outcome.front)
+
+    def _note_training(self, recovered: recovery.Recovered) -> None:
+        training = self.inputs.training
+        count = len(self.inputs.fit) if training is None else training.count
+        self.report.notes.append(f"trained on {count} unlabelled inputs in {recovered.seconds:.0f} s")
+        self.report.notes += [str(gain) for gain in recovered.gains]
 
     # ------------------------------------------------------------ parts of the search
 

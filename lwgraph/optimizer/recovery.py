@@ -12,8 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lwgraph import ir, registry
+from lwgraph.calibrate import Statistics
 from lwgraph.errors import LwgraphError, UsageError
+from lwgraph.optimizer.goal import Goal
+from lwgraph.plan.apply import Record
 from lwgraph.plan.carry_out import carry_out
+from lwgraph.plan.front import Candidate, worth
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.rewrite.base import Context, Gain
 
@@ -21,6 +25,10 @@ CLOSED_FORM = ("align-blocks", "refit-head")  # seconds, before the training
 TRAINER = "distill"
 INTEGER_SHARE = 0.25  # of the time goes to training in integers, where a plan has them
 LEAST_MINUTES = 1e-3
+SECONDS = 600.0  # of training, when none are stated
+PROBED = 3  # plans at most that are trained shortly
+PROBE_SHARE = 0.05  # of the training time, for each of them
+EXPECTED = 3.0  # training is expected to bring back two thirds of a loss
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +37,13 @@ class Recovered:
 
     Attributes:
         model: the result.
+        records: what became of each choice of the plan.
         gains: what each step measured on inputs kept apart from those that it learned from.
         seconds: how long all of it took.
     """
 
     model: ir.Model
+    records: list[Record]
     gains: tuple[Gain, ...]
     seconds: float
 
@@ -68,14 +78,16 @@ def recover(
     start, model, before = time.monotonic(), ir.clone(teacher), len(context.gains)
     integers = bool(plan.precision.passes)
     with _taught_by(teacher, context):
-        carry_out(model, replace(plan, precision=Precision()), context)
+        records = carry_out(model, replace(plan, precision=Precision()), context)
         for name in CLOSED_FORM:
             registry.pass_class(name)().run(model, context)
         _train(model, context, data, seconds * (1 - INTEGER_SHARE if integers else 1), batch)
         if integers:
-            carry_out(model, Plan(target=plan.target, precision=plan.precision), context)
+            if context.statistics is not None and context.executor is not None and context.data:
+                context.statistics = Statistics(model, context.data, context.executor, context.seed)
+            records += carry_out(model, Plan(target=plan.target, precision=plan.precision), context)
             _train(model, context, data, seconds * INTEGER_SHARE, batch)
-    return Recovered(model, tuple(context.gains[before:]), time.monotonic() - start)
+    return Recovered(model, records, tuple(context.gains[before:]), time.monotonic() - start)
 
 
 def _train(model: ir.Model, context: Context, data: Any, seconds: float, batch: int) -> None:
@@ -91,14 +103,45 @@ def _train(model: ir.Model, context: Context, data: Any, seconds: float, batch: 
 
 @contextmanager
 def _taught_by(teacher: ir.Model, context: Context) -> Iterator[None]:
-    before, context.teacher = context.teacher, teacher
+    before = context.teacher, context.statistics
+    context.teacher = teacher
     try:
         yield
     finally:
-        context.teacher = before
+        context.teacher, context.statistics = before
 
 
 # ------------------------------------------------------------ which plan
+
+
+def worth_trying(
+    ladder: Sequence[Candidate], chosen: Candidate | None, goal: Goal, base_ms: float, floor: float | None
+) -> list[Candidate]:
+    """The candidates that training may make the best: at most PROBED.
+
+    Where only speed or size was promised, those of least loss that keep the limits. Otherwise the one that keeps the
+    promises untrained, and smaller ones that lose at most EXPECTED times as much; where none does so untrained, those
+    that lose least.
+
+    Args:
+        ladder: candidates of a front, smallest first, losing less and less.
+        chosen: the one that keeps the promises untrained, None where none does.
+        goal: the promises.
+        base_ms: time of the network as it was.
+        floor: the least score allowed; None: no promise on the metric.
+    """
+    within = [c for c in ladder if goal.allows(c.predicted_ms, base_ms, c.bytes, c.macs)] or list(ladder)
+    if floor is None or chosen is None:
+        return within[-PROBED:]
+    smaller = [c for c in within if c.amount(goal.objective) < chosen.amount(goal.objective)]
+    hopeful = [c for c in smaller if worth(c) <= EXPECTED * worth(chosen)]
+    return [*_spaced(hopeful, PROBED - 1), chosen]
+
+
+def _spaced(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
+    """At most `count` of them, the first one among them, evenly."""
+    step = max(len(candidates) / count, 1.0)
+    return [candidates[int(i * step)] for i in range(min(count, len(candidates)))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,4 +189,6 @@ def best_of(probes: Sequence[Probe], floor: float | None) -> Probe | None:
     return min(good, key=lambda p: p.milliseconds) if good else max(probes, key=lambda p: p.score)
 
 
-__all__ = ["Probe", "Recovered", "best_of", "probe", "recover", "require"]
+__all__ = [
+    "PROBE_SHARE", "SECONDS", "Probe", "Recovered", "best_of", "probe", "recover", "require", "worth_trying",
+]

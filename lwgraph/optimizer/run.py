@@ -13,6 +13,7 @@ from lwgraph.calibrate import Statistics
 from lwgraph.check import verify
 from lwgraph.errors import CheckError, UsageError
 from lwgraph.executor import Executor
+from lwgraph.optimizer import recovery
 from lwgraph.optimizer.data import Inputs, gather
 from lwgraph.optimizer.goal import Goal, parse_amount, parse_seconds
 from lwgraph.optimizer.judge import Judge, check_metric
@@ -48,6 +49,8 @@ def optimize(
     objective: str | None = None,
     budget: float | str | None = None,
     preset: str | None = None,
+    distill: bool = False,
+    augment: str | Sequence[str] | None = None,
     pipeline: str | Pipeline | None = None,
     recipe: str | Path | None = None,
     plan: str | Path | Plan | None = None,
@@ -77,6 +80,10 @@ def optimize(
         objective: what is made little among plans that keep all promises: "latency", "bytes" or "macs". None: the
             preset's.
         budget: seconds (or "90s", "10m", "1h") to spend on running trial plans, with `data`. None: the preset's.
+            With `distill` it is the time of training, None: ten minutes; the search takes at most a quarter of it.
+        distill: train the chosen plan to imitate the input model on `data`, unlabelled; needs the extra `torch`. Plans
+            are then chosen with what a short training brings back in mind.
+        augment: how training may vary the inputs: flip, shift, mixup; None: as the data say, see `open_data`.
         preset: what is asked for where nothing else is stated, of `PRESETS`. None: "balanced".
         pipeline, recipe: run just these passes instead of the exact and rounding ones and the search.
         plan: apply this plan instead of searching.
@@ -98,10 +105,17 @@ def optimize(
         CheckError: a pass broke its contract.
     """
     asked = find_preset(preset)
+    training = 0.0
+    if distill:
+        _check_distill(data, pipeline or recipe, asked.approximate)
+        training = recovery.SECONDS if budget is None else parse_seconds(budget)
+        if not training > 0:
+            raise UsageError(f"--budget is {budget}; with --distill it is the time of training: over 0")
+        budget = min(asked.budget, training / 4)
     goal = Goal(
         max_drop, speedup, target, threads, seed, max_latency, parse_amount(max_bytes, "--max-bytes"),
         parse_amount(max_macs, "--max-macs"), asked.objective if objective is None else objective,
-        asked.budget if budget is None else parse_seconds(budget), asked.drop_factor, asked.approximate,
+        asked.budget if budget is None else parse_seconds(budget), asked.drop_factor, asked.approximate, training,
     )  # fmt: skip
     if pipeline is not None and recipe is not None:
         raise UsageError("--pipeline and --recipe both name the passes; give one of them")
@@ -114,7 +128,18 @@ def optimize(
     stated = plan if isinstance(plan, Plan) or plan is None else Plan.load(plan)
     with open_pool(workers, dask) as pool:
         run = _Run(model, goal, progress, dict(input_shapes or {}), pool)
-        return run.go(data, preprocess, eval_data, metric, passes, stated)
+        return run.go(data, preprocess, eval_data, metric, passes, stated, augment)
+
+
+def _check_distill(data: Any, passes: Any, approximate: bool) -> None:
+    """UsageError, before any work, where training was asked for and cannot be done."""
+    recovery.require()
+    if passes is not None:
+        raise UsageError("--distill trains the plan that was searched or given; to passes, add distill{minutes=10}")
+    if not approximate:
+        raise UsageError("--distill changes the outputs, which --preset lossless rules out; leave out one of them")
+    if data is None:
+        raise UsageError("--distill needs inputs to learn from; give --data (unlabelled will do)")
 
 
 def _pipeline(pipeline: str | Pipeline | None, recipe: str | Path | None) -> Pipeline | None:
@@ -147,13 +172,15 @@ class _Run:
         self.reference: Executor = registry.executor("reference")
 
     def go(
-        self, data: Any, preprocess: Any, eval_data: Any, metric: Any, passes: Pipeline | None, plan: Plan | None
-    ) -> Result:
+        self, data: Any, preprocess: Any, eval_data: Any, metric: Any, passes: Pipeline | None, plan: Plan | None,
+        augment: str | Sequence[str] | None,
+    ) -> Result:  # fmt: skip
         with self._timed("reading"):
             own_metric = callable(metric) or (isinstance(metric, str) and ":" in metric)
             inputs = gather(
-                self.original, data, eval_data, preprocess, self.executor, self.goal.seed, own_metric, self.shapes
-            )
+                self.original, data, eval_data, preprocess, self.executor, self.goal.seed, own_metric, self.shapes,
+                train=self.goal.training > 0, augment=augment,
+            )  # fmt: skip
             self.report.notes += inputs.notes
             runs_soundly(self.original, self.executor, inputs.probe)
         context = Context(

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from nets import convnet, inputs
 
 torch = pytest.importorskip("torch")
 
@@ -12,7 +13,6 @@ from lwgraph.calibrate.signature import signature  # noqa: E402
 from lwgraph.passes.recover import feeding  # noqa: E402
 from lwgraph.passes.recover.feeding import Feeder  # noqa: E402
 from lwgraph.passes.recover.pool import Pool  # noqa: E402
-from nets import convnet, inputs  # noqa: E402
 
 
 def feeder(versions: int, augmentations: tuple[str, ...] = (), rows: int = 20, fixed: int = 0) -> Feeder:
