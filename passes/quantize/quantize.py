@@ -25,7 +25,7 @@ from lwgraph.passes.quantize.shapes import infer
 from lwgraph.passes.quantize.target import Target, has_vnni, load_target
 from lwgraph.rewrite import Context, Contract, Pass
 
-DESCRIBED = 4  # samples on which the report compares every tensor
+DESCRIBED = 2  # samples on which the report compares every tensor
 FEW = 1 << 10  # elements counted per tensor and run where only the extremes choose the range
 JUDGED = 12  # samples on which variants are compared
 AUTO = (("minmax", 100.0), ("moving-average", 100.0), ("percentile", 99.99), ("mse", 100.0))

@@ -40,7 +40,7 @@ def test_every_layer_and_tensor_is_measured() -> None:
     assert layers["classifier"]["sqnr"] == next(iter(found["outputs"].values()))  # type: ignore[attr-defined]
     for tensor in found["tensors"]:  # type: ignore[attr-defined]
         assert tensor["rounding"] >= tensor["sqnr"] - 1.0, "what was lost before adds to the own rounding"
-        assert 0.9 < tensor["used"] <= 1.0 and tensor["saturated"] < 0.01
+        assert 0.8 < tensor["used"] <= 1.0 and tensor["saturated"] < 0.01
 
 
 def test_figures_are_those_of_a_direct_computation() -> None:
@@ -49,7 +49,7 @@ def test_figures_are_those_of_a_direct_computation() -> None:
     made, found = described(model)
     tensor = next(t for t in found["tensors"] if t["name"] == "relu1_out")  # type: ignore[attr-defined]
     context = Context(executor=ORT, data=DATA, details={})  # type: ignore[arg-type]
-    feeds = [DATA[int(i * 1.5)] for i in range(4)]
+    feeds = [DATA[0], DATA[3]]
     q_name = next(n.outputs[0].name for n in made.graph if n.op_type == "QuantizeLinear"
                   and (n.outputs[0].name or "").startswith("relu1_out"))
     x = np.concatenate([a["relu1_out"].reshape(-1) for _, a in capture(model, ["relu1_out"], feeds, ORT)])
