@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lwgraph import ir
-from lwgraph.plan.fit import Moments, Pooled
+from lwgraph.plan.fit import Moments, Pooled, too_wide
 from lwgraph.plan.form import Fitted, Form
 from lwgraph.plan.probe import Probe
 from lwgraph.plan.prove import objection
@@ -85,12 +85,13 @@ def apply_forms(
     for site, wanted in choices:
         if site.name in records:
             continue
-        form = wanted.at(site) if not wanted.refusal(site) else wanted
+        reason = too_wide(site) or wanted.refusal(site)
+        form = wanted if reason else wanted.at(site)
         family = [site]
         for other in site.shared:
             if other in by_name and other not in records and str(by_name[other][1]) == str(wanted):
                 family.append(by_name[other][0])
-        reason = wanted.refusal(site) or _no_gain(form, site)
+        reason = reason or _no_gain(form, site)
         if reason:
             records[site.name] = _refuse(site, form, reason, context)
             continue

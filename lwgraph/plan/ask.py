@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from lwgraph import ir, registry
+from lwgraph.plan.fit import too_wide
 from lwgraph.plan.form import Form
 from lwgraph.plan.precision import FLOAT, INT8
 from lwgraph.plan.price import Oracle
@@ -54,7 +55,7 @@ def ask_all(
 def _menu(site: Site, classes: Sequence[type[Form]]) -> list[Form | None]:
     menu: dict[str, Form] = {}
     for form in classes:
-        if not form.refusal(site):
+        if not (too_wide(site) or form.refusal(site)):
             menu.update({str(size): size for size in form.menu(site)})
     return [None, *menu.values()]
 

@@ -17,12 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph.errors import DataError
+from lwgraph.plan.descent import conjugate_gradients
 from lwgraph.plan.probe import Probe
 from lwgraph.plan.site import Site
 
 Array = npt.NDArray[np.float64]
-Floats = npt.NDArray[Any]
 SETTLED = 0.02  # alternating fits stop at a sweep that gains less than this share of the error
+MOST_UNKNOWNS = 10_000  # per output: the moments of longer patches are not formed
 FEW, ENOUGH = 3, 5  # samples per unknown below which fits are doubtful, and from which they are good
 
 
@@ -262,6 +263,13 @@ class Moments:
         return np.asarray(np.einsum("god,gd->go", change, self.mean).reshape(-1))
 
 
+def too_wide(site: Site) -> str:
+    """Why no form is fitted to a layer: its normal equations would have too many unknowns; "" when they have not."""
+    if site.fan_in <= MOST_UNKNOWNS:
+        return ""
+    return f"its patches have {site.fan_in:,} entries; moments of more than {MOST_UNKNOWNS:,} are not formed"
+
+
 def ratio(error: float, power: float) -> float:
     """error / power, with 0/0 = 0 (a constant output kept constant)."""
     if power > 0:
@@ -338,46 +346,6 @@ def top_basis(moments: Array | None, right: Array, size: int | None = None) -> A
     return np.asarray(basis / np.where(norms > 0, norms, 1))
 
 
-def conjugate_gradients(
-    operate: Callable[[Floats], Floats],
-    target: Floats,
-    start: Floats,
-    steps: int,
-    precondition: Callable[[Floats], Floats] = lambda v: v,
-    *,
-    separate: bool = False,
-) -> Floats:
-    """`steps` preconditioned conjugate-gradient steps from `start` towards operate(v) = target.
-
-    `operate` is a symmetric positive semidefinite linear map given as a function, so that normal equations of many
-    unknowns need no matrix. Each step lowers the quadratic loss or leaves it. `separate`: the entries of the first
-    axis are systems of their own, each with its own step lengths. The precision is that of `start`, where
-    `operate` keeps it.
-    """
-
-    def inner(a: Floats, b: Floats) -> Floats:
-        return np.asarray(np.sum(a * b, axis=tuple(range(1, a.ndim)) if separate else None, keepdims=True))
-
-    def over(a: Floats, b: Floats) -> Floats:  # 0 where nothing is left to do
-        return np.asarray(np.where((a > 0) & (b > 0), a, 0) / np.where(b > 0, b, 1))
-
-    v = start
-    residual = target - operate(v)
-    direction = z = precondition(residual)
-    rho = inner(residual, z)
-    for _ in range(steps):
-        image = operate(direction)
-        step = over(rho, inner(direction, image))
-        if not step.any():
-            break
-        v = v + step * direction
-        residual = residual - step * image
-        z = precondition(residual)
-        rho, previous = inner(residual, z), rho
-        direction = z + over(rho, previous) * direction
-    return v
-
-
 def balance(first: Array, second: Array) -> tuple[Array, Array]:
     """Scale row r of `first` (r, ...) and column r of `second` (o, r, ...) to equal norms; their product stays.
 
@@ -396,5 +364,5 @@ def balance(first: Array, second: Array) -> tuple[Array, Array]:
 
 __all__ = [
     "Block", "Gram", "Moments", "Pooled", "balance", "conjugate_gradients", "nested", "ratio", "refit", "shrinkage",
-    "solve", "top_basis",
+    "solve", "too_wide", "top_basis",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from typing import ClassVar, get_type_hints
 
 from lwgraph import ir
 from lwgraph.plan.apply import apply_forms, observable
+from lwgraph.plan.fit import too_wide
 from lwgraph.plan.form import Form
 from lwgraph.plan.site import find_sites
 from lwgraph.rewrite.base import Context, Contract, Pass
@@ -29,7 +30,7 @@ class FormPass(Pass):
         form = self.form()
         sites = find_sites(model, refused=lambda place, reason: context.skip(self.name, place, reason))
         if context.statistics is not None:
-            wanted = [site for site in sites if observable(site) and not form.refusal(site)]
+            wanted = [site for site in sites if observable(site) and not (too_wide(site) or form.refusal(site))]
             probes = [form.seen(site) for site in wanted]
             more = [probe for probe, site in zip(probes, wanted, strict=True) if probe is not site]
             context.statistics.prefetch([*wanted, *more])

@@ -11,7 +11,7 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.plan.apply import moments_of, observable
-from lwgraph.plan.fit import Moments
+from lwgraph.plan.fit import Moments, too_wide
 from lwgraph.plan.form import Form
 from lwgraph.plan.integer_error import integer_error
 from lwgraph.plan.precision import FLOAT, INT8
@@ -136,7 +136,7 @@ def find_items(
 def _menu(site: Site, forms: Sequence[type[Form]], context: Context) -> list[Form]:
     menu: dict[str, Form] = {}
     for form in forms:
-        reason = form.refusal(site)
+        reason = too_wide(site) or form.refusal(site)
         if reason:
             context.skip(form.name, site.name, reason)
         else:

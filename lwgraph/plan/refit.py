@@ -21,7 +21,7 @@ from lwgraph.calibrate.patches import Patches, positions
 from lwgraph.calibrate.statistics import LEAST_ROWS, ROWS_PER_UNKNOWN
 from lwgraph.errors import DataError, UsageError
 from lwgraph.executor import Executor, Feeds
-from lwgraph.plan.fit import Moments, Pooled
+from lwgraph.plan.fit import MOST_UNKNOWNS, Moments, Pooled
 from lwgraph.plan.probe import Probe
 from lwgraph.plan.refit_data import HELD_OUT_SHARE, chosen_feeds, output_error, output_rows
 from lwgraph.plan.refit_fit import Rows, affine, dense, target_site
@@ -34,7 +34,6 @@ from lwgraph.rewrite.base import Context, Gain, Skip
 
 Array = npt.NDArray[np.float64]
 HELD_ROWS, HELD_BYTES = 4096, 64 << 20  # of one layer's held-out patches
-MOST_UNKNOWNS = 10_000  # per output; a layer with more is only shifted and scaled
 EQUAL = 1e-10  # a relative error below it is rounding: nothing to refit
 Scope = Literal["replaced", "all"]
 

@@ -1,0 +1,117 @@
+"""The linear algebra that forms share: the ridge, warnings, degenerate inputs, and what is not formed at all."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lwgraph import ir
+from lwgraph.calibrate import Statistics
+from lwgraph.plan.fit import MOST_UNKNOWNS, SETTLED, Moments, Pooled, shrinkage, solve, too_wide
+from lwgraph.plan.form import parse_form
+from lwgraph.plan.site import find_sites
+from lwgraph.rewrite import Context, Pass
+from lwgraph.runtime.ort import OrtExecutor
+from lwgraph.testing.layers import make_layer
+
+
+def block(count: int = 4000, channels: int = 6) -> Any:
+    (site,) = find_sites(make_layer("Conv", (2, channels, 8, 8), (8, channels, 3, 3), pads=(1, 1, 1, 1)))
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((count, site.fan_in)) @ rng.standard_normal((site.fan_in, site.fan_in)) / 5 + 0.3
+    gram = Pooled((x.T @ x / count)[None], x.mean(0)[None], count)
+    return site, Moments(site, gram), gram
+
+
+def test_the_ridge_is_that_of_the_shrinkage_estimator() -> None:
+    rng = np.random.default_rng(0)
+    width, count = 12, 400
+    covariance = np.cov(rng.standard_normal((60, width)) * np.arange(1, width + 1), rowvar=False)
+    n, p, trace, square = count / 4, width, np.trace(covariance), np.trace(covariance @ covariance)
+    rho = ((1 - 2 / p) * square + trace**2) / ((n + 1 - 2 / p) * (square - trace**2 / p))
+    assert shrinkage(covariance, count) == pytest.approx(rho / (1 - rho) * trace / p, rel=1e-12)
+    assert shrinkage(covariance, 40) > shrinkage(covariance, 400) > shrinkage(covariance, 40_000) > 0
+    # With hardly a sample, nine tenths are the mean of the spectrum; with very many, the ridge is a floor.
+    assert shrinkage(covariance, 1) == pytest.approx(9 * trace / p)
+    assert shrinkage(covariance, 10**15) == pytest.approx(1e-9 * trace / p)
+    assert shrinkage(np.zeros((3, 3)), 100) == 1.0
+
+
+def test_too_few_samples_are_told_with_how_many_would_do() -> None:
+    site = block()[0]
+    width = site.fan_in
+    assert Moments.shortage(site, 3 * width) == ""
+    text = Moments.shortage(site, 3 * width - 1)
+    assert f"{3 * width - 1} samples for {width} unknowns" in text and f"about {5 * width} samples" in text
+    assert "give 2 times the data" in text and "give 27 times" in Moments.shortage(site, 10)
+
+
+def test_a_pass_warns_of_too_few_samples() -> None:
+    model = make_layer("Conv", (1, 20, 5, 5), (24, 20, 3, 3), pads=(1, 1, 1, 1), dynamic=False)
+    x = np.random.default_rng(0).standard_normal((1, 20, 5, 5)).astype(np.float32)
+    ort = OrtExecutor()
+    context = Context(executor=ort, data=[{"x": x}], statistics=Statistics(model, [{"x": x}], ort))
+    assert Pass.parse("low-rank{rank=4,split=output}").run(model, context) == 1
+    assert any("25 samples for 180 unknowns" in text for text in context.warnings)
+
+
+def test_averages_of_the_moments() -> None:
+    site, moments, _ = block()
+    (found,) = moments.blocks
+    whole = found.moments.reshape(6, 9, 6, 9)
+    np.testing.assert_allclose(found.channel_moments, np.einsum("ctdt->cd", whole) / 9)
+    np.testing.assert_allclose(found.tap_moments, np.einsum("ctcs->ts", whole) / 6)
+    assert found.total == pytest.approx(found.loss(np.zeros(site.shape)))
+
+
+def test_a_sweep_that_gains_little_is_the_last() -> None:
+    (found,) = block()[1].blocks
+    error = 0.1 * found.total
+    before = error - found.total  # losses are counted without the total
+    assert found.settled(before, before - 0.5 * SETTLED * error)
+    assert not found.settled(before, before - 2 * SETTLED * error)
+
+
+def test_dependent_and_zero_features_get_finite_weights() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((5, 40))
+    features = np.vstack([features, features[:2], np.zeros((1, 40))])
+    targets = rng.standard_normal((3, 5)) @ features[:5]
+    weight = solve(features @ features.T, targets @ features.T)
+    assert np.isfinite(weight).all() and np.abs(weight).max() < 100
+    np.testing.assert_allclose(weight @ features, targets, atol=1e-6)
+    assert not weight[:, -1].any()
+
+
+@pytest.mark.parametrize("kind", ["zero", "constant", "one channel", "copies"])
+@pytest.mark.parametrize("text", ["low-rank{rank=4,split=vertical}", "depthwise{terms=2}", "cp{rank=12}"])
+def test_degenerate_inputs_give_finite_fits_of_what_there_is(kind: str, text: str) -> None:
+    site = block()[0]
+    rng, n = np.random.default_rng(0), 2000
+    x = np.zeros((n, site.fan_in))
+    if kind == "constant":
+        x += 3.0
+    elif kind == "one channel":
+        x[:, 9:18] = rng.standard_normal((n, 9))
+    elif kind == "copies":
+        x = np.tile(rng.standard_normal((n, 9)), 6)
+    fitted = parse_form(text).fit(site, Moments(site, Pooled((x.T @ x / n)[None], x.mean(0)[None], n)))
+    assert np.isfinite(fitted.kernel).all() and np.isfinite(fitted.shift).all()
+    assert fitted.error == 0 if kind in ("zero", "constant") else fitted.error < 0.2
+    assert np.abs(fitted.kernel).max() < 100 * np.abs(site.weight).max()
+
+
+def test_layers_with_too_many_unknowns_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    width = MOST_UNKNOWNS + 1
+    model = make_layer("Gemm", (1, width), (4, width), transB=1)
+    (site,) = find_sites(model)
+    assert "10,001 entries" in too_wide(site) and not too_wide(block()[0])
+    x = np.zeros((1, width), np.float32)
+    ort = OrtExecutor()
+    statistics = Statistics(model, [{"x": x}], ort)
+    monkeypatch.setattr(statistics, "_collect", lambda *_: pytest.fail("moments of a layer that is too wide"))
+    context = Context(executor=ort, data=[{"x": x}], statistics=statistics)
+    before = ir.fingerprint(model)
+    assert Pass.parse("low-rank{rank=2}").run(model, context) == 0
+    assert ir.fingerprint(model) == before
+    assert any("moments of more than 10,000 are not formed" in s.reason for s in context.skipped)
