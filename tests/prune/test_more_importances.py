@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from networks import Net
@@ -101,3 +104,14 @@ def test_their_names(name):
     assert importance(name).name == name and importance(name).needs_data
     with pytest.raises(UsageError, match=f"did you mean '{name}'"):
         importance(name + "s")
+
+
+def test_the_example_in_the_documentation(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "prune.md").read_text("utf8")
+    (tmp_path / "mine.py").write_text(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1])
+    monkeypatch.syspath_prepend(tmp_path)
+    model = twins()
+    weight = np.abs(ir.constant(model.graph[0].inputs[1])).reshape(8, -1).max(1)
+    assert PruneChannels(importance="mine:Quiet", widths="Conv*=6", multiple=1, compensate=False).run(model, Context())
+    left = np.abs(ir.constant(model.graph[0].inputs[1])).reshape(6, -1).max(1)
+    np.testing.assert_allclose(np.sort(left), np.sort(weight)[2:])
