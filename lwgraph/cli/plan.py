@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ def command() -> None:
     """
 
 
-@command.command()
+@command.command(short_help="Show what a plan says.")
 @click.argument("plan", metavar="PLAN")
 @click.argument("model", metavar="[MODEL]", required=False)
 @json_option
@@ -47,19 +48,24 @@ def show(plan: str, model: str | None, as_json: bool) -> None:
 
     loaded = Plan.load(plan)
     shapes = {} if model is None else _shapes(model, loaded)
-    rows: list[list[str]] = []
+    entries: list[dict[str, Any]] = []
+
+    def add(kind: str, name: str, choice: str, error: float = 0.0, ms: tuple[float, float] = (0.0, 0.0)) -> None:
+        shape = shapes.get(name, "")
+        entries.append({"kind": kind, "name": name, "shape": shape, "choice": choice, "error": error, "ms": list(ms)})
+
     for kind, choices in (("block", loaded.blocks), ("group", loaded.groups), ("site", loaded.sites)):
         for name, choice in choices.items():
-            rows.append([kind, name, shapes.get(name, ""), words(choice), *_predicted(choice)])
+            add(kind, name, words(choice), choice.error, choice.ms)
     if loaded.precision.passes:
-        rows.append(["network", "", "", words(loaded.precision), *_predicted(loaded.precision)])
-    rows += [["float", name, shapes.get(name, ""), "kept in float", "", "", ""] for name in loaded.precision.keep_float]
+        add("network", "", words(loaded.precision), loaded.precision.error, loaded.precision.ms)
+    for name in loaded.precision.keep_float:
+        add("float", name, "kept in float")
     if as_json:
-        keys = ("kind", "name", "shape", "choice", "error", "ms_before", "ms_after")
-        entries = [dict(zip(keys, row, strict=True)) for row in rows]
         print_json({"target": loaded.target, "saved_ms": round(loaded.saved_ms, 6), "choices": entries})
         return
     out = console()
+    rows = [[e["kind"], e["name"], e["shape"], e["choice"], *_predicted(e["error"], e["ms"])] for e in entries]
     columns = ["kind", "name", "shape", "choice", "error", "ms before", "ms after"]
     if model is None:
         columns.remove("shape")
@@ -75,9 +81,9 @@ def show(plan: str, model: str | None, as_json: bool) -> None:
         out.print(f"whole network: {before:.3f} ms before, {after:.3f} ms after (predicted)", markup=False)
 
 
-def _predicted(choice: Any) -> list[str]:
-    error = f"{100 * choice.error:.3g} %" if choice.error else ""
-    return [error, *(["", ""] if choice.ms == (0.0, 0.0) else [f"{ms:.4g}" for ms in choice.ms])]
+def _predicted(error: float, ms: Sequence[float]) -> list[str]:
+    times = [f"{each:.4g}" for each in ms] if any(ms) else ["", ""]
+    return [f"{100 * error:.3g} %" if error else "", *times]
 
 
 def _shapes(path: str, plan: Plan) -> dict[str, str]:
@@ -100,7 +106,7 @@ def _shapes(path: str, plan: Plan) -> dict[str, str]:
     return {**groups, **sites}
 
 
-@command.command()
+@command.command(short_help="Show in which choices two plans differ.")
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
 @json_option
@@ -123,7 +129,7 @@ def diff(a: str, b: str, as_json: bool) -> int:
     return 1 if changes else 0
 
 
-@command.command()
+@command.command(short_help="Do what a plan says to a model.")
 @click.argument("plan", metavar="PLAN")
 @click.argument("model", metavar="MODEL")
 @click.option("-o", "--output", metavar="OUT", help="Where the result goes.  [default: MODEL.lw.onnx beside the input]")

@@ -30,7 +30,7 @@ def test_show(lw: Call, plan_file: Path, model_file: Path) -> None:
     assert "predicted to save 0.600 ms on here" in ended.out
     with_model = lw("plan", "show", plan_file, model_file, "--json")
     (entry,) = json.loads(with_model.out)["choices"]
-    assert entry["shape"] == "32x32x3x3" and entry["error"] == "10 %"
+    assert entry["shape"] == "32x32x3x3" and entry["error"] == 0.1 and entry["ms"] == [1.0, 0.4]
 
 
 def test_show_refuses_a_plan_of_another_model(lw: Call, plan_file: Path, model_file: Path) -> None:
