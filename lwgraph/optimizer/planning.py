@@ -117,12 +117,13 @@ class Planning:
         self._weigh(planner, float_ms)
         loss = Loss(self.executor.prepare(self.clean), self._samples(float_ms, TRIAL_SECONDS))
         self._anchor(planner, oracle, loss, float_ms)
+        base_ms = float_ms if oracle.measures else planner.predicted(planner.uniform(precision.FLOAT), LATENCY)
         memory = Memory(memory_path(self.clean, planner, loss.feeds, self.goal.seed))
         search = Search(
             planner, loss, self.executor, seed=self.goal.seed, seconds=self.goal.budget, memory=memory,
             objective=self.goal.objective,
             trials=None if self.pool is None else Trials(planner, loss, self.executor, self.pool),
-            prices=limit_prices(planner, self.goal.limits(float_ms), self.goal.objective),
+            prices=limit_prices(planner, self.goal.limits(base_ms), self.goal.objective),
         )  # fmt: skip
         front = search.run()
         if memory.warning:

@@ -207,7 +207,7 @@ class _Run:
             result, used = measuring.keep_the_best(clean, result, used, inputs, stated)
         with self._timed("judging"):
             self._score(judge, result)
-        predicted = None if measuring.measures else used.ms
+        predicted = None if measuring.measures else self._predicted(used)
         with self._timed("verifying"):
             self._prove(result, exact and used.empty, inputs)
         self.report.skipped = [{"pass": s.pass_name, "place": s.place, "reason": s.reason} for s in context.skipped]
@@ -286,6 +286,11 @@ class _Run:
         if broken is not None:
             raise CheckError(f"the result failed a check ({broken.what}, {broken.executor}): {broken.detail}")
 
+    def _predicted(self, used: Plan) -> tuple[float, float]:
+        """Milliseconds before and after on a target elsewhere; what an empty plan leaves takes what it took."""
+        base = float(self.report.details.get("search", {}).get("base_ms") or 0.0)
+        return used.ms if used.ms != (0.0, 0.0) else (base, base)
+
     def _kept(self, judge: Judge | None, predicted: tuple[float, float] | None) -> bool:
         """Whether the promises hold; says in the report which one does not.
 
@@ -305,6 +310,9 @@ class _Run:
             before = after / (last.ratio or 1.0)
             if predicted is not None:
                 before, after = predicted
+                if not before:
+                    self.report.outcome = f"there are no prices for this model on {self.goal.target}"
+                    return False
             broken = self.goal.violations(after, before, last.facts.bytes, last.facts.macs or 0)
             if broken:
                 room = "a larger --max-drop leaves more room" if judge is not None else "--data leaves more room"

@@ -23,12 +23,12 @@ def test_integers_against_the_dense_layer_in_floats() -> None:
 
 
 def test_switch() -> None:
-    assert settle(SWITCH, [5.0, 6.0, 1.0]) == [(1.0, 3.0)]
-    assert settle(SWITCH, [2.0, 6.0, 1.0]) == [(1.0, 0.0)]  # never negative
+    assert settle(SWITCH, [5.0, 1.0]) == [(1.0, 4.0)]
+    assert settle(SWITCH, [1.0, 5.0]) == [(5.0, 0.0)]  # never negative
 
 
 def test_what_does_not_run_is_never_chosen() -> None:
     assert settle(FLOATS, [10.0, 2.0, None, 4.0]) == [NEVER, (8.0, 2.0)]
-    assert settle(FLOATS, [None, 2.0, 6.0]) == [NEVER] == settle(SWITCH, [1.0, None, 1.0])
+    assert settle(FLOATS, [None, 2.0, 6.0]) == [NEVER] == settle(SWITCH, [1.0, None])
     assert settle(INTEGERS, [10.0, 2.0, None, 3.0, 5.0, 6.0]) == [NEVER, NEVER]
     assert settle(INTEGERS, [10.0, 2.0, 1.0, 3.0, None]) == [NEVER] and math.isinf(NEVER[1])
