@@ -179,14 +179,13 @@ class Mixer:
         ranges = better_ranges(self.quantizer, region, sources, found, self.methods, few, self.executor,
                                lambda done, total: self.progress("trying ranges", done, total))
         if ranges:
-            quantizer = refined(self.quantizer, ranges)
+            quantizer = refined(self.quantizer, {name: method for name, (method, _) in ranges.items()})
             built = quantizer.build(refused)
             if (new := self.loss(self.executor.prepare(built.model))) < loss:
                 self.quantizer, whole, loss = quantizer, built, new
                 region = Region(quantizer, refused)
-                sources, keys = region.sources()
-                found = sensitivities(quantizer.model, sources, few, self.executor, self.runs,
-                                      lambda done, total: self.progress("measuring sensitivities", done, total))
+                found = [ranges[s.name][1] if s.grid is not None and s.name in ranges else damage
+                         for s, damage in zip(sources, found, strict=True)]
         for key, damage in zip(keys, found, strict=True):
             self.damage[key] = self.damage.get(key, 0.0) + damage
         return whole, region, loss

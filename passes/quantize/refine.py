@@ -16,7 +16,7 @@ from lwgraph.passes.quantize.parts import Region
 from lwgraph.passes.quantize.quantizer import Quantizer
 from lwgraph.passes.quantize.sensitivity import Source, simulated
 
-TRIED = 12  # tensors whose ranges are looked at one by one
+TRIED = 8  # tensors whose ranges are looked at one by one
 _WORTH = 0.9  # another range must do less than this share of the damage
 
 
@@ -29,8 +29,8 @@ def better_ranges(
     distance: Distance,
     executor: Executor,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, tuple[str, float]]:
-    """Tensor name -> the method (and percentile) whose range does less damage than that of the quantizer's recipe.
+) -> dict[str, tuple[tuple[str, float], float]]:
+    """Tensor name -> the method (and percentile) whose range does less damage than the recipe's, and that damage.
 
     Args:
         sources, damages: what `sensitivities` found; the TRIED worst tensors are looked at.
@@ -39,7 +39,7 @@ def better_ranges(
     Complexity: at most TRIED * (1 + len(methods)) models on the samples of `distance`.
     """
     order = sorted((i for i, s in enumerate(sources) if s.grid is not None), key=lambda i: -damages[i])[:TRIED]
-    found: dict[str, tuple[str, float]] = {}
+    found: dict[str, tuple[tuple[str, float], float]] = {}
     for number, index in enumerate(order):
         progress(number, len(order))
         source = sources[index]
@@ -58,7 +58,7 @@ def better_ranges(
                 for key, g in grids.items()}
         best = min(lost, key=lambda key: lost[key])
         if lost[best] < _WORTH * lost[quantizer.recipe.method, quantizer.recipe.percentile]:
-            found[source.name] = best
+            found[source.name] = best, lost[best]
     return found
 
 

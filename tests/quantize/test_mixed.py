@@ -241,7 +241,7 @@ def test_the_worst_tensors_get_ranges_of_their_own() -> None:
 
 
 def test_ranges_that_do_not_help_the_whole_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lwgraph.passes.quantize.mixed.better_ranges", lambda *_: {"x": ("percentile", 60.0)})
+    monkeypatch.setattr("lwgraph.passes.quantize.mixed.better_ranges", lambda *_: {"x": (("percentile", 60.0), 0.0)})
     made = mixer(fragile(), images(), Timed(dict.fromkeys(NAMES, 2e-3), dict.fromkeys(NAMES, 1e-3)), FAST)
     made.find()
     assert not made.quantizer.chosen
