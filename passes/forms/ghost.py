@@ -14,6 +14,7 @@ Depthwise: each cheap output is made from the neighbours in one primary output, 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -203,32 +204,35 @@ def turn(block: Block, rows: Array, columns: Array, limit: float) -> tuple[Index
     """The primary outputs S (m,), increasing, and T (o - m, m), for the kernel columns @ rows, (o, m) and (m, D).
 
     S is the first or the last m outputs when T then enlarges independent relative errors of the primary outputs at
-    most `limit` times, else by pivoted Cholesky of the outputs' correlations. O(o m^2 + m D^2).
+    most `limit` times, else by pivoted Cholesky of the outputs' correlations; on the moments, and for white inputs, so
+    that unusual inputs do not suffer either. O(o m^2 + m D^2).
     """
     count, size = columns.shape
-    normal = rows @ block.moments @ rows.T
-    covariance = columns @ normal @ columns.T
-    deviation = np.sqrt(np.maximum(np.diagonal(covariance), 0))
     size_of = max(float(np.linalg.norm(columns)), 1e-300)
-    scale = max(float(deviation.max(initial=0.0)), 1e-300)
+    covariances = [columns @ normal @ columns.T for normal in (rows @ block.moments @ rows.T, rows @ rows.T)]
+    runs = [np.arange(size), np.arange(count - size, count)] if limit else []
+    choices = itertools.chain(runs, (np.sort(pivots(covariance, size)) for covariance in covariances))
     best: tuple[float, Index, Array] | None = None
-    for runs in (slice(0, size), slice(count - size, count), None):
-        if runs is not None and not limit:
-            continue
-        picked = np.sort(pivots(covariance, size)) if runs is None else np.arange(count)[runs]
+    for picked in choices:
         rest = np.setdiff1d(np.arange(count), picked)
         cheap = np.linalg.lstsq(columns[picked].T, columns[rest].T, rcond=1e-10)[0].T
         lost = float(np.linalg.norm(cheap @ columns[picked] - columns[rest])) > 1e-7 * size_of
-        spread = np.linalg.norm(cheap * deviation[picked], axis=1)
-        # An output of no power of its own (beside rounding) has no relative error.
-        own = np.maximum(deviation[rest], 1e-6 * scale)
-        growth = np.inf if lost else float((spread / own).max(initial=0.0))
-        if best is None or growth < best[0]:
-            best = growth, picked, cheap
-        if growth <= limit:
+        grown = np.inf if lost else max(growth(cheap, picked, rest, covariance) for covariance in covariances)
+        if best is None or grown < best[0]:
+            best = grown, picked, cheap
+        if grown <= limit:
             break
     assert best is not None
     return best[1], best[2]
+
+
+def growth(cheap: Array, picked: Index, rest: Index, covariance: Array) -> float:
+    """How much independent relative errors of the primary outputs grow in the others, at most."""
+    deviation = np.sqrt(np.maximum(np.diagonal(covariance), 0))
+    spread = np.linalg.norm(cheap * deviation[picked], axis=1)
+    # An output of no power of its own (beside rounding) has no relative error.
+    own = np.maximum(deviation[rest], max(1e-6 * float(deviation.max(initial=0.0)), 1e-300))
+    return float((spread / own).max(initial=0.0))
 
 
 def pivots(covariance: Array, size: int) -> Index:
@@ -255,4 +259,4 @@ def pivots(covariance: Array, size: int) -> Index:
     return np.asarray(picked, np.intp)
 
 
-__all__ = ["Ghost", "pivots", "turn"]
+__all__ = ["Ghost", "growth", "pivots", "turn"]

@@ -8,9 +8,9 @@ import pytest
 from lwgraph import registry
 from lwgraph.passes.forms._neighbours import output_probe
 from lwgraph.passes.forms._split import factor
-from lwgraph.passes.forms.ghost import AMPLIFIED, Ghost, pivots, turn
+from lwgraph.passes.forms.ghost import AMPLIFIED, Ghost, growth, pivots, turn
 from lwgraph.passes.forms.low_rank import LowRank
-from lwgraph.plan.fit import Moments
+from lwgraph.plan.fit import Block, Moments
 from lwgraph.plan.substitute import difference, formed, small_model
 from lwgraph.testing.layers import Layer, make_layer, moments_on
 from tests.forms.test_all_forms import sampled
@@ -104,3 +104,14 @@ def test_outputs_that_are_moved_copies_are_made_from_them():
     assert fitted.error < 0.1  # but for the padding
     assert difference(fitted, REFERENCE, 17) == ""
     assert Ghost(8, cheap="depthwise").fit(site, Moments(site)).error < 1e-9
+
+
+def test_inputs_that_are_dead_on_the_samples_do_not_spoil_unusual_ones():
+    columns = np.array([[1, 1e-3], [1, 0], [0, 1], [0.5, 1]])  # outputs 0 and 1 differ in what the second input adds
+    faint = np.diag([1e-10, 1.0])
+    block = Block(columns.reshape(4, 2, 1), faint, 1e-12)
+    cheap = np.linalg.solve(columns[:2].T, columns[2:].T).T
+    first, last = np.arange(2), np.arange(2, 4)
+    assert growth(cheap, first, last, columns @ faint @ columns.T) < 2
+    assert growth(cheap, first, last, columns @ columns.T) > 1000
+    assert list(turn(block, np.eye(2), columns, 100.0)[0]) == [2, 3]
