@@ -114,4 +114,5 @@ def test_inputs_that_are_dead_on_the_samples_do_not_spoil_unusual_ones():
     first, last = np.arange(2), np.arange(2, 4)
     assert growth(cheap, first, last, columns @ faint @ columns.T) < 2
     assert growth(cheap, first, last, columns @ columns.T) > 1000
-    assert list(turn(block, np.eye(2), columns, 100.0)[0]) == [2, 3]
+    picked = set(turn(block, np.eye(2), columns, 100.0)[0])
+    assert len(picked & {0, 1}) == 1  # one that sees each input
