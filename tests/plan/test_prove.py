@@ -96,3 +96,17 @@ def test_a_refused_fit_leaves_the_layer(fitted) -> None:
     assert not record.done and "not the promised layer" in record.reason
     assert ir.fingerprint(model) == before
     assert [s.place for s in context.skipped] == ["layer"]
+
+
+def test_a_single_row_does_not_vary_so_another_sample_is_taken() -> None:
+    model, random = network("gemm"), np.random.default_rng(1)
+    feeds = [{"x": random.standard_normal((1, 48), np.float32)} for _ in range(200)]
+    context = Context(reference=registry.executor("reference"))
+    context.statistics = Statistics(model, feeds, registry.executor("ort"))
+    site = find_sites(model)[0]
+    found = parse_form("low-rank{rank=16}").at(site).fit(site, moments_of([site], context))
+    assert np.isinf(error_on(found, context.statistics.sample(site)))
+    assert objection(found, context, True) == ""
+    wrong = replace(found, arrays=found.arrays | {"stage1": found.arrays["stage1"] * 1.01})
+    context.proved.clear()
+    assert "not the promised layer" in objection(wrong, context, True)
