@@ -254,7 +254,9 @@ class Planning:
     # ------------------------------------------------------------ the record
 
     def _record(self, plan: Plan) -> None:
-        why = {s.place: s.reason for s in self.context.skipped}
+        why: dict[str, str] = {}  # of layers that stay: what planning itself says wins over what a form or pass says
+        for s in sorted(self.context.skipped, key=lambda s: s.pass_name == "plan"):
+            why[s.place] = s.reason
         floats = set(plan.precision.keep_float)
         for site in find_sites(self.clean, self.shapes):
             choice = plan.sites.get(site.name)
@@ -264,7 +266,7 @@ class Planning:
                 record = SiteChoice(site.name, site.node.op_type, shape, choice.form, choice.error, *choice.ms)
             if plan.precision.passes and site.name not in floats:
                 form = f"{record.form}, int8" if record.form else "int8"
-                record = dataclasses.replace(record, form=form)
+                record = dataclasses.replace(record, form=form, reason="")
             self.report.sites.append(record)
 
     def _record_search(self, outcome: Outcome) -> None:

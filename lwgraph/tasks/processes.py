@@ -6,6 +6,7 @@ import functools
 import multiprocessing
 import os
 import pickle
+import signal
 import tempfile
 import threading
 from collections import OrderedDict
@@ -60,7 +61,7 @@ class Processes(Pool):
         self._pool = self._fresh()
 
     def _fresh(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"))
+        return ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"), initializer=_start)
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Run `fn` in a worker.
@@ -144,6 +145,11 @@ class Processes(Pool):
             else:
                 os.environ[name] = before
         self._folder.cleanup()
+
+
+def _start() -> None:
+    """Leave Ctrl-C, which a terminal sends to all processes, to the one that was started by hand."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 _values: OrderedDict[str, Any] = OrderedDict()  # of a worker: shared values, the last used at the end

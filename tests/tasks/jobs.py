@@ -41,5 +41,11 @@ def total(values: np.ndarray, factor: float) -> float:  # type: ignore[type-arg]
     return float(values.sum()) * factor
 
 
+def interrupted() -> bool:
+    """Whether this process lives on after Ctrl-C."""
+    os.kill(os.getpid(), signal.SIGINT)
+    return True
+
+
 def threads() -> str | None:
     return os.environ.get("OMP_NUM_THREADS")

@@ -44,6 +44,10 @@ def test_linear_algebra_is_single_threaded(pool: Pool) -> None:
     assert pool.submit(jobs.threads).result() == "1"
 
 
+def test_ctrl_c_is_left_to_the_caller(pool: Pool) -> None:
+    assert pool.submit(jobs.interrupted).result()
+
+
 def test_a_tasks_own_error_arrives(pool: Pool) -> None:
     with pytest.raises(ValueError, match="this one"):
         pool.submit(jobs.fail, "this one").result()
