@@ -18,8 +18,8 @@ from lwgraph.plan.planner import BYTES, LATENCY, MACS, Planner
 from lwgraph.plan.precision import FLOAT, INT8
 from lwgraph.plan.price import WORK, WorkOracle
 from lwgraph.plan.search import Memory, Search, limit_prices, memory_path
-from lwgraph.plan.solver import Knapsack
 from lwgraph.plan.shapes import layer_shapes
+from lwgraph.plan.solver import Knapsack
 from lwgraph.rewrite.base import Context
 
 
