@@ -8,6 +8,7 @@ import pytest
 from test_form_pass import FEEDS, ORT, Measured, chain
 from test_planner import ByWork
 
+import lwgraph
 from lwgraph import ir
 from lwgraph.measure.distance import Loss
 from lwgraph.plan import site_sensitivity
@@ -212,3 +213,15 @@ def test_work_stands_for_time_where_nothing_can_be_timed(planner, tmp_path):
     assert oracle.switch(site) == 0 and oracle.correction == 1
     (whole,) = WorkOracle(ORT).whole({"it": planner.model}, [FEEDS])
     assert whole == pytest.approx(WORK * sum(item.dense.macs for item in planner.items))
+
+
+def test_for_a_target_that_is_not_timed_work_is_saved_and_nothing_goes_into_integers(tmp_path, monkeypatch):
+    monkeypatch.setenv("LWGRAPH_CACHE", str(tmp_path))
+    random = np.random.default_rng(0)
+    data = [{"x": random.standard_normal((4, 32, 12, 12)).astype(np.float32)} for _ in range(8)]
+    result = lwgraph.optimize(chain(), data=data, max_drop=95.0, target="macs", budget=0)
+    assert result.kept and result.plan.sites and not result.plan.precision.passes
+    first, last = result.report.stages[0], result.report.stages[-1]
+    assert last.facts.macs < 0.9 * first.facts.macs
+    (chosen,) = [c for c in result.report.details["search"]["candidates"] if c["chosen"]]
+    assert chosen["macs"] == pytest.approx(last.facts.macs, rel=0.05)
