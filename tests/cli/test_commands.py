@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 import lwgraph
 
@@ -136,11 +137,31 @@ def test_diff(lw: Call, model_file: Path) -> None:
     assert ended.code == 1 and "pads" in ended.out
 
 
-def test_bench(lw: Call, model_file: Path) -> None:
-    ended = lw("bench", model_file, model_file, "--runs", "3", "--json")
+def test_bench(lw: Call, model_file: Path, tmp_path: Path) -> None:
+    """A model of thirty times the work: no disturbance of a machine turns the median of three rounds around."""
+    proto = small_model()
+    nodes = list(proto.graph.node)
+    last = next(i for i, node in enumerate(nodes) if node.name == "relu2")
+    chain = []
+    for k in range(30):
+        chain.append(helper.make_node("Conv", ["r2" if k == 0 else f"d{k}", "w2", "b2"], [f"d{k + 1}"], f"deep{k}",
+                                      pads=[1] * 4))  # fmt: skip
+    nodes[last + 1].input[0] = "d30"
+    del proto.graph.node[:]
+    proto.graph.node.extend([*nodes[: last + 1], *chain, *nodes[last + 1 :]])
+    deep = tmp_path / "deep.onnx"
+    onnx.save(proto, deep)
+    ended = lw("bench", model_file, deep, "--runs", "3", "--json")
     assert ended.code == 0, ended.err
-    first, second = json.loads(ended.out)["models"]
-    assert first["speed"] == 1.0 and second["speed"] > 0 and second["milliseconds"] > 0
+    found = json.loads(ended.out)
+    assert found["rounds"] == 3 and [m["model"] for m in found["models"]] == [str(model_file), str(deep)]
+    first, second = found["models"]
+    assert first["speed"] == 1.0 and second["speed"] < 0.5
+    assert second["milliseconds"] > first["milliseconds"] > 0
+    assert all(0 < m["fastest"] <= m["milliseconds"] for m in found["models"])
+    assert second["spread"][0] <= second["speed"] <= second["spread"][1]
+    turned = json.loads(lw("bench", deep, model_file, "--runs", "3", "--json").out)["models"]
+    assert turned[1]["speed"] > 2
 
 
 def test_stated_input_shapes_are_used(lw: Call, model_file: Path) -> None:
