@@ -49,8 +49,10 @@ def batch_of(feeds: dict[str, Any], model: ir.Model) -> dict[str, Any]:
 @click.option("--then", default="", help="Passes after recovery, such as 'infer-shapes quantize'.")
 @click.option("--recovery", multiple=True, help="Passes, separated by spaces. Default: the closed-form recipes.")
 @click.option("--train", is_flag=True, help="Recover on the 60,000 training images (fmnist_resnet14 only).")
+@click.option("--save", type=click.Path(), help="Write the model of the last recipe to this file.")
 @click.option("--threads", default=1, show_default=True)
-def main(case: str, rewrite: str, then: str, recovery: tuple[str, ...], train: bool, threads: int) -> None:
+def main(case: str, rewrite: str, then: str, recovery: tuple[str, ...], train: bool, save: str | None,
+         threads: int) -> None:  # fmt: skip
     """Measure recovery on one public model."""
     chosen = zoo.case(case)
     teacher = ir.load(chosen.model())
@@ -58,8 +60,9 @@ def main(case: str, rewrite: str, then: str, recovery: tuple[str, ...], train: b
     context = Context(executor=ort, reference=registry.executor("reference"), data=chosen.calibration(),
                       teacher=teacher, threads=threads)  # type: ignore[arg-type]  # fmt: skip
     broken = ir.load(chosen.model())
-    context.statistics = Statistics(broken, context.data or [], ort)
-    apply(rewrite, broken, context)
+    for part in rewrite.split():
+        context.statistics = Statistics(broken, context.data or [], ort)  # of what the part before left
+        apply(part, broken, context)
     began = time.monotonic()
     original = chosen.metric(ort.prepare(teacher))
     click.echo(f"{case}, {rewrite}{f', then {then}' if then else ''}; {chosen.unit}")
@@ -87,7 +90,10 @@ def main(case: str, rewrite: str, then: str, recovery: tuple[str, ...], train: b
         feed = batch_of(chosen.example(), model)
         runs = {"original": ort.prepare(teacher), "model": ort.prepare(model)}
         ratio = paired_latency(runs, [feed], threads=threads).speedup("model").median
-        click.echo(f"{recipe or 'nothing':44} {score:8.4f} {lost:11.2f} {regained} {taken:8.0f} {used:8.0f} {ratio:8.2f}x")
+        row = f"{recipe or 'nothing':44} {score:8.4f} {lost:11.2f} {regained}"
+        click.echo(f"{row} {taken:8.0f} {used:8.0f} {ratio:8.2f}x")
+    if save:
+        ir.save(model, save, overwrite=True)
     click.echo(f"all: {time.monotonic() - began:.0f} s")
 
 
