@@ -6,6 +6,7 @@ import pytest
 
 from lwgraph.errors import CheckError
 from lwgraph.passes.forms.low_rank import LowRank
+from lwgraph.passes.forms.octave import Octave
 from lwgraph.plan.fit import Moments
 from lwgraph.testing.forms import check_form
 from lwgraph.testing.layers import layers
@@ -128,6 +129,43 @@ class Shy(Base):
     @classmethod
     def refusal(cls, site):
         return "no"
+
+
+@dataclass(frozen=True)
+class Sees(Octave):
+    """Octave, which looks at more than the layer's patches, at one size."""
+
+    name = "broken"
+
+    @classmethod
+    def full(cls, site):
+        return cls(0.0)
+
+    @classmethod
+    def menu(cls, site):
+        return [cls(0.2)]
+
+
+@dataclass(frozen=True)
+class SeesElse(Sees):
+    def emit(self, op, x, fitted):
+        arrays = {k: v * (1.1 if k == "mixed" else 1) for k, v in fitted.arrays.items()}
+        return super().emit(op, x, replace(fitted, arrays=arrays))
+
+
+@dataclass(frozen=True)
+class SeesElsewhere(Sees):
+    def seen(self, site):
+        probe = super().seen(site)
+        return replace(probe, patches=replace(probe.patches, halved=(2, 1, 1, 1)))
+
+
+def test_forms_that_look_at_more_are_checked_like_others():
+    assert check_form(Sees, on=[PLAIN]) == 1
+    with pytest.raises(CheckError, match="not the fitted layer"):
+        check_form(SeesElse, on=[PLAIN])
+    with pytest.raises(CheckError, match="the mean output moves|predicts an error"):
+        check_form(SeesElsewhere, on=[PLAIN])
 
 
 def test_the_honest_one_passes():
