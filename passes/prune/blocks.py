@@ -18,7 +18,7 @@ from lwgraph.plan.count import count, node_macs
 from lwgraph.plan.refit import refit
 from lwgraph.plan.removal import Removal
 from lwgraph.plan.shapes import layer_shapes
-from lwgraph.rewrite.base import Context, Contract, Gain, Pass
+from lwgraph.rewrite.base import Context, Contract, Pass
 from lwgraph.views.residual import Residual, find_residuals
 
 FASTER = 0.995  # without a block a model must take less than this share of its time
@@ -87,8 +87,7 @@ class PruneBlocks(Pass):
         else:
             gone = self._search(model, original, list(found), context)
         if gone:
-            report = refit(original, model, context, scope="all", name=self.name)
-            context.gains.append(Gain(self.name, "held-out output error", report.before, report.after))
+            refit(original, model, context, scope="all", name=self.name)
         return len(gone)
 
     def options(self, model: ir.Model, context: Context) -> list[Removal]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lwgraph import ir
-from lwgraph.views.coupling.builder import Builder
+from lwgraph.views.coupling.builder import Axis, Builder
 from lwgraph.views.coupling.rules import rule, spatial_frozen
 
 
@@ -274,14 +274,19 @@ def resize(node: ir.Node, builder: Builder) -> None:
             builder.passes(node, output, 0, {axis: axis})
 
 
+def _blocked(node: ir.Node, builder: Builder) -> tuple[ir.Value, Axis | None, int]:
+    """Output, channels of the input, block size; the spatial axes are frozen, the batch goes through."""
+    value, output = node.inputs[0], node.outputs[0]
+    spatial_frozen(node, builder, value)
+    builder.passes(node, output, 0, {0: 0})
+    return output, builder.get(value, 1), ir.attribute(node, "blocksize", 1)
+
+
 @rule("DepthToSpace")
 def depth_to_space(node: ir.Node, builder: Builder) -> None:
     """Each output channel is made of b*b input channels."""
-    value, output = node.inputs[0], node.outputs[0]
-    block, found = ir.attribute(node, "blocksize", 1), builder.get(value, 1)
-    spatial_frozen(node, builder, value)
-    builder.passes(node, output, 0, {0: 0})
-    if found is None or value is None:
+    output, found, block = _blocked(node, builder)
+    if found is None:
         return
     size = found.size // (block * block)
     places = np.arange(found.size)
@@ -292,19 +297,13 @@ def depth_to_space(node: ir.Node, builder: Builder) -> None:
 @rule("SpaceToDepth")
 def space_to_depth(node: ir.Node, builder: Builder) -> None:
     """Each input channel gives b*b output channels."""
-    value, output = node.inputs[0], node.outputs[0]
-    block, found = ir.attribute(node, "blocksize", 1), builder.get(value, 1)
-    spatial_frozen(node, builder, value)
-    builder.passes(node, output, 0, {0: 0})
+    output, found, block = _blocked(node, builder)
     if found is not None:
         made = builder.track(output, 1, found.size * block * block, found.zero)
         builder.link(made, found, np.arange(made.size), np.arange(made.size) % found.size)
 
 
-def _blocks(node: ir.Node, builder: Builder, output: ir.Value, found: object, size: int, places: np.ndarray) -> None:
-    from lwgraph.views.coupling.builder import Axis
-
-    assert isinstance(found, Axis)
+def _blocks(node: ir.Node, builder: Builder, output: ir.Value, found: Axis, size: int, places: np.ndarray) -> None:
     if size < 2:
         builder.freeze(found, f"node '{node.name}' ({node.op_type}) makes a single channel of it")
         builder.untracked(output, 1, f"node '{node.name}' ({node.op_type}) makes a single channel of it")

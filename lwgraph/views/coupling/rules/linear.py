@@ -32,12 +32,10 @@ def _reads(builder: Builder, node: ir.Node, value: ir.Value, axis: int, weight: 
         builder.freeze(found, f"the weight of node '{node.name}' ({node.op_type}) does not have its size")
 
 
-@rule("Conv")
-def conv(node: ir.Node, builder: Builder) -> None:
-    """Weight (o, c/g, *k): o makes the output's channels, c/g reads the input's.
+def _convolved(node: ir.Node, builder: Builder) -> tuple[ir.Value, ir.Value, int, int, int] | None:
+    """Input, output, groups and the weight's first two sizes of a convolution; None, and frozen, without constants.
 
-    With groups, index j of every group is one channel, in and out, so that all groups stay equally large; a depthwise
-    convolution passes its channels on, each giving o/g outputs.
+    The spatial axes of the input are frozen, the batch goes through.
     """
     x, w, output = node.inputs[0], node.inputs[1], node.outputs[0]
     assert x is not None and w is not None
@@ -45,13 +43,25 @@ def conv(node: ir.Node, builder: Builder) -> None:
     bias_is_constant = len(node.inputs) < 3 or node.inputs[2] is None or builder.is_constant(node.inputs[2])
     if dims is None or not builder.is_constant(w) or not bias_is_constant:
         builder.freeze_inputs(node, f"the weight or bias of node '{node.name}' ({node.op_type}) is not constant")
-        return
+        return None
     spatial_frozen(node, builder, x)
-    group = ir.attribute(node, "group", 1)
-    outputs, inputs = int(dims[0] or 0), int(dims[1] or 0)
+    builder.passes(node, output, 0, {0: 0})
+    return x, output, ir.attribute(node, "group", 1), int(dims[0] or 0), int(dims[1] or 0)
+
+
+@rule("Conv")
+def conv(node: ir.Node, builder: Builder) -> None:
+    """Weight (o, c/g, *k): o makes the output's channels, c/g reads the input's.
+
+    With groups, index j of every group is one channel, in and out, so that all groups stay equally large; a depthwise
+    convolution passes its channels on, each giving o/g outputs.
+    """
+    found_sizes = _convolved(node, builder)
+    if found_sizes is None:
+        return
+    x, output, group, outputs, inputs = found_sizes
     role = "channel" if group > 1 and inputs == 1 else "out"
     rows = [builder.constant(node, 1, 0, role), builder.constant(node, 2, 0) if len(node.inputs) > 2 else None]
-    builder.passes(node, output, 0, {0: 0})
     if group == 1:
         _makes(builder, output, 1, outputs, rows)
         _reads(builder, node, x, 1, 1, 1)
@@ -73,18 +83,11 @@ def conv(node: ir.Node, builder: Builder) -> None:
 @rule("ConvTranspose")
 def conv_transpose(node: ir.Node, builder: Builder) -> None:
     """Weight (c, o/g, *k): the other way round than Conv, with the same rule for groups."""
-    x, w, output = node.inputs[0], node.inputs[1], node.outputs[0]
-    assert x is not None and w is not None
-    dims = builder.dims(w)
-    bias_is_constant = len(node.inputs) < 3 or node.inputs[2] is None or builder.is_constant(node.inputs[2])
-    if dims is None or not builder.is_constant(w) or not bias_is_constant:
-        builder.freeze_inputs(node, f"the weight or bias of node '{node.name}' ({node.op_type}) is not constant")
+    found_sizes = _convolved(node, builder)
+    if found_sizes is None:
         return
-    spatial_frozen(node, builder, x)
-    group = ir.attribute(node, "group", 1)
-    inputs, per = int(dims[0] or 0), int(dims[1] or 0)
+    x, output, group, inputs, per = found_sizes
     bias = builder.constant(node, 2, 0) if len(node.inputs) > 2 else None
-    builder.passes(node, output, 0, {0: 0})
     if group == 1:
         _makes(builder, output, 1, per, [builder.constant(node, 1, 1, "out"), bias])
         _reads(builder, node, x, 1, 1, 0)

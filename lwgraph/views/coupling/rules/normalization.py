@@ -9,13 +9,19 @@ from lwgraph.views.coupling.builder import Builder
 from lwgraph.views.coupling.rules import rule
 
 
+def _gives_statistics(node: ir.Node, builder: Builder) -> bool:
+    """Whether more than the normalized values is used; the inputs are frozen then."""
+    used = any(o.name and (ir.use_count(o) or o.is_graph_output()) for o in node.outputs[1:])
+    if used:
+        builder.freeze_inputs(node, f"node '{node.name}' ({node.op_type}) gives its statistics")
+    return used
+
+
 @rule("BatchNormalization", "InstanceNormalization")
 def per_channel(node: ir.Node, builder: Builder) -> None:
     """Scale, bias (and mean, variance) go with the channel. Instance statistics may be over what carries channels."""
     value, output = node.inputs[0], node.outputs[0]
-    used = [o for o in node.outputs[1:] if o.name and (ir.use_count(o) or o.is_graph_output())]
-    if used:
-        builder.freeze_inputs(node, f"node '{node.name}' ({node.op_type}) gives its statistics")
+    if _gives_statistics(node, builder):
         return
     for axis in range(len(builder.dims(value) or ())):
         sources = [(0, axis)]
@@ -33,9 +39,7 @@ def over_last(node: ir.Node, builder: Builder) -> None:
     value, output = node.inputs[0], node.outputs[0]
     rank = len(builder.dims(value) or ())
     first = ir.attribute(node, "axis", -1) % max(rank, 1)
-    used = [o for o in node.outputs[1:] if o.name and (ir.use_count(o) or o.is_graph_output())]
-    if used:
-        builder.freeze_inputs(node, f"node '{node.name}' ({node.op_type}) gives its statistics")
+    if _gives_statistics(node, builder):
         return
     for axis in range(rank):
         sources = [(0, axis)]
