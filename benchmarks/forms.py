@@ -41,7 +41,9 @@ FAMILIES = {  # what is compared: family -> a form's name and options that all i
     "low-rank (input)": "low-rank{split=input}", "depthwise (dw-pw)": "depthwise{order=dw-pw}",
     "depthwise (pw-dw)": "depthwise{order=pw-dw}", "shift (per-channel)": "shift{kind=per-channel}",
     "shift (free)": "shift{kind=free}", "shift (joint)": "shift{kind=joint}",
+    "ghost (depthwise)": "ghost{cheap=depthwise}",
 }  # fmt: skip
+ASKED = ("octave{inputs=0.5,outputs=0.5}", f"ghost{{ratio={WORK},cheap=depthwise}}")  # on no menu
 STATED = {"low-rank{ratio=0.5,split=spatial}": 0.003, "depthwise{terms=2,order=dw-pw}": 0.015, "shift{ratio=1.0}": 0.05}
 
 
@@ -63,7 +65,8 @@ def options(site: Site) -> dict[str, Form]:
     found: dict[str, list[Form]] = {}
     for name in registry.names("forms"):
         kind = registry.form_class(name)
-        for form in () if kind.refusal(site) else kind.menu(site):
+        asked = [parse_form(text).at(site) for text in ASKED if text.startswith(f"{name}{{")]
+        for form in () if kind.refusal(site) else (*kind.menu(site), *asked):
             found.setdefault(family(form), []).append(form)
     share = {name: [abs(math.log(f.macs(site) / site.macs() / WORK)) for f in forms] for name, forms in found.items()}
     return {name: forms[int(np.argmin(share[name]))] for name, forms in found.items()}
