@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from lwgraph import ir, registry
 from lwgraph.executor import Feeds
@@ -26,7 +27,9 @@ LOWEST, HIGHEST, STEPS = 1e-5, 0.5, 8  # thresholds of relative output error, an
 LATENCY, BYTES, MACS = "latency", "bytes", "macs"  # what a network takes of the machine
 RANGE_SAMPLES = 128  # that integer ranges are taken from
 QUICK_SAMPLES = 16  # that integer ranges are taken from when plans are only compared
+BESIDE = 0.05  # share of a network's time that is not in its layers, at least
 Judge = Callable[[ir.Model], float]
+Array = npt.NDArray[np.float64]
 Chosen = Mapping[str, Option]
 
 
@@ -82,29 +85,50 @@ class Planner:
         )
         self._float_ms: float | None = None  # measured, of the whole network
         self.rest: dict[str, float] = {}  # of each resource, outside all items
-        self._rest_int8 = np.zeros(len(self.items))  # what an item in integers adds to that, or saves
+        self._scale = {FLOAT: 1.0, INT8: 1.0}  # of the layers' times, by precision
+        self._beside = {name: np.zeros(len(self.items)) for name in (FLOAT, INT8)}  # each item's part of the rest
 
     # ------------------------------------------------------------ prediction
 
     def anchor(self, float_ms: float, int8_ms: float | None = None, size: int = 0, macs: int = 0) -> None:
         """Let predicted totals agree with measured ones: the whole network in floats, and all of it in integers.
 
-        What the network takes beyond its layers (pools, sums, what lies between) is not in any item. The difference of
-        that between both precisions is laid on the items in proportion to their time.
+        What the network takes beyond its layers (pools, sums, what lies between) is laid on the items in proportion to
+        their time, for each precision; it is at least BESIDE of the whole. Where the layers were timed to take more
+        than the rest of the network leaves them, their times are scaled down.
 
         Args:
             float_ms, int8_ms: measured milliseconds of one run; None where there are no integers.
             size, macs: bytes and multiply-accumulates of the float network.
         """
-        self._rest_int8[:], self._float_ms = 0.0, None
+        self._float_ms, self.rest = None, {}
         everything = self.uniform(FLOAT)
-        self.rest = {}
-        for resource, known in ((LATENCY, float_ms), (BYTES, float(size)), (MACS, float(macs))):
+        for resource, known in ((BYTES, float(size)), (MACS, float(macs))):
             self.rest[resource] = known - self.predicted(everything, resource)
         dense = np.array([item.dense.price.ms for item in self.items])
-        if int8_ms is not None and dense.sum() > 0:
-            self._rest_int8 = (int8_ms - self.predicted(self.uniform(INT8), LATENCY)) * dense / dense.sum()
+        if not dense.sum() > 0:
+            self.rest[LATENCY] = float_ms
+            return
+        shares = dense / dense.sum()
+        rest = max(float_ms - float(dense.sum()), BESIDE * float_ms)
+        self._scale[FLOAT], self._beside[FLOAT] = (float_ms - rest) / float(dense.sum()), rest * shares
+        if int8_ms is not None:
+            self._anchor_integers(int8_ms, dense, shares)
         self._float_ms = float_ms
+
+    def _anchor_integers(self, int8_ms: float, dense: Array, shares: Array) -> None:
+        whole = self.uniform(INT8)
+        inside = np.array([self.items[i].options[o].precision == INT8 for i, o in enumerate(whole)])
+        prices = np.array([self.items[i].options[o].price.ms for i, o in enumerate(whole)])
+        if not prices[inside].sum() > 0:
+            return
+        self._scale[INT8], self._beside[INT8] = 0.0, np.zeros(len(dense))
+        others = total(self.menus(), whole).cost  # layers without an integer kernel, and the ways there and back
+        left = max(int8_ms - others, BESIDE * int8_ms)
+        most = max(float(self._beside[FLOAT][inside].sum()), BESIDE * left)
+        rest = min(max(left - float(prices[inside].sum()), BESIDE * left), most)
+        self._scale[INT8] = (left - rest) / float(prices[inside].sum())
+        self._beside[INT8] = rest * np.where(inside, shares, 0.0) / float(shares[inside].sum())
 
     def scale_integers(self, factor: float) -> None:
         """Multiply the errors that integers add, when a measurement says that they are larger or smaller."""
@@ -147,8 +171,8 @@ class Planner:
             ]
             cost = [self._amount(index, o, objective) for o in item.options]
             state = [int(o.precision == INT8) for o in item.options]
-            half = item.switch_ms / 2
-            edge = np.array([[0.0, half], [half, 0.0]]) if objective == LATENCY else None
+            # One way is half of the price; but what one layer reads another reads, too, where a network branches.
+            edge = np.array([[0.0, item.switch_ms], [item.switch_ms, 0.0]]) if objective == LATENCY else None
             found.append(Menu.of(cost, loss, state, edge))
         return found
 
@@ -158,7 +182,7 @@ class Planner:
             return float(option.bytes)
         if resource == MACS:
             return float(option.macs)
-        return max(0.0, option.price.ms + (float(self._rest_int8[index]) if option.precision == INT8 else 0.0))
+        return self._scale[option.precision] * option.price.ms + float(self._beside[option.precision][index])
 
     def predicted(self, choice: Sequence[int], resource: str) -> float:
         """What the whole network takes of a resource; without `anchor` the layers alone.
