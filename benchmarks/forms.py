@@ -67,7 +67,8 @@ def options(site: Site) -> dict[str, Form]:
         kind = registry.form_class(name)
         asked = [parse_form(text).at(site) for text in ASKED if text.startswith(f"{name}{{")]
         for form in () if kind.refusal(site) else (*kind.menu(site), *asked):
-            found.setdefault(family(form), []).append(form)
+            if form.seen(site).fan_in <= WIDEST:
+                found.setdefault(family(form), []).append(form)
     share = {name: [abs(math.log(f.macs(site) / site.macs() / WORK)) for f in forms] for name, forms in found.items()}
     return {name: forms[int(np.argmin(share[name]))] for name, forms in found.items()}
 
@@ -124,7 +125,7 @@ def measure(case: zoo.Case) -> dict[str, Any]:
     sites = find_sites(model, layer_shapes(model, data[0], ort))
     layers = chosen_layers([site for site in sites if site.graph is model.graph])
     moments = Statistics(model, data, ort, held_out=0.25)
-    moments.prefetch(layers)
+    moments.prefetch([*layers, *(form.seen(site) for site in layers for form in options(site).values())])
     (values,) = [found for _, found in capture(model, [s.input.name or "" for s in layers], data[:1], ort)]
     result: dict[str, Any] = {}
     for site in layers:

@@ -24,7 +24,7 @@ from lwgraph.executor import Executor, Feeds
 from lwgraph.plan.fit import MOST_UNKNOWNS, Moments, Pooled
 from lwgraph.plan.probe import Probe
 from lwgraph.plan.refit_data import HELD_OUT_SHARE, chosen_feeds, output_error, output_rows
-from lwgraph.plan.refit_fit import Rows, affine, dense, target_site
+from lwgraph.plan.refit_fit import Rows, affine, behind_relu, dense, target_site
 from lwgraph.plan.refit_units import Kept, Unit, find_units
 from lwgraph.plan.refit_write import Snapshot, check_unit, has_shift, rewrite
 from lwgraph.plan.site import Site
@@ -34,6 +34,7 @@ from lwgraph.rewrite.base import Context, Gain, Skip
 
 Array = npt.NDArray[np.float64]
 HELD_ROWS, HELD_BYTES = 4096, 64 << 20  # of one layer's held-out patches
+FIT_BYTES = 256 << 20  # of the patches to which a layer before a Relu is fitted
 EQUAL = 1e-10  # a relative error below it is rounding: nothing to refit
 Scope = Literal["replaced", "all"]
 
@@ -89,6 +90,7 @@ def refit(
     only: Collection[str] | None = None,
     kept: Kept | None = None,
     statistics: bool = True,
+    relu: bool = False,
     samples: int = 256,
     rows_per_unknown: int = ROWS_PER_UNKNOWN,
     memory_bytes: int = 1 << 29,
@@ -116,6 +118,7 @@ def refit(
         only: names of layers; others stay as they are. None: all of the scope.
         kept: for pruned models, by name of a value, the indices of the channels of the original that are left.
         statistics: with scope "replaced", repair the mean and the variance of the other layers' outputs.
+        relu: fit layers whose output only a Relu reads to what it lets through, and judge them by it; slower.
         samples: rows of `context.data` to use at most; a quarter of them is held out.
         rows_per_unknown: patches per entry of a patch.
         memory_bytes: see above.
@@ -140,6 +143,7 @@ def refit(
     if not units or report.before <= EQUAL:
         return report
     run = _Refit(original, compressed, context, executor, feeds, held, units, rows_per_unknown, memory_bytes, name)
+    run.relu = relu
     run.walk(report, scope)
     done = run.done
     if not done:
@@ -169,11 +173,7 @@ def _stand(done: Sequence[tuple[Snapshot, Snapshot]], count: int) -> None:
 
 def _halves(count: int) -> list[int]:
     """count, count / 2, count / 4, ... down to 1."""
-    found = []
-    while count:
-        found.append(count)
-        count //= 2
-    return found
+    return [count >> shift for shift in range(count.bit_length())]
 
 
 class _Refit:
@@ -187,6 +187,7 @@ class _Refit:
         self.fit, self.held = [i for i in range(len(feeds)) if i not in held], sorted(held)
         if not self.fit:  # a single sample
             self.fit = self.held
+        self.relu = False
         self.done: list[tuple[Snapshot, Snapshot]] = []
         self.place = {node: index for index, node in enumerate(compressed.graph)}
 
@@ -245,7 +246,7 @@ class _Refit:
             moments = self._moments(unit, site, unit.input, [])
             self._warn(site, moments)
             shifts = has_bias_slot(site)
-            weight, bias = self._dense(site, moments, rows, shifts)
+            weight, bias = self._dense(unit, moments, rows, shifts)
             write(site, weight, bias if shifts else None)
             yield "weight"
             return
@@ -253,8 +254,8 @@ class _Refit:
             site, moments = unit.site, self._moments(unit, unit.site, unit.input, [])
             self._warn(site, moments)
             shifts = has_shift(unit)
-            weight, _ = self._dense(site, moments, rows, shifts)
-            aim, pooled = target_site(site, moments, weight, shifts)
+            weight, bias = self._dense(unit, moments, rows, shifts)
+            aim, pooled = target_site(site, moments, weight, bias, shifts)
             fitted = unit.form.fit(aim, Moments(aim, pooled, lambda look: self._seen(unit, look(aim), shifts)))
             if rewrite(unit, fitted):
                 yield "form"
@@ -280,11 +281,17 @@ class _Refit:
             start.restore()
         best.restore()
 
-    def _dense(self, site: Site, moments: CrossMoments, rows: Rows, shifts: bool) -> tuple[Array, Array]:
-        """The least-squares weight with the ridge that is best on held-out rows."""
+    def _dense(self, unit: Unit, moments: CrossMoments, rows: Rows, shifts: bool) -> tuple[Array, Array]:
+        """The least-squares weight with the ridge that is best on held-out rows; or what `behind_relu` makes of it."""
+        site = unit.site
         bias = np.zeros(site.outputs) if site.bias is None else site.bias
-        found = [(rows.error(w, b), w, b) for w, b, _ in dense(moments, site.weight, bias, shifts)]
-        return min(found, key=lambda each: each[0])[1:]
+        found = [(rows.error(w, b), w, b, ridge) for w, b, ridge in dense(moments, site.weight, bias, shifts)]
+        error, weight, bias, ridge = min(found, key=lambda each: each[0])
+        if rows.rectified and shifts:
+            better = behind_relu(self._rows(unit, self.fit, FIT_BYTES)[1], weight, bias, ridge)
+            if rows.error(*better) < error:
+                weight, bias = better
+        return weight, bias
 
     def _affine(self, unit: Unit, rows: Rows) -> Iterator[str]:
         if not has_bias_slot(unit.site):
@@ -321,19 +328,24 @@ class _Refit:
 
     def _held_rows(self, unit: Unit) -> tuple[Array, Rows]:
         """(r, o) what the unit gives now on held-out samples, with the patches and the targets there."""
+        return self._rows(unit, self.held, HELD_BYTES)
+
+    def _rows(self, unit: Unit, feeds: Sequence[int], size: int) -> tuple[Array, Rows]:
         site, patches = unit.site, Patches.of(unit.site)
-        most = max(1, min(HELD_ROWS, HELD_BYTES // (4 * site.fan_in * site.group)))
+        enough = HELD_ROWS if feeds is self.held else self.rows_per_unknown * site.fan_in + HELD_ROWS
+        most = min(enough, max(1, size // (4 * site.fan_in * site.group)))
         now, xs, ys = [], [], []
-        for feed, found in self.student.look([unit.output], self.held):
+        for feed, found in self.student.look([unit.output], feeds):
             x, y = self.student.get(unit.input, feed), self._target(unit, feed)
             out = output_rows(found[unit.output], site)
             if out.shape != y.shape or patches.count(x.shape) != len(y):
                 raise Skip(f"it has {len(out)} positions of {out.shape[1]} outputs, the original {list(y.shape)}")
-            at = self._at(len(y), math.ceil(most / len(self.held)), feed, True)
+            at = self._at(len(y), math.ceil(most / len(feeds)), feed, feeds is self.held)
             now.append(out[at].astype(np.float64))
             xs.append(patches.rows(x, at))
             ys.append(y[at].astype(np.float64))
-        return np.concatenate(now), Rows(np.concatenate(xs), np.concatenate(ys))
+        rectified = self.relu and unit.rectified
+        return np.concatenate(now), Rows(np.concatenate(xs), np.concatenate(ys), rectified)
 
     def _moments(self, unit: Unit, site: Site, source: str, others: Sequence[str]) -> CrossMoments:
         """Moments of a layer's patches and of its target: that of the unit, less what other layers add to its output.

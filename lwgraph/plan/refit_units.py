@@ -30,6 +30,7 @@ class Unit:
             the layer makes up for the error of the other branch, too.
         channels: which channels of the target are left; None: all.
         form: what the nodes are; None for a plain layer.
+        rectified: whether a Relu alone reads the output, so that only what is above zero matters.
         ends: the plain layers among the nodes whose outputs sum up to the unit's output.
     """
 
@@ -42,6 +43,7 @@ class Unit:
     channels: npt.NDArray[np.int64] | None = None
     form: Form | None = None
     ends: tuple[Site, ...] = ()
+    rectified: bool = False
 
     @property
     def name(self) -> str:
@@ -145,7 +147,8 @@ class _Finder:
         if not self._alike(output):
             self._refuse(unit.name, "the original's value of its name has another type or shape")
             return None
-        return replace(unit, channels=self.kept.get(unit.output))
+        rectified = bool(uses) and all(use[0].op_type == "Relu" for use in uses) and not output.is_graph_output()
+        return replace(unit, channels=self.kept.get(unit.output), rectified=rectified)
 
     def _alike(self, value: ir.Value) -> bool:
         other = self.theirs[value.name or ""]

@@ -12,6 +12,7 @@ from lwgraph.errors import UsageError
 from lwgraph.plan import refit as module
 from lwgraph.plan.form import parse_form
 from lwgraph.plan.refit import output_error, refit
+from lwgraph.plan.refit_fit import Rows, behind_relu
 from lwgraph.plan.refit_units import find_units
 from lwgraph.plan.substitute import FROM_KEY
 from lwgraph.rewrite import Context, Pass
@@ -96,13 +97,34 @@ def test_a_rewritten_network_comes_nearer_to_the_original(text: str) -> None:
     assert report.after == output_error(original, model, [inputs(48)[i] for i in held(48)], ORT)
 
 
-def test_a_form_that_looks_at_more_than_its_patches_is_refitted() -> None:
+def test_a_form_that_looks_at_more_than_its_patches_gets_these_moments(monkeypatch: pytest.MonkeyPatch) -> None:
     original = network(1, channels=32)
     data = inputs(32, channels=32)
     model, c = ir.clone(original), Context(executor=ORT, data=data, statistics=Statistics(original, data, ORT))
     assert Pass.parse("octave{inputs=0.5}").run(model, c) == 2
+    tried = []
+    monkeypatch.setattr(module, "rewrite", lambda unit, fitted: tried.append(fitted.kernel.shape) or False)
     report = refit(original, model, c, statistics=False)
-    assert [layer.how for layer in report.layers].count("form") >= 1
+    assert tried == [(32, 64, 3, 3)] * 2  # fitted on the patches of the image and of the halved image
+    assert report.after == report.before and not any(layer.how for layer in report.layers)
+
+
+def test_behind_a_relu_only_what_it_lets_through_counts() -> None:
+    """A layer whose negative outputs are beyond its reach: the linear fit wastes itself on them."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4000, 1, 6))
+    y = np.maximum(x[:, 0, :3] @ rng.standard_normal((3, 4)), 0) - 2.0 * np.square(x[:, 0, 3:4])
+    rows = Rows(x, y, rectified=True)
+    centred = x[:, 0] - x[:, 0].mean(0)
+    weight = np.linalg.lstsq(centred, y - y.mean(0), rcond=None)[0].T
+    bias = y.mean(0) - weight @ x[:, 0].mean(0)
+    better = behind_relu(rows, weight, bias, 1e-6)
+    assert rows.error(*better) < 0.8 * rows.error(weight, bias)
+    original = network(1)
+    model, c = ir.clone(original), context(original, 24)
+    Pass.parse("low-rank{rank=4,split=vertical}").run(model, c)
+    assert [unit.rectified for unit in find_units(original, model)[0]] == [True, False, False]
+    report = refit(original, model, c, relu=True)
     assert report.after < report.before
 
 
