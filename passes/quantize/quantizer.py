@@ -112,8 +112,13 @@ class Quantizer:
         return found
 
     def range_of(self, value: ir.Value) -> Range:
-        """The range of one tensor by the recipe's method, or by the one chosen for it."""
+        """The range of one tensor by the recipe's method, or by the one chosen for it.
+
+        The model's inputs keep all that was seen: a clipped image is another image, and no layer makes up for it.
+        """
         name = value.name or ""
+        if value.is_graph_input() and name not in self.chosen:
+            return self._range(name, "minmax", 100.0)
         return self._range(name, *self.chosen.get(name, (self.recipe.method, self.recipe.percentile)))
 
     def grid_by(self, name: str, method: str, percentile: float) -> Grid:

@@ -342,6 +342,16 @@ def test_auto_is_never_worse_than_each_method() -> None:
     assert errors["auto"] <= 1.05 * min(errors[m] for m in methods)
 
 
+@pytest.mark.parametrize("method", ["moving-average", "percentile", "mse", "entropy"])
+def test_inputs_are_not_clipped(method: str) -> None:
+    data = images()
+    data[0]["x"][0, 0, 0, :4] = 40
+    made, _, _ = quantized(residual(), data, calibration_method=method, percentile=90.0)
+    q = next(n for n in made.graph if n.op_type == "QuantizeLinear" and n.inputs[0] is made.graph.inputs[0])
+    scale, zero = (float(np.asarray(ir.constant(v))) for v in q.inputs[1:])
+    assert scale * (255 - zero) > 39.9
+
+
 def test_equalization_is_kept_only_when_it_is_closer() -> None:
     for model in (residual(), detector()):
         data = images()
