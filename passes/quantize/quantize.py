@@ -27,6 +27,7 @@ from lwgraph.rewrite import Context, Contract, Pass
 
 DESCRIBED = 2  # samples on which the report compares every tensor
 FEW = 1 << 10  # elements counted per tensor and run where only the extremes choose the range
+CLEARLY = 1.5  # times closer must be what clips ranges or evens channels: other data may go further
 JUDGED = 12  # samples on which variants are compared
 AUTO = (("minmax", 100.0), ("moving-average", 100.0), ("percentile", 99.99), ("mse", 100.0))
 
@@ -222,6 +223,8 @@ class Quantize(Pass):
                 if distance is None or not built.compute:
                     return quantizer, built
                 score = distance(executor.prepare(built.model))
+                if quantizer.recipe.method != "minmax" or base is not model:
+                    score *= CLEARLY
                 if best is None or score < best[0]:
                     best = score, quantizer, built
         assert best is not None

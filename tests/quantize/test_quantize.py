@@ -13,7 +13,7 @@ from lwgraph import ir, registry
 from lwgraph.check import verify
 from lwgraph.errors import DataError, UsageError
 from lwgraph.passes.quantize.opset import OpsetError, raise_opset
-from lwgraph.passes.quantize.quantize import Quantize
+from lwgraph.passes.quantize.quantize import CLEARLY, Quantize
 from lwgraph.passes.quantize.readback import failures, kernels
 from lwgraph.rewrite import Context, Pass
 
@@ -333,13 +333,21 @@ def test_same_input_same_bytes() -> None:
     assert ir.fingerprint(a) == ir.fingerprint(b)
 
 
-def test_auto_is_never_worse_than_each_method() -> None:
+def test_auto_takes_what_is_clearly_closer() -> None:
     model, data = residual(), images()
     data[0]["x"][0, 0, 0, 0] = 60  # an outlier
     methods = ("minmax", "moving-average", "mse")
     errors = {m: lost(model, quantized(model, data, calibration_method=m)[0], data)
               for m in ("auto", *methods)}
-    assert errors["auto"] <= 1.05 * min(errors[m] for m in methods)
+    assert errors["auto"] <= 1.05 * CLEARLY * min(errors[m] for m in methods)
+
+
+def test_auto_keeps_whole_ranges_unless_others_are_clearly_closer(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = residual(), images()
+    auto, plain = (quantized(model, data, calibration_method=m)[0] for m in ("auto", "minmax"))
+    assert ir.fingerprint(auto) == ir.fingerprint(plain)
+    monkeypatch.setattr("lwgraph.passes.quantize.quantize.CLEARLY", 1e-3)
+    assert ir.fingerprint(quantized(model, data, calibration_method="auto")[0]) != ir.fingerprint(plain)
 
 
 @pytest.mark.parametrize("method", ["moving-average", "percentile", "mse", "entropy"])
