@@ -108,7 +108,7 @@ def measure(case: Case, tool: str) -> dict[str, Any]:
     try:
         models = TOOLS[tool](case)
     except LwgraphError as error:
-        return {tool if tool != "torch-pruning" else "Torch-Pruning": {"error": str(error)[:100]}}
+        return {"Torch-Pruning" if tool == "torch-pruning" else tool: {"error": str(error)[:100]}}
     seconds = time.perf_counter() - started
     total = work(case, loaded(case)[0])
     found: dict[str, Any] = {}
