@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from test_form_pass import FEEDS, ORT, chain
 
 from lwgraph import ir
 from lwgraph.calibrate import Statistics
 from lwgraph.errors import UsageError
 from lwgraph.plan.carry_out import carry_out, nodes_of
-from lwgraph.plan.plan import Choice, Plan, Precision, Width
+from lwgraph.plan.plan import Choice, Plan, Precision, Removed, Width
 from lwgraph.rewrite.base import Context
+from lwgraph.views.residual import find_residuals
 
 FORM = Choice("low-rank{rank=16,split=output}")
 
@@ -77,6 +80,7 @@ def test_the_same_plan_gives_the_same_bytes() -> None:
     [
         (Plan(groups={"b": Width(1, 2)}), "names group 'b', which the model does not have"),
         (Plan(groups={"a": Width(1, 2)}), "group 'a' has 32 channels and 2 in the plan"),
+        (Plan(blocks={"zz": Removed()}), "no residual block 'zz'"),
         (Plan(precision=Precision(("quantize",), ("yy",))), "keeps 'yy' in float, which the model does not have"),
         (Plan(precision=Precision(("infer-shapes",), ("y",))), "keeps 'y' in float, but infer-shapes cannot"),
     ],
@@ -93,3 +97,33 @@ def test_nodes_without_a_name_get_one() -> None:
         node.name = None
     names = nodes_of(model, ["y"])
     assert len(names) == 1 and [n.name for n in model.graph].count(names[0]) == 1
+
+
+def test_a_block_goes_first() -> None:
+    random = np.random.default_rng(0)
+    weights = {f"w{i}": (random.standard_normal((16, 16, 3, 3)) / 12).astype(np.float32) for i in range(4)}
+
+    def conv(x: str, i: int, y: str) -> onnx.NodeProto:
+        return helper.make_node("Conv", [x, f"w{i}"], [y], f"conv{i}", pads=[1, 1, 1, 1])
+
+    nodes = [
+        conv("x", 0, "a"), helper.make_node("Relu", ["a"], ["b"], "r0"), conv("b", 1, "c"),
+        helper.make_node("Relu", ["c"], ["d"], "r1"), conv("d", 2, "e"),
+        helper.make_node("Add", ["e", "b"], ["f"], "sum"),
+        helper.make_node("Relu", ["f"], ["g"], "r2"), conv("g", 3, "y"),
+    ]  # fmt: skip
+    shape = [1, 16, 6, 6]
+    face = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy"]
+    stored = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "g", face[:1], face[1:], stored)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = ir.load(proto)
+    (block,) = find_residuals(model)[0]
+    data = [{"x": random.standard_normal(shape).astype(np.float32)} for _ in range(8)]
+    given = Context(executor=ORT, reference=ORT, statistics=Statistics(ir.clone(model), data, ORT), data=data)
+    plan = Plan({"conv3": Choice("low-rank{rank=8,split=output}")}, blocks={block.name: Removed()})
+    records = {record.site: record for record in carry_out(model, plan, given)}
+    assert records[block.name].done and records["conv3"].done and records["conv3"].measured
+    names = {node.name for node in model.graph}
+    assert not {"conv1", "conv2", "sum"} & names
+    assert np.isfinite(ORT.prepare(model)(data[0])["y"]).all()
