@@ -44,7 +44,10 @@ FAMILIES = {  # what is compared: family -> a form's name and options that all i
     "ghost (depthwise)": "ghost{cheap=depthwise}",
 }  # fmt: skip
 ASKED = ("octave{inputs=0.5}", f"ghost{{ratio={WORK},cheap=depthwise}}")  # on no menu
-STATED = {"low-rank{ratio=0.5,split=spatial}": 0.003, "depthwise{terms=2,order=dw-pw}": 0.015, "shift{ratio=1.0}": 0.05}
+STATED = {
+    "low-rank{ratio=0.5,split=spatial}": 0.003, "depthwise{terms=2,order=dw-pw}": 0.015,
+    "shift{kind=free,ratio=1.0}": 0.05,
+}  # fmt: skip
 
 
 def chosen_layers(sites: Sequence[Site]) -> list[Site]:
