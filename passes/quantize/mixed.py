@@ -26,6 +26,7 @@ from lwgraph.passes.quantize.times import Border, can_profile, measured_border, 
 Judge = Callable[[Run], float]  # the loss of a prepared model, comparable with max_loss; lower is better
 RATE = 8.0  # without max_loss: halving the loss is worth a ninth more time (2 ** (1 / RATE))
 ENOUGH = 1e-3  # a relative squared error this small is hardly worth time
+CLEARLY = 1.5  # times closer must be what clips ranges or evens channels: other data may go further
 FEW = 4  # samples on which sensitivities are measured
 _SECONDS = 1.0  # of timing, for each comparison with the float model
 EVEN = 0.98  # integers must take less than this share of the float model's time
@@ -181,7 +182,7 @@ class Mixer:
         if ranges:
             quantizer = refined(self.quantizer, {name: method for name, (method, _) in ranges.items()})
             built = quantizer.build(refused)
-            if (new := self.loss(self.executor.prepare(built.model))) < loss:
+            if CLEARLY * (new := self.loss(self.executor.prepare(built.model))) < loss:
                 self.quantizer, whole, loss = quantizer, built, new
                 region = Region(quantizer, refused)
                 found = [ranges[s.name][1] if s.grid is not None and s.name in ranges else damage
@@ -281,4 +282,4 @@ class Mixer:
                 for n in region.nodes]
 
 
-__all__ = ["ENOUGH", "EVEN", "RATE", "Judge", "Mixed", "Mixer", "NodeFacts", "race", "worth"]
+__all__ = ["CLEARLY", "ENOUGH", "EVEN", "RATE", "Judge", "Mixed", "Mixer", "NodeFacts", "race", "worth"]

@@ -15,7 +15,7 @@ from lwgraph.measure.compare import compare
 from lwgraph.passes.quantize.describe import describe
 from lwgraph.passes.quantize.distance import Distance
 from lwgraph.passes.quantize.equalize import Equalize
-from lwgraph.passes.quantize.mixed import EVEN, Judge, Mixed, Mixer, race, worth
+from lwgraph.passes.quantize.mixed import CLEARLY, EVEN, Judge, Mixed, Mixer, race, worth
 from lwgraph.passes.quantize.opset import raise_opset
 from lwgraph.passes.quantize.quantizer import Built, Quantizer, Recipe, name_nodes
 from lwgraph.passes.quantize.readback import failures
@@ -27,7 +27,6 @@ from lwgraph.rewrite import Context, Contract, Pass
 
 DESCRIBED = 2  # samples on which the report compares every tensor
 FEW = 1 << 10  # elements counted per tensor and run where only the extremes choose the range
-CLEARLY = 1.5  # times closer must be what clips ranges or evens channels: other data may go further
 JUDGED = 12  # samples on which variants are compared
 AUTO = (("minmax", 100.0), ("moving-average", 100.0), ("percentile", 99.99), ("mse", 100.0))
 
