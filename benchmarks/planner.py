@@ -25,13 +25,13 @@ from lwgraph import ir, registry
 from lwgraph.calibrate import Statistics
 from lwgraph.executor import Feeds
 from lwgraph.measure.distance import Loss
-from lwgraph.plan import site_sensitivity
-from lwgraph.plan.planner import LATENCY, Planner, spread
 from lwgraph.plan.precision import FLOAT, INT8
-from lwgraph.plan.price import Oracle
-from lwgraph.plan.search import HOPELESS, uniform_int8
+from lwgraph.plan.price.oracle import Oracle
+from lwgraph.plan.search import site_sensitivity
+from lwgraph.plan.search.planner import LATENCY, Planner, spread
+from lwgraph.plan.search.search import HOPELESS, uniform_int8
+from lwgraph.plan.search.solver import Knapsack
 from lwgraph.plan.shapes import layer_shapes
-from lwgraph.plan.solver import Knapsack
 from lwgraph.rewrite import Context, Pipeline
 
 PAGE = Path(__file__).resolve().parent / "PLANNER.md"

@@ -14,7 +14,7 @@ import click
 from benchmarks import tables, zoo
 from lwgraph import ir, registry
 from lwgraph.calibrate.statistics import Statistics
-from lwgraph.plan.refit import Scope, refit
+from lwgraph.plan.refit.sequential import Scope, refit
 from lwgraph.rewrite import Context, Pass, Pipeline
 
 

@@ -15,9 +15,9 @@ from lwgraph import ir, registry
 from lwgraph.calibrate import generate
 from lwgraph.optimizer import Result, measuring, optimize
 from lwgraph.optimizer.planning import SEARCHED
-from lwgraph.plan.ask import ask_all
-from lwgraph.plan.kit import Recorder
-from lwgraph.plan.settle import FLOATS, INTEGERS
+from lwgraph.plan.price.ask import ask_all
+from lwgraph.plan.price.kit import Recorder
+from lwgraph.plan.price.settle import FLOATS, INTEGERS
 from lwgraph.plan.shapes import layer_shapes
 from lwgraph.rewrite import Context, Pipeline
 

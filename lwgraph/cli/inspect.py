@@ -20,7 +20,7 @@ from lwgraph.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from lwgraph.plan.sensitivity import Sensitivity
+    from lwgraph.plan.search.sensitivity import Sensitivity
 
 
 @click.command()

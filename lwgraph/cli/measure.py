@@ -11,7 +11,7 @@ from lwgraph.cli.common import console, json_option, parse_shapes, print_json, s
 from lwgraph.cli.progress import Progressed
 
 if TYPE_CHECKING:
-    from lwgraph.plan.price import Oracle
+    from lwgraph.plan.price.oracle import Oracle
 
 
 @click.command()
@@ -62,7 +62,7 @@ def _ask(model: str, oracle: Oracle, shapes: tuple[str, ...], quiet: bool) -> in
     from lwgraph.calibrate import generate
     from lwgraph.optimizer.planning import SEARCHED
     from lwgraph.plan import precision
-    from lwgraph.plan.ask import ask_all
+    from lwgraph.plan.price.ask import ask_all
     from lwgraph.plan.shapes import layer_shapes
     from lwgraph.rewrite import Context, Pipeline
 
@@ -79,7 +79,7 @@ def _ask(model: str, oracle: Oracle, shapes: tuple[str, ...], quiet: bool) -> in
 def _measure(model: str, shapes: tuple[str, ...], threads: int, quiet: bool, as_json: bool) -> None:
     from lwgraph import registry
     from lwgraph.errors import DataError
-    from lwgraph.plan.price import Oracle
+    from lwgraph.plan.price.oracle import Oracle
 
     oracle = Oracle(registry.executor("ort", threads=threads))
     before = oracle.cache.count()
@@ -97,7 +97,7 @@ def _export(
     model: str, folder: Path, shapes: tuple[str, ...], threads: int, quiet: bool, as_json: bool
 ) -> None:
     from lwgraph import registry
-    from lwgraph.plan.kit import Recorder, check_folder, write_kit
+    from lwgraph.plan.price.kit import Recorder, check_folder, write_kit
 
     check_folder(folder)  # before the work, not after
     oracle = Recorder(registry.executor("ort", threads=threads))
@@ -118,8 +118,8 @@ def _export(
 
 def _bring_in(path: str, as_json: bool) -> None:
     from lwgraph.errors import DataError
-    from lwgraph.plan.cache import PriceCache
-    from lwgraph.plan.devices import Table
+    from lwgraph.plan.price.cache import PriceCache
+    from lwgraph.plan.price.devices import Table
 
     loaded, cache = Table.load(path), PriceCache()
     loaded.put(cache)
@@ -139,8 +139,8 @@ def _bring_in(path: str, as_json: bool) -> None:
 def _list(as_json: bool) -> None:
     from dataclasses import asdict
 
-    from lwgraph.plan.cache import PriceCache
-    from lwgraph.plan.devices import devices
+    from lwgraph.plan.price.cache import PriceCache
+    from lwgraph.plan.price.devices import devices
 
     known = devices(PriceCache())
     if as_json:

@@ -9,8 +9,8 @@ from lwgraph.errors import UsageError
 
 if TYPE_CHECKING:
     from lwgraph import ir
-    from lwgraph.plan.removal import Removal
-    from lwgraph.plan.sensitivity import Sensitivity
+    from lwgraph.plan.search.removal import Removal
+    from lwgraph.plan.search.sensitivity import Sensitivity
 
 
 def parse_ratios(text: str) -> list[float]:
@@ -38,14 +38,14 @@ def measure(
     from lwgraph import registry
     from lwgraph.calibrate import Statistics, open_data
     from lwgraph.cli.progress import Progressed
-    from lwgraph.plan.sensitivity import measure_sensitivity, split_feeds
+    from lwgraph.plan.search.sensitivity import measure_sensitivity, split_feeds
     from lwgraph.rewrite import Pass
     from lwgraph.rewrite.base import Context
 
     remover = Pass.parse(pass_text)
     if not hasattr(remover, "options") or not hasattr(remover, "apply"):
         raise UsageError(f"pass '{remover.name}' does not say what it could remove; allowed: prune-channels, "
-                         "prune-blocks, or a pass with the methods of lwgraph.plan.removal.Removes")
+                         "prune-blocks, or a pass with the methods of lwgraph.plan.search.removal.Removes")
     executor = registry.executor("ort", threads=threads)
     feeds = list(open_data(data, model, preprocess=preprocess, limit=samples))
     fit, held = split_feeds(feeds)

@@ -9,9 +9,9 @@ from lwgraph import ir
 from lwgraph.errors import LwgraphError
 from lwgraph.optimizer.goal import Goal
 from lwgraph.optimizer.judge import Judge
-from lwgraph.plan.front import Candidate, Front
 from lwgraph.plan.plan import Plan
-from lwgraph.plan.planner import Planner
+from lwgraph.plan.search.front import Candidate, Front
+from lwgraph.plan.search.planner import Planner
 
 Milliseconds = Callable[[ir.Model], float] | None
 LOOKS = 8  # at the judged data, at most

@@ -17,17 +17,18 @@ from lwgraph.optimizer.judge import Judge
 from lwgraph.optimizer.prove import same_outputs
 from lwgraph.optimizer.spectrum import redundant
 from lwgraph.optimizer.target import MACS, open_oracle
-from lwgraph.plan import precision, site_sensitivity
+from lwgraph.plan import precision
 from lwgraph.plan.carry_out import carry_out
 from lwgraph.plan.count import count
-from lwgraph.plan.devices import DeviceOracle
 from lwgraph.plan.plan import KEEP, Plan
-from lwgraph.plan.planner import LATENCY, Planner, spread
-from lwgraph.plan.price import Oracle
-from lwgraph.plan.search import Memory, Search, limit_prices, memory_path, uniform_int8
+from lwgraph.plan.price.devices import DeviceOracle
+from lwgraph.plan.price.oracle import Oracle
+from lwgraph.plan.search import site_sensitivity
+from lwgraph.plan.search.planner import LATENCY, Planner, spread
+from lwgraph.plan.search.search import Memory, Search, limit_prices, memory_path, uniform_int8
+from lwgraph.plan.search.trials import Trials
 from lwgraph.plan.shapes import layer_shapes
 from lwgraph.plan.site import find_sites
-from lwgraph.plan.trials import Trials
 from lwgraph.report import Report, SiteChoice
 from lwgraph.rewrite import Context, Contract
 from lwgraph.tasks import Pool

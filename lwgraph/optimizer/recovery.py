@@ -17,8 +17,8 @@ from lwgraph.errors import LwgraphError, UsageError
 from lwgraph.optimizer.goal import Goal
 from lwgraph.plan.apply import Record
 from lwgraph.plan.carry_out import carry_out
-from lwgraph.plan.front import Candidate, worth
 from lwgraph.plan.plan import Plan, Precision
+from lwgraph.plan.search.front import Candidate, worth
 from lwgraph.rewrite.base import Context, Gain
 
 CLOSED_FORM = ("align-blocks", "refit-head")  # seconds, before the training

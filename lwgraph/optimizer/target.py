@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from lwgraph.executor import Executor
-from lwgraph.plan.devices import DeviceOracle, find_device
-from lwgraph.plan.price import Oracle, WorkOracle
+from lwgraph.plan.price.devices import DeviceOracle, find_device
+from lwgraph.plan.price.oracle import Oracle, WorkOracle
 
 MACS = "macs"  # the target that is not timed: work stands for time
 TARGETS = {"ort-cpu": "ort", MACS: "ort"}  # target: the executor that stands for it

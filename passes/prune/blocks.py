@@ -15,8 +15,8 @@ from lwgraph.passes.clean.constants_to_initializers import ConstantsToInitialize
 from lwgraph.passes.prune.bypass import bypass, neighbours
 from lwgraph.passes.prune.study import matches
 from lwgraph.plan.count import count, node_macs
-from lwgraph.plan.refit import refit
-from lwgraph.plan.removal import Removal
+from lwgraph.plan.refit.sequential import refit
+from lwgraph.plan.search.removal import Removal
 from lwgraph.plan.shapes import layer_shapes
 from lwgraph.rewrite.base import Context, Contract, Pass
 from lwgraph.views.residual import Residual, find_residuals
@@ -91,7 +91,7 @@ class PruneBlocks(Pass):
         return len(gone)
 
     def options(self, model: ir.Model, context: Context) -> list[Removal]:
-        """See `lwgraph.plan.removal.Removes`; the error is that at the outputs, on held-out samples."""
+        """See `lwgraph.plan.search.removal.Removes`; the error is that at the outputs, on held-out samples."""
         executor, data = self._needs(context)
         key = (self, context.statistics, ir.fingerprint(model))
         if key not in context.memory:
@@ -112,7 +112,7 @@ class PruneBlocks(Pass):
         return list(cast("tuple[Removal, ...]", context.memory[key]))
 
     def apply(self, model: ir.Model, kept: Mapping[str, int], context: Context) -> int:
-        """See `lwgraph.plan.removal.Removes`. Without data, neighbours stay as they are, and a warning says so."""
+        """See `lwgraph.plan.search.removal.Removes`. Without data, neighbours stay as they are; a warning says so."""
         ConstantsToInitializers().run(model, Context())
         original = ir.clone(model)
         known = {block.name for block in find_residuals(model)[0]}

@@ -14,9 +14,9 @@ from lwgraph.passes.prune.choice import at_outputs, by_group, by_work, menu, sha
 from lwgraph.passes.prune.importance import Ranking, importance
 from lwgraph.passes.prune.scene import Ints, Work
 from lwgraph.passes.prune.study import Study, candidates, cut, matches, names_of, ready
-from lwgraph.plan.refit_data import chosen_feeds
-from lwgraph.plan.removal import Removal
-from lwgraph.plan.sensitivity import measure_sensitivity
+from lwgraph.plan.refit.data import chosen_feeds
+from lwgraph.plan.search.removal import Removal
+from lwgraph.plan.search.sensitivity import measure_sensitivity
 from lwgraph.rewrite.base import Context, Contract, Pass
 from lwgraph.views.coupling import Group
 
@@ -106,7 +106,7 @@ class PruneChannels(Pass):
         return Study(scene, rankings)
 
     def options(self, model: ir.Model, context: Context) -> list[Removal]:
-        """See `lwgraph.plan.removal.Removes`. At most choice.MENU sizes of each group, down to what `most` leaves."""
+        """See `lwgraph.plan.search.removal.Removes`. At most choice.MENU sizes each, down to what `most` leaves."""
         study = self.study(model, context)
         work = Work(study.scene)
         found = []
@@ -120,7 +120,7 @@ class PruneChannels(Pass):
         return found
 
     def apply(self, model: ir.Model, kept: Mapping[str, int], context: Context, *, refit: bool = False) -> int:
-        """See `lwgraph.plan.removal.Removes`; with `refit`, all layers are refitted in the end, as by the pass."""
+        """See `lwgraph.plan.search.removal.Removes`; with `refit`, all layers are refitted in the end."""
         return self._cut(model, self.study(model, context).removed(kept), context, context, refit)
 
     def _stated(self, groups: list[Group]) -> dict[Group, int]:

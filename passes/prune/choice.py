@@ -9,7 +9,7 @@ import numpy as np
 
 from lwgraph.passes.prune.importance import Ranking
 from lwgraph.passes.prune.scene import Ints, Scene, Work
-from lwgraph.plan.sensitivity import Sensitivity
+from lwgraph.plan.search.sensitivity import Sensitivity
 from lwgraph.views.coupling import Axis, Group
 
 

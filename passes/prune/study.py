@@ -17,7 +17,7 @@ from lwgraph.passes.prune.compensate import compensate, drop_zero_biases, own_bi
 from lwgraph.passes.prune.importance import Ranking
 from lwgraph.passes.prune.scene import Ints, Scene
 from lwgraph.passes.prune.surgery import remove_channels
-from lwgraph.plan.refit import refit
+from lwgraph.plan.refit.sequential import refit
 from lwgraph.rewrite.base import Context
 from lwgraph.views.coupling import Group
 
@@ -69,7 +69,8 @@ def cut(model: ir.Model, removed: Mapping[str, Ints], context: Context, fit: Con
         context: data and an executor to refit with, under the pass's `name`.
         fit: statistics to compensate with.
         compensated: let the channels that stay make up for those that go, in the layers that read them.
-        refitted: then refit all layers behind a cut, in order, to what the model gave before; see `lwgraph.plan.refit`.
+        refitted: then refit all layers behind a cut, in order, to what the model gave before; see
+            `lwgraph.plan.refit.sequential`.
         name: of the pass.
     """
     if not any(len(channels) for channels in removed.values()):

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 from lwgraph import ir
 from lwgraph.errors import UsageError
 from lwgraph.passes.recover.matching import is_linear
-from lwgraph.plan.refit import Scope, refit
+from lwgraph.plan.refit.sequential import Scope, refit
 from lwgraph.plan.site import find_sites
 from lwgraph.rewrite.base import Context, Contract, Pass
 
@@ -18,9 +18,9 @@ from lwgraph.rewrite.base import Context, Contract, Pass
 class RefitLayers(Pass):
     """Fit each layer, in order, from its inputs in the rewritten model to its outputs in the original one.
 
-    Asymmetric reconstruction (Zhang et al. 2015, arXiv 1505.06798, section 3.3), see `lwgraph.plan.refit`: corrects the
-    error of all layers before. A form keeps its shape, all of its factors are fitted anew. O(D^3) per layer with D
-    inputs per patch; about three runs of each node per sample.
+    Asymmetric reconstruction (Zhang et al. 2015, arXiv 1505.06798, section 3.3): corrects the error of all layers
+    before; see `lwgraph.plan.refit.sequential`. A form keeps its shape, all of its factors are fitted anew. O(D^3) per
+    layer with D inputs per patch; about three runs of each node per sample.
     """
 
     name: ClassVar[str] = "refit-layers"

@@ -164,7 +164,7 @@ def test_forms_that_look_at_more_are_checked_like_others():
     assert check_form(Sees, on=[PLAIN]) == 1
     with pytest.raises(CheckError, match="not the fitted layer"):
         check_form(SeesElse, on=[PLAIN])
-    with pytest.raises(CheckError, match="the mean output moves|predicts an error"):
+    with pytest.raises(CheckError, match=r"the mean output moves|predicts an error"):
         check_form(SeesElsewhere, on=[PLAIN])
 
 

@@ -7,8 +7,8 @@ import pytest
 from lwgraph.errors import UsageError
 from lwgraph.optimizer.backoff import back_off
 from lwgraph.optimizer.goal import Goal, parse_amount, parse_seconds
-from lwgraph.plan.front import Candidate, Front
 from lwgraph.plan.plan import Plan
+from lwgraph.plan.search.front import Candidate, Front
 
 BASE = 100.0
 

@@ -14,12 +14,12 @@ from test_form_pass import FEEDS, ORT, chain
 
 from lwgraph import ir
 from lwgraph.errors import UsageError
-from lwgraph.plan.ask import ask_all
-from lwgraph.plan.cache import PriceCache
-from lwgraph.plan.devices import DeviceOracle, Table, devices, find_device
-from lwgraph.plan.kit import Recorder, write_kit
 from lwgraph.plan.precision import FLOAT, INT8
-from lwgraph.plan.price import Oracle
+from lwgraph.plan.price.ask import ask_all
+from lwgraph.plan.price.cache import PriceCache
+from lwgraph.plan.price.devices import DeviceOracle, Table, devices, find_device
+from lwgraph.plan.price.kit import Recorder, write_kit
+from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.shapes import layer_shapes
 from lwgraph.plan.site import Site, find_sites
 from lwgraph.registry import form_class

@@ -9,8 +9,8 @@ import pytest
 from lwgraph import registry
 from lwgraph.errors import ModelError
 from lwgraph.passes.forms.low_rank import LowRank
-from lwgraph.plan.cache import PriceCache, cache_folder
-from lwgraph.plan.price import Oracle
+from lwgraph.plan.price.cache import PriceCache, cache_folder
+from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.site import find_sites
 from lwgraph.testing.layers import make_layer
 

@@ -9,11 +9,11 @@ from onnx import TensorProto, helper, numpy_helper
 from lwgraph import ir, registry
 from lwgraph.calibrate import Statistics
 from lwgraph.errors import UsageError
-from lwgraph.plan import refit as module
 from lwgraph.plan.form import parse_form
-from lwgraph.plan.refit import output_error, refit
-from lwgraph.plan.refit_fit import Rows, behind_relu
-from lwgraph.plan.refit_units import find_units
+from lwgraph.plan.refit import sequential as module
+from lwgraph.plan.refit.fit import Rows, behind_relu
+from lwgraph.plan.refit.sequential import output_error, refit
+from lwgraph.plan.refit.units import find_units
 from lwgraph.plan.substitute import FROM_KEY
 from lwgraph.rewrite import Context, Pass
 

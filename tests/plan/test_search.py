@@ -11,16 +11,16 @@ from test_planner import ByWork
 import lwgraph
 from lwgraph import ir
 from lwgraph.measure.distance import Loss
-from lwgraph.plan import site_sensitivity
 from lwgraph.plan.fit import Moments
-from lwgraph.plan.front import Candidate, Front, undominated
-from lwgraph.plan.integer_error import integer_error
-from lwgraph.plan.planner import BYTES, LATENCY, MACS, Planner
 from lwgraph.plan.precision import FLOAT, INT8
-from lwgraph.plan.price import WORK, WorkOracle
-from lwgraph.plan.search import Memory, Search, limit_prices, memory_path
+from lwgraph.plan.price.oracle import WORK, WorkOracle
+from lwgraph.plan.search import site_sensitivity
+from lwgraph.plan.search.front import Candidate, Front, undominated
+from lwgraph.plan.search.integer_error import integer_error
+from lwgraph.plan.search.planner import BYTES, LATENCY, MACS, Planner
+from lwgraph.plan.search.search import Memory, Search, limit_prices, memory_path
+from lwgraph.plan.search.solver import Knapsack
 from lwgraph.plan.shapes import layer_shapes
-from lwgraph.plan.solver import Knapsack
 from lwgraph.rewrite.base import Context
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lwgraph.plan.solver import Knapsack, Menu
+from lwgraph.plan.search.solver import Knapsack, Menu
 
 
 def brute(items, budget):

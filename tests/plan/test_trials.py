@@ -13,13 +13,13 @@ from test_planner import ByWork
 
 from lwgraph import ir
 from lwgraph.measure.distance import Loss
-from lwgraph.plan.front import Front
 from lwgraph.plan.plan import Choice, Plan
-from lwgraph.plan.planner import Planner
 from lwgraph.plan.precision import FLOAT, INT8
-from lwgraph.plan.search import Search
+from lwgraph.plan.search.front import Front
+from lwgraph.plan.search.planner import Planner
+from lwgraph.plan.search.search import Search
+from lwgraph.plan.search.trials import Setting, Trials, run_trial
 from lwgraph.plan.shapes import layer_shapes
-from lwgraph.plan.trials import Setting, Trials, run_trial
 from lwgraph.rewrite.base import Context
 from lwgraph.tasks import Pool, open_pool
 
@@ -49,7 +49,7 @@ def searched(folder: Path, pool: Pool | None) -> tuple[Front, Search]:
 
 
 def test_the_same_front_with_any_number_of_workers(tmp_path: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lwgraph.plan.search.BARREN", 8)
+    monkeypatch.setattr("lwgraph.plan.search.search.BARREN", 8)
     alone, _ = searched(tmp_path, None)
     taken: list[Any] = []
     take = Trials.take

@@ -9,7 +9,7 @@ from test_refit import inputs, network
 
 from lwgraph import ir, registry
 from lwgraph.errors import ModelError
-from lwgraph.plan.walk import Walk
+from lwgraph.plan.refit.walk import Walk
 
 ORT = registry.executor("ort")
 

@@ -16,8 +16,8 @@ from lwgraph.check import verify
 from lwgraph.errors import LwgraphError, UsageError
 from lwgraph.passes.prune.channels import PruneChannels
 from lwgraph.plan.count import count
-from lwgraph.plan.removal import Removal
-from lwgraph.plan.sensitivity import Reference, measure_sensitivity, split_feeds
+from lwgraph.plan.search.removal import Removal
+from lwgraph.plan.search.sensitivity import Reference, measure_sensitivity, split_feeds
 from lwgraph.rewrite.base import Context
 from lwgraph.views.coupling import couple_channels
 

@@ -13,8 +13,8 @@ from lwgraph.check import verify
 from lwgraph.passes.prune.channels import PruneChannels
 from lwgraph.passes.prune.choice import at_outputs
 from lwgraph.passes.prune.importance import Ranking
-from lwgraph.plan.removal import Removal
-from lwgraph.plan.sensitivity import Sensitivity
+from lwgraph.plan.search.removal import Removal
+from lwgraph.plan.search.sensitivity import Sensitivity
 from lwgraph.rewrite.base import Context
 from lwgraph.views.coupling import couple_channels
 

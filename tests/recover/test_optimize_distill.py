@@ -14,8 +14,8 @@ from lwgraph.optimizer import optimize, recovery
 from lwgraph.optimizer.data import FIT_SAMPLES, gather
 from lwgraph.optimizer.goal import Goal
 from lwgraph.optimizer.recovery import Probe, best_of, probe, worth_trying
-from lwgraph.plan.front import Candidate
 from lwgraph.plan.plan import Choice, Plan
+from lwgraph.plan.search.front import Candidate
 from lwgraph.rewrite import Context, Pass
 
 

@@ -96,7 +96,7 @@ def test_an_equal_model_is_left_alone(name: str) -> None:
 def test_what_does_not_help_is_undone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every layer looks better, the outputs do not: the whole model is put back."""
     from lwgraph.passes.recover import closed_form
-    from lwgraph.plan import refit
+    from lwgraph.plan.refit import sequential as refit
 
     errors = itertools.chain([0.1], itertools.repeat(0.2))
     monkeypatch.setattr(closed_form.Job, "outputs_error", lambda self: next(errors))

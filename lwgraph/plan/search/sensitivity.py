@@ -17,8 +17,8 @@ import numpy.typing as npt
 from lwgraph import ir
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds
-from lwgraph.plan.cache import cache_folder
-from lwgraph.plan.removal import Removal, Removes
+from lwgraph.plan.price.cache import cache_folder
+from lwgraph.plan.search.removal import Removal, Removes
 from lwgraph.rewrite.base import Context
 
 VERSION = 1  # part of the file name: raise it when the meaning of a loss changes

@@ -15,12 +15,12 @@ from lwgraph.executor import Feeds
 from lwgraph.plan.apply import Record, moments_of
 from lwgraph.plan.carry_out import carry_out
 from lwgraph.plan.form import Fitted
-from lwgraph.plan.items import STAGES, Item, Option, find_items, undominated
 from lwgraph.plan.plan import Choice, Plan, Precision
 from lwgraph.plan.precision import FLOAT, INT8, spelling
-from lwgraph.plan.price import Oracle
-from lwgraph.plan.refit import refit
-from lwgraph.plan.solver import Menu, total
+from lwgraph.plan.price.oracle import Oracle
+from lwgraph.plan.refit.sequential import refit
+from lwgraph.plan.search.items import STAGES, Item, Option, find_items, undominated
+from lwgraph.plan.search.solver import Menu, total
 from lwgraph.rewrite.base import Context
 
 LOWEST, HIGHEST, STEPS = 1e-5, 0.5, 8  # thresholds of relative output error, and bisections of their logarithm

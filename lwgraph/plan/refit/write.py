@@ -9,7 +9,7 @@ import numpy as np
 from lwgraph import ir
 from lwgraph.plan.emit import Emitter
 from lwgraph.plan.form import Fitted
-from lwgraph.plan.refit_units import Unit
+from lwgraph.plan.refit.units import Unit
 from lwgraph.plan.write import check_writable
 from lwgraph.rewrite.base import Skip
 

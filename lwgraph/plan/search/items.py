@@ -13,9 +13,9 @@ from lwgraph import ir
 from lwgraph.plan.apply import moments_of, observable
 from lwgraph.plan.fit import Moments, too_wide
 from lwgraph.plan.form import Form
-from lwgraph.plan.integer_error import integer_error
 from lwgraph.plan.precision import FLOAT, INT8
-from lwgraph.plan.price import Oracle, Price
+from lwgraph.plan.price.oracle import Oracle, Price
+from lwgraph.plan.search.integer_error import integer_error
 from lwgraph.plan.site import Site, find_sites
 from lwgraph.rewrite.base import Context
 

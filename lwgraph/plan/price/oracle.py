@@ -12,12 +12,12 @@ from lwgraph import ir
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds, Run
 from lwgraph.measure.latency import shortest
-from lwgraph.plan.cache import PriceCache, processor
 from lwgraph.plan.count import count
 from lwgraph.plan.form import Form
 from lwgraph.plan.precision import FLOAT
-from lwgraph.plan.rig import Rig
-from lwgraph.plan.settle import FLOATS, INTEGERS, NEVER, SWITCH, settle
+from lwgraph.plan.price.cache import PriceCache, processor
+from lwgraph.plan.price.rig import Rig
+from lwgraph.plan.price.settle import FLOATS, INTEGERS, NEVER, SWITCH, settle
 from lwgraph.plan.shapes import layer_shapes
 from lwgraph.plan.site import Site
 from lwgraph.plan.substitute import Build, formed, original

@@ -8,7 +8,7 @@ from lwgraph import ir, registry
 from lwgraph.plan.fit import too_wide
 from lwgraph.plan.form import Form
 from lwgraph.plan.precision import FLOAT, INT8
-from lwgraph.plan.price import Oracle
+from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.site import Site, find_sites
 from lwgraph.rewrite.base import Context
 

@@ -23,12 +23,12 @@ from lwgraph.errors import DataError, UsageError
 from lwgraph.executor import Executor, Feeds
 from lwgraph.plan.fit import MOST_UNKNOWNS, Moments, Pooled
 from lwgraph.plan.probe import Probe
-from lwgraph.plan.refit_data import HELD_OUT_SHARE, chosen_feeds, output_error, output_rows
-from lwgraph.plan.refit_fit import Rows, affine, behind_relu, dense, target_site
-from lwgraph.plan.refit_units import Kept, Unit, find_units
-from lwgraph.plan.refit_write import Snapshot, check_unit, has_shift, rewrite
+from lwgraph.plan.refit.data import HELD_OUT_SHARE, chosen_feeds, output_error, output_rows
+from lwgraph.plan.refit.fit import Rows, affine, behind_relu, dense, target_site
+from lwgraph.plan.refit.units import Kept, Unit, find_units
+from lwgraph.plan.refit.walk import Walk
+from lwgraph.plan.refit.write import Snapshot, check_unit, has_shift, rewrite
 from lwgraph.plan.site import Site
-from lwgraph.plan.walk import Walk
 from lwgraph.plan.write import has_bias_slot, transform, write
 from lwgraph.rewrite.base import Context, Gain, Skip
 

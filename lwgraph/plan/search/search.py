@@ -25,15 +25,15 @@ import numpy as np
 from lwgraph import ir
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds, Run
-from lwgraph.plan.cache import cache_folder
-from lwgraph.plan.front import Candidate, Front, undominated, worth
-from lwgraph.plan.planner import BYTES, LATENCY, MACS, Planner
 from lwgraph.plan.precision import FLOAT, INT8
-from lwgraph.plan.solver import BUCKETS, Knapsack
+from lwgraph.plan.price.cache import cache_folder
+from lwgraph.plan.search.front import Candidate, Front, undominated, worth
+from lwgraph.plan.search.planner import BYTES, LATENCY, MACS, Planner
+from lwgraph.plan.search.solver import BUCKETS, Knapsack
 
 VERSION = 1  # part of the file name: raise it when the meaning of a loss changes
 if TYPE_CHECKING:
-    from lwgraph.plan.trials import Trials
+    from lwgraph.plan.search.trials import Trials
 
 LOOK_AHEAD = 40  # proposals that are thought through when trials run side by side
 SLOTS = 8  # budgets of time that are searched side by side

@@ -15,7 +15,7 @@ from lwgraph.executor import Executor, Run
 from lwgraph.plan.emit import Emitter
 from lwgraph.plan.fit import Moments
 from lwgraph.plan.form import Fitted, Form
-from lwgraph.plan.items import Item
+from lwgraph.plan.search.items import Item
 from lwgraph.plan.site import Array, Site, find_sites
 from lwgraph.plan.substitute import substitute
 

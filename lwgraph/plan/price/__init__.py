@@ -1,0 +1,1 @@
+"""What options cost: measured here or elsewhere, remembered, or counted."""
