@@ -19,7 +19,7 @@ from lwgraph.rewrite import Context, Pass
 
 ORT = registry.executor("ort")
 FORMS = {
-    "low-rank": "low-rank{rank=4,split=vertical}",
+    "low-rank": "low-rank{rank=5,split=vertical}",
     "low-rank-out": "low-rank{rank=8,split=output}",
     "tucker": "tucker{inputs=8,outputs=8}",
     "cp": "cp{rank=24}",
@@ -92,7 +92,7 @@ def test_a_rewritten_network_comes_nearer_to_the_original(text: str) -> None:
     assert distance(original, model) < before
     assert [node.op_type for node in model.graph] == kinds
     forms = [layer.how for layer in report.layers if layer.how in ("form", "last")]
-    assert len(forms) >= 2 and ("form" in forms or "fire" in text)
+    assert len(forms) >= 2 and ("form" in forms or text.startswith(("fire", "smaller")))
     assert all(layer.after <= layer.before or np.isnan(layer.after) for layer in report.layers)
     assert report.after == output_error(original, model, [inputs(48)[i] for i in held(48)], ORT)
 
@@ -122,7 +122,7 @@ def test_behind_a_relu_only_what_it_lets_through_counts() -> None:
     assert rows.error(*better) < 0.8 * rows.error(weight, bias)
     original = network(1)
     model, c = ir.clone(original), context(original, 24)
-    Pass.parse("low-rank{rank=4,split=vertical}").run(model, c)
+    Pass.parse("low-rank{rank=5,split=vertical}").run(model, c)
     assert [unit.rectified for unit in find_units(original, model)[0]] == [True, False, False]
     report = refit(original, model, c, relu=True)
     assert report.after < report.before
@@ -151,7 +151,7 @@ def test_plain_layers_are_refitted_where_asked_for() -> None:
 def test_other_layers_are_scaled_and_shifted_only() -> None:
     original = network()
     model, c = ir.clone(original), context(original)
-    Pass.parse("low-rank{rank=3,split=vertical}").run(model, c)
+    Pass.parse("low-rank{rank=5,split=vertical}").run(model, c)
     head = ir.constant(model.graph.initializers["wy"])
     report = refit(original, model, c)
     assert report.layers[-1].name == "head" and report.layers[-1].how == "affine"
@@ -159,7 +159,7 @@ def test_other_layers_are_scaled_and_shifted_only() -> None:
     np.testing.assert_allclose(ratio, ratio[:, :1] * np.ones_like(ratio), rtol=1e-4)
     assert report.layers[-1].after < report.layers[-1].before
     plain = ir.clone(original)
-    Pass.parse("low-rank{rank=3,split=vertical}").run(plain, c)
+    Pass.parse("low-rank{rank=5,split=vertical}").run(plain, c)
     only = refit(original, plain, c, statistics=False)
     assert [layer.name for layer in only.layers] == [f"conv{b}{k}" for b in range(3) for k in "ab"]
     assert np.array_equal(ir.constant(plain.graph.initializers["wy"]), head)
@@ -180,11 +180,11 @@ def test_few_samples_never_harm() -> None:
     original = network(1)
     for count in (1, 2, 5):
         model, c = ir.clone(original), context(original, count)
-        Pass.parse("low-rank{rank=4,split=vertical}").run(model, c)
+        Pass.parse("low-rank{rank=5,split=vertical}").run(model, c)
         report = refit(original, model, c)
         assert not report.after > report.before
     model, c = ir.clone(original), context(original, 2)
-    Pass.parse("low-rank{rank=4,split=vertical}").run(model, c)
+    Pass.parse("low-rank{rank=5,split=vertical}").run(model, c)
     refit(original, model, c)
     assert any("fits are reliable from about 720 samples: give" in text for text in c.warnings)
 
@@ -192,7 +192,7 @@ def test_few_samples_never_harm() -> None:
 def test_a_layer_that_does_not_get_better_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     original = network()
     model, c = ir.clone(original), context(original, 16)
-    Pass.parse("low-rank{rank=4,split=vertical}").run(model, c)
+    Pass.parse("low-rank{rank=5,split=vertical}").run(model, c)
     weights = {name: ir.constant(v).copy() for name, v in model.graph.initializers.items()}
     spoil = lambda m, weight, bias, shifts: iter([(weight * 3.0, bias, 0.0)])  # noqa: E731
     monkeypatch.setattr(module, "dense", spoil)
@@ -209,7 +209,7 @@ def test_refits_that_harm_the_outputs_are_undone_from_the_end(monkeypatch: pytes
     """Layers that come nearer do not make the outputs come nearer: only what helps there stands."""
     original = network()
     model, c = ir.clone(original), context(original, 24)
-    Pass.parse("low-rank{rank=4,split=vertical}").run(model, c)
+    Pass.parse("low-rank{rank=5,split=vertical}").run(model, c)
     real, calls = module.output_error, []
 
     def worse_with_more(first: ir.Model, second: ir.Model, feeds: Any, executor: Any) -> float:
@@ -227,7 +227,7 @@ def test_refits_that_harm_the_outputs_are_undone_from_the_end(monkeypatch: pytes
     names = [n for n in model.graph.initializers if last in n]
     assert names
     fresh = ir.clone(original)
-    Pass.parse("low-rank{rank=4,split=vertical}").run(fresh, c)
+    Pass.parse("low-rank{rank=5,split=vertical}").run(fresh, c)
     assert all(np.array_equal(ir.constant(model.graph.initializers[n]), ir.constant(fresh.graph.initializers[n]))
                for n in names)  # fmt: skip
 
@@ -235,12 +235,12 @@ def test_refits_that_harm_the_outputs_are_undone_from_the_end(monkeypatch: pytes
 def test_the_sum_behind_a_layer_is_its_target() -> None:
     original = network()
     model, c = ir.clone(original), context(original)
-    Pass.parse("low-rank{rank=4,split=vertical}").run(model, c)
+    Pass.parse("low-rank{rank=5,split=vertical}").run(model, c)
     units, refused = find_units(original, model)
     assert not refused
     aims = {unit.name: (unit.target, unit.minus) for unit in units}
     assert aims["conv1b"] == ("s1", "o0") and aims["conv1a"] == ("a1", "") and aims["head"] == ("y", "")
-    assert [unit.form for unit in units][:-1] == [parse_form("low-rank{rank=4,split=vertical}")] * 6
+    assert [unit.form for unit in units][:-1] == [parse_form("low-rank{rank=5,split=vertical}")] * 6
 
 
 def test_channels_that_were_removed_are_left_out_of_the_target() -> None:
@@ -263,7 +263,7 @@ def test_channels_that_were_removed_are_left_out_of_the_target() -> None:
 def test_what_cannot_be_refitted_says_why() -> None:
     original = network(1)
     model, c = ir.clone(original), context(original, 8)
-    Pass.parse("low-rank{rank=4,split=vertical}").run(model, c)
+    Pass.parse("low-rank{rank=5,split=vertical}").run(model, c)
     for node in model.graph:
         if node.metadata_props.get(FROM_KEY) == "conv0a":
             node.metadata_props[FROM_KEY] = "gone"
@@ -284,7 +284,7 @@ def test_shared_weights_stay_shared() -> None:
             node.replace_input_with(1, original.graph.initializers["w0a"])
     original.graph.initializers.pop("w1a")
     model, c = ir.clone(original), context(original, 16)
-    Pass.parse("low-rank{rank=4,split=vertical}").run(model, c)
+    Pass.parse("low-rank{rank=5,split=vertical}").run(model, c)
     count = len(model.graph.initializers)
     report = refit(original, model, c)
     reasons = {layer.name: layer.reason for layer in report.layers}
