@@ -10,6 +10,9 @@ from lwgraph.cli.common import console, threads_option
 from lwgraph.cli.progress import Progressed
 
 
+BUDGET = 10.0  # seconds of trial plans: a first look should not take minutes
+
+
 @click.command()
 @click.option("-o", "--output", metavar="DIR", default="lwgraph-demo", show_default=True, help="Folder of the results.")
 @click.option("--max-drop", type=float, default=0.01, show_default=True, help="Largest loss of accuracy allowed.")
@@ -27,6 +30,7 @@ def command(output: str, max_drop: float, threads: int) -> int:
             data=demo.calibration(),
             metric="lwgraph.demo:accuracy",
             max_drop=max_drop,
+            budget=BUDGET,
             threads=threads,
             progress=progress,
         )
