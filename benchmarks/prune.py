@@ -1,12 +1,13 @@
 """`python -m benchmarks.prune [CASE]...`: pruning at equal work, one shot, without labels or training; writes PRUNE.md.
 
 Every model loses 30 % of its multiply-accumulates: by prune-channels; by the same widths without any compensation; by
-onnxsim's structured pruning; by Torch-Pruning on the model converted with onnx2torch. Results are kept in the cache, so
-that single cases or tools can be measured anew: `--tool`.
+onnxsim's structured pruning; by Torch-Pruning on the model converted with onnx2torch. Models and results are kept in
+the cache, so that a run that was stopped goes on where it was; `--anew` measures again, `--tool` a single tool.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,7 @@ from lwgraph.rewrite.base import Context
 from lwgraph.views.coupling import couple_channels
 
 PAGE = Path(__file__).resolve().parent / "PRUNE.md"
-RATIO, STEPS, FEEDS = 0.3, 5, 64
+RATIO, STEPS = 0.3, 5
 TORCH = ("torch==2.13.0", "onnx2torch==1.5.15", "torch-pruning==1.6.1")
 
 
@@ -47,16 +48,26 @@ def score(case: Case, model: ir.Model) -> float:
 
 
 def loaded(case: Case) -> tuple[ir.Model, Context]:
-    """The cleaned model, and a context with at most FEEDS calibration samples."""
+    """The cleaned model, and a context with the case's calibration samples."""
     model, executor = ir.load(case.model()), registry.executor("ort", threads=1)
     Pipeline.parse("default").run(model, Context())
-    feeds = case.calibration()
-    data: list[Feeds] = [*feeds[:: max(1, len(feeds) // FEEDS)][:FEEDS]]
+    data: list[Feeds] = [*case.calibration()]
     return model, Context(executor=executor, data=data, statistics=Statistics(model, data, executor))
+
+
+def folder_of(case: Case) -> Path:
+    """Where the models that a case's tools made are kept."""
+    return cache.folder(f"results/prune/{case.name}")
+
+
+OURS = "prune-channels", "the same widths, no compensation"
 
 
 def ours(case: Case) -> dict[str, ir.Model]:
     """prune-channels, and the same widths by the same ranking without compensation."""
+    paths = [folder_of(case) / name for name in ("compensated.onnx", "bare.onnx")]
+    if all(path.exists() for path in paths):
+        return {name: ir.load(path) for name, path in zip(OURS, paths, strict=True)}
     model, context = loaded(case)
     pruned = ir.clone(model)
     PruneChannels(ratio=RATIO).run(pruned, context)
@@ -65,7 +76,9 @@ def ours(case: Case) -> dict[str, ir.Model]:
             if left.get(group.name, group.width) < group.width}
     bare = ir.clone(model)
     PruneChannels(compensate=False).apply(bare, kept, context)
-    return {"prune-channels": pruned, "the same widths, no compensation": bare}
+    for path, made in zip(paths, (pruned, bare), strict=True):
+        ir.save(made, path)
+    return dict(zip(OURS, (pruned, bare), strict=True))
 
 
 def onnxsim(case: Case) -> dict[str, ir.Model]:
@@ -79,17 +92,21 @@ def torch_pruning(case: Case) -> dict[str, ir.Model]:
 
 
 def _bisect(case: Case, peer: Callable[[float], Peer]) -> ir.Model:
-    folder = cache.folder("results") / "prune" / case.name
+    folder = folder_of(case)
     write_feeds([case.example()], folder / "feeds")
     total, low, high = work(case, loaded(case)[0]), 0.0, 0.9
     best: tuple[float, ir.Model] | None = None
     for _ in range(STEPS):
         amount = (low + high) / 2
-        outcome = run(peer(amount), case.model(), folder / "feeds", folder / "peer.onnx")
-        if outcome.model is None:
-            raise LwgraphError(outcome.error)
-        onnx.checker.check_model(onnx.load(outcome.model))
-        model = ir.load(outcome.model)
+        tool = peer(amount)
+        path = folder / f"{tool.name}-{amount:.4f}.onnx"
+        if not path.exists():
+            with cache.replacing(path) as new:
+                outcome = run(tool, case.model(), folder / "feeds", new)
+                if outcome.model is None:
+                    raise LwgraphError(outcome.error)
+                onnx.checker.check_model(onnx.load(outcome.model))
+        model = ir.load(path)
         share = work(case, model) / total
         if best is None or abs(share - (1 - RATIO)) < abs(best[0] - (1 - RATIO)):
             best = share, model
@@ -100,6 +117,16 @@ def _bisect(case: Case, peer: Callable[[float], Peer]) -> ir.Model:
 
 TOOLS: dict[str, Callable[[Case], dict[str, ir.Model]]] = {
     "ours": ours, "onnxsim": onnxsim, "torch-pruning": torch_pruning}
+LABELS = {"ours": OURS[0], "onnxsim": "onnxsim", "torch-pruning": "Torch-Pruning"}
+MODELS = {"ours": "[cb]*.onnx", "onnxsim": "onnxsim-*.onnx", "torch-pruning": "torch-*.onnx"}
+
+
+def reason(error: Exception | str) -> str:
+    """An error in one line of a table."""
+    text = " ".join(str(error).replace("|", "/").split())
+    if found := re.search(r"Converter is not implemented .*operation_type='(\w+)'", text):
+        return f"onnx2torch has no converter for {found[1]}"
+    return re.sub(r"^ended with \d+: ", "", text)[:100]
 
 
 def measure(case: Case, tool: str) -> dict[str, Any]:
@@ -108,7 +135,7 @@ def measure(case: Case, tool: str) -> dict[str, Any]:
     try:
         models = TOOLS[tool](case)
     except LwgraphError as error:
-        return {"Torch-Pruning" if tool == "torch-pruning" else tool: {"error": str(error)[:100]}}
+        return {LABELS[tool]: {"error": reason(error)}}
     seconds = time.perf_counter() - started
     total = work(case, loaded(case)[0])
     found: dict[str, Any] = {}
@@ -116,8 +143,8 @@ def measure(case: Case, tool: str) -> dict[str, Any]:
         try:
             verify(model)
             found[name] = {"work": work(case, model) / total, "score": score(case, model), "seconds": seconds}
-        except LwgraphError as error:
-            found[name] = {"error": str(error)[:100]}
+        except (LwgraphError, ValueError) as error:  # ValueError: its outputs have shapes that the metric cannot take
+            found[name] = {"error": reason(error)}
     return found
 
 
@@ -129,9 +156,12 @@ def report() -> str:
         if found is None:
             continue
         rows.append([name, "1.00", f"{found['base']:.4f} {case.unit}", ""])
-        for tool, record in found["tools"].items():
+        for tool in (*OURS, *list(LABELS.values())[1:]):
+            record = found["tools"].get(tool)
+            if record is None:
+                continue
             if "error" in record:
-                rows.append([tool, "fails", record["error"].replace("|", "/").replace("\n", " "), ""])
+                rows.append([tool, "fails", record["error"], ""])
             else:
                 lost = case.points(found["base"], record["score"])
                 rows.append([tool, f"{record['work']:.2f}", f"{record['score']:.4f}", f"{lost:.1f}"])
@@ -141,16 +171,23 @@ def report() -> str:
 @click.command()
 @click.argument("cases", nargs=-1, type=click.Choice(zoo.NAMES))
 @click.option("--tool", "tools", multiple=True, type=click.Choice(list(TOOLS)), help="Only this one; repeatable.")
+@click.option("--anew", is_flag=True, help="Measure again what is kept.")
 @click.option("--write-only", is_flag=True, help="Write the page from what is kept.")
-def main(cases: tuple[str, ...], tools: tuple[str, ...], write_only: bool) -> None:
+def main(cases: tuple[str, ...], tools: tuple[str, ...], anew: bool, write_only: bool) -> None:
     """Measure and write the table."""
     for name in () if write_only else cases or zoo.NAMES:
         case = zoo.case(name)
         found = tables.kept("prune", name) or {"base": score(case, loaded(case)[0]), "tools": {}}
         for tool in tools or TOOLS:
-            found["tools"].update(measure(case, tool))
+            if anew:
+                for path in folder_of(case).glob(MODELS[tool]):
+                    path.unlink()
+            elif LABELS[tool] in found["tools"]:
+                continue
+            made = measure(case, tool)
+            found["tools"].update(made)
             tables.keep("prune", name, found)
-            click.echo(f"{name} {tool} {found['tools']}")
+            click.echo(f"{name} {made}")
     tables.write("prune", report(), PAGE)
 
 
