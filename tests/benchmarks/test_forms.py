@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.forms import chosen_layers, dominated, family, held_out_error, options, summary
+from benchmarks.forms import chosen_layers, family, held_out_error, options
+from benchmarks.forms_page import dominated, summary, timed
 from lwgraph.plan.fit import Moments
 from lwgraph.plan.form import parse_form
 from lwgraph.testing.layers import layers
@@ -48,9 +49,9 @@ def test_the_error_is_that_of_the_outputs_with_the_bias_recentred() -> None:
 
 def test_what_another_form_beats_is_dominated() -> None:
     def record(error: float, speed: float) -> dict[str, float]:
-        return {"free": 0.5, "fitted": error, "fp32": speed, "parameters": 10}
+        return {"free": 0.5, "fitted": error, "fp32": speed, "parameters": 10, "form": "f"}
 
-    records = {"dense": {}, "a": record(0.02, 2.0), "b": record(0.03, 1.9), "c": record(0.01, 1.5),
+    records = {"a": record(0.02, 2.0), "b": record(0.03, 1.9), "c": record(0.01, 1.5),
                "d": record(0.02, 2.02)}  # fmt: skip
     marks = {name: dominated(name, records, "fp32") for name in "abcd"}
     assert marks == {"a": False, "b": True, "c": False, "d": False}  # a and d are the same, but for the noise
@@ -59,3 +60,18 @@ def test_what_another_form_beats_is_dominated() -> None:
     row = next(line for line in text.splitlines() if line.startswith("| b "))
     assert row.split(" | ")[2:6] == ["50.00 %", "3.00 %", "0.06", "0.06"] and "1 of 1" in row
     assert "median ratio 0.04, worst 0.06" in text
+
+
+def test_a_speed_counts_only_for_the_form_it_was_taken_of() -> None:
+    layer = {"forms": {"a": {"form": "x{rank=1}", "fitted": 0.1}, "b": {"form": "x{rank=2}", "fitted": 0.1}},
+             "speeds": {"dense": {"fp32": 1.0}, "a": {"form": "x{rank=1}", "fp32": 2.0},
+                        "b": {"form": "x{rank=3}", "fp32": 3.0}}}  # fmt: skip
+    found = timed(layer)
+    assert found["a"]["fp32"] == 2.0 and "fp32" not in found["b"] and set(found) == {"a", "b"}
+
+
+def test_the_octave_form_is_compared_on_both_sides_and_on_one() -> None:
+    names = options(site_of("grouped")) | options(site_of("plain"))
+    assert family(parse_form("octave{inputs=0.5}")) == "octave (inputs)"
+    assert family(parse_form("octave{inputs=0.5,outputs=0.5}")) == "octave (both)"
+    assert {"octave (inputs)", "octave (both)", "ghost (depthwise)"} <= set(names)
