@@ -39,18 +39,20 @@ class Record:
 
 
 def moments_of(sites: Sequence[Site], context: Context) -> Moments:
-    """The input moments of sites with one common weight, pooled; those of white inputs where nothing was measured.
+    """The input moments of sites with one common weight, pooled; those of white inputs without statistics.
 
-    Values inside a subgraph or a function cannot be observed, so sites there are fitted without samples.
+    Of a family with members that cannot be observed, the moments of the others stand for all; `unseen` tells where
+    there are none.
     """
     site = sites[0]
-    if context.statistics is None or any(not observable(s) for s in sites):
+    seen = [s for s in sites if observable(s)]
+    if context.statistics is None or not seen:
         return Moments(site)
-    grams = [context.statistics.gram(s) for s in sites]
+    grams = [context.statistics.gram(s) for s in seen]
     statistics = context.statistics
 
     def measure(look: Callable[[Site], Site | Probe]) -> Pooled:
-        return Pooled.of([statistics.gram(look(s)) for s in sites])
+        return Pooled.of([statistics.gram(look(s)) for s in seen])
 
     moments = Moments(site, grams[0] if len(grams) == 1 else Pooled.of(grams), measure)
     if moments.warning:
@@ -61,6 +63,20 @@ def moments_of(sites: Sequence[Site], context: Context) -> Moments:
 def observable(site: Site) -> bool:
     """Whether an executor can return the site's input: it is a value of the main graph."""
     return isinstance(site.graph, ir.Graph) and ir.parent(site.graph) is None
+
+
+def unseen(sites: Sequence[Site], context: Context) -> str:
+    """Why sites with one common weight cannot be fitted to the samples that there are; "" when they can.
+
+    Without samples every site is fitted to its weight; with samples, a layer that was fitted without would lose many
+    times as much as the others, unnoticed.
+    """
+    if context.statistics is None or any(map(observable, sites)):
+        return ""
+    if isinstance(sites[0].graph, ir.Function):
+        return "it is in a function, where calibration cannot capture its input; pass inline-functions inlines it"
+    return ("it is in the body of an If, Loop or Scan, where calibration cannot capture its input; without --data it "
+            "would be fitted to its weight alone")  # fmt: skip
 
 
 def apply_forms(
@@ -91,7 +107,7 @@ def apply_forms(
         for other in site.shared:
             if other in by_name and other not in records and str(by_name[other][1]) == str(wanted):
                 family.append(by_name[other][0])
-        reason = reason or _no_gain(form, site)
+        reason = reason or unseen(family, context) or _no_gain(form, site)
         if reason:
             records[site.name] = _refuse(site, form, reason, context)
             continue
@@ -127,4 +143,4 @@ def _refuse(site: Site, form: Form, reason: str, context: Context) -> Record:
     return Record(site.name, str(form), False, reason)
 
 
-__all__ = ["Record", "apply_forms", "moments_of", "observable"]
+__all__ = ["Record", "apply_forms", "moments_of", "observable", "unseen"]

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from lwgraph import ir, registry
 from lwgraph.errors import UsageError
@@ -10,7 +11,7 @@ from lwgraph.plan.site import find_sites
 from lwgraph.plan.substitute import PASS_KEY
 from lwgraph.rewrite.base import Context, Contract, Pass
 from lwgraph.rewrite.options import parse_pass
-from lwgraph.testing.layers import layers, patches
+from lwgraph.testing.layers import Layer, layers, patches
 
 LAYERS = {layer.name: layer for layer in layers()}
 ORT = registry.executor("ort")
@@ -162,3 +163,50 @@ def test_too_few_samples_warn_and_say_how_many_would_do():
     context = Context(reference=ORT, statistics=Measured(model, {"x": FEEDS["x"][:1, :, :8, :8]}))
     parse_pass("low-rank{rank=16}").run(ir.clone(model), context)
     assert "'a' has 64 samples for 288 unknowns" in context.warnings[0] and "about 1440 samples" in context.warnings[0]
+
+
+def branched(*, shared=False):
+    """x -> conv a -> If(c: conv b, else: as it is) -> y; `shared`: both have the weight of a."""
+    random = np.random.default_rng(0)
+    w, v = (random.standard_normal((2, 32, 32, 3, 3)) / 17).astype(np.float32)
+
+    def conv(x, y, weight):
+        return helper.make_node("Conv", [x, weight], [y], name=y, pads=[1, 1, 1, 1])
+
+    result = [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)]
+    yes = helper.make_graph([conv("a", "b", "w" if shared else "v"), helper.make_node("Relu", ["b"], ["z"])], "yes", [],
+                            result)  # fmt: skip
+    no = helper.make_graph([helper.make_node("Identity", ["a"], ["z"])], "no", [], result)
+    sizes = ["n", 32, 12, 12]
+    graph = helper.make_graph(
+        [conv("x", "a", "w"), helper.make_node("If", ["c"], ["y"], then_branch=yes, else_branch=no)], "branched",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, sizes),
+         helper.make_tensor_value_info("c", TensorProto.BOOL, [])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, sizes)],
+        [numpy_helper.from_array(w, "w"), numpy_helper.from_array(v, "v")],
+    )  # fmt: skip
+    return ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
+
+
+def test_a_layer_in_the_body_of_an_if_is_not_fitted_without_the_samples_that_there_are():
+    feeds = FEEDS | {"c": np.array(True)}
+    model = branched()
+    context = Context(reference=ORT, statistics=Measured(ir.clone(model), feeds))
+    assert parse_pass("low-rank{rank=16}").run(model, context) == 1
+    (skipped,) = context.skipped
+    assert skipped.place == "b" and "in the body of an If, Loop or Scan" in skipped.reason
+    assert np.isfinite(ORT.prepare(model)(feeds)["y"]).all()
+    assert parse_pass("low-rank{rank=16}").run(branched(), Context(reference=ORT)) == 2  # to the weights alone
+
+
+def test_a_weight_in_a_body_and_outside_is_fitted_to_what_is_seen_outside():
+    smooth = Layer("smooth", model=branched(), shape=(4, 32, 12, 12)).samples()
+    feeds = {"x": smooth, "c": np.array(True)}
+    model = branched(shared=True)
+    before = ORT.prepare(model)(feeds)["y"]
+    context = Context(reference=ORT, statistics=Measured(ir.clone(model), feeds))
+    assert parse_pass("low-rank{rank=32}").run(model, context) == 2 and not context.skipped
+    blind = branched(shared=True)
+    parse_pass("low-rank{rank=32}").run(blind, Context(reference=ORT))
+    errors = [np.square(ORT.prepare(m)(feeds)["y"] - before).mean() for m in (model, blind)]
+    assert errors[0] < errors[1]

@@ -97,6 +97,21 @@ def test_a_rewritten_network_comes_nearer_to_the_original(text: str) -> None:
     assert report.after == output_error(original, model, [inputs(48)[i] for i in held(48)], ORT)
 
 
+LOOKING = ["octave{inputs=0.5,outputs=0.5}", "ghost{primary=24,cheap=depthwise}"]
+
+
+@pytest.mark.parametrize("text", LOOKING)
+def test_forms_that_look_at_more_than_their_patches_are_refitted(text: str) -> None:
+    """On what they look at in the rewritten network: images of both resolutions, or the layer's own outputs."""
+    original = network(1, channels=32)
+    data = inputs(48, channels=32)
+    model, c = ir.clone(original), Context(executor=ORT, data=data, statistics=Statistics(original, data, ORT))
+    assert Pass.parse(text).run(model, c) == 2
+    report = refit(original, model, c, statistics=False)
+    assert "form" in [layer.how for layer in report.layers], report.layers
+    assert report.after < 0.9 * report.before
+
+
 def test_a_form_that_looks_at_more_than_its_patches_gets_these_moments(monkeypatch: pytest.MonkeyPatch) -> None:
     original = network(1, channels=32)
     data = inputs(32, channels=32)

@@ -372,6 +372,7 @@ class _Refit:
         wanted = math.ceil(max(LEAST_ROWS, self.rows_per_unknown * probe.fan_in) / len(self.fit))
         for feed in self.fit:
             x = self.student.get(unit.input, feed)
+            x = probe.values(x) if isinstance(probe, Probe) else x
             rows = patches.rows(x, self._at(patches.count(x.shape), wanted, feed, False))
             found = found or GramAccumulator(rows.shape[1], rows.shape[2], rows.dtype, unit.name)
             found.add(rows)

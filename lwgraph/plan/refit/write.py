@@ -65,7 +65,8 @@ def has_shift(unit: Unit) -> bool:
 
 def rewrite(unit: Unit, fitted: Fitted) -> bool:
     """Give the unit's nodes the constants of another fit of its form; False when that has other nodes."""
-    x = ir.Value(name="x", type=ir.TensorType(ir.DataType.from_numpy(fitted.site.dtype)))
+    known = next((v.shape for node in unit.nodes for v in node.inputs if v is not None and v.name == unit.input), None)
+    x = ir.Value(name="x", type=ir.TensorType(ir.DataType.from_numpy(fitted.site.dtype)), shape=known)
     scratch = ir.Graph([x], [], nodes=[], opset_imports={"": ir.opset(unit.nodes[0])}, name="scratch")
     op = Emitter(fitted.site, scratch)
     fitted.form.emit(op, x, fitted)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lwgraph import ir
-from lwgraph.plan.apply import moments_of, observable
+from lwgraph.plan.apply import moments_of, observable, unseen
 from lwgraph.plan.fit import Moments, too_wide
 from lwgraph.plan.form import Form
 from lwgraph.plan.precision import FLOAT, INT8
@@ -116,6 +116,10 @@ def find_items(
         if site.name not in taken:
             families.append((site, *(by_name[name] for name in site.shared)))
             taken.update(member.name for member in families[-1])
+    for family in families:
+        if reason := unseen(family, context):
+            context.skip("plan", family[0].name, reason)
+    families = [family for family in families if not unseen(family, context)]
     menus = [(family, _menu(family[0], forms, context)) for family in families]
     menus = [(family, menu) for family, menu in menus if menu or INT8 in precisions]
     if context.statistics is not None:
