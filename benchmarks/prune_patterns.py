@@ -7,6 +7,7 @@ exporter may fold batch normalization, which must not count as pruning), and whe
 
 from __future__ import annotations
 
+import importlib
 import sys
 import tempfile
 from pathlib import Path
@@ -26,7 +27,8 @@ from lwgraph.rewrite import Context, Pipeline
 from lwgraph.views.coupling import couple_channels
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "prune"))
-from networks import PATTERNS, resnet18
+networks = importlib.import_module("networks")
+NETWORKS = {**networks.PATTERNS, "resnet18": networks.resnet18}
 
 PEERS = {"onnxsim": Peer("onnxsim", "prune_onnxsim.py", {"sparsity": 0.5}),
          "Torch-Pruning": Peer("torch", "prune_torch.py", {"ratio": 0.5}, TORCH)}
@@ -50,7 +52,8 @@ def ours(model: ir.Model) -> ir.Model:
 
 def measure(proto: onnx.ModelProto) -> dict[str, Any]:
     """The share of the parameters that each tool keeps, or why it has no model that runs."""
-    rng, found = np.random.default_rng(0), {}
+    rng = np.random.default_rng(0)
+    found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         onnx.save(onnx.shape_inference.infer_shapes(proto), folder / "model.onnx")  # onnxsim needs outputs' shapes
@@ -79,16 +82,15 @@ def measure(proto: onnx.ModelProto) -> dict[str, Any]:
 
 
 @click.command()
-@click.argument("names", nargs=-1, type=click.Choice([*PATTERNS, "resnet18"]))
+@click.argument("names", nargs=-1, type=click.Choice(list(NETWORKS)))
 def main(names: tuple[str, ...]) -> None:
     """Measure and write the table."""
-    makers = {**PATTERNS, "resnet18": resnet18}
-    for name in names or makers:
-        found = measure(makers[name]())
+    for name in names or NETWORKS:
+        found = measure(NETWORKS[name]())
         tables.keep("prune-patterns", name, found)
         click.echo(f"{name} {found}")
     rows = []
-    for name in makers:
+    for name in NETWORKS:
         found = tables.kept("prune-patterns", name) or {}
         if found:
             rows.append([name.replace("_", " "), *(

@@ -21,6 +21,8 @@ from lwgraph.plan.refit.sequential import refit
 from lwgraph.rewrite.base import Context
 from lwgraph.views.coupling import Group
 
+REFIT_ROWS = 32768  # patches to which a layer is refitted, at least: for narrow layers they cost little
+
 
 @dataclass(frozen=True, eq=False)
 class Study:
@@ -84,7 +86,7 @@ def cut(model: ir.Model, removed: Mapping[str, Ints], context: Context, fit: Con
         compensate(scene, channels)
     count = remove_channels(model, scene.coupling, channels)
     if refitted:
-        refit(original, model, context, scope="all", kept=kept, name=name)
+        refit(original, model, context, scope="all", kept=kept, relu=True, least_rows=REFIT_ROWS, name=name)
     drop_zero_biases(model, made)
     return count
 

@@ -163,6 +163,31 @@ def test_plain_layers_are_refitted_where_asked_for() -> None:
     assert distance(original, model) < 0.2 * before
 
 
+@pytest.mark.parametrize("relu", [False, True])
+def test_at_least_so_many_patches_are_looked_at(relu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, counts = network(1), {}
+    moments, rows = module._Refit._moments, module._Refit._rows
+    monkeypatch.setattr(module, "HELD_ROWS", 100)
+    for least in (500, 1800):  # of 36 samples with 64 positions each
+        model, seen = ir.clone(original), []
+        Pass.parse("low-rank{rank=5,split=vertical}").run(model, context(model))
+
+        def counted(*given: Any, seen: list[int] = seen) -> Any:
+            seen.append((found := moments(*given)).gram.count)
+            return found
+
+        def rectified(run: Any, unit: Any, feeds: Any, size: int, seen: list[int] = seen) -> Any:
+            found = rows(run, unit, feeds, size)
+            seen += [len(found[1].x)] if feeds is run.fit and relu else []
+            return found
+
+        monkeypatch.setattr(module._Refit, "_moments", counted)
+        monkeypatch.setattr(module._Refit, "_rows", rectified)
+        refit(original, model, context(original), scope="all", rows_per_unknown=1, least_rows=least, relu=relu)
+        counts[least] = max(seen[:-1])  # the last is the head, with one position a sample
+    assert counts[500] < 1000 and 1800 <= counts[1800] < 2300
+
+
 def test_other_layers_are_scaled_and_shifted_only() -> None:
     original = network()
     model, c = ir.clone(original), context(original)

@@ -10,6 +10,7 @@ from pruning import feeds, run
 from lwgraph import ir, registry
 from lwgraph.calibrate import Statistics
 from lwgraph.check import verify
+from lwgraph.passes.prune import study
 from lwgraph.passes.prune.channels import PruneChannels
 from lwgraph.passes.prune.choice import at_outputs
 from lwgraph.passes.prune.importance import Ranking
@@ -49,6 +50,13 @@ def test_errors_that_add_up_are_corrected():
         verify(copy)
         errors[refit] = error(model, copy)
     assert errors[True] < 0.8 * errors[False]
+
+
+def test_layers_are_refitted_behind_a_relu_and_on_many_patches(monkeypatch):
+    model, asked = deep(1), {}
+    monkeypatch.setattr(study, "refit", lambda *_, **named: asked.update(named))
+    PruneChannels(ratio=0.4, scope="group", multiple=1).run(model, context(model, 1))
+    assert asked["relu"] and asked["least_rows"] == 32768 and asked["scope"] == "all" and asked["kept"]
 
 
 @pytest.mark.parametrize("name", ["residual", "mobile", "decoder", "conv_gru"])

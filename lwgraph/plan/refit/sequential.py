@@ -93,6 +93,7 @@ def refit(
     relu: bool = False,
     samples: int = 256,
     rows_per_unknown: int = ROWS_PER_UNKNOWN,
+    least_rows: int = LEAST_ROWS,
     memory_bytes: int = 1 << 29,
     name: str = "refit",
 ) -> RefitReport:
@@ -120,7 +121,7 @@ def refit(
         statistics: with scope "replaced", repair the mean and the variance of the other layers' outputs.
         relu: fit layers whose output only a Relu reads to what it lets through, and judge them by it; slower.
         samples: rows of `context.data` to use at most; a quarter of them is held out.
-        rows_per_unknown: patches per entry of a patch.
+        rows_per_unknown, least_rows: patches per entry of a patch, and how many at least.
         memory_bytes: see above.
         name: of the pass, in what is recorded.
 
@@ -142,14 +143,15 @@ def refit(
     report.before = report.after = output_error(original, compressed, judged, executor)
     if not units or report.before <= EQUAL:
         return report
-    run = _Refit(original, compressed, context, executor, feeds, held, units, rows_per_unknown, memory_bytes, name)
+    rows = rows_per_unknown, least_rows
+    run = _Refit(original, compressed, context, executor, feeds, held, units, rows, memory_bytes, name)
     run.relu = relu
     run.walk(report, scope)
     done = run.done
     if not done:
         return report
     best, standing = report.before, 0
-    for count in _halves(len(done)):
+    for count in [len(done) >> shift for shift in range(len(done).bit_length())]:
         _stand(done, count)
         error = output_error(original, compressed, judged, executor)
         if math.isnan(error) or error < best:  # nan: there is nothing to say against the layers' own judgement
@@ -171,17 +173,12 @@ def _stand(done: Sequence[tuple[Snapshot, Snapshot]], count: int) -> None:
         (after if index < count else before).restore()
 
 
-def _halves(count: int) -> list[int]:
-    """count, count / 2, count / 4, ... down to 1."""
-    return [count >> shift for shift in range(count.bit_length())]
-
-
 class _Refit:
     def __init__(self, original: ir.Model, compressed: ir.Model, context: Context, executor: Executor,
-                 feeds: Sequence[Feeds], held: Collection[int], units: Sequence[Unit], rows_per_unknown: int,
+                 feeds: Sequence[Feeds], held: Collection[int], units: Sequence[Unit], rows: tuple[int, int],
                  memory_bytes: int, name: str) -> None:  # fmt: skip
         self.context, self.units, self.name, self.seed = context, units, name, context.seed
-        self.rows_per_unknown = rows_per_unknown
+        self.rows_per_unknown, self.least_rows = rows
         self.student = Walk(compressed, feeds, executor, memory_bytes // 2)
         self.teacher = Walk(original, feeds, executor, memory_bytes // 2, {unit.target for unit in units})
         self.fit, self.held = [i for i in range(len(feeds)) if i not in held], sorted(held)
@@ -332,7 +329,8 @@ class _Refit:
 
     def _rows(self, unit: Unit, feeds: Sequence[int], size: int) -> tuple[Array, Rows]:
         site, patches = unit.site, Patches.of(unit.site)
-        enough = HELD_ROWS if feeds is self.held else self.rows_per_unknown * site.fan_in + HELD_ROWS
+        fit = max(HELD_ROWS + self.rows_per_unknown * site.fan_in, self.least_rows)
+        enough = HELD_ROWS if feeds is self.held else fit
         most = min(enough, max(1, size // (4 * site.fan_in * site.group)))
         now, xs, ys = [], [], []
         for feed, found in self.student.look([unit.output], feeds):
@@ -347,13 +345,16 @@ class _Refit:
         rectified = self.relu and unit.rectified
         return np.concatenate(now), Rows(np.concatenate(xs), np.concatenate(ys), rectified)
 
+    def _rows_of_a_feed(self, fan_in: int) -> int:
+        return math.ceil(max(self.least_rows, self.rows_per_unknown * fan_in) / len(self.fit))
+
     def _moments(self, unit: Unit, site: Site, source: str, others: Sequence[str]) -> CrossMoments:
         """Moments of a layer's patches and of its target: that of the unit, less what other layers add to its output.
 
         `others`: the names of the unit's output and the layer's own, where these differ.
         """
         patches, found = Patches.of(site), None
-        wanted = math.ceil(max(LEAST_ROWS, self.rows_per_unknown * site.fan_in) / len(self.fit))
+        wanted = self._rows_of_a_feed(site.fan_in)
         for feed, values in self.student.look([source, *others], self.fit):
             y = self._target(unit, feed)
             if others:
@@ -369,7 +370,7 @@ class _Refit:
     def _seen(self, unit: Unit, probe: Site | Probe, shifts: bool) -> Pooled:
         """Moments of what a form looks at, where that is more than the patches of its layer."""
         patches, found = probe.patches if isinstance(probe, Probe) else Patches.of(probe), None
-        wanted = math.ceil(max(LEAST_ROWS, self.rows_per_unknown * probe.fan_in) / len(self.fit))
+        wanted = self._rows_of_a_feed(probe.fan_in)
         for feed in self.fit:
             x = self.student.get(unit.input, feed)
             x = probe.values(x) if isinstance(probe, Probe) else x
