@@ -28,8 +28,9 @@ from lwgraph.measure.distance import Loss
 from lwgraph.plan.precision import FLOAT, INT8
 from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.search import site_sensitivity
+from lwgraph.plan.search.integers import weigh_integers
 from lwgraph.plan.search.planner import LATENCY, Planner, spread
-from lwgraph.plan.search.search import HOPELESS, uniform_int8
+from lwgraph.plan.search.search import HOPELESS
 from lwgraph.plan.search.solver import Knapsack
 from lwgraph.plan.shapes import layer_shapes
 from lwgraph.rewrite import Context, Pipeline
@@ -91,10 +92,7 @@ def planner_of(case: Case) -> tuple[Planner, Oracle, Loss]:
     weights = site_sensitivity.measure(model, made.items, loss, executor)
     for item in made.items:
         item.weight = weights[item.name]
-    whole = uniform_int8(made)
-    predicted, measured = made.predicted_loss(made.uniform(INT8)), loss(executor.prepare(whole))
-    if predicted > 0 and measured > 0:
-        made.scale_integers(measured / predicted)
+    whole, _ = weigh_integers(made, loss, executor)
     made.anchor(oracle.whole({"clean": model}, fit[:1])[0], oracle.whole({"int8": whole}, fit[:1])[0])
     return made, oracle, loss
 

@@ -10,11 +10,14 @@ from lwgraph.errors import LwgraphError
 from lwgraph.optimizer.goal import Goal
 from lwgraph.optimizer.judge import Judge
 from lwgraph.plan.plan import Plan
-from lwgraph.plan.search.front import Candidate, Front
+from lwgraph.plan.search.front import Candidate, Front, worth
 from lwgraph.plan.search.planner import Planner
 
 Milliseconds = Callable[[ir.Model], float] | None
+Key = tuple[tuple[int, ...], tuple[str, ...]]
 LOOKS = 8  # at the judged data, at most
+STEP = 1.03  # plans on the front that differ by less than this factor are one to look at
+DOUBT = 1.1  # a plan that is predicted to take this many times what is measured of a good one is not looked at
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,13 +50,13 @@ class _Bench:
         self, planner: Planner, judge: Judge, floor: float | None, milliseconds: Milliseconds
     ) -> None:
         self.planner, self.judge, self.floor, self.milliseconds = planner, judge, floor, milliseconds
-        self.made: dict[tuple[int, ...], _Made | None] = {}
+        self.made: dict[Key, _Made | None] = {}
 
     def look(self, candidate: Candidate) -> bool:
         """Whether the candidate keeps the promise on the metric."""
-        if candidate.choice not in self.made:
-            self.made[candidate.choice] = self._make(candidate)
-        found = self.made[candidate.choice]
+        if candidate.key not in self.made:
+            self.made[candidate.key] = self._make(candidate)
+        found = self.made[candidate.key]
         return found is not None and bool(found.candidate.accepted)
 
     def _make(self, candidate: Candidate) -> _Made | None:
@@ -61,20 +64,29 @@ class _Bench:
         planner.context.progress(f"judging plans ({self.judge.looks} looked at)", 0, 0)
         chosen = planner.chosen(candidate.choice)
         try:
-            model, _ = planner.apply(chosen)
+            if candidate.stated:
+                assert candidate.plan is not None
+                model, _ = planner.carry_out(candidate.plan)
+            else:
+                model, _ = planner.apply(chosen)
             score = self.judge.value(model)
         except LwgraphError as error:
             planner.context.warn(f"a plan could not be judged and was left out: {error}")
             return None
         accepted = self.floor is None or score >= self.floor
         predicted = (planner_base(planner), candidate.predicted_ms)
-        plan = replace(planner.plan(chosen), ms=predicted, error=candidate.loss or 0.0)
+        plan = candidate.plan if candidate.stated else None
+        plan = replace(plan or planner.plan(chosen), ms=predicted, error=candidate.loss or 0.0)
         measured = None if self.milliseconds is None else self.milliseconds(model)
         return _Made(replace(candidate, plan=plan, judged=score, accepted=accepted, measured_ms=measured), model)
 
     def all(self) -> list[_Made]:
         """What was looked at."""
         return [made for made in self.made.values() if made is not None]
+
+    def good(self) -> list[Candidate]:
+        """Of those, what keeps the promise on the metric."""
+        return [made.candidate for made in self.all() if made.candidate.accepted]
 
 
 def planner_base(planner: Planner) -> float:
@@ -83,13 +95,16 @@ def planner_base(planner: Planner) -> float:
 
 
 def back_off(
-    front: Front, planner: Planner, judge: Judge, goal: Goal, milliseconds: Milliseconds
+    front: Front, planner: Planner, judge: Judge, goal: Goal, milliseconds: Milliseconds,
+    obvious: Sequence[Candidate] = (), resorts: Sequence[Candidate] = (),
 ) -> Outcome:
     """The best candidate that keeps the promises.
 
     Plans on the front lose less the slower they are, so the fastest good one is found by bisection: about log2 of
     their number looks at the judged data. Of those that were looked at and kept the promises, the one that is measured
-    best stands. Where the user promised speed or size but not accuracy, it is the plan of least loss that keeps those.
+    best stands. The obvious plans are looked at first, and searched ones only where they are predicted not to be worse
+    than the best of those (by more than DOUBT): no search ends with less. Where the user promised speed or size but
+    not accuracy, it is the plan of least loss that keeps those.
 
     Args:
         front: of a search that did not see the judged data.
@@ -97,33 +112,49 @@ def back_off(
         judge: of the metric.
         goal: the promises.
         milliseconds: of one run of a model, measured; None where that cannot be done: predictions count then.
+        obvious: plans that need no search; see `obvious_plans`.
+        resorts: more of them, which are looked at one after the other while nothing good is known.
     """
     everything = front.best()
     base_ms = planner_base(planner)
     within = [c for c in everything if goal.allows(c.predicted_ms, base_ms, c.bytes, c.macs)]
     floor = None if goal.limited and not judge.stated else judge.floor
     bench = _Bench(planner, judge, floor, milliseconds)
+    for candidate in obvious:
+        bench.look(candidate)
+    for candidate in resorts:
+        if not bench.good():
+            bench.look(candidate)
+    known = [_objective(c, front.objective) for c in bench.good() if _meets(c, goal, base_ms)]
+    if known and floor is not None:
+        within = [c for c in within if c.amount(front.objective) <= DOUBT * min(known)]
     if goal.limited and floor is None:
         _least_loss(within or everything[:1], bench, goal, base_ms)
     else:
-        _bisect(within, bench)
-        if goal.limited and not any(made.candidate.accepted for made in bench.all()):
-            _bisect(everything, bench)  # the goal is out of reach: the nearest plan that keeps the accuracy
+        _bisect(apart(within, front.objective), bench)
+        if goal.limited and not bench.good():
+            # The goal is out of reach: the nearest plan that keeps the accuracy.
+            _bisect(apart(everything, front.objective), bench)
     good = [made for made in bench.all() if made.candidate.accepted]
     front = _filled(front, [made.candidate for made in bench.all()])
     if not good:
         return Outcome(planner.model, Plan(target=planner.oracle.target), None, front)
-    meeting = [
-        made
-        for made in good
-        if goal.allows(_taken(made.candidate), base_ms, made.candidate.bytes, made.candidate.macs)
-    ]
+    meeting = [made for made in good if _meets(made.candidate, goal, base_ms)]
     if floor is None and meeting:
         best = min(meeting, key=lambda made: -(made.candidate.judged or 0.0))
     else:
         best = min(meeting or good, key=lambda made: _objective(made.candidate, front.objective))
     assert best.candidate.plan is not None
     return Outcome(best.model, best.candidate.plan, best.candidate, front)
+
+
+def apart(ladder: Sequence[Candidate], objective: str) -> list[Candidate]:
+    """Those of a ladder, smallest first, that are STEP apart; of several that are not, the one that loses least."""
+    kept: list[Candidate] = []
+    for candidate in reversed(ladder):
+        if not kept or candidate.amount(objective) * STEP <= kept[-1].amount(objective):
+            kept.append(candidate)
+    return kept[::-1]
 
 
 def _bisect(ladder: Sequence[Candidate], bench: _Bench) -> None:
@@ -141,9 +172,14 @@ def _least_loss(ladder: Sequence[Candidate], bench: _Bench, goal: Goal, base_ms:
         if looks >= LOOKS:
             return
         bench.look(candidate)
-        made = bench.made[candidate.choice]
-        if made is not None and goal.allows(_taken(made.candidate), base_ms, candidate.bytes, candidate.macs):
+        made = bench.made[candidate.key]
+        if made is not None and _meets(made.candidate, goal, base_ms):
             return
+
+
+def _meets(candidate: Candidate, goal: Goal, base_ms: float) -> bool:
+    """Whether a candidate keeps the limits, by what is known of it by now."""
+    return goal.allows(_taken(candidate), base_ms, candidate.bytes, candidate.macs)
 
 
 def _taken(candidate: Candidate) -> float:
@@ -158,8 +194,9 @@ def _objective(candidate: Candidate, objective: str) -> float:
 
 
 def _filled(front: Front, known: Sequence[Candidate]) -> Front:
-    by_choice = {candidate.choice: candidate for candidate in known}
-    return replace(front, candidates=[by_choice.get(c.choice, c) for c in front.candidates])
+    """The front with what is known of its candidates by now, and those that it did not have."""
+    found = {candidate.key: candidate for candidate in front.candidates} | {c.key: c for c in known}
+    return replace(front, candidates=sorted(found.values(), key=lambda c: (c.amount(front.objective), worth(c), c.key)))
 
 
-__all__ = ["LOOKS", "Outcome", "back_off"]
+__all__ = ["LOOKS", "Outcome", "apart", "back_off"]

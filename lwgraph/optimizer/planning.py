@@ -14,6 +14,7 @@ from lwgraph.optimizer.backoff import Outcome, back_off
 from lwgraph.optimizer.data import Inputs
 from lwgraph.optimizer.goal import Goal
 from lwgraph.optimizer.judge import Judge
+from lwgraph.optimizer.obvious import obvious_plans
 from lwgraph.optimizer.prove import same_outputs
 from lwgraph.optimizer.spectrum import redundant
 from lwgraph.optimizer.target import MACS, open_oracle
@@ -24,8 +25,9 @@ from lwgraph.plan.plan import KEEP, Plan
 from lwgraph.plan.price.devices import DeviceOracle
 from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.search import site_sensitivity
+from lwgraph.plan.search.integers import Survey, weigh_integers
 from lwgraph.plan.search.planner import LATENCY, Planner, spread
-from lwgraph.plan.search.search import Memory, Search, limit_prices, memory_path, uniform_int8
+from lwgraph.plan.search.search import Memory, Search, limit_prices, memory_path
 from lwgraph.plan.search.trials import Trials
 from lwgraph.plan.shapes import layer_shapes
 from lwgraph.plan.site import find_sites
@@ -117,7 +119,7 @@ class Planning:
         float_ms = here.whole({"clean": self.clean}, self.inputs.probe)[0]
         self._weigh(planner, float_ms)
         loss = Loss(self.executor.prepare(self.clean), self._samples(float_ms, TRIAL_SECONDS))
-        self._anchor(planner, oracle, loss, float_ms)
+        known = self._anchor(planner, oracle, loss, float_ms)
         base_ms = float_ms if oracle.measures else planner.predicted(planner.uniform(precision.FLOAT), LATENCY)
         memory = Memory(memory_path(self.clean, planner, loss.feeds, self.goal.seed))
         search = Search(
@@ -131,15 +133,15 @@ class Planning:
             self.context.warn(memory.warning)
         outcome = back_off(
             front, planner, judge, self.goal, (lambda model: oracle.whole({"it": model}, self.inputs.probe)[0])
-            if oracle.measures else None,
+            if oracle.measures else None, *obvious_plans(planner, known),
         )
         if self.goal.training:
             outcome = self._trained(outcome, planner, judge, lambda m: here.whole({"it": m}, self.inputs.probe)[0])
         self._record(outcome.plan)
         self._record_search(outcome)
         found = outcome.candidate
-        if found is not None and found.measured_ms is not None:
-            oracle.learn((float_ms - found.predicted_ms) / oracle.correction, float_ms - found.measured_ms)
+        if found is not None and found.measured_ms is not None and not found.stated:
+            planner.learn(found.predicted_ms, found.measured_ms)
         return outcome.model, outcome.plan
 
     # ------------------------------------------------------------ training
@@ -201,24 +203,25 @@ class Planning:
         for item in planner.items:
             item.weight = found[item.name]
 
-    def _anchor(self, planner: Planner, oracle: Oracle, loss: Loss, float_ms: float) -> None:
-        """Measure the whole network in floats and in integers, so that predictions start from what is so."""
+    def _anchor(self, planner: Planner, oracle: Oracle, loss: Loss, float_ms: float) -> Survey | None:
+        """Measure the whole network in floats and in integers, so that predictions start from what is so.
+
+        Returns what the quantizing pass found; None where there are no integers, or for a target elsewhere.
+        """
         counts = count(self.clean, self.shapes)
         size, macs = ir.size(self.clean), counts.macs or 0
         whole = planner.uniform(precision.INT8)
-        int8_ms = None
+        int8_ms = known = None
         if any(whole):
             self.context.progress("measuring integers", 0, 0)
-            model = uniform_int8(planner)
+            model, known = weigh_integers(planner, loss, self.executor)
             int8_ms = oracle.whole({"int8": model}, self.inputs.probe)[0] if oracle.measures else None
-            predicted, measured = planner.predicted_loss(whole), loss(self.executor.prepare(model))
-            if predicted > 0 and measured > 0:
-                planner.scale_integers(measured / predicted)
         if not oracle.measures:  # the layers alone
             float_ms = planner.predicted(planner.uniform(precision.FLOAT), LATENCY)
         planner.anchor(float_ms, int8_ms, size, macs)
         if isinstance(oracle, DeviceOracle) and oracle.note():
             self.context.warn(oracle.note())
+        return known if oracle.measures else None
 
     def _oracle(self) -> Oracle:
         return open_oracle(self.goal.target, self.goal.threads, self.executor)
@@ -285,7 +288,7 @@ class Planning:
                     for key, value in dataclasses.asdict(candidate).items()
                     if key not in ("plan", "choice")
                 }
-                | {"chosen": chosen is not None and candidate.choice == chosen.choice}
+                | {"chosen": chosen is not None and candidate.key == chosen.key}
                 for candidate in front.candidates
             ],
         }

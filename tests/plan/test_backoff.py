@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 
 from lwgraph.errors import UsageError
-from lwgraph.optimizer.backoff import back_off
+from lwgraph.optimizer.backoff import apart, back_off
 from lwgraph.optimizer.goal import Goal, parse_amount, parse_seconds
-from lwgraph.plan.plan import Plan
+from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.search.front import Candidate, Front
 
 BASE = 100.0
@@ -35,12 +35,15 @@ class Fake:
     def plan(self, chosen):
         return Plan({}, f"plan {chosen[0]}")
 
+    def carry_out(self, plan):
+        return plan.precision.passes[0], []
+
     def value(self, model):
         self.looks += 1
-        return self.scores[model]
+        return self.scores[model] if isinstance(model, int) else self.others[model]
 
     def milliseconds(self, model):
-        return self.measured.get(model, 10.0 * (model + 1))
+        return self.measured[model] if model in self.measured else 10.0 * (model + 1)
 
 
 def front(count):
@@ -48,8 +51,14 @@ def front(count):
     return Front(BASE, rows)
 
 
-def run(fake, goal=None, count=None):
-    return back_off(front(count or len(fake.scores)), fake, fake, goal or Goal(), fake.milliseconds)
+def run(fake, goal=None, count=None, obvious=(), resorts=()):
+    ladder = front(count or len(fake.scores))
+    return back_off(ladder, fake, fake, goal or Goal(), fake.milliseconds, obvious, resorts)
+
+
+def quantized(*names):
+    plans = [Plan({}, "t", precision=Precision((name,))) for name in names]
+    return [Candidate((9,), 25.0, 0.1, "quantized", plan=plan, stated=True) for plan in plans]
 
 
 @pytest.mark.parametrize("first", range(9))
@@ -72,6 +81,38 @@ def test_nothing_good_leaves_the_model():
 def test_of_those_that_keep_the_promise_the_one_measured_fastest_stands():
     fake = Fake([0.8, 0.95, 0.95, 0.95, 0.95], measured={1: 50.0, 2: 5.0})
     assert run(fake).model == 2
+
+
+def test_the_result_is_never_slower_than_a_good_obvious_plan():
+    fake = Fake([0.8, 0.8, 0.8, 0.95], measured={"all": 30.0, "most": 20.0})
+    fake.others = {"all": 0.95, "most": 0.95}
+    outcome = run(fake, obvious=quantized("all", "most"), resorts=quantized("slow"))
+    assert outcome.model == "most" and outcome.plan.precision.passes == ("most",)
+    assert outcome.plan.ms == (BASE, 25.0) and outcome.candidate.accepted
+    assert [c.judged for c in outcome.front.candidates if c.stated] == [0.95, 0.95]  # "slow" was not needed
+    searched = [c for c in outcome.front.candidates if not c.stated]
+    assert searched[3].judged is None  # 40 ms promise nothing where 20 are had
+    assert sum(c.judged is not None for c in searched) == 1
+
+
+def test_a_searched_plan_stands_where_it_is_faster_than_the_obvious_one():
+    fake = Fake([0.8, 0.95, 0.95, 0.95], measured={"all": 30.0})
+    fake.others = {"all": 0.95}
+    assert run(fake, obvious=quantized("all"), resorts=quantized("slow")).model == 1
+
+
+def test_of_plans_that_hardly_differ_the_one_that_loses_least_is_looked_at():
+    times = [10.0, 10.2, 10.25, 11.0, 11.1, 14.0]
+    rows = [Candidate((i,), ms, 0.0, loss=1 / (i + 1)) for i, ms in enumerate(times)]
+    assert [c.choice[0] for c in apart(rows, "latency")] == [2, 4, 5]
+    assert apart([], "latency") == []
+
+
+def test_the_last_resort_is_looked_at_where_the_other_obvious_plans_fail():
+    fake = Fake([0.8] * 4, measured={"all": 5.0, "slow": 60.0})
+    fake.others = {"all": 0.8, "slow": 0.95}
+    outcome = run(fake, obvious=quantized("all"), resorts=quantized("slow"))
+    assert outcome.model == "slow" and outcome.candidate.plan.precision.passes == ("slow",)
 
 
 def test_a_nan_is_not_accepted():

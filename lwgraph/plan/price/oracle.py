@@ -23,7 +23,7 @@ from lwgraph.plan.site import Site
 from lwgraph.plan.substitute import Build, formed, original
 
 MEMORY = 8  # plans whose measured times correct predictions
-WILDEST = 1.5  # a plan that saves this many times more or less than predicted says no more than that
+WILDEST = 1.5  # a plan whose time is further off than this power of what was predicted says no more than that
 WORK = 1e-7  # milliseconds per multiply-accumulate, where work stands for time
 NOMINAL = 32  # image size assumed where it is unknown
 
@@ -122,25 +122,33 @@ class Oracle:
                 self.cache.put(name, 1e3 * least[0], 1e3 * value, rounds)
         return [row[1] for name in names if (row := self.cache.get(name)) is not None]
 
-    @property
-    def correction(self) -> float:
-        """Of the milliseconds that plans were predicted to save on this target, the share that they did save.
+    def correction(self, name: str) -> float:
+        """How plans of one network came out against what was predicted: see `learn`; 1 before anything was learnt.
 
-        The middle of what was learnt; 1 before anything was.
+        What was wrong with the prices of one network's layers says nothing of another's, so each has its own.
         """
-        row = self.cache.get(json.dumps([self._target, "correction"]))
+        row = self.cache.get(json.dumps([self._target, "correction", name]))
         return 1.0 if row is None else row[1]
 
-    def learn(self, predicted_saving: float, measured_saving: float) -> None:
-        """Correct later predictions by what became of this one: a running mean over at most MEMORY plans."""
-        if predicted_saving <= 0 or measured_saving <= 0:
+    def learn(self, name: str, predicted: float, measured: float) -> None:
+        """Correct later predictions by what became of a plan: a running mean over at most MEMORY plans.
+
+        A time of r times the network's is corrected to r ** c, which stays over 0 and keeps the order of plans; c is
+        the mean of log(measured) / log(predicted), each within WILDEST.
+
+        Args:
+            name: of the network.
+            predicted, measured: times of a plan as a share of the network's own. Where one is not below 1, nothing is
+                learnt.
+        """
+        if not (0 < predicted < 1 and 0 < measured < 1):
             return
-        key = json.dumps([self._target, "correction"])
+        key = json.dumps([self._target, "correction", name])
         row = self.cache.get(key)
         count = 0 if row is None else row[2]
-        share = min(max(measured_saving / predicted_saving, 1 / WILDEST), WILDEST)
-        mean = share if row is None else row[1] + (share - row[1]) / min(count + 1, MEMORY)
-        self.cache.put(key, share, mean, count + 1)
+        power = min(max(math.log(measured) / math.log(predicted), 1 / WILDEST), WILDEST)
+        mean = power if row is None else row[1] + (power - row[1]) / min(count + 1, MEMORY)
+        self.cache.put(key, power, mean, count + 1)
 
     @property
     def _clock(self) -> Callable[[], float]:
@@ -210,12 +218,11 @@ class WorkOracle(Oracle):
         macs = [count(model, layer_shapes(model, feeds[0], self.executor)).macs for model in models.values()]
         return [WORK * (found or 0) for found in macs]
 
-    @property
-    def correction(self) -> float:
+    def correction(self, name: str) -> float:
         """1: work is what it is."""
         return 1.0
 
-    def learn(self, predicted_saving: float, measured_saving: float) -> None:
+    def learn(self, name: str, predicted: float, measured: float) -> None:
         """Nothing."""
 
 

@@ -16,7 +16,7 @@ class Candidate:
         choice: the option taken at each item, by index.
         predicted_ms: of one run of the whole network.
         predicted_loss: sum over layers of predicted error times sensitivity; comparable with `loss`.
-        origin: how it was found: "solver", "coefficients", "coordinate" or "crossover".
+        origin: how it was found: "solver", "coefficients", "coordinate" or "crossover"; "quantized": not searched.
         loss: measured distance of the outputs from the original's (see `measure.Distance`) on search data; None: not
             measured.
         plan: the choices by name, as they can be applied; None where it was never made.
@@ -24,6 +24,7 @@ class Candidate:
         measured_ms: of one run of the whole network; None: not timed.
         accepted: whether the promise held; None where not judged.
         bytes, macs: of the model and of one run, predicted.
+        stated: whether `plan` was there before and says what is done, more precisely than the choice.
     """
 
     choice: tuple[int, ...]
@@ -37,6 +38,15 @@ class Candidate:
     accepted: bool | None = None
     bytes: int = 0
     macs: int = 0
+    stated: bool = False
+
+    @property
+    def key(self) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """What tells candidates apart: their choice, and of stated plans their passes and what these leave alone."""
+        if not self.stated or self.plan is None:
+            return self.choice, ()
+        precision = self.plan.precision
+        return self.choice, (*precision.passes, *precision.keep_float)
 
     def amount(self, resource: str) -> float:
         """What the candidate is predicted to take: "latency" (milliseconds), "bytes" or "macs"."""

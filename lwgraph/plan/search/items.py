@@ -81,6 +81,15 @@ class Item:
         """The layer as it is."""
         return self.options[0]
 
+    def set_integer_error(self, error: float) -> None:
+        """Replace the error that integers add: it is in the errors of all options in integers."""
+        more = error - self.integer_error
+        self.options[:] = [
+            replace(o, error=o.error + more * (1 if o.form is None else STAGES)) if o.precision == INT8 else o
+            for o in self.options
+        ]
+        self.integer_error = error
+
     def loss(self, option: Option) -> float:
         """What an option adds to the network's loss, as predicted."""
         return self.weight * option.error

@@ -16,10 +16,10 @@ from lwgraph.plan.apply import Record, moments_of
 from lwgraph.plan.carry_out import carry_out
 from lwgraph.plan.form import Fitted
 from lwgraph.plan.plan import Choice, Plan, Precision
-from lwgraph.plan.precision import FLOAT, INT8, spelling
+from lwgraph.plan.precision import FLOAT, INT8, available, spelling
 from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.refit.sequential import refit
-from lwgraph.plan.search.items import STAGES, Item, Option, find_items, undominated
+from lwgraph.plan.search.items import Item, Option, find_items, undominated
 from lwgraph.plan.search.solver import Menu, total
 from lwgraph.rewrite.base import Context
 
@@ -27,6 +27,7 @@ LOWEST, HIGHEST, STEPS = 1e-5, 0.5, 8  # thresholds of relative output error, an
 LATENCY, BYTES, MACS = "latency", "bytes", "macs"  # what a network takes of the machine
 RANGE_SAMPLES = 128  # that integer ranges are taken from
 QUICK_SAMPLES = 16  # that integer ranges are taken from when plans are only compared
+FASTEST = 1e-3  # share of a network's time that any plan takes at least
 BESIDE = 0.05  # share of a network's time that is not in its layers, at least
 Judge = Callable[[ir.Model], float]
 Array = npt.NDArray[np.float64]
@@ -84,7 +85,10 @@ class Planner:
             model, context, oracle, classes, shapes=shapes, weights=weights, precisions=precisions
         )
         self._float_ms: float | None = None  # measured, of the whole network
+        self._name = ir.fingerprint(model)
+        self._correction = oracle.correction(self._name)
         self.rest: dict[str, float] = {}  # of each resource, outside all items
+        self.quick = spelling(quick=True) if available() else ""  # how plans are quantized that are only compared
         self._scale = {FLOAT: 1.0, INT8: 1.0}  # of the layers' times, by precision
         self._beside = {name: np.zeros(len(self.items)) for name in (FLOAT, INT8)}  # each item's part of the rest
 
@@ -133,14 +137,13 @@ class Planner:
     def scale_integers(self, factor: float) -> None:
         """Multiply the errors that integers add, when a measurement says that they are larger or smaller."""
         for item in self.items:
-            more = (factor - 1) * item.integer_error
-            item.options[:] = [
-                dataclasses.replace(o, error=o.error + more * (1 if o.form is None else STAGES))
-                if o.precision == INT8
-                else o
-                for o in item.options
-            ]
-            item.integer_error *= factor
+            item.set_integer_error(item.integer_error * factor)
+
+    def set_damages(self, damages: Mapping[str, float]) -> None:
+        """Let integers cost at the network's outputs what was measured of them, by item name; weights must be set."""
+        for item in self.items:
+            if item.name in damages and item.weight > 0:
+                item.set_integer_error(damages[item.name] / item.weight)
 
     def uniform(self, precision: str) -> tuple[int, ...]:
         """Every layer dense, in one precision where it has the option."""
@@ -187,12 +190,24 @@ class Planner:
     def predicted(self, choice: Sequence[int], resource: str) -> float:
         """What the whole network takes of a resource; without `anchor` the layers alone.
 
-        What a plan saves of the time is corrected by what earlier plans did save (see `Oracle.correction`).
+        Times are corrected by what earlier plans of this network did take (see `Oracle.learn`), and are over 0.
         """
         raw = self.rest.get(resource, 0.0) + total(self.menus(objective=resource), choice).cost
         if resource != LATENCY or self._float_ms is None:
             return raw
-        return self._float_ms - self.oracle.correction * (self._float_ms - raw)
+        share = max(raw / self._float_ms, FASTEST)
+        return float(self._float_ms * share**self._correction)
+
+    def learn(self, predicted_ms: float, measured_ms: float) -> None:
+        """Tell the oracle how long a plan took; predictions of later planners of this network follow.
+
+        Args:
+            predicted_ms: as `predicted` gives it.
+            measured_ms: of the same plan.
+        """
+        if self._float_ms is not None:
+            share = (predicted_ms / self._float_ms) ** (1 / self._correction)
+            self.oracle.learn(self._name, share, measured_ms / self._float_ms)
 
     def predicted_loss(self, choice: Sequence[int]) -> float:
         """Of the network's outputs."""
@@ -232,9 +247,9 @@ class Planner:
             for site in item.sites:
                 sites[site.name] = Choice(str(fitted.form), fitted.error, ms)
         self.context.progress("fitting forms", len(items), len(items))
-        return Plan(sites, self.oracle.target, precision=self._precision(chosen, quick))
+        return Plan(sites, self.oracle.target, precision=self.precision(chosen, quick=quick))
 
-    def _precision(self, chosen: Chosen, quick: bool) -> Precision:
+    def precision(self, chosen: Chosen, *, quick: bool = False) -> Precision:
         """What computes in integers; its time is that of the layers that no form stands for."""
         if all(option.precision == FLOAT for option in chosen.values()):
             return Precision()
@@ -247,7 +262,7 @@ class Planner:
         dense = [o.price for o in chosen.values() if o.form is None]
         ms = (sum(price.dense_ms for price in dense), sum(price.ms for price in dense))
         added = sum(item.weight * item.integer_error for item in self.items if item.name not in kept)
-        return Precision((spelling(quick=quick),), tuple(kept), added, ms)
+        return Precision((self.quick if quick else spelling(),), tuple(kept), added, ms)
 
     def apply(self, chosen: Chosen, *, quick: bool = False) -> tuple[ir.Model, list[Record]]:
         """A copy of the model with the chosen options in place, and what became of each.
@@ -257,14 +272,25 @@ class Planner:
             quick: for comparing plans: the fits as they are, and integers with the simplest ranges. Otherwise the
                 layers are fitted anew to what they see in the rewritten model before it goes into integers.
         """
-        model = ir.clone(self.model)
         fitted = {
             item.name: self.fitted(item, chosen[item.name])
             for item in self.items
             if item.name in chosen and chosen[item.name].form is not None
         }
-        plan = self.plan(chosen, quick=quick)
-        context, samples = self.context, spread(self.context.data or [], QUICK_SAMPLES if quick else RANGE_SAMPLES)
+        return self.carry_out(self.plan(chosen, quick=quick), fitted, quick=quick)
+
+    def carry_out(
+        self, plan: Plan, fitted: Mapping[str, Fitted] | None = None, *, quick: bool = False
+    ) -> tuple[ir.Model, list[Record]]:
+        """A copy of the model with a plan of forms and precisions carried out, and what became of each choice.
+
+        Args:
+            plan: of this model, without groups and blocks.
+            fitted: fits by site name, where they are known.
+            quick: see `apply`.
+        """
+        model, context = ir.clone(self.model), self.context
+        samples = spread(context.data or [], QUICK_SAMPLES if quick else RANGE_SAMPLES)
         ranges = dataclasses.replace(context, data=samples)  # its refusals are not news
         structure = dataclasses.replace(plan, precision=Precision())
         records = carry_out(model, structure, context, shapes=self.shapes, fitted=fitted)

@@ -25,7 +25,7 @@ import numpy as np
 from lwgraph import ir
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds, Run
-from lwgraph.plan.precision import FLOAT, INT8
+from lwgraph.plan.precision import FLOAT
 from lwgraph.plan.price.cache import cache_folder
 from lwgraph.plan.search.front import Candidate, Front, undominated, worth
 from lwgraph.plan.search.planner import BYTES, LATENCY, MACS, Planner
@@ -90,7 +90,7 @@ class Memory:
 
 def memory_path(model: ir.Model, planner: Planner, feeds: Sequence[Feeds], seed: int) -> Path:
     """Where the losses of a search are kept: one file for a model, its options, the samples and the seed."""
-    digest = hashlib.sha256(f"{ir.fingerprint(model)} {seed} {planner.oracle.target}\n".encode())
+    digest = hashlib.sha256(f"{ir.fingerprint(model)} {seed} {planner.oracle.target} {planner.quick}\n".encode())
     for item in planner.items:
         digest.update(f"{item.name}: {' '.join(option.name for option in item.options)}\n".encode())
     for feed in feeds:
@@ -320,10 +320,4 @@ def _under(planner: Planner, prices: Mapping[str, float], objective: str, resour
     return 2 * within >= len(front)
 
 
-def uniform_int8(planner: Planner) -> ir.Model:
-    """Every layer in integers where it can be, as trials are quantized."""
-    model, _ = planner.apply(planner.chosen(planner.uniform(INT8)), quick=True)
-    return model
-
-
-__all__ = ["SECONDS", "SLOTS", "Memory", "Search", "limit_prices", "memory_path", "uniform_int8"]
+__all__ = ["SECONDS", "SLOTS", "Memory", "Search", "limit_prices", "memory_path"]

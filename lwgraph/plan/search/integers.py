@@ -1,0 +1,175 @@
+"""What integers do to one network, as measured: which ranges trials get, and what each layer's integers cost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lwgraph import ir
+from lwgraph.errors import LwgraphError
+from lwgraph.executor import Executor, Feeds, Run
+from lwgraph.plan.plan import Plan, Precision
+from lwgraph.plan.precision import INT8, QUICK, make_pass
+from lwgraph.plan.price.cache import cache_folder
+from lwgraph.plan.search.planner import RANGE_SAMPLES, Planner, spread
+from lwgraph.rewrite.base import Context
+
+VERSION = 1  # part of the file name: raise it when the meaning of a survey changes
+METHODS = ("minmax", "percentile", "mse")  # ranges that trials may have; the first where others are hardly better
+CLEARLY = 1.25  # times less loss must be what clips ranges: other samples may go further
+LEAST = 1e-3  # a layer's integers cost at least this share of the median: a few samples may not show what they do
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the quantizing pass measured of one network.
+
+    Attributes:
+        damage: by the name of a node, the relative squared error of the outputs that its integers cause; empty where
+            all integers together cause so little that nothing was measured.
+        kept: names of the nodes that could be in integers and that the pass leaves in float; empty where it leaves
+            all of them.
+        slower: what these take longer in integers, as a share of all that could be in integers.
+    """
+
+    damage: dict[str, float] = field(default_factory=dict)
+    kept: tuple[str, ...] = ()
+    slower: float = 0.0
+
+
+def quick_integers(planner: Planner, loss: Callable[[Run], float], executor: Executor) -> tuple[ir.Model, float]:
+    """Choose the ranges with which plans are tried, by the loss of the whole network in integers, and set them.
+
+    Returns:
+        that network, and its loss.
+
+    Raises:
+        LwgraphError: the network cannot be quantized with any of METHODS.
+    """
+    choice, best, reason = planner.chosen(planner.uniform(INT8)), None, None
+    for method in METHODS:
+        planner.quick = str(make_pass(**{**QUICK, "calibration_method": method}))
+        try:
+            model, _ = planner.apply(choice, quick=True)
+            found = loss(executor.prepare(model))
+        except LwgraphError as error:
+            reason = error
+            continue
+        if best is None or found * CLEARLY < best[1]:
+            best = model, found, planner.quick
+    if best is None:
+        assert reason is not None
+        raise reason
+    planner.quick = best[2]
+    return best[0], best[1]
+
+
+def survey(model: ir.Model, context: Context, folder: Path | None = None) -> Survey:
+    """Let the quantizing pass look at a network, or remember what it found: its judgement takes many runs.
+
+    Args:
+        model: in floats; it is not changed.
+        context: `data` and `executor`.
+        folder: of the cache; None for the user's. Where it cannot be written, nothing is kept.
+
+    Raises:
+        LwgraphError: the pass refuses the network.
+    """
+    samples = spread(context.data or [], RANGE_SAMPLES)
+    executor = context.executor or context.evaluator()
+    path = (folder or cache_folder()) / f"integers-{VERSION}" / f"{_digest(model, samples, executor)}.json"
+    try:
+        row = json.loads(path.read_text("utf8"))
+        damage = {str(k): float(v) for k, v in row["damage"].items()}
+        return Survey(damage, tuple(map(str, row["kept"])), float(row["slower"]))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # not there, or cut off
+        pass
+    judge: Any = make_pass()
+    if not hasattr(judge, "within"):
+        return Survey()
+    quiet = Context(executor=executor, reference=context.reference, data=samples, seed=context.seed,
+                    threads=context.threads, progress=context.progress)  # fmt: skip
+    mixed = judge.within(model, quiet)
+    damage = {n.name: float(n.damage) for n in mixed.nodes if n.damage is not None and math.isfinite(n.damage)}
+    named = {node.name for node in model.graph}
+    kept = tuple(n.name for n in mixed.nodes if n.reason and n.name in named)
+    found = Survey(damage, kept, _slower(mixed.nodes)) if mixed.built is not None else Survey(damage)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(found)), "utf8")
+    except OSError as error:
+        context.warn(f"what integers do is not kept: '{path}' cannot be written ({error}); set LWGRAPH_CACHE")
+    return found
+
+
+def _slower(nodes: Sequence[Any]) -> float:
+    times = [(n.integer_ms, n.float_ms, n.reason) for n in nodes if None not in (n.integer_ms, n.float_ms)]
+    lost = sum(max(integer - floats, 0.0) for integer, floats, reason in times if reason)
+    return float(lost / max(sum(integer for integer, _, _ in times), 1e-12))
+
+
+def _digest(model: ir.Model, samples: Sequence[Feeds], executor: Executor) -> str:
+    digest = hashlib.sha256(
+        f"{ir.fingerprint(model)} {make_pass()} {executor.name} {getattr(executor, 'version', '')} "
+        f"{getattr(executor, 'threads', '')}\n".encode()
+    )
+    for feed in samples:
+        for name, value in sorted(feed.items()):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()[:32]
+
+
+def weigh_integers(planner: Planner, loss: Callable[[Run], float], executor: Executor) -> tuple[ir.Model, Survey]:
+    """Set what integers cost in a planner whose weights are set, and the ranges with which it tries plans.
+
+    Layers share out what the whole network in integers loses by what was measured of each, where it was.
+
+    Args:
+        planner: one that has integers to choose.
+        loss: of a network, ready to run; 0 for the original.
+        executor: the target, or what stands for it.
+
+    Returns:
+        the whole network in integers, as trials are quantized, and the survey.
+
+    Raises:
+        LwgraphError: the network cannot be quantized.
+    """
+    known = survey(planner.model, planner.context)
+    planner.set_damages(damages_of(planner, known.damage))
+    model, measured = quick_integers(planner, loss, executor)
+    predicted = planner.predicted_loss(planner.uniform(INT8))
+    if predicted > 0 and 0 < measured < math.inf:
+        planner.scale_integers(measured / predicted)
+    return model, known
+
+
+def damages_of(planner: Planner, damage: Mapping[str, float]) -> dict[str, float]:
+    """By item name, what the integers of its layers do to the outputs; only of items of which something is known."""
+    found = {}
+    for item in planner.items:
+        known = [damage[node] for site in item.sites if (node := site.node.name or site.name) in damage]
+        if known:
+            found[item.name] = sum(known)
+    middle = float(np.median([v for v in found.values() if v > 0] or [0.0]))
+    return {name: max(value, LEAST * middle) for name, value in found.items()} if middle > 0 else {}
+
+
+def whole_network(planner: Planner, survey: Survey) -> Plan | None:
+    """All layers dense, in integers but for the nodes that the pass leaves in float; None where it leaves none."""
+    precision = planner.precision(planner.chosen(planner.uniform(INT8)))
+    kept = tuple(dict.fromkeys((*precision.keep_float, *survey.kept)))
+    if set(kept) == set(precision.keep_float):
+        return None
+    return Plan({}, planner.oracle.target, precision=Precision(precision.passes, kept))
+
+
+__all__ = ["METHODS", "Survey", "damages_of", "quick_integers", "survey", "weigh_integers", "whole_network"]
