@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir, registry
-from lwgraph.calibrate import CrossMoments, cross_moments
+from lwgraph.calibrate import CrossMoments, Statistics, cross_moments
 from lwgraph.passes.quantize.second_order import descend, learned, row_scales, second_order, to_nearest
 from lwgraph.passes.recover.weights import check_writable, has_bias_slot, write
-from lwgraph.plan.apply import moments_of
+from lwgraph.plan.apply import moments_of, observable
 from lwgraph.plan.fit import shrinkage
 from lwgraph.plan.site import Site, find_sites
 from lwgraph.rewrite import Context, Contract, Pass
@@ -49,12 +49,15 @@ class RoundWeights(Pass):
         return (1 << (self.bits - 1)) - 1
 
     def run(self, model: ir.Model, context: Context) -> int:
-        """Rewrite in place; the number of layers rounded. Without data, rounds by the weights alone."""
+        """Rewrite in place; the number of layers rounded.
+
+        Layers whose inputs cannot be seen (no data, or inside a subgraph) are rounded by the weights alone, with a
+        warning.
+        """
         sites = [site for site in find_sites(model, refused=lambda place, why: context.skip(self.name, place, why))
                  if self._takes(site, context)]
         aiming = self.sequential and bool(context.data)
-        if not aiming and context.statistics is not None:
-            context.statistics.prefetch(sites)
+        context = self._observing(model, sites, context, prefetch=not aiming)
         original, done = ir.clone(model), 0
         for part in _waves(sites) if aiming else [sites]:
             aims = self._aims(original, model, part, context) if aiming else {}
@@ -70,6 +73,20 @@ class RoundWeights(Pass):
                 done += 1
                 context.progress(self.name, done, len(sites))
         return done
+
+    def _observing(self, model: ir.Model, sites: Sequence[Site], context: Context, prefetch: bool) -> Context:
+        """With moments of this model's own layer inputs: the context's may be missing, or those of an older model."""
+        if context.data:
+            executor = context.executor or registry.executor("ort", threads=context.threads)
+            statistics = Statistics(model, context.data, executor, context.seed, progress=context.progress)
+            context = replace(context, statistics=statistics)
+        blind = [site.name for site in sites if context.statistics is None or not observable(site)]
+        if blind and self.method != "nearest":
+            why = "there is no data" if context.statistics is None else "their inputs are inside a subgraph"
+            context.warn(f"{self.name} rounds {len(blind)} layers ('{blind[0]}' first) by their weights alone: {why}")
+        if prefetch and context.statistics is not None:
+            context.statistics.prefetch([site for site in sites if observable(site)])
+        return context
 
     def _takes(self, site: Site, context: Context) -> bool:
         if site.name in self.ignored_scope:

@@ -98,6 +98,25 @@ def test_without_data_the_weights_alone_decide():
     assert free == pytest.approx(plain, rel=0.05)
 
 
+def test_data_without_statistics_are_used_and_without_data_there_is_a_warning():
+    expected = ir.fingerprint(rounded("round-weights{bits=4}")[1])
+    bare, blind = Context(executor=ORT, data=feeds()), Context(executor=ORT)
+    model, other = network(), network()
+    RoundWeights(bits=4).run(model, bare)
+    assert ir.fingerprint(model) == expected and not bare.warnings
+    RoundWeights(bits=4).run(other, blind)
+    assert ir.fingerprint(other) != expected
+    assert "5 layers ('conv1' first) by their weights alone: there is no data" in blind.warnings[0]
+
+
+def test_statistics_of_an_older_model_are_not_used():
+    older = network()
+    ir.set_constant(older.graph.initializers["w1"], 5 * ir.constant(older.graph.initializers["w1"])[::-1])
+    model = network()
+    RoundWeights(bits=4).run(model, context(older))
+    assert ir.fingerprint(model) == ir.fingerprint(rounded("round-weights{bits=4}")[1])
+
+
 def test_the_same_input_gives_the_same_bytes():
     assert ir.fingerprint(rounded("round-weights{bits=4,sequential=true}")[1]) == \
         ir.fingerprint(rounded("round-weights{bits=4,sequential=true}")[1])
