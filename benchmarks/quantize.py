@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from benchmarks import judge, zoo
+from benchmarks.closeness import closeness
 from benchmarks.peers.run import HERE, PEERS, Peer, run, write_feeds
 from benchmarks.zoo import Case, cache
 from lwgraph import ir, registry
@@ -180,6 +181,23 @@ def time_all(cases: tuple[str, ...], tools: tuple[str, ...], seconds: float) -> 
             record(case, tool, {"speedup": speed.median, "spread": [speed.low, speed.high],
                                 "float_ms": 1e3 * found.timing("float").median})
             click.echo(f"{name:20} {tool:24} {speed.median:5.2f}x  ({speed.low:.2f} to {speed.high:.2f})")
+
+
+@main.command("compare")
+@CASES
+@TOOL
+def compare_all(cases: tuple[str, ...], tools: tuple[str, ...]) -> None:
+    """Compare the outputs on the evaluation inputs with the float model's, sample by sample."""
+    executor = registry.executor("ort", threads=judge.THREADS)
+    for name in cases or zoo.NAMES:
+        case = zoo.case(name)
+        paths = {tool: folder(case) / f"{tool}.onnx" for tool in tools or TOOLS
+                 if "value" in (found := record(case, tool)) and not found.get("error")}
+        runs = {tool: executor.prepare(ir.load(path)) for tool, path in paths.items()}
+        for tool, sums in closeness(case, executor.prepare(ir.load(simplified(case))), runs).items():
+            record(case, tool, {"output_error": sums.error, "agreement": sums.agreement})
+            agreed = "" if sums.agreement is None else f"{100 * sums.agreement:6.2f} % agree"
+            click.echo(f"{name:20} {tool:24} {sums.error:.5f} {agreed}")
 
 
 @main.command("calibration")

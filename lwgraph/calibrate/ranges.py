@@ -6,7 +6,7 @@ its elements, and only those become outputs. The executor frees each activation 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,6 +89,7 @@ def collect(
     bins: int = BINS,
     seed: int = 0,
     progress: Callable[[int], None] = lambda done: None,
+    into: Mapping[str, Observed] | None = None,
 ) -> dict[str, Observed]:
     """Run `model` over `feeds` once and observe `values` (default: every float tensor of the main graph).
 
@@ -100,13 +101,14 @@ def collect(
         means_only: of these only the mean.
         samples: elements counted per tensor and run, at stratified random positions; the extremes are always exact.
         progress: called with the number of finished runs.
+        into: what earlier runs of this model found about the same values; it is carried on, in place.
 
     Raises:
         ModelError: a value does not exist or is not floating point.
         DataError: there are no feeds, or a tensor holds NaN or infinity (it is named).
     """
     names = list(float_values(model) if values is None else dict.fromkeys(values))
-    observed = {name: Observed(Histogram(bins)) for name in names}
+    observed = {name: Observed(Histogram(bins)) if into is None else into[name] for name in names}
     run: Callable[[Feeds], dict[str, npt.NDArray[Any]]] | None = None
     careful, done = False, 0
     for feed in feeds:

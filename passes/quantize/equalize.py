@@ -17,8 +17,9 @@ from lwgraph.passes.quantize.shapes import infer
 from lwgraph.rewrite import Context, Contract, Pass
 
 Array = npt.NDArray[Any]
-_LEAST = 1e-2  # channels quieter than this share of the loudest are treated as this loud
+_LEAST = 0.05  # channels quieter than this share of the loudest are treated as this loud: other data may wake them
 _SHARES = (0.0, 0.35, 0.7, 1.0)  # exponents tried
+_HEADROOM = 2.0  # times further than on the data a quiet channel may go before it leaves the tensor's range
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def activation_scales(channels: Channels, seen: Mapping[str, Observed], bits: in
     step^2 / 12 * d_c^2 * |w_c|^2, with w_c the weights that read it: it falls with d_c^2. The tensor's range does not
     grow as long as d_c is at least the channel's share of it. On the other side the next layer's weights become
     less even, w_c d_c, and their own rounding weighs more. The exponent of the share is chosen per coupled group so
-    that the predicted sum of both is least. Clips stay right: no channel leaves the range that was seen.
+    that the predicted sum of both is least. Shares are taken _HEADROOM times as large and at least _LEAST, so that
+    clips and ranges stay right for data that go further in quiet channels than those that were seen.
     """
     share = np.zeros(channels.size)
     for layer in channels.layers:
@@ -83,6 +85,7 @@ def activation_scales(channels: Channels, seen: Mapping[str, Observed], bits: in
             used = np.maximum(found.channel_high / high, found.channel_low / low if low < 0 else 0.0)
             np.maximum.at(share, channels.roots(channels.ids[value]), np.clip(used, 0.0, 1.0))
     share[share == 0] = 1.0
+    share = np.minimum(_HEADROOM * share, 1.0)
     held = channels.frozen(np.arange(channels.size))
     share[held] = 1.0
     groups = _groups(channels)

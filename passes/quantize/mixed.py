@@ -28,6 +28,7 @@ RATE = 8.0  # without max_loss: halving the loss is worth a ninth more time (2 *
 ENOUGH = 1e-3  # a relative squared error this small is hardly worth time
 CLEARLY = 1.5  # times closer must be what clips ranges or evens channels: other data may go further
 FEW = 4  # samples on which sensitivities are measured
+SURELY = 1.25  # times better must be what leaves more in float: times are measured, and must not decide by their noise
 _SECONDS = 1.0  # of timing, for each comparison with the float model
 EVEN = 0.98  # integers must take less than this share of the float model's time
 
@@ -87,11 +88,16 @@ def race(runs: Mapping[str, Run], feed: Feeds) -> dict[str, float]:
     return {name: times.timing(name).minimum for name in runs}
 
 
-def worth(max_loss: float | None, seconds: float, loss: float | None, new_seconds: float, new_loss: float) -> bool:
-    """Whether less time is worth a higher loss: it keeps `max_loss`; without one, by RATE and ENOUGH."""
+def worth(max_loss: float | None, seconds: float, loss: float | None, new_seconds: float, new_loss: float,
+          slack: float = 1.0) -> bool:
+    """Whether less time is worth a higher loss: it keeps `max_loss`; without one, by RATE, ENOUGH and `slack`."""
     if max_loss is not None:
         return new_loss <= max_loss
-    return bool(new_seconds**RATE * (new_loss + ENOUGH) <= seconds**RATE * ((loss or 0.0) + ENOUGH))
+    return bool(_cost(new_seconds, new_loss) <= slack * _cost(seconds, loss or 0.0))
+
+
+def _cost(seconds: float, loss: float) -> float:
+    return float(seconds**RATE * (loss + ENOUGH))
 
 
 @dataclass
@@ -196,7 +202,10 @@ class Mixer:
         if not choices:
             return None
         if max_loss is None:
-            best = min(choices, key=lambda c: c.seconds ** RATE * (c.damage + ENOUGH) if c.seconds else c.damage)
+            best = choices[0]
+            for c in choices[1:]:  # from the fastest to the most accurate
+                if SURELY * _cost(c.seconds, c.damage) < _cost(best.seconds, best.damage):
+                    best = c
             built, loss = self._judge(best.integer, region, refused)
             return best.integer, built, loss
         low, high, found = 0, len(choices), None
@@ -225,7 +234,7 @@ class Mixer:
             runs["whole"] = self.executor.prepare(whole[0].model)
         shortest = self.race(runs, self.feeds[0])
         if integer != everything and shortest["whole"] < shortest["mixed"] and worth(
-                max_loss, shortest["mixed"], loss, shortest["whole"], whole[1]):
+                max_loss, shortest["mixed"], loss, shortest["whole"], whole[1], SURELY):
             integer, built, loss = everything, *whole
             shortest["mixed"] = shortest["whole"]
         if shortest["mixed"] > EVEN * shortest["float"] and can_profile(self.executor):

@@ -17,6 +17,9 @@ from lwgraph.passes.quantize.sensitivity import Source
 from lwgraph.passes.quantize.target import Target
 from lwgraph.passes.quantize.times import Border
 
+TIE = 1.15  # times slower in integers than in float that timing does not show surely
+_JUST = 0.999
+
 
 @dataclass
 class _Tensor:
@@ -121,7 +124,8 @@ class Region:
 
     def parts(self, floats: Mapping[str, float], integers: Mapping[str, float], damage: Mapping[str, float]
               ) -> list[Part]:
-        """One part per node. A compute node of which one of the times is unknown counts as twice as fast in integers.
+        """One part per node. A compute node of which one of the times is unknown counts as twice as fast in integers,
+        one that is slower in integers by less than TIE as just as fast: its two times can hardly be told apart.
 
         Args:
             floats, integers: seconds by node name, of the float and of the all-integer model; empty: unknown.
@@ -134,6 +138,8 @@ class Region:
             if self.placement.roles[node].kind == "compute" and (real is None or whole is None):
                 known = real if real is not None else whole
                 real, whole = (known, known / 2) if known is not None else (2e-6, 1e-6)
+            if real is not None and whole is not None and real <= whole <= TIE * real:
+                whole = _JUST * real
             found.append(Part(name, real or 0.0, whole or 0.0, damage.get(f"node:{name}", 0.0),
                               self.may_return_floats(node)))
         return found

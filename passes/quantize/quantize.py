@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 from lwgraph import ir, registry
-from lwgraph.calibrate.ranges import SAMPLES, Observed, collect
 from lwgraph.errors import DataError, LwgraphError, UsageError, did_you_mean
 from lwgraph.executor import Executor, Feeds
 from lwgraph.measure.compare import compare
@@ -16,17 +15,18 @@ from lwgraph.passes.quantize.describe import describe
 from lwgraph.passes.quantize.distance import Distance
 from lwgraph.passes.quantize.equalize import Equalize
 from lwgraph.passes.quantize.mixed import CLEARLY, EVEN, Judge, Mixed, Mixer, race, worth
+from lwgraph.passes.quantize.observer import Observer, parted, spread
 from lwgraph.passes.quantize.opset import raise_opset
 from lwgraph.passes.quantize.quantizer import Built, Quantizer, Recipe, name_nodes
 from lwgraph.passes.quantize.readback import failures
 from lwgraph.passes.quantize.recognise import quantized_already
 from lwgraph.passes.quantize.recurrent import QuantizeRecurrent
+from lwgraph.passes.quantize.refine import refined
 from lwgraph.passes.quantize.shapes import infer
 from lwgraph.passes.quantize.target import Target, has_vnni, load_target
 from lwgraph.rewrite import Context, Contract, Pass
 
 DESCRIBED = 2  # samples on which the report compares every tensor
-FEW = 1 << 10  # elements counted per tensor and run where only the extremes choose the range
 JUDGED = 12  # samples on which variants are compared
 AUTO = (("minmax", 100.0), ("moving-average", 100.0), ("percentile", 99.99), ("mse", 100.0))
 
@@ -205,49 +205,48 @@ class Quantize(Pass):
         self, model: ir.Model, target: Target, data: Sequence[Feeds], executor: Executor, refused: dict[str, str],
         context: Context,
     ) -> tuple[Quantizer, Built]:
-        """The variant whose outputs are closest to the float model's: each method, with even channels and without."""
+        """The variant whose outputs are closest to the float model's: each method, with even channels and without.
+
+        They are judged on the last quarter of the samples, which their ranges and channel scales do not know yet; the
+        ranges of the one that is taken then learn these samples, too.
+        """
+        methods = AUTO if self.calibration_method == "auto" else ((self.calibration_method, self.percentile),)
+        known, unseen = parted(data) if self.equalize or len(methods) > 1 else (data, ())
         models = [model]
         if self.equalize:
             even = ir.clone(model)
             per_channel = target.per_channel and model.graph.opset_imports.get("", 1) >= target.per_channel_opset
-            if Equalize(per_channel=per_channel).run(even, context):
+            if Equalize(per_channel=per_channel).run(even, replace(context, data=known, executor=executor)):
                 models.append(even)
-        methods = AUTO if self.calibration_method == "auto" else ((self.calibration_method, self.percentile),)
         alone = len(models) == len(methods) == 1
-        distance = None if alone else Distance(executor.prepare(model), spread(data, JUDGED))
-        best: tuple[float, Quantizer, Built] | None = None
+        distance = None if alone else Distance(executor.prepare(model), spread(unseen or data, JUDGED))
+        best: tuple[float, Quantizer, Built, Observer] | None = None
         for base in models:
-            for quantizer in self.quantizers(base, target, data, executor, methods, context):
+            observer = Observer(base, executor, context, len(data), methods)
+            for quantizer in self.quantizers(base, target, known, observer, methods):
                 built = quantizer.build(refused)
-                if distance is None or not built.compute:
-                    return quantizer, built
-                score = distance(executor.prepare(built.model))
+                score = 0.0 if distance is None or not built.compute else distance(executor.prepare(built.model))
                 if quantizer.recipe.method != "minmax" or base is not model:
                     score *= CLEARLY
                 if best is None or score < best[0]:
-                    best = score, quantizer, built
+                    best = score, quantizer, built, observer
+                if not built.compute:
+                    return quantizer, built
         assert best is not None
-        return best[1], best[2]
+        _, quantizer, built, observer = best
+        if unseen:
+            observer.extend(unseen)
+            quantizer = refined(quantizer, {})
+            built = quantizer.build(refused)
+        return quantizer, built
 
-    def quantizers(
-        self, model: ir.Model, target: Target, data: Sequence[Feeds], executor: Executor,
-        methods: Sequence[tuple[str, float]], context: Context,
-    ) -> Iterator[Quantizer]:
+    def quantizers(self, model: ir.Model, target: Target, data: Sequence[Feeds], observer: Observer,
+                   methods: Sequence[tuple[str, float]]) -> Iterator[Quantizer]:
         """One for each calibration method, from one run over the data."""
-        observed: dict[str, Observed] = {}
-        samples = FEW if all(method in ("minmax", "moving-average") for method, _ in methods) else SAMPLES
-
-        def observe(names: list[str], axes: dict[str, int]) -> dict[str, Observed]:
-            if not observed:
-                total = len(data)
-                observed.update(collect(
-                    model, data, executor, names, channels=axes, means_only=True, samples=samples, seed=context.seed,
-                    progress=lambda done: context.progress("calibrating", done, total)))
-            return observed
-
         recipe = Recipe(bias_correction=self.bias_correction)
         for method, percentile in methods:
-            yield Quantizer(model, target, observe, replace(recipe, method=method, percentile=percentile))
+            yield Quantizer(model, target, lambda names, axes: observer.observe(data, names, axes),
+                            replace(recipe, method=method, percentile=percentile))
 
     def refused(self, graph: ir.Graph) -> dict[str, str]:
         """Names of the nodes that the options keep in float -> why."""
@@ -279,12 +278,6 @@ class Quantize(Pass):
 def opset_of(model: ir.Model) -> int:
     """Of ONNX's own operators."""
     return model.graph.opset_imports.get("", 1)
-
-
-def spread(data: Sequence[Feeds], count: int) -> list[Feeds]:
-    """At most `count` of the samples, evenly spread."""
-    step = max(len(data) / count, 1.0)
-    return [data[int(i * step)] for i in range(min(count, len(data)))]
 
 
 __all__ = ["AUTO", "JUDGED", "Quantize", "spread"]

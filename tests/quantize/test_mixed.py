@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,10 @@ from lwgraph import ir, registry
 from lwgraph.check import verify
 from lwgraph.errors import UsageError
 from lwgraph.executor import Feeds, Run
-from lwgraph.passes.quantize.cut import Link, Part, choose, evaluate, ladder
+from lwgraph.passes.quantize.cut import Choice, Link, Part, choose, evaluate, ladder
 from lwgraph.passes.quantize.distance import Distance
-from lwgraph.passes.quantize.mixed import Mixer
-from lwgraph.passes.quantize.parts import Region
+from lwgraph.passes.quantize.mixed import ENOUGH, SURELY, Mixer
+from lwgraph.passes.quantize.parts import TIE, Region
 from lwgraph.passes.quantize.quantize import Quantize
 from lwgraph.passes.quantize.quantizer import Quantizer, name_nodes
 from lwgraph.passes.quantize.sensitivity import Source, sensitivities, simulated
@@ -138,6 +139,43 @@ def test_what_is_slower_in_integers_stays_in_float() -> None:
     assert made.built is not None and made.speedup == pytest.approx(2 / 0.9)
     facts = {f.name: f for f in made.nodes}
     assert facts["depthwise"].integer_ms == pytest.approx(9) and facts["stem"].reason == ""
+
+
+@pytest.mark.parametrize("slower, kept", [(0.9 * TIE, set()), (1.2 * TIE, {"depthwise"})])
+def test_a_layer_stays_in_float_for_time_only_where_it_is_surely_slower(slower: float, kept: set[str]) -> None:
+    floats, integers = dict.fromkeys(NAMES, 2e-3), dict.fromkeys(NAMES, 1e-3)
+    floats["depthwise"], integers["depthwise"] = 9e-3, slower * 9e-3
+    made = mixer(residual(), images(), Timed(floats, integers), {**FAST, "mixed": 0.9}).find(max_loss=1.0)
+    assert set(made.kept) & set(NAMES) == kept
+
+
+def test_disturbed_times_decide_nothing() -> None:
+    """What a profile measures while other work runs is not believed."""
+
+    class Disturbed(Timed):
+        def profile(self, model: ir.Model, feeds: Sequence[Feeds]) -> list[Kernel]:
+            self.calls += 1
+            return [replace(k, seconds=k.seconds * (1.0 if self.calls % 3 == 0 else 7.0))
+                    for k in super().profile(model, feeds)]
+
+        calls = 0
+
+    floats = dict.fromkeys(NAMES, 2e-3)
+    model = residual()
+    name_nodes(model.graph)
+    assert node_seconds(Disturbed(floats, {}), model, images()[0]) == pytest.approx(floats)
+
+
+def test_a_little_accuracy_is_not_bought_with_time_that_noise_could_be() -> None:
+    """Between two models of equal worth, the faster is taken; SURELY times better, the other."""
+    made = mixer(residual(), images(), Timed({}, {}), FAST)
+    region = Region(made.quantizer, {})
+    parts = frozenset(n.name or "" for n in region.nodes)
+    fast = Choice(parts, 1.0, 1.0)
+    for better, wanted in ((0.9 / SURELY, parts - {"stem"}), (1.1 / SURELY, parts)):
+        slow = Choice(parts - {"stem"}, 1.0 + 1e-9, better * (1.0 + ENOUGH) - ENOUGH)
+        picked = made._pick([fast, slow], region, {}, None)
+        assert picked is not None and picked[0] == wanted
 
 
 def test_a_mix_that_is_not_faster_when_measured_is_not_kept() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,11 @@ import pytest
 from quantize_models import Array, Net, detector, images, residual
 
 from lwgraph import ir, registry
+from lwgraph.calibrate.ranges import collect
 from lwgraph.check import verify
 from lwgraph.errors import DataError, UsageError
+from lwgraph.measure.distance import Distance
+from lwgraph.passes.quantize.observer import parted
 from lwgraph.passes.quantize.opset import OpsetError, raise_opset
 from lwgraph.passes.quantize.quantize import CLEARLY, Quantize
 from lwgraph.passes.quantize.readback import failures, kernels
@@ -348,6 +352,55 @@ def test_auto_keeps_whole_ranges_unless_others_are_clearly_closer(monkeypatch: p
     assert ir.fingerprint(auto) == ir.fingerprint(plain)
     monkeypatch.setattr("lwgraph.passes.quantize.quantize.CLEARLY", 1e-3)
     assert ir.fingerprint(quantized(model, data, calibration_method="auto")[0]) != ir.fingerprint(plain)
+
+
+def test_variants_are_judged_on_samples_that_their_ranges_do_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, judged, seen = images(16), [], []
+
+    class Recording(Distance):
+        def __init__(self, reference: Any, feeds: Any) -> None:
+            judged.append([id(f) for f in feeds])
+            super().__init__(reference, feeds)
+
+    def recorded(model: Any, feeds: Any, *rest: Any, **options: Any) -> Any:
+        seen.append([id(f) for f in feeds])
+        return collect(model, feeds, *rest, **options)
+
+    monkeypatch.setattr("lwgraph.passes.quantize.quantize.Distance", Recording)
+    monkeypatch.setattr("lwgraph.passes.quantize.observer.collect", recorded)
+    monkeypatch.setattr("lwgraph.passes.quantize.equalize.collect", recorded)
+    quantized(residual(), data, calibration_method="auto", equalize=True)
+    known, unseen = ([id(f) for f in part] for part in (data[:12], data[12:]))
+    assert judged == [unseen] and seen == [known, known, known, unseen]  # plain, channel scales, even; and the rest
+
+
+def test_ranges_know_all_samples_in_the_end() -> None:
+    data = images(16)
+    data[15]["x"][0, 0, 0, 0] = 60
+    for options in ({"calibration_method": "auto"}, {"equalize": True}):
+        made, _, _ = quantized(residual(), data, **options)
+        q = next(n for n in made.graph if n.op_type == "QuantizeLinear" and n.inputs[0] is made.graph.inputs[0])
+        scale, zero = (float(np.asarray(ir.constant(v))) for v in q.inputs[1:])
+        assert scale * (255 - zero) > 59.7
+
+
+def test_samples_are_read_one_by_one_when_they_are_parted() -> None:
+    class Samples(Sequence[Any]):
+        def __init__(self) -> None:
+            self.read: list[int] = []
+
+        def __len__(self) -> int:
+            return 16
+
+        def __getitem__(self, index: Any) -> Any:
+            self.read.append(range(16)[index])
+            return images(16)[index]
+
+    source = Samples()
+    known, unseen = parted(source)
+    assert (len(known), len(unseen), source.read) == (12, 4, [])
+    assert sum(1 for _ in unseen) == 4 and source.read[:4] == [12, 13, 14, 15]
+    assert parted(images(15))[1] == ()
 
 
 @pytest.mark.parametrize("method", ["moving-average", "percentile", "mse", "entropy"])

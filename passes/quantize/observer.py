@@ -1,0 +1,93 @@
+"""Calibration samples: which ranges come from, which variants are judged on, and what tensors do on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lwgraph import ir
+from lwgraph.calibrate.ranges import SAMPLES, Observed, collect
+from lwgraph.executor import Executor, Feeds
+from lwgraph.rewrite import Context
+
+FEW = 1 << 10  # elements counted per tensor and run where only the extremes choose the range
+LEAST_PARTED = 16  # samples; fewer are both what ranges come from and what variants are judged on
+
+
+@dataclass
+class Observer:
+    """What the tensors of one model do, over one or several rows of samples.
+
+    Args:
+        model: it is not changed.
+        total: samples in all, for the progress.
+        methods: the calibration methods that will choose ranges, with their percentiles.
+    """
+
+    model: ir.Model
+    executor: Executor
+    context: Context
+    total: int
+    methods: Sequence[tuple[str, float]]
+    observed: dict[str, Observed] = field(default_factory=dict)
+    axes: dict[str, int] = field(default_factory=dict)
+    done: int = 0
+
+    def observe(self, data: Sequence[Feeds], names: list[str], axes: dict[str, int]) -> dict[str, Observed]:
+        """The named tensors on `data`; later calls get the same."""
+        if not self.observed:
+            self.axes = axes
+            self.observed = self._collect(data, names)
+        return self.observed
+
+    def extend(self, data: Sequence[Feeds]) -> None:
+        """Look at more samples; what `observe` returned changes."""
+        self._collect(data, list(self.observed), self.observed)
+
+    def _collect(self, data: Sequence[Feeds], names: list[str], into: dict[str, Observed] | None = None
+                 ) -> dict[str, Observed]:
+        before = self.done
+
+        def progress(count: int) -> None:
+            self.done = before + count
+            self.context.progress("calibrating", self.done, self.total)
+
+        return collect(self.model, data, self.executor, names, channels=self.axes, means_only=True,
+                       samples=self._samples(), seed=self.context.seed, progress=progress, into=into)
+
+    def _samples(self) -> int:
+        return FEW if all(method in ("minmax", "moving-average") for method, _ in self.methods) else SAMPLES
+
+
+class _Slice(Sequence[Feeds]):
+    """Some samples in a row, each still read when it is used."""
+
+    def __init__(self, data: Sequence[Feeds], start: int, stop: int) -> None:
+        self.data, self.indices = data, range(start, stop)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.data[self.indices[index]]
+
+
+def parted(data: Sequence[Feeds]) -> tuple[Sequence[Feeds], Sequence[Feeds]]:
+    """The first three quarters of the samples, and the last: samples in a row may be of one scene, so a row it is.
+
+    With fewer than LEAST_PARTED to part: all, and none.
+    """
+    count = len(data)
+    if count < LEAST_PARTED:
+        return data, ()
+    return _Slice(data, 0, count - count // 4), _Slice(data, count - count // 4, count)
+
+
+def spread(data: Sequence[Feeds], count: int) -> list[Feeds]:
+    """At most `count` of the samples, evenly spread."""
+    step = max(len(data) / count, 1.0)
+    return [data[int(i * step)] for i in range(min(count, len(data)))]
+
+
+__all__ = ["FEW", "LEAST_PARTED", "Observer", "parted", "spread"]
