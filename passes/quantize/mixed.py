@@ -112,6 +112,7 @@ class Mixer:
         judge: None: the relative squared error of the outputs on `feeds`.
         refused: nodes that stay in float, and why.
         runs: variants of the model that may be measured for sensitivities.
+        parts: nodes of `original` that the quantizer's model has in parts -> the names of those beside its own.
         methods: calibration methods whose ranges may be tried where those of the quantizer do damage.
         race: seconds of prepared models on one sample.
     """
@@ -124,6 +125,7 @@ class Mixer:
     refused: Mapping[str, str] = field(default_factory=dict)
     runs: int = 48
     methods: Sequence[tuple[str, float]] = ()
+    parts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     race: Callable[[Mapping[str, Run], Feeds], dict[str, float]] = race
     progress: Callable[[str, int, int], None] = lambda what, done, total: None
 
@@ -160,8 +162,8 @@ class Mixer:
         self._judged[everything] = whole, integer_loss
         found = self._pick(choices, region, refused, max_loss)
         if found is None:
-            wanted = f"max_loss {max_loss:.3g}" if max_loss is not None else "the accuracy"
-            return self._float(region, refused, f"no mix of integers and floats keeps {wanted}", integer_loss)
+            why = f"keeps max_loss {max_loss:.3g}" if choices else "saves time"
+            return self._float(region, refused, f"no mix of integers and floats {why}", integer_loss)
         integer, built, loss = found
         return self._timed(region, refused, integer, built, loss, integer_loss, everything, max_loss)
 
@@ -172,7 +174,10 @@ class Mixer:
         if not can_profile(self.executor):
             return Border()
         self.progress("timing layers", 0, 2)
-        self.floats = node_seconds(self.executor, self.quantizer.model, self.feeds[0]) or {}
+        self.floats = node_seconds(self.executor, self.original, self.feeds[0]) or {}
+        for name, parts in self.parts.items():
+            if name in self.floats:  # no part is worth computing in float without the others
+                self.floats |= dict.fromkeys((name, *parts), self.floats[name] / (1 + len(parts)))
         self.integers = node_seconds(self.executor, whole.model, self.feeds[0]) or {}
         return measured_border(self.executor)
 

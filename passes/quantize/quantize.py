@@ -11,6 +11,7 @@ from lwgraph import ir, registry
 from lwgraph.errors import DataError, LwgraphError, UsageError, did_you_mean
 from lwgraph.executor import Executor, Feeds
 from lwgraph.measure.compare import compare
+from lwgraph.passes.quantize.activations import Opened, close_activations, open_activations
 from lwgraph.passes.quantize.describe import describe
 from lwgraph.passes.quantize.distance import Distance
 from lwgraph.passes.quantize.equalize import Equalize
@@ -147,16 +148,23 @@ class Quantize(Pass):
     ) -> Mixed:
         """What QuantizeLinear and DequantizeLinear do."""
         assert context.data
-        quantizer, built = self.best(working, target, context.data, executor, refused, context)
+        opened_model = ir.clone(working)
+        opened = open_activations(opened_model, target, refused)
+        quantizer, built = self.best(opened_model, target, context.data, executor, refused, context)
         measurable = target.name.startswith("ort-cpu")
         if self.keep == "none" or not built.compute or not measurable:
             reasons = failures(executor, built.model, built.compute) if built.compute and measurable else None
             for node, reason in (reasons or {}).items():
                 context.warn(f"'{node}' was quantized but does not run in integers: {reason}")
-            return Mixed(built.model, dict(built.reasons), built=built if built.compute else None)
-        mixer = Mixer(working, quantizer, executor, spread(context.data, JUDGED), judge, refused,
-                      methods=AUTO if self.calibration_method == "auto" else (), progress=context.progress)
-        return mixer.find(max_loss)
+            mixed = Mixed(built.model, dict(built.reasons), built=built) if built.compute else Mixed(
+                working, dict(built.reasons))
+        else:
+            mixer = Mixer(working, quantizer, executor, spread(context.data, JUDGED), judge, refused,
+                          parts={one.name: one.parts for one in opened},
+                          methods=AUTO if self.calibration_method == "auto" else (), progress=context.progress)
+            mixed = mixer.find(max_loss)
+        _close(mixed, opened)
+        return mixed
 
     def _recurrent(
         self, original: ir.Model, mixed: Mixed, target: Target, executor: Executor, refused: dict[str, str],
@@ -273,6 +281,15 @@ class Quantize(Pass):
             found.update((n, "not in op_types_to_quantize") for n, node in nodes.items()
                          if node.op_type not in (*self.op_types_to_quantize, "Relu", "Clip"))
         return found
+
+
+def _close(mixed: Mixed, opened: Sequence[Opened]) -> None:
+    """Put together what stayed in float; what was only a part of it is not spoken of."""
+    close_activations(mixed.model, opened)
+    present = {node.name or "" for node in mixed.model.graph}
+    gone = {part for one in opened for part in one.parts if part not in present}
+    mixed.kept = {name: why for name, why in mixed.kept.items() if name not in gone}
+    mixed.nodes = [facts for facts in mixed.nodes if facts.name not in gone]
 
 
 def opset_of(model: ir.Model) -> int:

@@ -13,7 +13,7 @@ from lwgraph import toml
 from lwgraph.errors import UsageError, did_you_mean
 
 FOLDER = Path(__file__).parent / "targets"
-ROLES = ("compute", "convert", "keep", "free", "clip", "float_output", "recurrent")
+ROLES = ("compute", "convert", "keep", "free", "clip", "float_output", "recurrent", "open")
 ACTIVATION_TYPES = ("uint8", "int8", "uint16", "int16")
 WEIGHT_TYPES = ("int8", "uint8", "int4", "int16")
 
