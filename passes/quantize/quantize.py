@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from lwgraph import ir, registry
 from lwgraph.errors import DataError, LwgraphError, UsageError, did_you_mean
@@ -224,7 +224,8 @@ class Quantize(Pass):
         if self.equalize:
             even = ir.clone(model)
             per_channel = target.per_channel and model.graph.opset_imports.get("", 1) >= target.per_channel_opset
-            if Equalize(per_channel=per_channel).run(even, replace(context, data=known, executor=executor)):
+            fitting: Any = known  # read one by one, like the list that a Context has otherwise
+            if Equalize(per_channel=per_channel).run(even, replace(context, data=fitting, executor=executor)):
                 models.append(even)
         alone = len(models) == len(methods) == 1
         distance = None if alone else Distance(executor.prepare(model), spread(unseen or data, JUDGED))
