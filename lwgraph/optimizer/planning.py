@@ -11,6 +11,7 @@ from lwgraph.executor import Executor, Feeds
 from lwgraph.measure.distance import Loss
 from lwgraph.optimizer import recovery
 from lwgraph.optimizer.backoff import Outcome, back_off
+from lwgraph.optimizer.bench import Bench
 from lwgraph.optimizer.data import Inputs
 from lwgraph.optimizer.goal import Goal
 from lwgraph.optimizer.judge import Judge
@@ -39,6 +40,7 @@ SEARCHED = ("low-rank", "depthwise")  # forms that are worth pricing at every si
 TRIAL_SECONDS = 2.0  # of running a plan to measure its loss, about
 SENSING_SECONDS = 20.0  # of running stitched models to measure sensitivities, about
 LEAST, MOST = 8, 64  # samples that a loss is measured on
+FEWEST = 3  # the same, where one layer after the other is looked at
 
 
 class Planning:
@@ -116,7 +118,7 @@ class Planning:
         if not planner.items:
             self._record(Plan())
             return self.clean, Plan()
-        float_ms = here.whole({"clean": self.clean}, self.inputs.probe)[0]
+        float_ms = planner.run_ms = here.whole({"clean": self.clean}, self.inputs.probe)[0]
         self._weigh(planner, float_ms)
         loss = Loss(self.executor.prepare(self.clean), self._samples(float_ms, TRIAL_SECONDS))
         known = self._anchor(planner, oracle, loss, float_ms)
@@ -128,13 +130,15 @@ class Planning:
             trials=None if self.pool is None else Trials(planner, loss, self.executor, self.pool),
             prices=limit_prices(planner, self.goal.limits(base_ms), self.goal.objective),
         )  # fmt: skip
-        front = search.run()
+        bench = Bench(
+            planner, judge, self.goal,
+            (lambda model: oracle.whole({"it": model}, self.inputs.probe)[0]) if oracle.measures else None,
+        )  # fmt: skip
+        bench.look_first(*obvious_plans(planner, known))
+        front = search.run(bench.most)
         if memory.warning:
             self.context.warn(memory.warning)
-        outcome = back_off(
-            front, planner, judge, self.goal, (lambda model: oracle.whole({"it": model}, self.inputs.probe)[0])
-            if oracle.measures else None, *obvious_plans(planner, known),
-        )
+        outcome = back_off(front, bench)
         if self.goal.training:
             outcome = self._trained(outcome, planner, judge, lambda m: here.whole({"it": m}, self.inputs.probe)[0])
         self._record(outcome.plan)
@@ -195,7 +199,7 @@ class Planning:
 
     def _weigh(self, planner: Planner, float_ms: float) -> None:
         """Set the weights of the items: what each layer's error does to the outputs."""
-        samples = self._samples(float_ms * len(planner.items), SENSING_SECONDS)
+        samples = self._samples(float_ms * len(planner.items), SENSING_SECONDS, FEWEST)
         loss = Loss(self.executor.prepare(self.clean), samples)
         found = site_sensitivity.measure(
             self.clean, planner.items, loss, self.executor, self.context.progress
@@ -226,10 +230,10 @@ class Planning:
     def _oracle(self) -> Oracle:
         return open_oracle(self.goal.target, self.goal.threads, self.executor)
 
-    def _samples(self, milliseconds: float, seconds: float) -> Sequence[Feeds]:
+    def _samples(self, milliseconds: float, seconds: float, least: int = LEAST) -> Sequence[Feeds]:
         """As many of the samples for comparing as run in `seconds`, within bounds."""
         wanted = int(1e3 * seconds / max(milliseconds, 1e-3))
-        return spread(self.inputs.search, min(max(wanted, LEAST), MOST))
+        return spread(self.inputs.search, min(max(wanted, least), MOST))
 
     # ------------------------------------------------------------ without data
 

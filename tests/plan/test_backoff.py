@@ -6,6 +6,7 @@ import pytest
 
 from lwgraph.errors import UsageError
 from lwgraph.optimizer.backoff import apart, back_off
+from lwgraph.optimizer.bench import DOUBT, Bench
 from lwgraph.optimizer.goal import Goal, parse_amount, parse_seconds
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.search.front import Candidate, Front
@@ -53,7 +54,13 @@ def front(count):
 
 def run(fake, goal=None, count=None, obvious=(), resorts=()):
     ladder = front(count or len(fake.scores))
-    return back_off(ladder, fake, fake, goal or Goal(), fake.milliseconds, obvious, resorts)
+    return finish(ladder, fake, goal or Goal(), obvious, resorts)
+
+
+def finish(ladder, fake, goal, obvious=(), resorts=()):
+    bench = Bench(fake, fake, goal, fake.milliseconds)
+    bench.look_first(obvious, resorts)
+    return back_off(ladder, bench)
 
 
 def quantized(*names):
@@ -101,6 +108,17 @@ def test_a_searched_plan_stands_where_it_is_faster_than_the_obvious_one():
     assert run(fake, obvious=quantized("all"), resorts=quantized("slow")).model == 1
 
 
+def test_what_is_worth_a_look_follows_from_the_best_that_is_known():
+    fake = Fake([0.95] * 3)
+    fake.others = {}
+    for goal, most in ((Goal(), DOUBT * 10.0), (Goal(speedup=2.0), float("inf"))):
+        bench = Bench(fake, fake, goal, fake.milliseconds)
+        assert bench.most == float("inf")
+        for candidate in front(3).candidates:
+            bench.look(candidate)
+        assert bench.most == pytest.approx(most)
+
+
 def test_of_plans_that_hardly_differ_the_one_that_loses_least_is_looked_at():
     times = [10.0, 10.2, 10.25, 11.0, 11.1, 14.0]
     rows = [Candidate((i,), ms, 0.0, loss=1 / (i + 1)) for i, ms in enumerate(times)]
@@ -141,7 +159,7 @@ def test_size_limits_which_plans_are_looked_at():
     fake = Fake([0.95] * 6)
     big_first = front(6)
     big_first.candidates = [c.__class__(**{**c.__dict__, "bytes": 7000 - c.bytes}) for c in big_first.candidates]
-    outcome = back_off(big_first, fake, fake, Goal(max_bytes=3000, max_drop=0.1), fake.milliseconds)
+    outcome = finish(big_first, fake, Goal(max_bytes=3000, max_drop=0.1))
     assert outcome.model >= 3 and outcome.candidate.bytes <= 3000
 
 

@@ -110,3 +110,10 @@ def test_the_obvious_plans_go_from_everything_to_what_the_pass_would_do(planner)
     assert [c.key for c in (*again[0], *again[1])] == [c.key for c in (*first, *last)] and len(again[0]) == 1
     assert [len(part) for part in obvious_plans(planner, integers.Survey())] == [1, 1]
     assert [len(part) for part in obvious_plans(planner, None)] == [1, 0]
+
+
+def test_slow_networks_are_run_on_fewer_samples(planner):
+    assert planner.affordable(128, 12.0) == 128
+    for ms, samples in ((1.0, 128), (100.0, 120), (1000.0, 48)):
+        planner.run_ms = ms
+        assert planner.affordable(128, 12.0) == samples

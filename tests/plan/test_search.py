@@ -119,6 +119,13 @@ def test_the_search_keeps_all_it_ran_and_its_front_falls(planner, loss):
     assert all(c.loss >= 0 for c in front.candidates)
 
 
+def test_plans_that_would_take_too_much_are_not_run(planner, loss):
+    most = 5.0  # half of the network's time
+    front = Search(planner, loss, ORT, seconds=1.0).run(most)
+    assert front.candidates and all(c.predicted_ms <= 1.01 * most for c in front.candidates)
+    assert Search(planner, loss, ORT, seconds=1.0).run(0.0).candidates == []
+
+
 def test_a_search_that_was_stopped_goes_on_to_the_same_plans(planner, loss, tmp_path):
     path = tmp_path / "search.json"
     calls = []

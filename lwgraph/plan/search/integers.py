@@ -18,7 +18,7 @@ from lwgraph.executor import Executor, Feeds, Run
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.precision import INT8, QUICK, make_pass
 from lwgraph.plan.price.cache import cache_folder
-from lwgraph.plan.search.planner import RANGE_SAMPLES, Planner, spread
+from lwgraph.plan.search.planner import RANGE_SAMPLES, RANGE_SECONDS, Planner, spread
 from lwgraph.rewrite.base import Context
 
 VERSION = 1  # part of the file name: raise it when the meaning of a survey changes
@@ -71,20 +71,23 @@ def quick_integers(planner: Planner, loss: Callable[[Run], float], executor: Exe
     return best[0], best[1]
 
 
-def survey(model: ir.Model, context: Context, folder: Path | None = None) -> Survey:
+def survey(
+    model: ir.Model, context: Context, folder: Path | None = None, *, samples: int = RANGE_SAMPLES
+) -> Survey:
     """Let the quantizing pass look at a network, or remember what it found: its judgement takes many runs.
 
     Args:
         model: in floats; it is not changed.
         context: `data` and `executor`.
         folder: of the cache; None for the user's. Where it cannot be written, nothing is kept.
+        samples: of the data that it looks at, at most.
 
     Raises:
         LwgraphError: the pass refuses the network.
     """
-    samples = spread(context.data or [], RANGE_SAMPLES)
+    feeds = spread(context.data or [], samples)
     executor = context.executor or context.evaluator()
-    path = (folder or cache_folder()) / f"integers-{VERSION}" / f"{_digest(model, samples, executor)}.json"
+    path = (folder or cache_folder()) / f"integers-{VERSION}" / f"{_digest(model, feeds, executor)}.json"
     try:
         row = json.loads(path.read_text("utf8"))
         damage = {str(k): float(v) for k, v in row["damage"].items()}
@@ -94,7 +97,7 @@ def survey(model: ir.Model, context: Context, folder: Path | None = None) -> Sur
     judge: Any = make_pass()
     if not hasattr(judge, "within"):
         return Survey()
-    quiet = Context(executor=executor, reference=context.reference, data=samples, seed=context.seed,
+    quiet = Context(executor=executor, reference=context.reference, data=feeds, seed=context.seed,
                     threads=context.threads, progress=context.progress)  # fmt: skip
     mixed = judge.within(model, quiet)
     damage = {n.name: float(n.damage) for n in mixed.nodes if n.damage is not None and math.isfinite(n.damage)}
@@ -143,7 +146,8 @@ def weigh_integers(planner: Planner, loss: Callable[[Run], float], executor: Exe
     Raises:
         LwgraphError: the network cannot be quantized.
     """
-    known = survey(planner.model, planner.context)
+    affordable = planner.affordable(RANGE_SAMPLES, RANGE_SECONDS)
+    known = survey(planner.model, planner.context, samples=affordable)
     planner.set_damages(damages_of(planner, known.damage))
     model, measured = quick_integers(planner, loss, executor)
     predicted = planner.predicted_loss(planner.uniform(INT8))

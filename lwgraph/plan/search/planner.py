@@ -25,7 +25,9 @@ from lwgraph.rewrite.base import Context
 
 LOWEST, HIGHEST, STEPS = 1e-5, 0.5, 8  # thresholds of relative output error, and bisections of their logarithm
 LATENCY, BYTES, MACS = "latency", "bytes", "macs"  # what a network takes of the machine
-RANGE_SAMPLES = 128  # that integer ranges are taken from
+RANGE_SAMPLES, RANGE_SECONDS = 128, 12.0  # that integer ranges are taken from; about how long these may run
+REFIT_SAMPLES, REFIT_SECONDS = 256, 10.0  # that layers are fitted anew to; the same
+LEAST_SAMPLES = 48  # for either, however long they run
 QUICK_SAMPLES = 16  # that integer ranges are taken from when plans are only compared
 FASTEST = 1e-3  # share of a network's time that any plan takes at least
 BESIDE = 0.05  # share of a network's time that is not in its layers, at least
@@ -84,6 +86,7 @@ class Planner:
         self.items = find_items(
             model, context, oracle, classes, shapes=shapes, weights=weights, precisions=precisions
         )
+        self.run_ms: float | None = None  # of one run of the network, about; to do no more with it than takes long
         self._float_ms: float | None = None  # measured, of the whole network
         self._name = ir.fingerprint(model)
         self._correction = oracle.correction(self._name)
@@ -290,14 +293,21 @@ class Planner:
             quick: see `apply`.
         """
         model, context = ir.clone(self.model), self.context
-        samples = spread(context.data or [], QUICK_SAMPLES if quick else RANGE_SAMPLES)
+        wanted = QUICK_SAMPLES if quick else self.affordable(RANGE_SAMPLES, RANGE_SECONDS)
+        samples = spread(context.data or [], wanted)
         ranges = dataclasses.replace(context, data=samples)  # its refusals are not news
         structure = dataclasses.replace(plan, precision=Precision())
         records = carry_out(model, structure, context, shapes=self.shapes, fitted=fitted)
         if not quick and fitted and context.data and context.executor is not None:
-            refit(self.model, model, context)
+            refit(self.model, model, context, samples=self.affordable(REFIT_SAMPLES, REFIT_SECONDS))
         records += carry_out(model, Plan(precision=plan.precision), ranges)
         return model, records
+
+    def affordable(self, samples: int, seconds: float) -> int:
+        """How many samples to run the network on: at most `samples`, fewer where these take longer than `seconds`."""
+        if self.run_ms is None:
+            return samples
+        return min(samples, max(LEAST_SAMPLES, int(1e3 * seconds / max(self.run_ms, 1e-3))))
 
     # ------------------------------------------------------------ search by one threshold
 

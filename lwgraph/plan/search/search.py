@@ -134,14 +134,19 @@ class Search:
         self.objective, self.prices = objective, prices
         self.seconds, self.memory = seconds, memory or Memory(None)
         self.trials = trials
-        self.spent = 0.0
+        self.spent, self._most = 0.0, math.inf
         self._random = np.random.default_rng(seed)
         self._found: dict[tuple[int, ...], Candidate] = {}
 
-    def run(self) -> Front:
-        """All plans that were run, fastest first."""
+    def run(self, most: float = math.inf) -> Front:
+        """All plans that were run, fastest first.
+
+        Args:
+            most: of the objective; plans that are predicted to take more are of no use.
+        """
         planner = self.planner
         base = planner.predicted(planner.uniform(FLOAT), LATENCY)
+        self._most = most
         slots = self._slots()
         self._look_ahead(lambda search: (search._try(s, s.coefficients, "solver") for s in slots))
         for number, slot in enumerate(slots):
@@ -196,10 +201,11 @@ class Search:
     def _slots(self) -> list[_Slot]:
         """Budgets at which the solver predicts losses in equal ratios, from hopeless to hardly any."""
         front = Knapsack(self.planner.menus(None, self.objective, self.prices)).front()
+        front = [s for s in front if self.planner.predicted(s.choice, self.objective) <= self._most]
         if not front:
             return []
         losses = np.array([max(self.planner.predicted_loss(s.choice), 1e-300) for s in front])
-        wanted = np.log(np.geomspace(HOPELESS, HARDLY, SLOTS))
+        wanted = np.log(np.geomspace(HOPELESS, np.clip(losses.min(), HARDLY, HOPELESS), SLOTS))
         nearest = {int(np.abs(np.log(losses) - at).argmin()) for at in wanted}
         return [_Slot(front[i].cost, np.ones(len(self.planner.items))) for i in sorted(nearest)]
 
@@ -248,6 +254,8 @@ class Search:
         if choice in self._found:
             return False
         cost, loss = self.planner.predicted(choice, self.objective), self.planner.predicted_loss(choice)
+        if cost > self._most:
+            return False
         if any(c.amount(self.objective) <= cost and c.predicted_loss <= loss for c in self._front()):
             return False
         candidate = self._run(choice, origin)
