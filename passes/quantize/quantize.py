@@ -28,6 +28,7 @@ from lwgraph.passes.quantize.target import Target, has_vnni, load_target
 from lwgraph.rewrite import Context, Contract, Pass
 
 DESCRIBED = 2  # samples on which the report compares every tensor
+WIDE_OPSET = 21  # of QuantizeLinear with 4-bit and 16-bit integers
 JUDGED = 12  # samples on which variants are compared
 AUTO = (("minmax", 100.0), ("moving-average", 100.0), ("percentile", 99.99), ("mse", 100.0))
 
@@ -75,9 +76,6 @@ class Quantize(Pass):
             context.skip(self.name, model.graph.name or "the model", f"opset {opset} has no QuantizeLinear; "
                          f"at least {target.minimum_opset} is needed: export or convert the model anew")
             return 0
-        wide = [t for t in (target.activation_type, target.weight_type) if t not in ("int8", "uint8")]
-        if wide and opset < 21:
-            raise UsageError(f"{wide[0]} needs opset 21 and the model has {opset}; allowed here: int8, uint8")
         if not context.data:
             raise DataError("quantize needs calibration data to know the ranges of activations; give --data")
         mixed = self.within(model, context, self.max_loss)
@@ -109,7 +107,8 @@ class Quantize(Pass):
                 relative squared error of the outputs against the float model's (see `distance.Distance`).
 
         Raises:
-            DataError: there is no calibration data. UsageError: names that the model does not have.
+            DataError: there is no calibration data. UsageError: names that the model does not have, or types that need
+                a newer opset than the model can be brought to.
         """
         if not context.data:
             raise DataError("quantize needs calibration data to know the ranges of activations; give --data")
@@ -126,19 +125,24 @@ class Quantize(Pass):
         return mixed
 
     def _raised(self, model: ir.Model, target: Target, feed: Feeds, executor: Executor, context: Context) -> ir.Model:
-        """A copy, at the opset that one scale per output channel needs where the model's is older."""
+        """A copy, at the opset that one scale per output channel or integers of 4 or 16 bits need where it is older."""
         copy, opset = ir.clone(model), opset_of(model)
-        if not target.per_channel or opset >= target.per_channel_opset or not any(
-                n.op_type in ("Conv", "ConvTranspose") for n in model.graph):
+        wide = [t for t in (target.activation_type, target.weight_type) if t not in ("int8", "uint8")]
+        convolves = any(n.op_type in ("Conv", "ConvTranspose") for n in model.graph)
+        wanted = max(WIDE_OPSET if wide else 0, target.per_channel_opset if target.per_channel and convolves else 0)
+        if opset >= wanted:
             return copy
         try:
-            raise_opset(copy, target.per_channel_opset)
+            raise_opset(copy, wanted)
             found = compare(executor.prepare(model)(feed), executor.prepare(copy)(feed), Contract.ROUNDING)
             why = "" if found.ok else f"the outputs changed: {found.first_failure}"
         except LwgraphError as error:
             why = str(error)
         if not why:
             return copy
+        if wide and opset < WIDE_OPSET:
+            raise UsageError(f"{wide[0]} needs opset {WIDE_OPSET} and the model has {opset}: {why}; "
+                             "allowed here: int8, uint8")
         context.skip(self.name, model.graph.name or "the model", f"weights keep one scale per tensor: {why}")
         return ir.clone(model)
 

@@ -439,3 +439,26 @@ def test_other_targets_give_valid_models_that_mean_the_same(target: str) -> None
         if target == "ort-cpu-avx2":
             weights = [ir.constant(v) for v in made.graph.initializers.values() if v.dtype == ir.DataType.INT8]
             assert max(np.abs(w.astype(int)).max() for w in weights if w is not None and w.ndim > 1) <= 63
+
+
+def test_four_bit_weights_raise_the_opset_and_keep_what_was_rounded() -> None:
+    model, data = residual(), images()
+    assert model.graph.opset_imports[""] < 21
+    rounded = ir.clone(model)
+    Pass.parse("round-weights{bits=4}").run(rounded, Context(executor=registry.executor("ort"), data=list(data)))
+    made, _, count = quantized(rounded, data, target="openvino", weight_type="QInt4", bias_correction=False)
+    assert count and made.graph.opset_imports[""] >= 21
+    stored = [v for v in made.graph.initializers.values() if v.dtype == ir.DataType.INT4 and v.shape and len(v.shape)]
+    codes = {v.name: ir.constant(v).astype(np.int8) for v in stored if (ir.constant(v) != 0).any()}
+    assert len(codes) == len(COMPUTE["residual"])
+    assert all(c.min() >= -7 and c.max() <= 7 for c in codes.values())
+    assert lost(rounded, made, data) < 2e-3  # what activations lose: the weights lie on their grids already
+
+
+def test_types_that_need_an_opset_out_of_reach_are_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(model: ir.Model, wanted: int) -> None:
+        raise OpsetError("the converter has no rule")
+
+    monkeypatch.setattr("lwgraph.passes.quantize.quantize.raise_opset", fails)
+    with pytest.raises(UsageError, match=r"int4 needs opset 21 and the model has .*no rule.*allowed here"):
+        quantized(residual(), images(), target="openvino", weight_type="int4")
