@@ -25,8 +25,8 @@ class AlignBlocks(ClosedForm):
 
     Few-sample knowledge distillation (Li et al. 2020, arXiv 1812.01839): min ||Q x + s - y||² in closed form, with a
     ridge towards the identity, W <- Q W, b <- Q b + s. No cost at run time. Where a residual sum follows, y is the
-    original's sum less the other branch as it is now. In a grouped layer Q has a block per group. O(o³) per layer,
-    O(layers * samples) runs.
+    original's sum less the other branch as it is now. In a grouped layer Q has a block per group. O(o³) per layer;
+    each node runs about three times per sample.
     """
 
     name = "align-blocks"

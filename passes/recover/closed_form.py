@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,14 @@ from lwgraph.executor import Executor, Feeds
 from lwgraph.passes.recover.matching import matched
 from lwgraph.passes.recover.pool import Pool
 from lwgraph.passes.recover.weights import check_writable
+from lwgraph.plan.refit.walk import Walk
 from lwgraph.plan.site import Site, find_sites
 from lwgraph.rewrite.base import Context, Gain, Pass, Skip
 
 Array = npt.NDArray[Any]
 HELD_OUT_SHARE = 0.25
 BATCH = 16
+MEMORY = 1 << 29  # bytes for the live values of both models; what is beyond goes to temporary files
 EQUAL = 1e-10  # a relative error below it is rounding: nothing to repair
 
 
@@ -41,14 +43,36 @@ class Target:
 
 @dataclass
 class Job:
-    """One run of a closed-form pass: both models, the feeds to fit to, and those to judge by."""
+    """One run of a closed-form pass: both models, and the numbers of the feeds to fit to and of those to judge by.
+
+    Both models are walked side by side: each node runs about three times per feed, however many layers there are.
+    """
 
     model: ir.Model
     teacher: ir.Model
     executor: Executor
-    fit: list[Feeds]
-    held: list[Feeds]
+    feeds: list[Feeds]
+    fit: Sequence[int]
+    held: Sequence[int]
     seed: int
+    student: Walk = field(init=False)
+    original: Walk = field(init=False)
+
+    def start(self, targets: Collection[str]) -> None:
+        """Stand before the first node of both models; `targets` are the teacher's values that will be looked at."""
+        self.student = Walk(self.model, self.feeds, self.executor, MEMORY // 2)
+        self.original = Walk(self.teacher, self.feeds, self.executor, MEMORY // 2, targets)
+
+    def go_to(self, site: Site, target: Target) -> None:
+        """Stand before the layer, with its target at hand. Layers are visited in the order of their first nodes."""
+        if target.name not in self.original:
+            raise Skip(f"'{target.name}' does not depend on the original's inputs")
+        self.student.to(first_node(self.model, site))
+        self.original.to(self.original.index_of(target.name) + 1)
+
+    def leave(self, target: Target) -> None:
+        """The target is no longer looked at."""
+        self.original.release([target.name])
 
     def outputs_error(self) -> float:
         """The squared error on the held-out feeds over the teacher's variance, the mean over the outputs."""
@@ -56,8 +80,8 @@ class Job:
         ours, theirs = (self.executor.prepare(m, names) for m in (self.model, self.teacher))
         error: dict[str, float] = {}
         moments: dict[str, list[float]] = {}
-        for feeds in self.held:
-            a, b = ours(feeds), theirs(feeds)
+        for index in self.held:
+            a, b = ours(self.feeds[index]), theirs(self.feeds[index])
             for name in names:
                 if b[name].dtype.kind != "f" or a[name].shape != b[name].shape:
                     continue
@@ -68,31 +92,32 @@ class Job:
         parts = [e / max(moments[n][2] - moments[n][1] ** 2 / moments[n][0], 1e-30) for n, e in error.items()]
         return float(np.mean(parts)) if parts else math.nan
 
-    def check_shapes(self, name: str, target: str) -> None:
-        """Skip where the student's value and the teacher's have different shapes, as after pruning."""
-        ours = self.executor.prepare(self.model, [name])(self.held[0])[name].shape
-        theirs = self.executor.prepare(self.teacher, [target])(self.held[0])[target].shape
-        if ours != theirs:
-            raise Skip(f"its output has shape {list(ours)}, the original's {list(theirs)}")
-
-    def rows(self, site: Site, target: Target, feeds: Sequence[Feeds], most: int) -> tuple[Array, Array]:
+    def rows(self, site: Site, target: Target, feeds: Sequence[int], most: int) -> tuple[Array, Array]:
         """(N, o) outputs of the layer and what they should be, at the same sampled positions; float64."""
         output = site.output.name or ""
-        student = self.executor.prepare(self.model, [output, *([target.minus] if target.minus else [])])
-        teacher = self.executor.prepare(self.teacher, [target.name])
         ours, theirs = [], []
         each = math.ceil(most / len(feeds))
-        for index, feed in enumerate(feeds):
-            a, b = student(feed), teacher(feed)[target.name]
+        looked = self.student.look([output, *([target.minus] if target.minus else [])], feeds)
+        for number, (index, a) in enumerate(looked):
+            b = self.original.get(target.name, index)
             if target.minus:
                 b = b - a[target.minus]
             if a[output].shape != b.shape:
                 raise Skip(f"its output has shape {list(a[output].shape)}, the original's {list(b.shape)}")
             x, y = (_rows(v, channels_last=not site.kernel) for v in (a[output], b))
-            at = positions(len(x), each, np.random.default_rng((self.seed, index)))
+            at = positions(len(x), each, np.random.default_rng((self.seed, number)))
             ours.append(x[at].astype(np.float64))
             theirs.append(y[at].astype(np.float64))
         return np.concatenate(ours), np.concatenate(theirs)
+
+
+def first_node(model: ir.Model, site: Site) -> int:
+    """The number of the layer's first node in the main graph; Skip for a layer elsewhere."""
+    own = set(site.nodes)
+    for index, node in enumerate(model.graph):
+        if node in own:
+            return index
+    raise Skip("it is inside control flow")
 
 
 def _rows(value: Array, channels_last: bool) -> Array:
@@ -126,10 +151,6 @@ class ClosedForm(Pass):
     def correct(self, job: Job, site: Site, target: Target) -> bool:
         """Correct one layer; False when that does not help on the held-out feeds. Skip when it cannot be done."""
 
-    def choose(self, model: ir.Model, sites: list[Site]) -> list[Site]:
-        """The layers to correct, of all; in order."""
-        return sites
-
     def run(self, model: ir.Model, context: Context) -> int:
         """Correct in place; how many layers were. Undone as a whole if the held-out outputs come no nearer."""
         teacher = context.teacher
@@ -140,7 +161,8 @@ class ClosedForm(Pass):
             raise UsageError(f"pass '{self.name}' needs calibration samples; give --data")
         executor = context.executor or context.evaluator()
         fit, held = _feeds(context, model, self.limit)
-        job = Job(model, teacher, executor, fit, held, context.seed)
+        numbers = range(len(fit) + len(held))
+        job = Job(model, teacher, executor, [*fit, *held], numbers[: len(fit)], numbers[len(fit) :], context.seed)
         before, saved = job.outputs_error(), ir.clone(model)
         done = self._correct_all(job, context) if before > EQUAL else 0
         if not done:
@@ -158,16 +180,22 @@ class ClosedForm(Pass):
     def _correct_all(self, job: Job, context: Context) -> int:
         common = frozenset(matched(job.teacher, job.model))
         kinds = {v.name: n.op_type for n in job.teacher.graph for v in n.outputs if v.name}
-        names = [site.name for site in self.choose(job.model, find_sites(job.model))]
+        order = {node: index for index, node in enumerate(job.model.graph)}
+        sites = sorted(find_sites(job.model), key=lambda site: min(order.get(node, len(order)) for node in site.nodes))
+        targets = {site.name: target_of(site, common, kinds) for site in sites}
+        names = [site.name for site in sites]
+        last = {target.name: name for name in names if (target := targets[name]) is not None}  # two may share a sum
+        job.start(last)
         done = 0
         for index, name in enumerate(names):
             context.progress(self.name, index, len(names))
             site = next(s for s in find_sites(job.model) if s.name == name)  # anew: its weight may have changed
+            target = targets[name]
             try:
                 check_writable(site)
-                target = target_of(site, common, kinds)
                 if target is None:
                     raise Skip("the original has no value of its name")
+                job.go_to(site, target)
                 if not self._allowed(context, name):
                     break
                 if self.correct(job, site, target):
@@ -176,6 +204,8 @@ class ClosedForm(Pass):
                     raise Skip("a correction does not bring its held-out outputs nearer")
             except Skip as reason:
                 context.skip(self.name, name, str(reason))
+            if target is not None and last[target.name] == name:
+                job.leave(target)
         context.progress(self.name, len(names), len(names))
         return done
 

@@ -22,7 +22,8 @@ class RepairStatistics(ClosedForm):
 
     Batch-norm tuning without a BatchNormalization (REPAIR, Jordan et al. 2023, arXiv 2211.08403; bias correction, Nagel
     et al. 2019, arXiv 1906.04721): y' = (y - mean) std_original / std + mean_original, folded into weight and bias. Per
-    layer the better of scale and shift, and of the shift alone, on held-out inputs. O(layers * samples) runs.
+    layer the better of scale and shift, and of the shift alone, on held-out inputs. Each node runs
+    about three times per sample.
     """
 
     name = "repair-statistics"

@@ -232,3 +232,67 @@ def test_a_constant_node_is_refused() -> None:
     site = next(s for s in find_sites(model) if s.name == "conv1")
     with pytest.raises(Skip, match="constants-to-initializers"):
         check_writable(site)
+
+
+def forked() -> ir.Model:
+    """Two convolutions of x that are summed."""
+    rng = np.random.default_rng(0)
+    constants = {n: rng.standard_normal((4, 3, 1, 1)).astype(np.float32) for n in ("w0", "w1")}
+    constants |= {n: rng.standard_normal(4).astype(np.float32) for n in ("b0", "b1")}
+    node = helper.make_node
+    graph = helper.make_graph(
+        [node("Conv", ["x", "w0", "b0"], ["c0"], "left"), node("Conv", ["x", "w1", "b1"], ["c1"], "right"),
+         node("Add", ["c0", "c1"], ["y"], "sum")],
+        "forked", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4, 8, 8])],
+        [numpy_helper.from_array(a, n) for n, a in constants.items()],
+    )  # fmt: skip
+    return ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10))
+
+
+@pytest.mark.parametrize("name", ["repair-statistics", "align-blocks"])
+def test_both_terms_of_a_sum_aim_at_it(name: str) -> None:
+    teacher = forked()
+    student = damaged(teacher)
+    c = context(teacher)
+    assert Pass.parse(name).run(student, c) >= 1
+    assert not any("behind" in s.reason for s in c.skipped)
+    assert distance(student, teacher) < 0.8 * distance(damaged(teacher), teacher)
+
+
+def chain(depth: int) -> ir.Model:
+    rng = np.random.default_rng(0)
+    names = ["x", *(f"c{i}" for i in range(depth - 1)), "y"]
+    weights = {f"w{i}": (rng.standard_normal((3, 3, 3, 3)) / 5).astype(np.float32) for i in range(depth)}
+    nodes = [helper.make_node("Conv", [names[i], f"w{i}"], [names[i + 1]], f"conv{i}", pads=[1] * 4)
+             for i in range(depth)]  # fmt: skip
+    shapes = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", 3, 8, 8]) for n in ("x", "y")]
+    graph = helper.make_graph(nodes, "chain", shapes[:1], shapes[1:],
+                              [numpy_helper.from_array(a, n) for n, a in weights.items()])  # fmt: skip
+    return ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10))
+
+
+class Counting:
+    """ONNX Runtime, and how many nodes ran."""
+
+    def __init__(self) -> None:
+        self.nodes, self.inner = 0, registry.executor("ort")
+
+    def prepare(self, model: ir.Model, outputs: Any = None) -> Any:
+        run, size = self.inner.prepare(model, outputs), len(model.graph)
+
+        def counted(feeds: Any) -> Any:
+            self.nodes += size
+            return run(feeds)
+
+        return counted
+
+
+@pytest.mark.parametrize("name", ["repair-statistics", "align-blocks"])
+def test_the_runs_do_not_grow_with_the_square_of_the_layers(name: str) -> None:
+    ran = []
+    for depth in (6, 12):
+        counting, teacher = Counting(), chain(depth)
+        Pass.parse(name).run(damaged(teacher), Context(executor=counting, data=inputs(16), teacher=teacher))  # type: ignore[arg-type]
+        ran.append(counting.nodes)
+    assert ran[1] < 2.5 * ran[0]
