@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from benchmarks import tables, zoo
 from lwgraph import ir, registry
@@ -29,10 +30,8 @@ def measure(name: str, form: str, samples: int, judged: int) -> dict[str, Any]:
     """The errors of the rewritten model and after each pass, with what each pass did and its seconds."""
     case, ort = zoo.case(name), registry.executor("ort")
     data = list(case.calibration())
-    step = max(1, len(data) // judged)
-    held = data[::step][:judged]
-    fitted = [feed for i, feed in enumerate(data) if i % step or i // step >= judged]
-    fitted = fitted[:: max(1, len(fitted) // samples)][:samples]
+    order = np.random.default_rng(0).permutation(len(data))
+    held, fitted = ([data[i] for i in part] for part in (order[:judged], order[judged : judged + samples]))
     teacher = ir.load(case.model())
     Pipeline.parse("default").run(teacher, Context())
     distance = Distance(ort.prepare(teacher), held)

@@ -17,6 +17,7 @@ from lwgraph.rewrite.base import Contract, Skip
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)  # of the mean variance; the best on held-out rows is taken
 ROWS_PER_CHANNEL = 16
 LEAST_ROWS = 8192
+WIDEST = 2048  # outputs of a group: the system to solve has as many unknowns per output
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,15 @@ class AlignBlocks(ClosedForm):
 
     def correct(self, job: Job, site: Site, target: Target) -> bool:
         """Align one layer."""
+        if site.outputs // site.group > WIDEST:
+            raise Skip(f"it has {site.outputs // site.group} outputs, at most {WIDEST} are aligned; refit-head fits "
+                       "such a layer to its inputs")  # fmt: skip
         most = max(LEAST_ROWS, ROWS_PER_CHANNEL * site.outputs)
         x, y = job.rows(site, target, job.fit, most)
         if float(((x - y) ** 2).mean()) <= EQUAL * max(float(y.var()), 1e-30):
             raise Skip("its outputs are those of the original")
         shifts = has_bias_slot(site)
-        fits = [_fit(x, y, site.group, ridge, shifts) for ridge in RIDGES]
+        fits = _fits(x, y, site.group, shifts)
         maps = [lambda v, q=q, s=s: _apply(q, s, v) for q, s in fits]
         best, error, plain = better_of(job.rows(site, target, job.held, most), maps)
         if error >= plain:
@@ -63,17 +67,20 @@ class AlignBlocks(ClosedForm):
 Array = npt.NDArray[Any]
 
 
-def _fit(x: Array, y: Array, groups: int, ridge: float, shifts: bool) -> tuple[Array, Array]:
-    """Q (G, o/g, o/g) and s (o,): least squares from x to y with a ridge towards the identity."""
+def _fits(x: Array, y: Array, groups: int, shifts: bool) -> list[tuple[Array, Array]]:
+    """Q (G, o/g, o/g) and s (o,) for each ridge: least squares from x to y with a ridge towards the identity."""
     mean_x, mean_y = (x.mean(0), y.mean(0)) if shifts else (np.zeros(x.shape[1]), np.zeros(y.shape[1]))
     per = x.shape[1] // groups
     a, d = ((v - m).reshape(len(v), groups, per) for v, m in ((x, mean_x), (y - x, mean_y - mean_x)))
     moment = np.einsum("ngi,ngj->gij", a, a, optimize=True) / len(x)
     cross = np.einsum("ngi,ngj->gij", d, a, optimize=True) / len(x)
-    level = ridge * np.trace(moment, axis1=1, axis2=2) / per + 1e-12
-    normal = moment + level[:, None, None] * np.eye(per)
-    q = np.eye(per) + np.linalg.solve(normal, cross.swapaxes(1, 2)).swapaxes(1, 2)
-    return q, mean_y - (q @ mean_x.reshape(groups, per, 1)).reshape(-1)
+    found = []
+    for ridge in RIDGES:
+        level = ridge * np.trace(moment, axis1=1, axis2=2) / per + 1e-12
+        normal = moment + level[:, None, None] * np.eye(per)
+        q = np.eye(per) + np.linalg.solve(normal, cross.swapaxes(1, 2)).swapaxes(1, 2)
+        found.append((q, mean_y - (q @ mean_x.reshape(groups, per, 1)).reshape(-1)))
+    return found
 
 
 def _apply(q: Array, shift: Array, x: Array) -> Array:

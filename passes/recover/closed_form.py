@@ -26,6 +26,7 @@ from lwgraph.rewrite.base import Context, Gain, Pass, Skip
 Array = npt.NDArray[Any]
 HELD_OUT_SHARE = 0.25
 BATCH = 16
+ROW_BYTES = 1 << 27  # of one array of sampled outputs: a reader's head has 20,000 of them at every position
 MEMORY = 1 << 29  # bytes for the live values of both models; what is beyond goes to temporary files
 EQUAL = 1e-10  # a relative error below it is rounding: nothing to repair
 
@@ -93,10 +94,13 @@ class Job:
         return float(np.mean(parts)) if parts else math.nan
 
     def rows(self, site: Site, target: Target, feeds: Sequence[int], most: int) -> tuple[Array, Array]:
-        """(N, o) outputs of the layer and what they should be, at the same sampled positions; float64."""
+        """(N, o) outputs of the layer and what they should be, at the same sampled positions; float64.
+
+        N is about `most`, fewer where they would take more than ROW_BYTES.
+        """
         output = site.output.name or ""
         ours, theirs = [], []
-        each = math.ceil(most / len(feeds))
+        each = math.ceil(min(most, max(1, ROW_BYTES // (8 * site.outputs))) / len(feeds))
         looked = self.student.look([output, *([target.minus] if target.minus else [])], feeds)
         for number, (index, a) in enumerate(looked):
             b = self.original.get(target.name, index)

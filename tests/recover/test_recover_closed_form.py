@@ -296,3 +296,30 @@ def test_the_runs_do_not_grow_with_the_square_of_the_layers(name: str) -> None:
         Pass.parse(name).run(damaged(teacher), Context(executor=counting, data=inputs(16), teacher=teacher))  # type: ignore[arg-type]
         ran.append(counting.nodes)
     assert ran[1] < 2.5 * ran[0]
+
+
+def test_layers_too_wide_to_solve_for_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lwgraph.passes.recover.align.WIDEST", 8)
+    teacher = convnet()
+    c = context(teacher)
+    Pass.parse("align-blocks").run(damaged(teacher), c)
+    wide = {s.place for s in c.skipped if "12 outputs, at most 8 are aligned" in s.reason}
+    assert wide == {"conv0", "conv1", "conv2"}
+
+
+def test_the_rows_of_wide_layers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lwgraph.passes.recover import closed_form
+
+    most = []
+    rows = closed_form.Job.rows
+
+    def recorded(*arguments: Any) -> Any:
+        found = rows(*arguments)
+        most.append(found[0].size)
+        return found
+
+    monkeypatch.setattr(closed_form.Job, "rows", recorded)
+    monkeypatch.setattr(closed_form, "ROW_BYTES", 8 * 1000)
+    teacher = convnet()
+    Pass.parse("repair-statistics").run(damaged(teacher), context(teacher))
+    assert most and max(most) <= 1000 + 12 * 16  # one more position of each feed at most
