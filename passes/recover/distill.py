@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from lwgraph.passes.recover.objectives import Objective
     from lwgraph.passes.recover.training import Trainer
 
-_RATES = {"adam": 1e-3, "sgd": 1e-2}
 _MOST_HELD_OUT = 1024
 
 
@@ -49,7 +48,7 @@ class Distill(Pass):
     blocks: Annotated[Literal["end", "student", "teacher"],
                       "train end to end, or block by block, fed by the student or by the teacher"] = "end"  # fmt: skip
     optimizer: Annotated[Literal["adam", "sgd"], "how to step"] = "adam"
-    rate: Annotated[float, "learning rate at its highest; 0: 0.001 for adam, 0.01 for sgd"] = 0.0
+    rate: Annotated[float, "learning rate at its highest; 0: the highest whose short trial helps"] = 0.0
     warmup: Annotated[float, "share of the run in which the rate rises; then it falls along a cosine"] = 0.05
     decay: Annotated[float, "weight decay"] = 0.0
     clip: Annotated[float, "largest norm of the gradient; 0: none"] = 1.0
@@ -95,7 +94,8 @@ class Distill(Pass):
             return 0
         progress = trainer.run()
         better = progress.best < progress.first
-        context.gains.append(Gain(self.name, "held-out loss", progress.first, progress.best, better))
+        what = f"held-out loss (rate {progress.rate:g})"
+        context.gains.append(Gain(self.name, what, progress.first, progress.best, better))
         if not better:
             context.skip(self.name, model.graph.name or "model", "training did not lower the loss on held-out inputs")
             return 0
@@ -136,7 +136,7 @@ class Distill(Pass):
             variations = augment.keep_labels(variations, self.augment)
         settings = training.Settings(
             steps=self.steps, seconds=60 * self.minutes, batch=self.batch, versions=self.versions,
-            optimizer=self.optimizer, rate=self.rate or _RATES[self.optimizer], warmup=self.warmup, decay=self.decay,
+            optimizer=self.optimizer, rate=self.rate, warmup=self.warmup, decay=self.decay,
             clip=self.clip, patience=self.patience, augmentations=variations,
             bfloat16=self.precision == "bfloat16"
             or (self.precision == "auto" and training.processor_has_bfloat16() and _convolves(model)),

@@ -24,6 +24,9 @@ Tensor: TypeAlias = "torch.Tensor"
 State = dict[str, Tensor]
 CHECKS = 20  # held-out checks in a full run
 CHECK_SHARE = 0.1  # of a limited time that checks may take
+EQUAL = 1e-7  # a held-out loss that is rounding: there is nothing to learn
+TRIAL_SHARE = 0.03  # of the run, for each learning rate that is tried
+RATES = {"adam": (1e-3, 3e-4, 1e-4, 3e-5, 1e-5), "sgd": (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)}
 HELD_OUT_BATCH = 64
 
 
@@ -36,7 +39,7 @@ class Settings:
     batch: int
     versions: int  # of the data, for each of which the teacher is asked once; 0: anew in every round
     optimizer: str  # "adam" or "sgd"
-    rate: float
+    rate: float  # 0: the highest of RATES whose trial lowers the held-out loss
     warmup: float  # share of the run in which the rate rises
     decay: float  # weight decay, decoupled (adam) or L2 (sgd)
     clip: float  # largest norm of the gradient; 0: none
@@ -56,6 +59,7 @@ class Progress:
 
     step: int = 0
     elapsed: float = 0.0
+    rate: float = 0.0  # the learning rate at its highest
     first: float = math.nan  # held-out loss before training
     best: float = math.inf
     stale: int = 0  # checks since the best
@@ -95,7 +99,7 @@ class Trainer:
         self._module = student
         if self.world > 1:
             self._module = torch.nn.parallel.DistributedDataParallel(student)
-        self._optimizer = _optimizer(self._parameters, settings)
+        self._optimizer = _optimizer(self._parameters, settings, settings.rate or RATES[settings.optimizer][0])
         self._feeder = Feeder(pool, max(1, settings.batch // self.world), settings.versions, settings.augmentations,
                               batched, self._ask, (settings.seed, self.rank))  # fmt: skip
         self._best: State = student.state()
@@ -118,15 +122,19 @@ class Trainer:
         else:
             progress.first = progress.best = first
             progress.history.append((0, first))
+            if first <= EQUAL:
+                return progress
+            progress.rate = settings.rate or self._highest_rate(first)
+            self._optimizer = _optimizer(self._parameters, settings, progress.rate)
         count = self._checks(cost)
         steps = self._feeder.steps(progress.step)
-        checks = math.floor(self._share(started) * count)
+        checks = math.floor(self._done(started) * count)
         recent: list[float] = []
-        while (share := self._share(started)) < 1:
+        while (share := self._done(started)) < 1:
             self._set_rate(share)
             recent.append(self._step(list(next(steps))))
             progress.step += 1
-            done = self._share(started)
+            done = self._done(started)
             if math.floor(done * count) > checks:
                 checks = math.floor(done * count)
                 progress.elapsed = time.monotonic() - started
@@ -137,6 +145,28 @@ class Trainer:
         self.student.load_state(self._best)
         return progress
 
+    def _highest_rate(self, first: float) -> float:
+        """The highest of RATES at which a short run of its own, warm-up and decay included, lowers the held-out loss;
+        the lowest where none does. The weights stay as they were. Each trial takes TRIAL_SHARE of the run."""
+        settings = self.settings
+        start = self.student.state()
+        steps = max(1, round(TRIAL_SHARE * settings.steps))
+        rates = RATES[settings.optimizer]
+        for rate in rates:
+            self.progress.rate = rate
+            self._optimizer = _optimizer(self._parameters, settings, rate)
+            feeds, done, started = self._feeder.steps(0), 0, time.monotonic()
+            while (share := self._share(started, done, steps, TRIAL_SHARE * settings.seconds)) < 1:
+                self._set_rate(share)
+                self._step(list(next(feeds)), trial=True)
+                done += 1
+            loss = self.held_out_loss()
+            self.student.load_state(start)
+            self.report(0, first, loss, 0.0)
+            if loss < first:
+                return rate
+        return rates[-1]
+
     def _checks(self, cost: float) -> int:
         """How many held-out checks the run has, given what one takes; as many in every process."""
         count = torch.tensor(CHECKS)
@@ -146,26 +176,30 @@ class Trainer:
             distributed.broadcast(count, 0)
         return int(count.item())
 
-    def _share(self, started: float) -> float:
-        """How much of the run is done, by steps or by time, whichever is further; process 0 decides for all."""
-        settings = self.settings
-        by_steps = self.progress.step / settings.steps if settings.steps else 0.0
-        by_time = (time.monotonic() - started) / settings.seconds if settings.seconds else 0.0
+    def _done(self, started: float) -> float:
+        """How much of the run is done."""
+        return self._share(started, self.progress.step, self.settings.steps, self.settings.seconds)
+
+    def _share(self, started: float, step: int, steps: int, seconds: float) -> float:
+        """How much is done, by steps or by time, whichever is further; process 0 decides for all. 0: no limit."""
+        by_steps = step / steps if self.settings.steps else 0.0
+        by_time = (time.monotonic() - started) / seconds if seconds else 0.0
         share = torch.tensor(max(by_steps, by_time), dtype=torch.float64)
         if self.world > 1:
             distributed.broadcast(share, 0)
         return float(share.item())
 
-    def _step(self, runs: list[Fed]) -> float:
+    def _step(self, runs: list[Fed], trial: bool = False) -> float:
+        """One optimizer step; a trial may diverge, for which its held-out loss is not a number."""
         total = 0.0
         for index, fed in enumerate(runs):
             last = index == len(runs) - 1
             together = contextlib.nullcontext() if last or self.world == 1 else self._module.no_sync()
             with together:
                 loss = self._loss(fed) / len(runs)
-                if not torch.isfinite(loss):
+                if not trial and not torch.isfinite(loss):
                     raise DataError(f"distillation diverged at step {self.progress.step}: the loss is {loss.item()}; "
-                                    f"use a smaller rate than {self.settings.rate:g}")
+                                    f"use a smaller rate than {self.progress.rate:g}")
                 loss.backward()
             total += loss.item()
         if self.settings.clip:
@@ -198,7 +232,7 @@ class Trainer:
         else:
             factor = 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup)))
         for group in self._optimizer.param_groups:
-            group["lr"] = self.settings.rate * factor
+            group["lr"] = self.progress.rate * factor
 
     # ------------------------------------------------------------------ judging
 
@@ -270,10 +304,10 @@ def _labels(batch: Batch) -> Tensor | None:
     return None if batch.labels is None else torch.from_numpy(batch.labels.astype(np.int64))
 
 
-def _optimizer(parameters: list[Any], settings: Settings) -> Any:
+def _optimizer(parameters: list[Any], settings: Settings, rate: float) -> Any:
     if settings.optimizer == "adam":
-        return torch.optim.AdamW(parameters, settings.rate, weight_decay=settings.decay)
-    return torch.optim.SGD(parameters, settings.rate, momentum=0.9, nesterov=True, weight_decay=settings.decay)
+        return torch.optim.AdamW(parameters, rate, weight_decay=settings.decay)
+    return torch.optim.SGD(parameters, rate, momentum=0.9, nesterov=True, weight_decay=settings.decay)
 
 
 def _channels_last(module: Any) -> None:

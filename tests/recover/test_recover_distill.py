@@ -104,8 +104,28 @@ def test_early_stop() -> None:
     teacher, seen = convnet(), []
     c = context(teacher, inputs(32))
     c.progress = lambda what, done, total: seen.append(done)
-    Pass.parse("distill{minutes=0,steps=200,rate=1e-9,patience=2,precision=float32}").run(ir.clone(teacher), c)
+    Pass.parse("distill{minutes=0,steps=200,rate=1e-30,patience=2,precision=float32}").run(damaged(teacher), c)
     assert len(seen) == 2
+
+
+def test_the_highest_rate_that_helps_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lwgraph.passes.recover.training.RATES", {"adam": (1e12, 10.0, 2e-3, 1e-4)})
+    teacher = convnet()
+    student, c = damaged(teacher), context(teacher, inputs(96))
+    Pass.parse("distill{minutes=0,steps=100,batch=16,precision=float32}").run(student, c)
+    (gain,) = c.gains
+    assert gain.kept and "(rate 0.002)" in gain.what
+    feeds = inputs(64, seed=9)
+    assert distance(student, teacher, feeds) < 0.6 * distance(damaged(teacher), teacher, feeds)
+
+
+def test_an_equal_model_is_not_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(*arguments: Any, **options: Any) -> float:
+        raise AssertionError("there is nothing to learn")
+
+    monkeypatch.setattr("lwgraph.passes.recover.training.Trainer._step", step)
+    teacher = convnet()
+    assert Pass.parse("distill{minutes=1}").run(ir.clone(teacher), context(teacher, inputs(32))) == 0
 
 
 def test_divergence_is_one_line() -> None:
