@@ -85,8 +85,12 @@ class Cut:
         """Do it: nodes first, as they look at the old sizes, then the constants, then the recorded shapes."""
         for node in tuple(self.model.graph):
             edit = CUTS.get(node.op_type) if node.domain == "" else None
-            if edit is not None and any(self.touched(value) for value in (*node.inputs, *node.outputs)):
-                edit(node, self)
+            if any(self.touched(value) for value in (*node.inputs, *node.outputs)):
+                if edit is not None:
+                    edit(node, self)
+                for output in node.outputs:  # what nothing reads is not tracked, but may have a recorded size
+                    if not self.touched(output) and not ir.use_count(output) and not output.is_graph_output():
+                        output.shape = None
         self._slice_constants()
         for value in {axis.value for axis in self.masks}:
             if value.shape is not None and not ir.is_constant(value):

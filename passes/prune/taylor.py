@@ -48,12 +48,12 @@ class Taylor(Importance):
 
 
 def _scores(scene: Scene) -> dict[Group, Array]:
-    import torch
-
     data = scene.context.data
     if not data:
         raise UsageError("importance 'taylor' needs calibration samples; give --data")
-    executor: Any = registry.executor("torch", threads=scene.context.threads)
+    executor: Any = registry.executor("torch", threads=scene.context.threads)  # says how to install it
+    import torch
+
     module = executor.module(scene.model)
     weights = {module.initializer(key): parameter for key, parameter in module.named_parameters()
                if parameter.requires_grad}

@@ -54,6 +54,17 @@ def lstm_with_zero_states() -> onnx.ModelProto:
     return net.model(net.op("MatMul", x, net.weight(hidden, 3)))
 
 
+def unused_outputs() -> onnx.ModelProto:
+    """Outputs that nothing reads, with recorded sizes."""
+    net, hidden = Net(), 10
+    x, _ = net.op("MaxPool", net.conv(net.input("N", 3, 8, 8), 3, 16, 3), outputs=2, kernel_shape=[2, 2])
+    x = net.op("Transpose", net.op("Reshape", x, net.ints(-1, 16, 49)), perm=[2, 0, 1])
+    y, _, _ = net.op("LSTM", x, net.weight(2, 40, 16), net.weight(2, 40, hidden), outputs=3, hidden_size=hidden,
+                     direction="bidirectional")
+    y = net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 1, 3]), net.ints(49, -1, 2 * hidden))
+    return onnx.shape_inference.infer_shapes(net.model(net.op("MatMul", y, net.weight(2 * hidden, 3))))
+
+
 def dynamic_view() -> onnx.ModelProto:
     """x.view(x.size(0), x.size(1) * 16): the target is computed from the shape, channels included."""
     net = Net()
@@ -117,7 +128,7 @@ def split_by_count() -> onnx.ModelProto:
 
 
 SPECIAL = {each.__name__: each for each in (
-    qdq, einsum, lstm_with_zero_states, dynamic_view, old_opset, tables, uneven_slices, split_by_count)}
+    qdq, einsum, lstm_with_zero_states, unused_outputs, dynamic_view, old_opset, tables, uneven_slices, split_by_count)}
 
 
 @pytest.mark.parametrize("name", SPECIAL)

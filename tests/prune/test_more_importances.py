@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -93,8 +94,14 @@ def test_taylor_is_the_squared_slope_of_the_outputs(monkeypatch):
     assert PruneChannels(importance="taylor", ratio=0.5, scope="group", multiple=1).run(ir.clone(model), ctx) == 3
 
 
+def test_taylor_without_torch_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    model = twins()
+    with pytest.raises(UsageError, match=r"needs PyTorch; pip install 'lwgraph\[torch\]'"):
+        PruneChannels(importance="taylor", multiple=1).run(model, Context(data=[feeds(model)]))
+
+
 def test_taylor_needs_samples():
-    pytest.importorskip("torch")
     with pytest.raises(UsageError, match="'taylor' needs calibration samples"):
         PruneChannels(importance="taylor", multiple=1).run(twins(), Context())
 
