@@ -22,9 +22,19 @@ Array = npt.NDArray[Any]
 MEMORY_BYTES = 1 << 30
 ROWS_PER_UNKNOWN = 6  # patches collected per entry of a patch; fits are good from about 5
 LEAST_ROWS = 2048
+MORE_ROWS, ROW_WORK = 4, 4 * 10**10  # up to so many times as many, while their products take no more multiply-adds
 HELD_OUT_ROWS = 1024
 SAMPLE_IMAGES, SAMPLE_SIDE, SAMPLE_ROWS = 2, 12, 128
 HELD_OUT_BYTES = 8 << 20  # of one layer's held-out patches
+
+
+def rows_for(width: int, per_unknown: int = ROWS_PER_UNKNOWN) -> int:
+    """How many patches of `width` entries to collect: `per_unknown` for each entry, at least LEAST_ROWS.
+
+    Up to MORE_ROWS times as many where they cost little, no more than ROW_WORK multiply-adds in all: short patches, for
+    which fits gain from more samples what long ones cannot afford.
+    """
+    return max(LEAST_ROWS, per_unknown * width, min(MORE_ROWS * per_unknown * width, ROW_WORK // width**2))
 
 
 class FeedSource(Protocol):
@@ -58,7 +68,7 @@ class Statistics:
         feeds: calibration feeds, counted and re-iterable.
         executor: what runs the model.
         seed: of the sampled positions and the held-out feeds.
-        rows_per_unknown: patches per entry of a patch, at least LEAST_ROWS in all; spread evenly over the feeds.
+        rows_per_unknown: patches per entry of a patch; see `rows_for`. They are spread evenly over the feeds.
         held_out: share of the feeds kept out of the Grams, for `held_out(site)`; 0: none.
         memory_bytes, activation_bytes: the bounds above.
         progress: called with (what, runs done, runs in all).
@@ -156,7 +166,7 @@ class Statistics:
                         dtype = np.float64 if array.dtype == np.float64 else np.float32
                         grams[want] = GramAccumulator(want.patches.group, width, dtype, want.name)
                         self._store.put(("sample", want), (_part(array, want.patches),))
-                    wanted = math.ceil(max(LEAST_ROWS, self._rows_per_unknown * width) / fit_feeds)
+                    wanted = math.ceil(rows_for(width, self._rows_per_unknown) / fit_feeds)
                     apart, at = self._positions(want, array.shape, width, index, wanted)
                     if len(apart):
                         held[want].append(want.patches.rows(array, apart))
@@ -240,7 +250,7 @@ def _add_pair(found: dict[str, CrossAccumulator], site: Layer, xs: Mapping[str, 
         raise DataError(f"layer '{site.name}' has {total} positions of {site.outputs} outputs, its target "
                         f"{list(y.shape)}")
     width = site.fan_in
-    wanted = math.ceil(max(LEAST_ROWS, rows_per_unknown * width) / feeds)
+    wanted = math.ceil(rows_for(width, rows_per_unknown) / feeds)
     at = positions(total, wanted, np.random.default_rng((seed, index)))
     rows = patches.rows(x, at)
     if site.name not in found:

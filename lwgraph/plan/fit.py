@@ -24,6 +24,7 @@ from lwgraph.plan.site import Site
 Array = npt.NDArray[np.float64]
 SETTLED = 0.02  # alternating fits stop at a sweep that gains less than this share of the error
 MOST_UNKNOWNS = 10_000  # per output: the moments of longer patches are not formed
+STRIP, FLOOR = 256, 0.1  # rows taken at once; share of the ridge that all entries have alike
 FEW, ENOUGH = 3, 5  # samples per unknown below which fits are doubtful, and from which they are good
 
 
@@ -69,17 +70,20 @@ class Block:
 
     Attributes:
         weight: (o, c, *k).
-        moments: R = C + ridge * I, (D, D), with D = c * prod(k), order (channel, *tap).
-        ridge: what was added to the diagonal.
+        moments: R = C + diag(ridge), (D, D), with D = c * prod(k), order (channel, *tap).
+        ridge: what was added to the diagonal, (D,); one number stands for all.
         refine: whether a fit should go on from its start with alternating sweeps; a start is enough for an estimate.
         cache: for intermediate results that several forms or sizes share.
     """
 
     weight: Array
     moments: Array
-    ridge: float
+    ridge: Array | float
     refine: bool = True
     cache: dict[Any, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.ridge = np.broadcast_to(np.asarray(self.ridge, np.float64), (len(self.moments),))
 
     @property
     def matrix(self) -> Array:
@@ -89,7 +93,7 @@ class Block:
     @property
     def white(self) -> bool:
         """Whether the fit is for white inputs, where truncated SVDs are optimal as they are."""
-        return not self.ridge
+        return not np.any(self.ridge)
 
     @property
     def cross(self) -> Array:
@@ -138,13 +142,13 @@ class Block:
     def error(self, kernel: Array) -> float:
         """tr((W - K) C (W - K)^T), the squared error that the samples themselves would show."""
         change = self.matrix - kernel.reshape(self.matrix.shape)
-        return max(0.0, float(np.vdot(change @ self.moments, change)) - self.ridge * float(np.vdot(change, change)))
+        return max(0.0, float(np.vdot(change @ self.moments, change) - np.square(change).sum(0) @ self.ridge))
 
     @property
     def power(self) -> float:
         """tr(W C W^T), the summed variance of the outputs."""
         matrix = self.matrix
-        return max(0.0, float(np.vdot(self.cross, matrix)) - self.ridge * float(np.vdot(matrix, matrix)))
+        return max(0.0, float(np.vdot(self.cross, matrix) - np.square(matrix).sum(0) @ self.ridge))
 
 
 class Moments:
@@ -155,11 +159,12 @@ class Moments:
         gram: what calibration measured; None fits for white inputs (C = I, mean 0), which is fitting the weight alone.
         measure: gives what calibration measured of a probe at the site, for forms that look at more than its patches.
 
-    The ridge is that of the oracle-approximating shrinkage estimator (Chen, Wiesel, Eldar, Hero 2010, eq. 23), which
-    reads it off the spectrum's first two moments and the number of samples n:
+    The ridge shrinks the correlations of the inputs by the share rho that their number of samples n calls for
+    (Schaefer, Strimmer 2005, target D, with the variance (1 - r^2)^2 / n of a correlation r of normal variables), and
+    keeps a tenth of itself for all entries alike, so that inputs that hardly vary on the samples are not free:
 
-        rho = ((1 - 2/D) tr(C^2) + tr(C)^2) / ((n + 1 - 2/D) (tr(C^2) - tr(C)^2 / D)),   rho <= 0.9
-        ridge = max(rho / (1 - rho), 1e-9) * tr(C) / D
+        rho = sum_ij (1 - r_ij^2)^2 / (n sum_{i != j} r_ij^2),   rho <= 0.9
+        ridge_i = max(rho / (1 - rho), 1e-9) * (0.9 C_ii + 0.1 tr(C) / D)
 
     Positions of one image resemble each other, so n is taken as a quarter of the count. Inputs that never vary
     (C = 0) are treated as white: then every kernel is exact, and the weight's own geometry decides.
@@ -188,7 +193,7 @@ class Moments:
             if centred.shape != (width, width):
                 raise ValueError(f"the moments of '{site.name}' are {centred.shape}; its patches have length {width}")
             centred -= np.outer(self.mean[index], self.mean[index])
-            ridge = shrinkage(centred, gram.count)
+            ridge = ridges(centred, gram.count)
             centred[np.diag_indices(width)] += ridge
             self.blocks.append(Block(weight, centred, ridge))
 
@@ -278,7 +283,14 @@ def ratio(error: float, power: float) -> float:
 
 
 def shrinkage(covariance: Array, count: int) -> float:
-    """The ridge for a sample covariance (D, D) of `count` samples; see `Moments`."""
+    """One ridge for all entries of a sample covariance (D, D) of `count` samples.
+
+    That of the oracle-approximating shrinkage estimator (Chen, Wiesel, Eldar, Hero 2010, eq. 23), which reads it off
+    the spectrum's first two moments and the number of samples n, a quarter of the count as in `Moments`:
+
+        rho = ((1 - 2/D) tr(C^2) + tr(C)^2) / ((n + 1 - 2/D) (tr(C^2) - tr(C)^2 / D)),   rho <= 0.9
+        ridge = max(rho / (1 - rho), 1e-9) * tr(C) / D
+    """
     width = len(covariance)
     trace, square = float(np.trace(covariance)), float(np.vdot(covariance, covariance))
     if trace <= 0 or square <= 0:
@@ -288,6 +300,26 @@ def shrinkage(covariance: Array, count: int) -> float:
     rho = ((1 - 2 / width) * square + trace**2) / max((samples + 1 - 2 / width) * spread, 1e-300)
     rho = min(max(rho, 0.0), 0.9)
     return max(rho / (1 - rho), 1e-9) * trace / width
+
+
+def ridges(covariance: Array, count: int) -> Array:
+    """The ridge (D,) for a sample covariance (D, D) of `count` samples; see `Moments`. O(D^2)."""
+    width = len(covariance)
+    variance = np.maximum(np.diagonal(covariance), 0)
+    mean = float(variance.mean())
+    if mean <= 0:
+        return np.ones(width)
+    scale = np.where(variance > 0, 1 / np.sqrt(np.where(variance > 0, variance, 1)), 0)
+    noise = explained = 0.0
+    for start in range(0, width, STRIP):  # in strips: no temporaries of the matrix's size
+        part = slice(start, start + STRIP)
+        square = np.minimum(np.square(covariance[part] * scale * scale[part, None]), 1)
+        noise += float(np.square(1 - square).sum())
+        explained += float(square.sum())
+    explained -= float((variance > 0).sum())  # the diagonal
+    rho = noise / max(max(1.0, count / 4) * explained, 1e-300)
+    rho = min(rho, 0.9)
+    return np.asarray(max(rho / (1 - rho), 1e-9) * ((1 - FLOOR) * variance + FLOOR * mean))
 
 
 def solve(normal: Array, right: Array) -> Array:
@@ -363,6 +395,6 @@ def balance(first: Array, second: Array) -> tuple[Array, Array]:
 
 
 __all__ = [
-    "Block", "Gram", "Moments", "Pooled", "balance", "conjugate_gradients", "nested", "ratio", "refit", "shrinkage",
-    "solve", "too_wide", "top_basis",
+    "Block", "Gram", "Moments", "Pooled", "balance", "conjugate_gradients", "nested", "ratio", "refit", "ridges",
+    "shrinkage", "solve", "too_wide", "top_basis",
 ]  # fmt: skip

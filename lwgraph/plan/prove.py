@@ -16,6 +16,8 @@ from lwgraph.plan.probe import Probe
 from lwgraph.plan.substitute import dense, formed, original, small_input, small_model
 from lwgraph.rewrite.base import Context, Contract
 
+ROUNDED = 1e-5  # outputs that vary by less, as a share of their size, are constant but for rounding
+
 
 def objection(found: Fitted, context: Context, observable: bool) -> str:
     """Why a fitted form must not replace its layer; "" when it is what it claims to be.
@@ -67,7 +69,8 @@ def objection(found: Fitted, context: Context, observable: bool) -> str:
 def error_on(found: Fitted, sample: np.ndarray[tuple[int, ...], np.dtype[np.floating]]) -> float:
     """||Y - Yhat||^2 / ||Y - mean Y||^2 over all positions of one input, from its patches alone.
 
-    O(positions * D * o) time.
+    inf where the outputs vary by no more than float32 rounds them, such as those of an empty part of an image: there
+    is nothing to measure. O(positions * D * o) time.
     """
     site = found.form.seen(found.site)
     patches = Patches.of(site)
@@ -78,7 +81,11 @@ def error_on(found: Fitted, sample: np.ndarray[tuple[int, ...], np.dtype[np.floa
     lost = (site.weight - found.kernel.reshape(site.weight.shape)).reshape(groups)
     change = np.einsum("rgd,god->rgo", rows, lost).reshape(len(rows), -1)
     error = float(np.square(change - found.shift).sum())
-    return ratio(error, float(np.square(outputs - outputs.mean(0)).sum()))
+    power = float(np.square(outputs - outputs.mean(0)).sum())
+    bias = found.site.bias
+    if error > 0 and power <= ROUNDED**2 * float(np.square(outputs if bias is None else outputs + bias).sum()):
+        return math.inf
+    return ratio(error, power)
 
 
 __all__ = ["error_on", "objection"]

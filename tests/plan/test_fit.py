@@ -7,7 +7,7 @@ import pytest
 
 from lwgraph import ir
 from lwgraph.calibrate import Statistics
-from lwgraph.plan.fit import MOST_UNKNOWNS, SETTLED, Moments, Pooled, shrinkage, solve, too_wide
+from lwgraph.plan.fit import MOST_UNKNOWNS, SETTLED, Moments, Pooled, ridges, shrinkage, solve, too_wide
 from lwgraph.plan.form import parse_form
 from lwgraph.plan.site import find_sites
 from lwgraph.rewrite import Context, Pass
@@ -35,6 +35,26 @@ def test_the_ridge_is_that_of_the_shrinkage_estimator() -> None:
     assert shrinkage(covariance, 1) == pytest.approx(9 * trace / p)
     assert shrinkage(covariance, 10**15) == pytest.approx(1e-9 * trace / p)
     assert shrinkage(np.zeros((3, 3)), 100) == 1.0
+
+
+def test_the_ridge_of_fits_shrinks_correlations() -> None:
+    rng = np.random.default_rng(0)
+    width, count = 300, 4000
+    x = rng.standard_normal((count, width)) @ rng.standard_normal((width, width)) * np.geomspace(1e-3, 1e3, width)
+    covariance = np.cov(x, rowvar=False)
+    variance = np.diagonal(covariance)
+    r = np.corrcoef(x, rowvar=False)
+    rho = np.square(1 - r**2).sum() / (count / 4 * (np.square(r).sum() - width))
+    expected = rho / (1 - rho) * (0.9 * variance + 0.1 * variance.mean())
+    np.testing.assert_allclose(ridges(covariance, count), expected, rtol=1e-9)
+    # Units do not matter but for the tenth that all have alike; few samples make it large, very many leave a floor.
+    np.testing.assert_allclose(ridges(4 * covariance, count), 4 * expected)
+    np.testing.assert_allclose(ridges(covariance, 1), 9 * (0.9 * variance + 0.1 * variance.mean()))
+    np.testing.assert_allclose(ridges(covariance, 10**15), 1e-9 * (0.9 * variance + 0.1 * variance.mean()), rtol=1e-6)
+    assert (ridges(np.zeros((3, 3)), 100) == 1).all()
+    dead = covariance.copy()
+    dead[:2] = dead[:, :2] = 0
+    assert (ridges(dead, count) > 0).all()
 
 
 def test_too_few_samples_are_told_with_how_many_would_do() -> None:

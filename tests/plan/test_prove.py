@@ -110,3 +110,13 @@ def test_a_single_row_does_not_vary_so_another_sample_is_taken() -> None:
     wrong = replace(found, arrays=found.arrays | {"stage1": found.arrays["stage1"] * 1.01})
     context.proved.clear()
     assert "not the promised layer" in objection(wrong, context, True)
+
+
+def test_a_sample_of_an_empty_image_does_not_vary_so_another_is_taken(fitted, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, context, found = fitted
+    if found.site.kernel:
+        pytest.skip("padding makes the edges of an empty image differ")
+    rows = np.repeat(np.random.default_rng(2).standard_normal((1, 48), np.float32), 63, 0)  # the same again and again
+    monkeypatch.setattr(context.statistics, "sample", lambda site: rows)
+    assert np.isinf(error_on(found, rows)) and np.isfinite(error_on(found, rows + np.eye(63, 48, dtype=np.float32)))
+    assert objection(found, context, True) == ""

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from lwgraph import ir
 from lwgraph.calibrate.gram import CrossAccumulator, CrossMoments, GramAccumulator
 from lwgraph.calibrate.patches import Patches, positions
-from lwgraph.calibrate.statistics import LEAST_ROWS, ROWS_PER_UNKNOWN
+from lwgraph.calibrate.statistics import LEAST_ROWS, ROWS_PER_UNKNOWN, rows_for
 from lwgraph.errors import DataError, UsageError
 from lwgraph.executor import Executor, Feeds
 from lwgraph.plan.fit import MOST_UNKNOWNS, Moments, Pooled
@@ -346,7 +346,7 @@ class _Refit:
         return np.concatenate(now), Rows(np.concatenate(xs), np.concatenate(ys), rectified)
 
     def _rows_of_a_feed(self, fan_in: int) -> int:
-        return math.ceil(max(self.least_rows, self.rows_per_unknown * fan_in) / len(self.fit))
+        return math.ceil(max(self.least_rows, rows_for(fan_in, self.rows_per_unknown)) / len(self.fit))
 
     def _moments(self, unit: Unit, site: Site, source: str, others: Sequence[str]) -> CrossMoments:
         """Moments of a layer's patches and of its target: that of the unit, less what other layers add to its output.

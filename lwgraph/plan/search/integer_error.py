@@ -25,7 +25,7 @@ def integer_error(moments: Moments, low: float, high: float) -> float:
     for block in moments.blocks:
         matrix: Array = block.matrix
         steps = 2 * np.abs(matrix).max(axis=1) / LEVELS
-        inputs = float(np.trace(block.moments)) - block.ridge * len(block.moments)
+        inputs = float(np.trace(block.moments)) - float(np.sum(block.ridge))
         noise += float(np.square(steps).sum()) / 12 * max(inputs, 0.0)
         noise += step**2 / 12 * float(np.square(matrix).sum())
         power += block.power
