@@ -22,8 +22,11 @@ from lwgraph.plan.probe import Probe
 from lwgraph.plan.site import Site
 
 Array = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
 SETTLED = 0.02  # alternating fits stop at a sweep that gains less than this share of the error
 MOST_UNKNOWNS = 10_000  # per output: the moments of longer patches are not formed
+WIDE, RIDGED = 1024, 1e-4  # where float32 will do; see `Block.working`
+SINGLE, LOWER, SHARED = "single", "lower", ("single", "lower")  # keys of what depends on the inputs alone
 STRIP, FLOOR = 256, 0.1  # rows taken at once; share of the ridge that all entries have alike
 FEW, ENOUGH = 3, 5  # samples per unknown below which fits are doubtful, and from which they are good
 
@@ -115,6 +118,39 @@ class Block:
         return before - after < SETTLED * (self.total + before)
 
     @property
+    def single(self) -> Floats:
+        """R in float32, for steps whose result is judged in float64."""
+        if SINGLE not in self.cache:
+            self.cache[SINGLE] = self.moments.astype(np.float32)
+        found: Floats = self.cache[SINGLE]
+        return found
+
+    @property
+    def working(self) -> Floats:
+        """R in the precision that normal equations are set up in: float32 where it is large and well conditioned.
+
+        An error E of the normal matrix N changes the loss of the weights found by tr(A E N^-1 E A^T), second order in
+        E: with a ridge of RIDGED of the mean variance and more, float32 changes less than 1e-6 of the outputs' power.
+        """
+        mean = float(np.trace(self.moments)) / len(self.moments)
+        wide = len(self.moments) >= WIDE and float(np.min(self.ridge)) >= RIDGED * mean
+        return self.single if wide else self.moments
+
+    @property
+    def lower(self) -> Floats:
+        """L in float32 with R = L L^T: ||V L||^2 keeps the digits that V R V^T in float32 would lose."""
+        if LOWER not in self.cache:
+            self.cache[LOWER] = np.linalg.cholesky(self.moments).astype(np.float32)
+        found: Floats = self.cache[LOWER]
+        return found
+
+    def size(self, change: Array) -> float:
+        """tr(V R V^T) for V (o, D). O(o D^2)."""
+        if self.working is self.moments:
+            return float(np.vdot(change @ self.moments, change))
+        return float(np.square(change.astype(np.float32) @ self.lower).sum(dtype=np.float64))
+
+    @property
     def channel_moments(self) -> Array:
         """(c, c): the moments of the channels, the mean over the taps."""
         if "channel moments" not in self.cache:
@@ -137,12 +173,12 @@ class Block:
     def loss(self, kernel: Array) -> float:
         """tr((W - K) R (W - K)^T) for K of the weight's shape or (o, D). O(o D^2)."""
         change = self.matrix - kernel.reshape(self.matrix.shape)
-        return float(np.vdot(change @ self.moments, change))
+        return self.size(change)
 
     def error(self, kernel: Array) -> float:
         """tr((W - K) C (W - K)^T), the squared error that the samples themselves would show."""
         change = self.matrix - kernel.reshape(self.matrix.shape)
-        return max(0.0, float(np.vdot(change @ self.moments, change) - np.square(change).sum(0) @ self.ridge))
+        return max(0.0, self.size(change) - float(np.square(change).sum(0) @ self.ridge))
 
     @property
     def power(self) -> float:

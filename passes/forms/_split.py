@@ -122,7 +122,8 @@ def join(first: Array, second: Array) -> Array:
     return np.ascontiguousarray(kernel.transpose(order).reshape(second.shape[0], first.shape[1], *shape))
 
 
-def arranged(block: Block, axes: Sequence[int]) -> tuple[Array, Array]:
+def arranged(block: Block, axes: Sequence[int]) -> tuple[Array, Floats]:
+    """The weight (o, T, I) in float64, and the moments (T, I, T, I) in the precision of `Block.working`."""
     key = ("arranged", tuple(axes))
     if key not in block.cache:
         shape = block.weight.shape[1:]
@@ -132,16 +133,16 @@ def arranged(block: Block, axes: Sequence[int]) -> tuple[Array, Array]:
         inner = math.prod(shape) // taps
         n = len(shape)
         weight = block.weight.transpose(0, *[1 + a for a in order]).reshape(-1, taps, inner)
-        moments = block.moments.reshape(*shape, *shape).transpose(*order, *[n + a for a in order])
+        moments = block.working.reshape(*shape, *shape).transpose(*order, *[n + a for a in order])
         moments = np.ascontiguousarray(moments).reshape(taps, inner, taps, inner)
         cross = block.cross.reshape(-1, *shape).transpose(0, *[1 + a for a in order]).reshape(-1, taps, inner)
         block.cache[key] = weight, moments
         block.cache[("cross", tuple(axes))] = np.ascontiguousarray(cross)
-    found: tuple[Array, Array] = block.cache[key]
+    found: tuple[Array, Floats] = block.cache[key]
     return found
 
 
-def bases(block: Block, axes: Sequence[int], weight: Array, moments: Array) -> tuple[Array, ...]:
+def bases(block: Block, axes: Sequence[int], weight: Array, moments: Floats) -> tuple[Array, ...]:
     """The whitened and the plain basis (I, I) of the first stage, best directions first."""
     key = ("bases", tuple(axes))
     if key not in block.cache:
@@ -152,25 +153,27 @@ def bases(block: Block, axes: Sequence[int], weight: Array, moments: Array) -> t
     return found
 
 
-def second_stage(moments: Array, cross: Array, first: Array) -> tuple[float, Array]:
+def second_stage(moments: Floats, cross: Array, first: Array) -> tuple[float, Array]:
     """The best second stage (o, T, r) for a first stage (r, I), and the loss up to a constant."""
     normal, right = normal_equations(moments, cross, first)
     second = solve(normal, right)
     return -float(np.vdot(second, right)), second.reshape(len(cross), len(moments), len(first))
 
 
-def normal_equations(moments: Array, cross: Array, first: Array) -> tuple[Array, Array]:
+def normal_equations(moments: Floats, cross: Array, first: Array) -> tuple[Array, Array]:
     """The normal matrix (T r, T r) and right-hand side (o, T r) of the second stage."""
     taps, inner = moments.shape[:2]
     rank = len(first)
-    product = first @ moments.reshape(taps, inner, taps * inner)  # (T, r, T I)
-    normal = (product.reshape(taps * rank * taps, inner) @ first.T).reshape(taps * rank, taps * rank)
+    rows = first.astype(moments.dtype, copy=False)
+    product = rows @ moments.reshape(taps, inner, taps * inner)  # (T, r, T I)
+    normal = (product.reshape(taps * rank * taps, inner) @ rows.T).reshape(taps * rank, taps * rank)
+    normal = normal.astype(np.float64, copy=False)
     return (normal + normal.T) / 2, (cross @ first.T).reshape(len(cross), -1)
 
 
-def average(moments: Array) -> Array:
+def average(moments: Floats) -> Array:
     """The (I, I) moments of the first stage's patches, over the T places at which it stands: (T, I, T, I) -> (I, I)."""
-    return np.asarray(sum(moments[t, :, t] for t in range(len(moments)))) / len(moments)
+    return np.asarray(sum(moments[t, :, t].astype(np.float64) for t in range(len(moments)))) / len(moments)
 
 
 def inverse_average(block: Block, axes: Sequence[int]) -> Array:

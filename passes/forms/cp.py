@@ -139,14 +139,15 @@ def _project(block: Block, first: Array, taps: Array) -> tuple[float, Array]:
     """Loss (up to a constant) and the best A (o, R)."""
     features = _features(first, taps)
     right = block.cross @ features.T
-    last = solve((features @ block.moments) @ features.T, right)
+    product = (features.astype(block.working.dtype, copy=False) @ block.working).astype(np.float64, copy=False)
+    last = solve(product @ features.T, right)
     return -float(np.vdot(last, right)), last
 
 
 def _factors(block: Block, first: Array, taps: Array, last: Array) -> tuple[Array, Array]:
     """Better K (R, t), then a better B (R, c), for A (o, R); in float32, since the next A decides if they are."""
     rank, inputs, count = len(first), first.shape[1], taps.shape[1]
-    moments, outer = block.moments.astype(np.float32), last.astype(np.float32)
+    moments, outer = block.single, last.astype(np.float32)
     wide = rank < len(outer)
     products = outer.T @ outer if wide else outer
     target = (outer.T @ block.cross.astype(np.float32)).reshape(rank, inputs, count)

@@ -143,7 +143,7 @@ def decouple_inputs(block: Block, terms: int) -> tuple[Array, Array]:
     starts = [_leading(energy, metric, terms) for metric in metrics]
     loss, k, p = min((_pointwise(moments, cross, k) for k in starts), key=lambda found: found[0])
     for _ in range(SWEEPS if block.refine and not block.white and terms < taps else 0):
-        found = _pointwise(moments, cross, _input_taps(moments, cross, own, k, p))
+        found = _pointwise(moments, cross, _input_taps(block.single.reshape(moments.shape), cross, own, k, p))
         if found[0] >= loss:
             break
         done = block.settled(loss, found[0])
@@ -221,7 +221,7 @@ def decouple_outputs(block: Block, terms: int) -> tuple[Array, Array]:
         p = np.linalg.solve(km @ k.swapaxes(1, 2), km @ weight.swapaxes(1, 2))
         return loss(k, p), k, p
 
-    single = block.moments.astype(np.float32)
+    single = block.single
 
     def image(kernel: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """For the steps, in float32: the loss decides whether they led anywhere."""

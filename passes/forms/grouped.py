@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from lwgraph.plan.form import Fitted, Form
 from lwgraph.plan.site import Site
 
 Array = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
 Index = npt.NDArray[np.intp]
 SWEEPS, STEPS = 2, 4
 INVERSE = "inverse run"  # key of what depends on the inputs alone
@@ -141,10 +142,10 @@ class Grouped(Form):
         return ((rank or site.outputs) * width * site.taps + rank * site.outputs) * site.positions()
 
 
-def expand(inner: Array, groups: int) -> Array:
+def expand(inner: Floats, groups: int) -> Floats:
     """(G r, D / G) as a block-diagonal (G r, D)."""
     rank, width = len(inner) // groups, inner.shape[1]
-    whole = np.zeros((len(inner), groups * width))
+    whole = np.zeros((len(inner), groups * width), inner.dtype)
     for g in range(groups):
         whole[g * rank : (g + 1) * rank, g * width : (g + 1) * width] = inner[g * rank : (g + 1) * rank]
     return whole
@@ -157,7 +158,9 @@ def split(block: Block, groups: int, rank: int) -> tuple[Array, Array]:
 
     def outer(inner: Array) -> tuple[float, Array, Array]:
         parts = [(inner[g * rank : (g + 1) * rank], run) for g, run in enumerate(runs)]
-        product = np.concatenate([part @ block.moments[run] for part, run in parts])
+        working = block.working
+        product = np.concatenate([part.astype(working.dtype, copy=False) @ working[run] for part, run in parts])
+        product = product.astype(np.float64, copy=False)
         normal = np.concatenate([product[:, run] @ part.T for part, run in parts], axis=1)
         right = np.concatenate([block.cross[:, run] @ part.T for part, run in parts], axis=1)
         found = solve((normal + normal.T) / 2, right)
@@ -188,30 +191,31 @@ def _padded(basis: Array, rank: int) -> Array:
 
 
 def _inner(block: Block, runs: Sequence[slice], inner: Array, points: Array, rank: int) -> Array:
-    """A better V for A, by conjugate gradients."""
-    groups = len(runs)
-    products = points.T @ points
+    """A better V for A, by conjugate gradients in float32, since the next A decides if it is."""
+    groups, single = len(runs), np.float32
+    products = (points.T @ points).astype(single)
 
-    def restrict(images: Array) -> Array:
+    def restrict(images: Floats) -> Floats:
         return np.concatenate([images[g * rank : (g + 1) * rank, run] for g, run in enumerate(runs)])
 
-    def operate(v: Array) -> Array:
+    def operate(v: Floats) -> Floats:
         spread = products @ expand(v, groups)
         return np.concatenate([
-            (block.moments[run] @ spread[g * rank : (g + 1) * rank].T).T for g, run in enumerate(runs)
+            (block.single[run] @ spread[g * rank : (g + 1) * rank].T).T for g, run in enumerate(runs)
         ])  # fmt: skip
 
     scale = np.maximum(np.diagonal(products), 1e-300)[:, None]
     keys = [(INVERSE, run.start, run.stop) for run in runs]
     for key, run in zip(keys, runs, strict=True):
         if key not in block.cache:
-            block.cache[key] = np.linalg.inv(block.moments[run, run])
+            block.cache[key] = np.linalg.inv(block.moments[run, run]).astype(single)
 
-    def precondition(v: Array) -> Array:
+    def precondition(v: Floats) -> Floats:
         parts = [v[g * rank : (g + 1) * rank] @ block.cache[key] for g, key in enumerate(keys)]
         return np.asarray(np.concatenate(parts) / scale)
 
-    better = conjugate_gradients(operate, restrict(points.T @ block.cross), inner, STEPS, precondition)
+    target = restrict((points.T @ block.cross).astype(single))
+    better = conjugate_gradients(operate, target, inner.astype(single), STEPS, precondition).astype(np.float64)
     return np.asarray(better / np.maximum(np.linalg.norm(better, axis=1, keepdims=True), 1e-300))
 
 

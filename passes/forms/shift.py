@@ -189,7 +189,9 @@ def pursue(block: Block, columns: int, taps: int, centre: int, penalty: float, *
 
 
 def _pursue(block: Block, columns: int, taps: int, centre: int, penalty: float, per_channel: bool) -> Index:
-    residual, target = block.moments.copy(), block.cross.T.copy()
+    residual = block.working.copy()
+    target = block.cross.T.astype(residual.dtype)
+    least = 1e-9 if residual.dtype == np.float64 else 1e-5  # of its variance: what is left of a column is rounding
     width = len(residual)
     scale = np.diagonal(residual).copy()
     weight = np.where(np.arange(width) % taps == centre, 1.0, 1.0 - penalty)
@@ -201,7 +203,7 @@ def _pursue(block: Block, columns: int, taps: int, centre: int, penalty: float, 
     batch = max(1, width // taps // BATCHES)
     while len(picked) < columns:
         left = np.diagonal(residual)
-        alive = left > 1e-9 * scale
+        alive = left > least * scale
         score = np.where(alive, np.square(target).sum(1) * weight / np.where(alive, left, 1), 0)
         score[taken] = -1
         # While a round of one column per channel is not over, channels that had their turn wait.
@@ -221,7 +223,7 @@ def _pursue(block: Block, columns: int, taps: int, centre: int, penalty: float, 
         useful = [column for column in chosen if alive[column]]
         if useful:
             inner = residual[np.ix_(useful, useful)]
-            gain = solve(inner, residual[:, useful])
+            gain = solve(inner.astype(np.float64), residual[:, useful]).astype(residual.dtype)
             target -= gain @ target[useful]
             residual -= gain @ residual[useful]
     return np.asarray(picked)
@@ -288,7 +290,8 @@ def explained_jointly(block: Block, columns: int) -> float:
     if known is None or len(known) < columns:
         at, first = _ranked(block, not block.white)
         features = _spread(block, at[:limit], first[:limit])
-        gain = nested(features @ block.moments @ features.T, block.cross @ features.T)
+        product = features.astype(block.working.dtype, copy=False) @ block.working
+        gain = nested(product.astype(np.float64, copy=False) @ features.T, block.cross @ features.T)
         known = block.cache["joint"] = np.cumsum(np.square(gain).sum(1))
     return float(known[columns - 1])
 
@@ -304,10 +307,10 @@ def _spread(block: Block, at: Index, first: npt.NDArray[Any]) -> npt.NDArray[Any
 def _last(block: Block, at: Index, first: Array) -> tuple[float, Index, Array, Array]:
     features = _spread(block, at, first)
     inputs, taps = first.shape[1], features.shape[1] // first.shape[1]
-    rows, product = block.moments.reshape(inputs, taps, -1), np.empty_like(features)
+    rows, product = block.working.reshape(inputs, taps, -1), np.empty_like(features)
     for tap in range(taps):  # a feature has one tap only
         mine = at == tap
-        product[mine] = first[mine] @ np.ascontiguousarray(rows[:, tap])
+        product[mine] = first[mine].astype(rows.dtype, copy=False) @ np.ascontiguousarray(rows[:, tap])
     right = block.cross @ features.T
     last = solve(product @ features.T, right)
     return -float(np.vdot(last, right)), at, first, last
@@ -319,7 +322,7 @@ def _first(block: Block, at: Index, first: Array, last: Array) -> Array:
     taps = block.matrix.shape[1] // inputs
     rank = len(first)
     rows = np.arange(rank)
-    outer, moments = last.astype(np.float32), block.moments.astype(np.float32)
+    outer, moments = last.astype(np.float32), block.single
     wide = rank < len(outer)
     products = outer.T @ outer if wide else outer
 

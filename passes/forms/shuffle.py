@@ -22,7 +22,7 @@ from lwgraph.errors import UsageError
 from lwgraph.passes.forms._reorder import reorder
 from lwgraph.passes.forms.grouped import INVERSE, expand, split
 from lwgraph.plan.emit import Emitter
-from lwgraph.plan.fit import Moments
+from lwgraph.plan.fit import SHARED, Moments
 from lwgraph.plan.form import Fitted, Form
 from lwgraph.plan.site import Site
 
@@ -91,10 +91,10 @@ class Shuffle(Form):
         groups, rank = form.groups, form.rank
         parts = []
         for rows in np.split(np.arange(site.outputs), groups):
-            known = {key: value for key, value in block.cache.items() if key[0] == INVERSE}
+            known = {key: value for key, value in block.cache.items() if key in SHARED or key[0] == INVERSE}
             own = replace(block, weight=block.weight[rows], cache=known | {"cross": block.cross[rows]})
             parts.append(split(own, groups, rank))
-            block.cache.update((key, value) for key, value in own.cache.items() if key[0] == INVERSE)
+            block.cache.update({k: v for k, v in own.cache.items() if k in SHARED or k[0] == INVERSE})
         kernel = np.concatenate([outer @ expand(inner, groups) for inner, outer in parts])
         # (j, i, r) of the fits is (i, j, r) in the first convolution.
         first = np.stack([inner.reshape(groups, rank, -1) for inner, _ in parts], 1)
