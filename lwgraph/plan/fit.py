@@ -17,17 +17,19 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph.errors import DataError
+from lwgraph.plan.algebra import balance, nested, solve, top_basis
 from lwgraph.plan.descent import conjugate_gradients
 from lwgraph.plan.probe import Probe
+from lwgraph.plan.ridge import ridges, shrinkage
 from lwgraph.plan.site import Site
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
+SWEEP_WORK = 3 * 10**9  # outputs times squared patch lengths
 SETTLED = 0.02  # alternating fits stop at a sweep that gains less than this share of the error
 MOST_UNKNOWNS = 10_000  # per output: the moments of longer patches are not formed
 WIDE, RIDGED = 1024, 1e-4  # where float32 will do; see `Block.working`
 SINGLE, LOWER, SHARED = "single", "lower", ("single", "lower")  # keys of what depends on the inputs alone
-STRIP, FLOOR = 256, 0.1  # rows taken at once; share of the ridge that all entries have alike
 FEW, ENOUGH = 3, 5  # samples per unknown below which fits are doubtful, and from which they are good
 
 
@@ -113,6 +115,16 @@ class Block:
             self.cache["total"] = float(np.vdot(self.cross, self.matrix))
         return float(self.cache["total"])
 
+    def sweeps(self, most: int, *, white: bool = False) -> int:
+        """How many alternations a fit goes on with from its start: `most`, or what SWEEP_WORK affords at o D^2 each.
+
+        None for an estimate, nor for white inputs unless `white`.
+        """
+        if not self.refine or (self.white and not white):
+            return 0
+        outputs, width = self.matrix.shape
+        return int(max(1, min(most, SWEEP_WORK // (outputs * width**2))))
+
     def settled(self, before: float, after: float) -> bool:
         """Whether a sweep that lowered the loss (less `total`) so far gained less than SETTLED of what is left."""
         return before - after < SETTLED * (self.total + before)
@@ -178,13 +190,18 @@ class Block:
     def error(self, kernel: Array) -> float:
         """tr((W - K) C (W - K)^T), the squared error that the samples themselves would show."""
         change = self.matrix - kernel.reshape(self.matrix.shape)
-        return max(0.0, self.size(change) - float(np.square(change).sum(0) @ self.ridge))
+        return self._without_ridge(self.size(change), change)
 
     @property
     def power(self) -> float:
         """tr(W C W^T), the summed variance of the outputs."""
         matrix = self.matrix
-        return max(0.0, float(np.vdot(self.cross, matrix) - np.square(matrix).sum(0) @ self.ridge))
+        return self._without_ridge(float(np.vdot(self.cross, matrix)), matrix)
+
+    def _without_ridge(self, size: float, change: Array) -> float:
+        """tr(V C V^T) from tr(V R V^T); 0 where only rounding is left."""
+        left = size - float(np.vdot(np.square(change).sum(0), self.ridge))
+        return left if left > 1e-12 * size else 0.0
 
 
 class Moments:
@@ -318,119 +335,12 @@ def ratio(error: float, power: float) -> float:
     return 0.0 if error <= 0 else math.inf
 
 
-def shrinkage(covariance: Array, count: int) -> float:
-    """One ridge for all entries of a sample covariance (D, D) of `count` samples.
-
-    That of the oracle-approximating shrinkage estimator (Chen, Wiesel, Eldar, Hero 2010, eq. 23), which reads it off
-    the spectrum's first two moments and the number of samples n, a quarter of the count as in `Moments`:
-
-        rho = ((1 - 2/D) tr(C^2) + tr(C)^2) / ((n + 1 - 2/D) (tr(C^2) - tr(C)^2 / D)),   rho <= 0.9
-        ridge = max(rho / (1 - rho), 1e-9) * tr(C) / D
-    """
-    width = len(covariance)
-    trace, square = float(np.trace(covariance)), float(np.vdot(covariance, covariance))
-    if trace <= 0 or square <= 0:
-        return 1.0
-    samples = max(1.0, count / 4)
-    spread = square - trace**2 / width
-    rho = ((1 - 2 / width) * square + trace**2) / max((samples + 1 - 2 / width) * spread, 1e-300)
-    rho = min(max(rho, 0.0), 0.9)
-    return max(rho / (1 - rho), 1e-9) * trace / width
-
-
-def ridges(covariance: Array, count: int) -> Array:
-    """The ridge (D,) for a sample covariance (D, D) of `count` samples; see `Moments`. O(D^2)."""
-    width = len(covariance)
-    variance = np.maximum(np.diagonal(covariance), 0)
-    mean = float(variance.mean())
-    if mean <= 0:
-        return np.ones(width)
-    scale = np.where(variance > 0, 1 / np.sqrt(np.where(variance > 0, variance, 1)), 0)
-    noise = explained = 0.0
-    for start in range(0, width, STRIP):  # in strips: no temporaries of the matrix's size
-        part = slice(start, start + STRIP)
-        square = np.minimum(np.square(covariance[part] * scale * scale[part, None]), 1)
-        noise += float(np.square(1 - square).sum())
-        explained += float(square.sum())
-    explained -= float((variance > 0).sum())  # the diagonal
-    rho = noise / max(max(1.0, count / 4) * explained, 1e-300)
-    rho = min(rho, 0.9)
-    return np.asarray(max(rho / (1 - rho), 1e-9) * ((1 - FLOOR) * variance + FLOOR * mean))
-
-
-def solve(normal: Array, right: Array) -> Array:
-    """X with X N = right, for a symmetric positive semidefinite N (m, m) and right (o, m). O(m^3 + o m^2).
-
-    N is scaled to a unit diagonal and gets a ridge of 1e-12, so that dependent or zero features get small weights
-    instead of infinite ones.
-    """
-    diagonal = np.diagonal(normal)
-    scale = np.where(diagonal > 0, 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1)), 0)
-    scaled = normal * scale * scale[:, None]
-    scaled[np.diag_indices(len(scaled))] += np.where(diagonal > 0, 1e-12, 1.0)
-    return np.asarray(np.linalg.solve(scaled, (right * scale).T).T * scale)
-
-
-def nested(normal: Array, right: Array) -> Array:
-    """Y (m, o) such that the first j features alone explain Y[:j]^T Y[:j] of the outputs, for every j.
-
-    For features with normal matrix N (m, m) = F R F^T and right = W R F^T (o, m): Y = L^-1 right^T with N = L L^T. The
-    least loss with the first j features is tr(W R W^T) - ||Y[:j]||^2, so one factorization prices all sizes. O(m^3).
-    """
-    diagonal = np.diagonal(normal)
-    scale = np.where(diagonal > 0, 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1)), 0)
-    scaled = normal * scale * scale[:, None]
-    scaled[np.diag_indices(len(scaled))] += np.where(diagonal > 0, 1e-10, 1.0)
-    return np.asarray(np.linalg.solve(np.linalg.cholesky(scaled), (right * scale).T))
-
-
 def refit(block: Block, features: Array) -> Array:
     """The pointwise stage A (o, m) of least output error over features F (m, D): A = W R F^T (F R F^T)^-1."""
     return solve(features @ block.moments @ features.T, block.cross @ features.T)
 
 
-def top_basis(moments: Array | None, right: Array, size: int | None = None) -> Array:
-    """Directions V (r, I), best first, such that projecting `right` (I, n) on their span loses least in the metric.
-
-    This is the truncated SVD of L^T right with moments = L L^T (the whitened SVD; reduced-rank regression), returned
-    as rows V_r = (right q_r)^T for the right singular vectors q_r when n < I, else as the equal L^-T u_r s_r.
-    moments None is the identity: the plain SVD. Works on the smaller Gram: O(min(I, n)^3 + I n min(I, n)).
-    """
-    inner, outer = right.shape
-    if outer <= inner:
-        _, vectors = np.linalg.eigh(right.T @ (right if moments is None else moments @ right))
-        basis = (right @ vectors[:, ::-1]).T
-    else:
-        if moments is None:
-            _, vectors = np.linalg.eigh(right @ right.T)
-            basis = vectors[:, ::-1].T
-        else:
-            lower = np.linalg.cholesky(moments)
-            whitened = lower.T @ right
-            _, vectors = np.linalg.eigh(whitened @ whitened.T)
-            basis = np.linalg.solve(lower.T, vectors[:, ::-1]).T
-    basis = basis if size is None else basis[:size]
-    norms = np.linalg.norm(basis, axis=1, keepdims=True)
-    return np.asarray(basis / np.where(norms > 0, norms, 1))
-
-
-def balance(first: Array, second: Array) -> tuple[Array, Array]:
-    """Scale row r of `first` (r, ...) and column r of `second` (o, r, ...) to equal norms; their product stays.
-
-    Keeps the values between two stages in the range of the layer's own, for float16 and int8.
-    """
-    rows = np.sqrt(np.square(first.reshape(len(first), -1)).sum(1))
-    columns = np.sqrt(np.square(np.moveaxis(second, 1, 0).reshape(second.shape[1], -1)).sum(1))
-    alive = (rows > 0) & (columns > 0)
-    factor = np.where(alive, np.sqrt(np.where(alive, columns, 1) / np.where(alive, rows, 1)), 0)
-    inverse = np.where(alive, 1 / np.where(alive, factor, 1), 0)
-    return (
-        first * factor.reshape(-1, *[1] * (first.ndim - 1)),
-        second * inverse.reshape(1, -1, *[1] * (second.ndim - 2)),
-    )
-
-
 __all__ = [
-    "Block", "Gram", "Moments", "Pooled", "balance", "conjugate_gradients", "nested", "ratio", "refit", "ridges",
-    "shrinkage", "solve", "too_wide", "top_basis",
+    "SHARED", "WIDE", "Block", "Gram", "Moments", "Pooled", "balance", "conjugate_gradients", "nested", "ratio",
+    "refit", "ridges", "shrinkage", "solve", "too_wide", "top_basis",
 ]  # fmt: skip

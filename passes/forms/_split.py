@@ -17,21 +17,21 @@ from lwgraph.plan.fit import Block, balance, conjugate_gradients, nested, solve,
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
-SWEEPS, STEPS = 2, 3  # alternations, and conjugate-gradient steps in each; more gains 1 % of the error
+SWEEPS, STEPS = 3, 3  # alternations at most, and conjugate-gradient steps in each
 
 
 def factor(block: Block, axes: Sequence[int], rank: int) -> tuple[Array, Array]:
     """The two stages (r, c, *k with 1 off `axes`) and (o, r, *k with 1 on `axes`) of least error on the moments.
 
-    With T taps off `axes`, I = c * taps on `axes`, D = T I: O(rank D^2 (1 + SWEEPS (STEPS + 1)) + (rank T)^3) after
+    With T taps off `axes`, I = c * taps on `axes`, D = T I: O(rank D^2 STEPS + (rank T)^3) per sweep after
     one eigenproblem of min(I, o T), which all ranks share.
     """
     weight, moments = arranged(block, axes)  # (o, T, I), (T, I, T, I)
     outputs, taps, inner = weight.shape
     cross = np.asarray(block.cache[("cross", tuple(axes))])
     loss, first, second = start(block, axes, rank)
-    if taps > 1 and block.refine and not block.white and rank < min(inner, outputs * taps):
-        for _ in range(SWEEPS):
+    if taps > 1 and rank < min(inner, outputs * taps):
+        for _ in range(block.sweeps(SWEEPS)):
             better = first_stage(moments, cross, first, second, inverse_average(block, axes))
             found, refitted = second_stage(moments, cross, better)
             if found >= loss:

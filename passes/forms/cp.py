@@ -28,7 +28,7 @@ from lwgraph.plan.site import Site
 
 Array = npt.NDArray[np.float64]
 Single = npt.NDArray[np.float32]
-SWEEPS, STEPS = 3, 3  # alternations, and conjugate-gradient steps for each of K and B
+SWEEPS, STEPS = 8, 3  # alternations at most, and conjugate-gradient steps for each of K and B
 GROWTH = 3.0  # how much a sweep may enlarge the terms
 
 
@@ -118,7 +118,7 @@ def decompose(block: Block, rank: int) -> tuple[Array, Array, Array]:
         return first, taps, last
     loss, last = _project(block, first, taps)
     size = _terms(first, taps, last)
-    for _ in range(SWEEPS if block.refine and not block.white else 0):
+    for _ in range(block.sweeps(SWEEPS)):
         better_taps, better_first = _factors(block, first, taps, last)
         found, better_last = _project(block, better_first, better_taps)
         grown = _terms(better_first, better_taps, better_last)

@@ -28,7 +28,7 @@ from lwgraph.plan.site import Site
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 Order = Literal["auto", "dw-pw", "pw-dw"]
-SWEEPS, STEPS = 3, 6  # alternations, and conjugate-gradient steps in each
+SWEEPS, STEPS = 8, 6  # alternations at most, and conjugate-gradient steps in each
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def decouple_inputs(block: Block, terms: int) -> tuple[Array, Array]:
     metrics = (own,) if block.white else (own, np.broadcast_to(np.eye(taps), own.shape))
     starts = [_leading(energy, metric, terms) for metric in metrics]
     loss, k, p = min((_pointwise(moments, cross, k) for k in starts), key=lambda found: found[0])
-    for _ in range(SWEEPS if block.refine and not block.white and terms < taps else 0):
+    for _ in range(block.sweeps(SWEEPS) if terms < taps else 0):
         found = _pointwise(moments, cross, _input_taps(block.single.reshape(moments.shape), cross, own, k, p))
         if found[0] >= loss:
             break
@@ -236,7 +236,7 @@ def decouple_outputs(block: Block, terms: int) -> tuple[Array, Array]:
     if block.white or terms == taps:
         return k, p
     channel_inverse, tap_inverse = np.linalg.inv(channel), np.linalg.inv(tap)
-    for _ in range(SWEEPS if block.refine else 0):
+    for _ in range(block.sweeps(SWEEPS)):
         points = _solve_pointwise(image, cross, k, p, np.linalg.inv(k @ tap @ k.swapaxes(1, 2)), channel_inverse)
         spread = np.einsum("otc,cd,osd->ots", points, channel, points, optimize=True)
         inverse = np.linalg.pinv(spread, rcond=1e-10, hermitian=True)

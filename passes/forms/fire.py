@@ -29,7 +29,7 @@ from lwgraph.plan.site import Site
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
-SWEEPS = 3  # alternations of B and H
+SWEEPS = 3  # alternations of B and H at most
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,7 @@ def factor(block: Block, squeeze: int, points: int) -> tuple[Array, Array, Index
         (_expand(each, points, centre, len(moments)) for each in solved(block, (), squeeze)),
         key=lambda found: found[0],
     )
-    free = squeeze < weight.shape[2] and block.refine and not (block.white and not points)
-    for _ in range(SWEEPS if free else 0):
+    for _ in range(block.sweeps(SWEEPS, white=points > 0) if squeeze < weight.shape[2] else 0):
         better = first_stage(moments, cross, first, second, inverse_average(block, ()))
         normal, right = normal_equations(moments, cross, better)
         found = _expand((better, normal, right, solve(normal, right)), points, centre, len(moments))

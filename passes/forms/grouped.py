@@ -31,7 +31,7 @@ from lwgraph.plan.site import Site
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 Index = npt.NDArray[np.intp]
-SWEEPS, STEPS = 2, 4
+SWEEPS, STEPS = 6, 4  # alternations at most, and conjugate-gradient steps in each
 INVERSE = "inverse run"  # key of what depends on the inputs alone
 
 
@@ -175,7 +175,7 @@ def split(block: Block, groups: int, rank: int) -> tuple[Array, Array]:
         starts.append(outer(np.concatenate([_padded(basis, rank) for basis in block.cache[key]])))
     loss, inner, points = min(starts, key=lambda found: found[0])
     # With one group, or white inputs, the start is the optimum.
-    for _ in range(SWEEPS if block.refine and not block.white and groups > 1 else 0):
+    for _ in range(block.sweeps(SWEEPS) if groups > 1 else 0):
         found = outer(_inner(block, runs, inner, points, rank))
         if found[0] >= loss:
             break

@@ -31,7 +31,7 @@ Array = npt.NDArray[np.float64]
 Single = npt.NDArray[np.float32]
 Index = npt.NDArray[np.intp]
 Kind = Literal["per-channel", "free", "joint"]
-SWEEPS, STEPS = 2, 4  # of "joint": alternations, and conjugate-gradient steps in each
+SWEEPS, STEPS = 6, 4  # of "joint": alternations at most, and conjugate-gradient steps in each
 BATCHES = 16  # of the matching pursuit, for each c columns
 
 
@@ -248,7 +248,7 @@ def joint(block: Block, columns: int) -> tuple[Index, Array, Array]:
     assert best is not None
     loss, at, first, last = best
     exact = columns >= taps * min(inputs, len(block.weight))
-    for _ in range(SWEEPS if block.refine and not block.white and not exact else 0):
+    for _ in range(0 if exact else block.sweeps(SWEEPS)):
         found = _last(block, at, _first(block, at, first, last))
         if found[0] >= loss:
             break

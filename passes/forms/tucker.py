@@ -134,7 +134,7 @@ def factor(block: Block, inputs: int, outputs: int) -> tuple[Array, Array, Array
             best = found
     assert best is not None
     loss, expand, core, reduce = best
-    for _ in range(SWEEPS if block.refine and not block.white else 0):
+    for _ in range(block.sweeps(SWEEPS)):
         kept = np.einsum("op,oti->pti", expand, cross, optimize=True)
         better = first_stage(moments, kept, reduce, core, inverse_average(block, ()))
         found = _outer(second_stage(moments, cross, better)[1], cross, better, outputs)

@@ -129,6 +129,20 @@ def test_degenerate_inputs(name, inputs):
         assert inputs == "rank-deficient" or fitted.error == 0  # nothing varies
 
 
+@pytest.mark.parametrize("text", [str(SIZES[name][0]) for name in sorted(SIZES)])
+def test_float32_moments_of_wide_layers_lose_nothing(text, monkeypatch):
+    site, moments = sampled()
+    form = parse_form(text).at(site)
+    exact = form.fit(site, moments)
+    for module in ("lwgraph.plan.fit", "lwgraph.passes.forms.smaller_kernel"):
+        monkeypatch.setattr(f"{module}.WIDE", 1)
+    monkeypatch.setattr("lwgraph.plan.fit.RIDGED", 0.0)
+    site, moments = sampled()
+    fitted = form.fit(site, moments)
+    assert moments.blocks[0].working.dtype == np.float32
+    assert fitted.error == pytest.approx(exact.error, rel=2e-3)
+
+
 def test_pursuit_finds_the_columns_that_matter():
     _, moments = sampled()
     block = moments.blocks[0]

@@ -1,5 +1,6 @@
 """The linear algebra that forms share: the ridge, warnings, degenerate inputs, and what is not formed at all."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 
 from lwgraph import ir
 from lwgraph.calibrate import Statistics
-from lwgraph.plan.fit import MOST_UNKNOWNS, SETTLED, Moments, Pooled, ridges, shrinkage, solve, too_wide
+from lwgraph.plan import fit as module
+from lwgraph.plan.fit import MOST_UNKNOWNS, SETTLED, Block, Moments, Pooled, ridges, shrinkage, solve, too_wide
 from lwgraph.plan.form import parse_form
 from lwgraph.plan.site import find_sites
 from lwgraph.rewrite import Context, Pass
@@ -82,6 +84,28 @@ def test_averages_of_the_moments() -> None:
     np.testing.assert_allclose(found.channel_moments, np.einsum("ctdt->cd", whole) / 9)
     np.testing.assert_allclose(found.tap_moments, np.einsum("ctcs->ts", whole) / 6)
     assert found.total == pytest.approx(found.loss(np.zeros(site.shape)))
+
+
+def test_large_layers_get_fewer_sweeps() -> None:
+    (found,) = block()[1].blocks
+    assert found.sweeps(8) == 8 and replace(found, refine=False).sweeps(8) == 0
+    white = replace(found, ridge=0.0)
+    assert white.sweeps(8) == 0 and white.sweeps(8, white=True) == 8
+    for width, outputs, expected in ((1152, 128, 8), (1728, 192, 5), (2304, 256, 2), (4608, 512, 1)):
+        wide = Block(np.zeros((outputs, width, 1)), np.empty((width, width)), 1.0)  # never touched
+        assert wide.sweeps(8) == expected
+
+
+def test_float32_is_taken_where_the_ridge_allows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    (found,) = block()[1].blocks
+    assert found.working is found.moments
+    kernel = found.weight + 1e-3 * np.random.default_rng(0).standard_normal(found.weight.shape)
+    loss = found.loss(kernel)
+    monkeypatch.setattr(module, "WIDE", 1)
+    assert found.working.dtype == np.float32
+    assert found.loss(kernel) == pytest.approx(loss, rel=1e-4) and found.loss(kernel) != loss
+    weak = replace(found, ridge=1e-7, cache={})
+    assert weak.working is weak.moments  # float32 would not tell its small eigenvalues from zero
 
 
 def test_a_sweep_that_gains_little_is_the_last() -> None:
