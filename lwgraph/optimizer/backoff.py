@@ -36,9 +36,9 @@ def back_off(front: Front, bench: Bench) -> Outcome:
 
     Plans on the front lose less the slower they are, so the fastest good one is found by bisection: about log2 of
     their number looks at the judged data. Of all that were looked at and kept the promises, the one that is measured
-    best stands; plans that the bench looked at before count, too, and searched ones are only looked at where they are
-    predicted not to be worse than these (by more than DOUBT). Where the user promised speed or size but not accuracy,
-    it is the plan of least loss that keeps those.
+    best stands (`Bench.least`); plans that the bench looked at before count, too, and searched ones are only looked at
+    where they are predicted not to be worse than these (by more than DOUBT). Where the user promised speed or size but
+    not accuracy, it is the plan of least loss that keeps those.
 
     Args:
         front: of a search that did not see the judged data.
@@ -62,7 +62,7 @@ def back_off(front: Front, bench: Bench) -> Outcome:
     if bench.floor is None and meeting:
         best = min(meeting, key=lambda made: -(made.candidate.judged or 0.0))
     else:
-        best = min(meeting or good, key=lambda made: bench.amount(made.candidate))
+        best = bench.least(meeting or good)
     assert best.candidate.plan is not None
     return Outcome(best.model, best.candidate.plan, best.candidate, front)
 

@@ -15,6 +15,8 @@ from lwgraph.plan.search.planner import Planner
 
 Key = tuple[tuple[int, ...], tuple[str, ...]]
 Milliseconds = Callable[[ir.Model], float] | None
+Race = Callable[[Sequence[ir.Model]], Sequence[float]] | None
+CLOSE = 1.3  # plans that were timed within this factor of the fastest are raced against each other
 DOUBT = 1.1  # a plan that is predicted to take this many times what is measured of a good one is not looked at
 
 
@@ -34,6 +36,7 @@ class Bench:
         judge: of the metric.
         goal: the promises.
         milliseconds: of one run of a model, measured; None where that cannot be done: predictions count then.
+        race: of several models, timed in turn; None: what `milliseconds` says decides.
 
     Attributes:
         floor: the least score that keeps the promise on the metric; None where other promises count alone: the user
@@ -41,8 +44,11 @@ class Bench:
         base_ms: predicted milliseconds of the network as it was.
     """
 
-    def __init__(self, planner: Planner, judge: Judge, goal: Goal, milliseconds: Milliseconds) -> None:
-        self.planner, self.judge, self.goal, self.milliseconds = planner, judge, goal, milliseconds
+    def __init__(
+        self, planner: Planner, judge: Judge, goal: Goal, milliseconds: Milliseconds, race: Race = None
+    ) -> None:
+        self.planner, self.judge, self.goal = planner, judge, goal
+        self.milliseconds, self.race = milliseconds, race
         self.floor = None if goal.limited and not judge.stated else judge.floor
         self.base_ms = planner.predicted((0,) * len(planner.items), "latency")
         self._made: dict[Key, Made | None] = {}
@@ -90,6 +96,17 @@ class Bench:
             return candidate.measured_ms
         return candidate.amount(self.goal.objective)
 
+    def least(self, among: Sequence[Made]) -> Made:
+        """The one that takes least of the objective; of those that are CLOSE in time, the one that wins a race."""
+        best = min(among, key=lambda made: self.amount(made.candidate))
+        if self.race is None or self.goal.objective != "latency":
+            return best
+        close = [made for made in among if self.amount(made.candidate) <= CLOSE * self.amount(best.candidate)]
+        if len(close) < 2:
+            return best
+        times = self.race([made.model for made in close])
+        return close[min(range(len(close)), key=lambda index: times[index])]
+
     @property
     def most(self) -> float:
         """What a plan may be predicted to take to be worth a look, given those that keep all promises; inf: anything.
@@ -121,4 +138,4 @@ class Bench:
         return Made(replace(candidate, plan=plan, judged=score, accepted=accepted, measured_ms=measured), model)
 
 
-__all__ = ["DOUBT", "Bench", "Made", "Milliseconds"]
+__all__ = ["CLOSE", "DOUBT", "Bench", "Made", "Milliseconds", "Race"]

@@ -40,6 +40,7 @@ SEARCHED = ("low-rank", "depthwise")  # forms that are worth pricing at every si
 TRIAL_SECONDS = 2.0  # of running a plan to measure its loss, about
 SENSING_SECONDS = 20.0  # of running stitched models to measure sensitivities, about
 LEAST, MOST = 8, 64  # samples that a loss is measured on
+TIMED_SECONDS, LOOK_SECONDS = 0.6, 2.0  # of timing one of the first plans; one that is looked at
 FEWEST = 3  # the same, where one layer after the other is looked at
 
 
@@ -129,10 +130,12 @@ class Planning:
             objective=self.goal.objective,
             trials=None if self.pool is None else Trials(planner, loss, self.executor, self.pool),
             prices=limit_prices(planner, self.goal.limits(base_ms), self.goal.objective),
+            timed=(lambda model: self._timed(oracle, float_ms, model, TIMED_SECONDS)) if oracle.measures else None,
         )  # fmt: skip
         bench = Bench(
             planner, judge, self.goal,
-            (lambda model: oracle.whole({"it": model}, self.inputs.probe)[0]) if oracle.measures else None,
+            (lambda model: self._timed(oracle, float_ms, model, LOOK_SECONDS)) if oracle.measures else None,
+            (lambda models: self._race(oracle, models)) if oracle.measures else None,
         )  # fmt: skip
         bench.look_first(*obvious_plans(planner, known))
         front = search.run(bench.most)
@@ -140,7 +143,7 @@ class Planning:
             self.context.warn(memory.warning)
         outcome = back_off(front, bench)
         if self.goal.training:
-            outcome = self._trained(outcome, planner, judge, lambda m: here.whole({"it": m}, self.inputs.probe)[0])
+            outcome = self._trained(outcome, planner, judge, lambda m: self._timed(here, float_ms, m, LOOK_SECONDS))
         self._record(outcome.plan)
         self._record_search(outcome)
         found = outcome.candidate
@@ -197,6 +200,15 @@ class Planning:
 
     # ------------------------------------------------------------ parts of the search
 
+    def _timed(self, oracle: Oracle, float_ms: float, model: ir.Model, seconds: float) -> float:
+        """Milliseconds of one run, by the clock on which the cleaned network takes `float_ms`."""
+        return oracle.against(self.clean, float_ms, model, self.inputs.probe, seconds)
+
+    def _race(self, oracle: Oracle, models: Sequence[ir.Model]) -> list[float]:
+        """Milliseconds of one run of each, timed in turn."""
+        named = {str(index): model for index, model in enumerate(models)}
+        return oracle.whole(named, self.inputs.probe, LOOK_SECONDS * len(models))
+
     def _weigh(self, planner: Planner, float_ms: float) -> None:
         """Set the weights of the items: what each layer's error does to the outputs."""
         samples = self._samples(float_ms * len(planner.items), SENSING_SECONDS, FEWEST)
@@ -219,7 +231,7 @@ class Planning:
         if any(whole):
             self.context.progress("measuring integers", 0, 0)
             model, known = weigh_integers(planner, loss, self.executor)
-            int8_ms = oracle.whole({"int8": model}, self.inputs.probe)[0] if oracle.measures else None
+            int8_ms = self._timed(oracle, float_ms, model, LOOK_SECONDS) if oracle.measures else None
         if not oracle.measures:  # the layers alone
             float_ms = planner.predicted(planner.uniform(precision.FLOAT), LATENCY)
         planner.anchor(float_ms, int8_ms, size, macs)

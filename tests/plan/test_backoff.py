@@ -108,6 +108,23 @@ def test_a_searched_plan_stands_where_it_is_faster_than_the_obvious_one():
     assert run(fake, obvious=quantized("all"), resorts=quantized("slow")).model == 1
 
 
+def test_plans_that_were_timed_alike_are_raced():
+    fake = Fake([0.8, 0.95, 0.95, 0.95], measured={1: 20.0, 2: 22.0, 3: 60.0})
+    raced = []
+
+    def race(models):
+        raced.append(list(models))
+        return [5.0 - model for model in models]
+
+    bench = Bench(fake, fake, Goal(), fake.milliseconds, race)
+    for candidate in front(4).candidates:
+        bench.look(candidate)
+    assert back_off(front(4), bench).model == 2 and raced == [[1, 2]]
+    assert back_off(front(4), Bench(fake, fake, Goal(), fake.milliseconds)).model == 1
+    single = Fake([0.95])
+    assert back_off(front(1), Bench(single, single, Goal(), fake.milliseconds, race)).model == 0 and len(raced) == 1
+
+
 def test_what_is_worth_a_look_follows_from_the_best_that_is_known():
     fake = Fake([0.95] * 3)
     fake.others = {}

@@ -1,5 +1,6 @@
 """Integers in plans, anchored predictions, and the search above the solver, on a network of two convolutions."""
 
+import copy
 import itertools
 import math
 
@@ -119,6 +120,27 @@ def test_the_search_keeps_all_it_ran_and_its_front_falls(planner, loss):
     assert all(c.loss >= 0 for c in front.candidates)
 
 
+def test_the_first_plans_set_what_others_are_predicted_to_take(planner, loss, monkeypatch, tmp_path):
+    monkeypatch.setattr(planner, "clock", copy.deepcopy(planner.clock))
+    whole, calls = planner.uniform(INT8), []
+
+    def timed(model):
+        calls.append(model)
+        return 1.5  # whatever it is
+
+    memory = Memory(tmp_path / "search.json")
+    front = Search(planner, loss, ORT, seconds=0.0, timed=timed, memory=memory).run()
+    formed = [c for c in front.candidates if any(o.form for o in planner.chosen(c.choice).values())]
+    assert calls and formed
+    before = planner.predicted(formed[0].choice, LATENCY)
+    assert before == formed[0].predicted_ms and abs(math.log(before / 1.5)) < 0.5
+    assert planner.predicted(whole, LATENCY) == pytest.approx(4.0)  # anchors hold
+    assert planner.predicted(planner.uniform(FLOAT), LATENCY) == pytest.approx(10.0)
+    count = len(calls)
+    again = Search(planner, loss, ORT, seconds=0.0, timed=timed, memory=Memory(tmp_path / "search.json")).run()
+    assert len(calls) == count and again.candidates == front.candidates  # times are remembered
+
+
 def test_plans_that_would_take_too_much_are_not_run(planner, loss):
     most = 5.0  # half of the network's time
     front = Search(planner, loss, ORT, seconds=1.0).run(most)
@@ -226,6 +248,7 @@ def test_work_stands_for_time_where_nothing_can_be_timed(planner, tmp_path):
     dense, form = oracle.prices(site, [None, option.form])
     assert dense.ms == dense.dense_ms == WORK * site.macs() and form.ms == WORK * option.form.macs(site) < dense.ms
     assert oracle.switch(site) == 0 and oracle.correction("it") == 1
+    assert WorkOracle(ORT).against(planner.model, 3.0, planner.model, [FEEDS]) == pytest.approx(3.0)
     (whole,) = WorkOracle(ORT).whole({"it": planner.model}, [FEEDS])
     assert whole == pytest.approx(WORK * sum(item.dense.macs for item in planner.items))
 

@@ -122,6 +122,17 @@ class Oracle:
                 self.cache.put(name, 1e3 * least[0], 1e3 * value, rounds)
         return [row[1] for name in names if (row := self.cache.get(name)) is not None]
 
+    def against(
+        self, reference: ir.Model, reference_ms: float, model: ir.Model, feeds: Sequence[Feeds], seconds: float = 2.0
+    ) -> float:
+        """Milliseconds of one run of `model` at a moment when `reference` takes `reference_ms`.
+
+        The two are timed in turn: times that were measured one after the other tell more of what else the machine did
+        than of the models.
+        """
+        before, after = self.whole({"reference": reference, "it": model}, feeds, seconds)
+        return reference_ms * after / before
+
     def correction(self, name: str) -> float:
         """How plans of one network came out against what was predicted: see `learn`; 1 before anything was learnt.
 

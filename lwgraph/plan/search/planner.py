@@ -19,6 +19,7 @@ from lwgraph.plan.plan import Choice, Plan, Precision
 from lwgraph.plan.precision import FLOAT, INT8, available, spelling
 from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.refit.sequential import refit
+from lwgraph.plan.search.clock import Clock
 from lwgraph.plan.search.items import Item, Option, find_items, undominated
 from lwgraph.plan.search.solver import Menu, total
 from lwgraph.rewrite.base import Context
@@ -30,7 +31,6 @@ REFIT_SAMPLES, REFIT_SECONDS = 256, 10.0  # that layers are fitted anew to; the 
 LEAST_SAMPLES = 48  # for either, however long they run
 QUICK_SAMPLES = 16  # that integer ranges are taken from when plans are only compared
 FASTEST = 1e-3  # share of a network's time that any plan takes at least
-BESIDE = 0.05  # share of a network's time that is not in its layers, at least
 Judge = Callable[[ir.Model], float]
 Array = npt.NDArray[np.float64]
 Chosen = Mapping[str, Option]
@@ -92,17 +92,12 @@ class Planner:
         self._correction = oracle.correction(self._name)
         self.rest: dict[str, float] = {}  # of each resource, outside all items
         self.quick = spelling(quick=True) if available() else ""  # how plans are quantized that are only compared
-        self._scale = {FLOAT: 1.0, INT8: 1.0}  # of the layers' times, by precision
-        self._beside = {name: np.zeros(len(self.items)) for name in (FLOAT, INT8)}  # each item's part of the rest
+        self.clock = Clock(self.items)
 
     # ------------------------------------------------------------ prediction
 
     def anchor(self, float_ms: float, int8_ms: float | None = None, size: int = 0, macs: int = 0) -> None:
         """Let predicted totals agree with measured ones: the whole network in floats, and all of it in integers.
-
-        What the network takes beyond its layers (pools, sums, what lies between) is laid on the items in proportion to
-        their time, for each precision; it is at least BESIDE of the whole. Where the layers were timed to take more
-        than the rest of the network leaves them, their times are scaled down.
 
         Args:
             float_ms, int8_ms: measured milliseconds of one run; None where there are no integers.
@@ -112,30 +107,16 @@ class Planner:
         everything = self.uniform(FLOAT)
         for resource, known in ((BYTES, float(size)), (MACS, float(macs))):
             self.rest[resource] = known - self.predicted(everything, resource)
-        dense = np.array([item.dense.price.ms for item in self.items])
-        if not dense.sum() > 0:
+        if not self.clock.anchor_floats(float_ms):
             self.rest[LATENCY] = float_ms
             return
-        shares = dense / dense.sum()
-        rest = max(float_ms - float(dense.sum()), BESIDE * float_ms)
-        self._scale[FLOAT], self._beside[FLOAT] = (float_ms - rest) / float(dense.sum()), rest * shares
         if int8_ms is not None:
-            self._anchor_integers(int8_ms, dense, shares)
+            self.clock.anchor_integers(int8_ms, self.uniform(INT8))
         self._float_ms = float_ms
 
-    def _anchor_integers(self, int8_ms: float, dense: Array, shares: Array) -> None:
-        whole = self.uniform(INT8)
-        inside = np.array([self.items[i].options[o].precision == INT8 for i, o in enumerate(whole)])
-        prices = np.array([self.items[i].options[o].price.ms for i, o in enumerate(whole)])
-        if not prices[inside].sum() > 0:
-            return
-        self._scale[INT8], self._beside[INT8] = 0.0, np.zeros(len(dense))
-        others = total(self.menus(), whole).cost  # layers without an integer kernel, and the ways there and back
-        left = max(int8_ms - others, BESIDE * int8_ms)
-        most = max(float(self._beside[FLOAT][inside].sum()), BESIDE * left)
-        rest = min(max(left - float(prices[inside].sum()), BESIDE * left), most)
-        self._scale[INT8] = (left - rest) / float(prices[inside].sum())
-        self._beside[INT8] = rest * np.where(inside, shares, 0.0) / float(shares[inside].sum())
+    def fit_times(self, plans: Sequence[tuple[Sequence[int], float]]) -> None:
+        """Let predicted times agree with what plans of forms were measured to take; see `Clock.fit`."""
+        self.clock.fit(plans)
 
     def scale_integers(self, factor: float) -> None:
         """Multiply the errors that integers add, when a measurement says that they are larger or smaller."""
@@ -178,7 +159,8 @@ class Planner:
             cost = [self._amount(index, o, objective) for o in item.options]
             state = [int(o.precision == INT8) for o in item.options]
             # One way is half of the price; but what one layer reads another reads, too, where a network branches.
-            edge = np.array([[0.0, item.switch_ms], [item.switch_ms, 0.0]]) if objective == LATENCY else None
+            way = self.clock.switch_ms(item)
+            edge = np.array([[0.0, way], [way, 0.0]]) if objective == LATENCY else None
             found.append(Menu.of(cost, loss, state, edge))
         return found
 
@@ -188,7 +170,7 @@ class Planner:
             return float(option.bytes)
         if resource == MACS:
             return float(option.macs)
-        return self._scale[option.precision] * option.price.ms + float(self._beside[option.precision][index])
+        return self.clock.ms(index, option)
 
     def predicted(self, choice: Sequence[int], resource: str) -> float:
         """What the whole network takes of a resource; without `anchor` the layers alone.

@@ -16,7 +16,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,6 +115,8 @@ class Search:
         seconds: to spend on trials; the first SLOTS are always made.
         memory: of losses.
         trials: does them side by side, ahead of the search; the same plans come of it.
+        timed: milliseconds of one run of a network, measured; the first plans set what others are predicted to take.
+            None: predictions stay as they are.
     """
 
     def __init__(
@@ -129,11 +131,12 @@ class Search:
         seconds: float = SECONDS,
         memory: Memory | None = None,
         trials: Trials | None = None,
+        timed: Callable[[ir.Model], float] | None = None,
     ) -> None:
         self.planner, self.loss, self.executor = planner, loss, executor
         self.objective, self.prices = objective, prices
         self.seconds, self.memory = seconds, memory or Memory(None)
-        self.trials = trials
+        self.trials, self.timed = trials, timed
         self.spent, self._most = 0.0, math.inf
         self._random = np.random.default_rng(seed)
         self._found: dict[tuple[int, ...], Candidate] = {}
@@ -152,6 +155,8 @@ class Search:
         for number, slot in enumerate(slots):
             planner.context.progress("running plans", number, len(slots))
             self._try(slot, slot.coefficients, "solver")
+        if self.timed is not None and self._found:
+            slots = self._timed_slots(slots)
         barren = 0
         while slots and self.spent < self.seconds and barren < BARREN:
             done = min(999, int(1000 * self.spent / self.seconds)) if self.seconds > 0 else 0
@@ -163,6 +168,38 @@ class Search:
         planner.context.progress(self._message(base), 1000, 1000)
         ordered = sorted(self._found.values(), key=lambda c: (c.amount(self.objective), worth(c), c.choice))
         return Front(base, ordered, self.spent, self.objective)
+
+    def _timed_slots(self, slots: Sequence[_Slot]) -> list[_Slot]:
+        """Measure the plans that were run, let predicted times follow, and take the slots anew."""
+        planner, timed = self.planner, []
+        for number, choice in enumerate(self._found):
+            planner.context.progress("timing plans", number, len(self._found))
+            milliseconds = self._milliseconds(choice)
+            if milliseconds is not None:
+                timed.append((choice, milliseconds))
+        planner.fit_times(timed)
+        self._found = {
+            choice: replace(candidate, predicted_ms=planner.predicted(choice, LATENCY))
+            for choice, candidate in self._found.items()
+        }
+        slots = self._slots()
+        for slot in slots:
+            self._try(slot, slot.coefficients, "solver")
+        return slots
+
+    def _milliseconds(self, choice: tuple[int, ...]) -> float | None:
+        """Of one run of a plan, measured or remembered; None when it cannot be run."""
+        assert self.timed is not None
+        key = f"{self._key(choice)} ms"
+        known = self.memory.get(key)
+        if known is None:
+            try:
+                model, _ = self.planner.apply(self.planner.chosen(choice), quick=True)
+                known = (self.timed(model), 0.0)
+            except LwgraphError:
+                return None
+            self.memory.put(key, *known)
+        return known[0]
 
     def _next(self, slots: Sequence[_Slot]) -> bool:
         return self._propose(slots[int(self._random.integers(len(slots)))])
@@ -228,6 +265,8 @@ class Search:
         if solution is None:
             return False
         candidate = self._run(solution.choice, origin)
+        if candidate is None and slot.best is None:  # run before, for another slot
+            slot.best = self._found.get(solution.choice)
         if candidate is None or (slot.best is not None and worth(candidate) >= worth(slot.best)):
             return False
         slot.best, slot.coefficients = candidate, coefficients

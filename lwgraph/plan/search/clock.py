@@ -1,0 +1,128 @@
+"""From prices of layers to milliseconds of whole networks: anchored at measured ones, and fitted to measured plans."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from lwgraph.plan.precision import FLOAT, INT8
+from lwgraph.plan.search.items import Item, Option
+
+BESIDE = 0.05  # share of a network's time that is not in its layers, at least
+PRECISIONS = (FLOAT, INT8)
+NOISE, TRUST = 0.05, 0.3  # how far measured times and factors are from what they should be, about
+WIDEST = 4.0  # of a fitted factor, either way
+Array = npt.NDArray[np.float64]
+
+
+class Clock:
+    """What each option takes in its network.
+
+    An option takes s p + b: its price p, scaled, and its item's part b of what the network takes beyond its layers
+    (pools, sums, what lies between). s and b are set by the whole network in floats and in integers, with all layers
+    dense; of forms both have factors of their own for each precision, 1 until `fit` sets them, as have the ways into
+    integers and back.
+
+    Args:
+        items: of the network; their prices are read when they are asked for.
+    """
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self.items = items
+        self.scale = dict.fromkeys(PRECISIONS, 1.0)
+        self.beside: dict[str, Array] = {name: np.zeros(len(items)) for name in PRECISIONS}
+        self.factors = np.ones(2 * len(PRECISIONS) + 1)
+
+    def ms(self, index: int, option: Option) -> float:
+        """Milliseconds of an option at the item of this number."""
+        layer, beside = self._parts(index, option)
+        if option.form is None:
+            return layer + beside
+        at = 2 * PRECISIONS.index(option.precision)
+        return float(self.factors[at] * layer + self.factors[at + 1] * beside)
+
+    def switch_ms(self, item: Item) -> float:
+        """Milliseconds of the way of an item's input into integers and back."""
+        return float(self.factors[-1] * item.switch_ms)
+
+    def anchor_floats(self, milliseconds: float) -> bool:
+        """Let all layers dense and in floats take `milliseconds`; False where the layers have no times.
+
+        What the network takes beyond its layers is laid on the items in proportion to their time; it is at least
+        BESIDE of the whole. Where the layers were timed to take more than that leaves them, they are scaled down.
+        """
+        dense = self._dense()
+        if not dense.sum() > 0:
+            return False
+        rest = max(milliseconds - float(dense.sum()), BESIDE * milliseconds)
+        self.scale[FLOAT], self.beside[FLOAT] = (milliseconds - rest) / float(dense.sum()), rest * dense / dense.sum()
+        return True
+
+    def anchor_integers(self, milliseconds: float, whole: Sequence[int]) -> None:
+        """Let `whole`, the options of all layers dense and in integers where that can be, take `milliseconds`.
+
+        Layers without an integer kernel, and the ways there and back, take what they take in floats.
+        """
+        dense = self._dense()
+        inside = np.array([self.items[i].options[o].precision == INT8 for i, o in enumerate(whole)])
+        prices = np.array([self.items[i].options[o].price.ms for i, o in enumerate(whole)])
+        if not prices[inside].sum() > 0 or not dense[inside].sum() > 0:
+            return
+        self.scale[INT8], self.beside[INT8] = 0.0, np.zeros(len(dense))
+        left = max(milliseconds - self.total(whole), BESIDE * milliseconds)
+        most = max(float(self.beside[FLOAT][inside].sum()), BESIDE * left)
+        rest = min(max(left - float(prices[inside].sum()), BESIDE * left), most)
+        self.scale[INT8] = (left - rest) / float(prices[inside].sum())
+        self.beside[INT8] = rest * np.where(inside, dense, 0.0) / float(dense[inside].sum())
+
+    def fit(self, plans: Sequence[tuple[Sequence[int], float]]) -> None:
+        """Set the factors so that plans take what was measured of them: least squares of relative errors, with a ridge.
+
+        Args:
+            plans: choices, one option per item, and their measured milliseconds.
+        """
+        if not plans:
+            return
+        rows, wanted = [], []
+        for choice, milliseconds in plans:
+            fixed, parts = self._features(choice)
+            rows.append(parts / milliseconds)
+            wanted.append((milliseconds - fixed) / milliseconds)
+        count = len(self.factors)
+        left = np.concatenate([np.array(rows) / NOISE, np.eye(count) / TRUST])
+        right = np.concatenate([np.array(wanted) / NOISE, np.ones(count) / TRUST])
+        found = np.linalg.lstsq(left, right, rcond=None)[0]
+        self.factors = np.clip(found, 1 / WIDEST, WIDEST)
+
+    def total(self, choice: Sequence[int]) -> float:
+        """Milliseconds of the layers of a plan, what lies between them included."""
+        fixed, parts = self._features(choice)
+        return float(fixed + parts @ self.factors)
+
+    def _features(self, choice: Sequence[int]) -> tuple[float, Array]:
+        """What no factor changes, and what each factor is of."""
+        fixed, parts = 0.0, np.zeros(len(self.factors))
+        before: str | None = None
+        for index, o in enumerate(choice):
+            option = self.items[index].options[o]
+            layer, beside = self._parts(index, option)
+            if option.form is None:
+                fixed += layer + beside
+            else:
+                at = 2 * PRECISIONS.index(option.precision)
+                parts[at : at + 2] += layer, beside
+            if before not in (None, option.precision):
+                parts[-1] += self.items[index].switch_ms
+            before = option.precision
+        return fixed, parts
+
+    def _parts(self, index: int, option: Option) -> tuple[float, float]:
+        return self.scale[option.precision] * option.price.ms, float(self.beside[option.precision][index])
+
+    def _dense(self) -> Array:
+        return np.array([item.dense.price.ms for item in self.items])
+
+
+__all__ = ["BESIDE", "Clock"]
