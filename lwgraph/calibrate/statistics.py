@@ -28,13 +28,14 @@ SAMPLE_IMAGES, SAMPLE_SIDE, SAMPLE_ROWS = 2, 12, 128
 HELD_OUT_BYTES = 8 << 20  # of one layer's held-out patches
 
 
-def rows_for(width: int, per_unknown: int = ROWS_PER_UNKNOWN) -> int:
-    """How many patches of `width` entries to collect: `per_unknown` for each entry, at least LEAST_ROWS.
+def rows_for(width: int, per_unknown: int = ROWS_PER_UNKNOWN, least: int | None = None) -> int:
+    """How many patches of `width` entries to collect: `per_unknown` for each, and at least `least` (LEAST_ROWS).
 
     Up to MORE_ROWS times as many where they cost little, no more than ROW_WORK multiply-adds in all: short patches, for
     which fits gain from more samples what long ones cannot afford.
     """
-    return max(LEAST_ROWS, per_unknown * width, min(MORE_ROWS * per_unknown * width, ROW_WORK // width**2))
+    least = LEAST_ROWS if least is None else least
+    return max(least, per_unknown * width, min(MORE_ROWS * per_unknown * width, ROW_WORK // width**2))
 
 
 class FeedSource(Protocol):

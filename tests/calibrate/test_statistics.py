@@ -231,3 +231,9 @@ def test_cross_moments_recover_the_original_layer_from_changed_inputs():
 def test_groups_are_consecutive_and_bounded():
     assert grouped([3, 3, 9, 1, 1], 6) == [[0, 1], [2], [3, 4]]
     assert grouped([], 5) == []
+
+
+def test_short_patches_get_more_rows_than_long_ones_can_afford() -> None:
+    assert module.rows_for(32) == module.LEAST_ROWS and module.rows_for(9, least=10) == 4 * 6 * 9
+    assert module.rows_for(576) == 24 * 576 and module.rows_for(1152) == 24 * 1152
+    assert 6 < module.rows_for(1700) / 1700 < 24 and module.rows_for(4608) == 6 * 4608

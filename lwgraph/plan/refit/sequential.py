@@ -346,7 +346,7 @@ class _Refit:
         return np.concatenate(now), Rows(np.concatenate(xs), np.concatenate(ys), rectified)
 
     def _rows_of_a_feed(self, fan_in: int) -> int:
-        return math.ceil(max(self.least_rows, rows_for(fan_in, self.rows_per_unknown)) / len(self.fit))
+        return math.ceil(rows_for(fan_in, self.rows_per_unknown, self.least_rows) / len(self.fit))
 
     def _moments(self, unit: Unit, site: Site, source: str, others: Sequence[str]) -> CrossMoments:
         """Moments of a layer's patches and of its target: that of the unit, less what other layers add to its output.
