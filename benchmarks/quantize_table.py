@@ -37,11 +37,15 @@ def case_table(case: Case, records: dict[str, Record]) -> str:
         cost = f"{found['cpu']:.0f} s" if "cpu" in found else "", f"{found['gigabytes']:.2f} GB"
         if lost is None:
             error = str(found.get("error", ""))[:90].replace("|", "/")
-            rows.append([name, "failed" if error else "not scored", "", "", *cost, "", error])
+            rows.append([name, "failed" if error else "not scored", "", "", "", "", *cost, error])
             continue
         layers = f"{found['integer']} / {found['float']} / {found['islands']}"
-        rows.append([name, f"{lost:.2f}", speed, f"{found['size'] / found['original']:.2f}", *cost, layers, ""])
-    head = ["tool", "points lost", "speed-up", "size", "time", "memory", "integer / float / islands", ""]
+        error = f"{found['output_error']:.4f}" if "output_error" in found else ""
+        agreed = f"{100 * found['agreement']:.2f} %" if found.get("agreement") is not None else ""
+        size = f"{found['size'] / found['original']:.2f}"
+        rows.append([name, f"{lost:.2f}", error, agreed, speed, size, *cost, layers])
+    head = ["tool", "points lost", "output error", "agreement", "speed-up", "size", "time", "memory",
+            "integer / float / islands"]
     return f"**{case.name}** (float: {case.published:.4f} {case.unit})\n\n" + tables.table(head, rows)
 
 

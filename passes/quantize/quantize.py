@@ -30,6 +30,7 @@ from lwgraph.rewrite import Context, Contract, Pass
 DESCRIBED = 2  # samples on which the report compares every tensor
 WIDE_OPSET = 21  # of QuantizeLinear with 4-bit and 16-bit integers
 JUDGED = 12  # samples on which variants are compared
+MARGIN = 1.2  # times closer to be taken must be what clips ranges or evens channels, on samples that it does not know
 AUTO = (("minmax", 100.0), ("moving-average", 100.0), ("percentile", 99.99), ("mse", 100.0))
 
 
@@ -240,7 +241,7 @@ class Quantize(Pass):
                 built = quantizer.build(refused)
                 score = 0.0 if distance is None or not built.compute else distance(executor.prepare(built.model))
                 if quantizer.recipe.method != "minmax" or base is not model:
-                    score *= CLEARLY
+                    score *= MARGIN if unseen else CLEARLY
                 if best is None or score < best[0]:
                     best = score, quantizer, built, observer
                 if not built.compute:
