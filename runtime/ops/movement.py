@@ -156,6 +156,19 @@ def gather(spec: Spec) -> Function:
     return run
 
 
+@operator("GatherElements")
+def gather_elements(spec: Spec) -> Function:
+    """GatherElements-11, 13; the indices may span less than the data where they do not gather, as in ONNX Runtime."""
+    axis = spec.get("axis", 0)
+
+    def run(x: Array, indices: Array) -> Array:
+        at = normalized(axis, x.ndim)
+        part = tuple(slice(None) if i == at else slice(size) for i, size in enumerate(indices.shape))
+        return np.take_along_axis(x[part], indices, at)
+
+    return run
+
+
 @operator("Expand")
 def expand(spec: Spec) -> Function:
     """Expand-8, 13."""

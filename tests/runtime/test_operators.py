@@ -55,6 +55,8 @@ case("stride", "ConvTranspose", [normal(1, 4, 6, 5), normal(4, 3, 4, 3), normal(
 case("group", "ConvTranspose", [normal(2, 4, 6, 5), normal(4, 2, 3, 3)], group=2, dilations=[2, 1], strides=[2, 3])
 case("output", "ConvTranspose", [normal(1, 2, 4), normal(2, 3, 3)], strides=[3], output_padding=[2])
 case("shape", "ConvTranspose", [normal(1, 2, 4, 4), normal(2, 3, 3, 3)], strides=[2, 2], output_shape=[10, 9])
+case("wide", "GatherElements", [normal(1, 200), RNG.integers(-200, 200, (1, 90))], axis=1)
+case("row", "GatherElements", [normal(9, 80, 3), RNG.integers(0, 9, (4, 70, 3))], axis=0)
 case("ceil", "MaxPool", [normal(1, 2, 10, 11)], kernel_shape=[3, 3], strides=[2, 3], ceil_mode=1, pads=[1, 0, 1, 1])
 case("ceil", "AveragePool", [normal(1, 2, 10, 11)], kernel_shape=[3, 3], strides=[2, 3], ceil_mode=1, pads=[1, 0, 1, 1])
 case("count", "AveragePool", [normal(1, 2, 10)], kernel_shape=[4], strides=[2], pads=[2, 1], count_include_pad=1)
