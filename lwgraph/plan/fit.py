@@ -20,7 +20,7 @@ from lwgraph.errors import DataError
 from lwgraph.plan.algebra import balance, nested, solve, top_basis
 from lwgraph.plan.descent import conjugate_gradients
 from lwgraph.plan.probe import Probe
-from lwgraph.plan.ridge import ridges, shrinkage
+from lwgraph.plan.ridge import correlations, ridges, shrinkage
 from lwgraph.plan.site import Site
 
 Array = npt.NDArray[np.float64]
@@ -77,6 +77,7 @@ class Block:
         weight: (o, c, *k).
         moments: R = C + diag(ridge), (D, D), with D = c * prod(k), order (channel, *tap).
         ridge: what was added to the diagonal, (D,); one number stands for all.
+        prior: the correlations (D, D) that came with it, so that R = C + sqrt(ridge ridge^T) * prior; None: none.
         refine: whether a fit should go on from its start with alternating sweeps; a start is enough for an estimate.
         cache: for intermediate results that several forms or sizes share.
     """
@@ -85,6 +86,7 @@ class Block:
     moments: Array
     ridge: Array | float
     refine: bool = True
+    prior: Array | None = None
     cache: dict[Any, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -145,7 +147,7 @@ class Block:
         E: with a ridge of RIDGED of the mean variance and more, float32 changes less than 1e-6 of the outputs' power.
         """
         mean = float(np.trace(self.moments)) / len(self.moments)
-        wide = len(self.moments) >= WIDE and float(np.min(self.ridge)) >= RIDGED * mean
+        wide = self.prior is None and len(self.moments) >= WIDE and float(np.min(self.ridge)) >= RIDGED * mean
         return self.single if wide else self.moments
 
     @property
@@ -200,7 +202,11 @@ class Block:
 
     def _without_ridge(self, size: float, change: Array) -> float:
         """tr(V C V^T) from tr(V R V^T); 0 where only rounding is left."""
-        left = size - float(np.vdot(np.square(change).sum(0), self.ridge))
+        if self.prior is None:
+            left = size - float(np.vdot(np.square(change).sum(0), self.ridge))
+        else:
+            scaled = change * np.sqrt(self.ridge)
+            left = size - float(np.vdot(scaled @ self.prior, scaled))
         return left if left > 1e-12 * size else 0.0
 
 
@@ -219,6 +225,8 @@ class Moments:
         rho = sum_ij (1 - r_ij^2)^2 / (n sum_{i != j} r_ij^2),   rho <= 0.9
         ridge_i = max(rho / (1 - rho), 1e-9) * (0.9 C_ii + 0.1 tr(C) / D)
 
+    Features of a probe are correlated by their geometry alone, such as a patch and its mean; for them r_ij in the
+    denominator is the difference to the correlation for white inputs, and what is added has these correlations.
     Positions of one image resemble each other, so n is taken as a quarter of the count. Inputs that never vary
     (C = 0) are treated as white: then every kernel is exact, and the weight's own geometry decides.
     """
@@ -246,9 +254,13 @@ class Moments:
             if centred.shape != (width, width):
                 raise ValueError(f"the moments of '{site.name}' are {centred.shape}; its patches have length {width}")
             centred -= np.outer(self.mean[index], self.mean[index])
-            ridge = ridges(centred, gram.count)
-            centred[np.diag_indices(width)] += ridge
-            self.blocks.append(Block(weight, centred, ridge))
+            prior = correlations(site.white) if isinstance(site, Probe) else None
+            ridge = ridges(centred, gram.count, prior)
+            if prior is None:
+                centred[np.diag_indices(width)] += ridge
+            else:
+                centred += prior * np.sqrt(ridge) * np.sqrt(ridge)[:, None]
+            self.blocks.append(Block(weight, centred, ridge, prior=prior))
 
     def seen(self, look: Callable[[Site], Site | Probe]) -> Moments:
         """The moments of what a form looks at instead of the layer's patches, remembered.

@@ -29,9 +29,13 @@ def shrinkage(covariance: Array, count: int) -> float:
     return max(rho / (1 - rho), 1e-9) * trace / width
 
 
-def ridges(covariance: Array, count: int) -> Array:
-    """The ridge (D,) for a sample covariance (D, D) of `count` samples; see `Moments`. O(D^2)."""
+def ridges(covariance: Array, count: int, prior: Array | None = None) -> Array:
+    """The ridge (D,) for a sample covariance (D, D) of `count` samples; see `lwgraph.plan.fit.Moments`. O(D^2).
+
+    `prior`: a covariance (D, D) whose correlations are expected without samples; None: none are.
+    """
     width = len(covariance)
+    expected = None if prior is None else correlations(prior)
     variance = np.maximum(np.diagonal(covariance), 0)
     mean = float(variance.mean())
     if mean <= 0:
@@ -40,13 +44,25 @@ def ridges(covariance: Array, count: int) -> Array:
     noise = explained = 0.0
     for start in range(0, width, STRIP):  # in strips: no temporaries of the matrix's size
         part = slice(start, start + STRIP)
-        square = np.minimum(np.square(covariance[part] * scale * scale[part, None]), 1)
-        noise += float(np.square(1 - square).sum())
-        explained += float(square.sum())
-    explained -= float((variance > 0).sum())  # the diagonal
+        found = np.clip(covariance[part] * scale * scale[part, None], -1, 1)
+        noise += float(np.square(1 - np.square(found)).sum())
+        if expected is None:
+            found[np.arange(len(found)), np.arange(start, start + len(found))] = 0
+        else:
+            found -= expected[part]
+        explained += float(np.square(found).sum())
     rho = noise / max(max(1.0, count / 4) * explained, 1e-300)
     rho = min(rho, 0.9)
     return np.asarray(max(rho / (1 - rho), 1e-9) * ((1 - FLOOR) * variance + FLOOR * mean))
 
 
-__all__ = ["ridges", "shrinkage"]
+def correlations(covariance: Array) -> Array:
+    """(D, D) of a covariance; 1 on the diagonal, 0 beside it where an entry does not vary."""
+    variance = np.diagonal(covariance)
+    scale = np.where(variance > 0, 1 / np.sqrt(np.where(variance > 0, variance, 1)), 0)
+    found = np.asarray(covariance * scale * scale[:, None])
+    found[np.diag_indices(len(found))] = 1
+    return found
+
+
+__all__ = ["correlations", "ridges", "shrinkage"]

@@ -8,9 +8,11 @@ import pytest
 
 from lwgraph import ir
 from lwgraph.calibrate import Statistics
+from lwgraph.calibrate.patches import Patches
 from lwgraph.plan import fit as module
 from lwgraph.plan.fit import MOST_UNKNOWNS, SETTLED, Block, Moments, Pooled, ridges, shrinkage, solve, too_wide
 from lwgraph.plan.form import parse_form
+from lwgraph.plan.probe import Probe
 from lwgraph.plan.site import find_sites
 from lwgraph.rewrite import Context, Pass
 from lwgraph.runtime.ort import OrtExecutor
@@ -57,6 +59,36 @@ def test_the_ridge_of_fits_shrinks_correlations() -> None:
     dead = covariance.copy()
     dead[:2] = dead[:, :2] = 0
     assert (ridges(dead, count) > 0).all()
+
+
+def test_few_samples_of_a_probe_leave_what_fits_without_samples() -> None:
+    """Features that repeat each other by their geometry do so with few samples, too."""
+    rng = np.random.default_rng(0)
+    mean = np.kron(np.eye(40), np.full((1, 4), 0.25))  # of four entries
+    look = np.vstack([np.eye(160), mean])
+    prior = look @ look.T
+    (site,) = find_sites(make_layer("Conv", (1, 160, 4, 4), (20, 160, 1, 1)))
+    weight = np.hstack([site.weight.reshape(20, -1), np.zeros((20, 40))])
+    probe = Probe(site, Patches.of(site), weight, prior)
+    for count, near in ((60, 0.03), (100_000, 1.0)):
+        x = rng.standard_normal((count, 160)) @ look.T
+        gram = Pooled((x.T @ x / count)[None], x.mean(0)[None], count)
+        (found,) = Moments(probe, gram).blocks
+        assert found.working is found.moments
+        kept = np.r_[80:160, 160:180]  # the first half as means only
+        fitted = solve(found.moments[np.ix_(kept, kept)], found.cross[:, kept])
+        free = solve(prior[np.ix_(kept, kept)], (weight @ prior)[:, kept])
+        gaps = [np.vdot((lost := weight_on(kept, k) - weight) @ prior, lost) for k in (fitted, free)]
+        assert gaps[0] < (1 + near) * gaps[1]
+        change = rng.standard_normal(weight.shape)
+        exact = np.square((x - x.mean(0)) @ change.T).sum() / count
+        assert found.error(found.matrix - change) == pytest.approx(exact, rel=1e-8)
+
+
+def weight_on(columns: Any, kernel: Any) -> Any:
+    whole = np.zeros((len(kernel), 200))
+    whole[:, columns] = kernel
+    return whole
 
 
 def test_too_few_samples_are_told_with_how_many_would_do() -> None:
