@@ -138,6 +138,8 @@ class PruneBlocks(Pass):
         blocks, refused = find_residuals(model)
         for each in refused:
             context.skip(self.name, each.place, each.reason)
+        if not blocks and not refused:
+            context.skip(self.name, model.graph.name or "model", "it has no sums of two branches, so no residual block")
         found: dict[str, Residual] = {}
         for block in blocks:
             names = [block.name, *(name for node in block.branch for name in (node.name or "", node.op_type))]

@@ -41,13 +41,18 @@ class RemoveDeadChannels(Pass):
         while True:
             known = channel_bounds(model, Scene(model, context).coupling)
             if not any(bounds.constant.any() for bounds in known.values()):
-                return total
+                return self._done(total, "no channel is constant whatever the inputs are", model, context)
             copy = ir.clone(model)  # where nothing can be removed, the model stays untouched
             count = self._once(copy, context)
             if not count:
-                return total
+                return self._done(total, "no channel that is constant can be removed", model, context)
             ir.replace_contents(model, copy)
             total += count
+
+    def _done(self, total: int, reason: str, model: ir.Model, context: Context) -> int:
+        if not total:
+            context.skip(self.name, model.graph.name or "model", reason)
+        return total
 
     def _once(self, model: ir.Model, context: Context) -> int:
         ConstantsToInitializers().run(model, Context())

@@ -157,6 +157,13 @@ def test_stated_blocks():
             PruneBlocks().apply(ir.clone(model), kept, alone)
 
 
+def test_a_model_without_sums_says_so():
+    model = ir.load(PATTERNS["plain"]())
+    ctx = context(model)
+    assert PruneBlocks().run(model, ctx) == 0
+    assert [each.reason for each in ctx.skipped] == ["it has no sums of two branches, so no residual block"]
+
+
 def test_data_are_needed():
     with pytest.raises(UsageError, match="needs calibration samples"):
         PruneBlocks().run(ir.load(trunk()), Context())

@@ -92,6 +92,12 @@ def test_a_relu_that_cannot_open(change, count):
     assert removed_from(model) == count
 
 
+def test_a_model_without_dead_channels_says_so():
+    model, ctx = ir.load(residual()), Context()
+    assert RemoveDeadChannels().run(model, ctx) == 0
+    assert [each.reason for each in ctx.skipped] == ["no channel is constant whatever the inputs are"]
+
+
 def test_one_channel_stays():
     def all_zero(w, b):
         w[:], b[:] = 0, 0
