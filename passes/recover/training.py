@@ -25,8 +25,8 @@ State = dict[str, Tensor]
 CHECKS = 20  # held-out checks in a full run
 CHECK_SHARE = 0.1  # of a limited time that checks may take
 EQUAL = 1e-7  # a held-out loss that is rounding: there is nothing to learn
-TRIAL_SHARE = 0.03  # of the run, for each learning rate that is tried
-RATES = {"adam": (1e-3, 3e-4, 1e-4, 3e-5, 1e-5), "sgd": (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)}
+TRIAL_SHARE = 0.02  # of the run, for each learning rate that is tried
+RATES = {"adam": (1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6), "sgd": (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)}
 HELD_OUT_BATCH = 64
 
 
