@@ -9,8 +9,9 @@ from typing import Annotated, ClassVar
 from lwgraph import ir
 from lwgraph.errors import UsageError
 from lwgraph.passes.recover.matching import is_linear
-from lwgraph.plan.refit.sequential import Scope, refit
+from lwgraph.plan.refit.sequential import EQUAL, Scope, refit
 from lwgraph.plan.site import find_sites
+from lwgraph.plan.substitute import FROM_KEY
 from lwgraph.rewrite.base import Context, Contract, Pass
 
 
@@ -44,6 +45,10 @@ class RefitLayers(Pass):
             context.teacher, model, context, scope=self.scope, only=self.chosen(model), samples=self.samples,
             name=self.name,
         )  # fmt: skip
+        if not report.layers:
+            equal = report.before <= EQUAL
+            context.skip(self.name, model.graph.name or "model", "its outputs are those of the original" if equal else
+                         "it has no layer that this could refit")  # fmt: skip
         return report.kept
 
     def chosen(self, model: ir.Model) -> Collection[str] | None:
@@ -62,7 +67,7 @@ class RefitHead(RefitLayers):
     contract: ClassVar[Contract] = Contract.APPROXIMATE
 
     def chosen(self, model: ir.Model) -> Collection[str]:
-        """The layers from which no other one is reached."""
+        """The layers from which no other one is reached; where a form replaced one, the name of that one."""
         heads, stack, seen = set(), [v.producer() for v in model.graph.outputs], set()
         while stack:
             node = stack.pop()
@@ -73,4 +78,4 @@ class RefitHead(RefitLayers):
                 heads.add(node)
             else:
                 stack += [v.producer() for v in node.inputs if v is not None]
-        return {site.name for site in find_sites(model) if site.node in heads}
+        return {site.node.metadata_props.get(FROM_KEY, site.name) for site in find_sites(model) if site.node in heads}

@@ -323,3 +323,27 @@ def test_the_rows_of_wide_layers_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
     teacher = convnet()
     Pass.parse("repair-statistics").run(damaged(teacher), context(teacher))
     assert most and max(most) <= 1000 + 12 * 16  # one more position of each feed at most
+
+
+def test_a_head_that_a_form_replaced_is_refitted() -> None:
+    teacher = convnet()
+    student, c = ir.clone(teacher), context(teacher)
+    Pass.parse("low-rank{rank=3}").run(student, context(teacher))
+    assert "head" not in {n.name for n in student.graph}
+    before = distance(student, teacher)
+    assert Pass.parse("refit-head").run(student, c) == 1
+    assert distance(student, teacher) < before
+
+
+def test_nothing_to_refit_is_a_reason() -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Mul", ["x", "factor"], ["y"])], "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [numpy_helper.from_array(np.float32(2), "factor")],
+    )  # fmt: skip
+    teacher = ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10))
+    student, c = ir.clone(teacher), context(teacher, inputs(16))
+    ir.set_constant(student.graph.initializers["factor"], np.float32(3))
+    assert Pass.parse("refit-head").run(student, c) == 0
+    assert "no layer" in c.skipped[0].reason
