@@ -53,7 +53,8 @@ class Distill(Pass):
     decay: Annotated[float, "weight decay"] = 0.0
     clip: Annotated[float, "largest norm of the gradient; 0: none"] = 1.0
     augment: Annotated[str, "none, auto (what the data allow), or flip, shift, mixup joined by +"] = "auto"
-    precision: Annotated[Literal["auto", "float32", "bfloat16"], "of training; auto: what is fast here"] = "auto"
+    precision: Annotated[Literal["auto", "float32", "bfloat16"],
+                         "of training; auto: bfloat16 where that is fast and exact enough"] = "auto"  # fmt: skip
     scales: Annotated[bool, "train the scales of quantization, too"] = False
     held_out: Annotated[float, "share of the samples to judge by"] = 0.15
     patience: Annotated[int, "stop after so many checks (of twenty) without improvement; 0: never"] = 8
@@ -138,8 +139,7 @@ class Distill(Pass):
             steps=self.steps, seconds=60 * self.minutes, batch=self.batch, versions=self.versions,
             optimizer=self.optimizer, rate=self.rate, warmup=self.warmup, decay=self.decay,
             clip=self.clip, patience=self.patience, augmentations=variations,
-            bfloat16=self.precision == "bfloat16"
-            or (self.precision == "auto" and training.processor_has_bfloat16() and _convolves(model)),
+            bfloat16=self.precision == "bfloat16" if self.precision != "auto" or not _convolves(model) else None,
             cuts=tuple(name for name in objective.features if name in cuts), forced=self.blocks == "teacher",
             seed=context.seed, threads=context.threads,
             checkpoint=Path(self.checkpoint) if self.checkpoint else None,

@@ -25,6 +25,8 @@ State = dict[str, Tensor]
 CHECKS = 20  # held-out checks in a full run
 CHECK_SHARE = 0.1  # of a limited time that checks may take
 EQUAL = 1e-7  # a held-out loss that is rounding: there is nothing to learn
+TRIAL_WARMUP = 0.3  # of a trial: the first steps of Adam are of full size, whatever the gradient's
+MOST_ROUNDING = 0.03  # of the loss at start, that bfloat16 may make by itself
 TRIAL_SHARE = 0.02  # of the run, for each learning rate that is tried
 RATES = {"adam": (1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6), "sgd": (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)}
 HELD_OUT_BATCH = 64
@@ -45,7 +47,7 @@ class Settings:
     clip: float  # largest norm of the gradient; 0: none
     patience: int  # checks without improvement before stopping; 0: never
     augmentations: tuple[str, ...]
-    bfloat16: bool
+    bfloat16: bool | None  # None: where the processor has it and its rounding does not matter to the loss
     cuts: tuple[str, ...]  # block boundaries; empty: end to end
     forced: bool  # blocks see the teacher's values instead of the student's own
     seed: int
@@ -60,6 +62,7 @@ class Progress:
     step: int = 0
     elapsed: float = 0.0
     rate: float = 0.0  # the learning rate at its highest
+    bfloat16: bool = False
     first: float = math.nan  # held-out loss before training
     best: float = math.inf
     stale: int = 0  # checks since the best
@@ -124,6 +127,7 @@ class Trainer:
             progress.history.append((0, first))
             if first <= EQUAL:
                 return progress
+            progress.bfloat16 = self._may_round(first) if settings.bfloat16 is None else settings.bfloat16
             progress.rate = settings.rate or self._highest_rate(first)
             self._optimizer = _optimizer(self._parameters, settings, progress.rate)
         count = self._checks(cost)
@@ -131,7 +135,7 @@ class Trainer:
         checks = math.floor(self._done(started) * count)
         recent: list[float] = []
         while (share := self._done(started)) < 1:
-            self._set_rate(share)
+            self._set_rate(share, settings.warmup)
             recent.append(self._step(list(next(steps))))
             progress.step += 1
             done = self._done(started)
@@ -145,6 +149,19 @@ class Trainer:
         self.student.load_state(self._best)
         return progress
 
+    def _may_round(self, first: float) -> bool:
+        """Whether training may run in bfloat16: the processor has it, and the loss between the student in it and the
+        student in float32 is little beside the loss at start."""
+        if not processor_has_bfloat16():
+            return False
+        batch = next(self.held.batches(HELD_OUT_BATCH))
+        feeds = tensors(batch.feeds)
+        with torch.no_grad():
+            exact = self.student(feeds)
+            with torch.autocast("cpu", torch.bfloat16):
+                rounded = self.student(feeds)
+            return float(self.objective(rounded, exact, _labels(batch))) <= MOST_ROUNDING * first
+
     def _highest_rate(self, first: float) -> float:
         """The highest of RATES at which a short run of its own, warm-up and decay included, lowers the held-out loss;
         the lowest where none does. The weights stay as they were. Each trial takes TRIAL_SHARE of the run."""
@@ -157,7 +174,7 @@ class Trainer:
             self._optimizer = _optimizer(self._parameters, settings, rate)
             feeds, done, started = self._feeder.steps(0), 0, time.monotonic()
             while (share := self._share(started, done, steps, TRIAL_SHARE * settings.seconds)) < 1:
-                self._set_rate(share)
+                self._set_rate(share, TRIAL_WARMUP)
                 self._step(list(next(feeds)), trial=True)
                 done += 1
             loss = self.held_out_loss()
@@ -222,11 +239,10 @@ class Trainer:
         return self.objective(found, fed.targets, fed.labels)
 
     def _autocast(self) -> Any:
-        return torch.autocast("cpu", torch.bfloat16) if self.settings.bfloat16 else contextlib.nullcontext()
+        return torch.autocast("cpu", torch.bfloat16) if self.progress.bfloat16 else contextlib.nullcontext()
 
-    def _set_rate(self, share: float) -> None:
+    def _set_rate(self, share: float, warmup: float) -> None:
         """Warm-up, then half a cosine down to zero at the end of the budget."""
-        warmup = self.settings.warmup
         if share < warmup:
             factor = (share + 1e-3) / (warmup + 1e-3)
         else:

@@ -246,3 +246,20 @@ def test_labels_are_not_mixed() -> None:
     with pytest.raises(UsageError, match="mixup"):
         Pass.parse(text + ",augment=mixup}").run(damaged(teacher), context(teacher, Labelled(inputs(32))))
     Pass.parse(text + ",augment=auto}").run(damaged(teacher), context(teacher, Labelled(inputs(32))))
+
+
+@pytest.mark.parametrize("most,used", [(1e9, True), (0.0, False)])
+def test_bfloat16_is_used_where_it_rounds_little(most: float, used: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lwgraph.passes.recover.training.MOST_ROUNDING", most)
+    monkeypatch.setattr("lwgraph.passes.recover.training.processor_has_bfloat16", lambda: True)
+    seen = set()
+    autocast = torch.autocast
+
+    def recorded(*arguments: Any, **options: Any) -> Any:
+        seen.add(torch.is_grad_enabled())
+        return autocast(*arguments, **options)
+
+    monkeypatch.setattr(torch, "autocast", recorded)
+    teacher = convnet()
+    Pass.parse("distill{minutes=0,steps=2,batch=16,rate=1e-3}").run(damaged(teacher), context(teacher, inputs(32)))
+    assert (True in seen) == used  # with gradients: in a training step
