@@ -2,7 +2,9 @@
 
     HardSwish(x) = x * clip(x + 3, 0, 6) / 6;    HardSigmoid(x) = clip(alpha * x + beta, 0, 1)
 
-A runtime without integer kernels for them has kernels for the parts. What stays in float is put together again.
+A runtime without integer kernels for them has kernels for the parts. Below -3, HardSwish is 0 whatever x is: x is
+clipped there first where nobody else reads it, which costs nothing and leaves its grid for the values that matter.
+What stays in float is put together again.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.passes.quantize.target import Target
+
+_SPARE = 0.25  # beyond where the function is flat, so that a grid whose zero is rounded still reaches there
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,12 @@ def open_activations(model: ir.Model, target: Target, refused: Collection[str] =
 
 
 def _hard_swish(graph: ir.Graph, node: ir.Node, x: ir.Value) -> Opened:
+    bounded = _part(graph, node, "Clip", [x, _number(graph, -3.0 - _SPARE)], "bounded") if _alone(x) else None
+    x = bounded or x
     shifted = _part(graph, node, "Add", [x, _number(graph, 3.0)], "shifted")
     clipped = _part(graph, node, "Clip", [shifted, _number(graph, 0.0), _number(graph, 6.0)], "clipped")
     share = _part(graph, node, "Mul", [clipped, _number(graph, 1 / 6)], "share")
-    opened = _opened(node, shifted, clipped, share)
+    opened = _opened(node, bounded, shifted, clipped, share)
     _become(node, "Mul", [x, share])
     return opened
 
@@ -59,9 +65,13 @@ def _hard_sigmoid(graph: ir.Graph, node: ir.Node, x: ir.Value) -> Opened | None:
     alpha, beta = ir.attribute(node, "alpha", 0.2), ir.attribute(node, "beta", 0.5)
     if not alpha > 0:
         return None
-    scaled = _part(graph, node, "Mul", [x, _number(graph, alpha)], "scaled")
+    bounded = None
+    if _alone(x) and 0 <= beta <= 1:
+        bounds = [_number(graph, -beta / alpha - _SPARE), _number(graph, (1 - beta) / alpha + _SPARE)]
+        bounded = _part(graph, node, "Clip", [x, *bounds], "bounded")
+    scaled = _part(graph, node, "Mul", [bounded or x, _number(graph, alpha)], "scaled")
     shifted = _part(graph, node, "Add", [scaled, _number(graph, beta)], "shifted")
-    opened = _opened(node, scaled, shifted)
+    opened = _opened(node, bounded, scaled, shifted)
     _become(node, "Clip", [shifted, _number(graph, 0.0), _number(graph, 1.0)])
     return opened
 
@@ -83,8 +93,13 @@ def _part(graph: ir.Graph, node: ir.Node, op_type: str, inputs: list[ir.Value], 
     return output
 
 
-def _opened(node: ir.Node, *parts: ir.Value) -> Opened:
-    names = tuple((maker.name or "") for v in parts if (maker := v.producer()) is not None)
+def _alone(x: ir.Value) -> bool:
+    """Whether the activation is all that reads `x`."""
+    return len(x.uses()) == 1 and not x.is_graph_output()
+
+
+def _opened(node: ir.Node, *parts: ir.Value | None) -> Opened:
+    names = tuple((maker.name or "") for v in parts if v is not None and (maker := v.producer()) is not None)
     return Opened(node.name or "", node.op_type, tuple(node.attributes.values()), names)
 
 
@@ -112,12 +127,14 @@ def close_activations(model: ir.Model, opened: Collection[Opened]) -> dict[str, 
     for one in opened:
         chain = [nodes.get(name) for name in (*one.parts, one.name)]
         parts = [node for node in chain if node is not None]
-        if len(parts) < len(chain) or any(
-                len(a.outputs[0].uses()) != 1 or not any(v is a.outputs[0] for v in b.inputs)
+        inside = set(parts)
+        if len(parts) < len(chain) or not all(
+                any(v is a.outputs[0] for v in b.inputs) and inside.issuperset(a.outputs[0].consumers())
                 for a, b in itertools.pairwise(parts)):
             continue
         x, last = parts[0].inputs[0], parts[-1]
-        if x is None or (one.op_type == "HardSwish" and last.inputs[0] is not x):
+        read = parts[0].outputs[0] if parts[0].op_type == "Clip" else x
+        if x is None or (one.op_type == "HardSwish" and last.inputs[0] is not read):
             continue
         _become(last, one.op_type, [x], one.attributes)
         found[one.name] = one.parts
