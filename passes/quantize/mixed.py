@@ -26,6 +26,7 @@ from lwgraph.passes.quantize.times import Border, can_profile, measured_border, 
 Judge = Callable[[Run], float]  # the loss of a prepared model, comparable with max_loss; lower is better
 RATE = 8.0  # without max_loss: halving the loss is worth a ninth more time (2 ** (1 / RATE))
 ENOUGH = 1e-3  # a relative squared error this small is hardly worth time
+CEILING = 0.02  # a larger error is not traded for time where a mix without it is faster than the float model
 CLEARLY = 1.5  # times closer must be what clips ranges or evens channels: other data may go further
 FEW = 4  # samples on which sensitivities are measured
 SURELY = 1.25  # times better must be what leaves more in float: times are measured, and must not decide by their noise
@@ -138,7 +139,8 @@ class Mixer:
         self._judged: dict[frozenset[str], tuple[Built, float]] = {}
 
     def find(self, max_loss: float | None = None) -> Mixed:
-        """The fastest model with at most `max_loss`; None: as much accuracy as is worth its time.
+        """The fastest model with at most `max_loss`; None: as much accuracy as is worth its time, and CEILING kept if
+        a model faster than the float one keeps it.
 
         The float model when that is not slower, or nothing else keeps `max_loss`.
         """
@@ -164,8 +166,13 @@ class Mixer:
         if found is None:
             why = f"keeps max_loss {max_loss:.3g}" if choices else "saves time"
             return self._float(region, refused, f"no mix of integers and floats {why}", integer_loss)
-        integer, built, loss = found
-        return self._timed(region, refused, integer, built, loss, integer_loss, everything, max_loss)
+        if max_loss is None and self.judge is None and found[2] > CEILING:
+            strict = self._pick(choices, region, refused, CEILING)
+            if strict is not None:
+                made = self._timed(region, refused, *strict, integer_loss, everything, CEILING)
+                if made.built is not None:
+                    return made
+        return self._timed(region, refused, *found, integer_loss, everything, max_loss)
 
     def _without_kernel(self, built: Built) -> dict[str, str]:
         return dict(failures(self.executor, built.model, built.compute) or {})

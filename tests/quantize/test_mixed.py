@@ -17,7 +17,7 @@ from lwgraph.errors import UsageError
 from lwgraph.executor import Feeds, Run
 from lwgraph.passes.quantize.cut import Choice, Link, Part, choose, evaluate, ladder
 from lwgraph.passes.quantize.distance import Distance
-from lwgraph.passes.quantize.mixed import ENOUGH, SURELY, Mixer
+from lwgraph.passes.quantize.mixed import CEILING, ENOUGH, SURELY, Mixer
 from lwgraph.passes.quantize.parts import TIE, Region
 from lwgraph.passes.quantize.quantize import Quantize
 from lwgraph.passes.quantize.quantizer import Quantizer, name_nodes
@@ -223,6 +223,19 @@ def test_without_a_limit_ruin_is_avoided_and_little_damage_is_not_paid_for() -> 
     assert made.loss is not None and made.loss < 0.02 and made.kept
     easy = mixer(residual(), images(), Timed(dict.fromkeys(NAMES, 2e-3), dict.fromkeys(NAMES, 1e-3)), FAST).find()
     assert not easy.kept
+
+
+@pytest.mark.parametrize(("mixed", "kept"), [(1.9, True), (2.1, False)])
+def test_a_large_error_is_not_traded_for_time_if_another_mix_is_faster_than_floats(
+        monkeypatch: pytest.MonkeyPatch, mixed: float, kept: bool) -> None:
+    """Integers are so fast that without a ceiling the ruined model would be taken."""
+    names = ("first", "mixing", "blowing", "last")
+    executor = Timed(dict.fromkeys(names, 2e-3), dict.fromkeys(names, 1e-4))
+    monkeypatch.setattr("lwgraph.passes.quantize.mixed.RATE", 60.0)
+    search = mixer(fragile(), images(), executor, {})
+    search.race = lambda runs, feed: {"float": 2.0, "whole": 1.0, "mixed": mixed if "whole" in runs else 1.0}
+    made = search.find()
+    assert made.loss is not None and (made.loss < CEILING) == kept and bool(made.kept) == kept
 
 
 def test_a_judge_of_ones_own() -> None:
