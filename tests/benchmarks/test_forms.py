@@ -4,9 +4,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from benchmarks import forms_time
 from benchmarks.forms import chosen_layers, family, held_out_error, options
 from benchmarks.forms_page import dominated, summary, timed
+from lwgraph import registry
 from lwgraph.plan.fit import Moments
 from lwgraph.plan.form import parse_form
 from lwgraph.testing.layers import layers
@@ -75,3 +78,13 @@ def test_the_octave_form_is_compared_on_both_sides_and_on_one() -> None:
     assert family(parse_form("octave{inputs=0.5}")) == "octave (inputs)"
     assert family(parse_form("octave{inputs=0.5,outputs=0.5}")) == "octave (both)"
     assert {"octave (inputs)", "octave (both)", "ghost (depthwise)"} <= set(names)
+
+
+def test_the_time_of_all_options_of_a_layer_is_told() -> None:
+    result = CliRunner().invoke(forms_time.main, ["32"], catch_exceptions=False)
+    gram, fits = result.output.splitlines()
+    assert gram.startswith("D = 288: Gram of 1,764 patches") and "ratio" in gram
+    site = forms_time.layer(32)
+    kinds = [registry.form_class(name) for name in registry.names("forms")]
+    menus = [kind.menu(site) for kind in kinds if not kind.refusal(site)]
+    assert fits.startswith(f"{sum(map(len, menus))} options fitted in ")
