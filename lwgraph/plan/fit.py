@@ -207,7 +207,8 @@ class Block:
         else:
             scaled = change * np.sqrt(self.ridge)
             left = size - float(np.vdot(scaled @ self.prior, scaled))
-        return left if left > 1e-12 * size else 0.0
+        apart = float(np.vdot(np.square(change).sum(0), np.diagonal(self.moments)))  # the terms that may cancel
+        return left if left > 1e-12 * max(size, apart) else 0.0
 
 
 class Moments:
@@ -254,7 +255,7 @@ class Moments:
             if centred.shape != (width, width):
                 raise ValueError(f"the moments of '{site.name}' are {centred.shape}; its patches have length {width}")
             centred -= np.outer(self.mean[index], self.mean[index])
-            prior = correlations(site.white) if isinstance(site, Probe) else None
+            prior = correlations(site.white, centred) if isinstance(site, Probe) else None
             ridge = ridges(centred, gram.count, prior)
             if prior is None:
                 centred[np.diag_indices(width)] += ridge

@@ -32,10 +32,9 @@ def shrinkage(covariance: Array, count: int) -> float:
 def ridges(covariance: Array, count: int, prior: Array | None = None) -> Array:
     """The ridge (D,) for a sample covariance (D, D) of `count` samples; see `lwgraph.plan.fit.Moments`. O(D^2).
 
-    `prior`: a covariance (D, D) whose correlations are expected without samples; None: none are.
+    `prior`: the correlations (D, D) that are expected without samples; None: none are.
     """
     width = len(covariance)
-    expected = None if prior is None else correlations(prior)
     variance = np.maximum(np.diagonal(covariance), 0)
     mean = float(variance.mean())
     if mean <= 0:
@@ -46,20 +45,23 @@ def ridges(covariance: Array, count: int, prior: Array | None = None) -> Array:
         part = slice(start, start + STRIP)
         found = np.clip(covariance[part] * scale * scale[part, None], -1, 1)
         noise += float(np.square(1 - np.square(found)).sum())
-        if expected is None:
+        if prior is None:
             found[np.arange(len(found)), np.arange(start, start + len(found))] = 0
         else:
-            found -= expected[part]
+            found -= prior[part]
         explained += float(np.square(found).sum())
     rho = noise / max(max(1.0, count / 4) * explained, 1e-300)
     rho = min(rho, 0.9)
     return np.asarray(max(rho / (1 - rho), 1e-9) * ((1 - FLOOR) * variance + FLOOR * mean))
 
 
-def correlations(covariance: Array) -> Array:
-    """(D, D) of a covariance; 1 on the diagonal, 0 beside it where an entry does not vary."""
+def correlations(covariance: Array, alive: Array) -> Array:
+    """(D, D) of a covariance; 1 on the diagonal, and 0 beside it where an entry does not vary, here or in `alive`."""
+    scale = np.ones(len(covariance))
+    for variance in (np.diagonal(covariance), np.diagonal(alive)):
+        scale[variance <= 1e-12 * float(variance.max())] = 0
     variance = np.diagonal(covariance)
-    scale = np.where(variance > 0, 1 / np.sqrt(np.where(variance > 0, variance, 1)), 0)
+    scale[scale > 0] /= np.sqrt(variance[scale > 0])
     found = np.asarray(covariance * scale * scale[:, None])
     found[np.diag_indices(len(found))] = 1
     return found
