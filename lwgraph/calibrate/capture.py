@@ -24,14 +24,14 @@ def measured_shapes(
     Raises:
         ModelError: a name is not a tensor value of the main graph, or the model cannot run.
     """
-    known = _main_values(model)
+    known = main_values(model)
     for name in names:
         if name not in known:
             raise ModelError(f"'{name}' is not a value of the model's main graph and cannot be captured")
     if not names:
         return {}
     probe = ir.clone(model)
-    graph, values = probe.graph, _main_values(probe)
+    graph, values = probe.graph, main_values(probe)
     outputs: dict[str, str] = {}
     for name in dict.fromkeys(names):
         node = ir.Node("", "Shape", [values[name]])
@@ -102,7 +102,8 @@ def _size(feeds: Feeds) -> int:
     return sum(np.asarray(array).nbytes for array in feeds.values())
 
 
-def _main_values(model: ir.Model) -> dict[str, ir.Value]:
+def main_values(model: ir.Model) -> dict[str, ir.Value]:
+    """The values of the main graph by name, those that an executor can return; the ones of bodies are not among them."""
     graph = model.graph
     found = {v.name: v for v in (*graph.inputs, *graph.initializers.values()) if v.name}
     found |= {v.name: v for node in graph for v in node.outputs if v.name}

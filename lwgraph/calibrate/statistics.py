@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir
-from lwgraph.calibrate.capture import ACTIVATION_BYTES, capture, grouped, measured_shapes
+from lwgraph.calibrate.capture import ACTIVATION_BYTES, capture, grouped, main_values, measured_shapes
 from lwgraph.calibrate.gram import CrossAccumulator, CrossMoments, Gram, GramAccumulator
 from lwgraph.calibrate.patches import Layer, Patches, positions
 from lwgraph.calibrate.store import Store
@@ -91,6 +91,7 @@ class Statistics:
         if not len(feeds):
             raise DataError("statistics need calibration samples; there are none")
         self._model, self._feeds, self._executor, self._seed = ir.clone(model), feeds, executor, seed
+        self._values = frozenset(main_values(self._model))
         self._rows_per_unknown, self._activation_bytes = rows_per_unknown, activation_bytes
         self._accumulator_bytes = memory_bytes // 2
         self._store = Store(memory_bytes // 2)
@@ -108,6 +109,10 @@ class Statistics:
         listed = list(wants)
         for group in grouped(sizes, self._accumulator_bytes):
             self._collect([listed[i] for i in group], shapes)
+
+    def knows(self, site: Layer) -> bool:
+        """Whether the site's input is a value of the model that these are of; not where a rewrite put it there."""
+        return (site.input.name or "") in self._values
 
     def gram(self, site: Layer) -> Gram:
         """Moments of the site's input patches over the feeds that are not held out.

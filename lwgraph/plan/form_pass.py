@@ -7,6 +7,7 @@ import functools
 from typing import ClassVar, get_type_hints
 
 from lwgraph import ir
+from lwgraph.calibrate.statistics import Statistics
 from lwgraph.plan.apply import apply_forms, observable
 from lwgraph.plan.fit import too_wide
 from lwgraph.plan.form import Form
@@ -29,12 +30,20 @@ class FormPass(Pass):
         """Rewrite in place; the number of layers replaced. Refusals are recorded in the context."""
         form = self.form()
         sites = find_sites(model, refused=lambda place, reason: context.skip(self.name, place, reason))
-        if context.statistics is not None:
-            wanted = [site for site in sites if observable(site) and not (too_wide(site) or form.refusal(site))]
-            probes = [form.seen(site) for site in wanted]
-            more = [probe for probe, site in zip(probes, wanted, strict=True) if probe is not site]
-            context.statistics.prefetch([*wanted, *more])
-        return sum(record.done for record in apply_forms([(site, form) for site in sites], context))
+        before = context.statistics
+        try:
+            if before is not None:
+                wanted = [site for site in sites if observable(site) and not (too_wide(site) or form.refusal(site))]
+                if context.data and not all(map(before.knows, wanted)):  # a form before this one put layers there
+                    context.statistics = Statistics(model, context.data, context.evaluator(), context.seed,
+                                                    progress=context.progress)  # fmt: skip
+                assert context.statistics is not None
+                probes = [form.seen(site) for site in wanted]
+                more = [probe for probe, site in zip(probes, wanted, strict=True) if probe is not site]
+                context.statistics.prefetch([*wanted, *more])
+            return sum(record.done for record in apply_forms([(site, form) for site in sites], context))
+        finally:
+            context.statistics = before
 
 
 @functools.cache

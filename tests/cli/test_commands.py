@@ -97,6 +97,14 @@ def test_each_form_works_from_the_command_line(lw: Call, model_file: Path, sampl
     assert json.loads(ended.out)["passes"][-1]["name"].startswith(form.split("{")[0])
 
 
+def test_forms_work_on_what_others_left(lw: Call, model_file: Path, samples: Path) -> None:
+    forms = ["octave", "ghost{cheap=depthwise}", "fire", "smaller-kernel"]
+    ended = lw("optimize", model_file, "--data", samples, "-p", ",".join(["default", *forms]), "--json")
+    assert ended.code == 0, ended.err
+    done = json.loads(ended.out)["passes"][-len(forms) :]
+    assert [each["name"].partition("{")[0] for each in done] == [form.partition("{")[0] for form in forms]
+
+
 def test_verify(lw: Call, model_file: Path) -> None:
     other = model_file.parent / "other.onnx"
     onnx.save(small_model(seed=1), other)
