@@ -60,8 +60,10 @@ def versus(case: Case, seconds: float) -> dict[str, Any]:
     ours = output(case.name)
     if not ours.exists():
         return {"error": "lwgraph optimize has not run"}
-    base, new = judge.score(case, case.model()), judge.score(case, ours)
-    lost = {"lwgraph": case.points(base, new)}
+    kept = tables.kept("optimize", case.name)  # of the run that wrote the model
+    if kept is None or kept["error"]:
+        return {"error": "lwgraph optimize has not run"}
+    lost = {"lwgraph": kept["points"]}
     models = {"float": case.model(), "lwgraph": ours}
     for tool in TOOLS:
         if tool.startswith("lwgraph"):

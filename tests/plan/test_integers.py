@@ -66,6 +66,15 @@ def test_trials_get_the_ranges_that_lose_least_clearly(planner, monkeypatch):
     assert planner.plan(planner.chosen(planner.uniform(INT8)), quick=True).precision.passes == (planner.quick,)
 
 
+@pytest.mark.parametrize(("needed", "taken"), [(8, 16), (20, 32), (100, 120), (1000, 120)])
+def test_trials_take_ranges_from_as_many_samples_as_they_need(planner, monkeypatch, needed, taken):
+    planner.run_ms = 100.0  # 120 samples can be afforded
+    monkeypatch.setattr(planner, "apply", lambda chosen, quick: (planner.quick_samples, []))
+    runner = SimpleNamespace(prepare=lambda samples: samples)
+    model, lost = integers.quick_integers(planner, lambda samples: 0.01 if samples >= min(needed, 120) else 0.5, runner)
+    assert (model, lost, planner.quick_samples) == (120, 0.01, taken)
+
+
 def test_a_survey_is_made_once_and_tells_layers_apart(planner, tmp_path, monkeypatch):
     facts = [
         SimpleNamespace(name=name, damage=damage, reason=reason, integer_ms=ms, float_ms=3.0)

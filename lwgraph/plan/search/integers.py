@@ -18,12 +18,13 @@ from lwgraph.executor import Executor, Feeds, Run
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.precision import INT8, QUICK, make_pass
 from lwgraph.plan.price.cache import cache_folder
-from lwgraph.plan.search.planner import RANGE_SAMPLES, RANGE_SECONDS, Planner, spread
+from lwgraph.plan.search.planner import QUICK_SAMPLES, RANGE_SAMPLES, RANGE_SECONDS, Planner, spread
 from lwgraph.rewrite.base import Context
 
 VERSION = 1  # part of the file name: raise it when the meaning of a survey changes
 METHODS = ("minmax", "percentile", "mse")  # ranges that trials may have; the first where others are hardly better
 CLEARLY = 1.25  # times less loss must be what clips ranges: other samples may go further
+ALIKE, NEGLIGIBLE = 1.5, 1e-3  # a loss up to this many times another, and this much more, is like it
 LEAST = 1e-3  # a layer's integers cost at least this share of the median: a few samples may not show what they do
 
 
@@ -47,13 +48,17 @@ class Survey:
 def quick_integers(planner: Planner, loss: Callable[[Run], float], executor: Executor) -> tuple[ir.Model, float]:
     """Choose the ranges with which plans are tried, by the loss of the whole network in integers, and set them.
 
+    The method is chosen on as many samples as ranges are taken from in earnest; then trials get the fewest samples
+    with which the network loses about as little: a few may miss what an output can be.
+
     Returns:
-        that network, and its loss.
+        that network with its ranges taken in earnest, and its loss.
 
     Raises:
         LwgraphError: the network cannot be quantized with any of METHODS.
     """
     choice, best, reason = planner.chosen(planner.uniform(INT8)), None, None
+    planner.quick_samples = enough = planner.affordable(RANGE_SAMPLES, RANGE_SECONDS)
     for method in METHODS:
         planner.quick = str(make_pass(**{**QUICK, "calibration_method": method}))
         try:
@@ -68,6 +73,13 @@ def quick_integers(planner: Planner, loss: Callable[[Run], float], executor: Exe
         assert reason is not None
         raise reason
     planner.quick = best[2]
+    planner.quick_samples = QUICK_SAMPLES
+    while planner.quick_samples < enough:
+        model, _ = planner.apply(choice, quick=True)
+        if loss(executor.prepare(model)) <= ALIKE * best[1] + NEGLIGIBLE:
+            break
+        planner.quick_samples *= 2
+    planner.quick_samples = min(planner.quick_samples, enough)
     return best[0], best[1]
 
 

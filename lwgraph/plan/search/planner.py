@@ -29,7 +29,7 @@ LATENCY, BYTES, MACS = "latency", "bytes", "macs"  # what a network takes of the
 RANGE_SAMPLES, RANGE_SECONDS = 128, 12.0  # that integer ranges are taken from; about how long these may run
 REFIT_SAMPLES, REFIT_SECONDS = 256, 10.0  # that layers are fitted anew to; the same
 LEAST_SAMPLES = 48  # for either, however long they run
-QUICK_SAMPLES = 16  # that integer ranges are taken from when plans are only compared
+QUICK_SAMPLES = 16  # that integer ranges are taken from when plans are only compared, at least
 FASTEST = 1e-3  # share of a network's time that any plan takes at least
 Judge = Callable[[ir.Model], float]
 Array = npt.NDArray[np.float64]
@@ -92,6 +92,7 @@ class Planner:
         self._correction = oracle.correction(self._name)
         self.rest: dict[str, float] = {}  # of each resource, outside all items
         self.quick = spelling(quick=True) if available() else ""  # how plans are quantized that are only compared
+        self.quick_samples = QUICK_SAMPLES  # that their ranges are taken from
         self.clock = Clock(self.items)
 
     # ------------------------------------------------------------ prediction
@@ -275,7 +276,7 @@ class Planner:
             quick: see `apply`.
         """
         model, context = ir.clone(self.model), self.context
-        wanted = QUICK_SAMPLES if quick else self.affordable(RANGE_SAMPLES, RANGE_SECONDS)
+        wanted = self.quick_samples if quick else self.affordable(RANGE_SAMPLES, RANGE_SECONDS)
         samples = spread(context.data or [], wanted)
         ranges = dataclasses.replace(context, data=samples)  # its refusals are not news
         structure = dataclasses.replace(plan, precision=Precision())

@@ -90,7 +90,8 @@ class Memory:
 
 def memory_path(model: ir.Model, planner: Planner, feeds: Sequence[Feeds], seed: int) -> Path:
     """Where the losses of a search are kept: one file for a model, its options, the samples and the seed."""
-    digest = hashlib.sha256(f"{ir.fingerprint(model)} {seed} {planner.oracle.target} {planner.quick}\n".encode())
+    quick = f"{planner.quick} {planner.quick_samples}"
+    digest = hashlib.sha256(f"{ir.fingerprint(model)} {seed} {planner.oracle.target} {quick}\n".encode())
     for item in planner.items:
         digest.update(f"{item.name}: {' '.join(option.name for option in item.options)}\n".encode())
     for feed in feeds:

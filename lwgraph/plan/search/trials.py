@@ -20,7 +20,7 @@ from lwgraph.measure.distance import Loss
 from lwgraph.plan.carry_out import carry_out
 from lwgraph.plan.form import Fitted, parse_form
 from lwgraph.plan.plan import KEEP, Plan, Precision
-from lwgraph.plan.search.planner import QUICK_SAMPLES, Planner, spread
+from lwgraph.plan.search.planner import Planner, spread
 from lwgraph.plan.site import Site, find_sites
 from lwgraph.rewrite.base import Context
 from lwgraph.tasks import Pool, Shared
@@ -116,7 +116,7 @@ class Trials:
             ir.to_proto(planner.model).SerializeToString(),
             executor.name,
             int(getattr(executor, "threads", 1)),
-            spread(context.data or [], QUICK_SAMPLES),
+            spread(context.data or [], planner.quick_samples),
             loss,
             planner.shapes,
             context.seed,
