@@ -2,8 +2,8 @@
 
 The layer is a 3 x 3 convolution of so many channels with a decaying spectrum, its inputs are rectified mixtures of
 smooth images: what counts is the size. All options of all menus are fitted as two tasks side by side, each with one
-thread (start it with OMP_NUM_THREADS=1); forms that share factorizations are in the same task. The Gram is timed
-against its matrix products alone (start that, `--gram`, with as many threads as you have processors).
+thread (start it with OMP_NUM_THREADS=1), or with `--apart` one after the other; forms that share factorizations are in
+the same task. The Gram is timed against its matrix products alone (with as many threads as you start it with).
 """
 
 from __future__ import annotations
@@ -71,8 +71,9 @@ def gram(site: Site) -> tuple[Pooled, float, float]:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("channels", default=256)
+@click.option("--apart", is_flag=True, help="One task after the other, for a single core.")
 @click.option("--gram", "gram_only", is_flag=True, help="Only time the Gram.")
-def main(channels: int, gram_only: bool) -> None:
+def main(channels: int, gram_only: bool, apart: bool) -> None:
     """Time the fits of all options of one layer."""
     site = layer(channels)
     moments, taken, alone = gram(site)
@@ -85,12 +86,16 @@ def main(channels: int, gram_only: bool) -> None:
         kind = registry.form_class(name)
         if not kind.refusal(site):
             halves[name not in FIRST].extend(kind.menu(site))
-    start = time.perf_counter()
-    with ThreadPoolExecutor(2) as pool:
-        results = list(run_tasks((FitTask.of(site, moments, half) for half in halves), pool))
-    fits = sum(len(result.fits) for result in results)
+    tasks = [FitTask.of(site, moments, half) for half in halves]
+    start, ends = time.perf_counter(), []
+    with ThreadPoolExecutor(1 if apart else 2) as pool:
+        fits = 0
+        for result in run_tasks(tasks, pool):
+            fits += len(result.fits)
+            ends.append(time.perf_counter() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    click.echo(f"{fits} options fitted in {time.perf_counter() - start:.1f} s, at most {peak:.2f} GB")
+    parts = f" ({ends[0]:.1f} and {ends[1] - ends[0]:.1f} s, one after the other)" if apart else ""
+    click.echo(f"{fits} options fitted in {ends[-1]:.1f} s{parts}, at most {peak:.2f} GB")
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def _size(feeds: Feeds) -> int:
 
 
 def main_values(model: ir.Model) -> dict[str, ir.Value]:
-    """The values of the main graph by name, those that an executor can return; the ones of bodies are not among them."""
+    """The values of the main graph by name: those that an executor can return, unlike the ones in bodies."""
     graph = model.graph
     found = {v.name: v for v in (*graph.inputs, *graph.initializers.values()) if v.name}
     found |= {v.name: v for node in graph for v in node.outputs if v.name}
