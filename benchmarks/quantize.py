@@ -65,6 +65,7 @@ def build(case: Case, tool: str, fresh: bool) -> Record:
         with cache.replacing(feeds) as made:
             write_feeds(case.calibration(), made)
     outcome = run(peer, source, feeds, folder(case) / f"{tool}.onnx", one_core=True)
+    (folder(case) / f"{tool}.json").unlink(missing_ok=True)  # what was measured of an older model
     return record(case, tool, {
         "key": key, "seconds": outcome.seconds, "cpu": outcome.cpu_seconds, "gigabytes": outcome.peak_gigabytes,
         "error": outcome.error})
