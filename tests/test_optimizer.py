@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import lwgraph
 from lwgraph import ir, registry
-from lwgraph.errors import UsageError
+from lwgraph.errors import DataError, UsageError
 from lwgraph.optimizer import Goal
 from lwgraph.optimizer.data import gather
 from lwgraph.optimizer.lean import drop_annotations
@@ -96,6 +96,13 @@ def test_fitting_and_judging_never_share_a_sample() -> None:
     searched = {float(v) for feed in inputs.search for v in np.asarray(feed["x"])[:, 0]}
     assert fit and judged and searched and not fit & judged and not fit & searched and not searched & judged
     assert len(fit) + len(searched) + len(judged) == 40
+
+
+@pytest.mark.parametrize("judged", [False, True], ids=["no data", "evaluation data only"])
+def test_nothing_is_fitted_to_inputs_that_are_not_for_fitting(judged: bool) -> None:
+    data = [{"x": np.full((2, 4), i, np.float32)} for i in range(4)] if judged else None
+    with pytest.raises(DataError, match="quantize needs calibration data.*--data"):
+        lwgraph.optimize(tiny(), pipeline="quantize", eval_data=data)
 
 
 def test_a_wrong_result_is_caught_by_the_proof() -> None:

@@ -9,7 +9,6 @@ import click
 from lwgraph.cli.common import console, threads_option
 from lwgraph.cli.progress import Progressed
 
-
 BUDGET = 10.0  # seconds of trial plans: a first look should not take minutes
 
 

@@ -186,7 +186,8 @@ class _Run:
         context = Context(
             executor=self.executor,
             reference=self.reference,
-            data=inputs.fit or inputs.probe,
+            data=inputs.fit or None,
+            probe=inputs.probe,
             seed=self.goal.seed,
             threads=self.goal.threads,
             progress=self.progress,

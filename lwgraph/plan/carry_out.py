@@ -59,8 +59,8 @@ def carry_out(
         widths = {name: width.keep for name, width in plan.groups.items()}
         records += _leave_out(model, GROUPS, widths, "{} channels", context)
     cut = bool(plan.blocks or plan.groups)
-    if cut and context.executor is not None and context.data:
-        shapes = layer_shapes(model, next(iter(context.data)), context.executor)
+    if cut and context.executor is not None and context.feeds:
+        shapes = layer_shapes(model, next(iter(context.feeds)), context.executor)
     with _statistics_of(model, context, cut):
         records += apply_plan(model, plan, context, shapes=shapes, fitted=None if cut else fitted)
     with _statistics_of(model, context, cut or any(record.done for record in records)):

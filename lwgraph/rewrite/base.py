@@ -62,7 +62,8 @@ class Context:
     executor: Executor | None = None  # the target runtime
     reference: Executor | None = None  # the independent one
     statistics: Statistics | None = None  # Gram matrices of layer inputs, collected on first use
-    data: list[Feeds] | None = None  # calibration feeds
+    data: list[Feeds] | None = None  # calibration feeds: what may be fitted to
+    probe: list[Feeds] | None = None  # only for running, never for fitting: generated, or evaluation data
     teacher: ir.Model | None = None  # the model before any approximate rewrite, which recovery passes imitate
     seed: int = 0
     threads: int = 1
@@ -76,6 +77,11 @@ class Context:
     memory: dict[object, object] = field(default_factory=dict, repr=False)  # what passes keep between their calls
     proved: set[object] = field(default_factory=set, init=False, repr=False)  # local proofs that need no repeating
     _skipped: dict[Skipped, None] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def feeds(self) -> list[Feeds]:
+        """What the model can be run on; nothing may be fitted to it, see `data`."""
+        return self.probe or self.data or []
 
     @property
     def skipped(self) -> list[Skipped]:

@@ -60,8 +60,8 @@ class Scene:
         self.shapes = {value.name or "": [size if isinstance(size, int) else None for size in dims]
                        for value, dims in self.coupling.builder.shapes.items()}
         context = self.context
-        if context.executor is not None and context.data and _open(self.model, self.shapes):
-            measured = layer_shapes(self.model, next(iter(context.data)), context.executor)
+        if context.executor is not None and context.feeds and _open(self.model, self.shapes):
+            measured = layer_shapes(self.model, next(iter(context.feeds)), context.executor)
             self.shapes.update({name: list(sizes) for name, sizes in measured.items()})
         self._sites = {site.node: site for site in find_sites(self.model)}
 

@@ -35,7 +35,7 @@ class Reproducer(Instrument):
         folder.mkdir(parents=True, exist_ok=True)
         ir.save(self._before, folder / "model.onnx", overwrite=True)
         (folder / "pipeline.txt").write_text(f"{p}\n", "utf-8")
-        data = context.data or []
+        data = context.feeds
         for index, feeds in enumerate(data):
             arrays: dict[str, Any] = {name: np.asarray(array) for name, array in feeds.items()}
             np.savez(folder / f"feeds_{index}.npz", **arrays)

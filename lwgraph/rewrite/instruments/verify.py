@@ -58,7 +58,7 @@ class Verify(Instrument):
         self._results = None
         if self.numeric:
             self._executors = self._executors or [plain_executor()]
-            self.feeds = self.feeds or (context.data or [])[: self.samples] or list(
+            self.feeds = self.feeds or context.feeds[: self.samples] or list(
                 generate(model, self.samples, context.seed))
 
     def assume(self, model: ir.Model, results: list[list[dict[str, Array]]]) -> None:
