@@ -196,8 +196,10 @@ class Ghost(Form):
 
 
 def _takes_neighbours(site: Site) -> bool:
-    """Whether a depthwise layer may make outputs: a Conv whose output patches are not too many to measure."""
-    return site.kind == "conv" and site.outputs * SIDE ** len(site.kernel) <= MOST
+    """Whether a depthwise layer may make outputs: of a Conv whose output patches are not too many to measure, and whose
+    own outputs cost more than those made by SIDE taps an axis."""
+    taps = int(SIDE ** len(site.kernel))
+    return site.kind == "conv" and site.outputs * taps <= MOST and site.fan_in > taps
 
 
 def turn(block: Block, rows: Array, columns: Array, limit: float) -> tuple[Index, Array]:

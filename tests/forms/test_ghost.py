@@ -116,3 +116,10 @@ def test_inputs_that_are_dead_on_the_samples_do_not_spoil_unusual_ones():
     assert growth(cheap, first, last, columns @ columns.T) > 1000
     picked = set(turn(block, np.eye(2), columns, 100.0)[0])
     assert len(picked & {0, 1}) == 1  # one that sees each input
+
+
+def test_outputs_that_cost_less_than_a_depthwise_layer_are_not_made_by_one():
+    shapes = {"pointwise": (4, 6, 9, 9), "wide": (4, 12, 9, 9)}
+    sites = {n: Layer(n, make_layer("Conv", s, (16, s[1], 1, 1)), s).site for n, s in shapes.items()}
+    form = Ghost(5, cheap="depthwise")
+    assert form.at(sites["pointwise"]).cheap == "pointwise" and form.at(sites["wide"]).cheap == "depthwise"
