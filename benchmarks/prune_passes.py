@@ -54,13 +54,14 @@ def measure(case: Case, text: str) -> dict[str, Any]:
 
 def report() -> str:
     """The table from what is kept."""
-    rows = []
+    rows: list[list[str]] = []
     for text in PASSES:
+        first = len(rows)
         for name in zoo.NAMES:
             found = (tables.kept("prune-passes", name) or {}).get(text)
             if found is None:
                 continue
-            label = [f"`{text}`" if name == zoo.NAMES[0] else "", name]
+            label = [f"`{text}`" if len(rows) == first else "", name]
             if found["error"]:
                 rows.append([*label, "fails: " + found["error"], "", "", ""])
                 continue
