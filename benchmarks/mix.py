@@ -113,7 +113,7 @@ def table() -> str:
             f"{kept['speedup'] / rival:.2f}", told + (f"; none of {missing}" if missing else ""),
         ])  # fmt: skip
     head = ["case", "points lost", "speed-up", "best family", "mix / best", "fastest setting of each: points, speed-up"]
-    return tables.table(head, rows)
+    return tables.table(head, rows) if rows else "Not measured yet."
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
