@@ -48,7 +48,7 @@ class Distill(Pass):
     blocks: Annotated[Literal["end", "student", "teacher"],
                       "train end to end, or block by block, fed by the student or by the teacher"] = "end"  # fmt: skip
     optimizer: Annotated[Literal["adam", "sgd"], "how to step"] = "adam"
-    rate: Annotated[float, "learning rate at its highest; 0: the highest whose short trial helps"] = 0.0
+    rate: Annotated[float, "learning rate at its highest; 0: the highest that does no harm in a trial"] = 0.0
     warmup: Annotated[float, "share of the run in which the rate rises; then it falls along a cosine"] = 0.05
     decay: Annotated[float, "weight decay"] = 0.0
     clip: Annotated[float, "largest norm of the gradient; 0: none"] = 1.0

@@ -26,6 +26,7 @@ CHECKS = 20  # held-out checks in a full run
 CHECK_SHARE = 0.1  # of a limited time that checks may take
 EQUAL = 1e-7  # a held-out loss that is rounding: there is nothing to learn
 TRIAL_WARMUP = 0.3  # of a trial: the first steps of Adam are of full size, whatever the gradient's
+HARMLESS = 1.1  # times the loss at start, that a trial may end at: its few steps are Adam's roughest
 MOST_ROUNDING = 0.03  # of the loss at start, that bfloat16 may make by itself
 TRIAL_SHARE = 0.02  # of the run, for each learning rate that is tried
 RATES = {"adam": (1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6), "sgd": (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)}
@@ -41,7 +42,7 @@ class Settings:
     batch: int
     versions: int  # of the data, for each of which the teacher is asked once; 0: anew in every round
     optimizer: str  # "adam" or "sgd"
-    rate: float  # 0: the highest of RATES whose trial lowers the held-out loss
+    rate: float  # 0: the highest of RATES that does no harm in a trial
     warmup: float  # share of the run in which the rate rises
     decay: float  # weight decay, decoupled (adam) or L2 (sgd)
     clip: float  # largest norm of the gradient; 0: none
@@ -163,8 +164,9 @@ class Trainer:
             return float(self.objective(rounded, exact, _labels(batch))) <= MOST_ROUNDING * first
 
     def _highest_rate(self, first: float) -> float:
-        """The highest of RATES at which a short run of its own, warm-up and decay included, lowers the held-out loss;
-        the lowest where none does. The weights stay as they were. Each trial takes TRIAL_SHARE of the run."""
+        """The highest of RATES at which a short run of its own, warm-up and decay included, leaves the held-out loss
+        below HARMLESS times what it was; the lowest where none does. The weights stay as they were. Each trial takes
+        TRIAL_SHARE of the run."""
         settings = self.settings
         start = self.student.state()
         steps = max(1, round(TRIAL_SHARE * settings.steps))
@@ -180,7 +182,7 @@ class Trainer:
             loss = self.held_out_loss()
             self.student.load_state(start)
             self.report(0, first, loss, 0.0)
-            if loss < first:
+            if loss < HARMLESS * first:
                 return rate
         return rates[-1]
 
