@@ -60,6 +60,8 @@ def test_trials_get_the_ranges_that_lose_least_clearly(planner, monkeypatch):
 
     model, lost = integers.quick_integers(planner, loss, runner)
     assert "mse" in planner.quick and model == planner.quick and lost == 0.5
+    (earnest,) = planner.plan(planner.chosen(planner.uniform(INT8))).precision.passes
+    assert "calibration_method=mse" in earnest and "equalize" not in earnest  # as the pass does unless told otherwise
     losses["mse"] = 0.9  # hardly better than what clips nothing
     integers.quick_integers(planner, loss, runner)
     assert "mse" not in planner.quick and "percentile" not in planner.quick

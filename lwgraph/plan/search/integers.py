@@ -16,7 +16,7 @@ from lwgraph import ir
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds, Run
 from lwgraph.plan.plan import Plan, Precision
-from lwgraph.plan.precision import INT8, QUICK, make_pass
+from lwgraph.plan.precision import EXACTLY, INT8, QUICK, make_pass, spelling
 from lwgraph.plan.price.cache import cache_folder
 from lwgraph.plan.search.planner import QUICK_SAMPLES, RANGE_SAMPLES, RANGE_SECONDS, Planner, spread
 from lwgraph.rewrite.base import Context
@@ -48,8 +48,9 @@ class Survey:
 def quick_integers(planner: Planner, loss: Callable[[Run], float], executor: Executor) -> tuple[ir.Model, float]:
     """Choose the ranges with which plans are tried, by the loss of the whole network in integers, and set them.
 
-    The method is chosen on as many samples as ranges are taken from in earnest; then trials get the fewest samples
-    with which the network loses about as little: a few may miss what an output can be.
+    The method is chosen on as many samples as ranges are taken from in earnest, and by samples that these do not know;
+    plans that may be delivered get it, too, so that the pass need not try all methods for each. Then trials get the
+    fewest samples with which the network loses about as little: a few may miss what an output can be.
 
     Returns:
         that network with its ranges taken in earnest, and its loss.
@@ -69,6 +70,7 @@ def quick_integers(planner: Planner, loss: Callable[[Run], float], executor: Exe
             continue
         if best is None or found * CLEARLY < best[1]:
             best = model, found, planner.quick
+            planner.earnest = str(make_pass(**{**EXACTLY, "calibration_method": method}))
     if best is None:
         assert reason is not None
         raise reason
@@ -185,7 +187,7 @@ def whole_network(planner: Planner, survey: Survey) -> Plan | None:
     kept = tuple(dict.fromkeys((*precision.keep_float, *survey.kept)))
     if set(kept) == set(precision.keep_float):
         return None
-    return Plan({}, planner.oracle.target, precision=Precision(precision.passes, kept))
+    return Plan({}, planner.oracle.target, precision=Precision((spelling(),), kept))
 
 
 __all__ = ["METHODS", "Survey", "damages_of", "quick_integers", "survey", "weigh_integers", "whole_network"]

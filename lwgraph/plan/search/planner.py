@@ -92,6 +92,7 @@ class Planner:
         self._correction = oracle.correction(self._name)
         self.rest: dict[str, float] = {}  # of each resource, outside all items
         self.quick = spelling(quick=True) if available() else ""  # how plans are quantized that are only compared
+        self.earnest = spelling() if available() else ""  # how plans of forms are quantized that may be delivered
         self.quick_samples = QUICK_SAMPLES  # that their ranges are taken from
         self.clock = Clock(self.items)
 
@@ -248,7 +249,7 @@ class Planner:
         dense = [o.price for o in chosen.values() if o.form is None]
         ms = (sum(price.dense_ms for price in dense), sum(price.ms for price in dense))
         added = sum(item.weight * item.integer_error for item in self.items if item.name not in kept)
-        return Precision((self.quick if quick else spelling(),), tuple(kept), added, ms)
+        return Precision((self.quick if quick else self.earnest,), tuple(kept), added, ms)
 
     def apply(self, chosen: Chosen, *, quick: bool = False) -> tuple[ir.Model, list[Record]]:
         """A copy of the model with the chosen options in place, and what became of each.
