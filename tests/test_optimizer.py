@@ -14,9 +14,12 @@ from lwgraph import ir, registry
 from lwgraph.errors import DataError, UsageError
 from lwgraph.optimizer import Goal
 from lwgraph.optimizer.data import gather
+from lwgraph.optimizer.idle import idle
 from lwgraph.optimizer.lean import drop_annotations
 from lwgraph.optimizer.prove import same_outputs, sound
+from lwgraph.report.record import PassRun
 from lwgraph.rewrite import Contract
+from lwgraph.rewrite.base import Skipped
 
 
 def tiny() -> onnx.ModelProto:
@@ -103,6 +106,15 @@ def test_nothing_is_fitted_to_inputs_that_are_not_for_fitting(judged: bool) -> N
     data = [{"x": np.full((2, 4), i, np.float32)} for i in range(4)] if judged else None
     with pytest.raises(DataError, match=r"quantize needs calibration data.*--data"):
         lwgraph.optimize(tiny(), pipeline="quantize", eval_data=data)
+
+
+def test_a_pass_that_was_asked_for_and_does_nothing_says_why() -> None:
+    data = [{"x": np.full((2, 4), i, np.float32)} for i in range(4)]
+    notes = lwgraph.optimize(tiny(), pipeline="clean,quantize", data=data).report.notes
+    assert [note for note in notes if "changed nothing" in note] == ["quantize changed nothing: it found no place"]
+    refused = [Skipped("low-rank", place, reason) for place, reason in (("a", "few"), ("b", "many"), ("c", "many"))]
+    ran = [PassRun("low-rank{rank=2}", "approximate", 0, 0.1), PassRun("cp", "approximate", 1, 0.1)]
+    assert idle(ran, refused) == ["low-rank changed nothing: many (2 of 3 places; --explain names each)"]
 
 
 def test_a_wrong_result_is_caught_by_the_proof() -> None:

@@ -16,6 +16,7 @@ from lwgraph.executor import Executor
 from lwgraph.optimizer import recovery
 from lwgraph.optimizer.data import Inputs, gather
 from lwgraph.optimizer.goal import Goal, parse_amount, parse_seconds
+from lwgraph.optimizer.idle import idle
 from lwgraph.optimizer.judge import Judge, check_metric
 from lwgraph.optimizer.measuring import Measuring
 from lwgraph.optimizer.planning import Planning
@@ -245,6 +246,8 @@ class _Run:
         self.report.passes = [
             PassRun(str(step.spec), step.spec.contract.name.lower(), step.count, step.seconds) for step in steps
         ]
+        if passes is not None:
+            self.report.notes += idle(self.report.passes, context.skipped)
         return model, all(p.contract is not Contract.APPROXIMATE for p in pipeline)
 
     def _plan(
