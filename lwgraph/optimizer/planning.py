@@ -20,14 +20,16 @@ from lwgraph.optimizer.prove import same_outputs
 from lwgraph.optimizer.spectrum import redundant
 from lwgraph.optimizer.target import MACS, open_oracle
 from lwgraph.plan import precision
+from lwgraph.plan.apply import Record
 from lwgraph.plan.carry_out import carry_out
 from lwgraph.plan.count import count
-from lwgraph.plan.plan import KEEP, Plan
+from lwgraph.plan.plan import KEEP, Plan, Precision
 from lwgraph.plan.price.devices import DeviceOracle
 from lwgraph.plan.price.oracle import Oracle
+from lwgraph.plan.refit.sequential import refit
 from lwgraph.plan.search import site_sensitivity
 from lwgraph.plan.search.integers import Survey, weigh_integers
-from lwgraph.plan.search.planner import LATENCY, Planner, spread
+from lwgraph.plan.search.planner import LATENCY, REFIT_SAMPLES, REFIT_SECONDS, Planner, affordable, spread
 from lwgraph.plan.search.search import Memory, Search, limit_prices, memory_path
 from lwgraph.plan.search.trials import Trials
 from lwgraph.plan.shapes import layer_shapes
@@ -83,12 +85,22 @@ class Planning:
             model, records = recovered.model, recovered.records
             self._note_training(recovered)
         else:
-            model = ir.clone(self.clean)
-            records = carry_out(model, stated, self.context, shapes=self.shapes)
+            model, records = self._as_the_search_does(stated)
         done = {r.site for r in records if r.done}
         used = dataclasses.replace(stated, sites={n: c for n, c in stated.sites.items() if n in done})
         self._record(used)
         return model, used
+
+    def _as_the_search_does(self, stated: Plan) -> tuple[ir.Model, list[Record]]:
+        """A stated plan carried out: its structure, then with data the layers fitted anew to what they see now, then
+        its precisions. Repeating a searched plan without the middle step would lose what the search counted on."""
+        model = ir.clone(self.clean)
+        structure = dataclasses.replace(stated, precision=Precision())
+        records = carry_out(model, structure, self.context, shapes=self.shapes)
+        if self.inputs.real and any(record.done for record in records):
+            run_ms = Oracle(self.executor).whole({"clean": self.clean}, self.inputs.probe)[0]
+            refit(self.clean, model, self.context, samples=affordable(REFIT_SAMPLES, REFIT_SECONDS, run_ms))
+        return model, records + carry_out(model, Plan(precision=stated.precision), self.context)
 
     def nothing(self) -> tuple[ir.Model, Plan]:
         """The clean model."""

@@ -36,6 +36,13 @@ Array = npt.NDArray[np.float64]
 Chosen = Mapping[str, Option]
 
 
+def affordable(samples: int, seconds: float, run_ms: float | None) -> int:
+    """At most `samples`, fewer where a network of `run_ms` milliseconds (None: unknown) takes longer than `seconds`."""
+    if run_ms is None:
+        return samples
+    return min(samples, max(LEAST_SAMPLES, int(1e3 * seconds / max(run_ms, 1e-3))))
+
+
 @dataclass(frozen=True)
 class Trial:
     """One plan that was judged."""
@@ -288,10 +295,8 @@ class Planner:
         return model, records
 
     def affordable(self, samples: int, seconds: float) -> int:
-        """How many samples to run the network on: at most `samples`, fewer where these take longer than `seconds`."""
-        if self.run_ms is None:
-            return samples
-        return min(samples, max(LEAST_SAMPLES, int(1e3 * seconds / max(self.run_ms, 1e-3))))
+        """How many samples to run this planner's network on, see `affordable`."""
+        return affordable(samples, seconds, self.run_ms)
 
     # ------------------------------------------------------------ search by one threshold
 
