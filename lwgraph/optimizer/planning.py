@@ -30,7 +30,7 @@ from lwgraph.plan.refit.sequential import refit
 from lwgraph.plan.search import site_sensitivity
 from lwgraph.plan.search.integers import Survey, weigh_integers
 from lwgraph.plan.search.planner import LATENCY, REFIT_SAMPLES, REFIT_SECONDS, Planner, affordable, spread
-from lwgraph.plan.search.search import Memory, Search, limit_prices, memory_path
+from lwgraph.plan.search.search import Search, limit_prices, memory_of
 from lwgraph.plan.search.trials import Trials
 from lwgraph.plan.shapes import layer_shapes
 from lwgraph.plan.site import find_sites
@@ -136,7 +136,7 @@ class Planning:
         loss = Loss(self.executor.prepare(self.clean), self._samples(float_ms, TRIAL_SECONDS))
         known = self._anchor(planner, oracle, loss, float_ms)
         base_ms = float_ms if oracle.measures else planner.predicted(planner.uniform(precision.FLOAT), LATENCY)
-        memory = Memory(memory_path(self.clean, planner, loss.feeds, self.goal.seed))
+        memory = memory_of(planner, loss.feeds, self.goal.seed)
         search = Search(
             planner, loss, self.executor, seed=self.goal.seed, seconds=self.goal.budget, memory=memory,
             objective=self.goal.objective,

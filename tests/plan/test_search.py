@@ -18,8 +18,9 @@ from lwgraph.plan.price.oracle import WORK, WorkOracle
 from lwgraph.plan.search import site_sensitivity
 from lwgraph.plan.search.front import Candidate, Front, undominated
 from lwgraph.plan.search.integer_error import integer_error
+from lwgraph.plan.search.kept import Kept
 from lwgraph.plan.search.planner import BYTES, LATENCY, MACS, Planner
-from lwgraph.plan.search.search import Memory, Search, limit_prices, memory_path
+from lwgraph.plan.search.search import Search, limit_prices, memory_of
 from lwgraph.plan.search.solver import Knapsack
 from lwgraph.plan.shapes import layer_shapes
 from lwgraph.rewrite.base import Context
@@ -128,7 +129,7 @@ def test_the_first_plans_set_what_others_are_predicted_to_take(planner, loss, mo
         calls.append(model)
         return 1.5  # whatever it is
 
-    memory = Memory(tmp_path / "search.json")
+    memory = Kept(tmp_path / "search.json", "it is")
     front = Search(planner, loss, ORT, seconds=0.0, timed=timed, memory=memory).run()
     formed = [c for c in front.candidates if any(o.form for o in planner.chosen(c.choice).values())]
     assert calls and formed
@@ -137,7 +138,7 @@ def test_the_first_plans_set_what_others_are_predicted_to_take(planner, loss, mo
     assert planner.predicted(whole, LATENCY) == pytest.approx(4.0)  # anchors hold
     assert planner.predicted(planner.uniform(FLOAT), LATENCY) == pytest.approx(10.0)
     count = len(calls)
-    again = Search(planner, loss, ORT, seconds=0.0, timed=timed, memory=Memory(tmp_path / "search.json")).run()
+    again = Search(planner, loss, ORT, seconds=0.0, timed=timed, memory=Kept(tmp_path / "search.json", "it is")).run()
     assert len(calls) == count and again.candidates == front.candidates  # times are remembered
 
 
@@ -162,37 +163,26 @@ def test_a_search_that_was_stopped_goes_on_to_the_same_plans(planner, loss, tmp_
         return counted(runner)
 
     with pytest.raises(KeyboardInterrupt):
-        run(planner, stopped, Memory(path))
+        run(planner, stopped, Kept(path, "it is"))
     assert len(calls) == 3
-    first = run(planner, counted, Memory(path))
+    first = run(planner, counted, Kept(path, "it is"))
     done = len(calls)
-    again = run(planner, counted, Memory(path))
+    again = run(planner, counted, Kept(path, "it is"))
     assert len(calls) == done  # nothing was measured twice
     assert [(c.choice, c.loss) for c in again.candidates] == [(c.choice, c.loss) for c in first.candidates]
     assert again.seconds == pytest.approx(first.seconds)
 
 
 def test_where_a_search_is_kept_depends_on_model_options_data_and_seed(planner):
+    other = copy.copy(planner)
+    other.model = chain(shared=True)
     paths = {
-        memory_path(planner.model, planner, [FEEDS], 0),
-        memory_path(planner.model, planner, [FEEDS], 1),
-        memory_path(planner.model, planner, [{"x": FEEDS["x"] + 1}], 0),
-        memory_path(chain(shared=True), planner, [FEEDS], 0),
+        memory_of(planner, [FEEDS], 0).path,
+        memory_of(planner, [FEEDS], 1).path,
+        memory_of(planner, [{"x": FEEDS["x"] + 1}], 0).path,
+        memory_of(other, [FEEDS], 0).path,
     }
-    assert len(paths) == 4 and memory_path(planner.model, planner, [FEEDS], 0) in paths
-
-
-def test_a_memory_that_is_cut_off_is_empty_and_one_that_cannot_be_written_says_so(tmp_path):
-    path = tmp_path / "search.json"
-    path.write_text('{"a": [0.1')
-    memory = Memory(path)
-    assert memory.get("a") is None and not memory.warning
-    memory.put("a", 0.5, 1.0)
-    assert Memory(path).get("a") == (0.5, 1.0)
-    (tmp_path / "file").write_text("")
-    bad = Memory(tmp_path / "file" / "search.json")
-    bad.put("a", 0.5, 1.0)
-    assert "LWGRAPH_CACHE" in bad.warning and bad.get("a") == (0.5, 1.0)
+    assert len(paths) == 4 and memory_of(planner, [FEEDS], 0).path in paths
 
 
 def test_the_front_prefers_measured_losses():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,14 +12,15 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.errors import LwgraphError
-from lwgraph.executor import Executor, Feeds, Run
+from lwgraph.executor import Executor, Run
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.precision import EXACTLY, INT8, QUICK, make_pass, spelling
-from lwgraph.plan.price.cache import cache_folder
+from lwgraph.plan.search.kept import Kept, facts_of, kept_path
 from lwgraph.plan.search.planner import QUICK_SAMPLES, RANGE_SAMPLES, RANGE_SECONDS, Planner, spread
 from lwgraph.rewrite.base import Context
 
 VERSION = 1  # part of the file name: raise it when the meaning of a survey changes
+KEY = "survey"
 METHODS = ("minmax", "percentile", "mse")  # ranges that trials may have; the first where others are hardly better
 CLEARLY = 1.25  # times less loss must be what clips ranges: other samples may go further
 ALIKE, NEGLIGIBLE = 1.5, 1e-3  # a loss up to this many times another, and this much more, is like it
@@ -101,13 +100,10 @@ def survey(
     """
     feeds = spread(context.data or [], samples)
     executor = context.executor or context.evaluator()
-    path = (folder or cache_folder()) / f"integers-{VERSION}" / f"{_digest(model, feeds, executor)}.json"
-    try:
-        row = json.loads(path.read_text("utf8"))
-        damage = {str(k): float(v) for k, v in row["damage"].items()}
-        return Survey(damage, tuple(map(str, row["kept"])), float(row["slower"]))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # not there, or cut off
-        pass
+    facts = (ir.fingerprint(model), make_pass(), *facts_of(executor))
+    memory = Kept(kept_path(f"integers-{VERSION}", facts, feeds, folder=folder), "what integers do is")
+    if (row := memory.get(KEY)) is not None:
+        return Survey(dict(row["damage"]), tuple(row["kept"]), float(row["slower"]))
     judge: Any = make_pass()
     if not hasattr(judge, "within"):
         return Survey()
@@ -118,11 +114,9 @@ def survey(
     named = {node.name for node in model.graph}
     kept = tuple(n.name for n in mixed.nodes if n.reason and n.name in named)
     found = Survey(damage, kept, _slower(mixed.nodes)) if mixed.built is not None else Survey(damage)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(found)), "utf8")
-    except OSError as error:
-        context.warn(f"what integers do is not kept: '{path}' cannot be written ({error}); set LWGRAPH_CACHE")
+    memory.put(KEY, asdict(found))
+    if memory.warning:
+        context.warn(memory.warning)
     return found
 
 
@@ -130,18 +124,6 @@ def _slower(nodes: Sequence[Any]) -> float:
     times = [(n.integer_ms, n.float_ms, n.reason) for n in nodes if None not in (n.integer_ms, n.float_ms)]
     lost = sum(max(integer - floats, 0.0) for integer, floats, reason in times if reason)
     return float(lost / max(sum(integer for integer, _, _ in times), 1e-12))
-
-
-def _digest(model: ir.Model, samples: Sequence[Feeds], executor: Executor) -> str:
-    digest = hashlib.sha256(
-        f"{ir.fingerprint(model)} {make_pass()} {executor.name} {getattr(executor, 'version', '')} "
-        f"{getattr(executor, 'threads', '')}\n".encode()
-    )
-    for feed in samples:
-        for name, value in sorted(feed.items()):
-            digest.update(name.encode())
-            digest.update(np.ascontiguousarray(value).tobytes())
-    return digest.hexdigest()[:32]
 
 
 def weigh_integers(planner: Planner, loss: Callable[[Run], float], executor: Executor) -> tuple[ir.Model, Survey]:

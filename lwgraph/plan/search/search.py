@@ -10,14 +10,10 @@ was run stays on the front.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,8 +22,8 @@ from lwgraph import ir
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds, Run
 from lwgraph.plan.precision import FLOAT
-from lwgraph.plan.price.cache import cache_folder
 from lwgraph.plan.search.front import Candidate, Front, undominated, worth
+from lwgraph.plan.search.kept import Kept, kept_path
 from lwgraph.plan.search.planner import BYTES, LATENCY, MACS, Planner
 from lwgraph.plan.search.solver import BUCKETS, Knapsack
 
@@ -55,50 +51,12 @@ class _Slot:
     best: Candidate | None = None
 
 
-class Memory:
-    """Losses of plans that were run, on disk, so that a search that was stopped goes on where it was.
-
-    Never fails: where the file cannot be used, `warning` says why.
-    """
-
-    def __init__(self, path: Path | None) -> None:
-        self.path, self.warning = path, ""
-        self._rows: dict[str, tuple[float, float]] = {}
-        try:
-            if path is not None:
-                self._rows = {k: (float(v[0]), float(v[1])) for k, v in json.loads(path.read_text("utf8")).items()}
-        except (OSError, ValueError, TypeError, IndexError):  # not there, or cut off
-            self._rows = {}
-
-    def get(self, key: str) -> tuple[float, float] | None:
-        """(loss, seconds it took), or None."""
-        return self._rows.get(key)
-
-    def put(self, key: str, loss: float, seconds: float) -> None:
-        """Remember at once: the file appears by renaming."""
-        self._rows[key] = (loss, seconds)
-        if self.path is None:
-            return
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            beside = self.path.with_suffix(f".{os.getpid()}")
-            beside.write_text(json.dumps(self._rows), "utf8")
-            beside.replace(self.path)
-        except OSError as error:
-            self.warning = f"the search is not kept: '{self.path}' cannot be written ({error}); set LWGRAPH_CACHE"
-
-
-def memory_path(model: ir.Model, planner: Planner, feeds: Sequence[Feeds], seed: int) -> Path:
-    """Where the losses of a search are kept: one file for a model, its options, the samples and the seed."""
-    quick = f"{planner.quick} {planner.quick_samples}"
-    digest = hashlib.sha256(f"{ir.fingerprint(model)} {seed} {planner.oracle.target} {quick}\n".encode())
-    for item in planner.items:
-        digest.update(f"{item.name}: {' '.join(option.name for option in item.options)}\n".encode())
-    for feed in feeds:
-        for name, value in sorted(feed.items()):
-            digest.update(name.encode())
-            digest.update(np.ascontiguousarray(value).tobytes())
-    return cache_folder() / f"search-{VERSION}" / f"{digest.hexdigest()[:32]}.json"
+def memory_of(planner: Planner, feeds: Sequence[Feeds], seed: int) -> Kept:
+    """The losses, and seconds that they took, of the plans that were run: one file for a model, its options, the
+    samples and the seed."""
+    menus = [f"{item.name}: {' '.join(option.name for option in item.options)}" for item in planner.items]
+    facts = (ir.fingerprint(planner.model), seed, planner.oracle.target, planner.quick, planner.quick_samples, *menus)
+    return Kept(kept_path(f"search-{VERSION}", facts, feeds), "the search is")
 
 
 class Search:
@@ -130,13 +88,13 @@ class Search:
         prices: Mapping[str, float] | None = None,
         seed: int = 0,
         seconds: float = SECONDS,
-        memory: Memory | None = None,
+        memory: Kept | None = None,
         trials: Trials | None = None,
         timed: Callable[[ir.Model], float] | None = None,
     ) -> None:
         self.planner, self.loss, self.executor = planner, loss, executor
         self.objective, self.prices = objective, prices
-        self.seconds, self.memory = seconds, memory or Memory(None)
+        self.seconds, self.memory = seconds, memory or Kept(None, "the search is")
         self.trials, self.timed = trials, timed
         self.spent, self._most = 0.0, math.inf
         self._random = np.random.default_rng(seed)
@@ -199,8 +157,8 @@ class Search:
                 known = (self.timed(model), 0.0)
             except LwgraphError:
                 return None
-            self.memory.put(key, *known)
-        return known[0]
+            self.memory.put(key, known)
+        return float(known[0])
 
     def _next(self, slots: Sequence[_Slot]) -> bool:
         return self._propose(slots[int(self._random.integers(len(slots)))])
@@ -311,7 +269,7 @@ class Search:
         if known is None and self.trials is not None:
             known = self.trials.take(choice)
             if known is not None:
-                self.memory.put(key, *known)
+                self.memory.put(key, known)
         if known is None:
             start = time.perf_counter()
             try:
@@ -321,7 +279,7 @@ class Search:
                 planner.context.warn(f"a plan could not be run and was left out: {error}")
                 loss = math.inf
             known = (loss, time.perf_counter() - start)
-            self.memory.put(key, *known)
+            self.memory.put(key, known)
         self.spent += known[1]
         found = Candidate(
             choice,
@@ -368,4 +326,4 @@ def _under(planner: Planner, prices: Mapping[str, float], objective: str, resour
     return 2 * within >= len(front)
 
 
-__all__ = ["SECONDS", "SLOTS", "Memory", "Search", "limit_prices", "memory_path"]
+__all__ = ["SECONDS", "SLOTS", "Search", "limit_prices", "memory_of"]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +14,7 @@ import numpy.typing as npt
 from lwgraph import ir
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds
-from lwgraph.plan.price.cache import cache_folder
+from lwgraph.plan.search.kept import Kept, facts_of, kept_path
 from lwgraph.plan.search.removal import Removal, Removes
 from lwgraph.rewrite.base import Context
 
@@ -124,18 +121,21 @@ def measure_sensitivity(
         raise LwgraphError("sensitivities are measured on samples; there are none")
     executor = context.executor or context.evaluator()
     listed = remover.options(model, context) if options is None else list(options)
-    kept = _Kept(_key(model, remover, context, feeds, executor), folder)
+    facts = (ir.fingerprint(model), remover, *facts_of(executor), context.seed)
+    fit = context.data or [] if context.statistics is not None else []
+    kept = Kept(kept_path(f"sensitivity-{VERSION}", facts, feeds, fit, folder=folder), "sensitivities are")
     reference: Reference | None = None
     found = []
     for done, option in enumerate(listed):
         context.progress("measuring sensitivities", done, len(listed))
-        loss = kept.get(option)
+        name = f"{option.item}={option.kept}"
+        loss = kept.get(name)
         if loss is None:
             reference = reference or Reference(model, feeds, executor)
             copy = ir.clone(model)
             remover.apply(copy, {option.item: option.kept}, context)
             loss = reference.loss(copy)
-            kept.put(option, loss)
+            kept.put(name, loss)
         found.append(Sensitivity(option, loss))
     context.progress("measuring sensitivities", len(listed), len(listed))
     if kept.warning:
@@ -150,57 +150,6 @@ def split_feeds(feeds: Sequence[Feeds]) -> tuple[list[Feeds], list[Feeds]]:
     every = min(4, len(feeds))
     held = list(feeds[every - 1::every])
     return [feed for index, feed in enumerate(feeds) if index % every != every - 1], held
-
-
-def _key(model: ir.Model, remover: Removes, context: Context, feeds: Sequence[Feeds], executor: Executor) -> str:
-    digest = hashlib.sha256()
-    fit = context.data or [] if context.statistics is not None else []
-    for text in (ir.fingerprint(model), str(remover), executor.name, str(getattr(executor, "version", "")),
-                 str(context.seed), _digest(feeds), _digest(fit)):
-        digest.update(f"{text}\n".encode())
-    return digest.hexdigest()
-
-
-def _digest(feeds: Sequence[Feeds]) -> str:
-    digest = hashlib.sha256()
-    for feed in feeds:
-        for name, value in sorted(feed.items()):
-            array = np.ascontiguousarray(value)
-            digest.update(f"{name}{array.dtype}{array.shape}".encode())
-            digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-class _Kept:
-    """Losses of one model on disk: a JSON file. Never fails: `warning` says why nothing is kept."""
-
-    def __init__(self, key: str, folder: Path | None) -> None:
-        self.path = (folder or cache_folder()) / f"sensitivity-{VERSION}" / f"{key[:32]}.json"
-        self.warning = ""
-        self._losses: dict[str, float | None] = {}
-        try:
-            self._losses = json.loads(self.path.read_text("utf8"))
-        except (OSError, ValueError):  # not there, or cut off
-            self._losses = {}
-
-    def get(self, option: Removal) -> float | None:
-        """The loss of an option, None when it is not known."""
-        name = f"{option.item}={option.kept}"
-        if name not in self._losses:
-            return None
-        loss = self._losses[name]
-        return math.inf if loss is None else float(loss)
-
-    def put(self, option: Removal, loss: float) -> None:
-        """Remember a loss, at once: the file appears by renaming."""
-        self._losses[f"{option.item}={option.kept}"] = loss if math.isfinite(loss) else None
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            beside = self.path.with_suffix(f".{os.getpid()}")
-            beside.write_text(json.dumps(self._losses), "utf8")
-            beside.replace(self.path)
-        except OSError as error:
-            self.warning = f"sensitivities are not kept: '{self.path}' cannot be written ({error}); set LWGRAPH_CACHE"
 
 
 __all__ = ["Reference", "Sensitivity", "measure_sensitivity", "split_feeds"]
