@@ -1,4 +1,7 @@
-"""Torch-Pruning through onnx2torch: MODEL FEEDS OUT OPTIONS, options: ratio of the channels in 0..1."""
+"""Torch-Pruning through onnx2torch: MODEL FEEDS OUT OPTIONS, options: ratio of the channels in 0..1.
+
+onnx2torch knows Resize up to opset 17 only: a model of a newer opset that means the same in 17 is converted as that.
+"""
 
 import json
 import sys
@@ -10,12 +13,31 @@ import onnx2torch
 import torch
 import torch_pruning
 
+OLDER, DEFAULTS = 17, {"antialias": 0, "keep_aspect_ratio_policy": b"stretch"}
+
+
+def converted(model):
+    """The module; attributes of Resize that opset 18 added are left out where they say what is so in opset 17 anyway."""
+    try:
+        return onnx2torch.convert(model)
+    except NotImplementedError:
+        for node in model.graph.node:
+            if node.op_type == "Resize":
+                for given in [a for a in node.attribute if DEFAULTS.get(a.name) == onnx.helper.get_attribute_value(a)]:
+                    node.attribute.remove(given)
+        for used in model.opset_import:
+            if used.domain in ("", "ai.onnx") and used.version > OLDER:
+                used.version = OLDER
+        onnx.checker.check_model(model, full_check=True)
+        return onnx2torch.convert(model)
+
+
 path, feeds, out, options = sys.argv[1:]
 proto = onnx.load(path)
 inputs = [value for value in proto.graph.input if value.name not in {i.name for i in proto.graph.initializer}]
 with np.load(sorted(Path(feeds).glob("*.npz"))[0]) as sample:
     example = tuple(torch.from_numpy(sample[value.name]) for value in inputs)
-module = onnx2torch.convert(proto).eval()
+module = converted(proto).eval()
 with torch.no_grad():
     module(*example)
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir
-from lwgraph.passes.quantize.second_order import descend, row_scales, second_order, to_nearest
+from lwgraph.passes.quantize.second_order import block_scales, descend, row_scales, second_order, to_nearest
 
 Floats = npt.NDArray[np.float64]
 _LIMIT = {8: 127, 4: 7}
@@ -71,12 +71,7 @@ def encode(weight: Floats, bits: int, block: int, moments: Floats | None = None)
     """
     limit, width = _LIMIT[bits], weight.shape[1]
     importance = None if moments is None else np.diagonal(moments)
-    if block:
-        parts = [slice(i, min(i + block, width)) for i in range(0, width, block)]
-        columns = [row_scales(weight[:, p], limit, None if importance is None else importance[p]) for p in parts]
-        scale = np.stack(columns, axis=1)
-    else:
-        scale = row_scales(weight, limit, importance)
+    scale = block_scales(weight, limit, block, importance) if block else row_scales(weight, limit, importance)
     scale = np.maximum(scale, 1e-30).astype(np.float32).astype(np.float64)
     steps = np.repeat(scale, block, axis=1)[:, :width] if block else scale
     if moments is None:

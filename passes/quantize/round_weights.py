@@ -11,7 +11,15 @@ import numpy.typing as npt
 
 from lwgraph import ir, registry
 from lwgraph.calibrate import CrossMoments, Statistics, cross_moments
-from lwgraph.passes.quantize.second_order import descend, learned, row_scales, second_order, to_nearest
+from lwgraph.passes.quantize.second_order import (
+    block_scales,
+    descend,
+    learned,
+    row_scales,
+    second_order,
+    steps_of,
+    to_nearest,
+)
 from lwgraph.passes.recover.weights import check_writable, has_bias_slot, write
 from lwgraph.plan.apply import moments_of, observable
 from lwgraph.plan.fit import shrinkage
@@ -26,8 +34,8 @@ Floats = npt.NDArray[np.float64]
 class RoundWeights(Pass):
     """Round the weights of Conv, Gemm and MatMul to few-bit grids, by what their inputs on the data make of it.
 
-    The weights stay float tensors with at most 2^bits - 1 different values per output channel, so the model runs
-    anywhere; `quantize` finds 8-bit grids again exactly. Biases take up what the rounding changed on average.
+    The weights stay float tensors with at most 2^bits - 1 different values per output channel (or block of it), so the
+    model runs anywhere; `quantize` finds 8-bit grids of whole channels again exactly. Biases take up what the rounding changed on average.
     """
 
     name: ClassVar[str] = "round-weights"
@@ -36,12 +44,14 @@ class RoundWeights(Pass):
     bits: Annotated[int, "bits per weight, 2 to 8"] = 8
     method: Annotated[Literal["second-order", "adaround", "nearest"],
                       "second-order (GPTQ, then coordinate descent), adaround, or nearest"] = "second-order"
+    block: Annotated[int, "inputs that share a step, by taps within channels; 0: all of an output channel"] = 0
     sequential: Annotated[bool, "round each layer by the activations that the rounded layers before it leave, "
                           "aiming at the original's outputs; one run over the data per layer"] = False
     ignored_scope: Annotated[tuple[str, ...], "names of layers that stay as they are"] = ()
 
     def __post_init__(self) -> None:
         self.check_option("bits", 2 <= self.bits <= 8, self.bits, "2 to 8")
+        self.check_option("block", self.block >= 0, self.block, "0 or more")
 
     @property
     def limit(self) -> int:
@@ -137,16 +147,23 @@ class RoundWeights(Pass):
         """(G, o/g, D) on the grid, for (G, o/g, D) and one H (D, D) per group."""
         found = np.empty_like(weight)
         for g, (rows, hessian) in enumerate(zip(weight, moments, strict=True)):
-            scale = row_scales(rows, self.limit, np.diagonal(hessian))
+            scale, pin = self._steps(rows, np.diagonal(hessian)), not self.block
             if self.method == "second-order":
-                q = second_order(rows, scale, self.limit, hessian)
-                q = descend(rows, q, scale, self.limit, hessian)
+                q = second_order(rows, scale, self.limit, hessian, pin=pin)
+                q = descend(rows, q, scale, self.limit, hessian, pin=pin)
             elif self.method == "adaround":
                 q = learned(rows, scale, self.limit, hessian)
             else:
                 q = to_nearest(rows, scale, self.limit)
-            found[g] = q * scale[:, None]
+            found[g] = q * steps_of(scale, rows.shape[1])
         return found
+
+    def _steps(self, rows: Floats, importance: Floats) -> Floats:
+        """(o,) or, in blocks, (o, D) steps of least squared error."""
+        if not self.block:
+            return row_scales(rows, self.limit, importance)
+        scale = block_scales(rows, self.limit, self.block, importance)
+        return np.repeat(scale, self.block, axis=1)[:, :rows.shape[1]]
 
 
 def _error(kernel: Floats, moments: CrossMoments) -> float:

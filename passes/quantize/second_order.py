@@ -40,6 +40,13 @@ def row_scales(weight: Floats, limit: int, importance: Floats | None = None) -> 
     return best
 
 
+def block_scales(weight: Floats, limit: int, block: int, importance: Floats | None = None) -> Floats:
+    """(o, n) the steps of `row_scales` for every `block` columns of a row; n = ceil(D / block)."""
+    parts = [slice(start, start + block) for start in range(0, weight.shape[1], block)]
+    return np.stack([row_scales(weight[:, part], limit, None if importance is None else importance[part])
+                     for part in parts], axis=1)
+
+
 def steps_of(scale: Floats, width: int) -> Floats:
     """(o, D) the step of every weight, from one per row (o,) or one per weight."""
     return scale if scale.ndim == 2 else np.broadcast_to(scale[:, None], (len(scale), width))
@@ -149,9 +156,9 @@ def learned(weight: Floats, scale: Floats, limit: int, moments: Floats, steps: i
     power = float(np.mean(np.diagonal(moments)))
     if power <= 0:
         return nearest
-    unit = moments / power
-    floor: Floats = np.floor(weight / scale[:, None])
-    start = np.clip(weight / scale[:, None] - floor, 1e-3, 1 - 1e-3)
+    unit, ratio = moments / power, weight / steps_of(scale, weight.shape[1])
+    floor: Floats = np.floor(ratio)
+    start = np.clip(ratio - floor, 1e-3, 1 - 1e-3)
     v = -np.log(1.2 / (start + 0.1) - 1)
     first, second = np.zeros_like(v), np.zeros_like(v)
     for step in range(steps):
@@ -159,7 +166,7 @@ def learned(weight: Floats, scale: Floats, limit: int, moments: Floats, steps: i
         h = np.clip(1.2 * sigmoid - 0.1, 0, 1)
         inside = (h > 0) & (h < 1)
         # Errors in units of the row's step: rows of all sizes learn at one rate.
-        gradient = ((floor + h - weight / scale[:, None]) @ unit) * 2
+        gradient = ((floor + h - ratio) @ unit) * 2
         share = step / steps
         if share > 0.2:
             beta = 2 + 18 * 0.5 * (1 + np.cos((share - 0.2) / 0.8 * np.pi))

@@ -92,6 +92,26 @@ def test_more_bits_lose_less_and_eight_nearly_nothing():
     assert lost[2] < 1e-4
 
 
+@pytest.mark.parametrize("method", ["second-order", "adaround", "nearest"])
+def test_blocks_have_steps_of_their_own(method):
+    original = network()
+    first = original.graph.initializers["w1"]
+    ir.set_constant(first, ir.constant(first) * np.array([8, 1, 1], np.float32).reshape(1, 3, 1, 1))
+
+    def lost(block):
+        model = ir.clone(original)
+        RoundWeights(bits=3, method=method, block=block, ignored_scope=("conv2", "up", "gemm", "matmul")).run(
+            model, context(original))
+        return np.asarray(ir.constant(model.graph.initializers["w1"])), error(model, original, "c1")
+
+    (_, whole), (weight, parts) = lost(0), lost(9)
+    assert parts < 0.8 * whole
+    for block in np.abs(weight).reshape(12 * 3, 9):  # 3 bits: 0, 1, 2 or 3 steps
+        steps = block[block > 0].min() / np.array([1, 2, 3])
+        assert min(np.abs(block / step - np.rint(block / step)).max() for step in steps) < 1e-4
+        assert block.max() < 3.001 * block[block > 0].min()
+
+
 def test_without_data_the_weights_alone_decide():
     plain, _ = rounded("round-weights{bits=4,method=nearest}", data=False)
     free, _ = rounded("round-weights{bits=4}", data=False)
@@ -151,6 +171,7 @@ def test_layers_can_be_left_alone_and_refusals_are_recorded():
 @pytest.mark.parametrize("text, message", [
     ("round-weights{bits=1}", "'bits' is 1; allowed: 2 to 8"),
     ("round-weights{method=closest}", "closest"),
+    ("round-weights{block=-1}", "'block' is -1; allowed: 0 or more"),
 ])
 def test_wrong_options(text, message):
     with pytest.raises(UsageError, match=message):
