@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _SHORTEST = 2e-3  # seconds: a timing shorter than this is repeated, so that the clock and Python cost nothing
 _WARM_UP = 3  # runs of each model before timing, at least
 _LEAST_ROUNDS = 7
+_FEW_ROUNDS = 3  # of models that are too slow to be of use
+AGREEING, AGREED = 3, 0.01  # rounds, and how near to each other, that make a shortest time credible
 _PRECISION = 0.01  # stop when the median ratios are known within 1 %
 _Z = 1.959964
 
@@ -82,7 +84,7 @@ def paired_latency(
     *,
     threads: int = 1,
     rounds: int | None = None,
-    seconds: float = 10.0,
+    seconds: float = 5.0,
     clock: Callable[[], float] = time.perf_counter,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Latencies:
@@ -137,36 +139,55 @@ def paired_latency(
 
 
 def shortest(
-    runs: Sequence[Run], feeds: Feeds, *, seconds: float, clock: Callable[[], float] = time.perf_counter
+    runs: Sequence[Run],
+    feeds: Feeds,
+    *,
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
+    hopeless: float = math.inf,
 ) -> tuple[list[float], int]:
     """The shortest single run of each of several short models, in seconds, and how many rounds were made.
 
     For small models on a machine that is not quiet: every run is timed alone, so one that was not disturbed counts even
-    when its neighbours were; the models take turns, so all get such runs.
+    when its neighbours were; the models take turns, so all get such runs. The rounds end when each model came within
+    AGREED of its shortest time in AGREEING of them: what was met that often was not disturbed.
 
     Args:
         runs: prepared models.
         feeds: of all of them.
-        seconds: to spend in all; at least _LEAST_ROUNDS rounds are made.
+        seconds: to spend in all, at most; at least _LEAST_ROUNDS rounds are made.
         clock: a monotone clock in seconds.
+        hopeless: models that take this many times what the first takes get only _FEW_ROUNDS rounds.
     """
     repeats = [_warm_up(run, feeds, clock) for run in runs]
-    least = [math.inf] * len(runs)
+    best: list[list[float]] = [[] for _ in runs]  # of each round
+    turn = list(range(len(runs)))
     enabled, rounds, start = gc.isenabled(), 0, clock()
     gc.disable()
     try:
-        while rounds < _LEAST_ROUNDS or clock() - start < seconds:
-            for k in range(len(runs)):
-                i = (k + rounds) % len(runs)
+        while rounds < _LEAST_ROUNDS or (clock() - start < seconds and not all(_agree(best[i]) for i in turn)):
+            for k in range(len(turn)):
+                i = turn[(k + rounds) % len(turn)]
+                least = math.inf
                 for _ in range(repeats[i]):
                     before = clock()
                     runs[i](feeds)
-                    least[i] = min(least[i], clock() - before)
+                    least = min(least, clock() - before)
+                best[i].append(least)
             rounds += 1
+            if rounds == _FEW_ROUNDS:
+                limit = hopeless * min(best[0])
+                turn = [i for i in turn if i == 0 or min(best[i]) <= limit]
     finally:
         if enabled:
             gc.enable()
-    return least, rounds
+    return [min(times) for times in best], rounds
+
+
+def _agree(times: Sequence[float]) -> bool:
+    """Whether the shortest of several times was met often enough to be the model's own."""
+    limit = (1 + AGREED) * min(times)
+    return sum(value <= limit for value in times) >= AGREEING
 
 
 def _warm_up(run: Run, feed: Feeds, clock: Callable[[], float]) -> int:

@@ -7,7 +7,7 @@ import gc
 import numpy as np
 import pytest
 
-from lwgraph.measure.latency import paired_latency
+from lwgraph.measure.latency import paired_latency, shortest
 
 FEEDS = [{"x": np.zeros(1)}]
 
@@ -115,3 +115,21 @@ def test_one_model_alone():
     found = measure(Machine(), {"a": 0.01})
     assert found.speedups == ()
     assert found.timing("a").median == pytest.approx(0.01)
+
+
+def test_the_shortest_time_ends_when_it_was_met_often():
+    quiet, rng = Machine(), np.random.default_rng(0)
+    found, rounds = shortest([quiet.run("a", 0.01), quiet.run("b", 0.02)], FEEDS[0], seconds=5, clock=quiet.clock)
+    assert found == pytest.approx([0.01, 0.02])
+    assert rounds == 7
+    noisy = Machine(lambda now, count: rng.lognormal(0, 0.5))
+    _, more = shortest([noisy.run("a", 0.01)], FEEDS[0], seconds=5, clock=noisy.clock)
+    assert more > 7
+
+
+def test_hopeless_models_get_few_turns_and_a_time_all_the_same():
+    machine = Machine()
+    runs = [machine.run("dense", 0.01), machine.run("fast", 0.005), machine.run("slow", 0.03)]
+    found, rounds = shortest(runs, FEEDS[0], seconds=1, clock=machine.clock, hopeless=1.5)
+    assert found == pytest.approx([0.01, 0.005, 0.03])
+    assert machine.log.count("slow") == 3 + 3 < machine.log.count("fast") == 3 + rounds == 10

@@ -24,6 +24,7 @@ from lwgraph.plan.substitute import Build, formed, original
 
 MEMORY = 8  # plans whose measured times correct predictions
 WILDEST = 1.5  # a plan whose time is further off than this power of what was predicted says no more than that
+HOPELESS = 1.5  # times what the dense layer takes in floats: a form's time that need not be known well
 WORK = 1e-7  # milliseconds per multiply-accumulate, where work stands for time
 NOMINAL = 32  # image size assumed where it is unknown
 
@@ -169,7 +170,9 @@ class Oracle:
 
     def _carry_out(self, kind: str, keys: Sequence[str], runs: Sequence[Run], rig: Rig) -> None:
         """Time `runs` side by side, and keep the prices that come of it; see `settle`."""
-        least, rounds = shortest(runs, rig.feeds, seconds=self.budget * len(runs), clock=self._clock)
+        least, rounds = shortest(
+            runs, rig.feeds, seconds=self.budget * len(runs), clock=self._clock, hopeless=HOPELESS
+        )
         rows = settle(kind, [1e3 * value for value in least])
         for key, row in zip(keys, rows, strict=True):
             self.cache.put(key, *row, rounds)
