@@ -6,7 +6,7 @@ its elements, and only those become outputs. The executor frees each activation 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,7 +84,7 @@ def collect(
     values: Sequence[str] | None = None,
     *,
     channels: dict[str, int] | None = None,
-    means_only: bool = False,
+    extremes: Collection[str] | None = None,
     samples: int = SAMPLES,
     bins: int = BINS,
     seed: int = 0,
@@ -98,8 +98,9 @@ def collect(
     Args:
         model: it is not changed.
         channels: for these tensors also the extremes, the mean and the mean square per index of the given axis.
-        means_only: of these only the mean.
+        extremes: those of them of which more is wanted than the mean; None: all.
         samples: elements counted per tensor and run, at stratified random positions; the extremes are always exact.
+            0: none, which is much less work where only the extremes choose the range.
         progress: called with the number of finished runs.
         into: what earlier runs of this model found about the same values; it is carried on, in place.
 
@@ -109,11 +110,12 @@ def collect(
     """
     names = list(float_values(model) if values is None else dict.fromkeys(values))
     observed = {name: Observed(Histogram(bins)) if into is None else into[name] for name in names}
+    more = frozenset(channels or {}) if extremes is None else frozenset(extremes)
     run: Callable[[Feeds], dict[str, npt.NDArray[Any]]] | None = None
     careful, done = False, 0
     for feed in feeds:
         if run is None:
-            run = _Probe(model, names, channels or {}, samples, seed, careful, means_only).prepare(executor)
+            run = _Probe(model, names, channels or {}, samples, seed, careful, more).prepare(executor)
         try:
             results = run(feed)
         except DataError:
@@ -121,7 +123,7 @@ def collect(
                 raise
             # An empty tensor has no extremes and stops the run; the careful probe pads every tensor with a zero.
             careful = True
-            run = _Probe(model, names, channels or {}, samples, seed, careful, means_only).prepare(executor)
+            run = _Probe(model, names, channels or {}, samples, seed, careful, more).prepare(executor)
             results = run(feed)
         for index, name in enumerate(names):
             _count(observed[name], name, index, results)
@@ -141,7 +143,9 @@ def _count(seen: Observed, name: str, index: int, results: dict[str, npt.NDArray
         raise DataError(f"tensor '{name}' holds {low if not np.isfinite(low) else high}: it has no range; "
                         "exclude what computes it, or remove the sample")
     seen.histogram.extend(low, high)
-    seen.histogram.add(np.clip(results[f"{_PREFIX}{index}.sample"], low, high))
+    sample = results.get(f"{_PREFIX}{index}.sample")
+    if sample is not None:
+        seen.histogram.add(np.clip(sample, low, high))
     seen.runs += 1
     seen.low_sum, seen.high_sum = seen.low_sum + low, seen.high_sum + high
     if f"{_PREFIX}{index}.means" not in results:
@@ -166,14 +170,14 @@ class _Probe:
 
     def __init__(
         self, model: ir.Model, names: Sequence[str], channels: dict[str, int], samples: int, seed: int, careful: bool,
-        means_only: bool = False,
+        more: Collection[str] = (),
     ) -> None:
-        self.model, self.means_only = ir.clone(model), means_only
+        self.model, self.samples = ir.clone(model), samples
         graph = self.model.graph
         known = {v.name: v for v in graph.inputs} | {v.name: v for node in graph for v in node.outputs}
         self.outputs: list[str] = []
         # Stratified positions in [0, 1): float64, for tensors of more than 2^24 elements.
-        positions = (np.arange(samples) + np.random.default_rng(seed).random(samples)) / samples
+        positions = (np.arange(samples) + np.random.default_rng(seed).random(samples)) / max(samples, 1)
         arrays: dict[str, npt.NDArray[Any]] = {
             "positions": positions, "flat": np.array([-1], np.int64), "zero": np.zeros(1, np.float32)}
         self.constants = {key: ir.add_initializer(graph, array, f"{_PREFIX}{key}") for key, array in arrays.items()}
@@ -184,7 +188,7 @@ class _Probe:
                 raise ModelError(f"'{name}' is not a floating-point tensor computed or fed in the main graph")
             self._observe(index, value, careful)
             if name in channels:
-                self._channels(index, value, channels[name], version)
+                self._channels(index, value, channels[name], version, name in more)
 
     def prepare(self, executor: Executor) -> Callable[[Feeds], dict[str, npt.NDArray[Any]]]:
         """The instrumented model, ready to run."""
@@ -204,17 +208,21 @@ class _Probe:
     def _observe(self, index: int, value: ir.Value, careful: bool) -> None:
         if value.dtype != ir.DataType.FLOAT:
             value = self._node("Cast", [value], to=int(ir.DataType.FLOAT))
-        flat = self._node("Reshape", [value, self.constants["flat"]])
-        size = self._node("Size", [flat], f"{index}.size")
+        size = self._node("Size", [value], f"{index}.size")
+        flat = value
+        if careful or self.samples or not value.shape:  # flattening may copy; a scalar has no axis to reduce
+            flat = self._node("Reshape", [value, self.constants["flat"]])
         if careful:
             flat = self._node("Concat", [flat, self.constants["zero"]], axis=0)
         self._node("ReduceMin", [flat], f"{index}.low", keepdims=0)
         self._node("ReduceMax", [flat], f"{index}.high", keepdims=0)
+        if not self.samples:
+            return
         scale = self._node("Cast", [size], to=int(ir.DataType.DOUBLE))
         places = self._node("Mul", [self.constants["positions"], scale])
         self._node("Gather", [flat, self._node("Cast", [places], to=int(ir.DataType.INT64))], f"{index}.sample")
 
-    def _channels(self, index: int, value: ir.Value, axis: int, version: int) -> None:
+    def _channels(self, index: int, value: ir.Value, axis: int, version: int, more: bool) -> None:
         if value.shape is None:
             raise ModelError(f"the rank of '{value.name}' is not known, so it has no channels; infer shapes first")
         if value.dtype != ir.DataType.FLOAT:
@@ -223,7 +231,7 @@ class _Probe:
         axes = [i for i in range(rank) if i != axis % rank]
         for kind, key in (("ReduceMin", "lows"), ("ReduceMax", "highs"), ("ReduceMean", "means"),
                           ("ReduceSumSquare", "powers")):
-            if self.means_only and key != "means":
+            if not more and key != "means":
                 continue
             if version >= 18:
                 given = ir.add_initializer(self.model.graph, np.array(axes, np.int64), f"{_PREFIX}axes")

@@ -45,15 +45,25 @@ class Equalize(Pass):
         channels = Channels.of(model.graph)
         if not channels.layers:
             return 0
-        names = {v.name or "": 1 for v in observed_tensors(channels)}
+        names = [v.name or "" for v in observed_tensors(channels)]
         if context.data and names:
             executor = context.executor or registry.executor("ort", threads=context.threads)
-            seen: Mapping[str, Observed] = collect(model, context.data, executor, list(names), channels=names,
-                                                   samples=64, seed=context.seed)
-            scales = activation_scales(channels, seen, self.weight_bits, self.per_channel)
-        else:
-            scales = weight_scales(channels)
-        return apply_scales(channels, scales)
+            return self.balance(model, collect(model, context.data, executor, names, channels=dict.fromkeys(names, 1),
+                                               samples=0, seed=context.seed))
+        return apply_scales(channels, weight_scales(channels))
+
+    def balance(self, model: ir.Model, seen: Mapping[str, Observed]) -> int:
+        """As `run`, by what was observed of the tensors of `wanted`; the number of layers changed."""
+        infer(model)
+        channels = Channels.of(model.graph)
+        return apply_scales(channels, activation_scales(channels, seen, self.weight_bits, self.per_channel))
+
+
+def wanted(model: ir.Model) -> list[str]:
+    """Names of the tensors whose channels, axis 1, must be observed for `Equalize.balance`; none: nothing can be evened
+    out by the ranges of activations. `model` has its shapes inferred."""
+    channels = Channels.of(model.graph)
+    return [v.name or "" for v in observed_tensors(channels)] if channels.layers else []
 
 
 def observed_tensors(channels: Channels) -> list[ir.Value]:
@@ -228,4 +238,4 @@ def _groups(channels: Channels) -> npt.NDArray[np.int64]:
     return np.unique(found, return_inverse=True)[1].astype(np.int64)
 
 
-__all__ = ["Equalize", "activation_scales", "apply_scales", "weight_scales"]
+__all__ = ["Equalize", "activation_scales", "apply_scales", "wanted", "weight_scales"]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from lwgraph import ir
+from lwgraph.calibrate.capture import main_values
 from lwgraph.calibrate.ranges import SAMPLES, Observed, collect
 from lwgraph.executor import Executor, Feeds
 from lwgraph.rewrite import Context
 
 FEW = 1 << 10  # elements counted per tensor and run where only the extremes choose the range
+COUNTED = 1 << 19  # elements counted per tensor over all runs where these are many, and at least FEW in each
 LEAST_PARTED = 16  # samples; fewer are both what ranges come from and what variants are judged on
 
 
@@ -23,6 +25,8 @@ class Observer:
         model: it is not changed.
         total: samples in all, for the progress.
         methods: the calibration methods that will choose ranges, with their percentiles.
+        ranges_only: nothing but ranges is asked of the tensors, so where extremes give these nothing else is counted.
+        channels: tensors of which the extremes and squares of the channels, axis 1, are wanted, too.
     """
 
     model: ir.Model
@@ -30,6 +34,8 @@ class Observer:
     context: Context
     total: int
     methods: Sequence[tuple[str, float]]
+    ranges_only: bool = False
+    channels: Collection[str] = ()
     observed: dict[str, Observed] = field(default_factory=dict)
     axes: dict[str, int] = field(default_factory=dict)
     done: int = 0
@@ -37,12 +43,15 @@ class Observer:
     def observe(self, data: Sequence[Feeds], names: list[str], axes: dict[str, int]) -> dict[str, Observed]:
         """The named tensors on `data`; later calls get the same."""
         if not self.observed:
-            self.axes = axes
-            self.observed = self._collect(data, names)
+            self.axes = {**dict.fromkeys(self.channels, 1), **axes}
+            ranks = {v.name: len(v.shape) for v in main_values(self.model).values() if v.shape is not None}
+            self.axes |= {name: 1 for name in self.channels if ranks.get(name) == 2}  # the last is the first, too
+            self.observed = self._collect(data, list(dict.fromkeys([*names, *self.channels])))
         return self.observed
 
     def extend(self, data: Sequence[Feeds]) -> None:
-        """Look at more samples; what `observe` returned changes."""
+        """Look at more samples; the ranges of what `observe` returned change."""
+        self.channels = ()
         self._collect(data, list(self.observed), self.observed)
 
     def _collect(self, data: Sequence[Feeds], names: list[str], into: dict[str, Observed] | None = None
@@ -53,11 +62,13 @@ class Observer:
             self.done = before + count
             self.context.progress("calibrating", self.done, self.total)
 
-        return collect(self.model, data, self.executor, names, channels=self.axes, means_only=True,
+        return collect(self.model, data, self.executor, names, channels=self.axes, extremes=self.channels,
                        samples=self._samples(), seed=self.context.seed, progress=progress, into=into)
 
     def _samples(self) -> int:
-        return FEW if all(method in ("minmax", "moving-average") for method, _ in self.methods) else SAMPLES
+        if all(method in ("minmax", "moving-average") for method, _ in self.methods):
+            return 0 if self.ranges_only else FEW
+        return max(FEW, min(SAMPLES, COUNTED // max(self.total, 1)))
 
 
 class _Slice(Sequence[Feeds]):
@@ -90,4 +101,4 @@ def spread(data: Sequence[Feeds], count: int) -> list[Feeds]:
     return [data[int(i * step)] for i in range(min(count, len(data)))]
 
 
-__all__ = ["FEW", "LEAST_PARTED", "Observer", "parted", "spread"]
+__all__ = ["COUNTED", "FEW", "LEAST_PARTED", "Observer", "parted", "spread"]

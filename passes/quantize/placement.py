@@ -62,6 +62,14 @@ class Placement:
         return [(use.node, use.idx) for use in value.uses()
                 if (role := self.roles.get(use.node)) is not None and role.kind != "clip" and use.idx in role.data]
 
+    def observed(self) -> list[str]:
+        """Names of the tensors whose ranges this placement needs."""
+        found = [*self.quantized, *self.aliases]
+        for node in self.roles:
+            if node.op_type == "Concat":  # whether its inputs share its grid is decided by their ranges
+                found.append(self.end(node.outputs[0]))
+        return list(dict.fromkeys(v.name for v in found if v.name))
+
     def is_integer(self, node: ir.Node | None) -> bool:
         """Whether an integer kernel is meant to compute this node; clips and free nodes do not count."""
         return node is not None and node in self.roles and self.roles[node].kind in ("compute", "convert", "keep")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -14,7 +14,7 @@ from lwgraph.measure.compare import compare
 from lwgraph.passes.quantize.activations import Opened, close_activations, open_activations
 from lwgraph.passes.quantize.describe import describe
 from lwgraph.passes.quantize.distance import Distance
-from lwgraph.passes.quantize.equalize import Equalize
+from lwgraph.passes.quantize.equalize import Equalize, wanted
 from lwgraph.passes.quantize.mixed import CLEARLY, EVEN, Judge, Mixed, Mixer, race, worth
 from lwgraph.passes.quantize.observer import Observer, parted, spread
 from lwgraph.passes.quantize.opset import raise_opset
@@ -225,19 +225,13 @@ class Quantize(Pass):
         """
         methods = AUTO if self.calibration_method == "auto" else ((self.calibration_method, self.percentile),)
         known, unseen = parted(data) if self.equalize or len(methods) > 1 else (data, ())
-        models = [model]
-        if self.equalize:
-            even = ir.clone(model)
-            per_channel = target.per_channel and model.graph.opset_imports.get("", 1) >= target.per_channel_opset
-            fitting: Any = known  # read one by one, like the list that a Context has otherwise
-            if Equalize(per_channel=per_channel).run(even, replace(context, data=fitting, executor=executor)):
-                models.append(even)
-        alone = len(models) == len(methods) == 1
+        fixed = refused if self.keep == "none" else None  # no other placement will be asked for
+        bases = self._bases(model, target, known, executor, context, methods, len(data), fixed)
+        alone = len(bases) == len(methods) == 1
         distance = None if alone else Distance(executor.prepare(model), spread(unseen or data, JUDGED))
         best: tuple[float, Quantizer, Built, Observer] | None = None
-        for base in models:
-            observer = Observer(base, executor, context, len(data), methods)
-            for quantizer in self.quantizers(base, target, known, observer, methods):
+        for base, observer in bases:
+            for quantizer in self.quantizers(base, target, known, observer, methods, fixed):
                 built = quantizer.build(refused)
                 score = 0.0 if distance is None or not built.compute else distance(executor.prepare(built.model))
                 if quantizer.recipe.method != "minmax" or base is not model:
@@ -254,13 +248,42 @@ class Quantize(Pass):
             built = quantizer.build(refused)
         return quantizer, built
 
+    def _bases(
+        self, model: ir.Model, target: Target, known: Sequence[Feeds], executor: Executor, context: Context,
+        methods: Sequence[tuple[str, float]], total: int, fixed: Mapping[str, str] | None,
+    ) -> list[tuple[ir.Model, Observer]]:
+        """The model, and with `equalize` the model with even channels where that makes a difference; their observers.
+
+        What evening out the channels needs is observed in the same runs as the ranges.
+        """
+        shaped = ir.clone(model)
+        infer(shaped)
+        channels = wanted(shaped) if self.equalize else []
+
+        def observer(base: ir.Model, names: Sequence[str] = ()) -> Observer:
+            return Observer(base, executor, context, total, methods, self.keep == "none", names)
+
+        first = observer(shaped, channels)
+        if not channels:
+            return [(model, first)]
+        next(self.quantizers(model, target, known, first, methods[:1], fixed))  # observes
+        per_channel = target.per_channel and opset_of(model) >= target.per_channel_opset
+        pass_, even = Equalize(per_channel=per_channel), ir.clone(shaped)
+        if all(first.axes[name] == 1 for name in channels):
+            changed = pass_.balance(even, first.observed)
+        else:
+            fitting: Any = known  # read one by one, like the list that a Context has otherwise
+            changed = pass_.run(even, replace(context, data=fitting, executor=executor))
+        return [(model, first), (even, observer(even))] if changed else [(model, first)]
+
     def quantizers(self, model: ir.Model, target: Target, data: Sequence[Feeds], observer: Observer,
-                   methods: Sequence[tuple[str, float]]) -> Iterator[Quantizer]:
-        """One for each calibration method, from one run over the data."""
+                   methods: Sequence[tuple[str, float]], fixed: Mapping[str, str] | None = None
+                   ) -> Iterator[Quantizer]:
+        """One for each calibration method, from one run over the data; `fixed`: see `only` of `Quantizer`."""
         recipe = Recipe(bias_correction=self.bias_correction)
         for method, percentile in methods:
             yield Quantizer(model, target, lambda names, axes: observer.observe(data, names, axes),
-                            replace(recipe, method=method, percentile=percentile))
+                            replace(recipe, method=method, percentile=percentile), only=fixed)
 
     def refused(self, graph: ir.Graph) -> dict[str, str]:
         """Names of the nodes that the options keep in float -> why."""

@@ -69,30 +69,31 @@ class Quantizer:
         observe: called with the tensor names (and channel axes) to observe, returns what they did; called once.
         recipe: how to choose grids.
         chosen: tensor name -> (method, percentile), where the recipe's does not suit.
+        only: nodes that every variant refuses, by name; only what such variants need is observed. None: variants may
+            refuse any nodes.
     """
 
     def __init__(
         self, model: ir.Model, target: Target,
         observe: Callable[[list[str], dict[str, int]], Mapping[str, Observed]], recipe: Recipe = Recipe(),
-        chosen: Mapping[str, tuple[str, float]] = {},
+        chosen: Mapping[str, tuple[str, float]] = {}, only: Mapping[str, str] | None = None,
     ) -> None:
         self.model = ir.clone(model)
         infer(self.model)
         name_nodes(self.model.graph)
         self.target, self.recipe, self.chosen = target, recipe, dict(chosen)
         self.opset = self.model.graph.opset_imports.get("", 1)
-        placement = place(self.model.graph, target, self.opset)
+        placement = place(self.model.graph, target, self.opset, _named(self.model.graph, only or {}))
         axes = {v.name or "": channel_axis(node) for node in placement.compute
                 if (v := node.inputs[0]) is not None and ir.constant_tensor(node.inputs[1]) is not None}
-        names = candidates(self.model.graph, target, self.opset)
+        names = candidates(self.model.graph, target, self.opset) if only is None else placement.observed()
         self.observed = dict(observe(names, axes)) if names else {}
         self._rounded: dict[str, tuple[float, Weights]] = {}
 
     def placement(self, refused: Mapping[str, str] = {}) -> tuple[ir.Model, Placement]:
         """A copy of the float model and where integers would go in it, with nodes refused by name for a reason."""
         copy = ir.clone(self.model)
-        nodes = {node: refused[node.name or ""] for node in copy.graph if (node.name or "") in refused}
-        return copy, place(copy.graph, self.target, self.opset, nodes)
+        return copy, place(copy.graph, self.target, self.opset, _named(copy.graph, refused))
 
     def build(self, refused: Mapping[str, str] = {}) -> Built:
         """The quantized model, with the named nodes left in float for the given reasons."""
@@ -211,6 +212,10 @@ class Quantizer:
         assert array is not None
         real = Range.around(float(array.min(initial=0.0)), float(array.max(initial=0.0)))
         return activation_grid(real, self.target.activation_type, self.target.activation_symmetric)
+
+
+def _named(graph: ir.Graph, reasons: Mapping[str, str]) -> dict[ir.Node, str]:
+    return {node: reasons[node.name or ""] for node in graph if (node.name or "") in reasons}
 
 
 def mean_output(node: ir.Node, weight: Array, mean: Array) -> Array:

@@ -373,10 +373,27 @@ def test_variants_are_judged_on_samples_that_their_ranges_do_not_know(monkeypatc
 
     monkeypatch.setattr("lwgraph.passes.quantize.quantize.Distance", Recording)
     monkeypatch.setattr("lwgraph.passes.quantize.observer.collect", recorded)
-    monkeypatch.setattr("lwgraph.passes.quantize.equalize.collect", recorded)
     quantized(residual(), data, calibration_method="auto", equalize=True)
     known, unseen = ([id(f) for f in part] for part in (data[:12], data[12:]))
-    assert judged == [unseen] and seen == [known, known, known, unseen]  # plain, channel scales, even; and the rest
+    assert judged == [unseen] and seen == [known, known, unseen]  # plain with channel scales, even; and the rest
+
+
+def test_only_what_a_fixed_placement_needs_is_observed(monkeypatch: pytest.MonkeyPatch) -> None:
+    observed: list[list[str]] = []
+
+    def recorded(model: Any, feeds: Any, executor: Any, names: list[str], **options: Any) -> Any:
+        observed.append(names)
+        return collect(model, feeds, executor, names, **options)
+
+    monkeypatch.setattr("lwgraph.passes.quantize.observer.collect", recorded)
+    fixed, _, _ = quantized(residual(), images(4), keep="none", calibration_method="minmax", equalize=False)
+    free, _, _ = quantized(residual(), images(4), keep="auto", calibration_method="minmax", equalize=False,
+                           max_loss=1.0)
+    assert set(observed[0]) < set(observed[1])
+    grids = [{n.name: np.asarray(ir.constant(n.inputs[1])).item() for n in made.graph if n.op_type == "QuantizeLinear"}
+             for made in (fixed, free)]
+    both = grids[0].keys() & grids[1].keys()
+    assert len(both) > 5 and [grids[0][n] for n in both] == pytest.approx([grids[1][n] for n in both])
 
 
 def test_ranges_know_all_samples_in_the_end() -> None:

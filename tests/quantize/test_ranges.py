@@ -138,9 +138,20 @@ def test_collect_sees_every_tensor_exactly_at_its_extremes(opset: int) -> None:
     assert average.low == pytest.approx(np.mean([v.min() for v in x]))
     np.testing.assert_array_equal(seen["x"].channel_low, x.min(axis=(0, 1, 3)))
     np.testing.assert_allclose(seen["x"].channel_mean, x.mean(axis=(0, 1, 3)), rtol=1e-5)
-    few = collect(m, feeds, registry.executor("ort"), channels={"x": 1}, means_only=True)["x"]
+    few = collect(m, feeds, registry.executor("ort"), channels={"x": 1}, extremes=())["x"]
     np.testing.assert_array_equal(few.channel_mean, seen["x"].channel_mean)
     assert few.channel_low is None and few.channel_square is None
+
+
+def test_extremes_alone_are_the_same_and_nothing_is_counted() -> None:
+    m = model([helper.make_node("Relu", ["x"], ["r"]), helper.make_node("ReduceMax", ["r"], ["y"], keepdims=0)], ["y"],
+              ["n", 3, 5])
+    feeds = [{"x": np.random.default_rng(k).normal(size=(2, 3, 5)).astype(np.float32)} for k in range(3)]
+    whole, bare = (collect(m, feeds, registry.executor("ort"), samples=n) for n in (64, 0))
+    for name in ("x", "r", "y"):
+        assert bare[name].range("minmax") == whole[name].range("minmax")
+        assert bare[name].range("moving-average") == whole[name].range("moving-average")
+        assert bare[name].histogram.total == 0 < whole[name].histogram.total
 
 
 def test_inputs_of_varying_and_of_no_width() -> None:
