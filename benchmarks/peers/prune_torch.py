@@ -17,7 +17,7 @@ OLDER, DEFAULTS = 17, {"antialias": 0, "keep_aspect_ratio_policy": b"stretch"}
 
 
 def converted(model):
-    """The module; attributes of Resize that opset 18 added are left out where they say what is so in opset 17 anyway."""
+    """The module; what opset 18 added to Resize is left out where it says what is so in opset 17 anyway."""
     try:
         return onnx2torch.convert(model)
     except NotImplementedError:

@@ -35,7 +35,8 @@ class RoundWeights(Pass):
     """Round the weights of Conv, Gemm and MatMul to few-bit grids, by what their inputs on the data make of it.
 
     The weights stay float tensors with at most 2^bits - 1 different values per output channel (or block of it), so the
-    model runs anywhere; `quantize` finds 8-bit grids of whole channels again exactly. Biases take up what the rounding changed on average.
+    model runs anywhere; `quantize` finds 8-bit grids of whole channels again exactly. Biases take up what the rounding
+    changed on average.
     """
 
     name: ClassVar[str] = "round-weights"
