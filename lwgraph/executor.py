@@ -37,4 +37,14 @@ class Executor(Protocol):
         ...
 
 
-__all__ = ["Array", "Executor", "Feeds", "Run"]
+def untimed(executor: Executor) -> Executor:
+    """The executor for runs that nobody times: statistics, ranges, outputs to compare.
+
+    An executor may have a method `untimed()` that gives such a twin: the same results, faster, by whatever means would
+    falsify a timing, such as all cores of the machine.
+    """
+    twin: Callable[[], Executor] | None = getattr(executor, "untimed", None)
+    return executor if twin is None else twin()
+
+
+__all__ = ["Array", "Executor", "Feeds", "Run", "untimed"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import re
 import tempfile
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ LEVELS = {
     "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 SHARED_BYTES = 1024  # initializers from this size on are lent to ONNX Runtime instead of being serialized
+MOST_THREADS = 8  # of runs that nobody times
 _KERNEL = "_kernel_time"  # how the profiler marks a kernel's event
 _SILENT = 4  # ONNX Runtime's "fatal": everything else reaches the caller as an exception
 _LENDABLE = {
@@ -103,6 +105,16 @@ class OrtExecutor:
                 self._hook(options)
 
         return OrtExecutor(self.threads, self.level, hook)
+
+    def untimed(self) -> OrtExecutor:
+        """The same on all cores that this process may use, at most MOST_THREADS: for runs whose time does not matter.
+
+        OMP_NUM_THREADS, where it is set, is kept to, as linear algebra does: worker processes set it.
+        """
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        asked = os.environ.get("OMP_NUM_THREADS", "")
+        threads = min(cores, MOST_THREADS, int(asked) if asked.isdigit() and int(asked) else MOST_THREADS)
+        return self if threads <= self.threads else OrtExecutor(threads, self.level, self._hook)
 
     def optimized(self, model: ir.Model) -> onnx.ModelProto:
         """The graph that ONNX Runtime really runs, after its own optimizations; large initializers without data.

@@ -17,7 +17,7 @@ from lwgraph import ir
 from lwgraph.calibrate.histogram import BINS, Histogram
 from lwgraph.calibrate.thresholds import METHODS, Range, choose_range
 from lwgraph.errors import DataError, ModelError
-from lwgraph.executor import Executor, Feeds
+from lwgraph.executor import Executor, Feeds, untimed
 
 SAMPLES = 1 << 13  # elements of a tensor counted per run
 Floats = npt.NDArray[np.float64]
@@ -113,6 +113,7 @@ def collect(
     more = frozenset(channels or {}) if extremes is None else frozenset(extremes)
     run: Callable[[Feeds], dict[str, npt.NDArray[Any]]] | None = None
     careful, done = False, 0
+    executor = untimed(executor)
     for feed in feeds:
         if run is None:
             run = _Probe(model, names, channels or {}, samples, seed, careful, more).prepare(executor)

@@ -16,7 +16,7 @@ from lwgraph.calibrate.gram import CrossAccumulator, CrossMoments, Gram, GramAcc
 from lwgraph.calibrate.patches import Layer, Patches, positions
 from lwgraph.calibrate.store import Store
 from lwgraph.errors import DataError
-from lwgraph.executor import Executor
+from lwgraph.executor import Executor, untimed
 
 Array = npt.NDArray[Any]
 MEMORY_BYTES = 1 << 30
@@ -232,6 +232,7 @@ def cross_moments(
     """
     listed = list(sites)
     found: dict[str, CrossAccumulator] = {}
+    executor = untimed(executor)
     names = [_want(site).name for site in listed]
     shapes = measured_shapes(rewritten, names, next(iter(feeds)), executor)
     sizes = [4 * math.prod(shapes[name]) for name in names]

@@ -18,7 +18,7 @@ _SHORTEST = 2e-3  # seconds: a timing shorter than this is repeated, so that the
 _WARM_UP = 3  # runs of each model before timing, at least
 _LEAST_ROUNDS = 7
 _FEW_ROUNDS = 3  # of models that are too slow to be of use
-AGREEING, AGREED = 3, 0.01  # rounds, and how near to each other, that make a shortest time credible
+AGREEING, AGREED = 3, 0.02  # rounds, and how near to each other, that make a shortest time credible
 _PRECISION = 0.01  # stop when the median ratios are known within 1 %
 _Z = 1.959964
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from lwgraph import ir
 from lwgraph.calibrate.capture import ACTIVATION_BYTES, capture
 from lwgraph.errors import DataError
-from lwgraph.executor import Executor, Feeds
+from lwgraph.executor import Executor, Feeds, untimed
 from lwgraph.passes.quantize.grid import LIMITS, Grid
 
 Array = npt.NDArray[Any]
@@ -216,6 +216,7 @@ def _tensor(name: str, sums: _Sums, grid: Grid) -> TensorFacts:
 
 def _outputs(original: ir.Model, quantized: ir.Model, feeds: Iterable[Feeds], executor: Executor
              ) -> dict[str, float | None]:
+    executor = untimed(executor)
     runs = executor.prepare(original), executor.prepare(quantized)
     signal: dict[str, float] = {}
     lost: dict[str, float] = {}

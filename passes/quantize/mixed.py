@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from lwgraph import ir
 from lwgraph.calibrate.capture import measured_shapes
-from lwgraph.executor import Executor, Feeds, Run
+from lwgraph.executor import Executor, Feeds, Run, untimed
 from lwgraph.measure.latency import paired_latency
 from lwgraph.passes.quantize.cut import Choice, ladder
 from lwgraph.passes.quantize.distance import Distance
@@ -131,7 +131,8 @@ class Mixer:
     progress: Callable[[str, int, int], None] = lambda what, done, total: None
 
     def __post_init__(self) -> None:
-        self.distance = Distance(self.executor.prepare(self.original), self.feeds)
+        self.untimed = untimed(self.executor)
+        self.distance = Distance(self.untimed.prepare(self.original), self.feeds)
         self.loss: Judge = self.judge or self.distance
         self.floats: dict[str, float] = {}
         self.integers: dict[str, float] = {}
@@ -154,7 +155,7 @@ class Mixer:
             return Mixed(self.original, dict(whole.reasons))
         region = Region(self.quantizer, refused)
         border = self._profile(whole)
-        integer_loss = self.loss(self.executor.prepare(whole.model))
+        integer_loss = self.loss(self.untimed.prepare(whole.model))
         if integer_loss > (ENOUGH if max_loss is None else max_loss):
             whole, region, integer_loss = self._refine(whole, region, refused, integer_loss)
         sizes = measured_shapes(self.quantizer.model, region.values(), self.feeds[0], self.executor)
@@ -192,15 +193,15 @@ class Mixer:
                 ) -> tuple[Built, Region, float]:
         """Measure the damages, and give the worst tensors better ranges where that brings the whole model closer."""
         sources, keys = region.sources()
-        few = Distance(self.executor.prepare(self.quantizer.model), self.feeds[:FEW])
-        found = sensitivities(self.quantizer.model, sources, few, self.executor, self.runs,
+        few = Distance(self.untimed.prepare(self.quantizer.model), self.feeds[:FEW])
+        found = sensitivities(self.quantizer.model, sources, few, self.untimed, self.runs,
                               lambda done, total: self.progress("measuring sensitivities", done, total))
-        ranges = better_ranges(self.quantizer, region, sources, found, self.methods, few, self.executor,
+        ranges = better_ranges(self.quantizer, region, sources, found, self.methods, few, self.untimed,
                                lambda done, total: self.progress("trying ranges", done, total))
         if ranges:
             quantizer = refined(self.quantizer, {name: method for name, (method, _) in ranges.items()})
             built = quantizer.build(refused)
-            if CLEARLY * (new := self.loss(self.executor.prepare(built.model))) < loss:
+            if CLEARLY * (new := self.loss(self.untimed.prepare(built.model))) < loss:
                 self.quantizer, whole, loss = quantizer, built, new
                 region = Region(quantizer, refused)
                 found = [ranges[s.name][1] if s.grid is not None and s.name in ranges else damage
@@ -234,7 +235,7 @@ class Mixer:
         if integer not in self._judged:
             why = {n.name or "": "" for n in region.nodes if (n.name or "") not in integer}
             built = self.quantizer.build({**refused, **why})
-            self._judged[integer] = built, self.loss(self.executor.prepare(built.model))
+            self._judged[integer] = built, self.loss(self.untimed.prepare(built.model))
         return self._judged[integer]
 
     def _timed(self, region: Region, refused: Mapping[str, str], integer: frozenset[str], built: Built, loss: float,

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from lwgraph import ir, registry
 from lwgraph.errors import DataError, LwgraphError, UsageError, did_you_mean
-from lwgraph.executor import Executor, Feeds
+from lwgraph.executor import Executor, Feeds, untimed
 from lwgraph.measure.compare import compare
 from lwgraph.passes.quantize.activations import Opened, close_activations, open_activations
 from lwgraph.passes.quantize.describe import describe
@@ -18,7 +18,7 @@ from lwgraph.passes.quantize.equalize import Equalize, wanted
 from lwgraph.passes.quantize.mixed import CLEARLY, EVEN, Judge, Mixed, Mixer, race, worth
 from lwgraph.passes.quantize.observer import Observer, parted, spread
 from lwgraph.passes.quantize.opset import raise_opset
-from lwgraph.passes.quantize.quantizer import Built, Quantizer, Recipe, name_nodes
+from lwgraph.passes.quantize.quantizer import Built, Quantizer, Recipe, name_nodes, rounding
 from lwgraph.passes.quantize.readback import failures
 from lwgraph.passes.quantize.recognise import quantized_already
 from lwgraph.passes.quantize.recurrent import QuantizeRecurrent
@@ -189,7 +189,7 @@ class Quantize(Pass):
         done = [n for n in names if n not in skipped]
         feeds = spread(context.data, JUDGED)
         runs = {"before": executor.prepare(mixed.model), "after": executor.prepare(trial)}
-        loss = judge or Distance(executor.prepare(original), feeds)
+        loss = judge or Distance(untimed(executor).prepare(original), feeds)
         times, lost = race(runs, feeds[0]), loss(runs["after"])
         why = ""
         if self.keep == "auto" and times["after"] > EVEN * times["before"]:
@@ -227,13 +227,14 @@ class Quantize(Pass):
         known, unseen = parted(data) if self.equalize or len(methods) > 1 else (data, ())
         fixed = refused if self.keep == "none" else None  # no other placement will be asked for
         bases = self._bases(model, target, known, executor, context, methods, len(data), fixed)
+        fast = untimed(executor)
         alone = len(bases) == len(methods) == 1
-        distance = None if alone else Distance(executor.prepare(model), spread(unseen or data, JUDGED))
+        distance = None if alone else Distance(fast.prepare(model), spread(unseen or data, JUDGED))
         best: tuple[float, Quantizer, Built, Observer] | None = None
         for base, observer in bases:
             for quantizer in self.quantizers(base, target, known, observer, methods, fixed):
                 built = quantizer.build(refused)
-                score = 0.0 if distance is None or not built.compute else distance(executor.prepare(built.model))
+                score = 0.0 if distance is None or not built.compute else distance(fast.prepare(built.model))
                 if quantizer.recipe.method != "minmax" or base is not model:
                     score *= MARGIN if unseen else CLEARLY
                 if best is None or score < best[0]:
@@ -281,9 +282,10 @@ class Quantize(Pass):
                    ) -> Iterator[Quantizer]:
         """One for each calibration method, from one run over the data; `fixed`: see `only` of `Quantizer`."""
         recipe = Recipe(bias_correction=self.bias_correction)
+        weights = rounding(target, recipe)
         for method, percentile in methods:
             yield Quantizer(model, target, lambda names, axes: observer.observe(data, names, axes),
-                            replace(recipe, method=method, percentile=percentile), only=fixed)
+                            replace(recipe, method=method, percentile=percentile), only=fixed, weights=weights)
 
     def refused(self, graph: ir.Graph) -> dict[str, str]:
         """Names of the nodes that the options keep in float -> why."""

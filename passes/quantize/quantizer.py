@@ -16,12 +16,12 @@ from lwgraph import ir
 from lwgraph.calibrate.ranges import Observed
 from lwgraph.calibrate.thresholds import Range
 from lwgraph.passes.quantize.emit import Emitter, Weights
-from lwgraph.passes.quantize.grid import Grid, activation_grid, weight_limits
+from lwgraph.passes.quantize.grid import Grid, activation_grid
 from lwgraph.passes.quantize.placement import Placement, candidates, place
 from lwgraph.passes.quantize.roles import channel_axis, weight_axis
 from lwgraph.passes.quantize.shapes import infer
 from lwgraph.passes.quantize.target import Target
-from lwgraph.passes.quantize.weights import weight_grid
+from lwgraph.passes.quantize.weights import RoundedWeights
 
 Array = npt.NDArray[Any]
 _BIAS_LIMIT = 2.0**30  # half of int32's range, so that a bias never saturates
@@ -69,6 +69,7 @@ class Quantizer:
         observe: called with the tensor names (and channel axes) to observe, returns what they did; called once.
         recipe: how to choose grids.
         chosen: tensor name -> (method, percentile), where the recipe's does not suit.
+        weights: of this model, rounded for other quantizers before; see `rounding`. None: nothing was.
         only: nodes that every variant refuses, by name; only what such variants need is observed. None: variants may
             refuse any nodes.
     """
@@ -77,6 +78,7 @@ class Quantizer:
         self, model: ir.Model, target: Target,
         observe: Callable[[list[str], dict[str, int]], Mapping[str, Observed]], recipe: Recipe = Recipe(),
         chosen: Mapping[str, tuple[str, float]] = {}, only: Mapping[str, str] | None = None,
+        weights: RoundedWeights | None = None,
     ) -> None:
         self.model = ir.clone(model)
         infer(self.model)
@@ -88,6 +90,7 @@ class Quantizer:
                 if (v := node.inputs[0]) is not None and ir.constant_tensor(node.inputs[1]) is not None}
         names = candidates(self.model.graph, target, self.opset) if only is None else placement.observed()
         self.observed = dict(observe(names, axes)) if names else {}
+        self.weights = weights or rounding(target, recipe)
         self._rounded: dict[str, tuple[float, Weights]] = {}
 
     def placement(self, refused: Mapping[str, str] = {}) -> tuple[ir.Model, Placement]:
@@ -185,9 +188,7 @@ class Quantizer:
         if bias is not None and not self.target.float_bias:
             needed = np.abs(bias).astype(np.float64) / (scale * _BIAS_LIMIT)
             least = needed if axis is not None else float(needed.max(initial=0.0))
-        grid = weight_grid(weight, axis, self.target.weight_type, reduced=self.target.reduced_range,
-                           search=self.recipe.weight_search, least=least)
-        integers = grid.encode(weight, weight_limits(grid.type, self.target.reduced_range))
+        grid, integers = self.weights.of(name, weight, axis, least)
         if self.recipe.bias_correction:
             bias = self._corrected(node, weight, grid.decode(integers), bias)
         bias_grid = None
@@ -212,6 +213,11 @@ class Quantizer:
         assert array is not None
         real = Range.around(float(array.min(initial=0.0)), float(array.max(initial=0.0)))
         return activation_grid(real, self.target.activation_type, self.target.activation_symmetric)
+
+
+def rounding(target: Target, recipe: Recipe = Recipe()) -> RoundedWeights:
+    """What keeps the rounded weights of one model for several quantizers with this target and recipe."""
+    return RoundedWeights(target.weight_type, target.reduced_range, recipe.weight_search)
 
 
 def _named(graph: ir.Graph, reasons: Mapping[str, str]) -> dict[ir.Node, str]:
@@ -268,4 +274,4 @@ def name_nodes(graph: ir.Graph) -> None:
         seen.add(node.name)
 
 
-__all__ = ["Built", "Quantizer", "Recipe", "fold_gemm", "mean_output", "name_nodes"]
+__all__ = ["Built", "Quantizer", "Recipe", "fold_gemm", "mean_output", "name_nodes", "rounding"]

@@ -65,7 +65,7 @@ def better_ranges(
 def refined(quantizer: Quantizer, chosen: Mapping[str, tuple[str, float]]) -> Quantizer:
     """A quantizer with the same observations and other ranges for some tensors."""
     return Quantizer(quantizer.model, quantizer.target, lambda names, axes: quantizer.observed, quantizer.recipe,
-                     {**quantizer.chosen, **chosen})
+                     {**quantizer.chosen, **chosen}, weights=quantizer.weights)
 
 
 __all__ = ["TRIED", "better_ranges", "refined"]

@@ -10,6 +10,8 @@ import numpy.typing as npt
 from lwgraph.passes.quantize.grid import Grid, weight_limits
 
 Array = npt.NDArray[Any]
+_FREE = 0.4  # the least share of the full scale that is tried
+_BLOCK = 1 << 15  # weights that are rounded at once
 _MIDDLE = {"uint8": 128, "uint4": 8}  # the middle of an unsigned type
 
 
@@ -45,17 +47,21 @@ def weight_grid(
     full = np.maximum(np.where(reach > 0, reach / high, 1.0), np.maximum(least, 1e-30))
     best = full
     if search:
-        lost = _error(rows, full, low, high, weights)
-        for share in np.linspace(0.98, 0.4 if high < 32 else 0.8, 30 if high < 32 else 10):
-            scale = np.maximum(full * share, np.maximum(least, 1e-30))
-            error = _error(rows, scale, low, high, weights)
-            best, lost = np.where(error < lost, scale, best), np.minimum(error, lost)
+        floor = np.broadcast_to(np.maximum(least, 1e-30), full.shape)
+        step = max(1, _BLOCK // max(rows.shape[1], 1))
+        best = full.copy()
+        for part in (np.s_[start : start + step] for start in range(0, len(rows), step)):  # temporaries stay in cache
+            some = None if weights is None else weights[part]
+            lost = _error(rows[part], full[part], low, high, some)
+            for share in np.linspace(0.98, _FREE if high < 32 else 0.8, 30 if high < 32 else 10):
+                scale = np.maximum(full[part] * share, floor[part])
+                error = _error(rows[part], scale, low, high, some)
+                best[part], lost = np.where(error < lost, scale, best[part]), np.minimum(error, lost)
     scale = best.astype(np.float32)
     zero = np.full(scale.shape, _MIDDLE.get(type, 0), np.int64)
     if axis is None:
         return Grid(type, scale.reshape(()), zero.reshape(()))
     return Grid(type, scale, zero, axis)
-
 
 
 
@@ -71,4 +77,29 @@ def _error(rows: Array, scale: Array, low: int, high: int, weights: Array | None
     return total
 
 
-__all__ = ["weight_grid"]
+class RoundedWeights:
+    """The weights of one model on their grids, each rounded once for all variants whose biases leave the scale free.
+
+    Args:
+        type, reduced, search: see `weight_grid`.
+    """
+
+    def __init__(self, type: str, reduced: bool, search: bool) -> None:
+        self.type, self.reduced, self.search = type, reduced, search
+        self._known: dict[str, tuple[Grid, Array]] = {}
+
+    def of(self, name: str, weight: Array, axis: int | None, least: Array | float) -> tuple[Grid, Array]:
+        """Grid and integers (int64) of the weight of the layer `name`; arguments as for `weight_grid`."""
+        if name not in self._known:
+            self._known[name] = self._rounded(weight, axis, 0.0)
+        grid, integers = self._known[name]
+        if np.all(least <= _FREE * grid.scale):
+            return grid, integers
+        return self._rounded(weight, axis, least)
+
+    def _rounded(self, weight: Array, axis: int | None, least: Array | float) -> tuple[Grid, Array]:
+        grid = weight_grid(weight, axis, self.type, reduced=self.reduced, search=self.search, least=least)
+        return grid, grid.encode(weight, weight_limits(self.type, self.reduced))
+
+
+__all__ = ["RoundedWeights", "weight_grid"]

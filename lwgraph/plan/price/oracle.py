@@ -63,7 +63,7 @@ class Oracle:
 
     measures = True  # whether whole models can be timed on the target, too
 
-    def __init__(self, executor: Executor, cache: PriceCache | None = None, budget: float = 0.05) -> None:
+    def __init__(self, executor: Executor, cache: PriceCache | None = None, budget: float = 0.03) -> None:
         self.executor, self.budget = executor, budget
         self.cache = PriceCache() if cache is None else cache
         self._target = [

@@ -20,7 +20,7 @@ from lwgraph.calibrate.gram import CrossAccumulator, CrossMoments, GramAccumulat
 from lwgraph.calibrate.patches import Patches, positions
 from lwgraph.calibrate.statistics import LEAST_ROWS, ROWS_PER_UNKNOWN, rows_for
 from lwgraph.errors import DataError, UsageError
-from lwgraph.executor import Executor, Feeds
+from lwgraph.executor import Executor, Feeds, untimed
 from lwgraph.plan.fit import MOST_UNKNOWNS, Moments, Pooled
 from lwgraph.plan.probe import Probe
 from lwgraph.plan.refit.data import HELD_OUT_SHARE, chosen_feeds, output_error, output_rows
@@ -130,7 +130,7 @@ def refit(
     """
     if not context.data:
         raise UsageError(f"{name} needs calibration samples; give --data")
-    executor = context.executor or context.evaluator()
+    executor = untimed(context.executor or context.evaluator())
     feeds, held = chosen_feeds(context.data, compressed, samples, context.seed)
     units, refused = find_units(original, compressed, kept)
     for place, reason in refused:

@@ -1,0 +1,34 @@
+"""Weights that several variants of a quantized model share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lwgraph.passes.quantize.grid import weight_limits
+from lwgraph.passes.quantize.weights import RoundedWeights, weight_grid
+
+WEIGHT = np.random.default_rng(0).standard_normal((40, 1100)).astype(np.float32)
+
+
+@pytest.mark.parametrize("axis", [0, None])
+@pytest.mark.parametrize("type", ["int8", "int4"])
+def test_rounded_once_while_the_bias_leaves_the_scale_free(axis: int | None, type: str) -> None:
+    rounded = RoundedWeights(type, reduced=False, search=True)
+    first, integers = rounded.of("a", WEIGHT, axis, 0.0)
+    assert rounded.of("a", WEIGHT, axis, 1e-6)[1] is integers
+    for least in (0.0, 1e-6):
+        grid = weight_grid(WEIGHT, axis, type, least=least)
+        assert np.array_equal(first.scale, grid.scale)
+        assert np.array_equal(integers, grid.encode(WEIGHT, weight_limits(type)))
+    coarse, _ = rounded.of("a", WEIGHT, axis, 1.0)
+    assert np.all(coarse.scale == 1) and np.all(first.scale < 1)
+
+
+def test_a_scale_has_the_least_error_of_those_tried() -> None:
+    grid = weight_grid(WEIGHT, 0)
+    full = np.abs(WEIGHT).max(1).astype(np.float64) / 127
+    for row in (0, 17, 39):
+        tried = [full[row], *(full[row] * np.linspace(0.98, 0.8, 10))]
+        lost = [np.square(np.clip(np.rint(WEIGHT[row] / s), -127, 127) * s - WEIGHT[row]).sum() for s in tried]
+        assert grid.scale[row] == pytest.approx(tried[int(np.argmin(lost))])
