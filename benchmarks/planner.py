@@ -25,11 +25,12 @@ from lwgraph import ir, registry
 from lwgraph.calibrate import Statistics
 from lwgraph.executor import Feeds
 from lwgraph.measure.distance import Loss
+from lwgraph.plan.deliver import spread
 from lwgraph.plan.precision import FLOAT, INT8
 from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.search import site_sensitivity
 from lwgraph.plan.search.integers import weigh_integers
-from lwgraph.plan.search.planner import LATENCY, Planner, spread
+from lwgraph.plan.search.planner import LATENCY, Planner
 from lwgraph.plan.search.search import HOPELESS, Search
 from lwgraph.plan.search.solver import Knapsack
 from lwgraph.plan.shapes import layer_shapes

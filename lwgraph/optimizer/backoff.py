@@ -31,7 +31,7 @@ class Outcome:
     front: Front
 
 
-def back_off(front: Front, bench: Bench) -> Outcome:
+def back_off(front: Front, bench: Bench, clean: ir.Model) -> Outcome:
     """The best candidate that keeps the promises.
 
     Plans on the front lose less the slower they are, so the fastest good one is found by bisection: about log2 of
@@ -43,6 +43,7 @@ def back_off(front: Front, bench: Bench) -> Outcome:
     Args:
         front: of a search that did not see the judged data.
         bench: with the goal and the judge, and what it looked at before.
+        clean: the model that stands where no plan does.
     """
     goal, objective = bench.goal, front.objective
     everything = front.best()
@@ -57,7 +58,7 @@ def back_off(front: Front, bench: Bench) -> Outcome:
     good = bench.good()
     front = _filled(front, [made.candidate for made in bench.all()])
     if not good:
-        return Outcome(bench.planner.model, Plan(target=bench.planner.oracle.target), None, front)
+        return Outcome(clean, Plan(), None, front)
     meeting = [made for made in good if bench.meets(made.candidate)]
     if bench.floor is None and meeting:
         best = min(meeting, key=lambda made: -(made.candidate.judged or 0.0))

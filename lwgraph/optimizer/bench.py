@@ -11,7 +11,7 @@ from lwgraph.errors import LwgraphError
 from lwgraph.optimizer.goal import Goal
 from lwgraph.optimizer.judge import Judge
 from lwgraph.plan.search.front import Candidate
-from lwgraph.plan.search.planner import Planner
+from lwgraph.rewrite.base import Context
 
 Key = tuple[tuple[int, ...], tuple[str, ...]]
 Milliseconds = Callable[[ir.Model], float] | None
@@ -22,35 +22,40 @@ DOUBT = 1.1  # a plan that is predicted to take this many times what is measured
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """A candidate with what was found out of it, and its model."""
+    """A candidate with its plan and what was found out of it, and its model."""
 
     candidate: Candidate
     model: ir.Model
+
+
+Maker = Callable[[Candidate], Made]
 
 
 class Bench:
     """Looks at candidates, at each once.
 
     Args:
-        planner: makes the plans.
+        make: carries a candidate out as it would be delivered: the model, and the candidate with its plan and what is
+            known of it then; LwgraphError where that cannot be done.
         judge: of the metric.
         goal: the promises.
         milliseconds: of one run of a model, measured; None where that cannot be done: predictions count then.
         race: of several models, timed in turn; None: what `milliseconds` says decides.
+        base_ms: milliseconds of the network as it was, on the clock of the candidates' predictions.
+        context: gets warnings and progress.
 
     Attributes:
         floor: the least score that keeps the promise on the metric; None where other promises count alone: the user
             stated speed or size, but no accuracy.
-        base_ms: predicted milliseconds of the network as it was.
     """
 
     def __init__(
-        self, planner: Planner, judge: Judge, goal: Goal, milliseconds: Milliseconds, race: Race = None
-    ) -> None:
-        self.planner, self.judge, self.goal = planner, judge, goal
-        self.milliseconds, self.race = milliseconds, race
+        self, make: Maker, judge: Judge, goal: Goal, milliseconds: Milliseconds, race: Race = None, *,
+        base_ms: float, context: Context,
+    ) -> None:  # fmt: skip
+        self.make, self.judge, self.goal, self.context = make, judge, goal, context
+        self.milliseconds, self.race, self.base_ms = milliseconds, race, base_ms
         self.floor = None if goal.limited and not judge.stated else judge.floor
-        self.base_ms = planner.predicted((0,) * len(planner.items), "latency")
         self._made: dict[Key, Made | None] = {}
 
     def look(self, candidate: Candidate) -> bool:
@@ -63,6 +68,11 @@ class Bench:
         if candidate.key not in self._made:
             self._made[candidate.key] = self._make(candidate)
         return self._made[candidate.key]
+
+    def known(self, candidate: Candidate) -> Candidate:
+        """The candidate with what is known of it by now."""
+        made = self._made.get(candidate.key)
+        return candidate if made is None else made.candidate
 
     def look_first(self, obvious: Sequence[Candidate], resorts: Sequence[Candidate]) -> None:
         """Look at plans that need no search.
@@ -117,25 +127,22 @@ class Bench:
         return DOUBT * min(known) if known and self.floor is not None else math.inf
 
     def _make(self, candidate: Candidate) -> Made | None:
-        planner = self.planner
-        planner.context.progress(f"judging plans ({self.judge.looks} looked at)", 0, 0)
-        chosen = planner.chosen(candidate.choice)
+        self.context.progress(f"judging plans ({self.judge.looks} looked at)", 0, 0)
         try:
-            if candidate.stated:
-                assert candidate.plan is not None
-                model, _ = planner.carry_out(candidate.plan)
-            else:
-                model, _ = planner.apply(chosen)
-            score = self.judge.value(model)
+            made = self.make(candidate)
+            score = self.judge.value(made.model)
         except LwgraphError as error:
-            planner.context.warn(f"a plan could not be judged and was left out: {error}")
+            self.context.warn(f"a plan could not be judged and was left out: {error}")
             return None
-        accepted = self.floor is None or score >= self.floor
-        plan = candidate.plan if candidate.stated else None
-        plan = replace(plan or planner.plan(chosen), ms=(self.base_ms, candidate.predicted_ms),
-                       error=candidate.loss or 0.0)  # fmt: skip
-        measured = None if self.milliseconds is None else self.milliseconds(model)
-        return Made(replace(candidate, plan=plan, judged=score, accepted=accepted, measured_ms=measured), model)
+        known = made.candidate
+        assert known.plan is not None
+        return replace(made, candidate=replace(
+            known,
+            plan=replace(known.plan, ms=(self.base_ms, known.predicted_ms), error=known.loss or 0.0),
+            judged=score,
+            accepted=self.floor is None or score >= self.floor,
+            measured_ms=None if self.milliseconds is None else self.milliseconds(made.model),
+        ))  # fmt: skip
 
 
-__all__ = ["CLOSE", "DOUBT", "Bench", "Made", "Milliseconds", "Race"]
+__all__ = ["CLOSE", "DOUBT", "Bench", "Made", "Maker", "Milliseconds", "Race"]

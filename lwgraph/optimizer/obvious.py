@@ -36,11 +36,10 @@ def obvious_plans(planner: Planner, survey: Survey | None) -> tuple[list[Candida
     def candidate(plan: Plan) -> Candidate:
         return Candidate(choice, predicted, lost, ORIGIN, plan=plan, bytes=size, macs=macs, stated=True)
 
-    target = planner.oracle.target
-    first = [candidate(Plan({}, target, precision=Precision((spelling(),))))]
+    first = [candidate(planner.planned(Precision((spelling(),))))]
     if survey is None:
         return first, []
-    last = [candidate(Plan({}, target, precision=Precision((str(make_pass()),))))]
+    last = [candidate(planner.planned(Precision((str(make_pass()),))))]
     if (mixed := whole_network(planner, survey)) is not None:
         if survey.slower > WORTH:
             first.append(candidate(mixed))

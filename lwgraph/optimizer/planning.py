@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from lwgraph import ir
 from lwgraph.calibrate import Statistics
@@ -18,19 +19,22 @@ from lwgraph.optimizer.judge import Judge
 from lwgraph.optimizer.obvious import obvious_plans
 from lwgraph.optimizer.prove import same_outputs
 from lwgraph.optimizer.spectrum import redundant
+from lwgraph.optimizer.structuring import ORIGIN as STRUCTURE
+from lwgraph.optimizer.structuring import Trunk, Workshop, choose, layer_times
 from lwgraph.optimizer.target import MACS, open_oracle
 from lwgraph.plan import precision
-from lwgraph.plan.apply import Record
-from lwgraph.plan.carry_out import carry_out
 from lwgraph.plan.count import count
+from lwgraph.plan.deliver import deliver, spread
 from lwgraph.plan.plan import KEEP, Plan, Precision
+from lwgraph.plan.precision import spelling
 from lwgraph.plan.price.devices import DeviceOracle
 from lwgraph.plan.price.oracle import Oracle
-from lwgraph.plan.refit.sequential import refit
 from lwgraph.plan.search import site_sensitivity
+from lwgraph.plan.search.front import Candidate, Front
 from lwgraph.plan.search.integers import Survey, weigh_integers
-from lwgraph.plan.search.planner import LATENCY, REFIT_SAMPLES, REFIT_SECONDS, Planner, affordable, spread
+from lwgraph.plan.search.planner import LATENCY, Planner
 from lwgraph.plan.search.search import Search, limit_prices, memory_of
+from lwgraph.plan.search.structure import NOTHING, Structure, find_offers, find_structures
 from lwgraph.plan.search.trials import Trials
 from lwgraph.plan.shapes import layer_shapes
 from lwgraph.plan.site import find_sites
@@ -85,22 +89,12 @@ class Planning:
             model, records = recovered.model, recovered.records
             self._note_training(recovered)
         else:
-            model, records = self._as_the_search_does(stated)
+            run_ms = Oracle(self.executor).whole({"clean": self.clean}, self.inputs.probe)[0]
+            model, records = deliver(self.clean, stated, self.context, shapes=self.shapes, run_ms=run_ms)
         done = {r.site for r in records if r.done}
-        used = dataclasses.replace(stated, sites={n: c for n, c in stated.sites.items() if n in done})
+        used = replace(stated, sites={n: c for n, c in stated.sites.items() if n in done})
         self._record(used)
         return model, used
-
-    def _as_the_search_does(self, stated: Plan) -> tuple[ir.Model, list[Record]]:
-        """A stated plan carried out: its structure, then with data the layers fitted anew to what they see now, then
-        its precisions. Repeating a searched plan without the middle step would lose what the search counted on."""
-        model = ir.clone(self.clean)
-        structure = dataclasses.replace(stated, precision=Precision())
-        records = carry_out(model, structure, self.context, shapes=self.shapes)
-        if self.inputs.real and any(record.done for record in records):
-            run_ms = Oracle(self.executor).whole({"clean": self.clean}, self.inputs.probe)[0]
-            refit(self.clean, model, self.context, samples=affordable(REFIT_SAMPLES, REFIT_SECONDS, run_ms))
-        return model, records + carry_out(model, Plan(precision=stated.precision), self.context)
 
     def nothing(self) -> tuple[ir.Model, Plan]:
         """The clean model."""
@@ -120,48 +114,101 @@ class Planning:
         return found.model, found.plan
 
     def searched(self, judge: Judge) -> tuple[ir.Model, Plan]:
-        """The best plan of forms and precisions that keeps the promises: searched, judged, backed off from."""
+        """The best plan that keeps the promises: searched, judged, backed off from.
+
+        First which channels and blocks go, then the forms and precisions of the layers that are left.
+        """
         oracle = self._oracle()
         here = oracle if oracle.measures else Oracle(self.executor)
-        integers = precision.available() and self.goal.target != MACS
-        precisions = (precision.FLOAT, precision.INT8) if integers else (precision.FLOAT,)
-        planner = Planner(
-            self.clean, self.context, oracle, shapes=self.shapes, forms=SEARCHED, precisions=precisions
-        )
-        if not planner.items:
+        if not find_sites(self.clean, self.shapes):
             self._record(Plan())
             return self.clean, Plan()
-        float_ms = planner.run_ms = here.whole({"clean": self.clean}, self.inputs.probe)[0]
-        self._weigh(planner, float_ms)
-        loss = Loss(self.executor.prepare(self.clean), self._samples(float_ms, TRIAL_SECONDS))
-        known = self._anchor(planner, oracle, loss, float_ms)
-        base_ms = float_ms if oracle.measures else planner.predicted(planner.uniform(precision.FLOAT), LATENCY)
+        float_ms = here.whole({"clean": self.clean}, self.inputs.probe)[0]
+        times, share = layer_times(self.clean, oracle, self.shapes)
+        workshop = Workshop(self.clean, self.context, self.shapes, self.inputs.probe[0], float_ms)
+        bench = Bench(
+            workshop.make, judge, self.goal,
+            (lambda model: self._timed(oracle, float_ms, model, LOOK_SECONDS)) if oracle.measures else None,
+            (lambda models: self._race(oracle, models)) if oracle.measures else None,
+            base_ms=float_ms if oracle.measures else sum(times.values()), context=self.context,
+        )  # fmt: skip
+        trunk = workshop.trunks.of(self._structure(bench, times, share, oracle.measures).plan)
+        outcome = self._search(bench, workshop, trunk, oracle, float_ms)
+        if self.goal.training:
+            outcome = self._trained(outcome, bench, judge, lambda m: self._timed(here, float_ms, m, LOOK_SECONDS))
+        self._record(outcome.plan)
+        self._record_search(outcome)
+        return outcome.model, outcome.plan
+
+    def _structure(self, bench: Bench, times: Mapping[str, float], share: float, measured: bool) -> Structure:
+        """Which channels and blocks go, found by looking at a few structures without forms.
+
+        Args:
+            bench: looks.
+            times, share: see `layer_times`.
+            measured: whether times were measured here.
+        """
+        macs, size = count(self.clean, self.shapes).macs or 0, ir.size(self.clean)
+
+        def candidate(structure: Structure, precision: Precision) -> Candidate:
+            left = structure.share
+            ms = bench.base_ms * left * (share if precision.passes else 1.0)
+            plan = replace(structure.plan, precision=precision)
+            return Candidate((), ms, structure.loss, STRUCTURE, plan=plan, bytes=round(size * left),
+                             macs=round(macs * left), stated=True)  # fmt: skip
+
+        best = Precision((spelling(),)) if self._precisions()[1:] else Precision()
+        if best.passes and not bench.look(candidate(NOTHING, best)):
+            best = Precision()  # what comes on top of integers that lose too much is lost, too
+        samples = self._samples(bench.base_ms, TRIAL_SECONDS)
+        offers = find_offers(self.clean, self.context, samples)
+        structures = find_structures(self.clean, offers, times)
+        limits = self.goal.limits(bench.base_ms)
+        amounts = {"latency": candidate(NOTHING, best).predicted_ms, "bytes": float(size), "macs": float(macs)}
+        return choose(structures, bench, lambda structure: candidate(structure, best), limits, amounts)
+
+    def _search(self, bench: Bench, workshop: Workshop, trunk: Trunk, oracle: Oracle, float_ms: float) -> Outcome:
+        """Forms and precisions for the layers that a structure leaves."""
+        planner = workshop.planner = self._planner(trunk, oracle, float_ms)
+        if not planner.items:
+            return back_off(Front(bench.base_ms), bench, self.clean)
+        trunk_ms = self._timed(oracle, float_ms, trunk.model, LOOK_SECONDS) if trunk.records else float_ms
+        self._weigh(planner, trunk_ms)
+        loss = Loss(self.executor.prepare(trunk.model), self._samples(float_ms, TRIAL_SECONDS))
+        known = self._anchor(planner, oracle, loss, float_ms, trunk_ms)
         memory = memory_of(planner, loss.feeds, self.goal.seed)
         search = Search(
             planner, loss, self.executor, seed=self.goal.seed, seconds=self.goal.budget, memory=memory,
-            objective=self.goal.objective,
+            objective=self.goal.objective, base_ms=bench.base_ms,
             trials=None if self.pool is None else Trials(planner, loss, self.executor, self.pool),
-            prices=limit_prices(planner, self.goal.limits(base_ms), self.goal.objective),
+            prices=limit_prices(planner, self.goal.limits(bench.base_ms), self.goal.objective),
             timed=(lambda model: self._timed(oracle, float_ms, model, TIMED_SECONDS)) if oracle.measures else None,
-        )  # fmt: skip
-        bench = Bench(
-            planner, judge, self.goal,
-            (lambda model: self._timed(oracle, float_ms, model, LOOK_SECONDS)) if oracle.measures else None,
-            (lambda models: self._race(oracle, models)) if oracle.measures else None,
         )  # fmt: skip
         bench.look_first(*obvious_plans(planner, known))
         front = search.run(bench.most)
         if memory.warning:
             self.context.warn(memory.warning)
-        outcome = back_off(front, bench)
-        if self.goal.training:
-            outcome = self._trained(outcome, planner, judge, lambda m: self._timed(here, float_ms, m, LOOK_SECONDS))
-        self._record(outcome.plan)
-        self._record_search(outcome)
+        outcome = back_off(front, bench, self.clean)
         found = outcome.candidate
         if found is not None and found.measured_ms is not None and not found.stated:
             planner.learn(found.predicted_ms, found.measured_ms)
-        return outcome.model, outcome.plan
+        return outcome
+
+    def _precisions(self) -> tuple[str, ...]:
+        integers = precision.available() and self.goal.target != MACS
+        return (precision.FLOAT, precision.INT8) if integers else (precision.FLOAT,)
+
+    def _planner(self, trunk: Trunk, oracle: Oracle, float_ms: float) -> Planner:
+        context = self.context
+        if trunk.records and context.statistics is not None:
+            context = context.beside(statistics=Statistics(
+                trunk.model, self.inputs.fit, self.executor, self.goal.seed, progress=context.progress))  # fmt: skip
+        planner = Planner(
+            trunk.model, context, oracle, shapes=trunk.shapes, forms=SEARCHED, precisions=self._precisions(),
+            structure=trunk.plan,
+        )  # fmt: skip
+        planner.run_ms = float_ms
+        return planner
 
     # ------------------------------------------------------------ training
 
@@ -169,14 +216,12 @@ class Planning:
         return recovery.recover(self.clean, plan, self.context, seconds, data=self.inputs.training)
 
     def _trained(
-        self, outcome: Outcome, planner: Planner, judge: Judge, milliseconds: Callable[[ir.Model], float]
+        self, outcome: Outcome, bench: Bench, judge: Judge, milliseconds: Callable[[ir.Model], float]
     ) -> Outcome:
         """The plan that is best after a short training, trained in earnest; the outcome as it is where that fails."""
         goal, floor = self.goal, None if self.goal.limited and not judge.stated else judge.floor
-        base_ms = planner.predicted((0,) * len(planner.items), "latency")
-        tried = recovery.worth_trying(outcome.front.best(), outcome.candidate, goal, base_ms, floor)
-        plans = {candidate.choice: candidate.plan or planner.plan(planner.chosen(candidate.choice))
-                 for candidate in tried}
+        tried = recovery.worth_trying(outcome.front.best(), outcome.candidate, goal, bench.base_ms, floor)
+        plans = {c.key: plan for c in tried if (plan := c.plan or bench.make(c).candidate.plan) is not None}
         gained = len(self.context.gains)
         probes = recovery.probe(
             list(plans.values()), lambda plan: self._recover(plan, recovery.PROBE_SHARE * goal.training).model,
@@ -197,9 +242,8 @@ class Planning:
                                      + ("the untrained plan stands" if outcome.candidate else "no plan stands"))
             return outcome
         self._note_training(recovered)
-        choice = next(c for c, plan in plans.items() if plan is best.plan)
-        found = next(c for c in tried if c.choice == choice)
-        candidate = dataclasses.replace(
+        found = next(c for c in tried if plans[c.key] is best.plan)
+        candidate = replace(
             found, plan=best.plan, judged=score, accepted=True, measured_ms=best.milliseconds
         )
         return Outcome(recovered.model, best.plan, candidate, outcome.front)
@@ -224,20 +268,25 @@ class Planning:
     def _weigh(self, planner: Planner, float_ms: float) -> None:
         """Set the weights of the items: what each layer's error does to the outputs."""
         samples = self._samples(float_ms * len(planner.items), SENSING_SECONDS, FEWEST)
-        loss = Loss(self.executor.prepare(self.clean), samples)
+        loss = Loss(self.executor.prepare(planner.model), samples)
         found = site_sensitivity.measure(
-            self.clean, planner.items, loss, self.executor, self.context.progress
+            planner.model, planner.items, loss, self.executor, self.context.progress
         )
         for item in planner.items:
             item.weight = found[item.name]
 
-    def _anchor(self, planner: Planner, oracle: Oracle, loss: Loss, float_ms: float) -> Survey | None:
-        """Measure the whole network in floats and in integers, so that predictions start from what is so.
+    def _anchor(self, planner: Planner, oracle: Oracle, loss: Loss, float_ms: float, trunk_ms: float) -> Survey | None:
+        """Measure the planner's network in floats and in integers, so that predictions start from what is so.
+
+        Args:
+            planner, oracle, loss: of the search.
+            float_ms: of the cleaned network, on whose clock all is.
+            trunk_ms: of the planner's.
 
         Returns what the quantizing pass found; None where there are no integers, or for a target elsewhere.
         """
-        counts = count(self.clean, self.shapes)
-        size, macs = ir.size(self.clean), counts.macs or 0
+        counts = count(planner.model, planner.shapes)
+        size, macs = ir.size(planner.model), counts.macs or 0
         whole = planner.uniform(precision.INT8)
         int8_ms = known = None
         if any(whole):
@@ -245,8 +294,8 @@ class Planning:
             model, known = weigh_integers(planner, loss, self.executor)
             int8_ms = self._timed(oracle, float_ms, model, LOOK_SECONDS) if oracle.measures else None
         if not oracle.measures:  # the layers alone
-            float_ms = planner.predicted(planner.uniform(precision.FLOAT), LATENCY)
-        planner.anchor(float_ms, int8_ms, size, macs)
+            trunk_ms = planner.predicted(planner.uniform(precision.FLOAT), LATENCY)
+        planner.anchor(trunk_ms, int8_ms, size, macs)
         if isinstance(oracle, DeviceOracle) and oracle.note():
             self.context.warn(oracle.note())
         return known if oracle.measures else None
@@ -290,6 +339,11 @@ class Planning:
         for s in sorted(self.context.skipped, key=lambda s: s.pass_name == "plan"):
             why[s.place] = s.reason
         floats = set(plan.precision.keep_float)
+        for name, width in plan.groups.items():
+            change = f"{width.of} to {width.keep} channels"
+            self.report.sites.append(SiteChoice(name, "channels", str(width.of), change, width.error, *width.ms))
+        for name, gone in plan.blocks.items():
+            self.report.sites.append(SiteChoice(name, "block", "", "removed", gone.error, *gone.ms))
         for site in find_sites(self.clean, self.shapes):
             choice = plan.sites.get(site.name)
             shape = "x".join(map(str, site.shape)) + (f", {site.group} groups" if site.group > 1 else "")
@@ -298,7 +352,7 @@ class Planning:
                 record = SiteChoice(site.name, site.node.op_type, shape, choice.form, choice.error, *choice.ms)
             if plan.precision.passes and site.name not in floats:
                 form = f"{record.form}, int8" if record.form else "int8"
-                record = dataclasses.replace(record, form=form, reason="")
+                record = replace(record, form=form, reason="")
             self.report.sites.append(record)
 
     def _record_search(self, outcome: Outcome) -> None:

@@ -52,31 +52,42 @@ def carry_out(
         UsageError: the plan names what the model does not have, or a pass or form that is not installed.
         DataError: a pass of the plan needs calibration data.
     """
-    records: list[Record] = []
-    records += _leave_out(model, BLOCKS, dict.fromkeys(plan.blocks, 0), "removed", context)
-    with _statistics_of(model, context, bool(plan.blocks)):
-        _check_widths(model, plan)
-        widths = {name: width.keep for name, width in plan.groups.items()}
-        records += _leave_out(model, GROUPS, widths, "{} channels", context)
-    cut = bool(plan.blocks or plan.groups)
-    if cut and context.executor is not None and context.feeds:
+    records = cut(model, plan, context)
+    if records and context.executor is not None and context.feeds:
         shapes = layer_shapes(model, next(iter(context.feeds)), context.executor)
-    with _statistics_of(model, context, cut):
-        records += apply_plan(model, plan, context, shapes=shapes, fitted=None if cut else fitted)
-    with _statistics_of(model, context, cut or any(record.done for record in records)):
+    with statistics_of(model, context, bool(records)):
+        records += apply_plan(model, plan, context, shapes=shapes, fitted=None if records else fitted)
+    with statistics_of(model, context, any(record.done for record in records)):
         records += _compute(model, plan.precision, context)
     return records
 
 
+def cut(model: ir.Model, plan: Plan, context: Context, *, refit: bool = False) -> list[Record]:
+    """Remove the blocks and the channels that `plan` removes, in place; what stays makes up for them.
+
+    Args:
+        model, plan, context: as for `carry_out`.
+        refit: then fit all layers that this changes anew, in order, to what the model gave.
+
+    Raises:
+        UsageError: the plan names what the model does not have, or a pass that is not installed.
+    """
+    records = _leave_out(model, BLOCKS, dict.fromkeys(plan.blocks, 0), "removed", context, refit)
+    with statistics_of(model, context, bool(plan.blocks)):
+        _check_widths(model, plan)
+        widths = {name: width.keep for name, width in plan.groups.items()}
+        return records + _leave_out(model, GROUPS, widths, "{} channels", context, refit)
+
+
 def _leave_out(
-    model: ir.Model, pass_name: str, kept: Mapping[str, int], words: str, context: Context
+    model: ir.Model, pass_name: str, kept: Mapping[str, int], words: str, context: Context, refit: bool
 ) -> list[Record]:
     if not kept:
         return []
     remover: Any = registry.pass_class(pass_name)()
     if not hasattr(remover, "apply"):
         raise UsageError(f"pass '{pass_name}' cannot be told what to leave out; the plan needs one that can")
-    remover.apply(model, kept, context)
+    remover.apply(model, kept, context, refit=refit)
     return [Record(name, words.format(size), True) for name, size in kept.items()]
 
 
@@ -147,7 +158,7 @@ def _options(p: Pass) -> set[str]:
 
 
 @contextmanager
-def _statistics_of(model: ir.Model, context: Context, changed: bool) -> Iterator[None]:
+def statistics_of(model: ir.Model, context: Context, changed: bool) -> Iterator[None]:
     """Within: the statistics of the model as it is now, if there were any and it changed."""
     before = context.statistics
     if changed and before is not None and context.executor is not None and context.data:
@@ -158,4 +169,4 @@ def _statistics_of(model: ir.Model, context: Context, changed: bool) -> Iterator
         context.statistics = before
 
 
-__all__ = ["BLOCKS", "GROUPS", "carry_out", "nodes_of"]
+__all__ = ["BLOCKS", "GROUPS", "carry_out", "cut", "nodes_of", "statistics_of"]

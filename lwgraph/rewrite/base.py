@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -87,6 +88,12 @@ class Context:
     def skipped(self) -> list[Skipped]:
         """Every refusal, in the order in which it was recorded."""
         return list(self._skipped)
+
+    def beside(self, **changes: Any) -> Context:
+        """A context that differs in `changes` and records refusals, warnings and gains where this one does."""
+        other: Context = dataclasses.replace(self, **changes)
+        other._skipped = self._skipped
+        return other
 
     def skip(self, pass_name: str, place: str, reason: str) -> None:
         """Record a refusal once."""

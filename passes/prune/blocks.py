@@ -15,7 +15,7 @@ from lwgraph.passes.clean.constants_to_initializers import ConstantsToInitialize
 from lwgraph.passes.prune.bypass import bypass, neighbours
 from lwgraph.passes.prune.study import matches
 from lwgraph.plan.count import count, node_macs
-from lwgraph.plan.refit.sequential import refit
+from lwgraph.plan.refit.sequential import refit as refit_layers
 from lwgraph.plan.search.removal import Removal
 from lwgraph.plan.shapes import layer_shapes
 from lwgraph.rewrite.base import Context, Contract, Pass
@@ -87,7 +87,7 @@ class PruneBlocks(Pass):
         else:
             gone = self._search(model, original, list(found), context)
         if gone:
-            refit(original, model, context, scope="all", name=self.name)
+            refit_layers(original, model, context, scope="all", name=self.name)
         return len(gone)
 
     def options(self, model: ir.Model, context: Context) -> list[Removal]:
@@ -107,11 +107,11 @@ class PruneBlocks(Pass):
                 error = self._remove(copy, original, block.name, context, self.samples)
                 less = sum(node_macs(node, shapes) or 0 for node in block.branch)
                 names = tuple(node.name or str(node.outputs[0].name) for node in block.branch)
-                found.append(Removal(block.name, 0, 1, total - less, error, names))
+                found.append(Removal(block.name, 0, 1, total - less, error, names, (0.0,) * len(names)))
             context.memory[key] = tuple(found)
         return list(cast("tuple[Removal, ...]", context.memory[key]))
 
-    def apply(self, model: ir.Model, kept: Mapping[str, int], context: Context) -> int:
+    def apply(self, model: ir.Model, kept: Mapping[str, int], context: Context, *, refit: bool = False) -> int:
         """See `lwgraph.plan.search.removal.Removes`. Without data, neighbours stay as they are; a warning says so."""
         ConstantsToInitializers().run(model, Context())
         original = ir.clone(model)
@@ -126,6 +126,8 @@ class PruneBlocks(Pass):
             self._remove(model, original, name, context)
         if gone and not (context.data and context.executor):
             context.warn(f"{self.name}: no calibration data; nothing makes up for the blocks that were removed")
+        elif gone and refit:
+            refit_layers(original, model, context, scope="all", name=self.name)
         return len(gone)
 
     def _needs(self, context: Context) -> tuple[Executor, Sequence[Feeds]]:
@@ -165,7 +167,7 @@ class PruneBlocks(Pass):
         if not context.data or context.executor is None:
             return math.nan
         quiet = Context(executor=context.executor, data=context.data, seed=context.seed, reference=context.reference)
-        report = refit(original, model, quiet, scope="all", only=neighbours(model, left), samples=samples,
+        report = refit_layers(original, model, quiet, scope="all", only=neighbours(model, left), samples=samples,
                        name=self.name)
         return report.after if math.isfinite(report.after) else math.inf
 

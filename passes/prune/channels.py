@@ -111,16 +111,15 @@ class PruneChannels(Pass):
         work = Work(study.scene)
         found = []
         for group, ranking in study.rankings.items():
-            nodes = tuple(dict.fromkeys(node.name or str(node.outputs[0].name)
-                                        for node in (*group.makers, *group.readers)))
             for kept in menu(group, step_of(group, self.multiple), self.most):
-                macs = work.total(shares_after(group, group.width, kept, {}))
-                found.append(Removal(group.name, kept, group.width, round(macs),
-                                     float(ranking.cost[group.width - kept]), nodes))
+                shares = shares_after(group, group.width, kept, {})
+                left = work.changed(shares)
+                found.append(Removal(group.name, kept, group.width, round(work.total(shares)),
+                                     float(ranking.cost[group.width - kept]), tuple(left), tuple(left.values())))
         return found
 
     def apply(self, model: ir.Model, kept: Mapping[str, int], context: Context, *, refit: bool = False) -> int:
-        """See `lwgraph.plan.search.removal.Removes`; with `refit`, all layers are refitted in the end."""
+        """See `lwgraph.plan.search.removal.Removes`."""
         return self._cut(model, self.study(model, context).removed(kept), context, context, refit)
 
     def _stated(self, groups: list[Group]) -> dict[Group, int]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from lwgraph.passes.prune.importance import Ranking
 from lwgraph.passes.prune.scene import Ints, Scene, Work
-from lwgraph.plan.search.sensitivity import Sensitivity
+from lwgraph.plan.search.sensitivity import Sensitivity, to_measured
 from lwgraph.views.coupling import Axis, Group
 
 
@@ -31,7 +31,6 @@ def kept_by_ratio(group: Group, ratio: float, multiple: int) -> int:
     return min(group.width, max(step, math.floor(wanted / step + 0.5) * step))
 
 
-LARGEST = 1e6  # of a measured loss: that of a model that gives no numbers
 MENU = 8  # sizes of one group that are offered to a planner, at most
 
 
@@ -87,23 +86,18 @@ def by_work(rankings: Mapping[Group, Ranking], ratio: float, multiple: int, scen
 
 
 def at_outputs(rankings: Mapping[Group, Ranking], found: Iterable[Sensitivity]) -> dict[Group, Ranking]:
-    """The rankings, their costs scaled to the losses that were measured at the network's outputs.
+    """The rankings, their costs scaled to the losses that were measured at the network's outputs; see `to_measured`.
 
-    Between the widths that were measured the factor from predicted to measured cost is interpolated, so that the
-    predicted cost gives the shape and the measured one the size. A group that was not measured keeps its costs.
+    A group that was not measured keeps its costs.
     """
     points: dict[str, list[tuple[int, float]]] = {}
     for each in found:
         points.setdefault(each.removal.item, []).append((each.removal.width - each.removal.kept, each.loss))
-    scaled = {}
+    scaled = dict(rankings)
     for group, ranking in rankings.items():
-        scaled[group] = ranking
         if group.name in points:
-            gone, losses = (np.array(side) for side in zip(*sorted(points[group.name]), strict=True))
-            losses = np.minimum(losses, LARGEST)
-            predicted = np.maximum(ranking.cost[gone], 1e-12)
-            factor = np.interp(np.arange(group.width + 1), gone, losses / predicted)
-            scaled[group] = Ranking(ranking.order, np.maximum.accumulate(ranking.cost * factor))
+            gone = np.arange(group.width + 1)
+            scaled[group] = Ranking(ranking.order, to_measured(gone, ranking.cost, points[group.name]))
     return scaled
 
 

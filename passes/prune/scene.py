@@ -128,7 +128,7 @@ class Work:
 
     def __init__(self, scene: Scene) -> None:
         self.share: dict[Axis, float] = {}
-        self._nodes: list[tuple[float, list[tuple[Axis, ...]]]] = []
+        self._nodes: list[tuple[ir.Node, float, list[tuple[Axis, ...]]]] = []
         axes: dict[ir.Node, dict[tuple[int, int], Axis]] = {}
         for axis in scene.coupling.axes:
             for node, index in axis.users:
@@ -148,9 +148,21 @@ class Work:
                 parts = [(macs * size / max(sum(sizes), 1), each) for size, each in zip(sizes, found, strict=True)]
                 if not sum(sizes):
                     parts = [(float(macs), ())]
-                self._nodes += [(part, [each]) for part, each in parts]
+                self._nodes += [(node, part, [each]) for part, each in parts]
 
     def total(self, kept: dict[Axis, float]) -> float:
         """Multiply-accumulates when so much is left of each root axis (1 where it is not named)."""
-        return sum(macs * math.prod(kept.get(axis.root(), 1.0) for each in axes for axis in each)
-                   for macs, axes in self._nodes)
+        return sum(macs * _left(axes, kept) for _, macs, axes in self._nodes)
+
+    def changed(self, kept: dict[Axis, float]) -> dict[str, float]:
+        """The share of its work that is left, by the name of each layer whose work changes."""
+        before, after = dict[str, float](), dict[str, float]()
+        for node, macs, axes in self._nodes:
+            name = node.name or str(node.outputs[0].name)
+            before[name] = before.get(name, 0.0) + macs
+            after[name] = after.get(name, 0.0) + macs * _left(axes, kept)
+        return {name: after[name] / macs for name, macs in before.items() if after[name] < macs}
+
+
+def _left(axes: list[tuple[Axis, ...]], kept: dict[Axis, float]) -> float:
+    return math.prod(kept.get(axis.root(), 1.0) for each in axes for axis in each)

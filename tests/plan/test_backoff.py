@@ -1,15 +1,16 @@
 """Backing off along the front, with a planner and a judge of plain numbers."""
 
-from types import SimpleNamespace
+from dataclasses import replace
 
 import pytest
 
 from lwgraph.errors import UsageError
 from lwgraph.optimizer.backoff import apart, back_off
-from lwgraph.optimizer.bench import DOUBT, Bench
+from lwgraph.optimizer.bench import DOUBT, Bench, Made
 from lwgraph.optimizer.goal import Goal, parse_amount, parse_seconds
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.search.front import Candidate, Front
+from lwgraph.rewrite.base import Context
 
 BASE = 100.0
 
@@ -18,26 +19,18 @@ class Fake:
     """A planner whose models are their choices; plan i takes 10 (i + 1) ms and scores `scores[i]`."""
 
     def __init__(self, scores, measured=None):
-        self.items, self.model, self.looks, self.stated = [None], "clean", 0, False
-        self.context = SimpleNamespace(progress=lambda *a: None, warn=lambda text: None)
-        self.oracle = SimpleNamespace(target="t")
+        self.looks, self.stated = 0, False
         self.scores, self.measured = scores, measured or {}
         self.floor = 0.9
 
-    def predicted(self, choice, resource):
-        return BASE
+    def make(self, candidate):
+        if candidate.stated:
+            return Made(candidate, candidate.plan.precision.passes[0])
+        number = candidate.choice[0]
+        return Made(replace(candidate, plan=Plan({}, f"plan {number}")), number)
 
-    def chosen(self, choice):
-        return choice
-
-    def apply(self, chosen):
-        return chosen[0], []
-
-    def plan(self, chosen):
-        return Plan({}, f"plan {chosen[0]}")
-
-    def carry_out(self, plan):
-        return plan.precision.passes[0], []
+    def bench(self, goal=None, race=None):
+        return Bench(self.make, self, goal or Goal(), self.milliseconds, race, base_ms=BASE, context=Context())
 
     def value(self, model):
         self.looks += 1
@@ -58,9 +51,9 @@ def run(fake, goal=None, count=None, obvious=(), resorts=()):
 
 
 def finish(ladder, fake, goal, obvious=(), resorts=()):
-    bench = Bench(fake, fake, goal, fake.milliseconds)
+    bench = fake.bench(goal)
     bench.look_first(obvious, resorts)
-    return back_off(ladder, bench)
+    return back_off(ladder, bench, "clean")
 
 
 def quantized(*names):
@@ -116,20 +109,20 @@ def test_plans_that_were_timed_alike_are_raced():
         raced.append(list(models))
         return [5.0 - model for model in models]
 
-    bench = Bench(fake, fake, Goal(), fake.milliseconds, race)
+    bench = fake.bench(race=race)
     for candidate in front(4).candidates:
         bench.look(candidate)
-    assert back_off(front(4), bench).model == 2 and raced == [[1, 2]]
-    assert back_off(front(4), Bench(fake, fake, Goal(), fake.milliseconds)).model == 1
+    assert back_off(front(4), bench, "clean").model == 2 and raced == [[1, 2]]
+    assert back_off(front(4), fake.bench(), "clean").model == 1
     single = Fake([0.95])
-    assert back_off(front(1), Bench(single, single, Goal(), fake.milliseconds, race)).model == 0 and len(raced) == 1
+    assert back_off(front(1), single.bench(race=race), "clean").model == 0 and len(raced) == 1
 
 
 def test_what_is_worth_a_look_follows_from_the_best_that_is_known():
     fake = Fake([0.95] * 3)
     fake.others = {}
     for goal, most in ((Goal(), DOUBT * 10.0), (Goal(speedup=2.0), float("inf"))):
-        bench = Bench(fake, fake, goal, fake.milliseconds)
+        bench = fake.bench(goal)
         assert bench.most == float("inf")
         for candidate in front(3).candidates:
             bench.look(candidate)

@@ -6,7 +6,7 @@ from test_refit import FORMS, ORT, distance, inputs, network
 import lwgraph
 from lwgraph.calibrate import Statistics
 from lwgraph.errors import CheckError
-from lwgraph.optimizer import planning
+from lwgraph.plan import deliver
 from lwgraph.plan.carry_out import carry_out
 from lwgraph.plan.plan import Choice, Plan
 from lwgraph.rewrite import Context
@@ -22,6 +22,6 @@ def test_layers_are_fitted_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(again.plan.sites) == 4
     assert distance(original, again.model) < 0.8 * distance(original, alone)
 
-    monkeypatch.setattr(planning, "refit", lambda *_, **__: pytest.fail("fitted to generated inputs"))
+    monkeypatch.setattr(deliver, "refit", lambda *_, **__: pytest.fail("fitted to generated inputs"))
     with pytest.raises(CheckError, match="outputs equal the input model's"):
         lwgraph.optimize(original, plan=plan)

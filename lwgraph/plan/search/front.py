@@ -16,7 +16,8 @@ class Candidate:
         choice: the option taken at each item, by index.
         predicted_ms: of one run of the whole network.
         predicted_loss: sum over layers of predicted error times sensitivity; comparable with `loss`.
-        origin: how it was found: "solver", "coefficients", "coordinate" or "crossover"; "quantized": not searched.
+        origin: how it was found: "solver", "coefficients", "coordinate" or "crossover"; "quantized" and "structure":
+            without forms.
         loss: measured distance of the outputs from the original's (see `measure.Distance`) on search data; None: not
             measured.
         plan: the choices by name, as they can be applied; None where it was never made.
@@ -42,11 +43,12 @@ class Candidate:
 
     @property
     def key(self) -> tuple[tuple[int, ...], tuple[str, ...]]:
-        """What tells candidates apart: their choice, and of stated plans their passes and what these leave alone."""
+        """What tells candidates apart: their choice; of stated plans, which have no forms, what they say."""
         if not self.stated or self.plan is None:
             return self.choice, ()
-        precision = self.plan.precision
-        return self.choice, (*precision.passes, *precision.keep_float)
+        precision, widths = self.plan.precision, self.plan.groups
+        groups = [f"{name}={width.keep}" for name, width in widths.items()]
+        return (), ("stated", *self.plan.blocks, *groups, *precision.passes, *precision.keep_float)
 
     def amount(self, resource: str) -> float:
         """What the candidate is predicted to take: "latency" (milliseconds), "bytes" or "macs"."""

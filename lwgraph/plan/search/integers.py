@@ -13,10 +13,11 @@ import numpy as np
 from lwgraph import ir
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Run
+from lwgraph.plan.deliver import RANGE_SAMPLES, RANGE_SECONDS, spread
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.precision import EXACTLY, INT8, QUICK, make_pass, spelling
 from lwgraph.plan.search.kept import Kept, facts_of, kept_path
-from lwgraph.plan.search.planner import QUICK_SAMPLES, RANGE_SAMPLES, RANGE_SECONDS, Planner, spread
+from lwgraph.plan.search.planner import QUICK_SAMPLES, Planner
 from lwgraph.rewrite.base import Context
 
 VERSION = 1  # part of the file name: raise it when the meaning of a survey changes
@@ -169,7 +170,7 @@ def whole_network(planner: Planner, survey: Survey) -> Plan | None:
     kept = tuple(dict.fromkeys((*precision.keep_float, *survey.kept)))
     if set(kept) == set(precision.keep_float):
         return None
-    return Plan({}, planner.oracle.target, precision=Precision((spelling(),), kept))
+    return planner.planned(Precision((spelling(),), kept))
 
 
 __all__ = ["METHODS", "Survey", "damages_of", "quick_integers", "survey", "weigh_integers", "whole_network"]

@@ -11,14 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir, registry
-from lwgraph.executor import Feeds
 from lwgraph.plan.apply import Record, moments_of
 from lwgraph.plan.carry_out import carry_out
+from lwgraph.plan.deliver import affordable, compute, deliver
 from lwgraph.plan.form import Fitted
 from lwgraph.plan.plan import Choice, Plan, Precision
 from lwgraph.plan.precision import FLOAT, INT8, available, spelling
 from lwgraph.plan.price.oracle import Oracle
-from lwgraph.plan.refit.sequential import refit
 from lwgraph.plan.search.clock import Clock
 from lwgraph.plan.search.items import Item, Option, find_items, undominated
 from lwgraph.plan.search.solver import Menu, total
@@ -26,21 +25,12 @@ from lwgraph.rewrite.base import Context
 
 LOWEST, HIGHEST, STEPS = 1e-5, 0.5, 8  # thresholds of relative output error, and bisections of their logarithm
 LATENCY, BYTES, MACS = "latency", "bytes", "macs"  # what a network takes of the machine
-RANGE_SAMPLES, RANGE_SECONDS = 128, 12.0  # that integer ranges are taken from; about how long these may run
-REFIT_SAMPLES, REFIT_SECONDS = 256, 10.0  # that layers are fitted anew to; the same
-LEAST_SAMPLES = 48  # for either, however long they run
 QUICK_SAMPLES = 16  # that integer ranges are taken from when plans are only compared, at least
 FASTEST = 1e-3  # share of a network's time that any plan takes at least
+NOTHING = Plan()
 Judge = Callable[[ir.Model], float]
 Array = npt.NDArray[np.float64]
 Chosen = Mapping[str, Option]
-
-
-def affordable(samples: int, seconds: float, run_ms: float | None) -> int:
-    """At most `samples`, fewer where a network of `run_ms` milliseconds (None: unknown) takes longer than `seconds`."""
-    if run_ms is None:
-        return samples
-    return min(samples, max(LEAST_SAMPLES, int(1e3 * seconds / max(run_ms, 1e-3))))
 
 
 @dataclass(frozen=True)
@@ -74,6 +64,7 @@ class Planner:
         forms: names of the forms to consider; None: all that are registered.
         weights: by site name, how much its error matters; 1 where not given.
         precisions: FLOAT, and INT8 where layers may be computed in integers.
+        structure: the groups and blocks that were cut to get the model; every plan says so, too.
     """
 
     def __init__(
@@ -86,7 +77,9 @@ class Planner:
         forms: Sequence[str] | None = None,
         weights: Mapping[str, float] | None = None,
         precisions: Sequence[str] = (FLOAT,),
+        structure: Plan = NOTHING,
     ) -> None:
+        self.structure = structure
         self.model, self.context, self.oracle, self.shapes = model, context, oracle, shapes
         self._fits: dict[tuple[str, str], Fitted] = {}
         classes = [registry.form_class(name) for name in (registry.names("forms") if forms is None else forms)]
@@ -241,7 +234,11 @@ class Planner:
             for site in item.sites:
                 sites[site.name] = Choice(str(fitted.form), fitted.error, ms)
         self.context.progress("fitting forms", len(items), len(items))
-        return Plan(sites, self.oracle.target, precision=self.precision(chosen, quick=quick))
+        return self.planned(self.precision(chosen, quick=quick), sites)
+
+    def planned(self, precision: Precision, sites: Mapping[str, Choice] | None = None) -> Plan:
+        """The plan of these layers and this precision, in the planner's structure."""
+        return dataclasses.replace(self.structure, sites=dict(sites or {}), target=self.oracle.target, precision=precision)
 
     def precision(self, chosen: Chosen, *, quick: bool = False) -> Precision:
         """What computes in integers; its time is that of the layers that no form stands for."""
@@ -279,20 +276,16 @@ class Planner:
         """A copy of the model with a plan of forms and precisions carried out, and what became of each choice.
 
         Args:
-            plan: of this model, without groups and blocks.
+            plan: of this model; groups and blocks are those that it was left by.
             fitted: fits by site name, where they are known.
             quick: see `apply`.
         """
-        model, context = ir.clone(self.model), self.context
-        wanted = self.quick_samples if quick else self.affordable(RANGE_SAMPLES, RANGE_SECONDS)
-        samples = spread(context.data or [], wanted)
-        ranges = dataclasses.replace(context, data=samples)  # its refusals are not news
-        structure = dataclasses.replace(plan, precision=Precision())
-        records = carry_out(model, structure, context, shapes=self.shapes, fitted=fitted)
-        if not quick and fitted and context.data and context.executor is not None:
-            refit(self.model, model, context, samples=self.affordable(REFIT_SAMPLES, REFIT_SECONDS))
-        records += carry_out(model, Plan(precision=plan.precision), ranges)
-        return model, records
+        plan = dataclasses.replace(plan, groups={}, blocks={})  # the model is that which they leave
+        if not quick:
+            return deliver(self.model, plan, self.context, shapes=self.shapes, fitted=fitted, run_ms=self.run_ms)
+        model, structure = ir.clone(self.model), dataclasses.replace(plan, precision=Precision())
+        records = carry_out(model, structure, self.context, shapes=self.shapes, fitted=fitted)
+        return model, records + compute(model, plan.precision, self.context, self.quick_samples)
 
     def affordable(self, samples: int, seconds: float) -> int:
         """How many samples to run this planner's network on, see `affordable`."""
@@ -315,7 +308,7 @@ class Planner:
         Bisection on the logarithm of the threshold, STEPS judgements at most; a plan that was judged is not judged
         again. The empty plan is taken to be good and is what comes back when no other is. For planners of floats.
         """
-        best = Found(Plan({}, self.oracle.target), self.model, [])
+        best = Found(self.planned(Precision()), self.model, [])
         trials: list[Trial] = []
         judged: dict[str, bool] = {}
         low, high = math.log(LOWEST), math.log(HIGHEST)
@@ -339,13 +332,6 @@ class Planner:
         return Found(best.plan, best.model, best.records, trials)
 
 
-def spread(data: Sequence[Feeds], count: int) -> list[Feeds]:
-    """At most `count` of the samples, evenly spread."""
-    step = max(len(data) / count, 1.0)
-    return [data[int(i * step)] for i in range(min(count, len(data)))]
-
-
 __all__ = [
-    "BYTES", "LATENCY", "MACS", "Chosen", "Found", "Item", "Judge", "Option", "Planner", "Trial", "spread",
-    "undominated",
+    "BYTES", "LATENCY", "MACS", "Chosen", "Found", "Item", "Judge", "Option", "Planner", "Trial", "undominated",
 ]  # fmt: skip

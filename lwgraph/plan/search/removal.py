@@ -22,6 +22,7 @@ class Removal:
         error: predicted relative output error ||Y - Yhat||^2 / ||Y - mean Y||^2, summed over the layers that read the
             item, after compensation (`Form.estimate` predicts the same of one layer).
         nodes: the layers whose work changes.
+        left: of each of these, the share of its work that is left.
     """
 
     item: str
@@ -30,6 +31,7 @@ class Removal:
     macs: int
     error: float
     nodes: tuple[str, ...] = ()
+    left: tuple[float, ...] = ()
 
 
 class Removes(Protocol):
@@ -42,8 +44,12 @@ class Removes(Protocol):
     def options(self, model: ir.Model, context: Context) -> list[Removal]:
         """Every item's sizes, largest first, by item. The model is not changed."""
 
-    def apply(self, model: ir.Model, kept: Mapping[str, int], context: Context) -> int:
+    def apply(
+        self, model: ir.Model, kept: Mapping[str, int], context: Context, *, refit: bool = False
+    ) -> int:
         """Leave out all but `kept` of the items named, in place, and compensate; how much was removed.
+
+        With `refit`, all layers that this changes are then fitted anew to what the model gave before, in order.
 
         Raises:
             UsageError: an item that the model does not have, or a size that it cannot have.

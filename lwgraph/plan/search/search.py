@@ -76,6 +76,7 @@ class Search:
         trials: does them side by side, ahead of the search; the same plans come of it.
         timed: milliseconds of one run of a network, measured; the first plans set what others are predicted to take.
             None: predictions stay as they are.
+        base_ms: of the network as it was, to compare plans with; None: what the planner predicts of its model.
     """
 
     def __init__(
@@ -91,11 +92,12 @@ class Search:
         memory: Kept | None = None,
         trials: Trials | None = None,
         timed: Callable[[ir.Model], float] | None = None,
+        base_ms: float | None = None,
     ) -> None:
         self.planner, self.loss, self.executor = planner, loss, executor
         self.objective, self.prices = objective, prices
         self.seconds, self.memory = seconds, memory or Kept(None, "the search is")
-        self.trials, self.timed = trials, timed
+        self.trials, self.timed, self.base_ms = trials, timed, base_ms
         self.spent, self._most = 0.0, math.inf
         self._random = np.random.default_rng(seed)
         self._found: dict[tuple[int, ...], Candidate] = {}
@@ -107,7 +109,7 @@ class Search:
             most: of the objective; plans that are predicted to take more are of no use.
         """
         planner = self.planner
-        base = planner.predicted(planner.uniform(FLOAT), LATENCY)
+        base = self.base_ms or planner.predicted(planner.uniform(FLOAT), LATENCY)
         self._most = most
         slots = self._slots()
         self._look_ahead(lambda search: (search._try(s, s.coefficients, "solver") for s in slots))

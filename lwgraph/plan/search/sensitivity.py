@@ -19,7 +19,9 @@ from lwgraph.plan.search.removal import Removal, Removes
 from lwgraph.rewrite.base import Context
 
 VERSION = 1  # part of the file name: raise it when the meaning of a loss changes
+TINY, LARGEST = 1e-12, 1e6  # of a predicted loss; of a measured one, that of a model that gives no numbers
 Outputs = Mapping[str, npt.NDArray[Any]]
+Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,27 @@ def measure_sensitivity(
     return found
 
 
+def to_measured(gone: npt.ArrayLike, predicted: npt.ArrayLike, points: Sequence[tuple[int, float]]) -> Array:
+    """Predicted losses of taking so much away, scaled to what was measured at the network's outputs of some of them.
+
+    Between the points the factor from predicted to measured is interpolated, so that the prediction gives the shape and
+    the measurement the size.
+
+    Args:
+        gone: (n,) how much goes, ascending.
+        predicted: (n,) the losses.
+        points: how much went and the loss that was measured, at least one; each is among `gone`.
+
+    Returns:
+        (n,), never falling.
+    """
+    amounts, losses = np.asarray(gone, np.float64), np.asarray(predicted, np.float64)
+    at, found = (np.array(side, np.float64) for side in zip(*sorted(points), strict=True))
+    there = np.maximum(losses[np.searchsorted(amounts, at)], TINY)
+    factor = np.interp(amounts, at, np.minimum(found, LARGEST) / there)
+    return np.asarray(np.maximum.accumulate(losses * factor))
+
+
 def split_feeds(feeds: Sequence[Feeds]) -> tuple[list[Feeds], list[Feeds]]:
     """Three quarters to fit with, every fourth to measure on; a single feed serves for both."""
     if len(feeds) < 2:
@@ -152,4 +175,4 @@ def split_feeds(feeds: Sequence[Feeds]) -> tuple[list[Feeds], list[Feeds]]:
     return [feed for index, feed in enumerate(feeds) if index % every != every - 1], held
 
 
-__all__ = ["Reference", "Sensitivity", "measure_sensitivity", "split_feeds"]
+__all__ = ["Reference", "Sensitivity", "measure_sensitivity", "split_feeds", "to_measured"]

@@ -18,9 +18,10 @@ from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds
 from lwgraph.measure.distance import Loss
 from lwgraph.plan.carry_out import carry_out
+from lwgraph.plan.deliver import spread
 from lwgraph.plan.form import Fitted, parse_form
 from lwgraph.plan.plan import KEEP, Plan, Precision
-from lwgraph.plan.search.planner import Planner, spread
+from lwgraph.plan.search.planner import Planner
 from lwgraph.plan.site import Site, find_sites
 from lwgraph.rewrite.base import Context
 from lwgraph.tasks import Pool, Shared
@@ -154,7 +155,7 @@ class Trials:
                 self._fits[key] = self.pool.share(FitData.of(planner.fitted(item, option)))
             names.append(item.name)
             fits.append(self._fits[key])
-        plan = planner.plan(chosen, quick=True)
+        plan = dataclasses.replace(planner.plan(chosen, quick=True), groups={}, blocks={})  # cut already
         assert all(plan.sites[name].form != KEEP for name in names)
         self._running[choice] = self.pool.submit(run_trial, self._setting, plan, tuple(names), *fits)
 

@@ -1,0 +1,191 @@
+"""Which channels and residual blocks go: the part of a plan that is decided first.
+
+Every layer's price and every form's fit depend on how wide the layers are, so structures are found by a knapsack of
+their own, over coupling groups and residual blocks, and the forms and precisions of the layers by another one on the
+network that a structure leaves (`Planner`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lwgraph import ir, registry
+from lwgraph.errors import LwgraphError
+from lwgraph.executor import Feeds
+from lwgraph.plan.carry_out import BLOCKS, GROUPS
+from lwgraph.plan.plan import Plan, Removed, Width
+from lwgraph.plan.search.removal import Removal
+from lwgraph.plan.search.sensitivity import measure_sensitivity, to_measured
+from lwgraph.plan.search.solver import Knapsack, Menu
+from lwgraph.rewrite.base import Context
+from lwgraph.views.coupling import couple_channels
+
+LEVELS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)  # shares of the layers' time that structures leave, about
+HOPELESS = 0.3  # predicted loss of a structure that is not looked at
+PROBED = 24  # items of which two sizes are measured at the outputs; of more, one of each
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """What goes, and what that does, as predicted.
+
+    Attributes:
+        plan: groups and blocks only.
+        share: of the time of the network's layers that is left.
+        loss: at the network's outputs.
+    """
+
+    plan: Plan
+    share: float = 1.0
+    loss: float = 0.0
+
+
+NOTHING = Structure(Plan())
+
+
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """One item, and the sizes that it may have.
+
+    Attributes:
+        pass_name: of the pass that can leave it out.
+        sizes: largest first.
+        losses: (n,) at the network's outputs.
+    """
+
+    pass_name: str
+    sizes: Sequence[Removal]
+    losses: np.ndarray[Any, np.dtype[np.float64]]
+
+    @property
+    def item(self) -> str:
+        """Its name."""
+        return self.sizes[0].item
+
+
+def find_offers(model: ir.Model, context: Context, feeds: Sequence[Feeds]) -> list[Offer]:
+    """What may go, with the losses measured at the outputs for some sizes and predicted for those between.
+
+    Args:
+        model: the cleaned model; it is not changed.
+        context: statistics, `data` and the executor to compensate with; refusals are recorded in it.
+        feeds: to measure losses on; the statistics should not have seen them.
+    """
+    offers = []
+    for name in (GROUPS, BLOCKS):
+        if name not in registry.names("passes"):
+            continue
+        remover: Any = registry.pass_class(name)()
+        try:
+            by_item: dict[str, list[Removal]] = {}
+            for option in remover.options(model, context):
+                by_item.setdefault(option.item, []).append(option)
+            probes = [] if name == BLOCKS else [p for sizes in by_item.values() for p in _probes(sizes, len(by_item))]
+            points: dict[str, list[tuple[int, float]]] = {}
+            for each in measure_sensitivity(model, remover, context, feeds, options=probes) if probes else []:
+                points.setdefault(each.removal.item, []).append((each.removal.width - each.removal.kept, each.loss))
+        except LwgraphError as error:
+            context.skip("plan", name, str(error))
+            continue
+        for item, sizes in by_item.items():
+            losses = np.array([size.error for size in sizes])
+            if item in points:
+                losses = to_measured([size.width - size.kept for size in sizes], losses, points[item])
+            offers.append(Offer(name, sizes, losses))
+    return offers
+
+
+def find_structures(model: ir.Model, offers: Sequence[Offer], times: Mapping[str, float]) -> list[Structure]:
+    """The structures of least predicted loss that leave about LEVELS of the time, the gentlest first.
+
+    The knapsack adds up what the items save; what a structure leaves is then counted as it is: a layer that reads one
+    group and makes another keeps the product of what these leave of it.
+
+    Args:
+        model: the cleaned model; it is not changed.
+        offers: see `find_offers`.
+        times: milliseconds by the layers' names; layers that are not named cost nothing.
+    """
+    offers = [offer for offer in offers if _saved(offer.sizes[-1], times) > 0]
+    whole = sum(times.values())
+    if not offers or not whole > 0:
+        return []
+    menus = []
+    for offer in offers:
+        most = max(_saved(size, times) for size in offer.sizes)
+        menus.append(Menu.of([most, *(most - _saved(size, times) for size in offer.sizes)], [0.0, *offer.losses]))
+    found: dict[tuple[int, ...], Structure] = {}
+    for solution in Knapsack(menus).front():
+        if 0 < solution.loss < HOPELESS:
+            chosen = [(offer, offer.sizes[o - 1], float(offer.losses[o - 1]))
+                      for offer, o in zip(offers, solution.choice, strict=True) if o]  # fmt: skip
+            found[solution.choice] = _structure(chosen, times, whole, solution.loss)
+    kept: list[Structure] = []
+    for level in LEVELS:
+        nearest = min(found.values(), key=lambda s: (abs(s.share - level), s.loss), default=None)
+        if nearest is not None and abs(nearest.share - level) < 0.06 and nearest not in kept:
+            kept.append(_possible(model, nearest))
+    return kept
+
+
+def _probes(sizes: Sequence[Removal], items: int) -> list[Removal]:
+    """The sizes at which an item's effect is measured: about a quarter and a half of what may go."""
+    shares = (4, 2) if items <= PROBED else (3,)
+    return [sizes[i] for i in sorted({(len(sizes) - 1) // share for share in shares})]
+
+
+def _saved(size: Removal, times: Mapping[str, float]) -> float:
+    return sum(times.get(node, 0.0) * (1 - left) for node, left in zip(size.nodes, size.left, strict=True))
+
+
+def _structure(
+    chosen: Sequence[tuple[Offer, Removal, float]], times: Mapping[str, float], whole: float, loss: float
+) -> Structure:
+    left = dict.fromkeys(times, 1.0)
+    groups, blocks = {}, {}
+    for offer, size, lost in chosen:
+        before = sum(times.get(node, 0.0) for node in size.nodes)
+        ms = (before, before - _saved(size, times))
+        if offer.pass_name == BLOCKS:
+            blocks[size.item] = Removed(lost, ms)
+        else:
+            groups[size.item] = Width(size.kept, size.width, lost, ms)
+        for node, share in zip(size.nodes, size.left, strict=True):
+            if node in left:
+                left[node] *= share
+    share = sum(times[node] * part for node, part in left.items()) / whole
+    return Structure(Plan(groups=groups, blocks=blocks), share, loss)
+
+
+def _possible(model: ir.Model, structure: Structure) -> Structure:
+    """The structure without groups that are not there, or not as they were, once its blocks are gone."""
+    plan = structure.plan
+    if not plan.blocks or not plan.groups:
+        return structure
+    copy = ir.clone(model)
+    remover: Any = registry.pass_class(BLOCKS)()
+    remover.apply(copy, dict.fromkeys(plan.blocks, 0), Context())
+    widths = {group.name: group.width for group in couple_channels(copy).groups}
+    groups = {name: width for name, width in plan.groups.items() if widths.get(name) == width.of}
+    return Structure(Plan(groups=groups, blocks=plan.blocks), structure.share, structure.loss)
+
+
+def widest(limits: Mapping[str, float], amounts: Mapping[str, float], structures: Sequence[Structure]) -> Structure:
+    """The gentlest structure with which every limit is kept, by shares; the last where none is.
+
+    Args:
+        limits: by resource.
+        amounts: what the network takes of each, all of its layers dense.
+        structures: gentlest first, at least one.
+    """
+    def kept(structure: Structure) -> bool:
+        return all(amounts[name] * structure.share <= limit for name, limit in limits.items())
+
+    return next((structure for structure in structures if kept(structure)), structures[-1])
+
+
+__all__ = ["HOPELESS", "LEVELS", "NOTHING", "Offer", "Structure", "find_offers", "find_structures", "widest"]

@@ -1,0 +1,153 @@
+"""Which channels and blocks go: offers, the knapsack over them, the choice among structures."""
+
+import numpy as np
+import pytest
+from networks import Net
+from test_channels import context
+
+from lwgraph import ir
+from lwgraph.optimizer.bench import Bench, Made
+from lwgraph.optimizer.goal import Goal
+from lwgraph.optimizer.structuring import Trunks, Workshop, choose
+from lwgraph.plan.carry_out import BLOCKS, GROUPS
+from lwgraph.plan.count import count
+from lwgraph.plan.plan import Plan, Removed, Width
+from lwgraph.plan.search.front import Candidate
+from lwgraph.plan.search.removal import Removal
+from lwgraph.plan.search.structure import NOTHING, Offer, Structure, find_offers, find_structures, widest
+from lwgraph.plan.shapes import layer_shapes
+from lwgraph.plan.site import find_sites
+from lwgraph.rewrite.base import Context
+
+
+def net(width=48):
+    """Three blocks of two convolutions on a trunk."""
+    made = Net()
+    x = made.conv(made.input("N", 3, 8, 8), 3, width, 3, act="Relu")
+    for _ in range(3):
+        inner = made.conv(x, width, width, 3, act="Relu")
+        x = made.op("Relu", made.op("Add", x, made.conv(inner, width, width, 3)))
+    return ir.load(made.model(made.conv(x, width, 4)))
+
+
+@pytest.fixture(scope="module")
+def found():
+    model = net()
+    ctx = context(model)
+    feeds = [{name: value[:2] for name, value in feed.items()} for feed in ctx.data]
+    return model, ctx, find_offers(model, ctx, feeds), feeds
+
+
+def test_every_group_and_block_is_offered_with_losses_measured_at_the_outputs(found):
+    model, _, offers, _ = found
+    kinds = [offer.pass_name for offer in offers]
+    assert kinds.count(BLOCKS) == 3 and kinds.count(GROUPS) == 4  # the trunk is one group
+    for offer in offers:
+        assert np.all(np.diff(offer.losses) >= 0) and offer.losses[0] > 0
+        assert all(size.nodes and len(size.left) == len(size.nodes) for size in offer.sizes)
+        assert all(0 <= left < 1 for size in offer.sizes for left in size.left)
+    assert len(model.graph) == len(net().graph)
+
+
+def test_structures_leave_less_and_less_and_what_they_leave_is_counted_as_it_is(found):
+    model, ctx, offers, feeds = found
+    shapes = layer_shapes(model, feeds[0], ctx.executor)
+    times = {site.node.name: float(site.macs()) for site in find_sites(model, shapes)}
+    structures = find_structures(model, offers, times)
+    assert len(structures) >= 3
+    assert [s.share for s in structures] == sorted((s.share for s in structures), reverse=True)
+    assert [s.loss for s in structures] == sorted(s.loss for s in structures)
+    trunks = Trunks(model, ctx, shapes, feeds[0])
+    for structure in structures[:3]:
+        trunk = trunks.of(structure.plan)
+        left = count(trunk.model, trunk.shapes).macs / count(model, shapes).macs
+        assert structure.share == pytest.approx(left, abs=1e-6)
+        assert trunks.of(structure.plan) is trunk and len(trunk.records) == len(structure.plan.groups) + len(
+            structure.plan.blocks)  # fmt: skip
+    assert trunks.of(Plan()).model is model
+
+
+def test_nothing_is_offered_where_nothing_takes_time(found):
+    model, _, offers, _ = found
+    assert find_structures(model, offers, {}) == [] and find_structures(model, [], {"a": 1.0}) == []
+
+
+def test_what_goes_with_a_block_is_not_cut_before(found):
+    model, _, offers, _ = found
+    inner = next(o for o in offers if o.pass_name == GROUPS and len(o.sizes[0].nodes) == 2)
+    block = next(o for o in offers if o.pass_name == BLOCKS and set(inner.sizes[0].nodes) <= set(o.sizes[0].nodes))
+    times = dict.fromkeys(block.sizes[0].nodes, 1.0)
+    cheap = [Offer(o.pass_name, o.sizes[-1:], np.array([1e-3])) for o in (inner, block)]
+    for structure in find_structures(model, cheap, times | {"rest": 3.0}):
+        assert not (structure.plan.groups and structure.plan.blocks)
+    assert any(s.plan.blocks for s in find_structures(model, cheap, times | {"rest": 3.0}))
+
+
+def test_layers_between_two_groups_keep_the_product():
+    sizes = [[Removal(name, 1, 2, 0, 0.0, ("shared",), (0.5,))] for name in "ab"]
+    offers = [Offer(GROUPS, size, np.array([0.01])) for size in sizes]
+    shares = [s.share for s in find_structures(net(), offers, {"shared": 1.0})]
+    assert shares == [0.5, 0.25]  # one; both
+
+
+def structures(*shares):
+    return [Structure(Plan(groups={"g": Width(round(100 * s), 100)}), s, 1 - s) for s in shares]
+
+
+def bench(scores, times, goal=None):
+    looks = []
+
+    def make(candidate):
+        looks.append(candidate)
+        return Made(candidate, candidate.plan)
+
+    def width(plan):
+        return plan.groups["g"].keep if plan.groups else 100
+
+    judge = type("Judge", (), {"stated": False, "floor": 0.9, "looks": 0, "value": lambda _, p: scores[width(p)]})()
+    return looks, Bench(make, judge, goal or Goal(), lambda p: times[width(p)], base_ms=100.0, context=Context())
+
+
+def candidate(structure):
+    return Candidate((), 100 * structure.share, structure.loss, plan=structure.plan, stated=True)
+
+
+@pytest.mark.parametrize(
+    ("good", "times", "best"),
+    [
+        ((80, 60, 40), {80: 80, 60: 60, 40: 40, 20: 20}, 40),
+        ((80, 60, 40, 20), {80: 80, 60: 60, 40: 20.5, 20: 20}, 40),  # hardly slower: the gentler one
+        ((80, 60, 40, 20), {80: 80, 60: 60, 40: 15, 20: 20}, 40),  # narrower, but slower
+        ((80, 60, 40, 20), {80: 80, 60: 60, 40: 40, 20: 20}, 20),
+        ((), {80: 80, 60: 60, 40: 40, 20: 20}, 100),
+    ],
+)
+def test_the_fastest_structure_that_keeps_the_promise_is_taken(good, times, best):
+    scores = {100: 1.0, **{width: 0.95 if width in good else 0.5 for width in (80, 60, 40, 20)}}
+    looks, on = bench(scores, {100: 100.0, **times})
+    ladder = structures(0.8, 0.6, 0.4, 0.2)
+    chosen = choose(ladder, on, candidate, {}, {})
+    assert (chosen.plan.groups["g"].keep if chosen.plan.groups else 100) == best
+    assert len(looks) <= 3
+
+
+def test_without_a_promise_on_the_metric_the_gentlest_within_the_limits_is_taken():
+    ladder = structures(0.8, 0.6, 0.4)
+    looks, on = bench({}, {}, Goal(max_macs=50.0))
+    assert choose(ladder, on, candidate, {"macs": 50.0}, {"macs": 100.0}) is ladder[2] and not looks
+    assert choose(ladder, on, candidate, {"macs": 200.0}, {"macs": 100.0}) is NOTHING
+    assert widest({"macs": 1.0}, {"macs": 100.0}, ladder) is ladder[-1]
+
+
+def test_a_delivered_plan_is_the_same_from_the_network_and_from_its_trunk(found):
+    from lwgraph.plan.deliver import deliver
+
+    model, ctx, offers, feeds = found
+    shapes = layer_shapes(model, feeds[0], ctx.executor)
+    group = next(o for o in offers if o.pass_name == GROUPS).sizes[-1]
+    block = next(o for o in offers if o.pass_name == BLOCKS).item
+    plan = Plan(groups={group.item: Width(group.kept, group.width)}, blocks={block: Removed()})
+    whole, records = deliver(model, plan, ctx, shapes=shapes)
+    workshop = Workshop(model, ctx, shapes, feeds[0], 1.0)
+    made = workshop.make(Candidate((), 1.0, 0.0, plan=plan, stated=True))
+    assert len(records) == 2 and ir.fingerprint(whole) == ir.fingerprint(made.model) != ir.fingerprint(model)
