@@ -32,6 +32,7 @@ from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.search import site_sensitivity
 from lwgraph.plan.search.front import Candidate, Front
 from lwgraph.plan.search.integers import Survey, weigh_integers
+from lwgraph.plan.search.items import FASTER
 from lwgraph.plan.search.planner import LATENCY, Planner
 from lwgraph.plan.search.search import Search, limit_prices, memory_of
 from lwgraph.plan.search.structure import NOTHING, Structure, find_offers, find_structures
@@ -132,7 +133,7 @@ class Planning:
             (lambda models: self._race(oracle, models)) if oracle.measures else None,
             base_ms=float_ms if oracle.measures else sum(times.values()), context=self.context,
         )  # fmt: skip
-        trunk = workshop.trunks.of(self._structure(bench, times, share, oracle.measures).plan)
+        trunk = workshop.trunks.of(self._structure(bench, times, share, oracle.target).plan)
         outcome = self._search(bench, workshop, trunk, oracle, float_ms)
         if self.goal.training:
             outcome = self._trained(outcome, bench, judge, lambda m: self._timed(here, float_ms, m, LOOK_SECONDS))
@@ -140,24 +141,24 @@ class Planning:
         self._record_search(outcome)
         return outcome.model, outcome.plan
 
-    def _structure(self, bench: Bench, times: Mapping[str, float], share: float, measured: bool) -> Structure:
+    def _structure(self, bench: Bench, times: Mapping[str, float], share: float, target: str) -> Structure:
         """Which channels and blocks go, found by looking at a few structures without forms.
 
         Args:
             bench: looks.
             times, share: see `layer_times`.
-            measured: whether times were measured here.
+            target: that the times are of.
         """
         macs, size = count(self.clean, self.shapes).macs or 0, ir.size(self.clean)
 
         def candidate(structure: Structure, precision: Precision) -> Candidate:
             left = structure.share
             ms = bench.base_ms * left * (share if precision.passes else 1.0)
-            plan = replace(structure.plan, precision=precision)
+            plan = replace(structure.plan, precision=precision, target=target)
             return Candidate((), ms, structure.loss, STRUCTURE, plan=plan, bytes=round(size * left),
                              macs=round(macs * left), stated=True)  # fmt: skip
 
-        best = Precision((spelling(),)) if self._precisions()[1:] else Precision()
+        best = Precision((spelling(),)) if share < FASTER and self._precisions()[1:] else Precision()
         if best.passes and not bench.look(candidate(NOTHING, best)):
             best = Precision()  # what comes on top of integers that lose too much is lost, too
         samples = self._samples(bench.base_ms, TRIAL_SECONDS)
