@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from lwgraph.calibrate.onward import Onward
 from lwgraph.executor import Executor
 from lwgraph.passes.quantize.distance import Distance
 from lwgraph.passes.quantize.parts import Region
 from lwgraph.passes.quantize.quantizer import Quantizer
-from lwgraph.passes.quantize.sensitivity import Source, simulated
+from lwgraph.passes.quantize.sensitivity import Source, simulated, starts
 
 TRIED = 8  # tensors whose ranges are looked at one by one
 _WORTH = 0.9  # another range must do less than this share of the damage
@@ -40,6 +41,8 @@ def better_ranges(
     """
     order = sorted((i for i, s in enumerate(sources) if s.grid is not None), key=lambda i: -damages[i])[:TRIED]
     found: dict[str, tuple[tuple[str, float], float]] = {}
+    places = dict(zip(order, starts(quantizer.model, [sources[i] for i in order]), strict=True))
+    onward = Onward(quantizer.model, distance.feeds, executor, list(places.values()))
     for number, index in enumerate(order):
         progress(number, len(order))
         source = sources[index]
@@ -54,7 +57,7 @@ def better_ranges(
                 grids[method, percentile] = grid
         if len(grids) < 2:
             continue
-        lost = {key: distance(executor.prepare(simulated(quantizer.model, [replace(source, grid=g)])))
+        lost = {key: distance(onward.run(simulated(quantizer.model, [replace(source, grid=g)]), places[index]))
                 for key, g in grids.items()}
         best = min(lost, key=lambda key: lost[key])
         if lost[best] < _WORTH * lost[quantizer.recipe.method, quantizer.recipe.percentile]:

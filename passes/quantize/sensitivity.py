@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lwgraph import ir
+from lwgraph.calibrate.onward import Onward
 from lwgraph.executor import Executor
 from lwgraph.passes.quantize.distance import Distance
 from lwgraph.passes.quantize.emit import Weights
@@ -49,18 +50,20 @@ def sensitivities(
         model: the float model that names the tensors and nodes; it is not changed.
         runs: how many variants of the model may be measured.
 
-    Complexity: at most `runs` sessions, each run on the samples of `distance`.
+    Complexity: at most `runs` sessions, each run on the samples of `distance` from its first source on.
     """
     found = [0.0] * len(sources)
     if not sources or runs < 1:
         return found
     measured = 0
+    places = starts(model, sources)
+    onward = Onward(model, distance.feeds, executor, places)
 
     def measure(start: int, stop: int) -> float:
         nonlocal measured
         measured += 1
         progress(measured, runs)
-        return distance(executor.prepare(simulated(model, sources[start:stop])))
+        return distance(onward.run(simulated(model, sources[start:stop]), min(places[start:stop])))
 
     first = min(len(sources), max(1, runs // 3 if runs < len(sources) else runs))
     edges = np.linspace(0, len(sources), first + 1).round().astype(int)
@@ -80,6 +83,22 @@ def sensitivities(
         local = np.array([max(s.local, 1e-12) for s in sources[start:stop]])
         for index, share in enumerate(local / local.sum()):
             found[start + index] = float(-damage * share)
+    return found
+
+
+def starts(model: ir.Model, sources: Sequence[Source]) -> list[int]:
+    """For each source the number of the first node that it changes or that reads what it changes."""
+    numbers = {node: index for index, node in enumerate(model.graph)}
+    layers = {node.name: index for node, index in numbers.items()}
+    values = {v.name: v for v in model.graph.inputs} | {v.name: v for node in model.graph for v in node.outputs}
+    found = []
+    for source in sources:
+        if source.weights is not None:
+            found.append(layers[source.name])
+            continue
+        value = values.get(source.name)
+        readers = [] if value is None else [numbers.get(use.node, 0) for use in value.uses()]
+        found.append(min(readers, default=0))
     return found
 
 
@@ -137,4 +156,4 @@ def _pass_through(graph: ir.Graph, value: ir.Value, grid: Grid) -> None:
         use.node.replace_input_with(use.idx, stop.outputs[0])
 
 
-__all__ = ["Source", "sensitivities", "simulated"]
+__all__ = ["Source", "sensitivities", "simulated", "starts"]
