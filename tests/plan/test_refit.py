@@ -176,8 +176,8 @@ def test_at_least_so_many_patches_are_looked_at(relu: bool, monkeypatch: pytest.
             seen.append((found := moments(*given)).gram.count)
             return found
 
-        def rectified(run: Any, unit: Any, feeds: Any, size: int, seen: list[int] = seen) -> Any:
-            found = rows(run, unit, feeds, size)
+        def rectified(run: Any, unit: Any, feeds: Any, *rest: Any, seen: list[int] = seen) -> Any:
+            found = rows(run, unit, feeds, *rest)
             seen += [len(found[1].x)] if feeds is run.fit and relu else []
             return found
 

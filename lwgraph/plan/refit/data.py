@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from lwgraph import ir
 from lwgraph.calibrate.signature import batched_inputs, signature
-from lwgraph.executor import Executor, Feeds
+from lwgraph.executor import Executor, Feeds, Run
 from lwgraph.plan.site import Site
 
 Array = npt.NDArray[np.float64]
@@ -40,6 +40,40 @@ def output_error(original: ir.Model, compressed: ir.Model, feeds: Sequence[Feeds
             sums[output] = sums.get(output, np.zeros(4)) + part
     errors = [s[3] / max(s[2] - s[1] ** 2 / max(s[0], 1), 1e-30) for s in sums.values()]
     return float(np.mean(errors)) if errors else math.nan
+
+
+class Remembering:
+    """An executor that keeps what one model gave on each feed, up to a number of bytes.
+
+    Args:
+        executor: what runs models.
+        model: the one whose outputs are kept; it must not change, nor must the feeds.
+        limit: bytes.
+    """
+
+    def __init__(self, executor: Executor, model: ir.Model, limit: int) -> None:
+        self.name, self.executor, self.model, self.limit = executor.name, executor, model, limit
+        self._known: dict[tuple[tuple[str, ...], int], tuple[Feeds, dict[str, Any]]] = {}
+        self._bytes = 0
+
+    def prepare(self, model: ir.Model, outputs: Sequence[str] | None = None) -> Run:
+        """As any executor."""
+        run = self.executor.prepare(model, outputs)
+        if model is not self.model:
+            return run
+
+        def remembered(feed: Feeds) -> dict[str, Any]:
+            key = tuple(outputs or ()), id(feed)  # the feed is kept beside, so that its id stays its own
+            if key in self._known:
+                return self._known[key][1]
+            found = run(feed)
+            size = sum(np.asarray(value).nbytes for value in found.values())
+            if self._bytes + size <= self.limit:
+                self._known[key] = feed, found
+                self._bytes += size
+            return found
+
+        return remembered
 
 
 def output_rows(value: npt.NDArray[Any], site: Site) -> npt.NDArray[Any]:
@@ -73,4 +107,4 @@ def chosen_feeds(data: Sequence[Feeds], model: ir.Model, samples: int, seed: int
     return chosen, set(range(held))
 
 
-__all__ = ["HELD_OUT_SHARE", "chosen_feeds", "output_error", "output_rows"]
+__all__ = ["HELD_OUT_SHARE", "Remembering", "chosen_feeds", "output_error", "output_rows"]

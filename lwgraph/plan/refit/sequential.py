@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -23,8 +22,9 @@ from lwgraph.errors import DataError, UsageError
 from lwgraph.executor import Executor, Feeds, untimed
 from lwgraph.plan.fit import MOST_UNKNOWNS, Moments, Pooled
 from lwgraph.plan.probe import Probe
-from lwgraph.plan.refit.data import HELD_OUT_SHARE, chosen_feeds, output_error, output_rows
+from lwgraph.plan.refit.data import HELD_OUT_SHARE, Remembering, chosen_feeds, output_error, output_rows
 from lwgraph.plan.refit.fit import Rows, affine, behind_relu, dense, target_site
+from lwgraph.plan.refit.report import LayerRefit, RefitReport
 from lwgraph.plan.refit.units import Kept, Unit, find_units
 from lwgraph.plan.refit.walk import Walk
 from lwgraph.plan.refit.write import Snapshot, check_unit, has_shift, rewrite
@@ -35,50 +35,9 @@ from lwgraph.rewrite.base import Context, Gain, Skip
 Array = npt.NDArray[np.float64]
 HELD_ROWS, HELD_BYTES = 4096, 64 << 20  # of one layer's held-out patches
 FIT_BYTES = 256 << 20  # of the patches to which a layer before a Relu is fitted
+OUTPUT_BYTES = 256 << 20  # of the original's outputs that are compared with
 EQUAL = 1e-10  # a relative error below it is rounding: nothing to refit
 Scope = Literal["replaced", "all"]
-
-
-@dataclass(frozen=True)
-class LayerRefit:
-    """What became of one layer.
-
-    Attributes:
-        name: of the layer.
-        how: "form" (all factors of a form), "last" (the last factors of a form), "weight" (a plain layer), "affine"
-            (scale and shift of a plain layer), or "" when it stays as it was.
-        before, after: held-out ||Y - Yhat||^2 / ||Y - mean Y||^2 against the original's output.
-        reason: why it stays; "" otherwise.
-    """
-
-    name: str
-    how: str
-    before: float
-    after: float
-    reason: str = ""
-
-
-@dataclass
-class RefitReport:
-    """What a refit did.
-
-    Attributes:
-        before, after: held-out error of the model's outputs, ||Y - Yhat||^2 / ||Y - mean Y||^2, the mean over the
-            outputs; nan where no output can be compared.
-        layers: one record per layer that was looked at, in order.
-        kept: how many of the refitted layers, from the first on, stand; the others were undone, because with them the
-            outputs come less near to the original's.
-    """
-
-    before: float
-    after: float
-    layers: list[LayerRefit] = field(default_factory=list)
-    kept: int = 0
-
-    @property
-    def refitted(self) -> int:
-        """How many layers were refitted, those undone at the end included."""
-        return sum(bool(layer.how) for layer in self.layers)
 
 
 def refit(
@@ -94,7 +53,7 @@ def refit(
     samples: int = 256,
     rows_per_unknown: int = ROWS_PER_UNKNOWN,
     least_rows: int = LEAST_ROWS,
-    memory_bytes: int = 1 << 29,
+    memory_bytes: int = 1 << 30,
     name: str = "refit",
 ) -> RefitReport:
     """Refit `compressed` to `original` on `context.data`, in place.
@@ -140,7 +99,8 @@ def refit(
         units = [unit for unit in units if unit.form is not None]
     report = RefitReport(math.nan, math.nan)
     judged = [feeds[i] for i in sorted(held)]
-    report.before = report.after = output_error(original, compressed, judged, executor)
+    judge = Remembering(executor, original, OUTPUT_BYTES)
+    report.before = report.after = output_error(original, compressed, judged, judge)
     if not units or report.before <= EQUAL:
         return report
     rows = rows_per_unknown, least_rows
@@ -153,7 +113,7 @@ def refit(
     best, standing = report.before, 0
     for count in [len(done) >> shift for shift in range(len(done).bit_length())]:
         _stand(done, count)
-        error = output_error(original, compressed, judged, executor)
+        error = output_error(original, compressed, judged, judge)
         if math.isnan(error) or error < best:  # nan: there is nothing to say against the layers' own judgement
             best, standing = error, count
         if standing == len(done):
@@ -185,6 +145,7 @@ class _Refit:
         if not self.fit:  # a single sample
             self.fit = self.held
         self.relu = False
+        self.places: dict[int, npt.NDArray[np.intp]] = {}
         self.done: list[tuple[Snapshot, Snapshot]] = []
         self.place = {node: index for index, node in enumerate(compressed.graph)}
 
@@ -215,15 +176,16 @@ class _Refit:
             raise Skip("its input or its target does not depend on the model's inputs")
         self.student.to(self.place[unit.nodes[0]], {unit.input, *([unit.minus] if unit.minus else [])})
         self.teacher.to(self.teacher.index_of(unit.target) + 1, {unit.target})
-        now, rows = self._held_rows(unit)
+        affine = unit.form is None and (scope == "replaced" or unit.site.fan_in > MOST_UNKNOWNS)
+        now, rows, self.places = self._rows(unit, self.held, HELD_BYTES, not affine)
         power = max(rows.power, 1e-30)
         plain = rows.distance(now)
         if plain <= EQUAL * power:
             raise Skip("its outputs are those of the original")
         before, errors = Snapshot(unit.nodes), {}
         results: dict[str, Snapshot] = {}
-        for how in self._ways(unit, scope, rows):
-            errors[how] = rows.distance(self._held_rows(unit)[0])
+        for how, error in self._affine(unit, rows, plain) if affine else self._ways(unit, rows, plain):
+            errors[how] = error
             results[how] = Snapshot(unit.nodes)
             before.restore()
         best = min(errors, key=lambda how: errors[how] if math.isfinite(errors[how]) else math.inf, default="")
@@ -233,11 +195,9 @@ class _Refit:
         results[best].restore()
         return LayerRefit(unit.name, best, plain / power, errors[best] / power)
 
-    def _ways(self, unit: Unit, scope: Scope, rows: Rows) -> Iterator[str]:
-        """Writes one refit after another into the unit, and says which it is; the caller undoes it."""
-        if unit.form is None and (scope == "replaced" or unit.site.fan_in > MOST_UNKNOWNS):
-            yield from self._affine(unit, rows)
-            return
+    def _ways(self, unit: Unit, rows: Rows, plain: float) -> Iterator[tuple[str, float]]:
+        """Writes one refit after another into the unit, and says which it is and how far its held-out outputs are from
+        the original's; the caller undoes it. `plain`: how far they are without any."""
         if unit.form is None:
             site = unit.site
             moments = self._moments(unit, site, unit.input, [])
@@ -245,7 +205,7 @@ class _Refit:
             shifts = has_bias_slot(site)
             weight, bias = self._dense(unit, moments, rows, shifts)
             write(site, weight, bias if shifts else None)
-            yield "weight"
+            yield "weight", rows.distance(self._now(unit))
             return
         if unit.site.fan_in <= MOST_UNKNOWNS and unit.site.outputs == rows.y.shape[1]:
             site, moments = unit.site, self._moments(unit, unit.site, unit.input, [])
@@ -255,28 +215,32 @@ class _Refit:
             aim, pooled = target_site(site, moments, weight, bias, shifts)
             fitted = unit.form.fit(aim, Moments(aim, pooled, lambda look: self._seen(unit, look(aim), shifts)))
             if rewrite(unit, fitted):
-                yield "form"
+                yield "form", rows.distance(self._now(unit))
         if unit.ends:
+            error = plain
             for site in unit.ends:
                 other = [name for name in (unit.output, site.output.name or "") if unit.output != site.output.name]
                 moments = self._moments(unit, site, site.input.name or "", other)
                 shifts = has_bias_slot(site) and site is unit.ends[-1]
                 bias = np.zeros(site.outputs) if site.bias is None else site.bias
                 fits = [(w, b if shifts else None) for w, b, _ in dense(moments, site.weight, bias, shifts)]
-                self._keep_best(unit, site, rows, fits)
-            yield "last"
+                error = self._keep_best(unit, site, rows, fits, error)
+            yield "last", error
 
-    def _keep_best(self, unit: Unit, site: Site, rows: Rows, fits: Sequence[tuple[Array, Array | None]]) -> None:
-        """Write the weight and bias with which the unit's held-out outputs are best; none when none is better."""
+    def _keep_best(
+        self, unit: Unit, site: Site, rows: Rows, fits: Sequence[tuple[Array, Array | None]], least: float
+    ) -> float:
+        """Write the weight and bias with which the unit's held-out outputs are best; none when none is better than
+        `least`, which they are now. Their distance then."""
         start = best = Snapshot(site.nodes)
-        least = rows.distance(self._held_rows(unit)[0])
         for weight, bias in fits:
             write(site, weight, bias)
-            error = rows.distance(self._held_rows(unit)[0])
+            error = rows.distance(self._now(unit))
             if error < least:
                 least, best = error, Snapshot(site.nodes)
             start.restore()
         best.restore()
+        return least
 
     def _dense(self, unit: Unit, moments: CrossMoments, rows: Rows, shifts: bool) -> tuple[Array, Array]:
         """The least-squares weight with the ridge that is best on held-out rows; or what `behind_relu` makes of it."""
@@ -290,12 +254,12 @@ class _Refit:
                 weight, bias = better
         return weight, bias
 
-    def _affine(self, unit: Unit, rows: Rows) -> Iterator[str]:
+    def _affine(self, unit: Unit, rows: Rows, plain: float) -> Iterator[tuple[str, float]]:
         if not has_bias_slot(unit.site):
             raise Skip("a MatMul without a bias")
         x, y = self._outputs(unit, self.fit)
-        self._keep_best(unit, unit.site, rows, [transform(unit.site, *pair) for pair in affine(x, y)])
-        yield "affine"
+        fits = [transform(unit.site, *pair) for pair in affine(x, y)]
+        yield "affine", self._keep_best(unit, unit.site, rows, fits, plain)
 
     # ------------------------------------------------------------ values
 
@@ -323,27 +287,37 @@ class _Refit:
             raise Skip("a single position cannot both fit and judge")
         return mine[positions(len(mine), wanted, rng)]
 
-    def _held_rows(self, unit: Unit) -> tuple[Array, Rows]:
-        """(r, o) what the unit gives now on held-out samples, with the patches and the targets there."""
-        return self._rows(unit, self.held, HELD_BYTES)
+    def _now(self, unit: Unit) -> Array:
+        """(r, o) what the unit gives now, on the held-out samples, at the places that were looked at first."""
+        found = self.student.look([unit.output], self.held)
+        return np.concatenate([
+            output_rows(values[unit.output], unit.site)[self.places[feed]].astype(np.float64) for feed, values in found
+        ])
 
-    def _rows(self, unit: Unit, feeds: Sequence[int], size: int) -> tuple[Array, Rows]:
+    def _rows(
+        self, unit: Unit, feeds: Sequence[int], size: int, wanted: bool = True
+    ) -> tuple[Array, Rows, dict[int, npt.NDArray[np.intp]]]:
+        """(r, o) what the unit gives now on some samples, with the patches (unless they are not wanted) and the targets
+        there, and at which places of each."""
         site, patches = unit.site, Patches.of(unit.site)
         fit = max(HELD_ROWS + self.rows_per_unknown * site.fan_in, self.least_rows)
         enough = HELD_ROWS if feeds is self.held else fit
         most = min(enough, max(1, size // (4 * site.fan_in * site.group)))
-        now, xs, ys = [], [], []
+        now, xs, ys = [], [np.zeros((0, site.group, site.fan_in), np.float32)], []
+        places: dict[int, npt.NDArray[np.intp]] = {}
         for feed, found in self.student.look([unit.output], feeds):
             x, y = self.student.get(unit.input, feed), self._target(unit, feed)
             out = output_rows(found[unit.output], site)
             if out.shape != y.shape or patches.count(x.shape) != len(y):
                 raise Skip(f"it has {len(out)} positions of {out.shape[1]} outputs, the original {list(y.shape)}")
             at = self._at(len(y), math.ceil(most / len(feeds)), feed, feeds is self.held)
+            places[feed] = at
             now.append(out[at].astype(np.float64))
-            xs.append(patches.rows(x, at))
+            if wanted:
+                xs.append(patches.rows(x, at))
             ys.append(y[at].astype(np.float64))
         rectified = self.relu and unit.rectified
-        return np.concatenate(now), Rows(np.concatenate(xs), np.concatenate(ys), rectified)
+        return np.concatenate(now), Rows(np.concatenate(xs), np.concatenate(ys), rectified), places
 
     def _rows_of_a_feed(self, fan_in: int) -> int:
         return math.ceil(rows_for(fan_in, self.rows_per_unknown, self.least_rows) / len(self.fit))
