@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _SHORTEST = 2e-3  # seconds: a timing shorter than this is repeated, so that the clock and Python cost nothing
 _WARM_UP = 3  # runs of each model before timing, at least
 _LEAST_ROUNDS = 7
+_LEAST = 5  # rounds in which a shortest time is looked for
 _FEW_ROUNDS = 3  # of models that are too slow to be of use
 AGREEING, AGREED = 3, 0.02  # rounds, and how near to each other, that make a shortest time credible
 _PRECISION = 0.01  # stop when the median ratios are known within 1 %
@@ -155,17 +156,17 @@ def shortest(
     Args:
         runs: prepared models.
         feeds: of all of them.
-        seconds: to spend in all, at most; at least _LEAST_ROUNDS rounds are made.
+        seconds: to spend in all, at most; at least _LEAST rounds are made.
         clock: a monotone clock in seconds.
         hopeless: models that take this many times what the first takes get only _FEW_ROUNDS rounds.
     """
-    repeats = [_warm_up(run, feeds, clock) for run in runs]
+    repeats = [_warm_up(run, feeds, clock, 2) for run in runs]
     best: list[list[float]] = [[] for _ in runs]  # of each round
     turn = list(range(len(runs)))
     enabled, rounds, start = gc.isenabled(), 0, clock()
     gc.disable()
     try:
-        while rounds < _LEAST_ROUNDS or (clock() - start < seconds and not all(_agree(best[i]) for i in turn)):
+        while rounds < _LEAST or (clock() - start < seconds and not all(_agree(best[i]) for i in turn)):
             for k in range(len(turn)):
                 i = turn[(k + rounds) % len(turn)]
                 least = math.inf
@@ -190,10 +191,10 @@ def _agree(times: Sequence[float]) -> bool:
     return sum(value <= limit for value in times) >= AGREEING
 
 
-def _warm_up(run: Run, feed: Feeds, clock: Callable[[], float]) -> int:
+def _warm_up(run: Run, feed: Feeds, clock: Callable[[], float], times: int = _WARM_UP) -> int:
     """Run a few times; how many runs make one timing."""
     shortest = math.inf
-    for _ in range(_WARM_UP):
+    for _ in range(times):
         start = clock()
         run(feed)
         shortest = min(shortest, clock() - start)

@@ -121,10 +121,10 @@ def test_the_shortest_time_ends_when_it_was_met_often():
     quiet, rng = Machine(), np.random.default_rng(0)
     found, rounds = shortest([quiet.run("a", 0.01), quiet.run("b", 0.02)], FEEDS[0], seconds=5, clock=quiet.clock)
     assert found == pytest.approx([0.01, 0.02])
-    assert rounds == 7
+    assert rounds == 5
     noisy = Machine(lambda now, count: rng.lognormal(0, 0.5))
     _, more = shortest([noisy.run("a", 0.01)], FEEDS[0], seconds=5, clock=noisy.clock)
-    assert more > 7
+    assert more > 5
 
 
 def test_hopeless_models_get_few_turns_and_a_time_all_the_same():
@@ -132,4 +132,4 @@ def test_hopeless_models_get_few_turns_and_a_time_all_the_same():
     runs = [machine.run("dense", 0.01), machine.run("fast", 0.005), machine.run("slow", 0.03)]
     found, rounds = shortest(runs, FEEDS[0], seconds=1, clock=machine.clock, hopeless=1.5)
     assert found == pytest.approx([0.01, 0.005, 0.03])
-    assert machine.log.count("slow") == 3 + 3 < machine.log.count("fast") == 3 + rounds == 10
+    assert machine.log.count("slow") == 2 + 3 < machine.log.count("fast") == 2 + rounds == 7
