@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from lwgraph import ir
 from lwgraph.errors import LwgraphError
@@ -22,10 +23,11 @@ DOUBT = 1.1  # a plan that is predicted to take this many times what is measured
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """A candidate with its plan and what was found out of it, and its model."""
+    """A candidate with its plan and what was found out of it, its model, and what passes told the report of it."""
 
     candidate: Candidate
     model: ir.Model
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 Maker = Callable[[Candidate], Made]

@@ -8,7 +8,7 @@ from typing import Any
 from lwgraph import ir
 from lwgraph.calibrate import Reader
 from lwgraph.errors import UsageError, did_you_mean
-from lwgraph.executor import Executor
+from lwgraph.executor import Executor, untimed
 from lwgraph.measure import METRICS, Metric, Score, drop, open_metric, suggest
 from lwgraph.measure.metrics import HIGHEST_DB
 from lwgraph.objects import is_object_name
@@ -44,6 +44,7 @@ class Judge:
         seed: int,
         factor: float = 1.0,
     ) -> None:
+        executor = untimed(executor)
         run = executor.prepare(original)
         if spec is None:
             assert reader is not None

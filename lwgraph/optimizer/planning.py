@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from lwgraph import ir
 from lwgraph.calibrate import Statistics
-from lwgraph.executor import Executor, Feeds
+from lwgraph.executor import Executor, Feeds, untimed
 from lwgraph.measure.distance import Loss
 from lwgraph.optimizer import recovery
 from lwgraph.optimizer.backoff import Outcome, back_off
@@ -135,6 +135,9 @@ class Planning:
         )  # fmt: skip
         trunk = workshop.trunks.of(self._structure(bench, times, share, oracle.target).plan)
         outcome = self._search(bench, workshop, trunk, oracle, float_ms)
+        if self.context.details is not None and outcome.candidate is not None:
+            made = bench.made(outcome.candidate)
+            self.context.details.update({} if made is None else made.details)
         if self.goal.training:
             outcome = self._trained(outcome, bench, judge, lambda m: self._timed(here, float_ms, m, LOOK_SECONDS))
         self._record(outcome.plan)
@@ -175,7 +178,7 @@ class Planning:
             return back_off(Front(bench.base_ms), bench, self.clean)
         trunk_ms = self._timed(oracle, float_ms, trunk.model, LOOK_SECONDS) if trunk.records else float_ms
         self._weigh(planner, trunk_ms)
-        loss = Loss(self.executor.prepare(trunk.model), self._samples(float_ms, TRIAL_SECONDS))
+        loss = Loss(untimed(self.executor).prepare(trunk.model), self._samples(float_ms, TRIAL_SECONDS))
         known = self._anchor(planner, oracle, loss, float_ms, trunk_ms)
         memory = memory_of(planner, loss.feeds, self.goal.seed)
         search = Search(
@@ -269,7 +272,7 @@ class Planning:
     def _weigh(self, planner: Planner, float_ms: float) -> None:
         """Set the weights of the items: what each layer's error does to the outputs."""
         samples = self._samples(float_ms * len(planner.items), SENSING_SECONDS, FEWEST)
-        loss = Loss(self.executor.prepare(planner.model), samples)
+        loss = Loss(untimed(self.executor).prepare(planner.model), samples)
         found = site_sensitivity.measure(
             planner.model, planner.items, loss, self.executor, self.context.progress
         )

@@ -93,16 +93,21 @@ class Workshop:
     def make(self, candidate: Candidate) -> Made:
         """See `Bench.make`."""
         plan = candidate.plan if candidate.stated else None
-        if plan is not None:
-            trunk = self.trunks.of(plan)
-            rest = replace(plan, groups={}, blocks={})
-            model, _ = deliver(trunk.model, rest, self.context, shapes=trunk.shapes, run_ms=self.run_ms)
-        else:
-            assert self.planner is not None
-            chosen = self.planner.chosen(candidate.choice)
-            model, _ = self.planner.apply(chosen)
-            plan = self.planner.plan(chosen)
-        return Made(replace(candidate, plan=plan), model)
+        context = self.context if plan is not None or self.planner is None else self.planner.context
+        before, context.details = context.details, None if context.details is None else {}
+        try:
+            if plan is not None:
+                trunk = self.trunks.of(plan)
+                rest = replace(plan, groups={}, blocks={})
+                model, _ = deliver(trunk.model, rest, context, shapes=trunk.shapes, run_ms=self.run_ms)
+            else:
+                assert self.planner is not None
+                chosen = self.planner.chosen(candidate.choice)
+                model, _ = self.planner.apply(chosen)
+                plan = self.planner.plan(chosen)
+            return Made(replace(candidate, plan=plan), model, context.details or {})
+        finally:
+            context.details = before
 
 
 def layer_times(model: ir.Model, oracle: Oracle, shapes: Shapes) -> tuple[dict[str, float], float]:
@@ -123,8 +128,8 @@ def choose(
     """The structure that forms and precisions are searched for.
 
     Where a metric is promised: of those that keep the promise without any forms, among about log2 of them that are
-    looked at by bisection, the one that takes least; of several that are not STEP apart, the gentlest, which leaves most
-    to the forms. Otherwise the gentlest within the limits, by its share of the work.
+    looked at by bisection, the one that takes least; of several that are not STEP apart, the gentlest, as it leaves
+    most to the forms. Otherwise the gentlest within the limits, by its share of the work.
 
     Args:
         structures: gentlest first.

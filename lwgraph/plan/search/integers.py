@@ -12,7 +12,7 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.errors import LwgraphError
-from lwgraph.executor import Executor, Run
+from lwgraph.executor import Executor, Run, untimed
 from lwgraph.plan.deliver import RANGE_SAMPLES, RANGE_SECONDS, spread
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.precision import EXACTLY, INT8, QUICK, make_pass, spelling
@@ -64,7 +64,7 @@ def quick_integers(planner: Planner, loss: Callable[[Run], float], executor: Exe
         planner.quick = str(make_pass(**{**QUICK, "calibration_method": method}))
         try:
             model, _ = planner.apply(choice, quick=True)
-            found = loss(executor.prepare(model))
+            found = loss(untimed(executor).prepare(model))
         except LwgraphError as error:
             reason = error
             continue
@@ -78,7 +78,7 @@ def quick_integers(planner: Planner, loss: Callable[[Run], float], executor: Exe
     planner.quick_samples = QUICK_SAMPLES
     while planner.quick_samples < enough:
         model, _ = planner.apply(choice, quick=True)
-        if loss(executor.prepare(model)) <= ALIKE * best[1] + NEGLIGIBLE:
+        if loss(untimed(executor).prepare(model)) <= ALIKE * best[1] + NEGLIGIBLE:
             break
         planner.quick_samples *= 2
     planner.quick_samples = min(planner.quick_samples, enough)

@@ -20,7 +20,7 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.errors import LwgraphError
-from lwgraph.executor import Executor, Feeds, Run
+from lwgraph.executor import Executor, Feeds, Run, untimed
 from lwgraph.plan.precision import FLOAT
 from lwgraph.plan.search.front import Candidate, Front, undominated, worth
 from lwgraph.plan.search.kept import Kept, kept_path
@@ -101,6 +101,8 @@ class Search:
         self.spent, self._most = 0.0, math.inf
         self._random = np.random.default_rng(seed)
         self._found: dict[tuple[int, ...], Candidate] = {}
+        self._models: dict[tuple[int, ...], ir.Model] = {}  # of plans that are still to be timed
+        self._fitted = False  # whether predicted times follow measured ones
 
     def run(self, most: float = math.inf) -> Front:
         """All plans that were run, fastest first.
@@ -139,6 +141,7 @@ class Search:
             if milliseconds is not None:
                 timed.append((choice, milliseconds))
         planner.fit_times(timed)
+        self._models, self._fitted = {}, True
         self._found = {
             choice: replace(candidate, predicted_ms=planner.predicted(choice, LATENCY))
             for choice, candidate in self._found.items()
@@ -155,7 +158,9 @@ class Search:
         known = self.memory.get(key)
         if known is None:
             try:
-                model, _ = self.planner.apply(self.planner.chosen(choice), quick=True)
+                model = self._models.get(choice)
+                if model is None:
+                    model, _ = self.planner.apply(self.planner.chosen(choice), quick=True)
                 known = (self.timed(model), 0.0)
             except LwgraphError:
                 return None
@@ -276,7 +281,9 @@ class Search:
             start = time.perf_counter()
             try:
                 model, _ = planner.apply(planner.chosen(choice), quick=True)
-                loss = self.loss(self.executor.prepare(model))
+                if self.timed is not None and not self._fitted:
+                    self._models[choice] = model
+                loss = self.loss(untimed(self.executor).prepare(model))
             except LwgraphError as error:
                 planner.context.warn(f"a plan could not be run and was left out: {error}")
                 loss = math.inf

@@ -11,7 +11,7 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.errors import LwgraphError
-from lwgraph.executor import Executor, Run
+from lwgraph.executor import Executor, Run, untimed
 from lwgraph.plan.emit import Emitter
 from lwgraph.plan.fit import Moments
 from lwgraph.plan.form import Fitted, Form
@@ -72,7 +72,7 @@ def measure(
         executor: what runs it.
         progress: called with (what, done, total).
     """
-    found: dict[str, float] = {}
+    executor, found = untimed(executor), dict[str, float]()
     for index, item in enumerate(items):
         progress("measuring sensitivities", index, len(items))
         kernel, error = _probe(item)
