@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -18,6 +17,7 @@ from lwgraph.optimizer.goal import Goal
 from lwgraph.optimizer.judge import Judge
 from lwgraph.optimizer.obvious import obvious_plans
 from lwgraph.optimizer.prove import same_outputs
+from lwgraph.optimizer.recording import choices, searched
 from lwgraph.optimizer.spectrum import redundant
 from lwgraph.optimizer.structuring import ORIGIN as STRUCTURE
 from lwgraph.optimizer.structuring import Trunk, Workshop, choose, layer_times
@@ -25,7 +25,7 @@ from lwgraph.optimizer.target import MACS, open_oracle
 from lwgraph.plan import precision
 from lwgraph.plan.count import count
 from lwgraph.plan.deliver import deliver, spread
-from lwgraph.plan.plan import KEEP, Plan, Precision
+from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.precision import spelling
 from lwgraph.plan.price.devices import DeviceOracle
 from lwgraph.plan.price.oracle import Oracle
@@ -39,7 +39,7 @@ from lwgraph.plan.search.structure import NOTHING, Structure, find_offers, find_
 from lwgraph.plan.search.trials import Trials
 from lwgraph.plan.shapes import layer_shapes
 from lwgraph.plan.site import find_sites
-from lwgraph.report import Report, SiteChoice
+from lwgraph.report import Report
 from lwgraph.rewrite import Context, Contract
 from lwgraph.tasks import Pool
 
@@ -133,7 +133,7 @@ class Planning:
             (lambda models: self._race(oracle, models)) if oracle.measures else None,
             base_ms=float_ms if oracle.measures else sum(times.values()), context=self.context,
         )  # fmt: skip
-        trunk = workshop.trunks.of(self._structure(bench, times, share, oracle.target).plan)
+        trunk = workshop.trunks.of(self._structure(bench, times, share, oracle.target, float_ms).plan)
         outcome = self._search(bench, workshop, trunk, oracle, float_ms)
         if self.context.details is not None and outcome.candidate is not None:
             made = bench.made(outcome.candidate)
@@ -141,16 +141,19 @@ class Planning:
         if self.goal.training:
             outcome = self._trained(outcome, bench, judge, lambda m: self._timed(here, float_ms, m, LOOK_SECONDS))
         self._record(outcome.plan)
-        self._record_search(outcome)
+        self.report.details["search"] = searched(outcome)
         return outcome.model, outcome.plan
 
-    def _structure(self, bench: Bench, times: Mapping[str, float], share: float, target: str) -> Structure:
+    def _structure(
+        self, bench: Bench, times: Mapping[str, float], share: float, target: str, run_ms: float
+    ) -> Structure:
         """Which channels and blocks go, found by looking at a few structures without forms.
 
         Args:
             bench: looks.
             times, share: see `layer_times`.
             target: that the times are of.
+            run_ms: of one run here.
         """
         macs, size = count(self.clean, self.shapes).macs or 0, ir.size(self.clean)
 
@@ -164,8 +167,8 @@ class Planning:
         best = Precision((spelling(),)) if share < FASTER and self._precisions()[1:] else Precision()
         if best.passes and not bench.look(candidate(NOTHING, best)):
             best = Precision()  # what comes on top of integers that lose too much is lost, too
-        samples = self._samples(bench.base_ms, TRIAL_SECONDS)
-        offers = find_offers(self.clean, self.context, samples)
+        samples = self._samples(run_ms, TRIAL_SECONDS)
+        offers = find_offers(self.clean, self.context, samples, run_ms)
         structures = find_structures(self.clean, offers, times)
         limits = self.goal.limits(bench.base_ms)
         amounts = {"latency": candidate(NOTHING, best).predicted_ms, "bytes": float(size), "macs": float(macs)}
@@ -336,48 +339,8 @@ class Planning:
                 self.context.skip("plan", site.name, "without data: no form of half the rank keeps the weight itself")
         return found
 
-    # ------------------------------------------------------------ the record
-
     def _record(self, plan: Plan) -> None:
-        why: dict[str, str] = {}  # of layers that stay: what planning itself says wins over what a form or pass says
-        for s in sorted(self.context.skipped, key=lambda s: s.pass_name == "plan"):
-            why[s.place] = s.reason
-        floats = set(plan.precision.keep_float)
-        for name, width in plan.groups.items():
-            change = f"{width.of} to {width.keep} channels"
-            self.report.sites.append(SiteChoice(name, "channels", str(width.of), change, width.error, *width.ms))
-        for name, gone in plan.blocks.items():
-            self.report.sites.append(SiteChoice(name, "block", "", "removed", gone.error, *gone.ms))
-        for site in find_sites(self.clean, self.shapes):
-            choice = plan.sites.get(site.name)
-            shape = "x".join(map(str, site.shape)) + (f", {site.group} groups" if site.group > 1 else "")
-            record = SiteChoice(site.name, site.node.op_type, shape, None, None, None, None, why.get(site.name, ""))
-            if choice is not None and choice.form != KEEP:
-                record = SiteChoice(site.name, site.node.op_type, shape, choice.form, choice.error, *choice.ms)
-            if plan.precision.passes and site.name not in floats:
-                form = f"{record.form}, int8" if record.form else "int8"
-                record = replace(record, form=form, reason="")
-            self.report.sites.append(record)
-
-    def _record_search(self, outcome: Outcome) -> None:
-        front = outcome.front
-        chosen = outcome.candidate
-        self.report.details["search"] = {
-            "objective": front.objective,
-            "seconds": front.seconds,
-            "base_ms": front.base_ms,
-            "predicted_ms": None if chosen is None else chosen.predicted_ms,
-            "measured_ms": None if chosen is None else chosen.measured_ms,
-            "candidates": [
-                {
-                    key: value
-                    for key, value in dataclasses.asdict(candidate).items()
-                    if key not in ("plan", "choice")
-                }
-                | {"chosen": chosen is not None and candidate.key == chosen.key}
-                for candidate in front.candidates
-            ],
-        }
+        self.report.sites += choices(self.clean, plan, self.context.skipped, self.shapes)
 
 
 __all__ = ["SEARCHED", "Planning"]

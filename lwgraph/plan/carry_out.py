@@ -72,7 +72,7 @@ def cut(model: ir.Model, plan: Plan, context: Context, *, refit: bool = False) -
     Raises:
         UsageError: the plan names what the model does not have, or a pass that is not installed.
     """
-    records = _leave_out(model, BLOCKS, dict.fromkeys(plan.blocks, 0), "removed", context, refit)
+    records = _leave_out(model, BLOCKS, dict.fromkeys(plan.blocks, 0), "removed", context, refit and not plan.groups)
     with statistics_of(model, context, bool(plan.blocks)):
         _check_widths(model, plan)
         widths = {name: width.keep for name, width in plan.groups.items()}

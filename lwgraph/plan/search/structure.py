@@ -8,7 +8,7 @@ network that a structure leaves (`Planner`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,12 @@ from lwgraph.plan.search.sensitivity import measure_sensitivity, to_measured
 from lwgraph.plan.search.solver import Knapsack, Menu
 from lwgraph.rewrite.base import Context
 from lwgraph.views.coupling import couple_channels
+from lwgraph.views.residual import find_residuals
 
 LEVELS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)  # shares of the layers' time that structures leave, about
 HOPELESS = 0.3  # predicted loss of a structure that is not looked at
+BLOCK_SECONDS, BLOCK_RUNS = 20.0, 6  # of judging blocks, about; runs of the network for each block and sample, about
+LEAST_SAMPLES, MOST_SAMPLES = 8, 64  # for it
 PROBED = 24  # items of which two sizes are measured at the outputs; of more, one of each
 
 
@@ -67,19 +70,27 @@ class Offer:
         return self.sizes[0].item
 
 
-def find_offers(model: ir.Model, context: Context, feeds: Sequence[Feeds]) -> list[Offer]:
+def find_offers(
+    model: ir.Model, context: Context, feeds: Sequence[Feeds], run_ms: float | None = None
+) -> list[Offer]:
     """What may go, with the losses measured at the outputs for some sizes and predicted for those between.
 
     Args:
         model: the cleaned model; it is not changed.
         context: statistics, `data` and the executor to compensate with; refusals are recorded in it.
         feeds: to measure losses on; the statistics should not have seen them.
+        run_ms: of one run of the model, about; on slow networks blocks are judged on fewer samples, or not at all.
     """
     offers = []
     for name in (GROUPS, BLOCKS):
         if name not in registry.names("passes"):
             continue
         remover: Any = registry.pass_class(name)()
+        if name == BLOCKS and (samples := _block_samples(model, run_ms)) is not None:
+            if samples < LEAST_SAMPLES:
+                context.skip("plan", name, f"a run takes {run_ms:.0f} ms: to judge every block takes too long")
+                continue
+            remover = replace(remover, samples=samples)
         try:
             by_item: dict[str, list[Removal]] = {}
             for option in remover.options(model, context):
@@ -130,6 +141,15 @@ def find_structures(model: ir.Model, offers: Sequence[Offer], times: Mapping[str
         if nearest is not None and abs(nearest.share - level) < 0.06 and nearest not in kept:
             kept.append(_possible(model, nearest))
     return kept
+
+
+def _block_samples(model: ir.Model, run_ms: float | None) -> int | None:
+    """On how many samples blocks are judged within BLOCK_SECONDS; None: as many as the pass likes."""
+    blocks = len(find_residuals(model)[0])
+    if run_ms is None or not blocks:
+        return None
+    affordable = int(1e3 * BLOCK_SECONDS / (blocks * BLOCK_RUNS * max(run_ms, 1e-3)))
+    return affordable if affordable < MOST_SAMPLES else None
 
 
 def _probes(sizes: Sequence[Removal], items: int) -> list[Removal]:
