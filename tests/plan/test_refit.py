@@ -8,6 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lwgraph import ir, registry
 from lwgraph.calibrate import Statistics
+from lwgraph.calibrate.gram import Gram
 from lwgraph.errors import UsageError
 from lwgraph.plan.form import parse_form
 from lwgraph.plan.refit import sequential as module
@@ -133,7 +134,8 @@ def test_behind_a_relu_only_what_it_lets_through_counts() -> None:
     centred = x[:, 0] - x[:, 0].mean(0)
     weight = np.linalg.lstsq(centred, y - y.mean(0), rcond=None)[0].T
     bias = y.mean(0) - weight @ x[:, 0].mean(0)
-    better = behind_relu(rows, weight, bias, 1e-6)
+    moments = Gram(np.einsum("rgd,rge->gde", x, x) / len(x), x.mean(0), len(x))
+    better = behind_relu(rows, moments, weight, bias, 1e-6)
     assert rows.error(*better) < 0.8 * rows.error(weight, bias)
     original = network(1)
     model, c = ir.clone(original), context(original, 24)

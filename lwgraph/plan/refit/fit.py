@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from lwgraph.calibrate.gram import CrossMoments
+from lwgraph.calibrate.gram import CrossMoments, Gram
 from lwgraph.plan.fit import Pooled, shrinkage
 from lwgraph.plan.site import Site
 
 Array = npt.NDArray[np.float64]
-ROUNDS = 8  # of the fit behind a Relu
+ROUNDS, SETTLED = 8, 0.003  # of the fit behind a Relu; the share of the squared gap that a round must gain
 RIDGES = (0.01, 1.0, 10.0, 100.0)  # of the shrinkage ridge; held-out samples choose
 
 
@@ -84,34 +85,46 @@ def dense(moments: CrossMoments, weight: Array, bias: Array, shifts: bool) -> It
         yield found.reshape(weight.shape), shift.reshape(-1), levels[0] * factor
 
 
-def behind_relu(rows: Rows, weight: Array, bias: Array, ridge: float) -> tuple[Array, Array]:
+def behind_relu(rows: Rows, moments: Gram, weight: Array, bias: Array, ridge: float) -> tuple[Array, Array]:
     """Weight and bias that bring relu(W x + b) nearer to relu(y) on the rows, from those of the linear fit.
 
     Where y is negative, any negative output will do: so the target there is the present output, at most zero (the
-    alternation of Zhang et al. 2015, section 3.2, with a hard constraint), and the layer is fitted to it again,
-    ROUNDS times. O(r o D) each, after O(D^3) once per group.
+    alternation of Zhang et al. 2015, section 3.2, with a hard constraint), and the layer is fitted to it again, ROUNDS
+    times or until a round gains less than SETTLED. O(r o D) each, after O(D^3) once per group.
+
+    Args:
+        rows: in whose precision the steps are computed.
+        moments: of the patches, on these rows or on others of the same samples.
+        weight, bias: (o, c/g, *k) and (o,) of the linear fit.
+        ridge: added to the diagonal of the moments.
     """
     groups, width = rows.x.shape[1:]
-    mean = rows.x.mean(0, dtype=np.float64)
     start = weight.reshape(groups, -1, width)
-    inverses = []
+    inverses, centred = [], moments.centred
     for g in range(groups):
-        x = rows.x[:, g] - mean[g].astype(rows.x.dtype)
-        normal = (x.T @ x).astype(np.float64) / len(x)
+        normal = centred[g]
         normal[np.diag_indices(width)] += ridge
         inverses.append(np.linalg.inv(normal))
+    y, before = rows.y.astype(rows.x.dtype), math.inf
     for _ in range(ROUNDS):
-        now = rows.outputs(start, bias)
-        gap = np.where(rows.y > 0, rows.y, np.minimum(now, 0)) - now
-        bias = bias + gap.mean(0)
-        gap = (gap - gap.mean(0)).reshape(len(gap), groups, -1)
-        steps = []
-        for g in range(groups):
-            cross = gap[:, g].T.astype(rows.x.dtype) @ (rows.x[:, g] - mean[g].astype(rows.x.dtype)) / len(gap)
-            steps.append(cross @ inverses[g])
-        step = np.stack(steps)
+        flat = start.astype(rows.x.dtype)
+        now = np.concatenate([rows.x[:, g] @ flat[g].T for g in range(groups)], axis=1)
+        now += bias.astype(now.dtype)
+        gap = np.where(y > 0, y, np.minimum(now, 0))
+        gap -= now
+        size = float(np.vdot(gap, gap))
+        if size > (1 - SETTLED) * before:
+            break
+        before = size
+        shift = gap.mean(0, dtype=np.float64)
+        gap -= shift.astype(gap.dtype)
+        grouped = gap.reshape(len(gap), groups, -1)
+        # The gap has no mean, so that the mean of x does not count.
+        step = np.stack([
+            (grouped[:, g].T @ rows.x[:, g]).astype(np.float64) / len(gap) @ inverses[g] for g in range(groups)
+        ])
         start = start + step
-        bias = bias - np.einsum("god,gd->go", step, mean).reshape(-1)
+        bias = bias + shift - np.einsum("god,gd->go", step, moments.mean).reshape(-1)
     return start.reshape(weight.shape), bias
 
 

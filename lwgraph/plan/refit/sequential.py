@@ -249,7 +249,7 @@ class _Refit:
         found = [(rows.error(w, b), w, b, ridge) for w, b, ridge in dense(moments, site.weight, bias, shifts)]
         error, weight, bias, ridge = min(found, key=lambda each: each[0])
         if rows.rectified and shifts:
-            better = behind_relu(self._rows(unit, self.fit, FIT_BYTES)[1], weight, bias, ridge)
+            better = behind_relu(self._rows(unit, self.fit, FIT_BYTES)[1], moments.gram, weight, bias, ridge)
             if rows.error(*better) < error:
                 weight, bias = better
         return weight, bias
