@@ -247,6 +247,7 @@ class Quantize(Pass):
             observer.extend(unseen)
             quantizer = refined(quantizer, {})
             built = quantizer.build(refused)
+        built.even = observer is not bases[0][1]
         return quantizer, built
 
     def _bases(

@@ -49,6 +49,7 @@ class Built:
         reasons: names of the compute nodes left in float -> why.
         integers: float tensor name -> the name of the integer tensor.
         source: the float model that this is the quantized version of (channels evened out, where that was done).
+        even: whether that was done: the model with even channels was the closer one.
     """
 
     model: ir.Model
@@ -58,6 +59,7 @@ class Built:
     reasons: dict[str, str]
     integers: dict[str, str] = field(default_factory=dict)
     source: ir.Model | None = None
+    even: bool = False
 
 
 class Quantizer:
