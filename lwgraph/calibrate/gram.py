@@ -12,7 +12,7 @@ from lwgraph.errors import DataError
 
 Array = npt.NDArray[Any]
 _SMALL = 64  # vectors shorter than this are multiplied for all groups in one call
-_LEAST_ROWS = 256  # rows multiplied at once, at least; otherwise as many as the vectors are long
+_LEAST_ROWS = 1024  # rows multiplied at once, at least (a quarter for layers with groups); else as many as D
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +65,8 @@ class GramAccumulator:
 
     Rows are shifted by the mean of the first block before they are multiplied in float32, and shifted back in float64:
     a mean much larger than the spread then costs no accuracy. Time: one symmetric product (r D^2 / 2 multiply-adds for
-    r rows) and a float64 addition of D^2 numbers per D rows. Memory: 8 G D^2 bytes for the sum, 4 G D max(D, 256) for
-    the rows not yet multiplied.
+    r rows) and a float64 addition of D^2 numbers per D rows. Memory: 8 G D^2 bytes for the sum, 4 G D max(D, 1024) for
+    the rows not yet multiplied (256 in place of 1024 for layers with groups).
     """
 
     def __init__(self, groups: int, width: int, dtype: Any = np.float32, name: str = "x") -> None:
@@ -74,14 +74,14 @@ class GramAccumulator:
         self._sum: npt.NDArray[np.float64] = np.zeros((groups, width, width))
         self._total: npt.NDArray[np.float64] = np.zeros((groups, width))
         self._shift: Array | None = None
-        self._buffer: Array = np.empty((groups, max(_LEAST_ROWS, width), width), dtype)
+        self._buffer: Array = np.empty((groups, _capacity(groups, width), width), dtype)
         self._filled = 0
         self.count = 0
 
     @staticmethod
     def size(groups: int, width: int) -> int:
         """Bytes that an accumulator takes."""
-        return groups * width * (8 * width + 4 * max(_LEAST_ROWS, width))
+        return groups * width * (8 * width + 4 * _capacity(groups, width))
 
     def add(self, rows: Array) -> None:
         """Add (r, G, D) rows."""
@@ -133,6 +133,10 @@ class GramAccumulator:
             raise DataError(f"'{self.name}' has NaN, infinite or overflowing values on the calibration data")
 
 
+def _capacity(groups: int, width: int) -> int:
+    return max(_LEAST_ROWS if groups == 1 else _LEAST_ROWS // 4, width)
+
+
 class CrossAccumulator:
     """Sums y xhat^T and the moments of xhat, of two streams sampled at the same positions; see `CrossMoments`."""
 
@@ -141,7 +145,6 @@ class CrossAccumulator:
         self._cross: npt.NDArray[np.float64] = np.zeros((groups, outputs, width))
         self._sums: npt.NDArray[np.float64] = np.zeros((2, groups, outputs))
         self._shift: tuple[Array, Array] | None = None
-        self._shifted_total: npt.NDArray[np.float64] = np.zeros((groups, width))
         self.count = 0
 
     def add(self, rows: Array, targets: Array) -> None:
@@ -154,7 +157,6 @@ class CrossAccumulator:
         x, y = rows - self._shift[0], targets - self._shift[1]
         for group in range(rows.shape[1]):
             self._cross[group] += y[:, group].T @ x[:, group]
-        self._shifted_total += x.sum(0, dtype=np.float64)
         self._sums += (y.sum(0, dtype=np.float64), np.square(y, dtype=np.float64).sum(0))
         self._gram.add(rows)
         self.count += len(rows)
@@ -164,7 +166,7 @@ class CrossAccumulator:
         gram = self._gram.result()
         assert self._shift is not None
         sx, sy = (s.astype(np.float64) for s in self._shift)
-        mx, my, power = self._shifted_total / self.count, self._sums[0] / self.count, self._sums[1] / self.count
+        mx, my, power = gram.mean - sx, self._sums[0] / self.count, self._sums[1] / self.count
         cross = (self._cross / self.count + sy[:, :, None] * mx[:, None, :] + my[:, :, None] * sx[:, None, :]
                  + sy[:, :, None] * sx[:, None, :])
         return CrossMoments(gram, cross, my + sy, power + 2 * sy * my + sy * sy)

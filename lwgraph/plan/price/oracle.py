@@ -174,8 +174,7 @@ class Oracle:
             runs, rig.feeds, seconds=self.budget * len(runs), clock=self._clock, hopeless=HOPELESS
         )
         rows = settle(kind, [1e3 * value for value in least])
-        for key, row in zip(keys, rows, strict=True):
-            self.cache.put(key, *row, rounds)
+        self.cache.put_many([(key, *row, rounds) for key, row in zip(keys, rows, strict=True)])
 
     def _keys(self, site: Site, forms: Sequence[Form | None], precision: str) -> tuple[list[str], float]:
         """Where the prices at `site` are kept, and what they are multiplied by: they are of a similar layer."""
@@ -202,8 +201,8 @@ class Oracle:
         made = [(key, rig.integers(_build(rig.site, form))) for key, form in wanted]
         relays = rig.relays() if any(run is not None for _, run in made) else []
         kept = [(key, run) for key, run in made if run is not None and relays]
-        for key, _ in made:
-            self.cache.put(key, *NEVER, 0)
+        present = {key for key, _ in kept}
+        self.cache.put_many([(key, *NEVER, 0) for key, _ in made if key not in present])
         if not kept:
             return
         runs = [rig.floats(original(rig.site)), rig.empty(), *relays, *(run for _, run in kept)]
