@@ -20,9 +20,9 @@ from google.protobuf.message import Error as ProtobufError
 
 from lwgraph.errors import ModelError
 from lwgraph.ir import tensors
-from lwgraph.ir.copying import clone, recall_types
+from lwgraph.ir.copying import recall_types
 from lwgraph.ir.tensors import MappedTensor
-from lwgraph.ir.types import DataType, Model, Node, Shape, Tensor, TensorProtocol
+from lwgraph.ir.types import DataType, Graph, Model, Node, Shape, Tensor, TensorProtocol, Value
 from lwgraph.ir.walk import graph_of, scopes, subgraphs_of
 
 LIMIT = (1 << 31) - 1  # bytes in one protobuf message
@@ -299,6 +299,20 @@ def _write_data(outside: list[TensorProtocol], file: BinaryIO, location: str) ->
     return references
 
 
+def _used(graph: Graph) -> set[Value]:
+    """The values that nodes of a graph and of its subgraphs read, or subgraphs return."""
+    found: set[Value] = set()
+    pending = [graph]
+    while pending:
+        scope = pending.pop()
+        for node in scope:
+            found.update(value for value in node.inputs if value is not None)
+            for inner in subgraphs_of(node):
+                found.update(inner.outputs)
+                pending.append(inner)
+    return found
+
+
 def detached_proto(
     model: Model, outputs: Sequence[str], at_least: int, dtypes: Container[DataType]
 ) -> tuple[onnx.ModelProto, dict[str, npt.NDArray[Any]]]:
@@ -311,25 +325,34 @@ def detached_proto(
     Raises:
         ModelError: an initializer cannot be read.
     """
-    detached = clone(model)
-    graph = detached.graph
+    graph = model.graph
     inputs = {value.name: value for value in graph.inputs}
     known = {value.name: value for node in graph for value in node.outputs}
     known.update(graph.initializers)
     known.update(inputs)
-    graph.outputs[:] = [known[name] for name in dict.fromkeys(outputs)]
     arrays: dict[str, npt.NDArray[Any]] = {}
-    for name, value in list(graph.initializers.items()):
-        tensor = value.const_value
-        if not value._uses and not value.is_graph_output() and name not in inputs:
-            graph.initializers.pop(name)  # a runtime may drop it first and then miss it
-            continue
-        if tensor is None or tensor.nbytes < at_least or tensor.dtype not in dtypes or name in inputs:
-            continue
-        if not value.uses() and not value.is_graph_output():
-            continue  # ONNX Runtime drops it before it looks at what it was lent
-        arrays[name] = np.ascontiguousarray(tensor.numpy())
-        value.const_value = onnx_ir.ExternalTensor(
-            f"detached/{len(arrays)}", 0, tensor.nbytes, tensor.dtype, shape=Shape(arrays[name].shape), name=name
-        )
-    return _structure(detached, lambda tensor: _inside(tensor) if isinstance(tensor, MappedTensor) else tensor), arrays
+    used, unused = _used(graph), set[str]()
+    before, contents = list(graph.outputs), [(value, value.const_value) for value in graph.initializers.values()]
+    try:  # in place, and back: a copy of the nodes takes as long as all the rest
+        graph.outputs[:] = [known[name] for name in dict.fromkeys(outputs)]
+        for value, tensor in contents:
+            name = value.name or ""
+            if value not in used and not value.is_graph_output() and name not in inputs:
+                unused.add(name)  # a runtime may drop it first and then miss it
+                value.const_value = Tensor(np.zeros(0, np.uint8), name=name)
+                continue
+            if tensor is None or tensor.nbytes < at_least or tensor.dtype not in dtypes or name in inputs:
+                continue
+            arrays[name] = np.ascontiguousarray(tensor.numpy())
+            value.const_value = onnx_ir.ExternalTensor(
+                f"detached/{len(arrays)}", 0, tensor.nbytes, tensor.dtype, shape=Shape(arrays[name].shape), name=name
+            )
+        proto = _structure(model, lambda tensor: _inside(tensor) if isinstance(tensor, MappedTensor) else tensor)
+    finally:
+        graph.outputs[:] = before
+        for value, tensor in contents:
+            value.const_value = tensor
+    for index in reversed(range(len(proto.graph.initializer))):
+        if proto.graph.initializer[index].name in unused:
+            del proto.graph.initializer[index]
+    return proto, arrays
