@@ -13,17 +13,20 @@ import onnx2torch
 import torch
 import torch_pruning
 
-OLDER, DEFAULTS = 17, {"antialias": 0, "keep_aspect_ratio_policy": b"stretch"}
+OLDER = 17
+# What changes nothing: what opset 18 added to Resize, at its default; allowzero where no tensor is empty.
+MEANINGLESS = {
+    ("Resize", "antialias"): 0, ("Resize", "keep_aspect_ratio_policy"): b"stretch", ("Reshape", "allowzero"): 1}
 
 
 def converted(model):
-    """The module; what opset 18 added to Resize is left out where it says what is so in opset 17 anyway."""
+    """The module. A model that onnx2torch refuses is tried as one of opset 17, without meaningless attributes."""
     try:
         return onnx2torch.convert(model)
     except NotImplementedError:
         for node in model.graph.node:
-            if node.op_type == "Resize":
-                for given in [a for a in node.attribute if DEFAULTS.get(a.name) == onnx.helper.get_attribute_value(a)]:
+            for given in list(node.attribute):
+                if MEANINGLESS.get((node.op_type, given.name)) == onnx.helper.get_attribute_value(given):
                     node.attribute.remove(given)
         for used in model.opset_import:
             if used.domain in ("", "ai.onnx") and used.version > OLDER:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -45,25 +46,31 @@ class Scene:
         model: the model.
         context: statistics, warnings.
         coupling: its channel coupling.
-        shapes: sizes by value name, for counting work.
     """
 
     model: ir.Model
     context: Context
     coupling: Coupling = field(init=False)
-    shapes: dict[str, list[int | None]] = field(init=False)
     _sites: dict[ir.Node, Site] = field(init=False)
     _moments: dict[str, Moments] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.coupling = couple_channels(self.model)
-        self.shapes = {value.name or "": [size if isinstance(size, int) else None for size in dims]
-                       for value, dims in self.coupling.builder.shapes.items()}
-        context = self.context
-        if context.executor is not None and context.feeds and _open(self.model, self.shapes):
-            measured = layer_shapes(self.model, next(iter(context.feeds)), context.executor)
-            self.shapes.update({name: list(sizes) for name, sizes in measured.items()})
         self._sites = {site.node: site for site in find_sites(self.model)}
+
+    @cached_property
+    def shapes(self) -> dict[str, list[int | None]]:
+        """Sizes by value name, for counting work; where the model leaves them open, those of the first sample.
+
+        Measured when asked for first: cutting does not need them, and it takes a run of the model.
+        """
+        found = {value.name or "": [size if isinstance(size, int) else None for size in dims]
+                 for value, dims in self.coupling.builder.shapes.items()}
+        context = self.context
+        if context.executor is not None and context.feeds and _open(self.model, found):
+            measured = layer_shapes(self.model, next(iter(context.feeds)), context.executor)
+            found.update({name: list(sizes) for name, sizes in measured.items()})
+        return found
 
     def sites(self) -> list[Site]:
         """The layers of the main graph whose inputs can be measured."""
