@@ -167,8 +167,8 @@ class Mixer:
         if found is None:
             why = f"keeps max_loss {max_loss:.3g}" if choices else "saves time"
             return self._float(region, refused, f"no mix of integers and floats {why}", integer_loss)
-        if max_loss is None and self.judge is None and found[2] > CEILING:
-            strict = self._pick(choices, region, refused, CEILING)
+        if max_loss is None and self.judge is None and integer_loss > CEILING:
+            strict = found if found[2] <= CEILING else self._pick(choices, region, refused, CEILING)
             if strict is not None:
                 made = self._timed(region, refused, *strict, integer_loss, everything, CEILING)
                 if made.built is not None:

@@ -238,6 +238,14 @@ def test_a_large_error_is_not_traded_for_time_if_another_mix_is_faster_than_floa
     assert made.loss is not None and (made.loss < CEILING) == kept and bool(made.kept) == kept
 
 
+def test_ruin_is_not_taken_either_when_the_race_finds_it_faster_than_was_thought() -> None:
+    names = ("first", "mixing", "blowing", "last")
+    executor = Timed(dict.fromkeys(names, 2e-3), dict.fromkeys(names, 1e-3))
+    made = mixer(fragile(), images(), executor, {"float": 2.0, "mixed": 1.9, "whole": 0.5}).find()
+    assert made.integer_loss is not None and made.integer_loss > 10 * CEILING
+    assert made.loss is not None and made.loss < CEILING and made.kept
+
+
 def test_a_judge_of_ones_own() -> None:
     """What the loss is, the caller says: here how often the largest output is another one."""
     model, data = detector(), images()
