@@ -1,4 +1,4 @@
-"""Quantize-dequantize groups as integer operators: what a runtime computes for DQ - Conv, MatMul or Gemm - Q.
+"""Quantize-dequantize groups as integer operators: what a runtime computes for DQ - Conv, MatMul, Gemm, Add or Mul - Q.
 
 The rules are those by which ONNX Runtime fuses on the CPU: every input is dequantized from 8 bits (a bias from int32),
 the result has no other use, and input and output have one type. A Relu or Clip before the Q disappears when saturation
@@ -20,6 +20,7 @@ from lwgraph.runtime.delegate import plain_attributes
 from lwgraph.runtime.ops import BUILDERS, Options, Spec
 from lwgraph.runtime.ops.convolution import combined_scale, zero_of
 from lwgraph.runtime.program import Replacement
+from lwgraph.runtime.quantized_binary import quantized_product, quantized_sum
 
 _BYTES = (ir.DataType.UINT8, ir.DataType.INT8)
 
@@ -59,7 +60,7 @@ def _group(quantize: ir.Node, wanted: set[str], options: Options) -> Replacement
     node = _only_producer(value, wanted)
     if node is not None and node.op_type in ("Relu", "Clip") and _saturates(node, scale, zero, dtype):
         node = _only_producer(node.inputs[0], wanted)
-    if node is None or node.op_type not in ("Conv", "MatMul", "Gemm") or node.domain not in ("", "ai.onnx"):
+    if node is None or node.op_type not in (*_PRODUCTS, *_BINARY) or node.domain not in ("", "ai.onnx"):
         return None
     inputs = [_dequantized(value) for value in node.inputs]
     if any(entry is None for entry in inputs):
@@ -77,8 +78,10 @@ def _replacement(
     if len(inputs) > 2 and inputs[2].dtype != ir.DataType.INT32:
         return None
     default = np.zeros((), dtype.numpy())
-    make = {"Conv": _conv, "MatMul": _matmul, "Gemm": _gemm}[node.op_type]
-    run = make(node, right, options, default)
+    if node.op_type in _BINARY:
+        run = _binary(node, right, dtype, default)
+    else:
+        run = _PRODUCTS[node.op_type](node, right, options, default)
     if run is None:
         return None
     values = [left.stored, left.scale, left.zero, right.stored, right.scale, right.zero, scale, zero]
@@ -134,6 +137,22 @@ def _gemm(node: ir.Node, right: _Quantized, options: Options, default: Array) ->
         return np.ascontiguousarray(y[0].T)
 
     return run
+
+
+def _binary(node: ir.Node, right: _Quantized, dtype: ir.DataType, default: Array) -> Any:
+    if right.dtype != dtype or not _is_scalar(right.scale):
+        return None
+    function = _BINARY[node.op_type]
+
+    def run(a: Array, a_scale: Array, a_zero: Any, b: Array, b_scale: Array, b_zero: Any, scale: Array, zero: Any
+            ) -> Array:
+        return function(a, a_scale, a_zero, b, b_scale, b_zero, scale, default if zero is None else zero)
+
+    return run
+
+
+_PRODUCTS = {"Conv": _conv, "MatMul": _matmul, "Gemm": _gemm}
+_BINARY = {"Add": quantized_sum, "Mul": quantized_product}
 
 
 def _only_producer(value: ir.Value | None, wanted: set[str]) -> ir.Node | None:

@@ -13,6 +13,7 @@ from lwgraph.errors import DataError, UsageError, did_you_mean
 Floats = npt.NDArray[np.float64]
 METHODS = ("minmax", "moving-average", "percentile", "entropy", "mse")
 _CANDIDATES = 64  # positions tried for each end of a range
+_TINY = 1e-300  # whose logarithm is finite
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def entropy_range(histogram: Histogram, levels: int = 256, symmetric: bool = Fal
 
     Migacz, "8-bit inference with TensorRT" (GTC 2017), over two-sided histograms: the reference distribution is the
     clipped one with its outliers in the end bins, the quantized one spreads each step evenly over its nonempty bins.
-    All thresholds are evaluated by two cumulative sums. Exact zeros are left out. O(candidates * bins).
+    All thresholds are evaluated by two cumulative sums. Exact zeros are left out. O(bins + candidates * levels).
     """
     full = Range.around(histogram.low, histogram.high)
     counts, width = histogram.counts, histogram.width
@@ -83,10 +84,10 @@ def entropy_range(histogram: Histogram, levels: int = 256, symmetric: bool = Fal
     reach = full.symmetric().high
     last = min(int(np.ceil(reach / width)), half)
     first = max(min(levels // 2, last // 2), 1)
+    tables = _Tables(counts)
     best, threshold = np.inf, reach
     for size in np.unique(np.linspace(first, last, _CANDIDATES).astype(int)):
-        window = counts[half - size : half + size]
-        divergence = _divergence(window, counts[: half - size].sum(), counts[half + size :].sum(), levels)
+        divergence = tables.divergence(half - int(size), half + int(size), levels)
         if divergence < best:
             best, threshold = divergence, min(float(size * width), reach)
     if symmetric:
@@ -94,24 +95,40 @@ def entropy_range(histogram: Histogram, levels: int = 256, symmetric: bool = Fal
     return Range(max(full.low, -threshold), min(full.high, threshold))
 
 
-def _divergence(window: Floats, below: float, above: float, levels: int) -> float:
-    """KL(reference || quantized) of one threshold, over the occupied stretch of the window."""
-    occupied = np.flatnonzero(window)
-    if len(occupied) == 0:
-        return np.inf
-    start, stop = int(occupied[0]), int(occupied[-1]) + 1
-    inner = window[start:stop]
-    reference = inner.copy()
-    reference[0] += below
-    reference[-1] += above
-    edges = np.unique(np.linspace(0, len(inner), min(levels, len(inner)) + 1).astype(int))[:-1]
-    filled = inner > 0
-    share = np.add.reduceat(inner, edges) / np.maximum(np.add.reduceat(filled, edges, dtype=np.int64), 1)
-    quantized = np.repeat(share, np.diff(np.append(edges, len(inner)))) * filled
-    p, q = reference / reference.sum(), quantized / quantized.sum()
-    q = np.where((p > 0) & (q == 0), 1e-12, q)
-    used = p > 0
-    return float(np.sum(p[used] * np.log(p[used] / q[used])))
+class _Tables:
+    """Cumulative sums over a histogram's bins: numbers, occupied bins, and c log c."""
+
+    def __init__(self, counts: Floats) -> None:
+        occupied = counts > 0
+        self.counts, self.used = counts, np.flatnonzero(occupied)
+        logs = np.log(counts, out=np.zeros(len(counts)), where=occupied)
+        self.numbers, self.bins, self.entropy = (np.concatenate([[0.0], np.cumsum(row)])
+                                                 for row in (counts, occupied, counts * logs))
+
+    def divergence(self, start: int, stop: int, levels: int) -> float:
+        """KL(reference || quantized) of the bins start..stop, over their occupied stretch; inf when they are empty.
+
+        With r the number in a bin, R their sum with the outliers, s the mean number of the occupied bins of its step
+        and Q the sum without outliers, it is sum(r log r - r log s) / R + log(Q / R). O(levels).
+        """
+        inside = self.used[np.searchsorted(self.used, start):np.searchsorted(self.used, stop)]
+        if not len(inside):
+            return np.inf
+        start, stop = int(inside[0]), int(inside[-1]) + 1
+        below, above = self.numbers[start], self.numbers[-1] - self.numbers[stop]
+        whole = self.numbers[stop] - self.numbers[start]
+        steps = min(levels, stop - start)
+        edges = start + np.arange(steps + 1) * (stop - start) // steps
+        numbers, bins = self.numbers[edges], self.bins[edges]
+        sums, occupied = numbers[1:] - numbers[:-1], bins[1:] - bins[:-1]
+        logs = np.log(np.maximum(sums, _TINY) / np.maximum(occupied, 1.0))
+        reference = self.entropy[stop] - self.entropy[start]
+        for bin_, extra in ((start, below), (stop - 1, above)) if stop - start > 1 else ((start, below + above),):
+            own = self.counts[bin_]
+            reference += (own + extra) * np.log(own + extra) - own * np.log(own)
+        quantized = float(sums @ logs) + below * logs[0] + above * logs[-1]
+        total = whole + below + above
+        return float((reference - quantized) / total + np.log(whole / total))
 
 
 def percentile_range(histogram: Histogram, percentile: float = 99.99, symmetric: bool = False) -> Range:

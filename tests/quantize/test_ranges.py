@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from lwgraph import ir, registry
 from lwgraph.calibrate.histogram import Histogram
 from lwgraph.calibrate.ranges import collect, float_values
-from lwgraph.calibrate.thresholds import METHODS, Range, choose_range, mse_range
+from lwgraph.calibrate.thresholds import METHODS, Range, _Tables, choose_range, mse_range
 from lwgraph.errors import DataError, ModelError, UsageError
 
 
@@ -102,6 +102,31 @@ def test_clipping_methods_drop_a_lone_outlier() -> None:
     for method in ("percentile", "entropy"):
         assert choose_range(histogram, method).high < 100, method
     assert choose_range(histogram, "minmax").high == 1000
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_divergences_are_those_of_the_distributions_themselves(seed: int) -> None:
+    """Migacz's definition, bin by bin: the reference has the outliers, the quantized one spreads each step's mean."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(0, 50, 300) * (rng.random(300) < 0.6).astype(float)
+    tables = _Tables(counts)
+    assert tables.divergence(5, 5, 8) == np.inf
+    for start, stop in ((0, 300), (40, 260), (100, 130), (150, 151)):
+        used = start + np.flatnonzero(counts[start:stop])
+        if not len(used):
+            continue
+        inner = counts[used[0] : used[-1] + 1]
+        reference = inner.copy()
+        reference[0] += counts[: used[0]].sum()
+        reference[-1] += counts[used[-1] + 1 :].sum()
+        quantized = np.zeros_like(inner)
+        steps = min(16, len(inner))
+        for i in range(steps):
+            step = slice(i * len(inner) // steps, (i + 1) * len(inner) // steps)
+            full = inner[step] > 0
+            quantized[step][full] = inner[step].sum() / max(full.sum(), 1)
+        p, q = reference[inner > 0] / reference.sum(), quantized[inner > 0] / quantized.sum()
+        assert tables.divergence(start, stop, 16) == pytest.approx(float(np.sum(p * np.log(p / q))), abs=1e-9)
 
 
 def test_unknown_method() -> None:
