@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F  # noqa: N812
 
+from lwgraph.runtime.torch_ops.rounded import convolution as rounded_convolution
 from lwgraph.runtime.torch_ops.table import Compute, Op, Tensor, operator
 
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -83,10 +84,12 @@ def _conv(op: Op) -> Compute:
         if rank not in _CONV:
             raise op.refuse(f"{rank} spatial axes; 1 to 3 are supported")
         view = window(op, w.shape[2:], x.shape[2:])
-        if view.symmetric:
-            y = _CONV[rank](x, w, b, view.strides, view.begin, view.dilations, group)
-        else:
-            y = _CONV[rank](F.pad(x, view.flat_pads), w, b, view.strides, 0, view.dilations, group)
+        if not view.symmetric:
+            x = F.pad(x, view.flat_pads)
+        pads = view.begin if view.symmetric else [0] * rank
+        rounded = op.mode.rounded_gradients and x.dtype == w.dtype == torch.float32
+        conv = rounded_convolution if rounded and not torch.is_autocast_enabled("cpu") else _CONV[rank]
+        y = conv(x, w, b, view.strides, pads, view.dilations, group)
         if rank == 2 and x.shape[1] == 1 and y.shape[1] > 1:
             # One channel does not tell the layouts apart, and torch then takes the slow one for all that follows.
             return y.contiguous(memory_format=torch.channels_last)

@@ -40,10 +40,15 @@ class UnsupportedError(ModelError):
 
 @dataclass
 class Mode:
-    """What may be switched while a module lives. `batch_statistics`: BatchNormalization nodes of an inference model
-    normalize by the batch and update their running mean and variance, as in training."""
+    """What may be switched while a module lives.
+
+    batch_statistics: BatchNormalization nodes of an inference model normalize by the batch and update their running
+        mean and variance, as in training.
+    rounded_gradients: convolutions in float32 compute their derivatives in bfloat16; see rounded.py.
+    """
 
     batch_statistics: bool = False
+    rounded_gradients: bool = False
 
 
 @dataclass(frozen=True)

@@ -201,3 +201,24 @@ def test_float64_inside_float32_outside() -> None:
     assert y.dtype == np.float32
     module = registry.executor("torch", precise=True).module(model)
     assert {p.dtype for p in module.parameters()} == {torch.float64}
+
+
+@pytest.mark.parametrize("pads", [[1, 1, 1, 1], [0, 1, 2, 1]])
+def test_rounded_gradients_are_near_the_exact_ones(pads: list[int]) -> None:
+    model = build([node("Conv", "x w b", "y", pads=pads, strides=[2, 1], group=2)], {"x": ["n", 4, 9, 8]}, ["y"],
+                  {"w": normal(6, 2, 3, 3), "b": normal(6)})  # fmt: skip
+    x = torch.from_numpy(normal(2, 4, 9, 8)).requires_grad_()
+    found = []
+    for rounded in (False, True):
+        module = registry.executor("torch").module(model)
+        module.mode.rounded_gradients = rounded
+        y = module({"x": x})["y"]
+        gradients = torch.autograd.grad((y * y.detach().sin()).sum(), (x, *(p for _, p in module.weights())))
+        found.append((y, dict(zip(("x", *(name for name, _ in module.weights())), gradients, strict=True))))
+    (y, exact), (same, near) = found
+    assert torch.equal(y, same)
+    for name in "xw":
+        error = float((near[name] - exact[name]).norm() / exact[name].norm())
+        assert 1e-5 < error < 1e-2
+        assert near[name].dtype == torch.float32
+    assert torch.allclose(near["b"], exact["b"], rtol=1e-4, atol=1e-4)
