@@ -14,6 +14,7 @@ from lwgraph import ir, registry
 from lwgraph.calibrate.signature import batched_inputs, signature
 from lwgraph.errors import ModelError, UsageError
 from lwgraph.passes.recover import synthesize
+from lwgraph.passes.recover.crops import croppable
 from lwgraph.passes.recover.matching import chosen, cut_points, matched, penultimate
 from lwgraph.passes.recover.pool import Pool
 from lwgraph.rewrite.base import Context, Contract, Gain, Pass
@@ -40,21 +41,23 @@ class Distill(Pass):
 
     minutes: Annotated[float, "time budget; 0: none, then steps must be set"] = 10.0
     steps: Annotated[int, "optimizer steps at most; 0: as many as the time allows"] = 0
-    batch: Annotated[int, "samples per step"] = 64
+    batch: Annotated[int, "samples per step; 0: as the time allows, 4 to 64"] = 0
+    crop: Annotated[int, "side of the squares to train on, of models from images to images; 0: whole images"] = 64
     versions: Annotated[int, "of the data, each varied once, for which the teacher is asked once; 0: ever new"] = 8
     objective: Annotated[str, "terms, such as kl+features:0.5, of kl, mse, cosine, features, labels"] = "auto"
     features: Annotated[tuple[str, ...], "values to match besides the outputs; none named: the penultimate ones"] = ()
     temperature: Annotated[float, "of the softmax in kl"] = 2.0
     blocks: Annotated[Literal["end", "student", "teacher"],
                       "train end to end, or block by block, fed by the student or by the teacher"] = "end"  # fmt: skip
-    optimizer: Annotated[Literal["adam", "sgd"], "how to step"] = "adam"
+    optimizer: Annotated[Literal["adam", "soap", "sgd"], "how to step"] = "adam"
     rate: Annotated[float, "learning rate at its highest; 0: the highest that does no harm in a trial"] = 0.0
     warmup: Annotated[float, "share of the run in which the rate rises; then it falls along a cosine"] = 0.05
     decay: Annotated[float, "weight decay"] = 0.0
     clip: Annotated[float, "largest norm of the gradient; 0: none"] = 1.0
     augment: Annotated[str, "none, auto (what the data allow), or flip, shift, mixup joined by +"] = "auto"
-    precision: Annotated[Literal["auto", "float32", "bfloat16"],
-                         "of training; auto: bfloat16 where that is fast and exact enough"] = "auto"  # fmt: skip
+    precision: Annotated[Literal["auto", "float32", "gradients", "bfloat16"],
+                         "of training; gradients: bfloat16 in the backward run only; auto: bfloat16 where that is fast "
+                         "and exact enough, else gradients"] = "auto"  # fmt: skip
     scales: Annotated[bool, "train the scales of quantization, too"] = False
     held_out: Annotated[float, "share of the samples to judge by"] = 0.15
     patience: Annotated[int, "stop after so many checks (of twenty) without improvement; 0: never"] = 8
@@ -64,8 +67,8 @@ class Distill(Pass):
 
     def __post_init__(self) -> None:
         limits = {
-            "minutes": self.minutes >= 0, "steps": self.steps >= 0, "batch": self.batch >= 1,
-            "versions": self.versions >= 0,
+            "minutes": self.minutes >= 0, "steps": self.steps >= 0, "batch": self.batch >= 0,
+            "crop": self.crop >= 0, "versions": self.versions >= 0,
             "temperature": self.temperature > 0, "rate": self.rate >= 0, "warmup": 0 <= self.warmup < 1,
             "decay": self.decay >= 0, "clip": self.clip >= 0, "held_out": 0 < self.held_out < 1,
             "patience": self.patience >= 0, "synthetic": self.synthetic >= 2,
@@ -135,11 +138,15 @@ class Distill(Pass):
         variations = augment.kinds(self.augment, getattr(data, "augment", ()))
         if "labels" in objective.weights:
             variations = augment.keep_labels(variations, self.augment)
+        sample = next(held.batches(1)).feeds
+        runs = [executor.prepare(m, objective.values) for m in (teacher, model)]
+        crops = croppable(self.crop, inputs, batched_inputs(inputs), sample, runs)
+        pieces = max(1, sample[crops[0]][0, 0].size // self.crop**2) if crops else 1  # a version shows one of each row
         settings = training.Settings(
-            steps=self.steps, seconds=60 * self.minutes, batch=self.batch, versions=self.versions,
+            steps=self.steps, seconds=60 * self.minutes, batch=self.batch, versions=self.versions * pieces,
             optimizer=self.optimizer, rate=self.rate, warmup=self.warmup, decay=self.decay,
-            clip=self.clip, patience=self.patience, augmentations=variations,
-            bfloat16=self.precision == "bfloat16" if self.precision != "auto" or not _convolves(model) else None,
+            clip=self.clip, patience=self.patience, augmentations=variations, crops=(crops, self.crop),
+            precision="float32" if self.precision == "auto" and not _convolves(model) else self.precision,
             cuts=tuple(name for name in objective.features if name in cuts), forced=self.blocks == "teacher",
             seed=context.seed, threads=context.threads,
             checkpoint=Path(self.checkpoint) if self.checkpoint else None,

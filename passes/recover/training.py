@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import os
 import time
@@ -16,6 +17,7 @@ import torch
 from torch import distributed
 
 from lwgraph.errors import DataError
+from lwgraph.passes.recover import optimizers
 from lwgraph.passes.recover.feeding import Fed, Feeder
 from lwgraph.passes.recover.objectives import Objective, tensors
 from lwgraph.passes.recover.pool import Batch, Pool
@@ -25,11 +27,15 @@ State = dict[str, Tensor]
 CHECKS = 20  # held-out checks in a full run
 CHECK_SHARE = 0.1  # of a limited time that checks may take
 EQUAL = 1e-7  # a held-out loss that is rounding: there is nothing to learn
+STEPS = 1000  # of a run whose time is limited and whose batch is not stated
+MOST_BATCH = 64
+LOOKS = 10  # steps of length zero before any other, for the optimizer to know how large gradients are
 TRIAL_WARMUP = 0.3  # of a trial: the first steps of Adam are of full size, whatever the gradient's
 HARMLESS = 1.1  # times the loss at start, that a trial may end at: its few steps are Adam's roughest
 MOST_ROUNDING = 0.03  # of the loss at start, that bfloat16 may make by itself
 TRIAL_SHARE = 0.02  # of the run, for each learning rate that is tried
-RATES = {"adam": (1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6), "sgd": (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)}
+TRIAL_STEPS = 12  # at least, in a trial: after fewer, mostly of the warm-up, any rate looks harmless
+TRIALS_SHARE = 0.25  # of a limited time, that all trials together may take
 HELD_OUT_BATCH = 64
 
 
@@ -39,16 +45,17 @@ class Settings:
 
     steps: int
     seconds: float
-    batch: int
+    batch: int  # samples per step; 0: so many that the run has about STEPS, of 4 to MOST_BATCH
     versions: int  # of the data, for each of which the teacher is asked once; 0: anew in every round
-    optimizer: str  # "adam" or "sgd"
-    rate: float  # 0: the highest of RATES that does no harm in a trial
+    optimizer: str  # "adam", "soap" or "sgd"
+    rate: float  # 0: the highest of optimizers.RATES that does no harm in a trial
     warmup: float  # share of the run in which the rate rises
     decay: float  # weight decay, decoupled (adam) or L2 (sgd)
     clip: float  # largest norm of the gradient; 0: none
     patience: int  # checks without improvement before stopping; 0: never
     augmentations: tuple[str, ...]
-    bfloat16: bool | None  # None: where the processor has it and its rounding does not matter to the loss
+    crops: tuple[tuple[str, ...], int]  # inputs to cut squares out of, and the side of those
+    precision: str  # "float32"; "bfloat16"; "gradients": that in the backward run only; "auto": see _precision
     cuts: tuple[str, ...]  # block boundaries; empty: end to end
     forced: bool  # blocks see the teacher's values instead of the student's own
     seed: int
@@ -63,7 +70,8 @@ class Progress:
     step: int = 0
     elapsed: float = 0.0
     rate: float = 0.0  # the learning rate at its highest
-    bfloat16: bool = False
+    batch: int = 0
+    precision: str = "float32"
     first: float = math.nan  # held-out loss before training
     best: float = math.inf
     stale: int = 0  # checks since the best
@@ -103,9 +111,7 @@ class Trainer:
         self._module = student
         if self.world > 1:
             self._module = torch.nn.parallel.DistributedDataParallel(student)
-        self._optimizer = _optimizer(self._parameters, settings, settings.rate or RATES[settings.optimizer][0])
-        self._feeder = Feeder(pool, max(1, settings.batch // self.world), settings.versions, settings.augmentations,
-                              batched, self._ask, (settings.seed, self.rank))  # fmt: skip
+        self._optimizer = optimizers.make(settings.optimizer, self._parameters, 0.0, settings.decay)
         self._best: State = student.state()
         self._targets: dict[int, Mapping[str, Tensor]] = {}  # the teacher's values on the held-out batches
 
@@ -123,14 +129,18 @@ class Trainer:
         first, cost = self.held_out_loss(), time.monotonic() - started
         if resumed:
             started -= progress.elapsed
+            self._feeder = self._feeds(progress.batch)
         else:
             progress.first = progress.best = first
             progress.history.append((0, first))
             if first <= EQUAL:
                 return progress
-            progress.bfloat16 = self._may_round(first) if settings.bfloat16 is None else settings.bfloat16
-            progress.rate = settings.rate or self._highest_rate(first)
-            self._optimizer = _optimizer(self._parameters, settings, progress.rate)
+            progress.precision = self._precision(first) if settings.precision == "auto" else settings.precision
+            progress.batch = settings.batch or self._fitting_batch()
+            self._feeder = self._feeds(progress.batch)
+            looked = self._looked()
+            progress.rate = settings.rate or self._highest_rate(first, looked)
+            self._optimizer = self._fresh(progress.rate, looked)
         count = self._checks(cost)
         steps = self._feeder.steps(progress.step)
         checks = math.floor(self._done(started) * count)
@@ -150,35 +160,81 @@ class Trainer:
         self.student.load_state(self._best)
         return progress
 
-    def _may_round(self, first: float) -> bool:
-        """Whether training may run in bfloat16: the processor has it, and the loss between the student in it and the
-        student in float32 is little beside the loss at start."""
-        if not processor_has_bfloat16():
-            return False
+    def _precision(self, first: float) -> str:
+        """The fastest in which training can go: bfloat16 where the loss between the student in it and the student in
+        float32 is little beside the loss at start, else that in the backward run only; float32 where the processor has
+        no bfloat16."""
+        if not optimizers.processor_has_bfloat16():
+            return "float32"
         batch = next(self.held.batches(HELD_OUT_BATCH))
         feeds = tensors(batch.feeds)
         with torch.no_grad():
             exact = self.student(feeds)
             with torch.autocast("cpu", torch.bfloat16):
                 rounded = self.student(feeds)
-            return float(self.objective(rounded, exact, _labels(batch))) <= MOST_ROUNDING * first
+            little = float(self.objective(rounded, exact, _labels(batch))) <= MOST_ROUNDING * first
+        return "bfloat16" if little else "gradients"
 
-    def _highest_rate(self, first: float) -> float:
-        """The highest of RATES at which a short run of its own, warm-up and decay included, leaves the held-out loss
-        below HARMLESS times what it was; the lowest where none does. The weights stay as they were. Each trial takes
-        TRIAL_SHARE of the run."""
+    def _feeds(self, batch: int) -> Feeder:
         settings = self.settings
-        start = self.student.state()
+        return Feeder(self.pool, max(1, batch // self.world), settings.versions, settings.augmentations, self.batched,
+                      self._ask, (settings.seed, self.rank), settings.crops)  # fmt: skip
+
+    def _fitting_batch(self) -> int:
+        """How many samples make a step last as long as STEPS of them may, a power of two; process 0 decides."""
+        if self.settings.steps or not self.settings.seconds:
+            return MOST_BATCH
+        few = 4 * self.world
+        steps, spent = self._feeds(few).steps(0), math.inf
+        for _ in range(3):
+            fed = list(next(steps))
+            started = time.monotonic()
+            (self._loss(fed[0]) / len(fed)).backward()
+            spent = min(spent, (time.monotonic() - started) * len(fed) / few)
+            self.student.zero_grad(set_to_none=True)
+        most = self.settings.seconds / STEPS / spent
+        count = torch.tensor(2 ** max(2, min(round(math.log2(MOST_BATCH)), math.floor(math.log2(max(most, 1))))))
+        if self.world > 1:
+            distributed.broadcast(count, 0)
+        return int(count.item())
+
+    def _looked(self) -> State:
+        """The optimizer's state after LOOKS steps of length zero. Without them the first steps, for which one gradient
+        says how large all are, destroy what a fitted model has."""
+        feeds = self._feeder.steps(0)
+        self._optimizer = self._fresh(0.0, None)
+        for _ in range(LOOKS):
+            self._step(list(next(feeds)))
+        return copy.deepcopy(self._optimizer.state_dict())
+
+    def _fresh(self, rate: float, state: State | None) -> Any:
+        """An optimizer in this state, which stays as it is."""
+        optimizer = optimizers.make(self.settings.optimizer, self._parameters, rate, self.settings.decay)
+        if state is not None:
+            optimizer.load_state_dict(copy.deepcopy(state))
+        return optimizer
+
+    def _highest_rate(self, first: float, looked: State) -> float:
+        """The highest of the optimizer's RATES at which a short run of its own, warm-up and decay included, leaves the
+        held-out loss below HARMLESS times what it was; the lowest where none does, or where time is short: TRIALS_SHARE
+        of the run. The weights stay as they were. Each trial takes TRIAL_SHARE of the run, at least TRIAL_STEPS."""
+        settings = self.settings
+        start, began = self.student.state(), time.monotonic()
         steps = max(1, round(TRIAL_SHARE * settings.steps))
-        rates = RATES[settings.optimizer]
-        for rate in rates:
+        rates = optimizers.RATES[settings.optimizer]
+        for rate in rates[:-1]:
             self.progress.rate = rate
-            self._optimizer = _optimizer(self._parameters, settings, rate)
+            self._optimizer = self._fresh(rate, looked)
             feeds, done, started = self._feeder.steps(0), 0, time.monotonic()
-            while (share := self._share(started, done, steps, TRIAL_SHARE * settings.seconds)) < 1:
-                self._set_rate(share, TRIAL_WARMUP)
+            share = 0.0
+            while share < 1 or done < TRIAL_STEPS:
+                if self._share(began, 0, 1, TRIALS_SHARE * settings.seconds) >= 1:
+                    self.student.load_state(start)
+                    return rates[-1]
+                self._set_rate(min(share, done / TRIAL_STEPS), TRIAL_WARMUP)
                 self._step(list(next(feeds)), trial=True)
                 done += 1
+                share = self._share(started, done, steps, TRIAL_SHARE * settings.seconds)
             loss = self.held_out_loss()
             self.student.load_state(start)
             self.report(0, first, loss, 0.0)
@@ -236,12 +292,14 @@ class Trainer:
         replace: dict[str, Tensor | None] = {
             name: fed.targets[name] if self.settings.forced else None for name in self.settings.cuts
         }
+        self.student.mode.rounded_gradients = self.progress.precision == "gradients"
         with self._autocast():
             found = self._module(fed.feeds, replace)
         return self.objective(found, fed.targets, fed.labels)
 
     def _autocast(self) -> Any:
-        return torch.autocast("cpu", torch.bfloat16) if self.progress.bfloat16 else contextlib.nullcontext()
+        narrow = self.progress.precision == "bfloat16"
+        return torch.autocast("cpu", torch.bfloat16) if narrow else contextlib.nullcontext()
 
     def _set_rate(self, share: float, warmup: float) -> None:
         """Warm-up, then half a cosine down to zero at the end of the budget."""
@@ -322,12 +380,6 @@ def _labels(batch: Batch) -> Tensor | None:
     return None if batch.labels is None else torch.from_numpy(batch.labels.astype(np.int64))
 
 
-def _optimizer(parameters: list[Any], settings: Settings, rate: float) -> Any:
-    if settings.optimizer == "adam":
-        return torch.optim.AdamW(parameters, rate, weight_decay=settings.decay)
-    return torch.optim.SGD(parameters, rate, momentum=0.9, nesterov=True, weight_decay=settings.decay)
-
-
 def _channels_last(module: Any) -> None:
     for parameter in module.parameters():
         if parameter.ndim == 4:
@@ -342,9 +394,3 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def processor_has_bfloat16() -> bool:
-    """Whether bfloat16 matrix products run in hardware, so that autocast pays."""
-    check = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(check is not None and check())

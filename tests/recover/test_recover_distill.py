@@ -34,7 +34,7 @@ def test_without_torch_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("text", ["distill{steps=-1}", "distill{minutes=0}", "distill{held_out=1}", "distill{rate=-1}",
-                                  "distill{optimizer=lbfgs}", "distill{batch=0}"])  # fmt: skip
+                                  "distill{optimizer=lbfgs}", "distill{batch=-1}", "distill{crop=-1}"])  # fmt: skip
 def test_bad_options(text: str) -> None:
     with pytest.raises(UsageError):
         Pass.parse(text)
@@ -53,7 +53,8 @@ STEPS = "distill{minutes=0,steps=60,batch=16,precision=float32"
 
 
 @pytest.mark.parametrize("options", [
-    "", ",optimizer=sgd,rate=0.05", ",objective=mse", ",objective=cosine+features:0.5", ",blocks=student",
+    "", ",optimizer=sgd,rate=0.05", ",optimizer=soap", ",precision=gradients",
+    ",objective=mse", ",objective=cosine+features:0.5", ",blocks=student",
     ",blocks=teacher", ",augment=flip+shift+mixup", ",precision=bfloat16", ",objective=kl,temperature=4",
 ])  # fmt: skip
 def test_it_recovers(options: str) -> None:
@@ -109,14 +110,35 @@ def test_early_stop() -> None:
 
 
 def test_the_highest_rate_that_helps_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lwgraph.passes.recover.training.RATES", {"adam": (1e12, 10.0, 2e-3, 1e-4)})
+    monkeypatch.setattr("lwgraph.passes.recover.optimizers.RATES", {"adam": (1e12, 10.0, 2e-3, 1e-4)})
     teacher = convnet()
-    student, c = damaged(teacher), context(teacher, inputs(96))
+    student, c = damaged(teacher, noise=0.15), context(teacher, inputs(96))
     Pass.parse("distill{minutes=0,steps=100,batch=16,precision=float32}").run(student, c)
     (gain,) = c.gains
     assert gain.kept and "(rate 0.002)" in gain.what
     feeds = inputs(64, seed=9)
-    assert distance(student, teacher, feeds) < 0.6 * distance(damaged(teacher), teacher, feeds)
+    assert distance(student, teacher, feeds) < 0.6 * distance(damaged(teacher, noise=0.15), teacher, feeds)
+
+
+def test_a_rate_is_not_judged_by_the_first_steps_of_its_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lwgraph.passes.recover.optimizers.RATES", {"adam": (0.02, 1e-3, 1e-4)})
+    monkeypatch.setattr("lwgraph.passes.recover.training.TRIALS_SHARE", 1e9)
+    teacher = convnet()
+    student = damaged(teacher, noise=0.05)
+    text = "distill{minutes=1e-3,batch=16,precision=float32}"  # a trial has the time of one step
+    for trial_steps in (1, 12):
+        monkeypatch.setattr("lwgraph.passes.recover.training.TRIAL_STEPS", trial_steps)
+        c = context(teacher, inputs(96))
+        Pass.parse(text).run(ir.clone(student), c)
+        assert ("(rate 0.02)" in c.gains[0].what) == (trial_steps == 1)
+
+
+def test_where_trials_take_too_long_the_lowest_rate_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lwgraph.passes.recover.training.TRIALS_SHARE", 1e-9)
+    teacher = convnet()
+    c = context(teacher, inputs(96))
+    Pass.parse("distill{minutes=0.005,batch=16,precision=float32}").run(damaged(teacher), c)
+    assert "rate 3e-06" in c.gains[0].what
 
 
 def test_an_equal_model_is_not_trained(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,18 +270,50 @@ def test_labels_are_not_mixed() -> None:
     Pass.parse(text + ",augment=auto}").run(damaged(teacher), context(teacher, Labelled(inputs(32))))
 
 
-@pytest.mark.parametrize("most,used", [(1e9, True), (0.0, False)])
-def test_bfloat16_is_used_where_it_rounds_little(most: float, used: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("most", "has", "expected"), [
+    (1e9, True, "bfloat16"), (0.0, True, "gradients"), (1e9, False, "float32"),
+])  # fmt: skip
+def test_bfloat16_is_used_as_far_as_it_rounds_little(
+    most: float, has: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lwgraph.passes.recover.training import Trainer
+
     monkeypatch.setattr("lwgraph.passes.recover.training.MOST_ROUNDING", most)
-    monkeypatch.setattr("lwgraph.passes.recover.training.processor_has_bfloat16", lambda: True)
-    seen = set()
-    autocast = torch.autocast
+    monkeypatch.setattr("lwgraph.passes.recover.optimizers.processor_has_bfloat16", lambda: has)
+    seen, step = set(), Trainer._loss
 
-    def recorded(*arguments: Any, **options: Any) -> Any:
-        seen.add(torch.is_grad_enabled())
-        return autocast(*arguments, **options)
+    def recorded(self: Trainer, fed: Any) -> Any:
+        loss = step(self, fed)
+        seen.add((self.progress.precision, self.student.mode.rounded_gradients))
+        return loss
 
-    monkeypatch.setattr(torch, "autocast", recorded)
+    monkeypatch.setattr(Trainer, "_loss", recorded)
     teacher = convnet()
     Pass.parse("distill{minutes=0,steps=2,batch=16,rate=1e-3}").run(damaged(teacher), context(teacher, inputs(32)))
-    assert (True in seen) == used  # with gradients: in a training step
+    assert seen == {(expected, expected == "gradients")}
+
+
+@pytest.mark.parametrize(("limit", "batch"), [("minutes=0,steps=4", 64), ("minutes=0.001", 4), ("minutes=100", 64)])
+def test_the_batch_is_what_the_time_allows(limit: str, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lwgraph.passes.recover.training import Trainer
+
+    seen = []
+    monkeypatch.setattr(Trainer, "_looked", lambda self: seen.append(self.progress.batch) or 1 / 0)
+    teacher = convnet()
+    with pytest.raises(ZeroDivisionError):
+        Pass.parse(f"distill{{{limit},precision=float32}}").run(damaged(teacher), context(teacher, inputs(96)))
+    assert seen == [batch]
+
+
+def test_the_first_steps_only_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one gradient to go by, Adam's first step moves each weight by the whole rate, wherever it stands."""
+    teacher, losses = convnet(), []
+    for looks in (0, 10):
+        monkeypatch.setattr("lwgraph.passes.recover.training.LOOKS", looks)
+        seen: list[float] = []
+        c = context(teacher, inputs(96))
+        c.progress = lambda what, done, total, seen=seen: seen.append(float(what.rsplit(" ", 1)[1]))
+        text = "distill{minutes=0,steps=20,batch=16,rate=1e-3,warmup=0,patience=0,precision=float32}"
+        Pass.parse(text).run(damaged(teacher, noise=0.01), c)
+        losses.append(seen[0])
+    assert losses[1] < 0.8 * losses[0]

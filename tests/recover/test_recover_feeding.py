@@ -15,8 +15,9 @@ from lwgraph.passes.recover.feeding import Feeder  # noqa: E402
 from lwgraph.passes.recover.pool import Pool  # noqa: E402
 
 
-def feeder(versions: int, augmentations: tuple[str, ...] = (), rows: int = 20, fixed: int = 0) -> Feeder:
-    """Steps of eight rows; the teacher answers the sum of each image."""
+def feeder(versions: int, augmentations: tuple[str, ...] = (), rows: int = 20, fixed: int = 0,
+           together: bool = False) -> Feeder:  # fmt: skip
+    """Steps of eight rows; the teacher answers the sum of each image, and with `together` of the whole batch, too."""
     model = convnet()
     described: Any = signature(model)
     pool = Pool(inputs(rows), described, np.arange(rows))
@@ -24,7 +25,7 @@ def feeder(versions: int, augmentations: tuple[str, ...] = (), rows: int = 20, f
         pool.fixed = fixed
 
     def teacher(feeds: Any) -> Any:
-        return {"sum": feeds["x"].sum((1, 2, 3))}
+        return {"sum": feeds["x"].sum((1, 2, 3)), **({"total": feeds["x"].sum()[None]} if together else {})}
 
     return Feeder(pool, 8, versions, augmentations, ["x"], teacher, (0, 0))
 
@@ -40,8 +41,25 @@ def test_each_row_comes_once_per_round() -> None:
         assert sorted(rows) == list(range(20))
 
 
+def test_where_nothing_is_varied_the_teacher_is_asked_once_per_row() -> None:
+    source = feeder(8)
+    steps = taken(source, 0, 12)
+    for (fed,) in steps:
+        assert torch.allclose(fed.targets["sum"], fed.feeds["x"].sum((1, 2, 3)), rtol=1e-4, atol=1e-4)
+    assert source.asked == 3
+    batches = [{tuple(sorted(s[0].labels.tolist())) for s in steps[3 * r : 3 * r + 3]} for r in range(4)]
+    assert len({frozenset(b) for b in batches}) == 4  # every round has its own division into batches
+
+
+def test_answers_of_a_whole_batch_are_kept_by_version() -> None:
+    source = feeder(2, together=True)
+    for (fed,) in taken(source, 0, 12):
+        assert torch.equal(fed.targets["total"], fed.feeds["x"].sum()[None])
+    assert source.asked == 6
+
+
 def test_rounds_and_versions_differ() -> None:
-    source = feeder(2)
+    source = feeder(2, ("flip",))
     first, second, third = (np.concatenate([s[0].labels for s in taken(source, 3 * r, 3)]) for r in range(3))
     assert not np.array_equal(first, second) and not np.array_equal(first, third)
     batches = [{tuple(s[0].labels.tolist()) for s in taken(source, 3 * r, 3)} for r in range(4)]
@@ -58,10 +76,14 @@ def test_the_teacher_is_asked_once_per_version(versions: int, asked: int) -> Non
 
 def test_answers_that_do_not_fit_are_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feeding, "MOST_BYTES", 4 * 8)  # of one batch of eight
-    source = feeder(1)
+    source = feeder(1, ("shift",))
     for (fed,) in taken(source, 0, 6):
         assert torch.equal(fed.targets["sum"], fed.feeds["x"].sum((1, 2, 3)))
     assert source.bytes <= 32 and source.asked == 5
+    source = feeder(1)
+    for (fed,) in taken(source, 0, 6):
+        assert torch.allclose(fed.targets["sum"], fed.feeds["x"].sum((1, 2, 3)), rtol=1e-4, atol=1e-4)
+    assert source.bytes <= 32 and source.asked > 3
 
 
 def test_a_step_depends_on_its_number_alone() -> None:
