@@ -3,8 +3,8 @@
 One row per recipe of recovery: the score, the points lost, the share of the loss that came back, the time and the
 processor time that it took together with the passes after it (those that train are left out in the row "nothing"); and
 the speed-up of the rewritten model over the float original (one thread, batch of 8 where the model allows), which
-recovery does not change and is measured once. Calibration inputs are unlabelled; `--train` takes Fashion-MNIST's 60,000
-training images.
+recovery does not change and is measured once. Calibration inputs are unlabelled; `--train` takes more of them where the
+case has more: Fashion-MNIST's 60,000 training images; 512 views of page fragments.
 """
 
 from __future__ import annotations
@@ -26,14 +26,33 @@ from lwgraph.rewrite import Context, Pass
 CLOSED = ("repair-statistics", "align-blocks", "refit-head", "refit-layers", "align-blocks refit-head")
 
 
+class Images(list[Any]):
+    """Feeds that may be varied."""
+
+    augment = ("flip", "shift")
+
+
 def training_images() -> Any:
     """Fashion-MNIST's training images as one feed, which may be flipped and shifted."""
     from benchmarks.zoo import fashion
 
-    class Images(list[Any]):
-        augment = ("flip", "shift")
-
     return Images([{"image": demo.normalize(fashion.images("train"))}])
+
+
+def pages() -> Any:
+    """The 24 fragments that OriNet is calibrated with and 104 that the same generator draws, in four turns: 512."""
+    from benchmarks.zoo import data, orinet, pictures
+    from benchmarks.zoo.case import planes
+    from benchmarks.zoo.generate import pages
+
+    rng = np.random.default_rng(3)  # 1 and 2 drew the fragments of the case
+    drawn = [pictures.letterbox(pages.fragment(rng, "calib").convert("RGB"), 320) for _ in range(104)]
+    every = np.concatenate([data.arrays("pages", orinet.build)["calib"], pictures.stack(drawn)])
+    return [{"x": planes(np.rot90(page, -turn), mean=orinet.MEAN, std=orinet.STD)[None]}
+            for page in every for turn in range(orinet.TURNS)]  # fmt: skip
+
+
+TRAINING = {"fmnist_resnet14": training_images, "orinet": pages}
 
 
 def batch_of(feeds: dict[str, Any], model: ir.Model) -> dict[str, Any]:
@@ -49,41 +68,44 @@ def batch_of(feeds: dict[str, Any], model: ir.Model) -> dict[str, Any]:
 @click.option("--rewrite", default="low-rank{ratio=0.15}", show_default=True, help="Passes, separated by spaces.")
 @click.option("--then", default="", help="Passes after recovery, such as 'infer-shapes quantize'.")
 @click.option("--recovery", multiple=True, help="Passes, separated by spaces. Default: the closed-form recipes.")
-@click.option("--train", is_flag=True, help="Recover on the 60,000 training images (fmnist_resnet14 only).")
+@click.option("--start", type=click.Path(exists=True), help="A model that was rewritten before, instead of --rewrite.")
+@click.option("--train", is_flag=True, help="Recover on more unlabelled inputs than the case is calibrated with.")
 @click.option("--save", type=click.Path(), help="Write the model of the last recipe to this file.")
 @click.option("--threads", default=1, show_default=True)
-def main(case: str, rewrite: str, then: str, recovery: tuple[str, ...], train: bool, save: str | None,
-         threads: int) -> None:  # fmt: skip
+def main(case: str, rewrite: str, then: str, recovery: tuple[str, ...], start: str | None, train: bool,
+         save: str | None, threads: int) -> None:  # fmt: skip
     """Measure recovery on one public model."""
-    chosen = zoo.case(case)
+    if train and case not in TRAINING:
+        raise click.UsageError(f"--train: {case} has no other inputs; {' and '.join(TRAINING)} have")
+    chosen, rewrite = zoo.case(case), "" if start else rewrite
     teacher = ir.load(chosen.model())
     ort = registry.executor("ort", threads=threads)
     context = Context(executor=ort, reference=registry.executor("reference"), data=chosen.calibration(),
                       teacher=teacher, threads=threads)  # type: ignore[arg-type]  # fmt: skip
-    broken = ir.load(chosen.model())
+    broken = ir.load(start or chosen.model())
     for part in rewrite.split():
         context.statistics = Statistics(broken, context.data or [], ort)  # of what the part before left
         apply(part, broken, context)
     began = time.monotonic()
     original = chosen.metric(ort.prepare(teacher))
-    click.echo(f"{case}, {rewrite}{f', then {then}' if then else ''}; {chosen.unit}")
+    click.echo(f"{case}, {start or rewrite}{f', then {then}' if then else ''}; {chosen.unit}")
     click.echo(f"{'':44} {'score':>8} {'points lost':>11} {'regained':>9} {'seconds':>8} {'CPU s':>8} {'speed-up':>9}")
     click.echo(f"{'original':44} {original:8.4f}")
     worst = None
     for recipe in ("", *(recovery or CLOSED)):
         model = ir.clone(broken)
         if train and recipe:
-            context.data = training_images()
-        start, busy, told = time.monotonic(), time.process_time(), len(context.gains)
+            context.data = TRAINING[case]()
+        started, busy, told = time.monotonic(), time.process_time(), len(context.gains)
         apply(recipe, model, context)
         context.data = chosen.calibration()  # type: ignore[assignment]
         for part in then.split():
             if train and part.startswith("distill"):
-                context.data = training_images() if recipe else None
+                context.data = TRAINING[case]() if recipe else None
             if context.data is not None:
                 apply(part, model, context)
             context.data = chosen.calibration()  # type: ignore[assignment]
-        taken, used = time.monotonic() - start, time.process_time() - busy
+        taken, used = time.monotonic() - started, time.process_time() - busy
         score = chosen.metric(ort.prepare(model))
         lost = chosen.points(original, score)
         worst = lost if worst is None else worst

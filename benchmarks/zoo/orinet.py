@@ -20,12 +20,13 @@ def model() -> Path:
     return fetch.package_file(PACKAGE, FILE)
 
 
-def _build(pages: data.Pictures) -> cache.Arrays:
+def build(pages: data.Pictures) -> cache.Arrays:
+    """Both parts, letterboxed: bytes (n, 320, 320, 3)."""
     return {part: pictures.stack(pictures.letterbox(i, 320) for i in images) for part, images in pages.images.items()}
 
 
 def _feeds(part: str) -> Iterator[Feeds]:
-    for page in data.arrays("pages", _build)[part]:
+    for page in data.arrays("pages", build)[part]:
         for turn in range(TURNS):
             yield {"x": planes(np.rot90(page, -turn), mean=MEAN, std=STD)[None]}
 

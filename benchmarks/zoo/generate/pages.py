@@ -13,7 +13,7 @@ COUNTS, SEEDS = {"eval": 100, "calib": 24}, {"eval": 1, "calib": 2}
 RECIPE = f"pages 1 {COUNTS} {sources.FONT_FILES}"
 
 
-def _page(rng: np.random.Generator, part: str) -> Image.Image:
+def fragment(rng: np.random.Generator, part: str) -> Image.Image:
     """One fragment: a few short, faint, blurred lines, so that the task is not too easy."""
     width, height = (int(rng.integers(160, 420)) for _ in range(2))
     paper, ink = int(rng.integers(190, 256)), int(rng.integers(0, 120))
@@ -40,5 +40,5 @@ def make() -> Pictures:
     images = {}
     for part, count in COUNTS.items():
         rng = np.random.default_rng(SEEDS[part])
-        images[part] = [_page(rng, part) for _ in range(count)]
+        images[part] = [fragment(rng, part) for _ in range(count)]
     return Pictures(images, {})
