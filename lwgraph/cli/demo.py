@@ -9,7 +9,6 @@ import click
 from lwgraph.cli.common import console, threads_option
 from lwgraph.cli.progress import Progressed
 
-BATCH = 16  # images to a sample: what is timed
 BUDGET = 10.0  # seconds of trial plans: a first look should not take minutes
 
 
@@ -27,7 +26,7 @@ def command(output: str, max_drop: float, threads: int) -> int:
     with Progressed() as progress:
         result = optimize(
             demo.MODEL,
-            data=demo.calibration(BATCH),
+            data=demo.calibration(),
             metric="lwgraph.demo:accuracy",
             max_drop=max_drop,
             budget=BUDGET,
