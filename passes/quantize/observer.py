@@ -6,14 +6,18 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from lwgraph import ir
 from lwgraph.calibrate.capture import main_values
 from lwgraph.calibrate.ranges import SAMPLES, Observed, collect
+from lwgraph.calibrate.signature import batched_inputs, signature
 from lwgraph.executor import Executor, Feeds
 from lwgraph.rewrite import Context
 
 FEW = 1 << 10  # elements counted per tensor and run where only the extremes choose the range
 COUNTED = 1 << 19  # elements counted per tensor over all runs where these are many, and at least FEW in each
+FEWEST = 2  # samples on which variants are judged, however many rows each has
 LEAST_PARTED = 16  # samples; fewer are both what ranges come from and what variants are judged on
 
 
@@ -101,4 +105,12 @@ def spread(data: Sequence[Feeds], count: int) -> list[Feeds]:
     return [data[int(i * step)] for i in range(min(count, len(data)))]
 
 
-__all__ = ["COUNTED", "FEW", "LEAST_PARTED", "Observer", "parted", "spread"]
+def judged(model: ir.Model, data: Sequence[Feeds], rows: int) -> list[Feeds]:
+    """Evenly spread samples with about `rows` rows of a batch together: as many samples where each is one row, fewer
+    where each is more, but FEWEST."""
+    inputs = batched_inputs(signature(model))
+    each = len(np.asarray(data[0][next(iter(inputs))])) if inputs and len(data) else 1
+    return spread(data, min(rows, max(FEWEST, -(-rows // max(each, 1)))))
+
+
+__all__ = ["COUNTED", "FEW", "LEAST_PARTED", "Observer", "judged", "parted", "spread"]

@@ -16,7 +16,7 @@ from lwgraph.passes.quantize.describe import describe
 from lwgraph.passes.quantize.distance import Distance
 from lwgraph.passes.quantize.equalize import Equalize, wanted
 from lwgraph.passes.quantize.mixed import CLEARLY, EVEN, Judge, Mixed, Mixer, race, worth
-from lwgraph.passes.quantize.observer import Observer, parted, spread
+from lwgraph.passes.quantize.observer import Observer, judged, parted, spread
 from lwgraph.passes.quantize.opset import raise_opset
 from lwgraph.passes.quantize.quantizer import Built, Quantizer, Recipe, name_nodes, rounding
 from lwgraph.passes.quantize.readback import failures
@@ -29,7 +29,7 @@ from lwgraph.rewrite import Context, Contract, Pass
 
 DESCRIBED = 2  # samples on which the report compares every tensor
 WIDE_OPSET = 21  # of QuantizeLinear with 4-bit and 16-bit integers
-JUDGED = 12  # samples on which variants are compared
+JUDGED = 12  # rows of samples on which variants are compared
 MARGIN = 1.2  # times closer to be taken must be what clips ranges or evens channels, on samples that it does not know
 AUTO = (("minmax", 100.0), ("moving-average", 100.0), ("percentile", 99.99), ("mse", 100.0))
 
@@ -164,7 +164,7 @@ class Quantize(Pass):
             mixed = Mixed(built.model, dict(built.reasons), built=built) if built.compute else Mixed(
                 working, dict(built.reasons))
         else:
-            mixer = Mixer(working, quantizer, executor, spread(context.data, JUDGED), judge, refused,
+            mixer = Mixer(working, quantizer, executor, judged(working, context.data, JUDGED), judge, refused,
                           parts={one.name: one.parts for one in opened},
                           methods=AUTO if self.calibration_method == "auto" else (), progress=context.progress)
             mixed = mixer.find(max_loss)
@@ -187,7 +187,7 @@ class Quantize(Pass):
         if not count:
             return
         done = [n for n in names if n not in skipped]
-        feeds = spread(context.data, JUDGED)
+        feeds = judged(original, context.data, JUDGED)
         runs = {"before": executor.prepare(mixed.model), "after": executor.prepare(trial)}
         loss = judge or Distance(untimed(executor).prepare(original), feeds)
         times, lost = race(runs, feeds[0]), loss(runs["after"])
@@ -229,7 +229,7 @@ class Quantize(Pass):
         bases = self._bases(model, target, known, executor, context, methods, len(data), fixed)
         fast = untimed(executor)
         alone = len(bases) == len(methods) == 1
-        distance = None if alone else Distance(fast.prepare(model), spread(unseen or data, JUDGED))
+        distance = None if alone else Distance(fast.prepare(model), judged(model, unseen or data, JUDGED))
         best: tuple[float, Quantizer, Built, Observer] | None = None
         for base, observer in bases:
             for quantizer in self.quantizers(base, target, known, observer, methods, fixed):

@@ -15,7 +15,7 @@ from lwgraph.calibrate.ranges import collect
 from lwgraph.check import verify
 from lwgraph.errors import DataError, UsageError
 from lwgraph.measure.distance import Distance
-from lwgraph.passes.quantize.observer import parted
+from lwgraph.passes.quantize.observer import judged, parted
 from lwgraph.passes.quantize.opset import OpsetError, raise_opset
 from lwgraph.passes.quantize.placement import Placement, candidates
 from lwgraph.passes.quantize.quantize import CLEARLY, Quantize
@@ -398,6 +398,14 @@ def test_only_what_a_fixed_placement_needs_is_observed(monkeypatch: pytest.Monke
     scales = [[np.asarray(ir.constant(n.inputs[1])).item() for n in made.graph if n.op_type == "QuantizeLinear"]
               for made in (few, all_)]
     assert len(scales[0]) > 3 and scales[0] == pytest.approx(scales[1])
+
+
+@pytest.mark.parametrize(("rows", "wanted"), [(1, 12), (5, 3), (32, 2)])
+def test_variants_are_judged_on_about_so_many_rows(rows: int, wanted: int) -> None:
+    model = residual()
+    data = [{"x": np.repeat(feed["x"], rows, 0)} for feed in images(20)]
+    found = judged(model, data, 12)
+    assert len(found) == wanted and all(any(feed is each for each in data) for feed in found)
 
 
 def test_ranges_know_all_samples_in_the_end() -> None:
