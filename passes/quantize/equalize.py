@@ -52,11 +52,22 @@ class Equalize(Pass):
                                                samples=0, seed=context.seed))
         return apply_scales(channels, weight_scales(channels))
 
-    def balance(self, model: ir.Model, seen: Mapping[str, Observed]) -> int:
-        """As `run`, by what was observed of the tensors of `wanted`; the number of layers changed."""
+    def balance(self, model: ir.Model, seen: Mapping[str, Observed], least: float = 0.0) -> int:
+        """As `run`, by what was observed of the tensors of `wanted`; the number of layers changed.
+
+        Nothing is changed where the layers' errors, summed, are predicted to fall by less than the factor `least`.
+        """
         infer(model)
         channels = Channels.of(model.graph)
-        return apply_scales(channels, activation_scales(channels, seen, self.weight_bits, self.per_channel))
+        scales = activation_scales(channels, seen, self.weight_bits, self.per_channel)
+        if least > 0 and self._errors(channels, np.ones_like(scales), seen) < least * self._errors(
+                channels, scales, seen):
+            return 0
+        return apply_scales(channels, scales)
+
+    def _errors(self, channels: Channels, scales: Array, seen: Mapping[str, Observed]) -> float:
+        return sum(_predicted(layer, scales[channels.roots(layer.inputs)], seen, self.weight_bits, self.per_channel)
+                   for layer in channels.layers)
 
 
 def wanted(model: ir.Model) -> list[str]:

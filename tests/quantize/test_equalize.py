@@ -9,9 +9,10 @@ import pytest
 from quantize_models import Array, Net, detector, images, residual
 
 from lwgraph import ir, registry
+from lwgraph.calibrate.ranges import collect
 from lwgraph.check import verify
 from lwgraph.passes.quantize.channels import Channels
-from lwgraph.passes.quantize.equalize import Equalize
+from lwgraph.passes.quantize.equalize import Equalize, wanted
 from lwgraph.passes.quantize.quantize import Quantize
 from lwgraph.passes.quantize.shapes import infer
 from lwgraph.rewrite import Context
@@ -166,3 +167,13 @@ def test_a_quantized_model_is_left_alone() -> None:
     context = Context(executor=registry.executor("ort"), data=list(DATA))
     Quantize(calibration_method="minmax", keep="none").run(made, context)
     assert Equalize().run(made, context) == 0 and "already quantized" in context.skipped[-1].reason
+
+
+def test_channels_are_only_evened_out_where_that_promises_enough() -> None:
+    uneven_, executor = chain(), registry.executor("ort")
+    infer(uneven_)
+    names = wanted(uneven_)
+    seen = collect(uneven_, DATA, executor, names, channels=dict.fromkeys(names, 1), samples=0)
+    assert Equalize().balance(ir.clone(uneven_), seen) == 2
+    assert Equalize().balance(ir.clone(uneven_), seen, 1.03) == 2
+    assert Equalize().balance(ir.clone(uneven_), seen, 1e9) == 0
