@@ -23,6 +23,7 @@ from lwgraph.optimizer.structuring import ORIGIN as STRUCTURE
 from lwgraph.optimizer.structuring import Trunk, Workshop, choose, layer_times
 from lwgraph.optimizer.target import MACS, open_oracle
 from lwgraph.plan import precision
+from lwgraph.plan.carry_out import GROUPS
 from lwgraph.plan.count import count
 from lwgraph.plan.deliver import deliver, spread
 from lwgraph.plan.plan import Plan, Precision
@@ -133,7 +134,7 @@ class Planning:
             (lambda models: self._race(oracle, models)) if oracle.measures else None,
             base_ms=float_ms if oracle.measures else sum(times.values()), context=self.context,
         )  # fmt: skip
-        trunk = workshop.trunks.of(self._structure(bench, times, share, oracle.target, float_ms).plan)
+        trunk = workshop.trunks.of(self._structure(bench, times, share, oracle, float_ms).plan)
         outcome = self._search(bench, workshop, trunk, oracle, float_ms)
         if self.context.details is not None and outcome.candidate is not None:
             made = bench.made(outcome.candidate)
@@ -145,14 +146,14 @@ class Planning:
         return outcome.model, outcome.plan
 
     def _structure(
-        self, bench: Bench, times: Mapping[str, float], share: float, target: str, run_ms: float
+        self, bench: Bench, times: Mapping[str, float], share: float, oracle: Oracle, run_ms: float
     ) -> Structure:
         """Which channels and blocks go, found by looking at a few structures without forms.
 
         Args:
             bench: looks.
             times, share: see `layer_times`.
-            target: that the times are of.
+            oracle: that the times are from.
             run_ms: of one run here.
         """
         macs, size = count(self.clean, self.shapes).macs or 0, ir.size(self.clean)
@@ -160,13 +161,16 @@ class Planning:
         def candidate(structure: Structure, precision: Precision) -> Candidate:
             left = structure.share
             ms = bench.base_ms * left * (share if precision.passes else 1.0)
-            plan = replace(structure.plan, precision=precision, target=target)
+            plan = replace(structure.plan, precision=precision, target=oracle.target)
             return Candidate((), ms, structure.loss, STRUCTURE, plan=plan, bytes=round(size * left),
                              macs=round(macs * left), stated=True)  # fmt: skip
 
         best = Precision((spelling(),)) if share < FASTER and self._precisions()[1:] else Precision()
         if best.passes and not bench.look(candidate(NOTHING, best)):
             best = Precision()  # what comes on top of integers that lose too much is lost, too
+        if isinstance(oracle, DeviceOracle):
+            self.context.skip("plan", GROUPS, f"target {self.goal.target} has no prices of narrower layers")
+            return NOTHING
         samples = self._samples(run_ms, TRIAL_SECONDS)
         offers = find_offers(self.clean, self.context, samples, run_ms)
         structures = find_structures(self.clean, offers, times)

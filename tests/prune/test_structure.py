@@ -11,7 +11,7 @@ from lwgraph.optimizer.goal import Goal
 from lwgraph.optimizer.structuring import Trunks, Workshop, choose
 from lwgraph.plan.carry_out import BLOCKS, GROUPS
 from lwgraph.plan.count import count
-from lwgraph.plan.plan import Plan, Removed, Width
+from lwgraph.plan.plan import Plan, Precision, Removed, Width
 from lwgraph.plan.search.front import Candidate
 from lwgraph.plan.search.removal import Removal
 from lwgraph.plan.search.structure import NOTHING, Offer, Structure, find_offers, find_structures, widest
@@ -151,3 +151,16 @@ def test_a_delivered_plan_is_the_same_from_the_network_and_from_its_trunk(found)
     workshop = Workshop(model, ctx, shapes, feeds[0], 1.0)
     made = workshop.make(Candidate((), 1.0, 0.0, plan=plan, stated=True))
     assert len(records) == 2 and ir.fingerprint(whole) == ir.fingerprint(made.model) != ir.fingerprint(model)
+
+
+def test_the_report_hears_of_the_plan_that_was_made_and_of_no_other(found):
+    model, ctx, _, feeds = found
+    ctx.details = {"kept": 1}
+    shapes = layer_shapes(model, feeds[0], ctx.executor)
+    workshop = Workshop(model, ctx, shapes, feeds[0], 1.0)
+    plan = Plan(precision=Precision(('quantize{calibration_method=minmax,keep="none"}',)))
+    try:
+        made = workshop.make(Candidate((), 1.0, 0.0, plan=plan, stated=True))
+        assert "quantization" in made.details and ctx.details == {"kept": 1}
+    finally:
+        ctx.details = None

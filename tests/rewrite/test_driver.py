@@ -223,3 +223,12 @@ def test_cost_grows_linearly(shared: bool) -> None:
 
     small = min(seconds(400) for _ in range(3))
     assert seconds(1600) < 8 * small
+
+
+def test_a_context_beside_another_records_into_it():
+    context = Context(details={})
+    other = context.beside(data=[], details=None)
+    other.skip("pass", "place", "reason")
+    other.warn("careful")
+    assert other.data == [] and other.details is None and context.data is None and context.details == {}
+    assert [skipped.place for skipped in context.skipped] == ["place"] and context.warnings == ["careful"]
