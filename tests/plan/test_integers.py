@@ -62,6 +62,9 @@ def test_trials_get_the_ranges_that_lose_least_clearly(planner, monkeypatch):
     assert "mse" in planner.quick and model == planner.quick and lost == 0.5
     (earnest,) = planner.plan(planner.chosen(planner.uniform(INT8))).precision.passes
     assert "calibration_method=mse" in earnest and "equalize" not in earnest  # as the pass does unless told otherwise
+    integers.quick_integers(planner, loss, runner, even=False)
+    (earnest,) = planner.plan(planner.chosen(planner.uniform(INT8))).precision.passes
+    assert "calibration_method=mse" in earnest and "equalize=false" in earnest  # found out before, for all plans
     losses["mse"] = 0.9  # hardly better than what clips nothing
     integers.quick_integers(planner, loss, runner)
     assert "mse" not in planner.quick and "percentile" not in planner.quick
@@ -88,12 +91,12 @@ def test_a_survey_is_made_once_and_tells_layers_apart(planner, tmp_path, monkeyp
 
     def within(model, context):
         calls.append(context)
-        return SimpleNamespace(nodes=facts, built=object())
+        return SimpleNamespace(nodes=facts, built=SimpleNamespace(even=False))
 
     monkeypatch.setattr(integers, "make_pass", lambda **o: SimpleNamespace(within=within))
     for _ in range(2):
         found = integers.survey(planner.model, planner.context, tmp_path)
-        assert found == integers.Survey({"a": 0.1}, ("y",), 2 / 8)
+        assert found == integers.Survey({"a": 0.1}, ("y",), 2 / 8, even=False)
     assert len(calls) == 1
     (path,) = tmp_path.glob("integers-*/*.json")
     path.write_text("cut o")

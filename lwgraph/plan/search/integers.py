@@ -20,7 +20,7 @@ from lwgraph.plan.search.kept import Kept, facts_of, kept_path
 from lwgraph.plan.search.planner import QUICK_SAMPLES, Planner
 from lwgraph.rewrite.base import Context
 
-VERSION = 1  # part of the file name: raise it when the meaning of a survey changes
+VERSION = 2  # part of the file name: raise it when the meaning of a survey changes
 KEY = "survey"
 METHODS = ("minmax", "percentile", "mse")  # ranges that trials may have; the first where others are hardly better
 CLEARLY = 1.25  # times less loss must be what clips ranges: other samples may go further
@@ -38,19 +38,27 @@ class Survey:
         kept: names of the nodes that could be in integers and that the pass leaves in float; empty where it leaves
             all of them.
         slower: what these take longer in integers, as a share of all that could be in integers.
+        even: whether evening out the channels brought the outputs nearer; None: not known.
     """
 
     damage: dict[str, float] = field(default_factory=dict)
     kept: tuple[str, ...] = ()
     slower: float = 0.0
+    even: bool | None = None
 
 
-def quick_integers(planner: Planner, loss: Callable[[Run], float], executor: Executor) -> tuple[ir.Model, float]:
+def quick_integers(
+    planner: Planner, loss: Callable[[Run], float], executor: Executor, even: bool | None = None
+) -> tuple[ir.Model, float]:
     """Choose the ranges with which plans are tried, by the loss of the whole network in integers, and set them.
 
     The method is chosen on as many samples as ranges are taken from in earnest, and by samples that these do not know;
     plans that may be delivered get it, too, so that the pass need not try all methods for each. Then trials get the
     fewest samples with which the network loses about as little: a few may miss what an output can be.
+
+    Args:
+        planner, loss, executor: see `weigh_integers`.
+        even: whether channels are evened out in what may be delivered; None: the pass finds out each time.
 
     Returns:
         that network with its ranges taken in earnest, and its loss.
@@ -70,7 +78,8 @@ def quick_integers(planner: Planner, loss: Callable[[Run], float], executor: Exe
             continue
         if best is None or found * CLEARLY < best[1]:
             best = model, found, planner.quick
-            planner.earnest = str(make_pass(**{**EXACTLY, "calibration_method": method}))
+            evenly = {} if even is None else {"equalize": even}
+            planner.earnest = str(make_pass(**{**EXACTLY, **evenly, "calibration_method": method}))
     if best is None:
         assert reason is not None
         raise reason
@@ -104,7 +113,7 @@ def survey(
     facts = (ir.fingerprint(model), make_pass(), *facts_of(executor))
     memory = Kept(kept_path(f"integers-{VERSION}", facts, feeds, folder=folder), "what integers do is")
     if (row := memory.get(KEY)) is not None:
-        return Survey(dict(row["damage"]), tuple(row["kept"]), float(row["slower"]))
+        return Survey(dict(row["damage"]), tuple(row["kept"]), float(row["slower"]), row["even"])
     judge: Any = make_pass()
     if not hasattr(judge, "within"):
         return Survey()
@@ -114,7 +123,9 @@ def survey(
     damage = {n.name: float(n.damage) for n in mixed.nodes if n.damage is not None and math.isfinite(n.damage)}
     named = {node.name for node in model.graph}
     kept = tuple(n.name for n in mixed.nodes if n.reason and n.name in named)
-    found = Survey(damage, kept, _slower(mixed.nodes)) if mixed.built is not None else Survey(damage)
+    found = Survey(damage)
+    if mixed.built is not None:
+        found = Survey(damage, kept, _slower(mixed.nodes), getattr(mixed.built, "even", None))
     memory.put(KEY, asdict(found))
     if memory.warning:
         context.warn(memory.warning)
@@ -146,7 +157,7 @@ def weigh_integers(planner: Planner, loss: Callable[[Run], float], executor: Exe
     affordable = planner.affordable(RANGE_SAMPLES, RANGE_SECONDS)
     known = survey(planner.model, planner.context, samples=affordable)
     planner.set_damages(damages_of(planner, known.damage))
-    model, measured = quick_integers(planner, loss, executor)
+    model, measured = quick_integers(planner, loss, executor, known.even)
     predicted = planner.predicted_loss(planner.uniform(INT8))
     if predicted > 0 and 0 < measured < math.inf:
         planner.scale_integers(measured / predicted)
