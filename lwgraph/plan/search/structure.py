@@ -26,10 +26,13 @@ from lwgraph.views.coupling import couple_channels
 from lwgraph.views.residual import find_residuals
 
 LEVELS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)  # shares of the layers' time that structures leave, about
+OFF = 0.06  # by which a structure may miss its level
+REFITTED = 0.45  # of what removed channels lose, the share that is left once all layers are fitted anew, about
+CLEARLY_LESS = 0.7  # of the loss without blocks must be left where blocks go: they take long to make up for
 HOPELESS = 0.3  # predicted loss of a structure that is not looked at
-BLOCK_SECONDS, BLOCK_RUNS = 20.0, 6  # of judging blocks, about; runs of the network for each block and sample, about
+BLOCK_SECONDS, BLOCK_RUNS = 10.0, 6  # of judging blocks, about; runs of the network for each block and sample, about
 LEAST_SAMPLES, MOST_SAMPLES = 8, 64  # for it
-PROBED = 24  # items of which two sizes are measured at the outputs; of more, one of each
+PROBED = 12  # items of which two sizes are measured at the outputs; of more, one of each
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +109,7 @@ def find_offers(
             losses = np.array([size.error for size in sizes])
             if item in points:
                 losses = to_measured([size.width - size.kept for size in sizes], losses, points[item])
-            offers.append(Offer(name, sizes, losses))
+            offers.append(Offer(name, sizes, losses * (1.0 if name == BLOCKS else REFITTED)))
     return offers
 
 
@@ -125,22 +128,37 @@ def find_structures(model: ir.Model, offers: Sequence[Offer], times: Mapping[str
     whole = sum(times.values())
     if not offers or not whole > 0:
         return []
+    channels = [offer for offer in offers if offer.pass_name != BLOCKS]
+    gentle, any_ = (_front(some, times, whole) for some in (channels, offers))
+    kept: list[Structure] = []
+    for level in LEVELS:
+        found = _nearest(gentle, level)
+        other = _nearest(any_, level) if len(channels) < len(offers) else None
+        if found is None or (other is not None and other.loss < CLEARLY_LESS * found.loss):
+            found = other
+        if found is not None and found not in kept:
+            kept.append(found)
+    useful = [s for i, s in enumerate(kept) if all(s.loss < other.loss for other in kept[i + 1 :])]
+    return [_possible(model, structure) for structure in useful]
+
+
+def _front(offers: Sequence[Offer], times: Mapping[str, float], whole: float) -> list[Structure]:
     menus = []
     for offer in offers:
         most = max(_saved(size, times) for size in offer.sizes)
         menus.append(Menu.of([most, *(most - _saved(size, times) for size in offer.sizes)], [0.0, *offer.losses]))
-    found: dict[tuple[int, ...], Structure] = {}
-    for solution in Knapsack(menus).front():
+    found = []
+    for solution in Knapsack(menus).front() if menus else []:
         if 0 < solution.loss < HOPELESS:
             chosen = [(offer, offer.sizes[o - 1], float(offer.losses[o - 1]))
                       for offer, o in zip(offers, solution.choice, strict=True) if o]  # fmt: skip
-            found[solution.choice] = _structure(chosen, times, whole, solution.loss)
-    kept: list[Structure] = []
-    for level in LEVELS:
-        nearest = min(found.values(), key=lambda s: (abs(s.share - level), s.loss), default=None)
-        if nearest is not None and abs(nearest.share - level) < 0.06 and nearest not in kept:
-            kept.append(_possible(model, nearest))
-    return kept
+            found.append(_structure(chosen, times, whole, solution.loss))
+    return found
+
+
+def _nearest(structures: Sequence[Structure], level: float) -> Structure | None:
+    near = min(structures, key=lambda s: (abs(s.share - level), s.loss), default=None)
+    return near if near is not None and abs(near.share - level) < OFF else None
 
 
 def _block_samples(model: ir.Model, run_ms: float | None) -> int | None:
