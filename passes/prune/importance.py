@@ -17,6 +17,7 @@ from lwgraph.plan.fit import Block
 from lwgraph.views.coupling import Group
 
 Array = npt.NDArray[np.float64]
+STRIP, SPARSE = 256, 0.75  # rows updated at once; the share of columns left at which those that are gone are taken out
 MEMORY_BYTES = 1 << 30  # of all inverses that the greedy choice updates
 
 
@@ -128,7 +129,7 @@ class Obs(Importance):
         readers = scene.readers(group)
         if not readers:
             return L2().rank(group, scene)
-        size = sum(8 * len(reader.columns) * reader.site.fan_in**2 for reader in readers)
+        size = sum(_bytes(reader) for reader in readers)
         if size > MEMORY_BYTES:
             total = np.zeros(group.width)
             for reader in readers:
@@ -149,33 +150,59 @@ class Obs(Importance):
 
 
 class _Part:
-    """One weight (of one group of a layer) whose columns go: W and the inverse of its moments, for what is left."""
+    """One weight W (of one group of a layer) whose columns go, and the inverse of its moments, for what is left.
+
+    All that is asked of W is W^T W, which stands in its place where it is smaller. What is gone stays in both until a
+    quarter is: taking it out copies all the rest.
+    """
 
     def __init__(self, block: Block, columns: Ints, scale: float) -> None:
-        self.weight = np.array(block.matrix)
+        matrix = block.matrix
+        self._squared = len(matrix) > matrix.shape[1]
+        self.weight = matrix.T @ matrix if self._squared else np.array(matrix)
         self.inverse = np.linalg.inv(block.moments)
         self.columns, self.scale = columns.copy(), scale
+        self._left = np.ones(len(self.inverse), bool)
 
     def costs(self, alive: Ints) -> Array:
-        """The cost of each channel alone."""
+        """The cost of each channel alone: tr(B^-1 W_B^T W_B) with B its block of the inverse."""
         columns = self.columns[alive]
         blocks = self.inverse[columns[:, :, None], columns[:, None, :]]
-        weights = self.weight[:, columns].transpose(1, 2, 0)  # (n, t, o)
-        return np.asarray((weights * np.linalg.solve(blocks, weights)).sum((1, 2)) * self.scale)
+        return np.asarray(np.trace(np.linalg.solve(blocks, self._powers(columns)), axis1=1, axis2=2) * self.scale)
+
+    def _powers(self, columns: Ints) -> Array:
+        """(n, t, t), W^T W for the columns (n, t) of each channel."""
+        if self._squared:
+            return np.asarray(self.weight[columns[:, :, None], columns[:, None, :]])
+        each = self.weight[:, columns].transpose(1, 2, 0)
+        return np.asarray(each @ each.swapaxes(1, 2))
 
     def remove(self, channels: Ints) -> float:
         """Remove channels, update what is left, and return the cost."""
         gone = self.columns[channels].reshape(-1)
-        weight = self.weight[:, gone]
-        solved = np.linalg.solve(self.inverse[np.ix_(gone, gone)], np.column_stack([weight.T, self.inverse[gone]]))
-        cost = float((weight.T * solved[:, :len(weight)]).sum()) * self.scale
-        kept = np.ones(len(self.inverse), bool)
-        kept[gone] = False
-        update = solved[:, len(weight):][:, kept]
-        self.weight = self.weight[:, kept] - weight @ update
-        self.inverse = self.inverse[np.ix_(kept, kept)] - self.inverse[np.ix_(kept, gone)] @ update
-        self.columns = (np.cumsum(kept) - 1)[self.columns]  # those of removed channels are never asked for again
+        rows, power = self.inverse[gone], self._powers(gone[None])[0]  # the inverse is symmetric
+        solved = np.linalg.solve(rows[:, gone], np.column_stack([power, rows]))
+        cost = float(np.trace(solved[:, : len(gone)])) * self.scale
+        update = solved[:, len(gone) :]
+        half = self.weight[gone] - power @ update / 2 if self._squared else None
+        if half is None:
+            self.weight -= self.weight[:, gone] @ update
+        for start in range(0, len(self.inverse), STRIP):  # the products of a strip stay in the cache
+            part = np.s_[start : start + STRIP]
+            self.inverse[part] -= rows[:, part].T @ update
+            if half is not None:  # (W - W_B U)^T (W - W_B U)
+                self.weight[part] -= update[:, part].T @ half + half[:, part].T @ update
+        self._left[gone] = False
+        if self._left.sum() <= SPARSE * len(self._left):
+            self._take_out()
         return max(0.0, cost)
+
+    def _take_out(self) -> None:
+        kept = np.flatnonzero(self._left)
+        self.weight = self.weight[kept][:, kept] if self._squared else self.weight[:, kept]
+        self.inverse = self.inverse[kept][:, kept]
+        self.columns = (np.cumsum(self._left) - 1)[self.columns]  # those of removed channels are never asked for again
+        self._left = self._left[kept]
 
 
 def _parts(scene: Scene, readers: list[Reader]) -> list[_Part]:
@@ -186,6 +213,12 @@ def _parts(scene: Scene, readers: list[Reader]) -> list[_Part]:
         found += [_Part(block, columns, 1 / power if power > 0 else 0.0)
                   for block, columns in zip(moments.blocks, reader.columns, strict=True)]
     return found
+
+
+def _bytes(reader: Reader) -> int:
+    """What the parts of a layer take, about."""
+    width = reader.site.fan_in
+    return 8 * len(reader.columns) * width * (width + min(width, reader.site.outputs // reader.site.group))
 
 
 def _costs(parts: list[_Part], alive: Ints) -> Array:

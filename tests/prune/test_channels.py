@@ -19,6 +19,7 @@ from lwgraph.passes.prune.importance import Importance, Ranking, by_score
 from lwgraph.passes.prune.scene import Scene, Work
 from lwgraph.passes.prune.study import matches
 from lwgraph.plan.count import count
+from lwgraph.plan.fit import Block
 from lwgraph.rewrite.base import Context
 
 
@@ -325,3 +326,27 @@ def test_the_demo_keeps_its_accuracy():
     assert parameters(good) < 0.75 * parameters(original)
     assert base - accuracy(good) <= 0.01
     assert base - accuracy(good) <= (base - accuracy(bad)) / 3
+
+
+@pytest.mark.parametrize("outputs", [5, 60])  # W itself, and W^T W in its place
+def test_what_removals_cost_is_what_is_lost_at_best(outputs: int) -> None:
+    """Eight removals, also past the point where what is gone is taken out, against least squares from the start."""
+    rng = np.random.default_rng(0)
+    weight, root = rng.standard_normal((outputs, 24)), rng.standard_normal((24, 40))
+    moments = root @ root.T / 40
+    part = importances._Part(Block(weight, moments, 0.0), np.arange(24).reshape(12, 2), 2.0)
+    alive, spent = np.arange(12), 0.0
+    for channel in (3, 7, 0, 11, 5, 8, 1, 6):
+        alive = alive[alive != channel]
+        spent += part.remove(np.array([channel]))
+        kept = (2 * alive[:, None] + np.arange(2)).reshape(-1)
+        fitted = np.linalg.solve(moments[np.ix_(kept, kept)], moments[kept] @ weight.T).T
+        change = weight.copy()
+        change[:, kept] -= fitted
+        assert spent == pytest.approx(2 * np.trace(change @ moments @ change.T))
+        costs = part.costs(alive)
+        worst = alive[int(np.argmax(costs))]
+        left = (2 * alive[alive != worst][:, None] + np.arange(2)).reshape(-1)
+        change = weight.copy()
+        change[:, left] -= np.linalg.solve(moments[np.ix_(left, left)], moments[left] @ weight.T).T
+        assert spent + costs.max() == pytest.approx(2 * np.trace(change @ moments @ change.T))
