@@ -7,6 +7,7 @@ judged and timed against the float model, so an estimate only proposes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ from lwgraph.executor import Executor, Feeds, Run, untimed
 from lwgraph.measure.latency import paired_latency
 from lwgraph.passes.quantize.cut import Choice, ladder
 from lwgraph.passes.quantize.distance import Distance
+from lwgraph.passes.quantize.logits import Logits, has_logits
 from lwgraph.passes.quantize.parts import Region
 from lwgraph.passes.quantize.quantizer import Built, Quantizer
 from lwgraph.passes.quantize.readback import failures
@@ -28,6 +30,7 @@ RATE = 8.0  # without max_loss: halving the loss is worth a ninth more time (2 *
 ENOUGH = 1e-3  # a relative squared error this small is hardly worth time
 CEILING = 0.02  # a larger error is not traded for time where a mix without it is faster than the float model
 CLEARLY = 1.5  # times closer must be what clips ranges or evens channels: other data may go further
+RACED = 7  # mixes that are timed where all in integers exceed the ceiling
 FEW = 4  # samples on which sensitivities are measured
 SURELY = 1.25  # times better must be what leaves more in float: times are measured, and must not decide by their noise
 _SECONDS = 1.0  # of timing, for each comparison with the float model
@@ -132,8 +135,9 @@ class Mixer:
 
     def __post_init__(self) -> None:
         self.untimed = untimed(self.executor)
-        self.distance = Distance(self.untimed.prepare(self.original), self.feeds)
-        self.loss: Judge = self.judge or self.distance
+        self.smooth: Executor = Logits(self.untimed) if has_logits(self.original) else self.untimed
+        self.distance = Distance(self.smooth.prepare(self.original), self.feeds)
+        self.unit = 1.0  # of distances before a last Softmax, in distances of the outputs
         self.floats: dict[str, float] = {}
         self.integers: dict[str, float] = {}
         self.damage: dict[str, float] = {}
@@ -155,7 +159,7 @@ class Mixer:
             return Mixed(self.original, dict(whole.reasons))
         region = Region(self.quantizer, refused)
         border = self._profile(whole)
-        integer_loss = self.loss(self.untimed.prepare(whole.model))
+        integer_loss = self._whole_loss(whole)
         if integer_loss > (ENOUGH if max_loss is None else max_loss):
             whole, region, integer_loss = self._refine(whole, region, refused, integer_loss)
         sizes = measured_shapes(self.quantizer.model, region.values(), self.feeds[0], self.executor)
@@ -168,12 +172,29 @@ class Mixer:
             why = f"keeps max_loss {max_loss:.3g}" if choices else "saves time"
             return self._float(region, refused, f"no mix of integers and floats {why}", integer_loss)
         if max_loss is None and self.judge is None and integer_loss > CEILING:
-            strict = found if found[2] <= CEILING else self._pick(choices, region, refused, CEILING)
-            if strict is not None:
-                made = self._timed(region, refused, *strict, integer_loss, everything, CEILING)
+            found = self._raced(choices, region, refused) or found
+            if found[2] <= CEILING:
+                made = self._timed(region, refused, *found, integer_loss, everything, CEILING)
                 if made.built is not None:
                     return made
         return self._timed(region, refused, *found, integer_loss, everything, max_loss)
+
+    def _whole_loss(self, whole: Built) -> float:
+        """The loss of all in integers; where a Softmax ends the model, that of what it reads is scaled to it."""
+        if self.judge is not None:
+            return self.judge(self.untimed.prepare(whole.model))
+        loss = before = self.distance(self.smooth.prepare(whole.model))
+        if self.smooth is not self.untimed:
+            outputs = Distance(self.untimed.prepare(self.original), self.feeds)
+            loss = outputs(self.untimed.prepare(whole.model))
+            self.unit = loss / before if before > 0 else 1.0
+        return loss
+
+    def loss(self, model: ir.Model) -> float:
+        """The judge's loss of a model, or the distance of its outputs; see `_whole_loss`."""
+        if self.judge is not None:
+            return self.judge(self.untimed.prepare(model))
+        return self.unit * self.distance(self.smooth.prepare(model))
 
     def _without_kernel(self, built: Built) -> dict[str, str]:
         return dict(failures(self.executor, built.model, built.compute) or {})
@@ -193,21 +214,21 @@ class Mixer:
                 ) -> tuple[Built, Region, float]:
         """Measure the damages, and give the worst tensors better ranges where that brings the whole model closer."""
         sources, keys = region.sources()
-        few = Distance(self.untimed.prepare(self.quantizer.model), self.feeds[:FEW])
-        found = sensitivities(self.quantizer.model, sources, few, self.untimed, self.runs,
+        few = Distance(self.smooth.prepare(self.quantizer.model), self.feeds[:FEW])
+        found = sensitivities(self.quantizer.model, sources, few, self.smooth, self.runs,
                               lambda done, total: self.progress("measuring sensitivities", done, total))
-        ranges = better_ranges(self.quantizer, region, sources, found, self.methods, few, self.untimed,
+        ranges = better_ranges(self.quantizer, region, sources, found, self.methods, few, self.smooth,
                                lambda done, total: self.progress("trying ranges", done, total))
         if ranges:
             quantizer = refined(self.quantizer, {name: method for name, (method, _) in ranges.items()})
             built = quantizer.build(refused)
-            if CLEARLY * (new := self.loss(self.untimed.prepare(built.model))) < loss:
+            if CLEARLY * (new := self.loss(built.model)) < loss:
                 self.quantizer, whole, loss = quantizer, built, new
                 region = Region(quantizer, refused)
                 found = [ranges[s.name][1] if s.grid is not None and s.name in ranges else damage
                          for s, damage in zip(sources, found, strict=True)]
         for key, damage in zip(keys, found, strict=True):
-            self.damage[key] = self.damage.get(key, 0.0) + damage
+            self.damage[key] = self.damage.get(key, 0.0) + self.unit * damage
         return whole, region, loss
 
     def _pick(self, choices: Sequence[Choice], region: Region, refused: Mapping[str, str], max_loss: float | None
@@ -231,11 +252,31 @@ class Mixer:
                 low = middle + 1
         return found
 
+    def _raced(self, choices: Sequence[Choice], region: Region, refused: Mapping[str, str]
+               ) -> tuple[frozenset[str], Built, float] | None:
+        """Of RACED rungs of the ladder the one of least cost by its measured time, CEILING kept where one keeps it.
+
+        Estimates of time leave out what many small parts in float cost together. None: none is faster than the float
+        model.
+        """
+        plain, best = self.executor.prepare(self.original), None
+        least = True, math.inf
+        for index in sorted({round(i * (len(choices) - 1) / (RACED - 1)) for i in range(RACED)}) if choices else ():
+            built, loss = self._judge(choices[index].integer, region, refused)
+            if not built.compute:
+                continue
+            times = self.race({"float": plain, "mixed": self.executor.prepare(built.model)}, self.feeds[0])
+            share = times["mixed"] / times["float"]
+            rank = loss > CEILING, SURELY * _cost(share, loss)
+            if share <= EVEN and rank < least:
+                best, least = (choices[index].integer, built, loss), (loss > CEILING, _cost(share, loss))
+        return best
+
     def _judge(self, integer: frozenset[str], region: Region, refused: Mapping[str, str]) -> tuple[Built, float]:
         if integer not in self._judged:
             why = {n.name or "": "" for n in region.nodes if (n.name or "") not in integer}
             built = self.quantizer.build({**refused, **why})
-            self._judged[integer] = built, self.loss(self.untimed.prepare(built.model))
+            self._judged[integer] = built, self.loss(built.model)
         return self._judged[integer]
 
     def _timed(self, region: Region, refused: Mapping[str, str], integer: frozenset[str], built: Built, loss: float,

@@ -15,6 +15,7 @@ from lwgraph.passes.quantize.activations import Opened, close_activations, open_
 from lwgraph.passes.quantize.describe import describe
 from lwgraph.passes.quantize.distance import Distance
 from lwgraph.passes.quantize.equalize import Equalize, wanted
+from lwgraph.passes.quantize.logits import Logits
 from lwgraph.passes.quantize.mixed import CLEARLY, EVEN, Judge, Mixed, Mixer, race, worth
 from lwgraph.passes.quantize.observer import Observer, judged, parted, spread
 from lwgraph.passes.quantize.opset import raise_opset
@@ -228,7 +229,7 @@ class Quantize(Pass):
         known, unseen = parted(data) if self.equalize or len(methods) > 1 else (data, ())
         fixed = refused if self.keep == "none" else None  # no other placement will be asked for
         bases = self._bases(model, target, known, executor, context, methods, len(data), fixed)
-        fast = untimed(executor)
+        fast = Logits(untimed(executor))
         alone = len(bases) == len(methods) == 1
         distance = None if alone else Distance(fast.prepare(model), judged(model, unseen or data, JUDGED))
         best: tuple[float, Quantizer, Built, Observer] | None = None

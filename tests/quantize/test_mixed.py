@@ -246,6 +246,28 @@ def test_ruin_is_not_taken_either_when_the_race_finds_it_faster_than_was_thought
     assert made.loss is not None and made.loss < CEILING and made.kept
 
 
+def test_probabilities_are_judged_by_their_logits_but_a_judge_of_ones_own_sees_them() -> None:
+    n = Net()
+    x = n.op("Flatten", n.op("GlobalAveragePool", n.conv(n.input("x", ["n", 3, 16, 16]), 3, 16, name="first")))
+    model = n.model(n.op("Softmax", n.gemm(x, 16, 10, name="last"), axis=-1, name="end"))
+    seconds = {"float": 2.0, "mixed": 1.0, "whole": 1.0}
+    search = mixer(model, images(), OrtExecutor(), seconds)
+    assert all(abs(outputs["end_out"].mean()) < 1e-6 for outputs in search.distance.outputs)
+    made = search.find()
+    whole = search.quantizer.build({}).model
+    outputs = Distance(OrtExecutor().prepare(model), images())
+    assert made.integer_loss == search.loss(whole) == pytest.approx(outputs(OrtExecutor().prepare(whole)))
+    assert search.unit != 1.0
+    seen: list[Array] = []
+
+    def judge(run: Run) -> float:
+        seen.append(run(images()[0])["end_out"])
+        return 0.0
+
+    mixer(model, images(), OrtExecutor(), seconds, judge=judge).find(max_loss=1.0)
+    assert seen and all(found.sum() == pytest.approx(1.0, abs=0.02) for found in seen)
+
+
 def test_a_judge_of_ones_own() -> None:
     """What the loss is, the caller says: here how often the largest output is another one."""
     model, data = detector(), images()
