@@ -25,7 +25,7 @@ class Onward:
         feeds: all runs are on these, the very objects.
         executor: runs the model once per feed, and later the variants.
         starts: numbers of nodes before which cuts are wanted. Where the values of all do not fit into `memory_bytes`,
-            every second one is left out, again and again; with a cut before no start, variants are run as a whole.
+            the largest are left out; with a cut before no start, variants are run as a whole.
         memory_bytes: for all feeds together.
     """
 
@@ -43,7 +43,7 @@ class Onward:
             shapes = measured_shapes(model, names, self.feeds[0], self.executor)
             sizes = {name: 4.0 * math.prod(shape) * len(self.feeds) for name, shape in shapes.items()}
             while live and sum(sizes[n] for n in {n for values in live.values() for n in values}) > memory_bytes:
-                live = dict(list(live.items())[1::2])
+                del live[max(live, key=lambda place: sum(sizes[n] for n in live[place]))]
             wanted = list(dict.fromkeys(n for values in live.values() for n in values))
             for index, found in capture(model, wanted, self.feeds, self.executor, activation_bytes=memory_bytes):
                 self._values[index].update({name: np.asarray(array) for name, array in found.items()})
@@ -83,6 +83,43 @@ class Onward:
         return behind
 
 
+def first_change(model: ir.Model, variant: ir.Model) -> int:
+    """The number of the first node of `model` that a changed copy of it does not have as it is; constants that are
+    nodes here may be initializers there. O(nodes), and a look at the constants that are not the very same."""
+    theirs = {value.name: node for node in variant.graph for value in node.outputs if value.name}
+    count = 0
+    for node in model.graph:
+        if node.op_type != "Constant":
+            other = theirs.get(node.outputs[0].name)
+            if other is None or not _same(node, other):
+                return count
+        count += 1
+    return count
+
+
+def _same(node: ir.Node, other: ir.Node) -> bool:
+    if (node.op_type, node.domain, len(node.inputs)) != (other.op_type, other.domain, len(other.inputs)):
+        return False
+    attributes, others = ({name: a.value for name, a in n.attributes.items()} for n in (node, other))
+    if attributes.keys() != others.keys() or any(
+            isinstance(value, ir.Graph) or value != others[name] for name, value in attributes.items()):
+        return False
+    for mine, its in zip(node.inputs, other.inputs, strict=True):
+        if mine is None or its is None:
+            if mine is not its:
+                return False
+            continue
+        constant = ir.constant_tensor(mine)
+        if constant is None:
+            if mine.name != its.name or ir.is_constant(its):
+                return False
+        elif constant is not ir.constant_tensor(its):
+            a, b = ir.constant(mine), ir.constant(its)
+            if a is None or b is None or not np.array_equal(a, b):
+                return False
+    return True
+
+
 def _live(model: ir.Model, places: Sequence[int], feed: Feeds) -> dict[int, list[str]]:
     """By place (a number of a node): the values, made or fed before it, that are used from there on. Places behind
     which the model has an output already are left out. O(nodes * places)."""
@@ -104,4 +141,4 @@ def _live(model: ir.Model, places: Sequence[int], feed: Feeds) -> dict[int, list
     }  # fmt: skip
 
 
-__all__ = ["MEMORY_BYTES", "Onward"]
+__all__ = ["MEMORY_BYTES", "Onward", "first_change"]

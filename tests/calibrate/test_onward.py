@@ -6,7 +6,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from lwgraph import ir, registry
-from lwgraph.calibrate.onward import Onward
+from lwgraph.calibrate.onward import Onward, first_change
 
 RNG = np.random.default_rng(0)
 FEEDS = [{"x": RNG.standard_normal((2, 6)).astype(np.float32)} for _ in range(3)]
@@ -65,8 +65,25 @@ def test_cuts_fit_into_memory():
     def cuts(memory):
         return Onward(m, FEEDS, registry.executor("ort"), [1, 2, 3, 4, 5], memory_bytes=memory * size).cuts
 
-    assert [cuts(5), cuts(4), cuts(2), cuts(1)] == [[1, 2, 3, 4, 5], [2, 4], [2, 4], []]
+    assert [cuts(5), cuts(4), cuts(2), cuts(1), cuts(0)] == [[1, 2, 3, 4, 5], [1, 2, 4, 5], [2, 5], [5], []]
 
 
 def test_no_cut_behind_an_output():
     assert Onward(model(early=True), FEEDS, registry.executor("ort"), [1, 2, 3, 5]).cuts == [1]
+
+
+def test_the_first_change_is_found():
+    m = model()
+    assert first_change(m, ir.clone(m)) == 6
+    for name, start in (("w0", 0), ("w1", 2), ("w2", 5)):
+        assert first_change(m, scaled(m, name)) == start
+    same = ir.clone(m)
+    value = same.graph.initializers["w1"]
+    ir.set_constant(value, np.array(ir.constant(value)))
+    assert first_change(m, same) == 6
+    other = ir.clone(m)
+    other.graph[3].op_type = "Sigmoid"
+    assert first_change(m, other) == 3
+    joined = ir.clone(m)
+    joined.graph[4].replace_input_with(1, joined.graph[2].outputs[0])
+    assert first_change(m, joined) == 4

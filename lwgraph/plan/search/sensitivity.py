@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.calibrate.onward import Onward, first_change
 from lwgraph.errors import LwgraphError
-from lwgraph.executor import Executor, Feeds
+from lwgraph.executor import Executor, Feeds, Run, untimed
 from lwgraph.plan.search.kept import Kept, facts_of, kept_path
 from lwgraph.plan.search.removal import Removal, Removes
 from lwgraph.rewrite.base import Context
@@ -51,8 +53,8 @@ class Reference:
     """
 
     def __init__(self, model: ir.Model, feeds: Sequence[Feeds], executor: Executor) -> None:
-        self.feeds, self.executor = feeds, executor
-        run = executor.prepare(model)
+        self.feeds, self.executor = feeds, untimed(executor)
+        run = self.executor.prepare(model)
         self._outputs: list[Outputs] = [dict(run(feed)) for feed in feeds]
         self._power = {name: self._spread(name) for name in (self._outputs[0] if self._outputs else {})}
 
@@ -68,14 +70,18 @@ class Reference:
         found = [float(sum(np.square(array - m, dtype=np.float64).sum() for array in arrays)) for m in (mean, 0.0)]
         return found[0] if found[0] > 1e-12 * found[1] else found[1]
 
-    def loss(self, model: ir.Model) -> float:
+    def loss(self, model: ir.Model, behind: Callable[[ir.Model], Run] | None = None) -> float:
         """||Y - Yhat||^2 / ||Y - mean Y||^2, the mean of all outputs; of integers the share that differs.
 
         inf when the model does not run, or gives other shapes or no numbers.
+
+        Args:
+            model: the changed copy.
+            behind: makes it ready to run on `feeds`, the very objects, in another way; see `Onward`.
         """
         gaps = dict.fromkeys(self._power, 0.0)
         try:
-            run = self.executor.prepare(model)
+            run = (behind or self.executor.prepare)(model)
             for feed, expected in zip(self.feeds, self._outputs, strict=True):
                 found = run(feed)
                 for name, wanted in expected.items():
@@ -127,6 +133,9 @@ def measure_sensitivity(
     fit = context.data or [] if context.statistics is not None else []
     kept = Kept(kept_path(f"sensitivity-{VERSION}", facts, feeds, fit, folder=folder), "sensitivities are")
     reference: Reference | None = None
+    onward: Onward | None = None
+    numbers = {node.name: index for index, node in enumerate(model.graph) if node.name}
+    starts = [min((numbers.get(name, 0) for name in option.nodes), default=0) for option in listed]
     found = []
     for done, option in enumerate(listed):
         context.progress("measuring sensitivities", done, len(listed))
@@ -134,15 +143,23 @@ def measure_sensitivity(
         loss = kept.get(name)
         if loss is None:
             reference = reference or Reference(model, feeds, executor)
+            onward = onward or Onward(model, feeds, executor, starts)
             copy = ir.clone(model)
             remover.apply(copy, {option.item: option.kept}, context)
-            loss = reference.loss(copy)
+            loss = reference.loss(copy, functools.partial(_behind, onward, first_change(model, copy)))
             kept.put(name, loss)
         found.append(Sensitivity(option, loss))
     context.progress("measuring sensitivities", len(listed), len(listed))
     if kept.warning:
         context.warn(kept.warning)
     return found
+
+
+def _behind(onward: Onward, start: int, model: ir.Model) -> Run:
+    try:
+        return onward.run(model, start)
+    except LwgraphError:  # what is live there has another name in the copy
+        return onward.run(model, -1)
 
 
 def to_measured(gone: npt.ArrayLike, predicted: npt.ArrayLike, points: Sequence[tuple[int, float]]) -> Array:
