@@ -90,7 +90,7 @@ def first_change(model: ir.Model, variant: ir.Model) -> int:
     count = 0
     for node in model.graph:
         if node.op_type != "Constant":
-            other = theirs.get(node.outputs[0].name)
+            other = theirs.get(node.outputs[0].name or "")
             if other is None or not _same(node, other):
                 return count
         count += 1
