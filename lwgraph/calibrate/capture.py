@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -64,6 +64,7 @@ def capture(
     executor: Executor,
     *,
     activation_bytes: int = ACTIVATION_BYTES,
+    shapes: Mapping[str, Sequence[int]] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[tuple[int, dict[str, Array]]]:
     """Run the model on every feed and yield (feed number, {name: array}) with the values of one run at a time.
@@ -77,6 +78,7 @@ def capture(
         feeds: iterated once to find the largest, and once per pass.
         executor: what runs it.
         activation_bytes: bound on the values held at once.
+        shapes: of the values on the largest feed, where they are known already; None: measured by one run.
         progress: called with (runs done, runs in all).
     """
     names = list(dict.fromkeys(names))
@@ -87,7 +89,7 @@ def capture(
             largest = feed
     if largest is None or not names:
         return
-    shapes = measured_shapes(model, names, largest, executor)
+    shapes = measured_shapes(model, names, largest, executor) if shapes is None else shapes
     groups = grouped([4 * math.prod(shapes[name]) for name in names], activation_bytes)
     done = 0
     for group in groups:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir
-from lwgraph.calibrate.capture import ACTIVATION_BYTES, capture
+from lwgraph.calibrate.capture import ACTIVATION_BYTES, capture, measured_shapes
 from lwgraph.errors import DataError
 from lwgraph.executor import Executor, Feeds, untimed
 from lwgraph.passes.quantize.grid import LIMITS, Grid
@@ -174,13 +174,19 @@ def _observe(
     if not names:
         return sums
     # Shapes are equal in both models, so both are captured in the same portions.
-    floats = capture(original, names, feeds, executor, activation_bytes=activation_bytes)
-    integers = capture(quantized, [pairs[n][0] for n in names], feeds, executor, activation_bytes=activation_bytes)
+    shapes = measured_shapes(original, names, max(feeds, key=_size), executor)
+    floats = capture(original, names, feeds, executor, activation_bytes=activation_bytes, shapes=shapes)
+    integers = capture(quantized, [pairs[n][0] for n in names], feeds, executor, activation_bytes=activation_bytes,
+                       shapes={pairs[name][0]: shape for name, shape in shapes.items()})
     for (index, truth), (_, found) in zip(floats, integers, strict=True):
         for integer, q in found.items():
             name = back[integer]
             _add(sums[name], np.asarray(truth[name]), np.asarray(q), pairs[name][1], seed + index)
     return sums
+
+
+def _size(feed: Feeds) -> int:
+    return sum(np.asarray(array).nbytes for array in feed.values())
 
 
 def _add(sums: _Sums, real: Array, q: Array, grid: Grid, seed: int) -> None:
