@@ -1,7 +1,7 @@
 """The mix against single families: python -m benchmarks.mix [CASE]...
 
-A family at a uniform setting is one form at one relative size at every layer that can take it, refitted to the
-original, or the whole network in 8-bit integers. Of each family the fastest setting that loses at most a point is
+A family at a uniform setting is one form at one relative size at every layer that can take it, or the same share of
+the channels of every group, refitted to the original, or the whole network in 8-bit integers. Of each family the fastest setting that loses at most a point is
 found by bisection on all evaluation data; then these and the model that `lwgraph optimize` made (python -m benchmarks
 optimize) are raced in one run. Results are kept; `python -m benchmarks.planner table` writes them into PLANNER.md.
 """
@@ -29,6 +29,7 @@ SAMPLES = 128  # of calibration, evenly spread
 FAMILIES = {  # settings from the fastest to the most accurate
     "integers": ("quantize{keep=none}", "quantize"),
     "low-rank": tuple(f"low-rank{{ratio={r}}}" for r in (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)),
+    "channels": tuple(f"prune-channels{{ratio={r},scope=group}}" for r in (0.75, 0.65, 0.5, 0.4, 0.3, 0.2, 0.1)),
     "depthwise": tuple(f"depthwise{{terms={t}}}" for t in (1, 2, 3)),
 }
 
@@ -57,7 +58,7 @@ class Single:
         context.statistics = Statistics(model, self.data, self.executor)
         try:
             count = Pass.parse(setting).run(model, context)
-            if count and not setting.startswith("quantize"):
+            if count and not setting.startswith(("quantize", "prune")):  # these refit by themselves
                 refit(self.clean, model, context)
             path = cache.folder("results") / "mix" / f"{self.case.name}.onnx"
             path.parent.mkdir(exist_ok=True)
