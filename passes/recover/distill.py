@@ -49,7 +49,8 @@ class Distill(Pass):
     temperature: Annotated[float, "of the softmax in kl"] = 2.0
     blocks: Annotated[Literal["end", "student", "teacher"],
                       "train end to end, or block by block, fed by the student or by the teacher"] = "end"  # fmt: skip
-    optimizer: Annotated[Literal["adam", "soap", "sgd"], "how to step"] = "adam"
+    optimizer: Annotated[Literal["auto", "adam", "soap", "sgd"],
+                         "how to step; auto: adam where class scores are compared, else soap"] = "auto"  # fmt: skip
     rate: Annotated[float, "learning rate at its highest; 0: the highest that does no harm in a trial"] = 0.0
     warmup: Annotated[float, "share of the run in which the rate rises; then it falls along a cosine"] = 0.05
     decay: Annotated[float, "weight decay"] = 0.0
@@ -144,7 +145,8 @@ class Distill(Pass):
         pieces = max(1, sample[crops[0]][0, 0].size // self.crop**2) if crops else 1  # a version shows one of each row
         settings = training.Settings(
             steps=self.steps, seconds=60 * self.minutes, batch=self.batch, versions=self.versions * pieces,
-            optimizer=self.optimizer, rate=self.rate, warmup=self.warmup, decay=self.decay,
+            optimizer=self.optimizer if self.optimizer != "auto" else "adam" if "kl" in objective.weights else "soap",
+            rate=self.rate, warmup=self.warmup, decay=self.decay,
             clip=self.clip, patience=self.patience, augmentations=variations, crops=(crops, self.crop),
             precision="float32" if self.precision == "auto" and not _convolves(model) else self.precision,
             cuts=tuple(name for name in objective.features if name in cuts), forced=self.blocks == "teacher",

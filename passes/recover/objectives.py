@@ -97,7 +97,8 @@ def build(
 
     Args:
         spec: terms joined by +, each with an optional weight; "auto": kl where the first output is a row of class
-            scores or a softmax, else mse; and features where there are any.
+            scores or a softmax, and features where there are any; else mse alone: outputs in which there is much to
+            compare need nothing beside them, and features err so much more than they do that little else is learned.
         student: the model; says which outputs are probabilities.
         sample: the teacher's outputs on one batch.
         features: names of intermediate values for the term "features".
@@ -116,7 +117,7 @@ def build(
         first = sample[outputs[0]]
         scores = (first.ndim == 2 and first.shape[1] > 1) or outputs[0] in soft
         weights["kl" if scores else "mse"] = 1.0
-        if features:
+        if features and scores:
             weights["features"] = 1.0
     else:
         for part in spec.split("+"):

@@ -92,3 +92,19 @@ def test_distill_trains_on_squares_and_judges_whole_images(
     Pass.parse(f"distill{{minutes=0,steps=40,batch=8,rate=3e-3,crop={crop}}}").run(student, context)
     assert seen == sides
     assert context.gains[0].after < 0.5 * context.gains[0].before
+
+
+def test_by_itself_it_compares_images_alone_and_steps_along_eigenvectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nets import convnet, damaged, inputs
+
+    from lwgraph.passes.recover.training import Trainer
+
+    seen = []
+    monkeypatch.setattr(Trainer, "run", lambda self: seen.append((self.objective.weights, self.settings.optimizer))
+                        or self.progress)  # fmt: skip
+    for teacher, student, data in ((denoiser(), denoiser(scale=0.7), images(8)),
+                                   (convnet(), damaged(convnet()), inputs(16))):
+        Pass.parse("distill{minutes=0,steps=1}").run(
+            student, Context(executor=registry.executor("ort"), data=data, teacher=teacher)
+        )
+    assert seen == [({"mse": 1.0}, "soap"), ({"kl": 1.0, "features": 1.0}, "adam")]
