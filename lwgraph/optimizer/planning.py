@@ -183,7 +183,7 @@ class Planning:
         planner = workshop.planner = self._planner(trunk, oracle, float_ms)
         if not planner.items:
             return back_off(Front(bench.base_ms), bench, self.clean)
-        trunk_ms = self._timed(oracle, float_ms, trunk.model, LOOK_SECONDS) if trunk.records else float_ms
+        trunk_ms = self._timed(oracle, float_ms, trunk.model, LOOK_SECONDS) if not trunk.plan.empty else float_ms
         self._weigh(planner, trunk_ms)
         loss = Loss(untimed(self.executor).prepare(trunk.model), self._samples(float_ms, TRIAL_SECONDS))
         known = self._anchor(planner, oracle, loss, float_ms, trunk_ms)
@@ -211,7 +211,7 @@ class Planning:
 
     def _planner(self, trunk: Trunk, oracle: Oracle, float_ms: float) -> Planner:
         context = self.context
-        if trunk.records and context.statistics is not None:
+        if not trunk.plan.empty and context.statistics is not None:
             context = context.beside(statistics=Statistics(
                 trunk.model, self.inputs.fit, self.executor, self.goal.seed, progress=context.progress))  # fmt: skip
         planner = Planner(

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from lwgraph import ir
+from lwgraph.errors import LwgraphError
 from lwgraph.executor import Feeds
 from lwgraph.optimizer.backoff import STEP
 from lwgraph.optimizer.bench import Bench, Made
-from lwgraph.plan.apply import Record
 from lwgraph.plan.carry_out import cut
 from lwgraph.plan.deliver import deliver
 from lwgraph.plan.plan import Plan
 from lwgraph.plan.precision import INT8
 from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.search.front import Candidate
+from lwgraph.plan.search.kept import facts_of, kept_path
 from lwgraph.plan.search.planner import Planner
 from lwgraph.plan.search.structure import NOTHING, Structure, widest
 from lwgraph.plan.shapes import layer_shapes
@@ -23,6 +26,8 @@ from lwgraph.plan.site import find_sites
 from lwgraph.rewrite import Context
 
 ORIGIN = "structure"
+VERSION = 1  # part of the folder's name: raise it when structures are cut in another way
+MOST_BYTES = 1 << 27  # of a trunk that is kept
 Shapes = Mapping[str, Sequence[int | None]]
 
 
@@ -33,17 +38,15 @@ class Trunk:
     Attributes:
         plan: its groups and blocks.
         shapes: measured sizes by value name.
-        records: what became of each group and block.
     """
 
     plan: Plan
     model: ir.Model
     shapes: Shapes
-    records: tuple[Record, ...] = ()
 
 
 class Trunks:
-    """The trunks of one network; each is made once.
+    """The trunks of one network; each is made once, and kept in the cache folder: its refits take long.
 
     Args:
         clean: the network.
@@ -65,14 +68,35 @@ class Trunks:
         structure = Plan(groups=plan.groups, blocks=plan.blocks)
         if structure.empty:
             return Trunk(structure, self.clean, self.shapes)
-        key = structure.to_json()
+        widths = sorted((name, width.keep) for name, width in plan.groups.items())
+        key = f"{widths} {sorted(plan.blocks)}"
         if key not in self._made:
-            model = ir.clone(self.clean)
-            records = cut(model, structure, self.context, refit=True)
             executor = self.context.executor or self.context.evaluator()
-            shapes = layer_shapes(model, self.probe, executor)
-            self._made[key] = Trunk(structure, model, shapes, tuple(records))
+            facts = (ir.fingerprint(self.clean), key, *facts_of(executor), self.context.seed)
+            path = kept_path(f"trunks-{VERSION}", facts, self.context.data or []).with_suffix(".onnx")
+            model = _read(path) or self._cut(structure, path)
+            self._made[key] = Trunk(structure, model, layer_shapes(model, self.probe, executor))
         return self._made[key]
+
+    def _cut(self, structure: Plan, path: Path) -> ir.Model:
+        model = ir.clone(self.clean)
+        cut(model, structure, self.context, refit=True)
+        if ir.size(model) <= MOST_BYTES:
+            beside = path.with_suffix(f".{os.getpid()}")
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                beside.write_bytes(ir.to_proto(model).SerializeToString())
+                beside.replace(path)
+            except OSError as error:
+                self.context.warn(f"a structure is not kept: '{path}' cannot be written ({error}); set LWGRAPH_CACHE")
+        return model
+
+
+def _read(path: Path) -> ir.Model | None:
+    try:
+        return ir.load(path) if path.exists() else None
+    except LwgraphError:  # cut off
+        return None
 
 
 class Workshop:

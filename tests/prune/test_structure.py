@@ -6,6 +6,7 @@ from networks import Net
 from test_channels import context
 
 from lwgraph import ir
+from lwgraph.optimizer import structuring
 from lwgraph.optimizer.bench import Bench, Made
 from lwgraph.optimizer.goal import Goal
 from lwgraph.optimizer.structuring import Trunks, Workshop, choose
@@ -62,9 +63,30 @@ def test_structures_leave_less_and_less_and_what_they_leave_is_counted_as_it_is(
         trunk = trunks.of(structure.plan)
         left = count(trunk.model, trunk.shapes).macs / count(model, shapes).macs
         assert structure.share == pytest.approx(left, abs=1e-6)
-        assert trunks.of(structure.plan) is trunk and len(trunk.records) == len(structure.plan.groups) + len(
-            structure.plan.blocks)  # fmt: skip
+        assert trunks.of(structure.plan) is trunk
     assert trunks.of(Plan()).model is model
+
+
+def test_a_trunk_is_kept_for_the_next_run(found, tmp_path, monkeypatch):
+    monkeypatch.setenv("LWGRAPH_CACHE", str(tmp_path))
+    model, ctx, offers, feeds = found
+    shapes = layer_shapes(model, feeds[0], ctx.executor)
+    group = next(o for o in offers if o.pass_name == GROUPS).sizes[-1]
+    plan = Plan(groups={group.item: Width(group.kept, group.width)})
+    first = Trunks(model, ctx, shapes, feeds[0]).of(plan)
+    (path,) = tmp_path.glob("trunks-*/*.onnx")
+    monkeypatch.setattr(structuring, "cut", lambda *a, **k: pytest.fail("cut again"))
+    again = Trunks(model, ctx, shapes, feeds[0]).of(plan)
+    assert ir.fingerprint(again.model) == ir.fingerprint(first.model) and again.shapes == first.shapes
+    monkeypatch.undo()
+    monkeypatch.setenv("LWGRAPH_CACHE", str(tmp_path))
+    path.write_bytes(path.read_bytes()[:100])  # a run that was killed left this: it is made again
+    again = Trunks(model, ctx, shapes, feeds[0]).of(plan)
+    assert ir.fingerprint(again.model) == ir.fingerprint(first.model)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LWGRAPH_CACHE", str(tmp_path / "file"))
+    Trunks(model, ctx, shapes, feeds[0]).of(plan)
+    assert any("structure is not kept" in warning for warning in ctx.warnings)
 
 
 def test_nothing_is_offered_where_nothing_takes_time(found):
