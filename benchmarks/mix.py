@@ -1,9 +1,10 @@
 """The mix against single families: python -m benchmarks.mix [CASE]...
 
 A family at a uniform setting is one form at one relative size at every layer that can take it, or the same share of
-the channels of every group, refitted to the original, or the whole network in 8-bit integers. Of each family the fastest setting that loses at most a point is
-found by bisection on all evaluation data; then these and the model that `lwgraph optimize` made (python -m benchmarks
-optimize) are raced in one run. Results are kept; `python -m benchmarks.planner table` writes them into PLANNER.md.
+the channels of every group, refitted to the original, or the whole network in 8-bit integers. Of each family the
+fastest setting that loses at most a point is found by bisection on all evaluation data; then these and the model that
+`lwgraph optimize` made (python -m benchmarks optimize) are raced in one run. Results are kept; `python -m
+benchmarks.planner table` writes them into PLANNER.md.
 """
 
 from __future__ import annotations
