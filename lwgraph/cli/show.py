@@ -35,9 +35,15 @@ def show_report(out: Console, report: Report, explain: bool = False) -> None:
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     out.print(table("", columns, rows))
     out.print()
-    chosen = [site for site in report.sites if site.form]
-    if report.sites:
-        out.print(f"{len(chosen)} of {len(report.sites)} dense layers have a lighter form.")
+    removed = {what: sum(site.operator == what for site in report.sites) for what in ("channels", "block")}
+    layers = [site for site in report.sites if site.operator not in removed]
+    if removed["channels"]:
+        out.print(f"channels were removed from {removed['channels']} groups.")
+    if removed["block"]:
+        out.print(f"{removed['block']} residual blocks were removed.")
+    if layers:
+        chosen = [site for site in layers if site.form]
+        out.print(f"{len(chosen)} of {len(layers)} dense layers have a lighter form.")
     for check in report.checks:
         mark = "[green]holds[/]" if check.ok else "[red]fails[/]"
         out.print(f"{check.what}, {check.contract} under the {check.executor} executor: {mark}")
