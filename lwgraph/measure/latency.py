@@ -171,9 +171,7 @@ def shortest(
                 i = turn[(k + rounds) % len(turn)]
                 least = math.inf
                 for _ in range(repeats[i]):
-                    before = clock()
-                    runs[i](feeds)
-                    least = min(least, clock() - before)
+                    least = min(least, _spent(runs[i], feeds, clock))
                 best[i].append(least)
             rounds += 1
             if rounds == _FEW_ROUNDS:
@@ -195,10 +193,16 @@ def _warm_up(run: Run, feed: Feeds, clock: Callable[[], float], times: int = _WA
     """Run a few times; how many runs make one timing."""
     shortest = math.inf
     for _ in range(times):
-        start = clock()
-        run(feed)
-        shortest = min(shortest, clock() - start)
+        shortest = min(shortest, _spent(run, feed, clock))
     return max(1, math.ceil(_SHORTEST / max(shortest, 1e-7)))
+
+
+def _spent(run: Run, feed: Feeds, clock: Callable[[], float]) -> float:
+    """Seconds of one run; inf when the clock did not move, as a thread's clock does not now and then."""
+    start = clock()
+    run(feed)
+    spent = clock() - start
+    return spent if spent > 0 else math.inf
 
 
 def _time(run: Run, feed: Feeds, repeats: int, clock: Callable[[], float]) -> float:

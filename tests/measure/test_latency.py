@@ -133,3 +133,27 @@ def test_hopeless_models_get_few_turns_and_a_time_all_the_same():
     found, rounds = shortest(runs, FEEDS[0], seconds=1, clock=machine.clock, hopeless=1.5)
     assert found == pytest.approx([0.01, 0.005, 0.03])
     assert machine.log.count("slow") == 2 + 3 < machine.log.count("fast") == 2 + rounds == 7
+
+
+def test_a_clock_that_stands_still_for_a_run_makes_no_model_fast():
+    machine, calls = Machine(), 0
+
+    def run(feeds):
+        nonlocal calls
+        calls += 1
+        if calls % 5:  # every fifth run, the first of which warms up, is not seen
+            machine.now += 0.01
+        return {}
+
+    found, _ = shortest([run], FEEDS[0], seconds=1, clock=machine.clock)
+    assert found == [pytest.approx(0.01)]
+
+    def unseen_at_first(feeds):
+        nonlocal calls
+        calls += 1
+        machine.now += 0.01 if calls > 1 else 0.0
+        return {}
+
+    calls = 0
+    found, rounds = shortest([unseen_at_first], FEEDS[0], seconds=1, clock=machine.clock)
+    assert found == [pytest.approx(0.01)] and calls <= 2 + rounds  # it is not taken for one to be repeated often
