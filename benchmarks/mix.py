@@ -19,6 +19,7 @@ from benchmarks import judge, tables, zoo
 from benchmarks.optimize import output
 from benchmarks.zoo import Case, cache
 from lwgraph import ir, registry
+from lwgraph.calibrate.samples import spread
 from lwgraph.calibrate.statistics import Statistics
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Feeds
@@ -44,8 +45,7 @@ class Single:
 
     def __init__(self, case: Case) -> None:
         feeds: list[Feeds] = list(case.calibration())
-        step = max(1.0, len(feeds) / SAMPLES)
-        self.case, self.data = case, [feeds[int(i * step)] for i in range(min(SAMPLES, len(feeds)))]
+        self.case, self.data = case, spread(feeds, SAMPLES)
         self.clean, self.executor = ir.load(case.model()), registry.executor("ort", threads=judge.THREADS)
         Pipeline.parse("default").run(self.clean, self._context())
         self.base = judge.score(case, case.model())

@@ -23,9 +23,9 @@ from benchmarks.quantize_table import points
 from benchmarks.zoo import Case
 from lwgraph import ir, registry
 from lwgraph.calibrate import Statistics
+from lwgraph.calibrate.samples import spread
 from lwgraph.executor import Feeds
 from lwgraph.measure.distance import Loss
-from lwgraph.plan.deliver import spread
 from lwgraph.plan.precision import FLOAT, INT8
 from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.search import site_sensitivity

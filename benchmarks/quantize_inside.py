@@ -26,7 +26,8 @@ from benchmarks.quantize_table import PAGE
 from lwgraph import ir, registry
 from lwgraph.calibrate.ranges import SAMPLES as SAMPLED
 from lwgraph.calibrate.ranges import collect
-from lwgraph.passes.quantize.observer import FEW, spread
+from lwgraph.calibrate.samples import spread
+from lwgraph.passes.quantize.observer import FEW
 from lwgraph.passes.quantize.shapes import infer
 from lwgraph.rewrite import Context, Pipeline
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from lwgraph import ir
 from lwgraph.calibrate import Statistics
+from lwgraph.calibrate.samples import spread
 from lwgraph.executor import Executor, Feeds, untimed
 from lwgraph.measure.distance import Loss
 from lwgraph.optimizer import recovery
@@ -25,7 +27,7 @@ from lwgraph.optimizer.target import MACS, open_oracle
 from lwgraph.plan import precision
 from lwgraph.plan.carry_out import GROUPS
 from lwgraph.plan.count import count
-from lwgraph.plan.deliver import deliver, spread
+from lwgraph.plan.deliver import deliver
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.precision import spelling
 from lwgraph.plan.price.devices import DeviceOracle
@@ -91,7 +93,8 @@ class Planning:
             model, records = recovered.model, recovered.records
             self._note_training(recovered)
         else:
-            run_ms = Oracle(self.executor).whole({"clean": self.clean}, self.inputs.probe)[0]
+            here = Oracle(self.executor)
+            run_ms = here.whole({"clean": self.clean}, self.inputs.probe)[0] if self.inputs.real else None
             model, records = deliver(self.clean, stated, self.context, shapes=self.shapes, run_ms=run_ms)
         done = {r.site for r in records if r.done}
         used = replace(stated, sites={n: c for n, c in stated.sites.items() if n in done})
@@ -122,11 +125,11 @@ class Planning:
         """
         oracle = self._oracle()
         here = oracle if oracle.measures else Oracle(self.executor)
-        if not find_sites(self.clean, self.shapes):
+        times, share = layer_times(self.clean, oracle, self.shapes)
+        if not times:
             self._record(Plan())
             return self.clean, Plan()
         float_ms = here.whole({"clean": self.clean}, self.inputs.probe)[0]
-        times, share = layer_times(self.clean, oracle, self.shapes)
         workshop = Workshop(self.clean, self.context, self.shapes, self.inputs.probe[0], float_ms)
         bench = Bench(
             workshop.make, judge, self.goal,
@@ -140,7 +143,8 @@ class Planning:
             made = bench.made(outcome.candidate)
             self.context.details.update({} if made is None else made.details)
         if self.goal.training:
-            outcome = self._trained(outcome, bench, judge, lambda m: self._timed(here, float_ms, m, LOOK_SECONDS))
+            milliseconds = partial(self._timed, here, float_ms, seconds=LOOK_SECONDS)
+            outcome = self._trained(outcome, workshop, bench, judge, milliseconds)
         self._record(outcome.plan)
         self.report.details["search"] = searched(outcome)
         return outcome.model, outcome.plan
@@ -171,11 +175,13 @@ class Planning:
         if isinstance(oracle, DeviceOracle):
             self.context.skip("plan", GROUPS, f"target {self.goal.target} has no prices of narrower layers")
             return NOTHING
+        limits = self.goal.limits(bench.base_ms)
+        amounts = {"latency": candidate(NOTHING, best).predicted_ms, "bytes": float(size), "macs": float(macs)}
+        if bench.floor is None and NOTHING.within(limits, amounts):
+            return NOTHING  # what nothing asks for is not measured
         samples = self._samples(run_ms, TRIAL_SECONDS)
         offers = find_offers(self.clean, self.context, samples, run_ms)
         structures = find_structures(self.clean, offers, times)
-        limits = self.goal.limits(bench.base_ms)
-        amounts = {"latency": candidate(NOTHING, best).predicted_ms, "bytes": float(size), "macs": float(macs)}
         return choose(structures, bench, lambda structure: candidate(structure, best), limits, amounts)
 
     def _search(self, bench: Bench, workshop: Workshop, trunk: Trunk, oracle: Oracle, float_ms: float) -> Outcome:
@@ -227,12 +233,13 @@ class Planning:
         return recovery.recover(self.clean, plan, self.context, seconds, data=self.inputs.training)
 
     def _trained(
-        self, outcome: Outcome, bench: Bench, judge: Judge, milliseconds: Callable[[ir.Model], float]
-    ) -> Outcome:
+        self, outcome: Outcome, workshop: Workshop, bench: Bench, judge: Judge,
+        milliseconds: Callable[[ir.Model], float],
+    ) -> Outcome:  # fmt: skip
         """The plan that is best after a short training, trained in earnest; the outcome as it is where that fails."""
         goal, floor = self.goal, None if self.goal.limited and not judge.stated else judge.floor
         tried = recovery.worth_trying(outcome.front.best(), outcome.candidate, goal, bench.base_ms, floor)
-        plans = {c.key: plan for c in tried if (plan := c.plan or bench.make(c).candidate.plan) is not None}
+        plans = {c.key: workshop.plan(c) for c in tried}
         gained = len(self.context.gains)
         probes = recovery.probe(
             list(plans.values()), lambda plan: self._recover(plan, recovery.PROBE_SHARE * goal.training).model,

@@ -13,6 +13,7 @@ from typing import Any
 
 from lwgraph import ir, registry
 from lwgraph.calibrate import Statistics
+from lwgraph.calibrate.samples import spread
 from lwgraph.errors import LwgraphError, UsageError
 from lwgraph.optimizer.goal import Goal
 from lwgraph.plan.apply import Record
@@ -135,13 +136,7 @@ def worth_trying(
         return within[-PROBED:]
     smaller = [c for c in within if c.amount(goal.objective) < chosen.amount(goal.objective)]
     hopeful = [c for c in smaller if worth(c) <= EXPECTED * worth(chosen)]
-    return [*_spaced(hopeful, PROBED - 1), chosen]
-
-
-def _spaced(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
-    """At most `count` of them, the first one among them, evenly."""
-    step = max(len(candidates) / count, 1.0)
-    return [candidates[int(i * step)] for i in range(min(count, len(candidates)))]
+    return [*spread(hopeful, PROBED - 1), chosen]
 
 
 @dataclass(frozen=True, eq=False)

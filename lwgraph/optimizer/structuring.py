@@ -114,21 +114,26 @@ class Workshop:
         self.trunks, self.context, self.run_ms = Trunks(clean, context, shapes, probe), context, run_ms
         self.planner: Planner | None = None
 
+    def plan(self, candidate: Candidate) -> Plan:
+        """The plan of a candidate, stated or not."""
+        if candidate.plan is not None:
+            return candidate.plan
+        assert self.planner is not None
+        return self.planner.plan(self.planner.chosen(candidate.choice))
+
     def make(self, candidate: Candidate) -> Made:
         """See `Bench.make`."""
-        plan = candidate.plan if candidate.stated else None
-        context = self.context if plan is not None or self.planner is None else self.planner.context
+        plan, stated = self.plan(candidate), candidate.stated
+        context = self.context if stated or self.planner is None else self.planner.context
         before, context.details = context.details, None if context.details is None else {}
         try:
-            if plan is not None:
+            if stated:
                 trunk = self.trunks.of(plan)
                 rest = replace(plan, groups={}, blocks={})
                 model, _ = deliver(trunk.model, rest, context, shapes=trunk.shapes, run_ms=self.run_ms)
             else:
                 assert self.planner is not None
-                chosen = self.planner.chosen(candidate.choice)
-                model, _ = self.planner.apply(chosen)
-                plan = self.planner.plan(chosen)
+                model, _ = self.planner.apply(self.planner.chosen(candidate.choice))
             return Made(replace(candidate, plan=plan), model, context.details or {})
         finally:
             context.details = before

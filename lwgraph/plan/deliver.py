@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from lwgraph import ir
-from lwgraph.executor import Feeds
+from lwgraph.calibrate.samples import spread
 from lwgraph.plan.apply import Record
 from lwgraph.plan.carry_out import carry_out, cut, statistics_of
 from lwgraph.plan.form import Fitted
@@ -73,10 +73,4 @@ def affordable(samples: int, seconds: float, run_ms: float | None) -> int:
     return min(samples, max(LEAST_SAMPLES, int(1e3 * seconds / max(run_ms, 1e-3))))
 
 
-def spread(data: Sequence[Feeds], count: int) -> list[Feeds]:
-    """At most `count` of the samples, evenly spread."""
-    step = max(len(data) / count, 1.0)
-    return [data[int(i * step)] for i in range(min(count, len(data)))]
-
-
-__all__ = ["RANGE_SAMPLES", "RANGE_SECONDS", "affordable", "compute", "deliver", "spread"]
+__all__ = ["RANGE_SAMPLES", "RANGE_SECONDS", "affordable", "compute", "deliver"]

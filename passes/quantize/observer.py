@@ -11,6 +11,7 @@ import numpy as np
 from lwgraph import ir
 from lwgraph.calibrate.capture import main_values
 from lwgraph.calibrate.ranges import SAMPLES, Observed, collect
+from lwgraph.calibrate.samples import spread
 from lwgraph.calibrate.signature import batched_inputs, signature
 from lwgraph.executor import Executor, Feeds
 from lwgraph.rewrite import Context
@@ -97,12 +98,6 @@ def parted(data: Sequence[Feeds]) -> tuple[Sequence[Feeds], Sequence[Feeds]]:
     if count < LEAST_PARTED:
         return data, ()
     return _Slice(data, 0, count - count // 4), _Slice(data, count - count // 4, count)
-
-
-def spread(data: Sequence[Feeds], count: int) -> list[Feeds]:
-    """At most `count` of the samples, evenly spread."""
-    step = max(len(data) / count, 1.0)
-    return [data[int(i * step)] for i in range(min(count, len(data)))]
 
 
 def judged(model: ir.Model, data: Sequence[Feeds], rows: int) -> list[Feeds]:

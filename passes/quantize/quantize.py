@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from lwgraph import ir, registry
+from lwgraph.calibrate.samples import spread
 from lwgraph.errors import DataError, LwgraphError, UsageError, did_you_mean
 from lwgraph.executor import Executor, Feeds, untimed
 from lwgraph.measure.compare import compare
@@ -17,7 +18,7 @@ from lwgraph.passes.quantize.distance import Distance
 from lwgraph.passes.quantize.equalize import Equalize, wanted
 from lwgraph.passes.quantize.logits import Logits
 from lwgraph.passes.quantize.mixed import CLEARLY, EVEN, Judge, Mixed, Mixer, race, worth
-from lwgraph.passes.quantize.observer import Observer, judged, parted, spread
+from lwgraph.passes.quantize.observer import Observer, judged, parted
 from lwgraph.passes.quantize.opset import raise_opset
 from lwgraph.passes.quantize.quantizer import Built, Quantizer, Recipe, name_nodes, rounding
 from lwgraph.passes.quantize.readback import failures
@@ -331,4 +332,4 @@ def opset_of(model: ir.Model) -> int:
     return model.graph.opset_imports.get("", 1)
 
 
-__all__ = ["AUTO", "JUDGED", "Quantize", "spread"]
+__all__ = ["AUTO", "JUDGED", "Quantize"]

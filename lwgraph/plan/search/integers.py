@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from lwgraph import ir
+from lwgraph.calibrate.samples import spread
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Run, untimed
-from lwgraph.plan.deliver import RANGE_SAMPLES, RANGE_SECONDS, spread
+from lwgraph.plan.deliver import RANGE_SAMPLES, RANGE_SECONDS
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.precision import EXACTLY, INT8, QUICK, make_pass, spelling
 from lwgraph.plan.search.kept import Kept, facts_of, kept_path

@@ -49,6 +49,10 @@ class Structure:
     share: float = 1.0
     loss: float = 0.0
 
+    def within(self, limits: Mapping[str, float], amounts: Mapping[str, float]) -> bool:
+        """Whether its share of the `amounts`, by resource, keeps every one of the limits."""
+        return all(amounts[name] * self.share <= limit for name, limit in limits.items())
+
 
 NOTHING = Structure(Plan())
 
@@ -220,10 +224,7 @@ def widest(limits: Mapping[str, float], amounts: Mapping[str, float], structures
         amounts: what the network takes of each, all of its layers dense.
         structures: gentlest first, at least one.
     """
-    def kept(structure: Structure) -> bool:
-        return all(amounts[name] * structure.share <= limit for name, limit in limits.items())
-
-    return next((structure for structure in structures if kept(structure)), structures[-1])
+    return next((structure for structure in structures if structure.within(limits, amounts)), structures[-1])
 
 
 __all__ = ["HOPELESS", "LEVELS", "NOTHING", "Offer", "Structure", "find_offers", "find_structures", "widest"]

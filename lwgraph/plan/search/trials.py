@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir, registry
+from lwgraph.calibrate.samples import spread
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds
 from lwgraph.measure.distance import Loss
 from lwgraph.plan.carry_out import carry_out
-from lwgraph.plan.deliver import spread
 from lwgraph.plan.form import Fitted, parse_form
 from lwgraph.plan.plan import KEEP, Plan, Precision
 from lwgraph.plan.search.planner import Planner
