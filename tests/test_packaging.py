@@ -61,6 +61,19 @@ def test_every_import_is_declared() -> None:
     assert _imported() - optional - WITH_ONNX <= needed
 
 
+def test_every_plugin_loads_without_the_extras() -> None:
+    """What is listed, and described with its options, must not need torch or dask: most users have neither."""
+    script = (
+        "import sys; sys.modules.update(torch=None, dask=None, distributed=None)\n"
+        "from importlib.metadata import entry_points\n"
+        "for group in ('lwgraph.passes', 'lwgraph.forms', 'lwgraph.executors'):\n"
+        "    for point in entry_points(group=group):\n"
+        "        if point.dist is not None and point.dist.name == 'lwgraph': point.load()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_entry_point_loads_under_its_own_name() -> None:
     for group in ("lwgraph.passes", "lwgraph.forms", "lwgraph.executors"):
         for point in entry_points(group=group):

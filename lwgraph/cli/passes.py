@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from lwgraph.cli.common import console, json_option, print_json, table
+from lwgraph.errors import UsageError
 
 
 def _described(kind: str, name: str) -> dict[str, Any]:
@@ -26,24 +27,31 @@ def _described(kind: str, name: str) -> dict[str, Any]:
     return entry
 
 
+def _entry(kind: str, name: str) -> dict[str, Any]:
+    """One plugin that cannot be loaded does not hide the others."""
+    try:
+        return _described(kind, name)
+    except UsageError as error:
+        return {"name": name, "kind": kind, "summary": str(error), "error": str(error)}
+
+
 @click.command()
 @click.argument("name", required=False)
 @json_option
 def command(name: str | None, as_json: bool) -> None:
     """List the passes and forms, or describe the one called NAME with its options."""
     from lwgraph import registry
-    from lwgraph.errors import UsageError, did_you_mean
+    from lwgraph.errors import did_you_mean
 
     known = dict.fromkeys(registry.names("forms"), "form") | dict.fromkeys(registry.names("passes"), "pass")
     if name is None:
         entries = [
-            _described(kind, each)
-            for each, kind in sorted(known.items(), key=lambda item: (item[1] == "form", item[0]))
+            _entry(kind, each) for each, kind in sorted(known.items(), key=lambda item: (item[1] == "form", item[0]))
         ]
         if as_json:
             print_json(entries)
             return
-        rows = [[e["name"], e.get("contract", "form"), e["summary"]] for e in entries]
+        rows = [[e["name"], e.get("contract", e["kind"]), e["summary"]] for e in entries]
         console().print(table("", ["name", "contract", "what it does"], rows, numbers_from=3))
         return
     if name not in known:

@@ -7,13 +7,15 @@ many squares out of as many images, whose mean gradient has less noise. Borders 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
 
 from lwgraph.calibrate.signature import Signature
 from lwgraph.errors import LwgraphError
+
+if TYPE_CHECKING:
+    import torch
 
 Tensor: TypeAlias = "torch.Tensor"
 Values = Mapping[str, Any]
@@ -59,6 +61,8 @@ def croppable(
 
 def cut(feeds: Mapping[str, Tensor], names: Collection[str], side: int, generator: Any) -> dict[str, Tensor]:
     """The feeds with a square at a random place of each row, the same in all of `names`, where it is smaller."""
+    import torch  # not above: the rest is needed to list this pass, and its options, without the extra
+
     found = dict(feeds)
     if not names:
         return found

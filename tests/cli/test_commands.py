@@ -14,6 +14,9 @@ import pytest
 from onnx import helper
 
 import lwgraph
+from lwgraph import registry
+from lwgraph.errors import UsageError
+from lwgraph.rewrite import Pass
 
 from .conftest import Ended, small_model
 
@@ -196,6 +199,19 @@ def test_passes(lw: Call) -> None:
     names = {entry["name"] for entry in json.loads(lw("passes", "--json").out)}
     assert {"fold-batch-norm", "low-rank"} <= names
     assert "rank" in lw("passes", "low-rank").out
+
+
+def test_passes_are_listed_beside_one_that_cannot_be_loaded(lw: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pass_class(name: str) -> type[Pass]:
+        if name == "fold-batch-norm":
+            raise UsageError("plugin 'fold-batch-norm' cannot be loaded: no")
+        return found(name)
+
+    found = registry.pass_class
+    monkeypatch.setattr(registry, "pass_class", pass_class)
+    entries = {entry["name"]: entry for entry in json.loads(lw("passes", "--json").out)}
+    assert entries["fold-batch-norm"]["error"] == "plugin 'fold-batch-norm' cannot be loaded: no"
+    assert "error" not in entries["dead-code"] and "cannot be loaded" in lw("passes").out
 
 
 def test_bisect_names_the_rewrite(lw: Call, model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
