@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lwgraph.errors import UsageError, did_you_mean
 
-AUGMENTATIONS = ("flip", "shift", "mixup")
+AUGMENTATIONS = ("flip", "turn", "zoom", "shift", "tone", "mixup")
 
 
 def augmentations(stated: str | Sequence[str], what: str) -> tuple[str, ...]:

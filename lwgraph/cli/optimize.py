@@ -61,7 +61,8 @@ from lwgraph.cli.progress import Progressed
 )
 @click.option(
     "--augment", metavar="A",
-    help="How training may vary the data without making them something else: flip, shift, mixup, joined by commas.",
+    help="How training may vary the data without making them something else: flip, turn, zoom, shift, tone, mixup, "
+         "joined by commas.",
 )
 @click.option("-p", "--pipeline", metavar="PIPELINE", help="Run just these passes, e.g. 'clean,low-rank{ratio=0.5}'.")
 @click.option("--recipe", metavar="FILE", help="A pipeline from a TOML file.")

@@ -84,7 +84,8 @@ def optimize(
             With `distill` it is the time of training, None: ten minutes; the search takes at most a quarter of it.
         distill: train the chosen plan to imitate the input model on `data`, unlabelled; needs the extra `torch`. Plans
             are then chosen with what a short training brings back in mind.
-        augment: how training may vary the inputs: flip, shift, mixup; None: as the data say, see `open_data`.
+        augment: how training may vary the inputs: flip, turn, zoom, shift, tone, mixup; None: as the data say, see
+            `open_data`.
         preset: what is asked for where nothing else is stated, of `PRESETS`. None: "balanced".
         pipeline, recipe: run just these passes instead of the exact and rounding ones and the search.
         plan: apply this plan instead of searching.

@@ -13,6 +13,9 @@ from lwgraph.errors import UsageError
 
 Tensor: TypeAlias = "torch.Tensor"
 _SHIFT = 8  # the largest shift is the size over this
+_SMALLEST = 0.5  # side of the part that zoom makes the whole, as a share
+_CONTRAST = 1.5  # tone multiplies contrast by at most this, and divides by at most this
+_BRIGHTNESS = 0.25  # tone adds at most so many standard deviations of the image
 
 
 def kinds(spec: str, allowed: Collection[str]) -> tuple[str, ...]:
@@ -44,9 +47,11 @@ def augment(
 ) -> dict[str, Tensor]:
     """Vary the images (batched float inputs of rank 4) of a batch; all other inputs stay.
 
-    flip: left and right, each image with probability 1/2. shift: up to an eighth of the size, edges repeated, the same
-    for the whole batch. mixup (Zhang et al. 2018, arXiv 1710.09412): images mixed with others of the batch; the
-    teacher's answer to the mixture is the target, so no labels are mixed.
+    flip: left and right, each image with probability 1/2. turn: each image by 0, 90, 180 or 270 degrees; by 0 or 180
+    where it is not square. zoom: a part of each image, of its shape and from half of its side to all of it, scaled to
+    the whole. shift: up to an eighth of the size, edges repeated, the same for the whole batch. tone: contrast and
+    brightness of each image, all of its channels alike. mixup (Zhang et al. 2018, arXiv 1710.09412): images mixed with
+    others of the batch; the teacher's answer to the mixture is the target, so no labels are mixed.
     """
     varied = dict(feeds)
     for name, x in feeds.items():
@@ -56,14 +61,42 @@ def augment(
         if "flip" in which:
             turned = torch.rand(rows, generator=generator) < 0.5
             x = torch.where(turned[:, None, None, None], x.flip(3), x)
+        if "turn" in which:
+            x = _turned(x, generator)
+        if "zoom" in which:
+            x = _zoomed(x, generator)
         if "shift" in which:
             x = _shifted(x, generator)
+        if "tone" in which:
+            x = _toned(x, generator)
         if "mixup" in which and rows > 1:
             # Beta(1, 1) is uniform; half of the batches stay as they are, so that real inputs remain the majority.
             share = torch.rand(rows, 1, 1, 1, generator=generator) * (torch.rand((), generator=generator) < 0.5)
             x = torch.lerp(x, x[torch.randperm(rows, generator=generator)], share.to(x.dtype) / 2)
         varied[name] = x
     return varied
+
+
+def _turned(x: Tensor, generator: Any) -> Tensor:
+    step = 1 if x.shape[2] == x.shape[3] else 2
+    quarters = torch.randint(0, 4 // step, (len(x),), generator=generator) * step
+    return torch.stack([image.rot90(int(k), (1, 2)) for image, k in zip(x, quarters, strict=True)])
+
+
+def _zoomed(x: Tensor, generator: Any) -> Tensor:
+    """Bilinear; the middle of a pixel stays the middle of one, so that a part as large as the image is that image."""
+    side = _SMALLEST + (1 - _SMALLEST) * torch.rand(len(x), generator=generator)
+    y, z = ((2 * torch.rand(len(x), generator=generator) - 1) * (1 - side) for _ in range(2))
+    none = torch.zeros(len(x))
+    rows = [torch.stack(row, 1) for row in ((side, none, z), (none, side, y))]
+    grid = F.affine_grid(torch.stack(rows, 1).to(x.dtype), list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+
+
+def _toned(x: Tensor, generator: Any) -> Tensor:
+    contrast, light = (2 * torch.rand(len(x), 1, 1, 1, generator=generator) - 1 for _ in range(2))
+    mean, deviation = x.mean((1, 2, 3), keepdim=True), x.std((1, 2, 3), keepdim=True)
+    return mean + (x - mean) * (_CONTRAST**contrast).to(x.dtype) + (_BRIGHTNESS * light).to(x.dtype) * deviation
 
 
 def _shifted(x: Tensor, generator: Any) -> Tensor:

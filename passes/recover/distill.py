@@ -55,7 +55,8 @@ class Distill(Pass):
     warmup: Annotated[float, "share of the run in which the rate rises; then it falls along a cosine"] = 0.05
     decay: Annotated[float, "weight decay"] = 0.0
     clip: Annotated[float, "largest norm of the gradient; 0: none"] = 1.0
-    augment: Annotated[str, "none, auto (what the data allow), or flip, shift, mixup joined by +"] = "auto"
+    augment: Annotated[str, "none, auto (what the data allow), or flip, turn, zoom, shift, tone, mixup joined "
+                            "by +"] = "auto"  # fmt: skip
     precision: Annotated[Literal["auto", "float32", "gradients", "bfloat16"],
                          "of training; gradients: bfloat16 in the backward run only; auto: bfloat16 where that is fast "
                          "and exact enough, else gradients"] = "auto"  # fmt: skip
