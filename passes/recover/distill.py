@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 
 from lwgraph import ir, registry
+from lwgraph.calibrate.augmentations import augmentations
 from lwgraph.calibrate.signature import batched_inputs, signature
 from lwgraph.errors import ModelError, UsageError
 from lwgraph.passes.recover import synthesize
 from lwgraph.passes.recover.crops import croppable
 from lwgraph.passes.recover.matching import chosen, cut_points, matched, penultimate
 from lwgraph.passes.recover.pool import Pool
+from lwgraph.passes.recover.terms import terms
 from lwgraph.rewrite.base import Context, Contract, Gain, Pass
 
 if TYPE_CHECKING:
@@ -68,16 +70,15 @@ class Distill(Pass):
     checkpoint: Annotated[str, "file to save to and to resume from"] = ""
 
     def __post_init__(self) -> None:
-        limits = {
-            "minutes": self.minutes >= 0, "steps": self.steps >= 0, "batch": self.batch >= 0,
-            "crop": self.crop >= 0, "versions": self.versions >= 0,
-            "temperature": self.temperature > 0, "rate": self.rate >= 0, "warmup": 0 <= self.warmup < 1,
-            "decay": self.decay >= 0, "clip": self.clip >= 0, "held_out": 0 < self.held_out < 1,
-            "patience": self.patience >= 0, "synthetic": self.synthetic >= 2,
-        }  # fmt: skip
-        for name, fine in limits.items():
-            if not fine:
-                raise UsageError(f"option '{name}' of pass 'distill' is {getattr(self, name)}, which is out of range")
+        for name in ("minutes", "steps", "batch", "crop", "versions", "rate", "decay", "clip", "patience"):
+            self.check_option(name, getattr(self, name) >= 0, getattr(self, name), "0 or more")
+        self.check_option("temperature", self.temperature > 0, self.temperature, "above 0")
+        self.check_option("warmup", 0 <= self.warmup < 1, self.warmup, "from 0 to below 1")
+        self.check_option("held_out", 0 < self.held_out < 1, self.held_out, "above 0, below 1")
+        self.check_option("synthetic", self.synthetic >= 2, self.synthetic, "2 or more")
+        terms(self.objective)
+        if self.augment not in ("none", "auto"):
+            augmentations(self.augment, "option 'augment' of pass 'distill'")
         if not self.minutes and not self.steps:
             raise UsageError("pass 'distill' needs a limit: set minutes or steps")
 

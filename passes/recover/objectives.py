@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -11,12 +10,12 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from lwgraph import ir
-from lwgraph.errors import UsageError, did_you_mean
+from lwgraph.errors import UsageError
 from lwgraph.passes.recover.matching import is_probability
+from lwgraph.passes.recover.terms import terms
 
 Tensor: TypeAlias = "torch.Tensor"
 Values = Mapping[str, Tensor]
-TERMS = ("kl", "mse", "cosine", "features", "labels")
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def build(
         has_labels: whether the data have labels.
 
     Raises:
-        UsageError: an unknown term, a bad weight, or what the term needs is missing.
+        UsageError: an unknown term, a bad weight, or something that a term needs is missing.
     """
     outputs = tuple(v.name or "" for v in student.graph.outputs if sample[v.name or ""].is_floating_point())
     soft = frozenset(name for name in outputs if is_probability(student, name))
@@ -120,26 +119,12 @@ def build(
         if features and scores:
             weights["features"] = 1.0
     else:
-        for part in spec.split("+"):
-            match = re.fullmatch(r"([a-z]+)(?::([0-9.eE-]+))?", part.strip())
-            if match is None or match[1] not in TERMS:
-                raise UsageError(f"objective term '{part}' is unknown{did_you_mean(part.split(':')[0], TERMS)}")
-            weights[match[1]] = _weight(match[2], part)
+        weights = terms(spec)
     if "features" in weights and not features:
         raise UsageError("objective term 'features' needs intermediate values that both models compute; there are none")
     if "labels" in weights and not has_labels:
         raise UsageError("objective term 'labels' needs data with labels; these have none")
     return Objective(weights, outputs, tuple(features), temperature, soft)
-
-
-def _weight(text: str | None, part: str) -> float:
-    try:
-        value = 1.0 if text is None else float(text)
-    except ValueError:
-        value = -1.0
-    if not value > 0:
-        raise UsageError(f"the weight in objective term '{part}' is not a number over 0")
-    return value
 
 
 def blocks(objective: Objective, cuts: Sequence[str]) -> Objective:

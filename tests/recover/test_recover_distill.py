@@ -188,9 +188,17 @@ def test_checkpoint_and_resume(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("option", "message"), [
-    ("objective=kll", "did you mean 'kl'"), ("objective=labels", "needs data with labels"),
-    ("objective=mse:-1", "weight"), ("features=[nothing]", "not computed by both"),
-    ("augment=flop", "did you mean 'flip'"),
+    ("rate=-1", "option 'rate' is -1.0; allowed: 0 or more"), ("held_out=1", "'held_out' is 1.0; allowed: above 0, be"),
+    ("objective=kll", "did you mean 'kl'"), ("objective=mse:-1", "weight"), ("augment=flop", "did you mean 'flip'"),
+    ("steps=0,minutes=0", "needs a limit"),
+])  # fmt: skip
+def test_options_are_judged_before_any_work(option: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Pass.parse(f"distill{{{option}}}")
+
+
+@pytest.mark.parametrize(("option", "message"), [
+    ("objective=labels", "needs data with labels"), ("features=[nothing]", "not computed by both"),
 ])  # fmt: skip
 def test_one_line_errors(option: str, message: str) -> None:
     teacher = convnet()
