@@ -146,19 +146,23 @@ class Emitter:
         node.replace_input_with(2, new)
 
     def _guard(self) -> None:
-        """Put an identity that the runtime does not see through behind float layers that read a DQ and feed a Q.
+        """Put an identity that the runtime does not see through behind float nodes that it would take into integers.
 
-        ONNX Runtime (WeightBiasQuantization) rounds the weights of such a layer to int8 with one scale, silently. It
-        looks through Relu and Clip only; LeakyRelu with slope 1 stops it and is fused into the layer at no cost.
+        ONNX Runtime (WeightBiasQuantization) rounds the weights of a float layer that reads a DQ and feeds a Q to int8
+        with one scale, silently; it looks through Relu and Clip only. And it moves a Q before a MaxPool of floats
+        (QDQPropagation), where four times as much is to be quantized and the pool leaves the blocked layout: on
+        64x80x80 values 1.4 ms instead of 0.05. LeakyRelu with slope 1 stops both; a layer fuses it at no cost.
         """
-        graph = self.placement.graph
-        for node in [n for n in graph if n.op_type in _REQUANTIZED and n not in self.placement.roles]:
+        graph, roles = self.placement.graph, self.placement.roles
+        for node in [n for n in graph if n.op_type in (*_REQUANTIZED, "MaxPool") and n not in roles]:
             source, output = node.inputs[0], node.outputs[0]
             maker = source.producer() if source is not None else None
             uses = list(output.uses())
-            if maker is None or maker.op_type != "DequantizeLinear" or len(uses) != 1 or output.is_graph_output():
+            if len(uses) != 1 or output.is_graph_output():
                 continue
-            if uses[0].node.op_type not in ("QuantizeLinear", "Relu", "Clip"):
+            integers = maker is not None and maker.op_type == "DequantizeLinear"
+            taken = ("QuantizeLinear",) if node.op_type == "MaxPool" else ("QuantizeLinear", "Relu", "Clip")
+            if integers is (node.op_type == "MaxPool") or uses[0].node.op_type not in taken:
                 continue
             slope = ir.Attr("alpha", ir.AttributeType.FLOAT, 1.0)
             stop = ir.Node("", "LeakyRelu", [output], [slope], name=ir.fresh_name(graph, f"{node.name}_float"))

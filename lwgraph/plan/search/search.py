@@ -27,7 +27,7 @@ from lwgraph.plan.search.kept import Kept, kept_path
 from lwgraph.plan.search.planner import BYTES, LATENCY, MACS, Planner
 from lwgraph.plan.search.solver import BUCKETS, Knapsack
 
-VERSION = 1  # part of the file name: raise it when the meaning of a loss changes
+VERSION = 2  # part of the file name: raise it when the meaning of a loss or a time changes
 if TYPE_CHECKING:
     from lwgraph.plan.search.trials import Trials
 
