@@ -15,7 +15,7 @@ import click
 
 from benchmarks import judge, zoo
 from benchmarks.closeness import closeness
-from benchmarks.peers.run import HERE, PEERS, Peer, run, write_feeds
+from benchmarks.peers.run import HERE, PEERS, SECONDS, Peer, run, write_feeds
 from benchmarks.zoo import Case, cache
 from lwgraph import ir, registry
 from lwgraph.errors import LwgraphError
@@ -53,8 +53,8 @@ def simplified(case: Case) -> Path:
     return path
 
 
-def build(case: Case, tool: str, fresh: bool) -> Record:
-    """Let a tool make its model, if it did not yet."""
+def build(case: Case, tool: str, fresh: bool, limit: float = SECONDS) -> Record:
+    """Let a tool make its model within `limit` seconds, if it did not yet."""
     peer, source = PEERS[tool], simplified(case)
     key = _key(peer, source)
     known = record(case, tool)
@@ -64,7 +64,7 @@ def build(case: Case, tool: str, fresh: bool) -> Record:
     if not feeds.exists():
         with cache.replacing(feeds) as made:
             write_feeds(case.calibration(), made)
-    outcome = run(peer, source, feeds, folder(case) / f"{tool}.onnx", one_core=True)
+    outcome = run(peer, source, feeds, folder(case) / f"{tool}.onnx", one_core=True, limit=limit)
     (folder(case) / f"{tool}.json").unlink(missing_ok=True)  # what was measured of an older model
     return record(case, tool, {
         "key": key, "seconds": outcome.seconds, "cpu": outcome.cpu_seconds, "gigabytes": outcome.peak_gigabytes,
@@ -146,11 +146,12 @@ TOOL = click.option("--tool", "tools", multiple=True, type=click.Choice(TOOLS), 
 @CASES
 @TOOL
 @click.option("--fresh", is_flag=True, help="Again, even if nothing changed.")
-def build_all(cases: tuple[str, ...], tools: tuple[str, ...], fresh: bool) -> None:
+@click.option("--limit", default=float(SECONDS), show_default=True, help="Seconds that each may take.")
+def build_all(cases: tuple[str, ...], tools: tuple[str, ...], fresh: bool, limit: float) -> None:
     """Let the tools make their models."""
     for name in cases or zoo.NAMES:
         for tool in tools or TOOLS:
-            found = build(zoo.case(name), tool, fresh)
+            found = build(zoo.case(name), tool, fresh, limit)
             click.echo(f"{name:20} {tool:24} {found['cpu']:7.1f} s {found['gigabytes']:5.2f} GB  {found['error']}")
 
 

@@ -113,8 +113,9 @@ def _error(output: bytes) -> str:
     return lines[-1].strip()[:160] if lines else "no message"
 
 
-def run(peer: Peer, model: Path, feeds: Path, out: Path, *, one_core: bool = False) -> Outcome:
-    """Let the peer write `out` from `model`; its packages are installed first, outside the clock."""
+def run(peer: Peer, model: Path, feeds: Path, out: Path, *, one_core: bool = False, limit: float = SECONDS) -> Outcome:
+    """Let the peer write `out` from `model` within `limit` seconds; its packages are installed first, outside the
+    clock."""
     command = [str(python(peer.packages)), str(HERE / peer.script), str(model), str(feeds), str(out)]
     out.unlink(missing_ok=True)
     with tempfile.TemporaryFile() as output, tempfile.TemporaryDirectory() as scratch:
@@ -128,8 +129,8 @@ def run(peer: Peer, model: Path, feeds: Path, out: Path, *, one_core: bool = Fal
         )
         error = ""
         while (ended := os.wait4(process.pid, os.WNOHANG))[0] == 0:  # unlike Popen.wait, it tells the peak memory
-            if time.perf_counter() - started > SECONDS and not error:
-                error = f"stopped after {SECONDS} s"
+            if time.perf_counter() - started > limit and not error:
+                error = f"stopped after {limit:.0f} s"
                 os.kill(process.pid, signal.SIGKILL)
             time.sleep(0.02)
         _, status, usage = ended
