@@ -146,7 +146,7 @@ def _count(seen: Observed, name: str, index: int, results: dict[str, npt.NDArray
     seen.histogram.extend(low, high)
     sample = results.get(f"{_PREFIX}{index}.sample")
     if sample is not None:
-        seen.histogram.add(np.clip(sample, low, high))
+        seen.histogram.add(sample)
     seen.runs += 1
     seen.low_sum, seen.high_sum = seen.low_sum + low, seen.high_sum + high
     if f"{_PREFIX}{index}.means" not in results:

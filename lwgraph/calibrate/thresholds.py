@@ -11,6 +11,7 @@ from lwgraph.calibrate.histogram import Histogram
 from lwgraph.errors import DataError, UsageError, did_you_mean
 
 Floats = npt.NDArray[np.float64]
+Array = npt.NDArray[np.int64]
 METHODS = ("minmax", "moving-average", "percentile", "entropy", "mse")
 _CANDIDATES = 64  # positions tried for each end of a range
 _TINY = 1e-300  # whose logarithm is finite
@@ -84,51 +85,48 @@ def entropy_range(histogram: Histogram, levels: int = 256, symmetric: bool = Fal
     reach = full.symmetric().high
     last = min(int(np.ceil(reach / width)), half)
     first = max(min(levels // 2, last // 2), 1)
-    tables = _Tables(counts)
-    best, threshold = np.inf, reach
-    for size in np.unique(np.linspace(first, last, _CANDIDATES).astype(int)):
-        divergence = tables.divergence(half - int(size), half + int(size), levels)
-        if divergence < best:
-            best, threshold = divergence, min(float(size * width), reach)
+    sizes = np.unique(np.linspace(first, last, _CANDIDATES).astype(int))
+    divergences = _divergences(counts, half - sizes, half + sizes, levels)
+    best = int(np.argmin(divergences))
+    threshold = min(float(sizes[best] * width), reach) if np.isfinite(divergences[best]) else reach
     if symmetric:
         return Range(-threshold, threshold)
     return Range(max(full.low, -threshold), min(full.high, threshold))
 
 
-class _Tables:
-    """Cumulative sums over a histogram's bins: numbers, occupied bins, and c log c."""
+def _divergences(counts: Floats, starts: Array, stops: Array, levels: int) -> Floats:
+    """(n,) KL(reference || quantized) of the bins from each start to its stop, over their occupied stretch; inf where
+    they are empty.
 
-    def __init__(self, counts: Floats) -> None:
-        occupied = counts > 0
-        self.counts, self.used = counts, np.flatnonzero(occupied)
-        logs = np.log(counts, out=np.zeros(len(counts)), where=occupied)
-        self.numbers, self.bins, self.entropy = (np.concatenate([[0.0], np.cumsum(row)])
-                                                 for row in (counts, occupied, counts * logs))
-
-    def divergence(self, start: int, stop: int, levels: int) -> float:
-        """KL(reference || quantized) of the bins start..stop, over their occupied stretch; inf when they are empty.
-
-        With r the number in a bin, R their sum with the outliers, s the mean number of the occupied bins of its step
-        and Q the sum without outliers, it is sum(r log r - r log s) / R + log(Q / R). O(levels).
-        """
-        inside = self.used[np.searchsorted(self.used, start):np.searchsorted(self.used, stop)]
-        if not len(inside):
-            return np.inf
-        start, stop = int(inside[0]), int(inside[-1]) + 1
-        below, above = self.numbers[start], self.numbers[-1] - self.numbers[stop]
-        whole = self.numbers[stop] - self.numbers[start]
-        steps = min(levels, stop - start)
-        edges = start + np.arange(steps + 1) * (stop - start) // steps
-        numbers, bins = self.numbers[edges], self.bins[edges]
-        sums, occupied = numbers[1:] - numbers[:-1], bins[1:] - bins[:-1]
-        logs = np.log(np.maximum(sums, _TINY) / np.maximum(occupied, 1.0))
-        reference = self.entropy[stop] - self.entropy[start]
-        for bin_, extra in ((start, below), (stop - 1, above)) if stop - start > 1 else ((start, below + above),):
-            own = self.counts[bin_]
-            reference += (own + extra) * np.log(own + extra) - own * np.log(own)
-        quantized = float(sums @ logs) + below * logs[0] + above * logs[-1]
-        total = whole + below + above
-        return float((reference - quantized) / total + np.log(whole / total))
+    With r the number in a bin, R their sum with the outliers, s the mean number of the occupied bins of its step and Q
+    the sum without outliers, it is sum(r log r - r log s) / R + log(Q / R). O(bins + n * levels).
+    """
+    occupied = counts > 0
+    used = np.flatnonzero(occupied)
+    logs = np.log(counts, out=np.zeros(len(counts)), where=occupied)
+    numbers, bins, entropy = (np.concatenate([[0.0], np.cumsum(row)]) for row in (counts, occupied, counts * logs))
+    found = np.full(len(starts), np.inf)
+    before, behind = np.searchsorted(used, starts), np.searchsorted(used, stops)
+    some = before < behind
+    if not some.any():
+        return found
+    start, end = used[before[some]], used[behind[some] - 1]
+    width = end + 1 - start
+    steps = np.minimum(levels, width)
+    # Where there are fewer bins than steps, the steps left over are empty and count for nothing.
+    edges = start[:, None] + np.minimum(np.arange(levels + 1), steps[:, None]) * width[:, None] // steps[:, None]
+    sums, filled = np.diff(numbers[edges], axis=1), np.diff(bins[edges], axis=1)
+    means = np.log(np.maximum(sums, _TINY) / np.maximum(filled, 1.0))
+    below, above, whole = numbers[start], numbers[-1] - numbers[end + 1], numbers[end + 1] - numbers[start]
+    alone = width == 1  # one bin has the outliers of both ends
+    reference = entropy[end + 1] - entropy[start]
+    for bin_, extra in ((start, below + np.where(alone, above, 0.0)), (end, np.where(alone, 0.0, above))):
+        own = counts[bin_]
+        reference += (own + extra) * np.log(own + extra) - own * np.log(own)
+    quantized = (sums * means).sum(axis=1) + below * means[:, 0] + above * means[np.arange(len(steps)), steps - 1]
+    total = whole + below + above
+    found[some] = (reference - quantized) / total + np.log(whole / total)
+    return found
 
 
 def percentile_range(histogram: Histogram, percentile: float = 99.99, symmetric: bool = False) -> Range:

@@ -16,6 +16,7 @@ from lwgraph.passes.quantize.activations import Opened, close_activations, open_
 from lwgraph.passes.quantize.describe import describe
 from lwgraph.passes.quantize.distance import Distance
 from lwgraph.passes.quantize.equalize import Equalize, wanted
+from lwgraph.passes.quantize.finer import finer, rounds, weight_share
 from lwgraph.passes.quantize.logits import Logits
 from lwgraph.passes.quantize.mixed import CLEARLY, EVEN, Judge, Mixed, Mixer, race, worth
 from lwgraph.passes.quantize.observer import Observer, judged, parted
@@ -54,6 +55,9 @@ class Quantize(Pass):
     per_channel: Annotated[bool | None, "one weight scale per output channel; none: as the target can"] = None
     reduce_range: Annotated[bool | None, "7-bit weights, for processors that saturate; none: detected"] = None
     equalize: Annotated[bool, "also try with channels evened out across layers, and keep what is closer"] = True
+    rounding: Annotated[Literal["auto", "nearest", "second-order"],
+                        "of weights: to the nearest integer, or by the moments of their inputs (round-weights); auto: "
+                        "the second where it is closer"] = "auto"
     bias_correction: Annotated[bool, "shift biases by the mean error of the rounded weights"] = True
     keep: Annotated[Literal["auto", "none"],
                     "auto: leave in float what is not faster in integers or harms the outputs most; none: only what "
@@ -92,6 +96,8 @@ class Quantize(Pass):
         count = len(mixed.loops) + (len(mixed.built.compute) + len(mixed.built.others) if mixed.built else 0)
         if count:
             ir.replace_contents(model, mixed.model)
+        elif not mixed.kept:
+            context.skip(self.name, model.graph.name or "the model", f"no layer that {target.name} computes in integers")
         return count
 
     def within(self, model: ir.Model, context: Context, max_loss: float | None = None, judge: Judge | None = None
@@ -227,31 +233,56 @@ class Quantize(Pass):
         ranges of the one that is taken then learn these samples, too.
         """
         methods = AUTO if self.calibration_method == "auto" else ((self.calibration_method, self.percentile),)
-        known, unseen = parted(data) if self.equalize or len(methods) > 1 else (data, ())
+        several = self.equalize or len(methods) > 1 or self.rounding == "auto"
+        known, unseen = parted(data) if several else (data, ())
         fixed = refused if self.keep == "none" else None  # no other placement will be asked for
         bases = self._bases(model, target, known, executor, context, methods, len(data), fixed)
         fast = Logits(untimed(executor))
-        alone = len(bases) == len(methods) == 1
+        alone = len(bases) == len(methods) == 1 and self.rounding != "auto"
         distance = None if alone else Distance(fast.prepare(model), judged(model, unseen or data, JUDGED))
+        margin, score = MARGIN if unseen else CLEARLY, 0.0
         best: tuple[float, Quantizer, Built, Observer] | None = None
         for base, observer in bases:
             for quantizer in self.quantizers(base, target, known, observer, methods, fixed):
                 built = quantizer.build(refused)
-                score = 0.0 if distance is None or not built.compute else distance(fast.prepare(built.model))
-                if quantizer.recipe.method != "minmax" or base is not model:
-                    score *= MARGIN if unseen else CLEARLY
-                if best is None or score < best[0]:
-                    best = score, quantizer, built, observer
+                found = 0.0 if distance is None or not built.compute else distance(fast.prepare(built.model))
+                handicap = 1.0 if quantizer.recipe.method == "minmax" and base is model else margin
+                if best is None or handicap * found < best[0]:
+                    best, score = (handicap * found, quantizer, built, observer), found
                 if not built.compute:
                     return quantizer, built
         assert best is not None
         _, quantizer, built, observer = best
+        second = self._second_order(quantizer, built, known, distance, fast, score, margin, refused, context)
+        quantizer = second or quantizer
         if unseen:
             observer.extend(unseen)
+        if unseen or second:
             quantizer = refined(quantizer, {})
             built = quantizer.build(refused)
         built.even = observer is not bases[0][1]
         return quantizer, built
+
+    def _second_order(
+        self, quantizer: Quantizer, built: Built, known: Sequence[Feeds], distance: Distance | None, executor: Executor,
+        score: float, margin: float, refused: dict[str, str], context: Context,
+    ) -> Quantizer | None:
+        """The quantizer with weights rounded by second moments, where asked for or `margin` times closer than `score`;
+        else None. Where the weights' part of the distance is too small for that, nothing is tried."""
+        if self.rounding == "nearest" or not built.compute:
+            return None
+        if not rounds(quantizer):
+            if self.rounding == "second-order":
+                context.skip(self.name, "rounding", "second-order needs a step for each output channel and at most 8 "
+                             "bits for weights: rounded to the nearest")
+            return None
+        if self.rounding == "second-order":
+            return finer(quantizer, built.compute, known, context)
+        assert distance is not None
+        if weight_share(quantizer, refused, score, distance, executor) < 1 - 1 / margin:
+            return None
+        second = finer(quantizer, built.compute, known, context)
+        return second if margin * distance(executor.prepare(second.build(refused).model)) < score else None
 
     def _bases(
         self, model: ir.Model, target: Target, known: Sequence[Feeds], executor: Executor, context: Context,
@@ -305,7 +336,7 @@ class Quantize(Pass):
             if kind == "type":
                 matches = [n for n, node in nodes.items() if node.op_type == text]
             elif kind == "re":
-                matches = [n for n in nodes if re.search(text, n)]
+                matches = [n for n in nodes if _expression(text).search(n)]
             else:
                 matches = [entry] if entry in nodes else []
             if not matches:
@@ -313,9 +344,21 @@ class Quantize(Pass):
                                  "allowed: a node's name, type:Conv, re:expression")
             found.update((n, f"excluded by ignored_scope ({entry})") for n in matches)
         if self.op_types_to_quantize:
+            known = {*load_target(self.target).roles, *(node.op_type for node in nodes.values())}
+            for kind in self.op_types_to_quantize:
+                if kind not in known:
+                    raise UsageError(f"option 'op_types_to_quantize': neither the target nor the model has '{kind}'"
+                                     f"{did_you_mean(kind, known)}")
             found.update((n, "not in op_types_to_quantize") for n, node in nodes.items()
                          if node.op_type not in (*self.op_types_to_quantize, "Relu", "Clip"))
         return found
+
+
+def _expression(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise UsageError(f"option 'ignored_scope': 're:{text}' is no regular expression: {error}") from None
 
 
 def _close(mixed: Mixed, opened: Sequence[Opened]) -> None:

@@ -185,7 +185,7 @@ class Quantizer:
         if name in self._rounded and self._rounded[name][0] == scale:
             return self._rounded[name][1]
         per_channel = self.target.per_channel and self.opset >= self.target.per_channel_opset
-        axis = weight_axis(node) if per_channel and _whole_channels(node) else None
+        axis = weight_axis(node) if per_channel and whole_channels(node) else None
         least: Array | float = 0.0
         if bias is not None and not self.target.float_bias:
             needed = np.abs(bias).astype(np.float64) / (scale * _BIAS_LIMIT)
@@ -262,7 +262,7 @@ def fold_gemm(node: ir.Node) -> None:
         node.attributes.pop(name)
 
 
-def _whole_channels(node: ir.Node) -> bool:
+def whole_channels(node: ir.Node) -> bool:
     """Whether the axis of the weight counts all output channels: not so in a grouped ConvTranspose."""
     return node.op_type != "ConvTranspose" or ir.attribute(node, "group", 1) == 1
 
@@ -276,4 +276,4 @@ def name_nodes(graph: ir.Graph) -> None:
         seen.add(node.name)
 
 
-__all__ = ["Built", "Quantizer", "Recipe", "fold_gemm", "mean_output", "name_nodes", "rounding"]
+__all__ = ["Built", "Quantizer", "Recipe", "fold_gemm", "mean_output", "name_nodes", "rounding", "whole_channels"]

@@ -93,9 +93,19 @@ class RoundedWeights:
         if name not in self._known:
             self._known[name] = self._rounded(weight, axis, 0.0)
         grid, integers = self._known[name]
-        if np.all(least <= _FREE * grid.scale):
+        if grid.axis == axis and np.all(least <= _FREE * grid.scale):
             return grid, integers
         return self._rounded(weight, axis, least)
+
+    def know(self, name: str, grid: Grid, integers: Array) -> None:
+        """Let a layer have this grid and these integers wherever its bias leaves the scale free."""
+        self._known[name] = grid, integers
+
+    def copy(self) -> RoundedWeights:
+        """What is known so far; later additions to either stay apart."""
+        made = RoundedWeights(self.type, self.reduced, self.search)
+        made._known = dict(self._known)
+        return made
 
     def _rounded(self, weight: Array, axis: int | None, least: Array | float) -> tuple[Grid, Array]:
         grid = weight_grid(weight, axis, self.type, reduced=self.reduced, search=self.search, least=least)

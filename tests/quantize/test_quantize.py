@@ -27,7 +27,7 @@ from lwgraph.rewrite import Context, Pass
 def quantized(model: ir.Model, data: list[dict[str, Array]], **options: Any) -> tuple[ir.Model, Context, int]:
     made = ir.clone(model)
     context = Context(executor=registry.executor("ort"), data=list(data))
-    plain = {"calibration_method": "minmax", "equalize": False, "keep": "none"}
+    plain = {"calibration_method": "minmax", "equalize": False, "keep": "none", "rounding": "nearest"}
     count = Quantize(**{**plain, **options}).run(made, context)
     verify(made)
     return made, context, count
@@ -326,13 +326,22 @@ def test_exclusion_by_type() -> None:
 
 
 @pytest.mark.parametrize(("options", "match"), [
-    ({"nodes_to_exclude": ("steam",)}, "did you mean 'stem'"), ({"ignored_scope": ("type:Konv",)}, "matches no node"),
+    ({"nodes_to_exclude": ("steam",)}, "did you mean 'stem'"), ({"ignored_scope": ("re:*a",)}, "no regular expression"),
+    ({"op_types_to_quantize": ("Conv", "Konv")}, "did you mean 'Conv'"),
+    ({"ignored_scope": ("type:Konv",)}, "matches no node"),
     ({"weight_type": "int4"}, "no integer kernel"), ({"activation_type": "uint16"}, "no integer kernel"),
     ({"target": "ort-cpo"}, "did you mean 'ort-cpu'"), ({"activation_type": "uint7"}, "allowed: uint8"),
 ])
 def test_wrong_names(options: dict[str, Any], match: str) -> None:
     with pytest.raises(UsageError, match=match):
         quantized(residual(), images(), **options)
+
+
+def test_a_model_without_layers_says_so() -> None:
+    n = Net()
+    model = n.model(n.op("Sin", n.input("x", [1, 3])))
+    _, context, count = quantized(model, [{"x": np.zeros((1, 3), np.float32)}])
+    assert count == 0 and "no layer that ort-cpu computes in integers" in context.skipped[0].reason
 
 
 def test_no_data() -> None:
