@@ -57,7 +57,8 @@ def finer(quantizer: Quantizer, names: Collection[str], data: Sequence[Feeds], c
     for node in model.graph:
         if node.name not in names or not whole_channels(node):
             continue
-        if np.array_equal(ir.constant(node.inputs[1]), ir.constant(before[node.name].inputs[1])):
+        old, new = ir.constant(before[node.name].inputs[1]), ir.constant(node.inputs[1])
+        if old is None or new is None or np.array_equal(old, new):
             continue
         fold_gemm(node)
         weight = ir.constant(node.inputs[1])
