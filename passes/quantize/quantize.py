@@ -97,7 +97,8 @@ class Quantize(Pass):
         if count:
             ir.replace_contents(model, mixed.model)
         elif not mixed.kept:
-            context.skip(self.name, model.graph.name or "the model", f"no layer that {target.name} computes in integers")
+            context.skip(self.name, model.graph.name or "the model",
+                         f"it has no layer that {target.name} computes in integers")
         return count
 
     def within(self, model: ir.Model, context: Context, max_loss: float | None = None, judge: Judge | None = None
