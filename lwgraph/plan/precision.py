@@ -16,7 +16,7 @@ from lwgraph.rewrite.base import Context, Pass
 FLOAT, INT8 = "float", "int8"
 PASS = "quantize"
 EXACTLY: dict[str, Any] = {"keep": "none"}  # the plan says what stays in floats, the pass does not choose for itself
-QUICK: dict[str, Any] = {**EXACTLY, "calibration_method": "minmax", "equalize": False}
+QUICK: dict[str, Any] = {**EXACTLY, "calibration_method": "minmax", "equalize": False, "rounding": "nearest"}
 BLANK: dict[str, Any] = {**QUICK, "bias_correction": False}
 
 
