@@ -15,13 +15,13 @@ from lwgraph.optimizer import recovery
 from lwgraph.optimizer.backoff import Outcome, back_off
 from lwgraph.optimizer.bench import Bench
 from lwgraph.optimizer.data import Inputs
+from lwgraph.optimizer.drafts import Drafts
 from lwgraph.optimizer.goal import Goal
 from lwgraph.optimizer.judge import Judge
 from lwgraph.optimizer.obvious import obvious_plans
 from lwgraph.optimizer.prove import same_outputs
 from lwgraph.optimizer.recording import choices, searched
 from lwgraph.optimizer.spectrum import redundant
-from lwgraph.optimizer.structuring import ORIGIN as STRUCTURE
 from lwgraph.optimizer.structuring import Trunk, Workshop, choose, layer_times
 from lwgraph.optimizer.target import MACS, open_oracle
 from lwgraph.plan import precision
@@ -33,7 +33,7 @@ from lwgraph.plan.precision import spelling
 from lwgraph.plan.price.devices import DeviceOracle
 from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.search import site_sensitivity
-from lwgraph.plan.search.front import Candidate, Front
+from lwgraph.plan.search.front import Front
 from lwgraph.plan.search.integers import Survey, weigh_integers
 from lwgraph.plan.search.items import FASTER
 from lwgraph.plan.search.planner import LATENCY, Planner
@@ -161,28 +161,18 @@ class Planning:
             run_ms: of one run here.
         """
         macs, size = count(self.clean, self.shapes).macs or 0, ir.size(self.clean)
-
-        def candidate(structure: Structure, precision: Precision) -> Candidate:
-            left = structure.share
-            ms = bench.base_ms * left * (share if precision.passes else 1.0)
-            plan = replace(structure.plan, precision=precision, target=oracle.target)
-            return Candidate((), ms, structure.loss, STRUCTURE, plan=plan, bytes=round(size * left),
-                             macs=round(macs * left), stated=True)  # fmt: skip
-
-        best = Precision((spelling(),)) if share < FASTER and self._precisions()[1:] else Precision()
-        if best.passes and not bench.look(candidate(NOTHING, best)):
-            best = Precision()  # what comes on top of integers that lose too much is lost, too
+        drafts = Drafts(bench, Precision(), oracle.target, bench.base_ms, size, macs)
+        if share < FASTER and self._precisions()[1:]:
+            integers = Drafts(bench, Precision((spelling(),)), oracle.target, share * bench.base_ms, size, macs)
+            if integers.look(NOTHING):  # what comes on top of integers that lose too much is lost, too
+                drafts = integers
         if isinstance(oracle, DeviceOracle):
             self.context.skip("plan", GROUPS, f"target {self.goal.target} has no prices of narrower layers")
             return NOTHING
-        limits = self.goal.limits(bench.base_ms)
-        amounts = {"latency": candidate(NOTHING, best).predicted_ms, "bytes": float(size), "macs": float(macs)}
-        if bench.floor is None and NOTHING.within(limits, amounts):
+        if bench.floor is None and drafts.meets(NOTHING):
             return NOTHING  # what nothing asks for is not measured
-        samples = self._samples(run_ms, TRIAL_SECONDS)
-        offers = find_offers(self.clean, self.context, samples, run_ms)
-        structures = find_structures(self.clean, offers, times)
-        return choose(structures, bench, lambda structure: candidate(structure, best), limits, amounts)
+        offers = find_offers(self.clean, self.context, self._samples(run_ms, TRIAL_SECONDS), run_ms)
+        return choose(find_structures(self.clean, offers, times), drafts)
 
     def _search(self, bench: Bench, workshop: Workshop, trunk: Trunk, oracle: Oracle, float_ms: float) -> Outcome:
         """Forms and precisions for the layers that a structure leaves."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from lwgraph import ir
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Feeds
 from lwgraph.optimizer.backoff import STEP
-from lwgraph.optimizer.bench import Bench, Made
+from lwgraph.optimizer.bench import Made
+from lwgraph.optimizer.drafts import Drafts
 from lwgraph.plan.carry_out import cut
 from lwgraph.plan.deliver import deliver
 from lwgraph.plan.plan import Plan
@@ -20,12 +21,11 @@ from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.search.front import Candidate
 from lwgraph.plan.search.kept import facts_of, kept_path
 from lwgraph.plan.search.planner import Planner
-from lwgraph.plan.search.structure import NOTHING, Structure, widest
+from lwgraph.plan.search.structure import NOTHING, Structure
 from lwgraph.plan.shapes import layer_shapes
 from lwgraph.plan.site import find_sites
 from lwgraph.rewrite import Context
 
-ORIGIN = "structure"
 VERSION = 1  # part of the folder's name: raise it when structures are cut in another way
 MOST_BYTES = 1 << 27  # of a trunk that is kept
 Shapes = Mapping[str, Sequence[int | None]]
@@ -150,35 +150,30 @@ def layer_times(model: ir.Model, oracle: Oracle, shapes: Shapes) -> tuple[dict[s
     return times, integers / max(sum(times.values()), 1e-300)
 
 
-def choose(
-    structures: Sequence[Structure], bench: Bench, candidate: Callable[[Structure], Candidate],
-    limits: Mapping[str, float], amounts: Mapping[str, float],
-) -> Structure:  # fmt: skip
+def choose(structures: Sequence[Structure], drafts: Drafts) -> Structure:
     """The structure that forms and precisions are searched for.
 
     Where a metric is promised: of those that keep the promise without any forms, among about log2 of them that are
     looked at by bisection, the one that takes least; of several that are not STEP apart, the gentlest, as it leaves
-    most to the forms. Otherwise the gentlest within the limits, by its share of the work.
+    most to the forms. Otherwise the gentlest that is predicted to keep every limit, the last where none is.
 
     Args:
         structures: gentlest first.
-        bench: looks at them.
-        candidate: a structure as it would be delivered without forms.
-        limits, amounts: by resource; see `widest`.
+        drafts: looks at them.
     """
-    if bench.floor is None:
-        return widest(limits, amounts, [NOTHING, *structures])
+    if drafts.bench.floor is None:
+        return next((each for each in [NOTHING, *structures] if drafts.meets(each)), [NOTHING, *structures][-1])
     low, high, good = 0, len(structures), [NOTHING]
     while low < high:
         middle = (low + high) // 2
-        if bench.look(candidate(structures[middle])):
+        if drafts.look(structures[middle]):
             good.append(structures[middle])
             low = middle + 1
         else:
             high = middle
-    taken = {each: bench.amount(bench.known(candidate(each))) for each in good}
+    taken = {each: drafts.taken(each) for each in good}
     least = min(taken.values())
     return max((each for each in good if taken[each] <= STEP * least), key=lambda each: each.share)
 
 
-__all__ = ["ORIGIN", "Trunk", "Trunks", "Workshop", "choose", "layer_times"]
+__all__ = ["Trunk", "Trunks", "Workshop", "choose", "layer_times"]

@@ -8,6 +8,7 @@ from test_channels import context
 from lwgraph import ir
 from lwgraph.optimizer import structuring
 from lwgraph.optimizer.bench import Bench, Made
+from lwgraph.optimizer.drafts import Drafts, Line
 from lwgraph.optimizer.goal import Goal
 from lwgraph.optimizer.structuring import Trunks, Workshop, choose
 from lwgraph.plan.carry_out import BLOCKS, GROUPS
@@ -15,7 +16,7 @@ from lwgraph.plan.count import count
 from lwgraph.plan.plan import Plan, Precision, Removed, Width
 from lwgraph.plan.search.front import Candidate
 from lwgraph.plan.search.removal import Removal
-from lwgraph.plan.search.structure import NOTHING, Offer, Structure, find_offers, find_structures, widest
+from lwgraph.plan.search.structure import NOTHING, Offer, Structure, find_offers, find_structures
 from lwgraph.plan.shapes import layer_shapes
 from lwgraph.plan.site import find_sites
 from lwgraph.rewrite.base import Context
@@ -117,21 +118,21 @@ def structures(*shares):
 
 
 def bench(scores, times, goal=None):
-    looks = []
+    """A bench on which a plan's model scores and takes what is stated of its width."""
+    looks, widths = [], {}
 
     def make(candidate):
         looks.append(candidate)
-        return Made(candidate, candidate.plan)
+        model = net(4)
+        widths[model] = candidate.plan.groups["g"].keep if candidate.plan.groups else 100
+        return Made(candidate, model)
 
-    def width(plan):
-        return plan.groups["g"].keep if plan.groups else 100
-
-    judge = type("Judge", (), {"stated": False, "floor": 0.9, "looks": 0, "value": lambda _, p: scores[width(p)]})()
-    return looks, Bench(make, judge, goal or Goal(), lambda p: times[width(p)], base_ms=100.0, context=Context())
+    judge = type("Judge", (), {"stated": False, "floor": 0.9, "looks": 0, "value": lambda _, m: scores[widths[m]]})()
+    return looks, Bench(make, judge, goal or Goal(), lambda m: times[widths[m]], base_ms=100.0, context=Context())
 
 
-def candidate(structure):
-    return Candidate((), 100 * structure.share, structure.loss, plan=structure.plan, stated=True)
+def drafts(on):
+    return Drafts(on, Precision(), "here", 100.0, 1000, 100)
 
 
 @pytest.mark.parametrize(
@@ -148,17 +149,37 @@ def test_the_fastest_structure_that_keeps_the_promise_is_taken(good, times, best
     scores = {100: 1.0, **{width: 0.95 if width in good else 0.5 for width in (80, 60, 40, 20)}}
     looks, on = bench(scores, {100: 100.0, **times})
     ladder = structures(0.8, 0.6, 0.4, 0.2)
-    chosen = choose(ladder, on, candidate, {}, {})
+    chosen = choose(ladder, drafts(on))
     assert (chosen.plan.groups["g"].keep if chosen.plan.groups else 100) == best
     assert len(looks) <= 3
 
 
 def test_without_a_promise_on_the_metric_the_gentlest_within_the_limits_is_taken():
     ladder = structures(0.8, 0.6, 0.4)
-    looks, on = bench({}, {}, Goal(max_macs=50.0))
-    assert choose(ladder, on, candidate, {"macs": 50.0}, {"macs": 100.0}) is ladder[2] and not looks
-    assert choose(ladder, on, candidate, {"macs": 200.0}, {"macs": 100.0}) is NOTHING
-    assert widest({"macs": 1.0}, {"macs": 100.0}, ladder) is ladder[-1]
+    for limit, taken in ((50.0, ladder[2]), (200.0, NOTHING), (1.0, ladder[-1])):
+        looks, on = bench({}, {}, Goal(max_macs=limit))
+        assert choose(ladder, drafts(on)) is taken and not looks
+
+
+def test_what_was_looked_at_tells_what_others_take():
+    line = Line(10.0, 90.0)
+    assert line.at(1.0) == pytest.approx(100.0) and line.at(0.0) == pytest.approx(10.0)
+    line.learn(1.0, 40.0)
+    assert line.at(1.0) == pytest.approx(40.0, rel=1e-9)
+    for share in (0.6, 0.3):
+        line.learn(share, 20.0 + 20.0 * share)
+    assert line.at(0.2) == pytest.approx(24.0, rel=0.06)
+    line.learn(0.5, 0.0)  # a clock that stood still says nothing
+    assert line.at(0.2) == pytest.approx(24.0, rel=0.06)
+
+
+def test_a_network_that_was_made_smaller_by_integers_need_not_be_cut_to_be_small():
+    ladder = structures(0.8, 0.5)
+    _, on = bench({100: 1.0}, {100: 50.0}, Goal(max_bytes=ir.size(net(4))))
+    drafted = Drafts(on, Precision(), "here", 100.0, 2 * ir.size(net(4)), 100)
+    assert not drafted.meets(NOTHING) and not drafted.meets(ladder[0])
+    drafted.look(NOTHING)
+    assert drafted.meets(NOTHING) and choose(ladder, drafted) is NOTHING
 
 
 def test_a_delivered_plan_is_the_same_from_the_network_and_from_its_trunk(found):

@@ -49,10 +49,6 @@ class Structure:
     share: float = 1.0
     loss: float = 0.0
 
-    def within(self, limits: Mapping[str, float], amounts: Mapping[str, float]) -> bool:
-        """Whether its share of the `amounts`, by resource, keeps every one of the limits."""
-        return all(amounts[name] * self.share <= limit for name, limit in limits.items())
-
 
 NOTHING = Structure(Plan())
 
@@ -216,15 +212,4 @@ def _possible(model: ir.Model, structure: Structure) -> Structure:
     return Structure(Plan(groups=groups, blocks=plan.blocks), structure.share, structure.loss)
 
 
-def widest(limits: Mapping[str, float], amounts: Mapping[str, float], structures: Sequence[Structure]) -> Structure:
-    """The gentlest structure with which every limit is kept, by shares; the last where none is.
-
-    Args:
-        limits: by resource.
-        amounts: what the network takes of each, all of its layers dense.
-        structures: gentlest first, at least one.
-    """
-    return next((structure for structure in structures if structure.within(limits, amounts)), structures[-1])
-
-
-__all__ = ["HOPELESS", "LEVELS", "NOTHING", "Offer", "Structure", "find_offers", "find_structures", "widest"]
+__all__ = ["HOPELESS", "LEVELS", "NOTHING", "Offer", "Structure", "find_offers", "find_structures"]
