@@ -70,22 +70,27 @@ def batch_of(feeds: dict[str, Any], model: ir.Model) -> dict[str, Any]:
 @click.option("--recovery", multiple=True, help="Passes, separated by spaces. Default: the closed-form recipes.")
 @click.option("--start", type=click.Path(exists=True), help="A model that was rewritten before, instead of --rewrite.")
 @click.option("--train", is_flag=True, help="Recover on more unlabelled inputs than the case is calibrated with.")
+@click.option("--fit-train", is_flag=True, help="With --train: rewrite on those inputs, too.")
 @click.option("--save", type=click.Path(), help="Write the model of the last recipe to this file.")
 @click.option("--threads", default=1, show_default=True)
 def main(case: str, rewrite: str, then: str, recovery: tuple[str, ...], start: str | None, train: bool,
-         save: str | None, threads: int) -> None:  # fmt: skip
+         fit_train: bool, save: str | None, threads: int) -> None:  # fmt: skip
     """Measure recovery on one public model."""
     if train and case not in TRAINING:
         raise click.UsageError(f"--train: {case} has no other inputs; {' and '.join(TRAINING)} have")
+    if fit_train and not train:
+        raise click.UsageError("--fit-train needs --train")
     chosen, rewrite = zoo.case(case), "" if start else rewrite
     teacher = ir.load(chosen.model())
     ort = registry.executor("ort", threads=threads)
     context = Context(executor=ort, reference=registry.executor("reference"), data=chosen.calibration(),
                       teacher=teacher, threads=threads)  # type: ignore[arg-type]  # fmt: skip
     broken = ir.load(start or chosen.model())
+    context.data = TRAINING[case]() if fit_train else context.data
     for part in rewrite.split():
         context.statistics = Statistics(broken, context.data or [], ort)  # of what the part before left
         apply(part, broken, context)
+    context.data = chosen.calibration()  # type: ignore[assignment]
     began = time.monotonic()
     original = chosen.metric(ort.prepare(teacher))
     click.echo(f"{case}, {start or rewrite}{f', then {then}' if then else ''}; {chosen.unit}")
