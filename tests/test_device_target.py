@@ -17,7 +17,7 @@ from lwgraph.optimizer import Result, measuring, optimize, planning
 from lwgraph.optimizer.planning import SEARCHED
 from lwgraph.plan.price.ask import ask_all
 from lwgraph.plan.price.kit import Recorder
-from lwgraph.plan.price.settle import FLOATS, INTEGERS
+from lwgraph.plan.price.settle import FIRST, FLOATS, INTEGERS
 from lwgraph.plan.shapes import layer_shapes
 from lwgraph.rewrite import Context, Pipeline
 
@@ -57,7 +57,9 @@ def table(model: Path, int8: float) -> Path:
     batches: list[dict[str, Any]] = []
     for number, batch in enumerate(recorder.batches):
         count = len(batch.keys)
-        ms = {FLOATS: [10.0, 1.0] + [10.0] * count, INTEGERS: [10.0, 1.0, 1.0, 1.0] + [1 + 9 * int8] * count}
+        integers = [1 + 9 * int8] * count
+        ms = {FLOATS: [10.0, 1.0] + [10.0] * count, INTEGERS: [10.0, 1.0, 1.0, 1.0, *integers],
+              FIRST: [10.0, 1.0, 2.0, *integers]}  # fmt: skip
         kept = {"id": str(number), "kind": batch.kind, "keys": batch.keys, "what": batch.what, "rounds": 7}
         batches.append({**kept, "ms": ms.get(batch.kind, [1.0] * len(batch.models))})
     path = model.with_name(f"table-{int8}.json")

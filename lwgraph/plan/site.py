@@ -18,7 +18,9 @@ Kind = Literal["conv", "conv_transpose", "gemm", "matmul"]
 KINDS: Mapping[str, Kind] = {
     "Conv": "conv", "ConvTranspose": "conv_transpose", "Gemm": "gemm", "MatMul": "matmul",
 }  # fmt: skip
+RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16)
+RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "Elu"})
 NOMINAL_POSITIONS = 1024  # output positions assumed where the image size is unknown; costs are then relative only
 
@@ -113,6 +115,20 @@ class Site:
             return None
         beta = ir.attribute(self.node, "beta", 1.0) if self.kind == "gemm" else 1.0
         return np.array(np.broadcast_to(np.asarray(raw, np.float64).reshape(-1) * beta, (self.shape[0],)))
+
+    @functools.cached_property
+    def first(self) -> bool:
+        """Whether no layer with weights comes before it: what it reads is the model's input, or hardly more."""
+        seen, waiting = set(), [self.input]
+        while waiting:
+            maker = waiting.pop().producer()
+            if maker is None or maker in seen:
+                continue
+            if maker.op_type in KINDS or maker.op_type in RECURRENT:
+                return False
+            seen.add(maker)
+            waiting += [value for value in maker.inputs if value is not None]
+        return isinstance(self.graph, ir.Graph) and ir.parent(self.graph) is None
 
     def with_weight(self, weight: Array, bias: Array | None) -> Site:
         """The layer as it would be with another canonical weight (o, c/g, *k) and bias; the model stays as it is."""

@@ -52,6 +52,17 @@ def table(kit: Path) -> Path:
     return path
 
 
+def test_bringing_the_input_into_integers_is_a_part_of_the_first_layers_price() -> None:
+    recorder = Recorder(ORT)
+    for site in sites():
+        recorder.prices(site, [None], INT8)
+    first, second = [batch for batch in recorder.batches if batch.kind in ("first", "integers")]
+    assert (first.kind, second.kind) == ("first", "integers") and len(second.models) == len(first.models) + 1
+
+    assert [node.op_type for node in first.models[-1][0].graph].count("Conv") == 2
+    assert [node.op_type for node in second.models[-1][0].graph].count("Conv") == 3
+
+
 def test_the_kit_needs_no_lwgraph_and_holds_no_large_weights(kit: Path) -> None:
     script = (kit / "measure.py").read_text("utf8")
     assert "import lwgraph" not in script and "from lwgraph" not in script
@@ -89,7 +100,7 @@ def test_keys_are_those_of_prices_measured_here(kit: Path, tmp_path: Path) -> No
 
 def test_gaps_are_not_chosen_and_told(table: Path, tmp_path: Path) -> None:
     data = json.loads(table.read_text("utf8"))
-    data["batches"] = [batch for batch in data["batches"] if batch["kind"] != "integers"]
+    data["batches"] = [batch for batch in data["batches"] if batch["kind"] not in ("integers", "first")]
     path = tmp_path / "gaps.json"
     path.write_text(json.dumps(data))
     oracle = DeviceOracle(ORT, *find_device(str(path), 1))

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from lwgraph.plan.price.settle import FLOATS, INTEGERS, NEVER, SWITCH, settle
+from lwgraph.plan.price.settle import FIRST, FLOATS, INTEGERS, NEVER, SWITCH, settle
 
 
 def test_floats_without_their_neighbours() -> None:
@@ -20,6 +20,10 @@ def test_a_tenth_is_left_to_the_layer() -> None:
 
 def test_integers_against_the_dense_layer_in_floats() -> None:
     assert settle(INTEGERS, [10.0, 2.0, 1.0, 3.0, 5.0]) == [(8.0, 3.0)]
+
+
+def test_a_first_layer_in_integers_has_one_neighbour() -> None:
+    assert settle(FIRST, [10.0, 2.0, 3.0, 5.0]) == [(8.0, 3.5)]
 
 
 def test_switch() -> None:

@@ -39,6 +39,15 @@ def test_names_kinds_and_costs():
     assert up.macs() == 9 * 11 * 20 * 18 * 9  # each input pixel is spread once
 
 
+def test_the_first_layer_is_the_one_that_no_other_comes_before():
+    nodes = [
+        helper.make_node("Mul", ["x", "x"], ["s"]), helper.make_node("Conv", ["s", "w"], ["a"], "a"),
+        helper.make_node("Add", ["a", "x"], ["m"]), helper.make_node("Conv", ["m", "w"], ["y"], "b"),
+    ]  # fmt: skip
+    made = model(nodes, {"w": np.ones((16, 16, 1, 1), np.float32)})
+    assert [(site.name, site.first) for site in find_sites(made)] == [("a", True), ("b", False)]
+
+
 def test_matmul_takes_the_bias_that_follows():
     site = LAYERS["matmul"].site
     assert [node.op_type for node in site.nodes] == ["MatMul", "Add"] and site.bias is not None

@@ -17,7 +17,7 @@ from lwgraph.plan.form import Form
 from lwgraph.plan.precision import FLOAT
 from lwgraph.plan.price.cache import PriceCache, processor
 from lwgraph.plan.price.rig import Rig
-from lwgraph.plan.price.settle import FLOATS, INTEGERS, NEVER, SWITCH, settle
+from lwgraph.plan.price.settle import FIRST, FLOATS, INTEGERS, NEVER, SWITCH, settle
 from lwgraph.plan.shapes import layer_shapes
 from lwgraph.plan.site import Site
 from lwgraph.plan.substitute import Build, formed, original
@@ -184,7 +184,7 @@ class Oracle:
 
     def _key(self, site: Site, shape: tuple[int, ...], form: Form | None, precision: str) -> str:
         layer = [*(v for v in site.key() if v != site.input_shape), shape, site.activation]
-        words = [] if precision == FLOAT else [precision]
+        words = [] if precision == FLOAT else [precision, *(["first"] if site.first else [])]
         return json.dumps([self._target, layer, "dense" if form is None else str(form), *words], default=str)
 
     def _measure(self, rig: Rig, wanted: Sequence[tuple[str, Form | None]]) -> None:
@@ -206,7 +206,7 @@ class Oracle:
         if not kept:
             return
         runs = [rig.floats(original(rig.site)), rig.empty(), *relays, *(run for _, run in kept)]
-        self._carry_out(INTEGERS, [key for key, _ in kept], runs, rig)
+        self._carry_out(FIRST if rig.first else INTEGERS, [key for key, _ in kept], runs, rig)
 
 
 class WorkOracle(Oracle):

@@ -21,8 +21,9 @@ class Rig:
     """Makes the models for one layer at one input shape, ready to run.
 
     In floats: x -> MaxPool 1x1 -> layer -> its activation -> GlobalMaxPool; the pools keep a blocked layout alive.
-    In integers a 1x1 depthwise convolution stands before and one after, so that activations lie between integer layers
-    as they do in a network; `relay` is the same without the layer.
+    In integers there is no pool before, but a 1x1 depthwise convolution before and after, so that activations lie
+    between integer layers as they do in a network; `relays` are the same without the layer. The first layer of a
+    network has none before: bringing the input into integers is a part of its price.
 
     Args:
         executor: what runs them.
@@ -51,13 +52,22 @@ class Rig:
         """The layer in integers; None where the target has no integer kernel for it."""
         return self._integers(self._relayed(build))
 
+    @property
+    def first(self) -> bool:
+        """Whether the layer's integer models have no layer before it."""
+        return self._relaying and self.site.first
+
     def relays(self) -> list[Run]:
-        """The integer models without the layer, at the shapes of its input and its output: half of each is theirs."""
+        """The integer models without the layer, at the shapes of its input and its output: half of each is theirs.
+
+        For a first layer only the latter.
+        """
         if not self._relaying:
             return [self.empty()] * 2
         runs: list[Run] = []
-        for rig in (self, Rig(self.executor, self.site, self._output_shape())):
-            run = rig._integers(rig._two_relays)
+        after = Rig(self.executor, self.site, self._output_shape())
+        for rig in (after,) if self.first else (self, after):
+            run = rig._integers(rig._pools(rig._two_relays, before=False))
             if run is None:
                 return []
             runs.append(OnFeeds(run, rig.feeds))
@@ -66,7 +76,7 @@ class Rig:
     def switch(self) -> list[Run]:
         """Two models of three cheap layers, the middle one of the first in integers: their difference is the price of
         a tensor's way into integers and back."""
-        mixed = self._integers(self._three_relays, pools=False, floats=(0, 2))
+        mixed = self._integers(self._three_relays, floats=(0, 2))
         model = small_model(self.site, self._three_relays, self.shape, self.opset)
         return [] if mixed is None else [mixed, self.executor.prepare(model)]
 
@@ -84,10 +94,9 @@ class Rig:
         model = small_model(self.site, original(self.site), self.shape, self.opset)
         return tuple(self.executor.prepare(model)(self.feeds)["y"].shape)
 
-    def _integers(self, build: Build, *, pools: bool = True, floats: Sequence[int] = ()) -> Run | None:
-        within = self._pools(build) if pools else build
+    def _integers(self, build: Build, floats: Sequence[int] = ()) -> Run | None:
         model = small_integer_model(
-            self.site, within, self.shape, self._calibration, self.opset, self.executor, floats
+            self.site, build, self.shape, self._calibration, self.opset, self.executor, floats
         )
         try:
             return None if model is None else self.executor.prepare(model)
@@ -95,21 +104,19 @@ class Rig:
             return None
 
     def _relayed(self, build: Build) -> Build:
-        if not self._relaying:
-            return lambda op, x: activated(op, build(op, x), self.site.activation)
-
         def within(op: Emitter, x: ir.Value) -> ir.Value:
-            y = activated(op, build(op, _relay(op, x, self.site.inputs)), self.site.activation)
-            return _relay(op, y, self.site.outputs)
+            x = _relay(op, x, self.site.inputs) if self._relaying and not self.first else x
+            y = activated(op, build(op, x), self.site.activation)
+            return _relay(op, y, self.site.outputs) if self._relaying else y
 
-        return within
+        return self._pools(within, before=False)
 
     def _between(self, build: Build) -> Build:
         return self._pools(lambda op, x: activated(op, build(op, x), self.site.activation))
 
-    def _pools(self, build: Build) -> Build:
+    def _pools(self, build: Build, *, before: bool = True) -> Build:
         def within(op: Emitter, x: ir.Value) -> ir.Value:
-            x = op.MaxPool(x, kernel_shape=(1,) * len(self.site.kernel)) if self._pooled else x
+            x = op.MaxPool(x, kernel_shape=(1,) * len(self.site.kernel)) if self._pooled and before else x
             y = build(op, x)
             return op.GlobalMaxPool(y) if self._pooled else y
 

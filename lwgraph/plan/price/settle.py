@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-FLOATS, INTEGERS, SWITCH = "floats", "integers", "switch"
-LEADING = {FLOATS: 2, INTEGERS: 4, SWITCH: 2}  # times that come before those of the forms
+FLOATS, INTEGERS, FIRST, SWITCH = "floats", "integers", "first", "switch"
+LEADING = {FLOATS: 2, INTEGERS: 4, FIRST: 3, SWITCH: 2}  # times that come before those of the forms
 NEVER = (1.0, math.inf)  # the row of a form that the runtime cannot run
 Row = tuple[float, float]  # milliseconds of the dense layer in floats, and of the form
 
@@ -17,8 +17,9 @@ def settle(kind: str, times: Sequence[float | None]) -> list[Row]:
     Args:
         kind: FLOATS: times of the dense layer's model, of the same without the layer, and of each form's. INTEGERS:
             dense and empty in floats, the two integer models without the layer (at the shapes of its input and its
-            output), then each form's in integers. SWITCH: three layers of which the middle one is
-            in integers, and all in floats.
+            output), then each form's in integers. FIRST: the same for a layer that no other comes before, with only
+            the second of the two integer models. SWITCH: three layers of which the middle one is in integers, and all
+            in floats.
         times: milliseconds; None: the runtime cannot run the model.
 
     Returns:
@@ -43,4 +44,4 @@ def settle(kind: str, times: Sequence[float | None]) -> list[Row]:
     return [NEVER if ms is None else (first, ms - base) for ms in forms]
 
 
-__all__ = ["FLOATS", "INTEGERS", "NEVER", "SWITCH", "Row", "settle"]
+__all__ = ["FIRST", "FLOATS", "INTEGERS", "NEVER", "SWITCH", "Row", "settle"]
