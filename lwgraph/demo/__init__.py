@@ -1,7 +1,7 @@
 """The embedded demo: a ResNet-14 trained on Fashion-MNIST, unlabelled calibration and labelled evaluation images.
 
 `lwgraph optimize "$(python -c 'import lwgraph.demo as d; print(d.MODEL)')" --data lwgraph.demo:calibration
---metric lwgraph.demo:accuracy` is what `lwgraph demo` does.
+--metric lwgraph.demo:accuracy` is what `lwgraph demo` does, which takes half of the images to be quicker.
 """
 
 from __future__ import annotations
