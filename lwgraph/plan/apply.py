@@ -55,9 +55,14 @@ def moments_of(sites: Sequence[Site], context: Context) -> Moments:
         return Pooled.of([statistics.gram(look(s)) for s in seen])
 
     moments = Moments(site, grams[0] if len(grams) == 1 else Pooled.of(grams), measure)
-    if moments.warning:
-        context.warn(moments.warning)
+    tell_shortage(context, moments.site, moments.count)
     return moments
+
+
+def tell_shortage(context: Context, site: Site | Probe, count: int | None) -> None:
+    """Warn, once for a layer, where `count` samples are too few to fit it; None: it is fitted without any."""
+    if count is not None and (words := Moments.shortage(site, count)):
+        context.warn(words, about=f"layer '{site.name}' has ")
 
 
 def observable(site: Site) -> bool:
@@ -143,4 +148,4 @@ def _refuse(site: Site, form: Form, reason: str, context: Context) -> Record:
     return Record(site.name, str(form), False, reason)
 
 
-__all__ = ["Record", "apply_forms", "moments_of", "observable", "unseen"]
+__all__ = ["Record", "apply_forms", "moments_of", "observable", "tell_shortage", "unseen"]

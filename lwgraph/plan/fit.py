@@ -285,11 +285,6 @@ class Moments:
         found = self._others[probe.patches]
         return found if self.blocks[0].refine else found.quick()
 
-    @property
-    def warning(self) -> str:
-        """Says so when there are too few samples for the layer, and how many would do; "" otherwise."""
-        return "" if self.count is None else self.shortage(self.site, self.count)
-
     @staticmethod
     def shortage(site: Site | Probe, count: int) -> str:
         """What to say of `count` samples for a layer; "" when they are enough."""

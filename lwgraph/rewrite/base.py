@@ -99,9 +99,14 @@ class Context:
         """Record a refusal once."""
         self._skipped[Skipped(pass_name, place, reason)] = None
 
-    def warn(self, message: str) -> None:
-        """Record something that the user should read, once."""
-        if message not in self.warnings:
+    def warn(self, message: str, about: str = "") -> None:
+        """Record something that the user should read, once.
+
+        Args:
+            message: one line.
+            about: how it begins; a second message that begins so says nothing new. "": only equal messages do that.
+        """
+        if not any(known == message or (about and known.startswith(about)) for known in self.warnings):
             self.warnings.append(message)
 
     def allow(self, pass_name: str, place: str) -> bool:

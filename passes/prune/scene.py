@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.plan.apply import tell_shortage
 from lwgraph.plan.count import node_macs
 from lwgraph.plan.fit import Moments, Pooled
 from lwgraph.plan.shapes import layer_shapes
@@ -106,8 +107,7 @@ class Scene:
             grams = [] if statistics is None else [statistics.gram(site) for site in reader.sites]
             gram = None if not grams else grams[0] if len(grams) == 1 else Pooled.of(grams)
             self._moments[name] = Moments(reader.site, gram)
-            if self._moments[name].warning:
-                self.context.warn(self._moments[name].warning)
+            tell_shortage(self.context, reader.site, self._moments[name].count)
         return self._moments[name]
 
 

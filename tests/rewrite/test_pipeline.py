@@ -264,3 +264,12 @@ def test_reproducer(tmp_path: Path) -> None:
         feeds = [dict(stored)]
     with pytest.raises(CheckError, match="'t'"):
         Pipeline.parse(text).run(ir.load(folder / "model.onnx"), Context(data=feeds), [Verify()])  # type: ignore[arg-type]
+
+
+def test_of_one_thing_only_the_first_warning_is_kept() -> None:
+    context = Context()
+    context.warn("layer 'a' has 3 samples", about="layer 'a' has ")
+    context.beside().warn("layer 'a' has 4 samples", about="layer 'a' has ")
+    context.warn("layer 'a'")
+    context.warn("layer 'a'")
+    assert context.warnings == ["layer 'a' has 3 samples", "layer 'a'"]

@@ -20,6 +20,7 @@ from lwgraph.calibrate.patches import Patches, positions
 from lwgraph.calibrate.statistics import LEAST_ROWS, ROWS_PER_UNKNOWN, rows_for
 from lwgraph.errors import DataError, UsageError
 from lwgraph.executor import Executor, Feeds, untimed
+from lwgraph.plan.apply import tell_shortage
 from lwgraph.plan.fit import MOST_UNKNOWNS, Moments, Pooled
 from lwgraph.plan.probe import Probe
 from lwgraph.plan.refit.data import HELD_OUT_SHARE, Remembering, chosen_feeds, output_error, output_rows
@@ -201,7 +202,7 @@ class _Refit:
         if unit.form is None:
             site = unit.site
             moments = self._moments(unit, site, unit.input, [])
-            self._warn(site, moments)
+            tell_shortage(self.context, site, moments.gram.count)
             shifts = has_bias_slot(site)
             weight, bias = self._dense(unit, moments, rows, shifts)
             write(site, weight, bias if shifts else None)
@@ -209,7 +210,7 @@ class _Refit:
             return
         if unit.site.fan_in <= MOST_UNKNOWNS and unit.site.outputs == rows.y.shape[1]:
             site, moments = unit.site, self._moments(unit, unit.site, unit.input, [])
-            self._warn(site, moments)
+            tell_shortage(self.context, site, moments.gram.count)
             shifts = has_shift(unit)
             weight, bias = self._dense(unit, moments, rows, shifts)
             aim, pooled = target_site(site, moments, weight, bias, shifts)
@@ -364,11 +365,6 @@ class _Refit:
             ours.append(x[at].astype(np.float64))
             theirs.append(y[at].astype(np.float64))
         return np.concatenate(ours), np.concatenate(theirs)
-
-    def _warn(self, site: Site, moments: CrossMoments) -> None:
-        warning = Moments.shortage(site, moments.gram.count)
-        if warning:
-            self.context.warn(warning)
 
 
 __all__ = ["LayerRefit", "RefitReport", "Scope", "output_error", "refit"]
