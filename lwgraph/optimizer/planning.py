@@ -195,11 +195,7 @@ class Planning:
         front = search.run(bench.most)
         if memory.warning:
             self.context.warn(memory.warning)
-        outcome = back_off(front, bench, self.clean)
-        found = outcome.candidate
-        if found is not None and found.measured_ms is not None and not found.stated:
-            planner.learn(found.predicted_ms, found.measured_ms)
-        return outcome
+        return back_off(front, bench, self.clean)
 
     def _precisions(self) -> tuple[str, ...]:
         integers = precision.available() and self.goal.target != MACS

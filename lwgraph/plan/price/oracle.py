@@ -22,8 +22,6 @@ from lwgraph.plan.shapes import layer_shapes
 from lwgraph.plan.site import Site
 from lwgraph.plan.substitute import Build, formed, original
 
-MEMORY = 8  # plans whose measured times correct predictions
-WILDEST = 1.5  # a plan whose time is further off than this power of what was predicted says no more than that
 HOPELESS = 1.5  # times what the dense layer takes in floats: a form's time that need not be known well
 WORK = 1e-7  # milliseconds per multiply-accumulate, where work stands for time
 NOMINAL = 32  # image size assumed where it is unknown
@@ -134,34 +132,6 @@ class Oracle:
         before, after = self.whole({"reference": reference, "it": model}, feeds, seconds)
         return reference_ms * after / before
 
-    def correction(self, name: str) -> float:
-        """How plans of one network came out against what was predicted: see `learn`; 1 before anything was learnt.
-
-        What was wrong with the prices of one network's layers says nothing of another's, so each has its own.
-        """
-        row = self.cache.get(json.dumps([self._target, "correction", name]))
-        return 1.0 if row is None else row[1]
-
-    def learn(self, name: str, predicted: float, measured: float) -> None:
-        """Correct later predictions by what became of a plan: a running mean over at most MEMORY plans.
-
-        A time of r times the network's is corrected to r ** c, which stays over 0 and keeps the order of plans; c is
-        the mean of log(measured) / log(predicted), each within WILDEST.
-
-        Args:
-            name: of the network.
-            predicted, measured: times of a plan as a share of the network's own. Where one is not below 1, nothing is
-                learnt.
-        """
-        if not (0 < predicted < 1 and 0 < measured < 1):
-            return
-        key = json.dumps([self._target, "correction", name])
-        row = self.cache.get(key)
-        count = 0 if row is None else row[2]
-        power = min(max(math.log(measured) / math.log(predicted), 1 / WILDEST), WILDEST)
-        mean = power if row is None else row[1] + (power - row[1]) / min(count + 1, MEMORY)
-        self.cache.put(key, power, mean, count + 1)
-
     @property
     def _clock(self) -> Callable[[], float]:
         """A target that computes in the calling thread is timed by that thread's own clock, which stands still while
@@ -230,13 +200,6 @@ class WorkOracle(Oracle):
         """From the layers' work on the first of the feeds."""
         macs = [count(model, layer_shapes(model, feeds[0], self.executor)).macs for model in models.values()]
         return [WORK * (found or 0) for found in macs]
-
-    def correction(self, name: str) -> float:
-        """1: work is what it is."""
-        return 1.0
-
-    def learn(self, name: str, predicted: float, measured: float) -> None:
-        """Nothing."""
 
 
 def _build(site: Site, form: Form | None) -> Build:

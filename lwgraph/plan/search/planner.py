@@ -88,8 +88,6 @@ class Planner:
         )
         self.run_ms: float | None = None  # of one run of the network, about; to do no more with it than takes long
         self._float_ms: float | None = None  # measured, of the whole network
-        self._name = ir.fingerprint(model)
-        self._correction = oracle.correction(self._name)
         self.rest: dict[str, float] = {}  # of each resource, outside all items
         self.quick = spelling(quick=True) if available() else ""  # how plans are quantized that are only compared
         self.earnest = spelling() if available() else ""  # how plans of forms are quantized that may be delivered
@@ -175,26 +173,11 @@ class Planner:
         return self.clock.ms(index, option)
 
     def predicted(self, choice: Sequence[int], resource: str) -> float:
-        """What the whole network takes of a resource; without `anchor` the layers alone.
-
-        Times are corrected by what earlier plans of this network did take (see `Oracle.learn`), and are over 0.
-        """
+        """What the whole network takes of a resource; without `anchor` the layers alone. Times are over 0."""
         raw = self.rest.get(resource, 0.0) + total(self.menus(objective=resource), choice).cost
         if resource != LATENCY or self._float_ms is None:
             return raw
-        share = max(raw / self._float_ms, FASTEST)
-        return float(self._float_ms * share**self._correction)
-
-    def learn(self, predicted_ms: float, measured_ms: float) -> None:
-        """Tell the oracle how long a plan took; predictions of later planners of this network follow.
-
-        Args:
-            predicted_ms: as `predicted` gives it.
-            measured_ms: of the same plan.
-        """
-        if self._float_ms is not None:
-            share = (predicted_ms / self._float_ms) ** (1 / self._correction)
-            self.oracle.learn(self._name, share, measured_ms / self._float_ms)
+        return max(raw, FASTEST * self._float_ms)
 
     def predicted_loss(self, choice: Sequence[int]) -> float:
         """Of the network's outputs."""
