@@ -23,7 +23,7 @@ from lwgraph.rewrite.base import Context, Contract, Gain, Pass
 
 if TYPE_CHECKING:
     from lwgraph.passes.recover.objectives import Objective
-    from lwgraph.passes.recover.training import Trainer
+    from lwgraph.passes.recover.training import Progress, Trainer
 
 _MOST_HELD_OUT = 1024
 
@@ -104,9 +104,19 @@ class Distill(Pass):
         what = f"held-out loss (rate {progress.rate:g})"
         context.gains.append(Gain(self.name, what, progress.first, progress.best, better))
         if not better:
-            context.skip(self.name, model.graph.name or "model", "training did not lower the loss on held-out inputs")
+            context.skip(self.name, model.graph.name or "model", self._why(progress))
             return 0
         return int(student.store(model))
+
+    def _why(self, progress: Progress) -> str:
+        """Why nothing was better than the start."""
+        from lwgraph.passes.recover import training
+
+        if progress.first <= training.EQUAL:
+            return "its outputs are those of the original"
+        if not progress.step:
+            return f"{60 * self.minutes:g} s were over before the first step; raise minutes, or state batch and rate"
+        return "training did not lower the loss on held-out inputs"
 
     def _without_data(self, teacher: ir.Model, context: Context) -> list[Any]:
         """Inputs synthesized from what was recorded: the file's moments, or those of the BatchNormalizations."""

@@ -147,7 +147,16 @@ def test_an_equal_model_is_not_trained(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("lwgraph.passes.recover.training.Trainer._step", step)
     teacher = convnet()
-    assert Pass.parse("distill{minutes=1}").run(ir.clone(teacher), context(teacher, inputs(32))) == 0
+    c = context(teacher, inputs(32))
+    assert Pass.parse("distill{minutes=1}").run(ir.clone(teacher), c) == 0
+    assert c.skipped[0].reason == "its outputs are those of the original"
+
+
+def test_time_that_is_over_before_the_first_step_is_told() -> None:
+    teacher = convnet()
+    c = context(teacher, inputs(32))
+    assert Pass.parse("distill{minutes=1e-6}").run(damaged(teacher), c) == 0
+    assert "6e-05 s were over before the first step; raise minutes" in c.skipped[0].reason
 
 
 def test_divergence_is_one_line() -> None:
