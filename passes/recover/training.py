@@ -138,8 +138,8 @@ class Trainer:
             progress.precision = self._precision(first) if settings.precision == "auto" else settings.precision
             progress.batch = settings.batch or self._fitting_batch()
             self._feeder = self._feeds(progress.batch)
-            looked = self._looked()
-            progress.rate = settings.rate or self._highest_rate(first, looked)
+            looked = self._looked(started)
+            progress.rate = settings.rate or self._highest_rate(first, looked, started)
             self._optimizer = self._fresh(progress.rate, looked)
         count = self._checks(cost)
         steps = self._feeder.steps(progress.step)
@@ -198,12 +198,14 @@ class Trainer:
             distributed.broadcast(count, 0)
         return int(count.item())
 
-    def _looked(self) -> State:
-        """The optimizer's state after LOOKS steps of length zero. Without them the first steps, for which one gradient
-        says how large all are, destroy what a fitted model has."""
+    def _looked(self, run_started: float) -> State:
+        """The optimizer's state after LOOKS steps of length zero, fewer where the run's time is over. Without them the
+        first steps, for which one gradient says how large all are, destroy what a fitted model has."""
         feeds = self._feeder.steps(0)
         self._optimizer = self._fresh(0.0, None)
         for _ in range(LOOKS):
+            if self._done(run_started) >= 1:
+                break
             self._step(list(next(feeds)))
         return copy.deepcopy(self._optimizer.state_dict())
 
@@ -214,7 +216,7 @@ class Trainer:
             optimizer.load_state_dict(copy.deepcopy(state))
         return optimizer
 
-    def _highest_rate(self, first: float, looked: State) -> float:
+    def _highest_rate(self, first: float, looked: State, run_started: float) -> float:
         """The highest of the optimizer's RATES at which a short run of its own, warm-up and decay included, leaves the
         held-out loss below HARMLESS times what it was; the lowest where none does, or where time is short: TRIALS_SHARE
         of the run. The weights stay as they were. Each trial takes TRIAL_SHARE of the run, at least TRIAL_STEPS."""
@@ -228,7 +230,7 @@ class Trainer:
             feeds, done, started = self._feeder.steps(0), 0, time.monotonic()
             share = 0.0
             while share < 1 or done < TRIAL_STEPS:
-                if self._share(began, 0, 1, TRIALS_SHARE * settings.seconds) >= 1:
+                if self._done(run_started) >= 1 or self._share(began, 0, 1, TRIALS_SHARE * settings.seconds) >= 1:
                     self.student.load_state(start)
                     return rates[-1]
                 self._set_rate(min(share, done / TRIAL_STEPS), TRIAL_WARMUP)

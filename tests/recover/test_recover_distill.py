@@ -122,10 +122,9 @@ def test_the_highest_rate_that_helps_is_found(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_rate_is_not_judged_by_the_first_steps_of_its_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lwgraph.passes.recover.optimizers.RATES", {"adam": (0.02, 1e-3, 1e-4)})
-    monkeypatch.setattr("lwgraph.passes.recover.training.TRIALS_SHARE", 1e9)
     teacher = convnet()
     student = damaged(teacher, noise=0.05)
-    text = "distill{minutes=1e-3,batch=16,precision=float32}"  # a trial has the time of one step
+    text = "distill{minutes=0,steps=1,batch=16,precision=float32}"  # a trial's share is one step
     for trial_steps in (1, 12):
         monkeypatch.setattr("lwgraph.passes.recover.training.TRIAL_STEPS", trial_steps)
         c = context(teacher, inputs(96))
@@ -152,7 +151,11 @@ def test_an_equal_model_is_not_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     assert c.skipped[0].reason == "its outputs are those of the original"
 
 
-def test_time_that_is_over_before_the_first_step_is_told() -> None:
+def test_time_that_is_over_before_the_first_step_is_told_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(*arguments: Any, **options: Any) -> float:
+        raise AssertionError("the time is over")
+
+    monkeypatch.setattr("lwgraph.passes.recover.training.Trainer._step", step)
     teacher = convnet()
     c = context(teacher, inputs(32))
     assert Pass.parse("distill{minutes=1e-6}").run(damaged(teacher), c) == 0
