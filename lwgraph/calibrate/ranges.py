@@ -187,7 +187,7 @@ class _Probe:
             value = known.get(name)
             if value is None or value.dtype not in _FLOATS:
                 raise ModelError(f"'{name}' is not a floating-point tensor computed or fed in the main graph")
-            self._observe(index, value, careful)
+            self._observe(index, value, careful, version)
             if name in channels:
                 self._channels(index, value, channels[name], version, name in more)
 
@@ -206,7 +206,7 @@ class _Probe:
             self.outputs.append(output.name)
         return output
 
-    def _observe(self, index: int, value: ir.Value, careful: bool) -> None:
+    def _observe(self, index: int, value: ir.Value, careful: bool, version: int) -> None:
         if value.dtype != ir.DataType.FLOAT:
             value = self._node("Cast", [value], to=int(ir.DataType.FLOAT))
         size = self._node("Size", [value], f"{index}.size")
@@ -221,7 +221,9 @@ class _Probe:
             return
         scale = self._node("Cast", [size], to=int(ir.DataType.DOUBLE))
         places = self._node("Mul", [self.constants["positions"], scale])
-        self._node("Gather", [flat, self._node("Cast", [places], to=int(ir.DataType.INT64))], f"{index}.sample")
+        # Of one axis both are the same, and ONNX Runtime takes a fifth of the time for the former.
+        kind = "GatherElements" if version >= 11 else "Gather"
+        self._node(kind, [flat, self._node("Cast", [places], to=int(ir.DataType.INT64))], f"{index}.sample")
 
     def _channels(self, index: int, value: ir.Value, axis: int, version: int, more: bool) -> None:
         if value.shape is None:
