@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from importlib.metadata import version
+from typing import Any
 
 from lwgraph import ir
-from lwgraph.errors import LwgraphError
 from lwgraph.executor import Feeds
 from lwgraph.optimizer.backoff import STEP
 from lwgraph.optimizer.bench import Made
 from lwgraph.optimizer.drafts import Drafts
+from lwgraph.optimizer.shelf import Shelf, said
 from lwgraph.plan.carry_out import cut
 from lwgraph.plan.deliver import deliver
 from lwgraph.plan.plan import Plan
 from lwgraph.plan.precision import INT8
 from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.search.front import Candidate
-from lwgraph.plan.search.kept import facts_of, kept_path
+from lwgraph.plan.search.kept import facts_of
 from lwgraph.plan.search.planner import Planner
 from lwgraph.plan.search.structure import NOTHING, Structure
 from lwgraph.plan.shapes import layer_shapes
 from lwgraph.plan.site import find_sites
 from lwgraph.rewrite import Context
 
-VERSION = 1  # part of the folder's name: raise it when structures are cut in another way
-MOST_BYTES = 1 << 27  # of a trunk that is kept
 Shapes = Mapping[str, Sequence[int | None]]
 
 
@@ -46,17 +44,18 @@ class Trunk:
 
 
 class Trunks:
-    """The trunks of one network; each is made once, and kept in the cache folder: its refits take long.
+    """The trunks of one network; each is made once, and kept: its refits take long.
 
     Args:
         clean: the network.
         context: with its statistics, and data to refit with.
         shapes: of the network.
         probe: a sample to measure sizes on.
+        shelf: where they are kept.
     """
 
-    def __init__(self, clean: ir.Model, context: Context, shapes: Shapes, probe: Feeds) -> None:
-        self.clean, self.context, self.shapes, self.probe = clean, context, shapes, probe
+    def __init__(self, clean: ir.Model, context: Context, shapes: Shapes, probe: Feeds, shelf: Shelf) -> None:
+        self.clean, self.context, self.shapes, self.probe, self.shelf = clean, context, shapes, probe, shelf
         self._made: dict[str, Trunk] = {}
 
     def of(self, plan: Plan) -> Trunk:
@@ -68,35 +67,19 @@ class Trunks:
         structure = Plan(groups=plan.groups, blocks=plan.blocks)
         if structure.empty:
             return Trunk(structure, self.clean, self.shapes)
-        widths = sorted((name, width.keep) for name, width in plan.groups.items())
-        key = f"{widths} {sorted(plan.blocks)}"
+        key = said(structure)
         if key not in self._made:
+            kept = self.shelf.get(structure)
+            model = self._cut(structure) if kept is None else kept[0]
             executor = self.context.executor or self.context.evaluator()
-            facts = (ir.fingerprint(self.clean), key, *facts_of(executor), self.context.seed)
-            path = kept_path(f"trunks-{VERSION}", facts, self.context.data or []).with_suffix(".onnx")
-            model = _read(path) or self._cut(structure, path)
             self._made[key] = Trunk(structure, model, layer_shapes(model, self.probe, executor))
         return self._made[key]
 
-    def _cut(self, structure: Plan, path: Path) -> ir.Model:
+    def _cut(self, structure: Plan) -> ir.Model:
         model = ir.clone(self.clean)
         cut(model, structure, self.context, refit=True)
-        if ir.size(model) <= MOST_BYTES:
-            beside = path.with_suffix(f".{os.getpid()}")
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                beside.write_bytes(ir.to_proto(model).SerializeToString())
-                beside.replace(path)
-            except OSError as error:
-                self.context.warn(f"a structure is not kept: '{path}' cannot be written ({error}); set LWGRAPH_CACHE")
+        self.shelf.put(structure, model, {})
         return model
-
-
-def _read(path: Path) -> ir.Model | None:
-    try:
-        return ir.load(path) if path.exists() else None
-    except LwgraphError:  # cut off
-        return None
 
 
 class Workshop:
@@ -111,7 +94,12 @@ class Workshop:
     """
 
     def __init__(self, clean: ir.Model, context: Context, shapes: Shapes, probe: Feeds, run_ms: float) -> None:
-        self.trunks, self.context, self.run_ms = Trunks(clean, context, shapes, probe), context, run_ms
+        executor = context.executor or context.evaluator()
+        told = context.details is not None
+        facts = (version("lwgraph"), ir.fingerprint(clean), *facts_of(executor), context.seed, told)
+        self.shelf = Shelf(facts, context.data or [])
+        self.trunks, self.context = Trunks(clean, context, shapes, probe, self.shelf), context
+        self.run_ms = run_ms
         self.planner: Planner | None = None
 
     def plan(self, candidate: Candidate) -> Plan:
@@ -123,18 +111,36 @@ class Workshop:
 
     def make(self, candidate: Candidate) -> Made:
         """See `Bench.make`."""
-        plan, stated = self.plan(candidate), candidate.stated
-        context = self.context if stated or self.planner is None else self.planner.context
+        plan, told = self.plan(candidate), self.context
+        kept = self.shelf.get(plan)
+        if kept is None:
+            warned, skipped = len(told.warnings), set(told.skipped)
+            model, details = self._make(candidate, plan)
+            refusals = [[s.pass_name, s.place, s.reason] for s in told.skipped if s not in skipped]
+            self.shelf.put(plan, model, {"details": details, "warnings": told.warnings[warned:], "skipped": refusals})
+            if self.shelf.warning:
+                told.warn(self.shelf.warning)
+            return Made(replace(candidate, plan=plan), model, details)
+        model, beside = kept
+        for words in beside.get("warnings", []):
+            told.warn(words)
+        for refusal in beside.get("skipped", []):
+            told.skip(*refusal)
+        return Made(replace(candidate, plan=plan), model, beside.get("details", {}))
+
+    def _make(self, candidate: Candidate, plan: Plan) -> tuple[ir.Model, dict[str, Any]]:
+        """The model, and what passes told the report of it."""
+        context = self.context if candidate.stated or self.planner is None else self.planner.context
         before, context.details = context.details, None if context.details is None else {}
         try:
-            if stated:
+            if candidate.stated:
                 trunk = self.trunks.of(plan)
                 rest = replace(plan, groups={}, blocks={})
                 model, _ = deliver(trunk.model, rest, context, shapes=trunk.shapes, run_ms=self.run_ms)
             else:
                 assert self.planner is not None
                 model, _ = self.planner.apply(self.planner.chosen(candidate.choice))
-            return Made(replace(candidate, plan=plan), model, context.details or {})
+            return model, context.details or {}
         finally:
             context.details = before
 

@@ -1,19 +1,24 @@
 """Which channels and blocks go: offers, the knapsack over them, the choice among structures."""
 
+import os
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from networks import Net
 from test_channels import context
 
 from lwgraph import ir
-from lwgraph.optimizer import structuring
+from lwgraph.optimizer import shelf, structuring
 from lwgraph.optimizer.bench import Bench, Made
 from lwgraph.optimizer.drafts import Drafts, Line
 from lwgraph.optimizer.goal import Goal
-from lwgraph.optimizer.structuring import Trunks, Workshop, choose
+from lwgraph.optimizer.shelf import Shelf
+from lwgraph.optimizer.structuring import Workshop, choose
 from lwgraph.plan.carry_out import BLOCKS, GROUPS
 from lwgraph.plan.count import count
 from lwgraph.plan.plan import Plan, Precision, Removed, Width
+from lwgraph.plan.precision import spelling
 from lwgraph.plan.search.front import Candidate
 from lwgraph.plan.search.removal import Removal
 from lwgraph.plan.search.structure import NOTHING, Offer, Structure, find_offers, find_structures
@@ -59,7 +64,7 @@ def test_structures_leave_less_and_less_and_what_they_leave_is_counted_as_it_is(
     assert len(structures) >= 3
     assert [s.share for s in structures] == sorted((s.share for s in structures), reverse=True)
     assert [s.loss for s in structures] == sorted(s.loss for s in structures)
-    trunks = Trunks(model, ctx, shapes, feeds[0])
+    trunks = Workshop(model, ctx, shapes, feeds[0], 1.0).trunks
     for structure in structures[:3]:
         trunk = trunks.of(structure.plan)
         left = count(trunk.model, trunk.shapes).macs / count(model, shapes).macs
@@ -68,26 +73,73 @@ def test_structures_leave_less_and_less_and_what_they_leave_is_counted_as_it_is(
     assert trunks.of(Plan()).model is model
 
 
-def test_a_trunk_is_kept_for_the_next_run(found, tmp_path, monkeypatch):
+def test_what_was_made_is_kept_for_the_next_run(found, tmp_path, monkeypatch):
     monkeypatch.setenv("LWGRAPH_CACHE", str(tmp_path))
     model, ctx, offers, feeds = found
     shapes = layer_shapes(model, feeds[0], ctx.executor)
     group = next(o for o in offers if o.pass_name == GROUPS).sizes[-1]
-    plan = Plan(groups={group.item: Width(group.kept, group.width)})
-    first = Trunks(model, ctx, shapes, feeds[0]).of(plan)
-    (path,) = tmp_path.glob("trunks-*/*.onnx")
+    plan = Plan(groups={group.item: Width(group.kept, group.width)}, precision=Precision((spelling(quick=True),)))
+
+    def make():
+        workshop = Workshop(model, replace(ctx, warnings=[]), shapes, feeds[0], 1.0)
+        made = workshop.make(Candidate((), 1.0, 0.0, plan=replace(plan, error=0.5), stated=True))
+        return workshop, made, workshop.trunks.of(plan)
+
+    _, first, trunk = make()
+    assert len(list(tmp_path.glob("models-*/*/*.onnx"))) == 2  # the trunk, and what was made on it
     monkeypatch.setattr(structuring, "cut", lambda *a, **k: pytest.fail("cut again"))
-    again = Trunks(model, ctx, shapes, feeds[0]).of(plan)
-    assert ir.fingerprint(again.model) == ir.fingerprint(first.model) and again.shapes == first.shapes
+    monkeypatch.setattr(structuring, "deliver", lambda *a, **k: pytest.fail("made again"))
+    _, again, same = make()
+    assert ir.fingerprint(again.model) == ir.fingerprint(first.model) != ir.fingerprint(trunk.model)
+    assert ir.fingerprint(same.model) == ir.fingerprint(trunk.model) and same.shapes == trunk.shapes
+    assert again.details == first.details
     monkeypatch.undo()
     monkeypatch.setenv("LWGRAPH_CACHE", str(tmp_path))
-    path.write_bytes(path.read_bytes()[:100])  # a run that was killed left this: it is made again
-    again = Trunks(model, ctx, shapes, feeds[0]).of(plan)
+    for path in tmp_path.glob("models-*/*/*.onnx"):
+        path.write_bytes(path.read_bytes()[:100])  # a run that was killed left this: it is made again
+    _, again, _ = make()
     assert ir.fingerprint(again.model) == ir.fingerprint(first.model)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LWGRAPH_CACHE", str(tmp_path / "file"))
-    Trunks(model, ctx, shapes, feeds[0]).of(plan)
-    assert any("structure is not kept" in warning for warning in ctx.warnings)
+    workshop, again, _ = make()
+    assert ir.fingerprint(again.model) == ir.fingerprint(first.model)
+    assert any("models are not kept" in warning for warning in workshop.context.warnings)
+
+
+def test_what_passes_said_is_kept_with_the_model(found, tmp_path, monkeypatch):
+    monkeypatch.setenv("LWGRAPH_CACHE", str(tmp_path))
+    model, ctx, _, feeds = found
+
+    def deliver(made, plan, context, **_):
+        context.warn("take care")
+        context.skip("quantize", "a", "why not")
+        context.details["quantization"] = {"loss": 0.5}
+        return ir.clone(made), []
+
+    monkeypatch.setattr(structuring, "deliver", deliver)
+    told = []
+    for _ in range(2):
+        context = Context(executor=ctx.executor, data=ctx.data, details={})
+        made = Workshop(model, context, {}, feeds[0], 1.0).make(Candidate((), 1.0, 0.0, plan=Plan(), stated=True))
+        told.append((context.warnings, context.skipped, made.details, context.details))
+        monkeypatch.setattr(structuring, "deliver", lambda *a, **k: pytest.fail("made again"))
+    assert told[0] == told[1] and told[0][0] == ["take care"] and told[0][2] == {"quantization": {"loss": 0.5}}
+
+
+def test_the_shelf_does_not_grow_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setenv("LWGRAPH_CACHE", str(tmp_path))
+    model = net(4)
+    monkeypatch.setattr(shelf, "MOST_TOTAL", 2 * len(ir.to_proto(model).SerializeToString()) + 100)
+    plans = [Plan(blocks={name: Removed()}) for name in "abc"]
+    on = Shelf(("facts",), [])
+    for age, plan in enumerate(plans):
+        on.put(plan, model, {"number": age})
+        os.utime(on._path(plan), (age, age))
+    assert [on.get(plan) is not None for plan in plans] == [False, True, True]
+    assert on.get(plans[2])[1] == {"number": 2} and Shelf(("others",), []).get(plans[2]) is None
+    monkeypatch.setattr(shelf, "MOST_BYTES", 1)
+    on.put(plans[0], model, {})
+    assert on.get(plans[0]) is None  # one that is too large
 
 
 def test_nothing_is_offered_where_nothing_takes_time(found):
