@@ -231,26 +231,43 @@ class Planning:
             list(plans.values()), lambda plan: self._recover(plan, recovery.PROBE_SHARE * goal.training).model,
             judge.value, milliseconds, self.context,
         )  # fmt: skip
-        best = recovery.best_of(probes, floor)
+        untrained = self._untrained(outcome, judge, milliseconds) if floor is not None else None
+        best = recovery.best_of([*probes, *([untrained] if untrained else [])], floor)
         if best is None:
             return outcome
         del self.context.gains[gained:]  # of the probes
-        recovered = self._recover(best.plan, goal.training)
+        if best is untrained:
+            recovered = recovery.train(
+                self.clean, outcome.model, self.context, goal.training, data=self.inputs.training
+            )
+            stood = "none was faster than the one that keeps the promise untrained, which"
+        else:
+            recovered = self._recover(best.plan, goal.training)
+            stood = "the one that stood"
         score = judge.value(recovered.model)
         self.report.notes += [
-            f"{len(probes)} plans were trained for {recovery.PROBE_SHARE * goal.training:.3g} s each; the one that "
-            f"stood scored {best.score:.4g} then and {score:.4g} after its whole training"
+            f"{len(probes)} plans were trained for {recovery.PROBE_SHARE * goal.training:.3g} s each; {stood} "
+            f"scored {best.score:.4g} then and {score:.4g} after its whole training"
         ]
         if floor is not None and score < floor:
             self.report.notes.append("training did not bring back enough: "
                                      + ("the untrained plan stands" if outcome.candidate else "no plan stands"))
             return outcome
         self._note_training(recovered)
-        found = next(c for c in tried if plans[c.key] is best.plan)
+        found = next((c for c in tried if plans[c.key] is best.plan), outcome.candidate)
+        assert found is not None  # without a candidate nothing is untrained
         candidate = replace(
             found, plan=best.plan, judged=score, accepted=True, measured_ms=best.milliseconds
         )
         return Outcome(recovered.model, best.plan, candidate, outcome.front)
+
+    def _untrained(
+        self, outcome: Outcome, judge: Judge, milliseconds: Callable[[ir.Model], float]
+    ) -> recovery.Probe | None:
+        """The plan that keeps the promises as it is: the result is never slower; None where none does."""
+        if outcome.candidate is None:
+            return None
+        return recovery.Probe(outcome.plan, judge.value(outcome.model), milliseconds(outcome.model))
 
     def _note_training(self, recovered: recovery.Recovered) -> None:
         training = self.inputs.training

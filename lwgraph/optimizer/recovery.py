@@ -91,6 +91,18 @@ def recover(
     return Recovered(model, records, tuple(context.gains[before:]), time.monotonic() - start)
 
 
+def train(teacher: ir.Model, model: ir.Model, context: Context, seconds: float, *, data: Any = None) -> Recovered:
+    """Train a copy of a model in which a plan was carried out before, in the precisions that it has.
+
+    Arguments and errors are those of `recover`.
+    """
+    require()
+    start, model, before = time.monotonic(), ir.clone(model), len(context.gains)
+    with _taught_by(teacher, context):
+        _train(model, context, context.data if data is None else data, seconds, 0)
+    return Recovered(model, [], tuple(context.gains[before:]), time.monotonic() - start)
+
+
 def _train(model: ir.Model, context: Context, data: Any, seconds: float, batch: int) -> None:
     options: dict[str, Any] = {"minutes": max(seconds / 60, LEAST_MINUTES), "augment": "auto"}
     if batch:
@@ -185,5 +197,5 @@ def best_of(probes: Sequence[Probe], floor: float | None) -> Probe | None:
 
 
 __all__ = [
-    "PROBE_SHARE", "SECONDS", "Probe", "Recovered", "best_of", "probe", "recover", "require", "worth_trying",
+    "PROBE_SHARE", "SECONDS", "Probe", "Recovered", "best_of", "probe", "recover", "require", "train", "worth_trying",
 ]

@@ -122,3 +122,19 @@ def test_integers_are_trained_as_integers() -> None:
     assert any(node.op_type == "QuantizeLinear" for node in found.model.graph)
     assert [gain.pass_name for gain in found.gains].count("distill") >= 1
     assert context.teacher is None and Pass.parse("distill").name == "distill"
+
+
+def test_the_result_is_never_slower_than_the_plan_that_needs_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(plans: Any, short: Any, value: Any, milliseconds: Any, context: Context) -> list[Probe]:
+        return [Probe(plan, 1e9, 1e9) for plan in plans]
+
+    def recover(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError("a slower plan is trained")
+
+    monkeypatch.setattr(recovery, "probe", slow)
+    monkeypatch.setattr(recovery, "recover", recover)
+    teacher = convnet()
+    found = optimize(ir.to_proto(teacher), data=inputs(128), max_drop=0.5, target="macs", distill=True, budget="1s")
+    assert not found.plan.empty and found.report.score is not None
+    assert any("untrained, which scored" in note for note in found.report.notes)
+    assert any(note.startswith("distill: ") for note in found.report.notes)
