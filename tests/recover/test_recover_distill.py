@@ -89,7 +89,7 @@ def test_nothing_gained_is_undone() -> None:
     c = context(teacher, inputs(32))
     assert Pass.parse(STEPS.replace("60", "5") + "}").run(student, c) == 0
     assert ir.fingerprint(student) == ir.fingerprint(teacher)
-    assert not c.gains[0].kept and "did not lower" in c.skipped[0].reason
+    assert not c.gains[0].kept and "are those of the original" in c.skipped[0].reason
 
 
 def test_time_budget_and_progress() -> None:
@@ -318,7 +318,7 @@ def test_the_batch_is_what_the_time_allows(limit: str, batch: int, monkeypatch: 
     from lwgraph.passes.recover.training import Trainer
 
     seen = []
-    monkeypatch.setattr(Trainer, "_looked", lambda self: seen.append(self.progress.batch) or 1 / 0)
+    monkeypatch.setattr(Trainer, "_looked", lambda self, started: seen.append(self.progress.batch) or 1 / 0)
     teacher = convnet()
     with pytest.raises(ZeroDivisionError):
         Pass.parse(f"distill{{{limit},precision=float32}}").run(damaged(teacher), context(teacher, inputs(96)))
@@ -337,3 +337,11 @@ def test_the_first_steps_only_look(monkeypatch: pytest.MonkeyPatch) -> None:
         Pass.parse(text).run(damaged(teacher, noise=0.01), c)
         losses.append(seen[0])
     assert losses[1] < 0.8 * losses[0]
+
+
+def test_training_that_helps_nothing_is_undone_and_told() -> None:
+    teacher = convnet()
+    student, c = damaged(teacher), context(teacher, inputs(32))
+    before = ir.fingerprint(student)
+    assert Pass.parse("distill{minutes=0,steps=4,rate=1e-30,precision=float32}").run(student, c) == 0
+    assert ir.fingerprint(student) == before and "did not lower" in c.skipped[0].reason
