@@ -335,6 +335,6 @@ def test_who_has_the_data_says_how_they_may_be_varied():
     assert open_data(np.zeros((4, 4), np.float32), VECTOR).augment == ()
     with pytest.raises(UsageError, match="--augment: augmentation 'flop' is unknown; did you mean 'flip'"):
         open_data(photos, VECTOR, augment="flop")
-    photos.augment = ("turn",)
+    photos.augment = ("spin",)
     with pytest.raises(UsageError, match="attribute 'augment' of --data"):
         open_data(photos, VECTOR)
