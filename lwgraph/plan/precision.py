@@ -15,8 +15,10 @@ from lwgraph.rewrite.base import Context, Pass
 
 FLOAT, INT8 = "float", "int8"
 PASS = "quantize"
-EXACTLY: dict[str, Any] = {"keep": "none"}  # the plan says what stays in floats, the pass does not choose for itself
-QUICK: dict[str, Any] = {**EXACTLY, "calibration_method": "minmax", "equalize": False, "rounding": "nearest"}
+# The plan says what stays in floats, the pass does not choose for itself; and weights are rounded one by one, because
+# rounding them by second moments takes a minute and more for each plan of a large network.
+EXACTLY: dict[str, Any] = {"keep": "none", "rounding": "nearest"}
+QUICK: dict[str, Any] = {**EXACTLY, "calibration_method": "minmax", "equalize": False}
 BLANK: dict[str, Any] = {**QUICK, "bias_correction": False}
 
 
