@@ -11,7 +11,7 @@ PYTEST_FLAGS ?= -n 2
 
 BIN := $(VENV)/bin
 comma := ,
-PACKAGING := pyproject.toml setup.py $(wildcard runtime/*.c runtime/*.h)
+PACKAGING := pyproject.toml setup.py $(wildcard lwgraph/runtime/*.c lwgraph/runtime/*.h)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 TESTS_READY := $(VENV)/ready.$(subst $(comma),-,$(EXTRAS))
 LINT_READY := $(if $(findstring dev,$(EXTRAS)),$(TESTS_READY),$(VENV)/ready.dev)
@@ -40,7 +40,7 @@ sanitize: $(TESTS_READY)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find runtime -name '*.so' -delete
+	find lwgraph -name '*.so' -delete
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else \
