@@ -21,16 +21,16 @@ import numpy as np
 from benchmarks import forms_page, tables, zoo
 from lwgraph import ir, registry
 from lwgraph.calibrate.capture import capture
+from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.calibrate.statistics import Statistics
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor
+from lwgraph.layers.form import Fitted, Form, parse_form
+from lwgraph.layers.moments import Moments
+from lwgraph.layers.probe import Probe
+from lwgraph.layers.site import Site, find_sites
+from lwgraph.layers.substitute import Build, formed, original, small_model
 from lwgraph.measure.latency import paired_latency
-from lwgraph.plan.fit import Moments
-from lwgraph.plan.form import Fitted, Form, parse_form
-from lwgraph.plan.probe import Probe
-from lwgraph.plan.shapes import layer_shapes
-from lwgraph.plan.site import Site, find_sites
-from lwgraph.plan.substitute import Build, formed, original, small_model
 from lwgraph.rewrite import Context, Pipeline
 
 WORK = 0.4  # of the layer: the size at which forms are compared

@@ -20,10 +20,10 @@ from lwgraph import registry
 from lwgraph.calibrate.gram import GramAccumulator
 from lwgraph.calibrate.patches import Patches
 from lwgraph.calibrate.statistics import ROWS_PER_UNKNOWN
-from lwgraph.plan.fit import Pooled
+from lwgraph.layers.form import Form
+from lwgraph.layers.moments import Pooled
+from lwgraph.layers.site import Site, find_sites
 from lwgraph.plan.fit_tasks import FitTask, run_tasks
-from lwgraph.plan.form import Form
-from lwgraph.plan.site import Site, find_sites
 from lwgraph.testing.layers import make_layer
 
 SIDE = 14

@@ -19,8 +19,8 @@ from benchmarks import judge, tables, zoo
 from benchmarks.optimize import output
 from benchmarks.zoo import Case, cache
 from lwgraph import ir, registry
-from lwgraph.calibrate.samples import spread
 from lwgraph.calibrate.statistics import Statistics
+from lwgraph.calibrate.subsample import spread
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Feeds
 from lwgraph.plan.refit.sequential import refit

@@ -23,7 +23,8 @@ from benchmarks.quantize_table import points
 from benchmarks.zoo import Case
 from lwgraph import ir, registry
 from lwgraph.calibrate import Statistics
-from lwgraph.calibrate.samples import spread
+from lwgraph.calibrate.layer_shapes import layer_shapes
+from lwgraph.calibrate.subsample import spread
 from lwgraph.executor import Feeds
 from lwgraph.measure.distance import Loss
 from lwgraph.plan.precision import FLOAT, INT8
@@ -33,7 +34,6 @@ from lwgraph.plan.search.integers import weigh_integers
 from lwgraph.plan.search.planner import LATENCY, Planner
 from lwgraph.plan.search.search import HOPELESS, Search
 from lwgraph.plan.search.solver import Knapsack
-from lwgraph.plan.shapes import layer_shapes
 from lwgraph.rewrite import Context, Pipeline
 
 PAGE = Path(__file__).resolve().parent / "PLANNER.md"

@@ -21,12 +21,12 @@ from benchmarks.peers.run import Peer, run, write_feeds
 from benchmarks.zoo import Case, cache
 from lwgraph import ir, registry
 from lwgraph.calibrate import Statistics
+from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.check import verify
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Feeds
+from lwgraph.measure.work import count
 from lwgraph.passes.prune.channels import PruneChannels
-from lwgraph.plan.count import count
-from lwgraph.plan.shapes import layer_shapes
 from lwgraph.rewrite import Pipeline
 from lwgraph.rewrite.base import Context
 from lwgraph.views.coupling import couple_channels

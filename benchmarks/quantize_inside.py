@@ -26,9 +26,9 @@ from benchmarks.quantize_table import PAGE
 from lwgraph import ir, registry
 from lwgraph.calibrate.ranges import SAMPLES as SAMPLED
 from lwgraph.calibrate.ranges import collect
-from lwgraph.calibrate.samples import spread
-from lwgraph.passes.quantize.observer import FEW
-from lwgraph.passes.quantize.shapes import infer
+from lwgraph.calibrate.subsample import spread
+from lwgraph.passes.quantize.graph.shapes import infer
+from lwgraph.passes.quantize.grids.observer import FEW
 from lwgraph.rewrite import Context, Pipeline
 
 METHODS = {"minmax": "MinMax", "entropy": "Entropy"}

@@ -10,7 +10,7 @@ from lwgraph.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from lwgraph.executor import Executor
-    from lwgraph.plan.form import Form
+    from lwgraph.layers.form import Form
     from lwgraph.rewrite.base import Pass
 
 
@@ -38,7 +38,7 @@ def _load(kind: str, name: str) -> Any:
 def pass_class(name: str) -> type[Pass]:
     """The pass, or the form as a pass, registered as `name`; UsageError with a near miss when there is none."""
     if name in _points("lwgraph.forms") and name not in _points("lwgraph.passes"):
-        from lwgraph.plan.form_pass import as_pass
+        from lwgraph.layers.form_pass import as_pass
 
         return as_pass(form_class(name))
     return _load("passes", name)  # type: ignore[no-any-return]

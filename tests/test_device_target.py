@@ -13,12 +13,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lwgraph import ir, registry
 from lwgraph.calibrate import generate
+from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.optimizer import Result, measuring, optimize, planning
 from lwgraph.optimizer.planning import SEARCHED
-from lwgraph.plan.price.ask import ask_all
 from lwgraph.plan.price.kit import Recorder
-from lwgraph.plan.price.settle import FIRST, FLOATS, INTEGERS
-from lwgraph.plan.shapes import layer_shapes
+from lwgraph.plan.price.prefetch import ask_all
+from lwgraph.plan.price.regress import FIRST, FLOATS, INTEGERS
 from lwgraph.rewrite import Context, Pipeline
 
 DEVICE = {"lwgraph_prices": 1, "device": "far", "threads": 1, "runtime": "onnxruntime 9"}

@@ -71,12 +71,12 @@ def test_every_module_keeps_to_its_layer() -> None:
 
 
 @pytest.mark.parametrize(("module", "source"), [
-    ("lwgraph.plan.site", "import lwgraph.passes.forms.low_rank"),
-    ("lwgraph.plan.site", "from lwgraph import runtime"),
-    ("lwgraph.plan.site", "def f():\n    from ..runtime.ort import OrtExecutor"),
-    ("lwgraph.plan.site", "import importlib\nimportlib.import_module('lwgraph.runtime.ort')"),
-    ("lwgraph.plan.site", "import onnx_ir as ir"),
-    ("lwgraph.plan.site", "from benchmarks.zoo import cases"),
+    ("lwgraph.layers.site", "import lwgraph.passes.forms.low_rank"),
+    ("lwgraph.layers.site", "from lwgraph import runtime"),
+    ("lwgraph.layers.site", "def f():\n    from ..runtime.ort import OrtExecutor"),
+    ("lwgraph.layers.site", "import importlib\nimportlib.import_module('lwgraph.runtime.ort')"),
+    ("lwgraph.layers.site", "import onnx_ir as ir"),
+    ("lwgraph.layers.site", "from benchmarks.zoo import cases"),
     ("lwgraph.passes.clean.dead", "from onnx_ir import Model"),
     ("lwgraph.passes.clean.dead", "from lwgraph.runtime.ort import OrtExecutor"),
     ("lwgraph.runtime.ort", "from lwgraph.measure import tolerances"),

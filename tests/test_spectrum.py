@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lwgraph import ir
+from lwgraph.layers.site import find_sites
 from lwgraph.optimizer.spectrum import redundant
-from lwgraph.plan.site import find_sites
 
 
 def layer(weight: np.ndarray, group: int = 1) -> ir.Model:

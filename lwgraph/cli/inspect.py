@@ -64,11 +64,11 @@ def command(
     """
     from lwgraph import ir, registry
     from lwgraph.calibrate import generate
+    from lwgraph.calibrate.layer_shapes import layer_shapes
     from lwgraph.check import verify
     from lwgraph.errors import LwgraphError, UsageError
-    from lwgraph.plan.count import count
-    from lwgraph.plan.shapes import layer_shapes
-    from lwgraph.plan.site import find_sites
+    from lwgraph.layers.site import find_sites
+    from lwgraph.measure.work import count
     from lwgraph.report.words import count as number
     from lwgraph.report.words import percent, size
     from lwgraph.text import type_text

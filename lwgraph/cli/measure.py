@@ -60,10 +60,10 @@ def _ask(model: str, oracle: Oracle, shapes: tuple[str, ...], quiet: bool) -> in
     """Clean the model as optimize does, and ask for the price of every form that its search considers."""
     from lwgraph import ir
     from lwgraph.calibrate import generate
+    from lwgraph.calibrate.layer_shapes import layer_shapes
     from lwgraph.optimizer.planning import SEARCHED
     from lwgraph.plan import precision
-    from lwgraph.plan.price.ask import ask_all
-    from lwgraph.plan.shapes import layer_shapes
+    from lwgraph.plan.price.prefetch import ask_all
     from lwgraph.rewrite import Context, Pipeline
 
     loaded = ir.load(model)
@@ -118,8 +118,8 @@ def _export(
 
 def _bring_in(path: str, as_json: bool) -> None:
     from lwgraph.errors import DataError
-    from lwgraph.plan.price.cache import PriceCache
     from lwgraph.plan.price.devices import Table
+    from lwgraph.plan.price.price_table import PriceCache
 
     loaded, cache = Table.load(path), PriceCache()
     loaded.put(cache)
@@ -139,8 +139,8 @@ def _bring_in(path: str, as_json: bool) -> None:
 def _list(as_json: bool) -> None:
     from dataclasses import asdict
 
-    from lwgraph.plan.price.cache import PriceCache
     from lwgraph.plan.price.devices import devices
+    from lwgraph.plan.price.price_table import PriceCache
 
     known = devices(PriceCache())
     if as_json:

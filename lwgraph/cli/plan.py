@@ -90,7 +90,7 @@ def _shapes(path: str, plan: Plan) -> dict[str, str]:
     """Shapes of the sites and widths of the groups; ModelError when the plan names what is not there."""
     from lwgraph import ir
     from lwgraph.errors import ModelError, did_you_mean
-    from lwgraph.plan.site import find_sites
+    from lwgraph.layers.site import find_sites
     from lwgraph.rewrite import Context, Pipeline
     from lwgraph.views.coupling import couple_channels
 

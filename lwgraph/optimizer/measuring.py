@@ -6,15 +6,15 @@ import itertools
 from collections.abc import Callable
 
 from lwgraph import ir
+from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.executor import Executor
 from lwgraph.measure import paired_latency
+from lwgraph.measure.work import count
 from lwgraph.optimizer.data import Inputs
 from lwgraph.optimizer.goal import Goal
 from lwgraph.optimizer.lean import make_lean, same_graph
 from lwgraph.optimizer.target import MACS, TARGETS
-from lwgraph.plan.count import count
 from lwgraph.plan.plan import Plan
-from lwgraph.plan.shapes import layer_shapes
 from lwgraph.report import Facts, Report, Stage
 
 Progress = Callable[[str, int, int], None]

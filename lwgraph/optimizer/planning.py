@@ -8,9 +8,12 @@ from functools import partial
 
 from lwgraph import ir
 from lwgraph.calibrate import Statistics
-from lwgraph.calibrate.samples import spread
+from lwgraph.calibrate.layer_shapes import layer_shapes
+from lwgraph.calibrate.subsample import spread
 from lwgraph.executor import Executor, Feeds, untimed
+from lwgraph.layers.site import find_sites
 from lwgraph.measure.distance import Loss
+from lwgraph.measure.work import count
 from lwgraph.optimizer import recovery
 from lwgraph.optimizer.backoff import Outcome, back_off
 from lwgraph.optimizer.bench import Bench
@@ -26,7 +29,6 @@ from lwgraph.optimizer.structuring import Trunk, Workshop, choose, layer_times
 from lwgraph.optimizer.target import MACS, open_oracle
 from lwgraph.plan import precision
 from lwgraph.plan.carry_out import GROUPS
-from lwgraph.plan.count import count
 from lwgraph.plan.deliver import deliver
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.precision import spelling
@@ -40,8 +42,6 @@ from lwgraph.plan.search.planner import LATENCY, Planner
 from lwgraph.plan.search.search import Search, limit_prices, memory_of
 from lwgraph.plan.search.structure import NOTHING, Structure, find_offers, find_structures
 from lwgraph.plan.search.trials import Trials
-from lwgraph.plan.shapes import layer_shapes
-from lwgraph.plan.site import find_sites
 from lwgraph.report import Report
 from lwgraph.rewrite import Context, Contract
 from lwgraph.tasks import Pool

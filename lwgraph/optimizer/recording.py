@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from lwgraph import ir
+from lwgraph.layers.site import find_sites
 from lwgraph.optimizer.backoff import Outcome
 from lwgraph.plan.plan import KEEP, Plan
-from lwgraph.plan.site import find_sites
 from lwgraph.report import SiteChoice
 from lwgraph.rewrite.base import Skipped
 

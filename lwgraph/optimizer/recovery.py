@@ -13,10 +13,10 @@ from typing import Any
 
 from lwgraph import ir, registry
 from lwgraph.calibrate import Statistics
-from lwgraph.calibrate.samples import spread
+from lwgraph.calibrate.subsample import spread
 from lwgraph.errors import LwgraphError, UsageError
+from lwgraph.layers.apply import Record
 from lwgraph.optimizer.goal import Goal
-from lwgraph.plan.apply import Record
 from lwgraph.plan.carry_out import carry_out
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.search.front import Candidate, worth

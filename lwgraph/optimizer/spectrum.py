@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lwgraph.plan.site import Array, Site
+from lwgraph.layers.site import Array, Site
 
 HALF_RANK_TAIL = 1e-3  # relative energy; more than this lost in one layer shows at the output under any tolerance
 

@@ -8,7 +8,9 @@ from importlib.metadata import version
 from typing import Any
 
 from lwgraph import ir
+from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.executor import Feeds
+from lwgraph.layers.site import find_sites
 from lwgraph.optimizer.backoff import STEP
 from lwgraph.optimizer.bench import Made
 from lwgraph.optimizer.drafts import Drafts
@@ -22,8 +24,6 @@ from lwgraph.plan.search.front import Candidate
 from lwgraph.plan.search.kept import facts_of
 from lwgraph.plan.search.planner import Planner
 from lwgraph.plan.search.structure import NOTHING, Structure
-from lwgraph.plan.shapes import layer_shapes
-from lwgraph.plan.site import find_sites
 from lwgraph.rewrite import Context
 
 Shapes = Mapping[str, Sequence[int | None]]

@@ -9,13 +9,13 @@ from typing import Any
 
 from lwgraph import ir, registry
 from lwgraph.calibrate import Statistics
+from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.errors import UsageError, did_you_mean
-from lwgraph.plan.apply import Record
-from lwgraph.plan.form import Fitted
+from lwgraph.layers.apply import Record
+from lwgraph.layers.form import Fitted
+from lwgraph.layers.site import find_sites
+from lwgraph.layers.substitute import FROM_KEY
 from lwgraph.plan.plan import Plan, Precision, apply_plan
-from lwgraph.plan.shapes import layer_shapes
-from lwgraph.plan.site import find_sites
-from lwgraph.plan.substitute import FROM_KEY
 from lwgraph.rewrite import Pipeline
 from lwgraph.rewrite.base import Context, Pass
 from lwgraph.rewrite.options import parse_pass

@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from lwgraph import ir
-from lwgraph.calibrate.samples import spread
-from lwgraph.plan.apply import Record
+from lwgraph.calibrate.layer_shapes import layer_shapes
+from lwgraph.calibrate.subsample import spread
+from lwgraph.layers.apply import Record
+from lwgraph.layers.form import Fitted
 from lwgraph.plan.carry_out import carry_out, cut, statistics_of
-from lwgraph.plan.form import Fitted
 from lwgraph.plan.plan import Plan, Precision, apply_plan
 from lwgraph.plan.refit.sequential import refit
-from lwgraph.plan.shapes import layer_shapes
 from lwgraph.rewrite.base import Context
 
 RANGE_SAMPLES, RANGE_SECONDS = 128, 12.0  # that integer ranges are taken from; about how long these may run

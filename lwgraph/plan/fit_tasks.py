@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from lwgraph.errors import DataError
-from lwgraph.plan.fit import Gram, Moments, Pooled
-from lwgraph.plan.form import Fitted, Form, parse_form
-from lwgraph.plan.probe import Probe
-from lwgraph.plan.site import Site
+from lwgraph.layers.form import Fitted, Form, parse_form
+from lwgraph.layers.moments import Gram, Moments, Pooled
+from lwgraph.layers.probe import Probe
+from lwgraph.layers.site import Site
 
 AHEAD = 4  # tasks under way at once: enough for a few workers, and no more Gram matrices in memory than that
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from lwgraph import ir
 from lwgraph.errors import UsageError, did_you_mean
-from lwgraph.plan.apply import Record, apply_forms, observable
-from lwgraph.plan.form import Fitted, parse_form
-from lwgraph.plan.site import Site, find_sites
+from lwgraph.layers.apply import Record, apply_forms, observable
+from lwgraph.layers.form import Fitted, parse_form
+from lwgraph.layers.site import Site, find_sites
 from lwgraph.rewrite.base import Context
 
 KEEP = "keep"
@@ -144,7 +144,7 @@ class Plan:
         Raises:
             UsageError: naming what is wrong, and where.
         """
-        from lwgraph.plan.plan_json import read
+        from lwgraph.plan.read import read
 
         return read(text)
 

@@ -9,8 +9,8 @@ from typing import Any
 from lwgraph import ir, registry
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds
-from lwgraph.plan.site import Site
-from lwgraph.plan.substitute import Build, small_model
+from lwgraph.layers.site import Site
+from lwgraph.layers.substitute import Build, small_model
 from lwgraph.rewrite.base import Context, Pass
 
 FLOAT, INT8 = "float", "int8"

@@ -11,10 +11,10 @@ import numpy.typing as npt
 from lwgraph import registry
 from lwgraph.errors import CheckError
 from lwgraph.executor import Executor
-from lwgraph.plan.fit import Moments
-from lwgraph.plan.form import Fitted, Form
-from lwgraph.plan.site import Site
-from lwgraph.plan.substitute import difference, formed, small_model
+from lwgraph.layers.form import Fitted, Form
+from lwgraph.layers.moments import Moments
+from lwgraph.layers.site import Site
+from lwgraph.layers.substitute import difference, formed, small_model
 from lwgraph.testing.layers import Layer, layers, moments_on, patches
 
 Array = npt.NDArray[np.float64]

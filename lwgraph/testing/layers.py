@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from lwgraph import ir
 from lwgraph.calibrate.patches import Patches
-from lwgraph.plan.fit import Moments, Pooled
-from lwgraph.plan.probe import Probe
-from lwgraph.plan.site import Site, find_sites
+from lwgraph.layers.moments import Moments, Pooled
+from lwgraph.layers.probe import Probe
+from lwgraph.layers.site import Site, find_sites
 
 Array = npt.NDArray[np.float64]
 

@@ -10,8 +10,8 @@ from benchmarks import forms_time
 from benchmarks.forms import chosen_layers, family, held_out_error, options
 from benchmarks.forms_page import dominated, summary, timed
 from lwgraph import registry
-from lwgraph.plan.fit import Moments
-from lwgraph.plan.form import parse_form
+from lwgraph.layers.form import parse_form
+from lwgraph.layers.moments import Moments
 from lwgraph.testing.layers import layers
 
 

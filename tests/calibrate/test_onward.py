@@ -6,7 +6,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from lwgraph import ir, registry
-from lwgraph.calibrate.onward import Onward, first_change
+from lwgraph.calibrate.partial_runs import Onward, first_change
 
 RNG = np.random.default_rng(0)
 FEEDS = [{"x": RNG.standard_normal((2, 6)).astype(np.float32)} for _ in range(3)]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lwgraph.calibrate.samples import spread
+from lwgraph.calibrate.subsample import spread
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import pytest
 
 from lwgraph import registry
 from lwgraph.errors import UsageError
+from lwgraph.layers.form import parse_form
+from lwgraph.layers.moments import Moments
 from lwgraph.passes.forms.cp import Cp
 from lwgraph.passes.forms.depthwise import Depthwise
 from lwgraph.passes.forms.fire import Fire
@@ -18,8 +20,6 @@ from lwgraph.passes.forms.shift import Shift, pursue
 from lwgraph.passes.forms.shuffle import Shuffle
 from lwgraph.passes.forms.smaller_kernel import SmallerKernel
 from lwgraph.passes.forms.tucker import Tucker
-from lwgraph.plan.fit import Moments
-from lwgraph.plan.form import parse_form
 from lwgraph.testing.forms import check_form
 from lwgraph.testing.layers import Layer, layers, make_layer, moments_on
 
@@ -134,9 +134,9 @@ def test_float32_moments_of_wide_layers_lose_nothing(text, monkeypatch):
     site, moments = sampled()
     form = parse_form(text).at(site)
     exact = form.fit(site, moments)
-    for module in ("lwgraph.plan.fit", "lwgraph.passes.forms.smaller_kernel"):
+    for module in ("lwgraph.layers.moments", "lwgraph.passes.forms.smaller_kernel"):
         monkeypatch.setattr(f"{module}.WIDE", 1)
-    monkeypatch.setattr("lwgraph.plan.fit.RIDGED", 0.0)
+    monkeypatch.setattr("lwgraph.layers.moments.RIDGED", 0.0)
     site, moments = sampled()
     fitted = form.fit(site, moments)
     assert moments.blocks[0].working.dtype == np.float32

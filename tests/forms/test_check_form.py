@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 import pytest
 
 from lwgraph.errors import CheckError
+from lwgraph.layers.moments import Moments
 from lwgraph.passes.forms.low_rank import LowRank
 from lwgraph.passes.forms.octave import Octave
-from lwgraph.plan.fit import Moments
 from lwgraph.testing.forms import check_form
 from lwgraph.testing.layers import layers
 

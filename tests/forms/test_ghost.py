@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from lwgraph import registry
+from lwgraph.layers.moments import Block, Moments
+from lwgraph.layers.substitute import difference, formed, small_model
 from lwgraph.passes.forms._neighbours import output_probe
 from lwgraph.passes.forms._split import factor
 from lwgraph.passes.forms.ghost import AMPLIFIED, Ghost, growth, pivots, turn
 from lwgraph.passes.forms.low_rank import LowRank
-from lwgraph.plan.fit import Block, Moments
-from lwgraph.plan.substitute import difference, formed, small_model
 from lwgraph.testing.layers import Layer, make_layer, moments_on
 from tests.forms.test_all_forms import sampled
 

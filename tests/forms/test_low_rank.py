@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from lwgraph.errors import UsageError
+from lwgraph.layers.form import parse_form
+from lwgraph.layers.moments import Moments, Pooled
 from lwgraph.passes.forms.low_rank import LowRank
-from lwgraph.plan.fit import Moments, Pooled
-from lwgraph.plan.form import parse_form
 from lwgraph.testing.layers import Layer, layers, make_layer, patches
 
 LAYERS = {layer.name: layer for layer in layers()}

@@ -6,10 +6,10 @@ import pytest
 from lwgraph import ir, registry
 from lwgraph.calibrate.statistics import Statistics
 from lwgraph.errors import DataError
+from lwgraph.layers.moments import Moments, Pooled
+from lwgraph.layers.substitute import formed, small_model
 from lwgraph.passes.forms._halved import HalvedPatches, halve
 from lwgraph.passes.forms.octave import Octave
-from lwgraph.plan.fit import Moments, Pooled
-from lwgraph.plan.substitute import formed, small_model
 from lwgraph.rewrite import Context, Pass
 from lwgraph.testing.layers import Layer, make_layer, moments_on, patches
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from lwgraph import registry
+from lwgraph.layers.emit import known_padding
+from lwgraph.layers.moments import Moments
+from lwgraph.layers.substitute import difference
 from lwgraph.passes.forms.fire import Fire
 from lwgraph.passes.forms.smaller_kernel import SmallerKernel
-from lwgraph.plan.emit import known_padding
-from lwgraph.plan.fit import Moments
-from lwgraph.plan.substitute import difference
 from lwgraph.testing.layers import Layer, make_layer, patches
 
 REFERENCE = registry.executor("reference")

@@ -13,15 +13,15 @@ import pytest
 from test_form_pass import FEEDS, ORT, chain
 
 from lwgraph import ir
+from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.errors import UsageError
+from lwgraph.layers.site import Site, find_sites
 from lwgraph.plan.precision import FLOAT, INT8
-from lwgraph.plan.price.ask import ask_all
-from lwgraph.plan.price.cache import PriceCache
 from lwgraph.plan.price.devices import DeviceOracle, Table, devices, find_device
 from lwgraph.plan.price.kit import Recorder, write_kit
 from lwgraph.plan.price.oracle import Oracle
-from lwgraph.plan.shapes import layer_shapes
-from lwgraph.plan.site import Site, find_sites
+from lwgraph.plan.price.prefetch import ask_all
+from lwgraph.plan.price.price_table import PriceCache
 from lwgraph.registry import form_class
 from lwgraph.rewrite.base import Context
 

@@ -9,11 +9,12 @@ import pytest
 from lwgraph import ir
 from lwgraph.calibrate import Statistics
 from lwgraph.calibrate.patches import Patches
-from lwgraph.plan import fit as module
-from lwgraph.plan.fit import MOST_UNKNOWNS, SETTLED, Block, Moments, Pooled, ridges, shrinkage, solve, too_wide
-from lwgraph.plan.form import parse_form
-from lwgraph.plan.probe import Probe
-from lwgraph.plan.site import find_sites
+from lwgraph.layers import moments as module
+from lwgraph.layers.form import parse_form
+from lwgraph.layers.linalg import ridges, shrinkage, solve
+from lwgraph.layers.moments import MOST_UNKNOWNS, SETTLED, Block, Moments, Pooled, too_wide
+from lwgraph.layers.probe import Probe
+from lwgraph.layers.site import find_sites
 from lwgraph.rewrite import Context, Pass
 from lwgraph.runtime.ort import OrtExecutor
 from lwgraph.testing.layers import make_layer

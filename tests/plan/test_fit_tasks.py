@@ -12,9 +12,9 @@ import pytest
 from lwgraph import registry
 from lwgraph.calibrate import Statistics
 from lwgraph.errors import DataError, UsageError
-from lwgraph.plan.fit import Moments, Pooled
+from lwgraph.layers.form import parse_form
+from lwgraph.layers.moments import Moments, Pooled
 from lwgraph.plan.fit_tasks import FitTask, run_task, run_tasks
-from lwgraph.plan.form import parse_form
 from lwgraph.testing.layers import layers, patches
 
 FORMS = ("low-rank{rank=6,split=output}", "low-rank{rank=4,split=output}")

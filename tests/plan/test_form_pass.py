@@ -5,11 +5,11 @@ from onnx import TensorProto, helper, numpy_helper
 from lwgraph import ir, registry
 from lwgraph.calibrate import Statistics
 from lwgraph.errors import UsageError
+from lwgraph.layers.form_pass import as_pass
+from lwgraph.layers.moments import Pooled
+from lwgraph.layers.site import find_sites
+from lwgraph.layers.substitute import PASS_KEY
 from lwgraph.measure.compare import compare
-from lwgraph.plan.fit import Pooled
-from lwgraph.plan.form_pass import as_pass
-from lwgraph.plan.site import find_sites
-from lwgraph.plan.substitute import PASS_KEY
 from lwgraph.rewrite.base import Context, Contract, Pass
 from lwgraph.rewrite.options import parse_pass
 from lwgraph.testing.layers import Layer, layers, patches
@@ -96,9 +96,9 @@ def test_full_rank_changes_nothing():
     model = chain()
     before = run(model)
     for site in find_sites(model):
+        from lwgraph.layers.moments import Moments
+        from lwgraph.layers.substitute import substitute
         from lwgraph.passes.forms.low_rank import LowRank
-        from lwgraph.plan.fit import Moments
-        from lwgraph.plan.substitute import substitute
 
         substitute(LowRank.full(site).fit(site, Moments(site)))
     assert len(model.graph) == 5

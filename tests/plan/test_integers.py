@@ -8,12 +8,12 @@ from test_form_pass import FEEDS, ORT, Measured, chain
 from test_planner import ByWork
 
 from lwgraph import ir
+from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.measure.distance import Loss
 from lwgraph.optimizer.obvious import obvious_plans
 from lwgraph.plan.precision import FLOAT, INT8, spelling
 from lwgraph.plan.search import integers
 from lwgraph.plan.search.planner import Planner
-from lwgraph.plan.shapes import layer_shapes
 from lwgraph.rewrite.base import Context
 
 

@@ -6,13 +6,13 @@ import pytest
 from test_form_pass import FEEDS, ORT, Measured, chain
 
 from lwgraph import ir
+from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.errors import UsageError
-from lwgraph.plan.fit import Moments
+from lwgraph.layers.moments import Moments
 from lwgraph.plan.plan import Choice, Plan, apply_plan
-from lwgraph.plan.price.cache import PriceCache
 from lwgraph.plan.price.oracle import Oracle, Price
+from lwgraph.plan.price.price_table import PriceCache
 from lwgraph.plan.search.planner import Planner, undominated
-from lwgraph.plan.shapes import layer_shapes
 from lwgraph.rewrite.base import Context
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from lwgraph import registry
 from lwgraph.errors import ModelError
+from lwgraph.layers.site import find_sites
 from lwgraph.passes.forms.low_rank import LowRank
-from lwgraph.plan.price.cache import PriceCache, cache_folder
 from lwgraph.plan.price.oracle import Oracle
-from lwgraph.plan.site import find_sites
+from lwgraph.plan.price.price_table import PriceCache, cache_folder
 from lwgraph.testing.layers import make_layer
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from lwgraph import ir, registry
 from lwgraph.calibrate import Statistics
-from lwgraph.plan.apply import apply_forms, moments_of
-from lwgraph.plan.form import parse_form
-from lwgraph.plan.prove import error_on, objection
-from lwgraph.plan.site import find_sites
+from lwgraph.layers.apply import apply_forms, moments_of
+from lwgraph.layers.check import error_on, objection
+from lwgraph.layers.form import parse_form
+from lwgraph.layers.site import find_sites
 from lwgraph.rewrite import Context
 
 SHAPES = {"conv": (24, 16, 3, 3), "gemm": (64, 48)}

@@ -11,8 +11,9 @@ from test_planner import ByWork
 
 import lwgraph
 from lwgraph import ir
+from lwgraph.calibrate.layer_shapes import layer_shapes
+from lwgraph.layers.moments import Moments
 from lwgraph.measure.distance import Loss
-from lwgraph.plan.fit import Moments
 from lwgraph.plan.precision import FLOAT, INT8
 from lwgraph.plan.price.oracle import WORK, WorkOracle
 from lwgraph.plan.search import site_sensitivity
@@ -22,7 +23,6 @@ from lwgraph.plan.search.kept import Kept
 from lwgraph.plan.search.planner import BYTES, FASTEST, LATENCY, MACS, Planner
 from lwgraph.plan.search.search import Search, limit_prices, memory_of
 from lwgraph.plan.search.solver import Knapsack
-from lwgraph.plan.shapes import layer_shapes
 from lwgraph.rewrite.base import Context
 
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from lwgraph.plan.price.settle import FIRST, FLOATS, INTEGERS, NEVER, SWITCH, settle
+from lwgraph.plan.price.regress import FIRST, FLOATS, INTEGERS, NEVER, SWITCH, settle
 
 
 def test_floats_without_their_neighbours() -> None:

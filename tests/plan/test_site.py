@@ -3,8 +3,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lwgraph import ir, registry
-from lwgraph.plan.count import count
-from lwgraph.plan.site import find_sites
+from lwgraph.layers.site import find_sites
+from lwgraph.measure.work import count
 from lwgraph.testing.layers import layers, make_layer, patches
 
 LAYERS = {layer.name: layer for layer in layers()}

@@ -12,6 +12,7 @@ from test_form_pass import FEEDS, ORT, Measured, chain
 from test_planner import ByWork
 
 from lwgraph import ir
+from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.measure.distance import Loss
 from lwgraph.plan.plan import Choice, Plan
 from lwgraph.plan.precision import FLOAT, INT8
@@ -19,7 +20,6 @@ from lwgraph.plan.search.front import Front
 from lwgraph.plan.search.planner import Planner
 from lwgraph.plan.search.search import Search
 from lwgraph.plan.search.trials import Setting, Trials, run_trial
-from lwgraph.plan.shapes import layer_shapes
 from lwgraph.rewrite.base import Context
 from lwgraph.tasks import Pool, open_pool
 

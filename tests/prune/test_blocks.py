@@ -11,9 +11,9 @@ from pruning import feeds, run
 from lwgraph import ir, registry
 from lwgraph.check import verify
 from lwgraph.errors import UsageError
+from lwgraph.measure.work import count
 from lwgraph.passes.prune.blocks import PruneBlocks
 from lwgraph.passes.prune.bypass import bypass, neighbours
-from lwgraph.plan.count import count
 from lwgraph.rewrite.base import Context
 from lwgraph.views.residual import find_residuals
 

@@ -12,14 +12,14 @@ from lwgraph import demo, ir, registry
 from lwgraph.calibrate import Statistics
 from lwgraph.check import verify
 from lwgraph.errors import UsageError
+from lwgraph.layers.moments import Block
+from lwgraph.measure.work import count
 from lwgraph.passes.prune import importance as importances
+from lwgraph.passes.prune.assessment import matches
 from lwgraph.passes.prune.channels import PruneChannels
-from lwgraph.passes.prune.choice import by_work, kept_by_ratio, step_of
 from lwgraph.passes.prune.importance import Importance, Ranking, by_score
-from lwgraph.passes.prune.scene import Scene, Work
-from lwgraph.passes.prune.study import matches
-from lwgraph.plan.count import count
-from lwgraph.plan.fit import Block
+from lwgraph.passes.prune.readers import Scene, Work
+from lwgraph.passes.prune.widths import by_work, kept_by_ratio, step_of
 from lwgraph.rewrite.base import Context
 
 

@@ -18,7 +18,7 @@ from lwgraph.errors import UsageError
 from lwgraph.passes.prune.channels import PruneChannels
 from lwgraph.passes.prune.fold import Fold, _greedy
 from lwgraph.passes.prune.importance import MORE, importance
-from lwgraph.passes.prune.scene import Scene
+from lwgraph.passes.prune.readers import Scene
 from lwgraph.rewrite.base import Context
 
 

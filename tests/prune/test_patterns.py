@@ -8,7 +8,7 @@ from networks import PATTERNS, dense_concat, resnet18, squeeze_excite
 from pruning import assert_same, cut, feeds, parameters, run, some, with_zeros
 
 from lwgraph import ir
-from lwgraph.plan.count import count
+from lwgraph.measure.work import count
 from lwgraph.views.coupling import couple_channels
 
 # Parameters kept when every group that can loses half of its channels. The first eight patterns are those on which

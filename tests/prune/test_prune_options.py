@@ -14,8 +14,8 @@ from lwgraph import ir, registry
 from lwgraph.calibrate import Statistics
 from lwgraph.check import verify
 from lwgraph.errors import LwgraphError, UsageError
+from lwgraph.measure.work import count
 from lwgraph.passes.prune.channels import PruneChannels
-from lwgraph.plan.count import count
 from lwgraph.plan.search.removal import Removal
 from lwgraph.plan.search.sensitivity import Reference, measure_sensitivity, split_feeds
 from lwgraph.rewrite.base import Context

@@ -10,10 +10,10 @@ from pruning import feeds, run
 from lwgraph import ir, registry
 from lwgraph.calibrate import Statistics
 from lwgraph.check import verify
-from lwgraph.passes.prune import study
+from lwgraph.passes.prune import assessment as study
 from lwgraph.passes.prune.channels import PruneChannels
-from lwgraph.passes.prune.choice import at_outputs
 from lwgraph.passes.prune.importance import Ranking
+from lwgraph.passes.prune.widths import at_outputs
 from lwgraph.plan.search.removal import Removal
 from lwgraph.plan.search.sensitivity import Sensitivity
 from lwgraph.rewrite.base import Context

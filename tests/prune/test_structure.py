@@ -9,6 +9,9 @@ from networks import Net
 from test_channels import context
 
 from lwgraph import ir
+from lwgraph.calibrate.layer_shapes import layer_shapes
+from lwgraph.layers.site import find_sites
+from lwgraph.measure.work import count
 from lwgraph.optimizer import shelf, structuring
 from lwgraph.optimizer.bench import Bench, Made
 from lwgraph.optimizer.drafts import Drafts, Line
@@ -16,14 +19,11 @@ from lwgraph.optimizer.goal import Goal
 from lwgraph.optimizer.shelf import Shelf
 from lwgraph.optimizer.structuring import Workshop, choose
 from lwgraph.plan.carry_out import BLOCKS, GROUPS
-from lwgraph.plan.count import count
 from lwgraph.plan.plan import Plan, Precision, Removed, Width
 from lwgraph.plan.precision import spelling
 from lwgraph.plan.search.front import Candidate
 from lwgraph.plan.search.removal import Removal
 from lwgraph.plan.search.structure import NOTHING, Offer, Structure, find_offers, find_structures
-from lwgraph.plan.shapes import layer_shapes
-from lwgraph.plan.site import find_sites
 from lwgraph.rewrite.base import Context
 
 

@@ -13,9 +13,9 @@ from lwgraph import ir, registry
 from lwgraph.calibrate import Statistics
 from lwgraph.check import verify
 from lwgraph.errors import UsageError
+from lwgraph.layers.moments import Block
+from lwgraph.layers.site import find_sites
 from lwgraph.passes.prune.weights import PruneWeights, density, sparsify
-from lwgraph.plan.fit import Block
-from lwgraph.plan.site import find_sites
 from lwgraph.rewrite.base import Context
 
 

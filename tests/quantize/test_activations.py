@@ -11,12 +11,12 @@ from quantize_models import Array, Net, images
 
 from lwgraph import ir, registry
 from lwgraph.check import verify
-from lwgraph.passes.quantize.activations import close_activations, open_activations
-from lwgraph.passes.quantize.mixed import Mixer
+from lwgraph.passes.quantize.graph.activations import close_activations, open_activations
+from lwgraph.passes.quantize.graph.quantizer import Quantizer
+from lwgraph.passes.quantize.graph.shapes import infer
+from lwgraph.passes.quantize.judging.mixed_precision import Mixer
+from lwgraph.passes.quantize.placing.target import load_target
 from lwgraph.passes.quantize.quantize import Quantize
-from lwgraph.passes.quantize.quantizer import Quantizer
-from lwgraph.passes.quantize.shapes import infer
-from lwgraph.passes.quantize.target import load_target
 from lwgraph.rewrite import Context
 from lwgraph.runtime.ort import Kernel, OrtExecutor
 

@@ -14,7 +14,7 @@ from lwgraph import ir, registry
 from lwgraph.calibrate.capture import capture
 from lwgraph.errors import DataError
 from lwgraph.measure import paired_latency
-from lwgraph.passes.quantize.damage import decibels, measure, pairs_of
+from lwgraph.passes.quantize.judging.damage import decibels, measure, pairs_of
 from lwgraph.passes.quantize.quantize import Quantize
 from lwgraph.report import Report
 from lwgraph.report.sections.quantization import quantization

@@ -11,10 +11,10 @@ from quantize_models import Array, Net, detector, images, residual
 from lwgraph import ir, registry
 from lwgraph.calibrate.ranges import collect
 from lwgraph.check import verify
-from lwgraph.passes.quantize.channels import Channels
 from lwgraph.passes.quantize.equalize import Equalize, wanted
+from lwgraph.passes.quantize.graph.channels import Channels
+from lwgraph.passes.quantize.graph.shapes import infer
 from lwgraph.passes.quantize.quantize import Quantize
-from lwgraph.passes.quantize.shapes import infer
 from lwgraph.rewrite import Context
 
 DATA = images(6)

@@ -9,7 +9,7 @@ import pytest
 from quantize_models import Array, Net
 
 from lwgraph import ir, registry
-from lwgraph.passes.quantize.distance import Distance
+from lwgraph.measure.distance import Distance
 from lwgraph.passes.quantize.quantize import Quantize
 from lwgraph.rewrite import Context
 

@@ -8,8 +8,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lwgraph import ir, registry
 from lwgraph.executor import untimed
-from lwgraph.passes.quantize.distance import Distance
-from lwgraph.passes.quantize.logits import Logits, has_logits
+from lwgraph.measure.distance import Distance
+from lwgraph.passes.quantize.judging.before_softmax import Logits, has_logits
 
 ORT = registry.executor("ort")
 X = np.random.default_rng(0).standard_normal((3, 4, 5)).astype(np.float32)

@@ -15,15 +15,15 @@ from lwgraph import ir, registry
 from lwgraph.check import verify
 from lwgraph.errors import UsageError
 from lwgraph.executor import Feeds, Run
-from lwgraph.passes.quantize.cut import Choice, Link, Part, choose, evaluate, ladder
-from lwgraph.passes.quantize.distance import Distance
-from lwgraph.passes.quantize.mixed import CEILING, ENOUGH, SURELY, Mixer
-from lwgraph.passes.quantize.parts import TIE, Region
+from lwgraph.measure.distance import Distance
+from lwgraph.passes.quantize.graph.quantizer import Quantizer, name_nodes
+from lwgraph.passes.quantize.judging.mixed_precision import CEILING, ENOUGH, SURELY, Mixer
+from lwgraph.passes.quantize.judging.sensitivity import Source, sensitivities, simulated
+from lwgraph.passes.quantize.placing.min_cut import Choice, Link, Part, choose, evaluate, ladder
+from lwgraph.passes.quantize.placing.node_times import measured_border, node_seconds
+from lwgraph.passes.quantize.placing.region import TIE, Region
+from lwgraph.passes.quantize.placing.target import load_target
 from lwgraph.passes.quantize.quantize import Quantize
-from lwgraph.passes.quantize.quantizer import Quantizer, name_nodes
-from lwgraph.passes.quantize.sensitivity import Source, sensitivities, simulated
-from lwgraph.passes.quantize.target import load_target
-from lwgraph.passes.quantize.times import measured_border, node_seconds
 from lwgraph.rewrite import Context
 from lwgraph.runtime.ort import Kernel, OrtExecutor
 
@@ -231,7 +231,7 @@ def test_a_large_error_is_not_traded_for_time_if_another_mix_is_faster_than_floa
     """Integers are so fast that without a ceiling the ruined model would be taken."""
     names = ("first", "mixing", "blowing", "last")
     executor = Timed(dict.fromkeys(names, 2e-3), dict.fromkeys(names, 1e-4))
-    monkeypatch.setattr("lwgraph.passes.quantize.mixed.RATE", 60.0)
+    monkeypatch.setattr("lwgraph.passes.quantize.judging.mixed_precision.RATE", 60.0)
     search = mixer(fragile(), images(), executor, {})
     search.race = lambda runs, feed: {"float": 2.0, "whole": 1.0, "mixed": mixed if "whole" in runs else 1.0}
     made = search.find()
@@ -313,7 +313,7 @@ def test_the_worst_tensors_get_ranges_of_their_own(monkeypatch: pytest.MonkeyPat
     names = dict.fromkeys(NAMES, 2e-3), dict.fromkeys(NAMES, 1e-3)
     chosen = []
     for factor in (1e-6, 1e6):
-        monkeypatch.setattr("lwgraph.passes.quantize.mixed.CLEARLY", factor)
+        monkeypatch.setattr("lwgraph.passes.quantize.judging.mixed_precision.CLEARLY", factor)
         made = mixer(residual(), images(), Timed(*names), FAST, methods=(("moving-average", 100.0), ("mse", 100.0)))
         assert made.find(max_loss=1e-5).integer_loss is not None
         chosen.append(dict(made.quantizer.chosen))
@@ -322,7 +322,8 @@ def test_the_worst_tensors_get_ranges_of_their_own(monkeypatch: pytest.MonkeyPat
 
 
 def test_ranges_that_do_not_help_the_whole_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lwgraph.passes.quantize.mixed.better_ranges", lambda *_: {"x": (("percentile", 60.0), 0.0)})
+    monkeypatch.setattr(
+        "lwgraph.passes.quantize.judging.mixed_precision.better_ranges", lambda *_: {"x": (("percentile", 60.0), 0.0)})
     made = mixer(fragile(), images(), Timed(dict.fromkeys(NAMES, 2e-3), dict.fromkeys(NAMES, 1e-3)), FAST)
     made.find()
     assert not made.quantizer.chosen

@@ -15,12 +15,12 @@ from lwgraph.calibrate.ranges import collect
 from lwgraph.check import verify
 from lwgraph.errors import DataError, UsageError
 from lwgraph.measure.distance import Distance
-from lwgraph.passes.quantize.observer import judged, parted
-from lwgraph.passes.quantize.opset import OpsetError, raise_opset
-from lwgraph.passes.quantize.placement import Placement, candidates
+from lwgraph.passes.quantize.graph.raise_opset import OpsetError, raise_opset
+from lwgraph.passes.quantize.grids.observer import judged, parted
+from lwgraph.passes.quantize.placing.placement import Placement, candidates
+from lwgraph.passes.quantize.placing.readback import failures, kernels
+from lwgraph.passes.quantize.placing.target import load_target
 from lwgraph.passes.quantize.quantize import CLEARLY, Quantize
-from lwgraph.passes.quantize.readback import failures, kernels
-from lwgraph.passes.quantize.target import load_target
 from lwgraph.rewrite import Context, Pass
 
 
@@ -403,7 +403,7 @@ def test_variants_are_judged_on_samples_that_their_ranges_do_not_know(monkeypatc
         return collect(model, feeds, *rest, **options)
 
     monkeypatch.setattr("lwgraph.passes.quantize.quantize.Distance", Recording)
-    monkeypatch.setattr("lwgraph.passes.quantize.observer.collect", recorded)
+    monkeypatch.setattr("lwgraph.passes.quantize.grids.observer.collect", recorded)
     quantized(residual(), data, calibration_method="auto", equalize=True)
     known, unseen = ([id(f) for f in part] for part in (data[:12], data[12:]))
     assert judged == [unseen] and seen == [known, known, unseen]  # plain with channel scales, even; and the rest
@@ -419,7 +419,7 @@ def test_only_what_a_fixed_placement_needs_is_observed(monkeypatch: pytest.Monke
     def everything(placed: Placement) -> list[str]:
         return candidates(placed.graph, load_target("ort-cpu"), placed.graph.opset_imports[""])
 
-    monkeypatch.setattr("lwgraph.passes.quantize.observer.collect", recorded)
+    monkeypatch.setattr("lwgraph.passes.quantize.grids.observer.collect", recorded)
     few, _, _ = quantized(residual(), images(4), keep="none", calibration_method="minmax", equalize=False)
     monkeypatch.setattr(Placement, "observed", everything)
     all_, _, _ = quantized(residual(), images(4), keep="none", calibration_method="minmax", equalize=False)

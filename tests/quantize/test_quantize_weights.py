@@ -14,8 +14,8 @@ from lwgraph import ir, registry
 from lwgraph.check import verify
 from lwgraph.errors import UsageError
 from lwgraph.measure import paired_latency
-from lwgraph.passes.quantize.blocks import encode
-from lwgraph.passes.quantize.opset import OpsetError, raise_opset
+from lwgraph.passes.quantize.graph.raise_opset import OpsetError, raise_opset
+from lwgraph.passes.quantize.grids.block_weights import encode
 from lwgraph.passes.quantize.quantize_weights import QuantizeWeights
 from lwgraph.rewrite import Context
 

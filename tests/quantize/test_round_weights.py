@@ -9,8 +9,8 @@ from onnx import TensorProto, helper, numpy_helper
 from lwgraph import ir, registry
 from lwgraph.calibrate import Statistics
 from lwgraph.errors import UsageError
+from lwgraph.layers.site import find_sites
 from lwgraph.passes.quantize.round_weights import RoundWeights, _waves
-from lwgraph.plan.site import find_sites
 from lwgraph.rewrite import Context, Pass
 
 ORT = registry.executor("ort")

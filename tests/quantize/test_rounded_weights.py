@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lwgraph.passes.quantize.grid import weight_limits
-from lwgraph.passes.quantize.weights import RoundedWeights, weight_grid
+from lwgraph.passes.quantize.grids.grid import weight_limits
+from lwgraph.passes.quantize.grids.weight_grid import RoundedWeights, weight_grid
 
 WEIGHT = np.random.default_rng(0).standard_normal((40, 1100)).astype(np.float32)
 

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from lwgraph.passes.quantize.second_order import descend, learned, loss, row_scales, second_order, to_nearest
+from lwgraph.passes.quantize.grids.second_order import descend, learned, loss, row_scales, second_order, to_nearest
 
 
 def problem(outputs=12, width=40, samples=300, seed=0):

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from lwgraph.calibrate.thresholds import Range
 from lwgraph.errors import UsageError
-from lwgraph.passes.quantize.grid import LIMITS, activation_grid, weight_limits
-from lwgraph.passes.quantize.target import check_type, load_target, target_names
-from lwgraph.passes.quantize.weights import weight_grid
+from lwgraph.passes.quantize.grids.grid import LIMITS, activation_grid, weight_limits
+from lwgraph.passes.quantize.grids.weight_grid import weight_grid
+from lwgraph.passes.quantize.placing.target import check_type, load_target, target_names
 
 
 def test_all_built_in_targets_load() -> None:

@@ -10,9 +10,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lwgraph import ir, registry
 from lwgraph.errors import UsageError
+from lwgraph.layers.site import find_sites
+from lwgraph.layers.weights import transform, write
 from lwgraph.passes.recover.closed_form import Target, target_of
-from lwgraph.passes.recover.weights import transform, write
-from lwgraph.plan.site import find_sites
 from lwgraph.rewrite import Context, Pass
 from lwgraph.rewrite.base import Skip
 
@@ -221,7 +221,7 @@ def test_a_bias_that_others_use_is_copied() -> None:
 
 
 def test_a_constant_node_is_refused() -> None:
-    from lwgraph.passes.recover.weights import check_writable
+    from lwgraph.layers.weights import check_writable
 
     model = convnet()
     value = model.graph.initializers["w1"]

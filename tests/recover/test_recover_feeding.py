@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 from lwgraph.calibrate.signature import signature  # noqa: E402
 from lwgraph.passes.recover import feeding  # noqa: E402
 from lwgraph.passes.recover.feeding import Feeder  # noqa: E402
-from lwgraph.passes.recover.pool import Pool  # noqa: E402
+from lwgraph.passes.recover.sample_pool import Pool  # noqa: E402
 
 
 def feeder(versions: int, augmentations: tuple[str, ...] = (), rows: int = 20, fixed: int = 0,

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph.calibrate.patches import Patches
-from lwgraph.plan.emit import known_padding
-from lwgraph.plan.site import Site
+from lwgraph.layers.emit import known_padding
+from lwgraph.layers.site import Site
 
 Array = npt.NDArray[Any]
 

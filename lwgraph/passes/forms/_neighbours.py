@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph.calibrate.patches import Patches
-from lwgraph.plan.fit import Block, solve
-from lwgraph.plan.probe import Probe
-from lwgraph.plan.site import Site
+from lwgraph.layers.linalg import solve
+from lwgraph.layers.moments import Block
+from lwgraph.layers.probe import Probe
+from lwgraph.layers.site import Site
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir
-from lwgraph.plan.emit import Emitter
+from lwgraph.layers.emit import Emitter
 
 
 def reorder(op: Emitter, x: ir.Value, order: npt.NDArray[np.int64], stem: str) -> ir.Value:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lwgraph.plan.fit import Block, balance, conjugate_gradients, nested, solve, top_basis
+from lwgraph.layers.linalg import balance, conjugate_gradients, nested, solve, top_basis
+from lwgraph.layers.moments import Block
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
@@ -92,7 +93,7 @@ def solved(block: Block, axes: Sequence[int], rank: int) -> list[tuple[Array, Ar
 
 
 def explained(block: Block, axes: Sequence[int], rank: int) -> Array:
-    """Y (r, T, o): what the whitened basis' directions explain, in order; see `lwgraph.plan.fit.nested`.
+    """Y (r, T, o): what the whitened basis' directions explain, in order; see `lwgraph.layers.moments.nested`.
 
     Computed once for all ranks up to min(inputs, outputs), which is as far as menus go.
     """

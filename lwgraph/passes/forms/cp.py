@@ -19,12 +19,13 @@ import numpy.typing as npt
 
 from lwgraph import ir
 from lwgraph.errors import UsageError
+from lwgraph.layers.emit import Emitter
+from lwgraph.layers.form import Fitted, Form, ceil16
+from lwgraph.layers.linalg import balance, conjugate_gradients, solve
+from lwgraph.layers.moments import Block, Moments
+from lwgraph.layers.site import Site
 from lwgraph.passes.forms.depthwise import dense_spatial
 from lwgraph.passes.forms.shift import explained_jointly, joint
-from lwgraph.plan.emit import Emitter
-from lwgraph.plan.fit import Block, Moments, balance, conjugate_gradients, solve
-from lwgraph.plan.form import Fitted, Form, ceil16
-from lwgraph.plan.site import Site
 
 Array = npt.NDArray[np.float64]
 Single = npt.NDArray[np.float32]

@@ -20,10 +20,11 @@ import numpy.typing as npt
 
 from lwgraph import ir
 from lwgraph.errors import UsageError
-from lwgraph.plan.emit import Emitter
-from lwgraph.plan.fit import Block, Moments, conjugate_gradients, solve
-from lwgraph.plan.form import Fitted, Form
-from lwgraph.plan.site import Site
+from lwgraph.layers.emit import Emitter
+from lwgraph.layers.form import Fitted, Form
+from lwgraph.layers.linalg import conjugate_gradients, solve
+from lwgraph.layers.moments import Block, Moments
+from lwgraph.layers.site import Site
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]

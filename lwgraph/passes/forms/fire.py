@@ -19,13 +19,14 @@ import numpy.typing as npt
 
 from lwgraph import ir
 from lwgraph.errors import UsageError
+from lwgraph.layers.emit import Emitter, known_padding
+from lwgraph.layers.form import Fitted, Form, ceil16
+from lwgraph.layers.linalg import balance, solve
+from lwgraph.layers.moments import Block, Moments
+from lwgraph.layers.site import Site
 from lwgraph.passes.forms._reorder import reorder
 from lwgraph.passes.forms._split import arranged, first_stage, inverse_average, normal_equations, solved
 from lwgraph.passes.forms.depthwise import dense_spatial
-from lwgraph.plan.emit import Emitter, known_padding
-from lwgraph.plan.fit import Block, Moments, balance, solve
-from lwgraph.plan.form import Fitted, Form, ceil16
-from lwgraph.plan.site import Site
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]

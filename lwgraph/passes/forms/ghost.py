@@ -24,14 +24,14 @@ import numpy.typing as npt
 
 from lwgraph import ir
 from lwgraph.errors import UsageError
+from lwgraph.layers.emit import Emitter
+from lwgraph.layers.form import Fitted, Form, ceil16
+from lwgraph.layers.moments import Block, Moments
+from lwgraph.layers.probe import Probe
+from lwgraph.layers.site import Site
 from lwgraph.passes.forms._neighbours import SIDE, choose, output_probe
 from lwgraph.passes.forms._reorder import reorder
 from lwgraph.passes.forms._split import explained, factor
-from lwgraph.plan.emit import Emitter
-from lwgraph.plan.fit import Block, Moments
-from lwgraph.plan.form import Fitted, Form, ceil16
-from lwgraph.plan.probe import Probe
-from lwgraph.plan.site import Site
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]

@@ -23,11 +23,11 @@ import numpy.typing as npt
 
 from lwgraph import ir
 from lwgraph.errors import UsageError
+from lwgraph.layers.emit import Emitter
+from lwgraph.layers.form import Fitted, Form, ceil16
+from lwgraph.layers.moments import Moments
+from lwgraph.layers.site import Site
 from lwgraph.passes.forms._split import explained, factor, join, start
-from lwgraph.plan.emit import Emitter
-from lwgraph.plan.fit import Moments
-from lwgraph.plan.form import Fitted, Form, ceil16
-from lwgraph.plan.site import Site
 
 Array = npt.NDArray[np.float64]
 Split = Literal["auto", "spatial", "vertical", "horizontal", "output", "input"]

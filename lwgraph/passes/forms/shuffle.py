@@ -19,12 +19,12 @@ import numpy.typing as npt
 
 from lwgraph import ir
 from lwgraph.errors import UsageError
+from lwgraph.layers.emit import Emitter
+from lwgraph.layers.form import Fitted, Form
+from lwgraph.layers.moments import SHARED, Moments
+from lwgraph.layers.site import Site
 from lwgraph.passes.forms._reorder import reorder
 from lwgraph.passes.forms.grouped import INVERSE, expand, split
-from lwgraph.plan.emit import Emitter
-from lwgraph.plan.fit import SHARED, Moments
-from lwgraph.plan.form import Fitted, Form
-from lwgraph.plan.site import Site
 
 Array = npt.NDArray[np.float64]
 

@@ -20,11 +20,12 @@ import numpy.typing as npt
 
 from lwgraph import ir
 from lwgraph.errors import UsageError
+from lwgraph.layers.emit import Emitter
+from lwgraph.layers.form import Fitted, Form
+from lwgraph.layers.linalg import solve
+from lwgraph.layers.moments import WIDE, Block, Moments
+from lwgraph.layers.site import Site
 from lwgraph.passes.forms.fire import partly_known
-from lwgraph.plan.emit import Emitter
-from lwgraph.plan.fit import WIDE, Block, Moments, solve
-from lwgraph.plan.form import Fitted, Form
-from lwgraph.plan.site import Site
 
 Array = npt.NDArray[np.float64]
 Line = tuple[int, ...]  # taps kept on one axis, evenly spaced

@@ -18,6 +18,11 @@ import numpy.typing as npt
 
 from lwgraph import ir
 from lwgraph.errors import UsageError
+from lwgraph.layers.emit import Emitter
+from lwgraph.layers.form import Fitted, Form, ceil16
+from lwgraph.layers.linalg import balance
+from lwgraph.layers.moments import Block, Moments
+from lwgraph.layers.site import Site
 from lwgraph.passes.forms._split import (
     SWEEPS,
     arranged,
@@ -27,10 +32,6 @@ from lwgraph.passes.forms._split import (
     second_stage,
     solved,
 )
-from lwgraph.plan.emit import Emitter
-from lwgraph.plan.fit import Block, Moments, balance
-from lwgraph.plan.form import Fitted, Form, ceil16
-from lwgraph.plan.site import Site
 
 Array = npt.NDArray[np.float64]
 

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, cast
 
 from lwgraph import ir
+from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.errors import UsageError, did_you_mean
 from lwgraph.executor import Executor, Feeds
 from lwgraph.measure.latency import paired_latency
+from lwgraph.measure.work import count, node_macs
 from lwgraph.passes.clean.constants_to_initializers import ConstantsToInitializers
+from lwgraph.passes.prune.assessment import matches
 from lwgraph.passes.prune.bypass import bypass, neighbours
-from lwgraph.passes.prune.study import matches
-from lwgraph.plan.count import count, node_macs
 from lwgraph.plan.refit.sequential import refit as refit_layers
 from lwgraph.plan.search.removal import Removal
-from lwgraph.plan.shapes import layer_shapes
 from lwgraph.rewrite.base import Context, Contract, Pass
 from lwgraph.views.residual import Residual, find_residuals
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lwgraph import ir
-from lwgraph.plan.site import find_sites
+from lwgraph.layers.site import find_sites
 from lwgraph.views.residual import Residual
 
 BEHIND = 4  # layers behind a removed block that make up for it

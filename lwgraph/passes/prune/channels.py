@@ -10,11 +10,11 @@ from lwgraph import ir
 from lwgraph.calibrate import Statistics
 from lwgraph.errors import UsageError
 from lwgraph.executor import Feeds
-from lwgraph.passes.prune.choice import at_outputs, by_group, by_work, menu, shares_after, step_of
+from lwgraph.passes.prune.assessment import Study, candidates, cut, matches, names_of, ready
 from lwgraph.passes.prune.importance import Ranking, importance
-from lwgraph.passes.prune.scene import Ints, Work
-from lwgraph.passes.prune.study import Study, candidates, cut, matches, names_of, ready
-from lwgraph.plan.refit.data import chosen_feeds
+from lwgraph.passes.prune.readers import Ints, Work
+from lwgraph.passes.prune.widths import at_outputs, by_group, by_work, menu, shares_after, step_of
+from lwgraph.plan.refit.samples import chosen_feeds
 from lwgraph.plan.search.removal import Removal
 from lwgraph.plan.search.sensitivity import measure_sensitivity
 from lwgraph.rewrite.base import Context, Contract, Pass

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir
-from lwgraph.passes.prune.scene import Ints, Reader, Scene
-from lwgraph.plan.fit import Gram, Moments, Pooled, solve
-from lwgraph.plan.site import Site
+from lwgraph.layers.linalg import solve
+from lwgraph.layers.moments import Gram, Moments, Pooled
+from lwgraph.layers.site import Site
+from lwgraph.passes.prune.readers import Ints, Reader, Scene
 from lwgraph.views.coupling import Group
 
 Array = npt.NDArray[np.float64]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph.passes.prune.importance import L2, Importance, Ranking
-from lwgraph.passes.prune.scene import Scene
+from lwgraph.passes.prune.readers import Scene
 from lwgraph.views.coupling import Group
 
 Array = npt.NDArray[np.float64]

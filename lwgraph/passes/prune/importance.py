@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from lwgraph import ir
 from lwgraph.errors import UsageError, did_you_mean
+from lwgraph.layers.moments import Block
 from lwgraph.objects import load_object
-from lwgraph.passes.prune.scene import Ints, Reader, Scene
-from lwgraph.plan.fit import Block
+from lwgraph.passes.prune.readers import Ints, Reader, Scene
 from lwgraph.views.coupling import Group
 
 Array = npt.NDArray[np.float64]

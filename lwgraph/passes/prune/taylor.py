@@ -11,7 +11,7 @@ import numpy.typing as npt
 from lwgraph import ir, registry
 from lwgraph.errors import UsageError
 from lwgraph.passes.prune.importance import Importance, Ranking
-from lwgraph.passes.prune.scene import Scene
+from lwgraph.passes.prune.readers import Scene
 from lwgraph.views.coupling import Group
 
 Array = npt.NDArray[np.float64]

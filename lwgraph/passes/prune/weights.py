@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.layers.apply import moments_of
+from lwgraph.layers.moments import Block
+from lwgraph.layers.site import Site, find_sites
 from lwgraph.passes.clean.constants_to_initializers import ConstantsToInitializers
+from lwgraph.passes.prune.assessment import matches
 from lwgraph.passes.prune.compensate import add_to_bias, bias_of, own_biases, set_weight
-from lwgraph.passes.prune.study import matches
-from lwgraph.plan.apply import moments_of
-from lwgraph.plan.fit import Block
-from lwgraph.plan.site import Site, find_sites
 from lwgraph.rewrite.base import Context, Contract, Pass
 
 Array = npt.NDArray[np.float64]

@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from lwgraph import ir, registry
 from lwgraph.calibrate.ranges import Observed, collect
-from lwgraph.passes.quantize.recognise import quantized_already
-from lwgraph.passes.quantize.roles import clip_range
-from lwgraph.passes.quantize.shapes import infer
-from lwgraph.passes.recover.weights import check_writable, has_bias_slot, write
-from lwgraph.plan.site import Site, find_sites
+from lwgraph.layers.site import Site, find_sites
+from lwgraph.layers.weights import check_writable, has_bias_slot, write
+from lwgraph.passes.quantize.graph.shapes import infer
+from lwgraph.passes.quantize.placing.already_quantized import quantized_already
+from lwgraph.passes.quantize.placing.roles import clip_range
 from lwgraph.rewrite import Context, Contract, Pass
 from lwgraph.rewrite.base import Skip
 

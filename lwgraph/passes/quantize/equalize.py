@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from lwgraph import ir, registry
 from lwgraph.calibrate.ranges import Observed, collect
-from lwgraph.passes.quantize.channels import Channels, Layer, oi_weight
-from lwgraph.passes.quantize.recognise import quantized_already
-from lwgraph.passes.quantize.shapes import infer
+from lwgraph.passes.quantize.graph.channels import Channels, Layer, oi_weight
+from lwgraph.passes.quantize.graph.shapes import infer
+from lwgraph.passes.quantize.placing.already_quantized import quantized_already
 from lwgraph.rewrite import Context, Contract, Pass
 
 Array = npt.NDArray[Any]

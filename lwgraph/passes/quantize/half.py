@@ -12,9 +12,9 @@ from lwgraph import ir, registry
 from lwgraph.calibrate.ranges import Observed, collect
 from lwgraph.errors import LwgraphError, UsageError, did_you_mean
 from lwgraph.executor import Executor
-from lwgraph.passes.quantize.half_graph import HalfGraph
-from lwgraph.passes.quantize.recognise import quantized_already
-from lwgraph.passes.quantize.shapes import infer
+from lwgraph.passes.quantize.graph.half_graph import HalfGraph
+from lwgraph.passes.quantize.graph.shapes import infer
+from lwgraph.passes.quantize.placing.already_quantized import quantized_already
 from lwgraph.rewrite import Context, Contract, Pass
 
 Array = npt.NDArray[Any]

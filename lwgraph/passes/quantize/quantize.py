@@ -8,26 +8,26 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from lwgraph import ir, registry
-from lwgraph.calibrate.samples import spread
+from lwgraph.calibrate.subsample import spread
 from lwgraph.errors import DataError, LwgraphError, UsageError, did_you_mean
 from lwgraph.executor import Executor, Feeds, untimed
 from lwgraph.measure.compare import compare
-from lwgraph.passes.quantize.activations import Opened, close_activations, open_activations
-from lwgraph.passes.quantize.describe import describe
-from lwgraph.passes.quantize.distance import Distance
+from lwgraph.measure.distance import Distance
 from lwgraph.passes.quantize.equalize import Equalize, wanted
-from lwgraph.passes.quantize.finer import finer, rounds, weight_share
-from lwgraph.passes.quantize.logits import Logits
-from lwgraph.passes.quantize.mixed import CLEARLY, EVEN, Judge, Mixed, Mixer, race, worth
-from lwgraph.passes.quantize.observer import Observer, judged, parted
-from lwgraph.passes.quantize.opset import raise_opset
-from lwgraph.passes.quantize.quantizer import Built, Quantizer, Recipe, name_nodes, rounding
-from lwgraph.passes.quantize.readback import failures
-from lwgraph.passes.quantize.recognise import quantized_already
+from lwgraph.passes.quantize.graph.activations import Opened, close_activations, open_activations
+from lwgraph.passes.quantize.graph.quantizer import Built, Quantizer, Recipe, name_nodes, rounding
+from lwgraph.passes.quantize.graph.raise_opset import raise_opset
+from lwgraph.passes.quantize.graph.shapes import infer
+from lwgraph.passes.quantize.grids.better_ranges import refined
+from lwgraph.passes.quantize.grids.observer import Observer, judged, parted
+from lwgraph.passes.quantize.grids.second_order_weights import finer, rounds, weight_share
+from lwgraph.passes.quantize.judging.before_softmax import Logits
+from lwgraph.passes.quantize.judging.describe import describe
+from lwgraph.passes.quantize.judging.mixed_precision import CLEARLY, EVEN, Judge, Mixed, Mixer, race, worth
+from lwgraph.passes.quantize.placing.already_quantized import quantized_already
+from lwgraph.passes.quantize.placing.readback import failures
+from lwgraph.passes.quantize.placing.target import Target, has_vnni, load_target
 from lwgraph.passes.quantize.recurrent import QuantizeRecurrent
-from lwgraph.passes.quantize.refine import refined
-from lwgraph.passes.quantize.shapes import infer
-from lwgraph.passes.quantize.target import Target, has_vnni, load_target
 from lwgraph.rewrite import Context, Contract, Pass
 
 DESCRIBED = 2  # samples on which the report compares every tensor

@@ -11,14 +11,14 @@ import numpy as np
 from lwgraph import ir, registry
 from lwgraph.calibrate import Statistics
 from lwgraph.errors import UsageError
-from lwgraph.passes.quantize.blocks import Stored, Writer, encode, stored_bytes
-from lwgraph.passes.quantize.embeddings import quantize_embeddings
-from lwgraph.passes.quantize.opset import OpsetError, raise_opset
-from lwgraph.passes.quantize.quantizer import name_nodes
-from lwgraph.passes.quantize.readback import unpacked
-from lwgraph.passes.quantize.recognise import quantized_already
-from lwgraph.plan.apply import moments_of
-from lwgraph.plan.site import Site, find_sites
+from lwgraph.layers.apply import moments_of
+from lwgraph.layers.site import Site, find_sites
+from lwgraph.passes.quantize.graph.embeddings import quantize_embeddings
+from lwgraph.passes.quantize.graph.quantizer import name_nodes
+from lwgraph.passes.quantize.graph.raise_opset import OpsetError, raise_opset
+from lwgraph.passes.quantize.grids.block_weights import Stored, Writer, encode, stored_bytes
+from lwgraph.passes.quantize.placing.already_quantized import quantized_already
+from lwgraph.passes.quantize.placing.readback import unpacked
 from lwgraph.rewrite import Context, Contract, Pass
 
 _BLOCKED_OPSET = 21  # blocks and int4 came with it

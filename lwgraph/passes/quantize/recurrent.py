@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir
-from lwgraph.passes.quantize.cell import Cell, gru_body, lstm_body
-from lwgraph.passes.quantize.target import has_vnni
-from lwgraph.passes.quantize.weights import weight_grid
+from lwgraph.passes.quantize.graph.recurrent_body import Cell, gru_body, lstm_body
+from lwgraph.passes.quantize.grids.weight_grid import weight_grid
+from lwgraph.passes.quantize.placing.target import has_vnni
 from lwgraph.rewrite import Context, Contract, Pass, Skip
 
 Array = npt.NDArray[Any]

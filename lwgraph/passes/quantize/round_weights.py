@@ -11,7 +11,11 @@ import numpy.typing as npt
 
 from lwgraph import ir, registry
 from lwgraph.calibrate import CrossMoments, Statistics, cross_moments
-from lwgraph.passes.quantize.second_order import (
+from lwgraph.layers.apply import moments_of, observable
+from lwgraph.layers.linalg import shrinkage
+from lwgraph.layers.site import Site, find_sites
+from lwgraph.layers.weights import check_writable, has_bias_slot, write
+from lwgraph.passes.quantize.grids.second_order import (
     block_scales,
     descend,
     learned,
@@ -20,10 +24,6 @@ from lwgraph.passes.quantize.second_order import (
     steps_of,
     to_nearest,
 )
-from lwgraph.passes.recover.weights import check_writable, has_bias_slot, write
-from lwgraph.plan.apply import moments_of, observable
-from lwgraph.plan.fit import shrinkage
-from lwgraph.plan.site import Site, find_sites
 from lwgraph.rewrite import Context, Contract, Pass
 from lwgraph.rewrite.base import Skip
 

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from lwgraph import ir, registry
 from lwgraph.calibrate.capture import capture
-from lwgraph.passes.quantize.recognise import quantized_already
-from lwgraph.passes.quantize.shapes import infer
-from lwgraph.passes.quantize.smooth_chains import Chain, find_chains
+from lwgraph.passes.quantize.graph.shapes import infer
+from lwgraph.passes.quantize.graph.smooth_chains import Chain, find_chains
+from lwgraph.passes.quantize.placing.already_quantized import quantized_already
 from lwgraph.rewrite import Context, Contract, Pass
 
 Floats = npt.NDArray[np.float64]

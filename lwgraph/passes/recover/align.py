@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph.errors import UsageError
+from lwgraph.layers.site import Site
+from lwgraph.layers.weights import has_bias_slot, transform, write
 from lwgraph.passes.recover.closed_form import EQUAL, ClosedForm, Job, Target, better_of
-from lwgraph.passes.recover.weights import has_bias_slot, transform, write
-from lwgraph.plan.site import Site
 from lwgraph.rewrite.base import Contract, Skip
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)  # of the mean variance; the best on held-out rows is taken

@@ -16,11 +16,11 @@ from lwgraph.calibrate.patches import positions
 from lwgraph.calibrate.signature import signature
 from lwgraph.errors import UsageError
 from lwgraph.executor import Executor, Feeds
+from lwgraph.layers.site import Site, find_sites
+from lwgraph.layers.weights import check_writable
 from lwgraph.passes.recover.matching import matched
-from lwgraph.passes.recover.pool import Pool
-from lwgraph.passes.recover.weights import check_writable
+from lwgraph.passes.recover.sample_pool import Pool
 from lwgraph.plan.refit.walk import Walk
-from lwgraph.plan.site import Site, find_sites
 from lwgraph.rewrite.base import Context, Gain, Pass, Skip
 
 Array = npt.NDArray[Any]

@@ -17,8 +17,8 @@ from lwgraph.errors import ModelError, UsageError
 from lwgraph.passes.recover import synthesize
 from lwgraph.passes.recover.crops import croppable
 from lwgraph.passes.recover.matching import chosen, cut_points, matched, penultimate
-from lwgraph.passes.recover.pool import Pool
-from lwgraph.passes.recover.terms import terms
+from lwgraph.passes.recover.objective_terms import terms
+from lwgraph.passes.recover.sample_pool import Pool
 from lwgraph.rewrite.base import Context, Contract, Gain, Pass
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 from lwgraph import ir
 from lwgraph.errors import UsageError
 from lwgraph.passes.recover.matching import is_probability
-from lwgraph.passes.recover.terms import terms
+from lwgraph.passes.recover.objective_terms import terms
 
 Tensor: TypeAlias = "torch.Tensor"
 Values = Mapping[str, Tensor]

@@ -8,9 +8,9 @@ from typing import Annotated
 import numpy as np
 
 from lwgraph.errors import UsageError
+from lwgraph.layers.site import Site
+from lwgraph.layers.weights import has_bias_slot, transform, write
 from lwgraph.passes.recover.closed_form import EQUAL, ClosedForm, Job, Target, better_of
-from lwgraph.passes.recover.weights import has_bias_slot, transform, write
-from lwgraph.plan.site import Site
 from lwgraph.rewrite.base import Contract, Skip
 
 ROWS = 8192

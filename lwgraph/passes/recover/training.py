@@ -20,7 +20,7 @@ from lwgraph.errors import DataError
 from lwgraph.passes.recover import optimizers
 from lwgraph.passes.recover.feeding import Fed, Feeder
 from lwgraph.passes.recover.objectives import Objective, tensors
-from lwgraph.passes.recover.pool import Batch, Pool
+from lwgraph.passes.recover.sample_pool import Batch, Pool
 
 Tensor: TypeAlias = "torch.Tensor"
 State = dict[str, Tensor]

@@ -11,13 +11,13 @@ from typing import Any
 
 from lwgraph.errors import UsageError, did_you_mean
 from lwgraph.executor import Executor
-from lwgraph.plan.form import Form
+from lwgraph.layers.form import Form
+from lwgraph.layers.site import Site
 from lwgraph.plan.precision import FLOAT
 from lwgraph.plan.price import kit_script
-from lwgraph.plan.price.cache import PriceCache
 from lwgraph.plan.price.oracle import Oracle, Price
-from lwgraph.plan.price.settle import LEADING, SWITCH, Row, settle
-from lwgraph.plan.site import Site
+from lwgraph.plan.price.price_table import PriceCache
+from lwgraph.plan.price.regress import LEADING, SWITCH, Row, settle
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from lwgraph import ir
 from lwgraph.errors import UsageError
 from lwgraph.executor import Executor, Feeds, Run
 from lwgraph.plan.price import kit_script
-from lwgraph.plan.price.cache import PriceCache
 from lwgraph.plan.price.oracle import Oracle
-from lwgraph.plan.price.rig import OnFeeds, Rig
+from lwgraph.plan.price.price_table import PriceCache
+from lwgraph.plan.price.timed_model import OnFeeds, Rig
 
 LENT_BYTES = 4096  # tensors from this size on are not in the kit: the script makes random ones
 LENT = {
@@ -32,7 +32,7 @@ class Batch:
     """Models that are timed together.
 
     Attributes:
-        kind: see `lwgraph.plan.price.settle`.
+        kind: see `lwgraph.plan.price.regress`.
         keys: what the prices that come of them are kept under, without the target.
         models: each with the shape and type of its input "x".
         what: for people.

@@ -9,18 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lwgraph import ir
+from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds, Run
+from lwgraph.layers.form import Form
+from lwgraph.layers.site import Site
+from lwgraph.layers.substitute import Build, formed, original
 from lwgraph.measure.latency import shortest
-from lwgraph.plan.count import count
-from lwgraph.plan.form import Form
+from lwgraph.measure.work import count
 from lwgraph.plan.precision import FLOAT
-from lwgraph.plan.price.cache import PriceCache, processor
-from lwgraph.plan.price.rig import Rig
-from lwgraph.plan.price.settle import FIRST, FLOATS, INTEGERS, NEVER, SWITCH, settle
-from lwgraph.plan.shapes import layer_shapes
-from lwgraph.plan.site import Site
-from lwgraph.plan.substitute import Build, formed, original
+from lwgraph.plan.price.price_table import PriceCache, processor
+from lwgraph.plan.price.regress import FIRST, FLOATS, INTEGERS, NEVER, SWITCH, settle
+from lwgraph.plan.price.timed_model import Rig
 
 HOPELESS = 1.5  # times what the dense layer takes in floats: a form's time that need not be known well
 WORK = 1e-7  # milliseconds per multiply-accumulate, where work stands for time

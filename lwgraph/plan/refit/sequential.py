@@ -20,17 +20,17 @@ from lwgraph.calibrate.patches import Patches, positions
 from lwgraph.calibrate.statistics import LEAST_ROWS, ROWS_PER_UNKNOWN, rows_for
 from lwgraph.errors import DataError, UsageError
 from lwgraph.executor import Executor, Feeds, untimed
-from lwgraph.plan.apply import tell_shortage
-from lwgraph.plan.fit import MOST_UNKNOWNS, Moments, Pooled
-from lwgraph.plan.probe import Probe
-from lwgraph.plan.refit.data import HELD_OUT_SHARE, Remembering, chosen_feeds, output_error, output_rows
-from lwgraph.plan.refit.fit import Rows, affine, behind_relu, dense, target_site
+from lwgraph.layers.apply import tell_shortage
+from lwgraph.layers.moments import MOST_UNKNOWNS, Moments, Pooled
+from lwgraph.layers.probe import Probe
+from lwgraph.layers.site import Site
+from lwgraph.layers.weights import has_bias_slot, transform, write
+from lwgraph.plan.refit.least_squares import Rows, affine, behind_relu, dense, target_site
 from lwgraph.plan.refit.report import LayerRefit, RefitReport
+from lwgraph.plan.refit.samples import HELD_OUT_SHARE, Remembering, chosen_feeds, output_error, output_rows
+from lwgraph.plan.refit.unit_weights import Snapshot, check_unit, has_shift, rewrite
 from lwgraph.plan.refit.units import Kept, Unit, find_units
 from lwgraph.plan.refit.walk import Walk
-from lwgraph.plan.refit.write import Snapshot, check_unit, has_shift, rewrite
-from lwgraph.plan.site import Site
-from lwgraph.plan.write import has_bias_slot, transform, write
 from lwgraph.rewrite.base import Context, Gain, Skip
 
 Array = npt.NDArray[np.float64]

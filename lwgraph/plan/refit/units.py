@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from lwgraph import ir
 from lwgraph.errors import UsageError
-from lwgraph.plan.form import Form, parse_form
-from lwgraph.plan.site import Site, find_sites
-from lwgraph.plan.substitute import FROM_KEY, PASS_KEY
+from lwgraph.layers.form import Form, parse_form
+from lwgraph.layers.site import Site, find_sites
+from lwgraph.layers.substitute import FROM_KEY, PASS_KEY
 
 Kept = Mapping[str, npt.NDArray[np.int64]]
 

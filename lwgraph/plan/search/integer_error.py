@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lwgraph.plan.fit import Array, Moments, ratio
+from lwgraph.layers.moments import Array, Moments, ratio
 
 LEVELS = 255.0
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lwgraph import ir
-from lwgraph.calibrate.samples import spread
+from lwgraph.calibrate.subsample import spread
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Run, untimed
 from lwgraph.plan.deliver import RANGE_SAMPLES, RANGE_SECONDS

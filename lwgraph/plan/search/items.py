@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from lwgraph import ir
-from lwgraph.plan.apply import moments_of, observable, unseen
-from lwgraph.plan.fit import Moments, too_wide
-from lwgraph.plan.form import Form
+from lwgraph.layers.apply import moments_of, observable, unseen
+from lwgraph.layers.form import Form
+from lwgraph.layers.moments import Moments, too_wide
+from lwgraph.layers.site import Site, find_sites
 from lwgraph.plan.precision import FLOAT, INT8
 from lwgraph.plan.price.oracle import Oracle, Price
 from lwgraph.plan.search.integer_error import integer_error
-from lwgraph.plan.site import Site, find_sites
 from lwgraph.rewrite.base import Context
 
 FASTER = 0.97  # a form must take less than this share of the dense layer's time

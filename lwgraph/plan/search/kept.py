@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lwgraph.executor import Executor, Feeds
-from lwgraph.plan.price.cache import cache_folder
+from lwgraph.plan.price.price_table import cache_folder
 
 
 class Kept:

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir, registry
-from lwgraph.plan.apply import Record, moments_of
+from lwgraph.layers.apply import Record, moments_of
+from lwgraph.layers.form import Fitted
 from lwgraph.plan.carry_out import carry_out
 from lwgraph.plan.deliver import affordable, compute, deliver
-from lwgraph.plan.form import Fitted
 from lwgraph.plan.plan import Choice, Plan, Precision
 from lwgraph.plan.precision import FLOAT, INT8, available, spelling
 from lwgraph.plan.price.oracle import Oracle

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir
-from lwgraph.calibrate.onward import Onward, first_change
+from lwgraph.calibrate.partial_runs import Onward, first_change
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds, Run, untimed
 from lwgraph.plan.search.kept import Kept, facts_of, kept_path

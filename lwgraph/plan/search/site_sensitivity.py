@@ -12,12 +12,12 @@ import numpy as np
 from lwgraph import ir
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Run, untimed
-from lwgraph.plan.emit import Emitter
-from lwgraph.plan.fit import Moments
-from lwgraph.plan.form import Fitted, Form
+from lwgraph.layers.emit import Emitter
+from lwgraph.layers.form import Fitted, Form
+from lwgraph.layers.moments import Moments
+from lwgraph.layers.site import Array, Site, find_sites
+from lwgraph.layers.substitute import substitute
 from lwgraph.plan.search.items import Item
-from lwgraph.plan.site import Array, Site, find_sites
-from lwgraph.plan.substitute import substitute
 
 PROBE = 0.02  # relative output error of the replacement that is tried, about
 LEAST = 1e-3  # a layer matters at least this share of the median: a few samples may not show what it does

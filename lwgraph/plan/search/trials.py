@@ -14,15 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir, registry
-from lwgraph.calibrate.samples import spread
+from lwgraph.calibrate.subsample import spread
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds
+from lwgraph.layers.form import Fitted, parse_form
+from lwgraph.layers.site import Site, find_sites
 from lwgraph.measure.distance import Loss
 from lwgraph.plan.carry_out import carry_out
-from lwgraph.plan.form import Fitted, parse_form
 from lwgraph.plan.plan import KEEP, Plan, Precision
 from lwgraph.plan.search.planner import Planner
-from lwgraph.plan.site import Site, find_sites
 from lwgraph.rewrite.base import Context
 from lwgraph.tasks import Pool, Shared
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from lwgraph import ir, registry
+from lwgraph.layers.form import parse_form
+from lwgraph.layers.moments import Moments
+from lwgraph.layers.site import find_sites
+from lwgraph.layers.substitute import substitute
 from lwgraph.passes.fuse.channel_order import channels
-from lwgraph.plan.fit import Moments
-from lwgraph.plan.form import parse_form
-from lwgraph.plan.site import find_sites
-from lwgraph.plan.substitute import substitute
 from lwgraph.rewrite import Context, Pass
 from tests.passes.fuse.test_fuse import model, rewritten
 

@@ -1,0 +1,168 @@
+"""Forms: the lightweight structures that can stand in for a dense layer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from lwgraph import ir, registry
+from lwgraph.errors import UsageError
+from lwgraph.layers.emit import Emitter
+from lwgraph.layers.moments import Moments
+from lwgraph.layers.probe import Probe
+from lwgraph.layers.site import Site
+from lwgraph.rewrite import options
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A form fitted to a layer.
+
+    Attributes:
+        form: with every size decided (never a `ratio`).
+        site: the layer.
+        arrays: the weights that `Form.emit` needs, by name, in float64.
+        kernel: the dense equivalent, a canonical weight (o, c/g, *k); of a form that looks at more than the layer's
+            patches, the weight on what it looks at.
+        shift: (o,), what to add to the layer's bias so that the mean output stays: (W - kernel) mean(x).
+        error: predicted ||Y - Yhat||^2 / ||Y - mean Y||^2 on the calibration samples; without samples, the same for
+            white inputs, which is ||W - kernel||^2 / ||W||^2.
+        measured: whether `error` comes from samples.
+    """
+
+    form: Form
+    site: Site
+    arrays: dict[str, Array]
+    kernel: Array
+    shift: Array
+    error: float
+    measured: bool
+
+    @property
+    def bias(self) -> Array | None:
+        """The bias (o,) of the rewritten layer; None when it had none and needs none."""
+        if self.site.bias is None:
+            return self.shift if np.any(self.shift) else None
+        return self.site.bias + self.shift
+
+    def moved(self, site: Site) -> Fitted:
+        """The same weights at another site of the same weight."""
+        return self if site is self.site else replace(self, site=site)
+
+    @property
+    def parameters(self) -> int:
+        """Numbers stored, bias included."""
+        return sum(array.size for array in self.arrays.values()) + (0 if self.bias is None else self.bias.size)
+
+
+@dataclass(frozen=True)
+class Form(ABC):
+    """A lightweight structure that can stand in for a dense layer; its fields are its size.
+
+    A form is a frozen dataclass; `str(form)` is its spelling, `low-rank{rank=32}`, and `parse` reads it back. Any
+    form is also a pass over all sites (see `lwgraph.layers.form_pass`).
+    """
+
+    name: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def refusal(cls, site: Site) -> str:
+        """Why this form cannot stand at `site`; "" when it can."""
+
+    @classmethod
+    @abstractmethod
+    def menu(cls, site: Site) -> Sequence[Form]:
+        """The sizes worth pricing at `site`, each cheaper than the dense layer; from small to large."""
+
+    @classmethod
+    @abstractmethod
+    def full(cls, site: Site) -> Form:
+        """The smallest size at which the form is known to reproduce any weight at `site` (to rounding)."""
+
+    def at(self, site: Site) -> Form:
+        """This form with its relative sizes made absolute for `site`."""
+        return self
+
+    def seen(self, site: Site) -> Site | Probe:
+        """What the form's outputs are a dense weight on: the layer's patches, or a probe that sees more."""
+        return site
+
+    def dense(self, op: Emitter, x: ir.Value, fitted: Fitted) -> ir.Value:
+        """The nodes of the dense equivalent, to check `emit` against; to be overridden with `seen`."""
+        return op.stage(x, fitted.kernel, "dense", bias=fitted.bias, group=fitted.site.group)
+
+    @abstractmethod
+    def fit(self, site: Site, moments: Moments) -> Fitted:
+        """Weights of least output error on the site's input moments, the error, and the dense equivalent."""
+
+    def estimate(self, site: Site, moments: Moments) -> float:
+        """`moments.expected` of about what `fit` would give, from above, and much cheaper; for choosing what to fit.
+
+        By default from a fit that stops at its start. A form that gets the errors of all its sizes from one
+        factorization should keep it in the blocks' caches and override this.
+        """
+        return moments.seen(self.seen).expected(self.fit(site, moments.quick()).kernel)
+
+    def blank(self, site: Site) -> Fitted:
+        """Any weights of the right shapes, to measure the form's time; by default a fit without samples."""
+        return self.fit(site, Moments(site))
+
+    @abstractmethod
+    def emit(self, op: Emitter, x: ir.Value, fitted: Fitted) -> ir.Value:
+        """The nodes: build them with `op` from the layer's input `x`, return the layer's output."""
+
+    @abstractmethod
+    def macs(self, site: Site) -> int:
+        """Multiply-accumulates for one batch, comparable with `site.macs()`."""
+
+    def fitted(self, site: Site, moments: Moments, arrays: dict[str, Array], kernel: Array) -> Fitted:
+        """The result of a fit: the shift of the bias and the error follow from the kernel.
+
+        Args:
+            site: the layer.
+            moments: of what the form looks at (`seen`).
+            arrays: what `emit` needs.
+            kernel: the dense weight on what the form looks at; of the layer's patches, (o, c/g, *k).
+        """
+        return Fitted(
+            self, site, arrays, kernel, moments.shift(kernel), moments.error(kernel), moments.count is not None
+        )
+
+    def unfitted(self, site: Site, arrays: dict[str, Array]) -> Fitted:
+        """What `blank` returns: arrays of the right shapes, and nothing known about them."""
+        return Fitted(self, site, arrays, site.weight, np.zeros(site.outputs), 0.0, False)
+
+    def __str__(self) -> str:
+        return self.name + options.format_options(self)
+
+    @classmethod
+    def parse(cls, text: str) -> Form:
+        """This form from its spelling, `low-rank{rank=32}`; UsageError when name or option is wrong."""
+        name, values = options.parse_spelling(text)
+        if name != cls.name:
+            raise UsageError(f"'{text}' is not a '{cls.name}' form")
+        return options.build(cls, values)
+
+
+def parse_form(text: str) -> Form:
+    """Any registered form from its spelling; UsageError with a near miss when name or option is wrong."""
+    return registry.form_class(options.parse_spelling(text)[0]).parse(text)
+
+
+def ceil16(size: float, limit: int) -> int:
+    """`size` rounded up to a multiple of 16, at most `limit`.
+
+    The blocked convolution kernels cost the same for 33 to 48 channels, so the rest is free accuracy.
+    """
+    return max(1, min(limit, -(-int(np.ceil(size - 1e-9)) // 16) * 16))
+
+
+__all__ = ["Fitted", "Form", "ceil16", "parse_form"]

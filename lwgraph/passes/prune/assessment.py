@@ -1,0 +1,143 @@
+"""What is known of a model's groups before one is cut: which may shrink, in which order channels go, at what cost."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from lwgraph import ir
+from lwgraph.errors import UsageError, did_you_mean
+from lwgraph.passes.clean.constants_to_initializers import ConstantsToInitializers
+from lwgraph.passes.prune.compensate import compensate, drop_zero_biases, own_biases
+from lwgraph.passes.prune.importance import Ranking
+from lwgraph.passes.prune.readers import Ints, Scene
+from lwgraph.passes.prune.surgery import remove_channels
+from lwgraph.passes.prune.widths import step_of
+from lwgraph.plan.refit.sequential import refit
+from lwgraph.rewrite.base import Context
+from lwgraph.views.coupling import Group
+
+REFIT_ROWS = 32768  # patches to which a layer is refitted, at least: for narrow layers they cost little
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """The groups of one model that may shrink, and their rankings, by the groups' names.
+
+    Attributes:
+        scene: a copy of the model, ready for pruning, as it was ranked.
+        rankings: by group of that copy.
+    """
+
+    scene: Scene
+    rankings: Mapping[Group, Ranking]
+
+    def group(self, name: str) -> Group:
+        """The group of that name; UsageError when none of that name may shrink."""
+        known = {group.name: group for group in self.rankings}
+        if name not in known:
+            raise UsageError(f"no group that may shrink is named '{name}'{did_you_mean(name, known)}")
+        return known[name]
+
+    def removed(self, kept: Mapping[str, int]) -> dict[str, Ints]:
+        """The channels that go, by the group's name, when so many are kept; UsageError for what cannot be kept."""
+        found = {}
+        for name, width in kept.items():
+            group = self.group(name)
+            if not 1 <= width <= group.width:
+                raise UsageError(f"group '{name}' cannot keep {width} channels; allowed: 1 to {group.width}")
+            found[name] = self.rankings[group].order[:group.width - width]
+        return found
+
+
+def ready(model: ir.Model, context: Context, biases: bool) -> tuple[Scene, list[tuple[ir.Node, ir.Value]]]:
+    """Make the constants of a model such that they can be cut and refitted; see `own_biases`."""
+    ConstantsToInitializers().run(model, Context())
+    made = own_biases(model, Scene(model, context).sites()) if biases else []
+    return Scene(model, context), made
+
+
+def cut(model: ir.Model, removed: Mapping[str, Ints], context: Context, fit: Context, *, compensated: bool,
+        refitted: bool, name: str) -> int:
+    """Remove channels of the groups named, in place; their number.
+
+    Args:
+        model: the model.
+        removed: the channels that go, by the group's name.
+        context: data and an executor to refit with, under the pass's `name`.
+        fit: statistics to compensate with.
+        compensated: let the channels that stay make up for those that go, in the layers that read them.
+        refitted: then refit all layers behind a cut, in order, to what the model gave before; see
+            `lwgraph.plan.refit.sequential`.
+        name: of the pass.
+    """
+    if not any(len(channels) for channels in removed.values()):
+        return 0
+    scene, made = ready(model, fit, compensated or refitted)
+    by_name = {group.name: group for group in scene.coupling.groups}
+    channels = {by_name[name]: indices for name, indices in removed.items() if len(indices)}
+    original = ir.clone(model) if refitted else model
+    kept = _kept(scene, channels) if refitted else {}
+    if compensated:
+        compensate(scene, channels)
+    count = remove_channels(model, scene.coupling, channels)
+    if refitted:
+        refit(original, model, context, scope="all", kept=kept, relu=True, least_rows=REFIT_ROWS, name=name)
+    drop_zero_biases(model, made)
+    return count
+
+
+def _kept(scene: Scene, removed: Mapping[Group, Ints]) -> dict[str, Ints]:
+    """By name, the channels that are left of what layers give, and of the sums behind them."""
+    masks = scene.coupling.kept(removed)
+    found = {}
+    for site in scene.sites():
+        sums = [node.outputs[0] for node, _ in site.output.uses() if node.op_type == "Add"]
+        for value in (site.output, *sums):
+            axis = 1 if site.kernel else len(scene.coupling.builder.dims(value) or ()) - 1
+            tracked = scene.coupling.builder.get(value, axis)
+            if tracked is not None and tracked in masks:
+                found[value.name or ""] = np.flatnonzero(masks[tracked])
+    return found
+
+
+def candidates(scene: Scene, multiple: int, only: str, ignore: str, name: str) -> list[Group]:
+    """The groups that may shrink; `context.skip` records a reason for each other one, under the pass's `name`."""
+    found = []
+    for group in scene.coupling.groups:
+        if not group.weights("out"):
+            continue
+        names = names_of(group)
+        reason = group.frozen
+        if not reason and only and not matches(only, names):
+            reason = f"not among only={only}"
+        if not reason and ignore and matches(ignore, names):
+            reason = f"among ignore={ignore}"
+        if not reason and group.width <= step_of(group, multiple):
+            reason = f"it has {group.width} channels; kept widths are multiples of {multiple}"
+        if reason:
+            scene.context.skip(name, group.name, reason)
+        else:
+            found.append(group)
+    return found
+
+
+def names_of(group: Group) -> list[str]:
+    """What a pattern may fit: the group's name, the names and operators of the layers that make and read it."""
+    nodes = (*group.makers, *group.readers)
+    return [group.name, *(name for node in nodes for name in (node.name or "", node.op_type))]
+
+
+def matches(patterns: str, names: Iterable[str]) -> bool:
+    """Whether one of the comma-separated patterns fits one of the names: a glob, or `re:` and a regular expression."""
+    known = list(names)
+    for pattern in filter(None, (part.strip() for part in patterns.split(","))):
+        test: Callable[[str], object] = (re.compile(pattern[3:]).search if pattern.startswith("re:")
+                                         else lambda name, p=pattern: fnmatch.fnmatchcase(name, p))  # type: ignore[misc]
+        if any(test(name) for name in known):
+            return True
+    return False

@@ -1,0 +1,1 @@
+"""Graphs rewritten around integers: the quantizing nodes, halves, opsets, recurrent bodies."""

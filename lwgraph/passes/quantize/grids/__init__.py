@@ -1,0 +1,1 @@
+"""The integer grids of weights and activations, and what is rounded to them."""

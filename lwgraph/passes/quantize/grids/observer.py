@@ -1,0 +1,111 @@
+"""Calibration samples: which ranges come from, which variants are judged on, and what tensors do on them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lwgraph import ir
+from lwgraph.calibrate.capture import main_values
+from lwgraph.calibrate.ranges import SAMPLES, Observed, collect
+from lwgraph.calibrate.signature import batched_inputs, signature
+from lwgraph.calibrate.subsample import spread
+from lwgraph.executor import Executor, Feeds
+from lwgraph.rewrite import Context
+
+FEW = 1 << 10  # elements counted per tensor and run where only the extremes choose the range
+COUNTED = 1 << 19  # elements counted per tensor over all runs where these are many, and at least FEW in each
+FEWEST = 2  # samples on which variants are judged, however many rows each has
+LEAST_PARTED = 16  # samples; fewer are both what ranges come from and what variants are judged on
+
+
+@dataclass
+class Observer:
+    """What the tensors of one model do, over one or several rows of samples.
+
+    Args:
+        model: it is not changed.
+        total: samples in all, for the progress.
+        methods: the calibration methods that will choose ranges, with their percentiles.
+        ranges_only: nothing but ranges is asked of the tensors, so where extremes give these nothing else is counted.
+        channels: tensors of which the extremes and squares of the channels, axis 1, are wanted, too.
+    """
+
+    model: ir.Model
+    executor: Executor
+    context: Context
+    total: int
+    methods: Sequence[tuple[str, float]]
+    ranges_only: bool = False
+    channels: Collection[str] = ()
+    observed: dict[str, Observed] = field(default_factory=dict)
+    axes: dict[str, int] = field(default_factory=dict)
+    done: int = 0
+
+    def observe(self, data: Sequence[Feeds], names: list[str], axes: dict[str, int]) -> dict[str, Observed]:
+        """The named tensors on `data`; later calls get the same."""
+        if not self.observed:
+            self.axes = {**dict.fromkeys(self.channels, 1), **axes}
+            ranks = {v.name: len(v.shape) for v in main_values(self.model).values() if v.shape is not None}
+            self.axes |= {name: 1 for name in self.channels if ranks.get(name) == 2}  # the last is the first, too
+            self.observed = self._collect(data, list(dict.fromkeys([*names, *self.channels])))
+        return self.observed
+
+    def extend(self, data: Sequence[Feeds]) -> None:
+        """Look at more samples; the ranges of what `observe` returned change."""
+        self.channels = ()
+        self._collect(data, list(self.observed), self.observed)
+
+    def _collect(self, data: Sequence[Feeds], names: list[str], into: dict[str, Observed] | None = None
+                 ) -> dict[str, Observed]:
+        before = self.done
+
+        def progress(count: int) -> None:
+            self.done = before + count
+            self.context.progress("calibrating", self.done, self.total)
+
+        return collect(self.model, data, self.executor, names, channels=self.axes, extremes=self.channels,
+                       samples=self._samples(), seed=self.context.seed, progress=progress, into=into)
+
+    def _samples(self) -> int:
+        if all(method in ("minmax", "moving-average") for method, _ in self.methods):
+            return 0 if self.ranges_only else FEW
+        return max(FEW, min(SAMPLES, COUNTED // max(self.total, 1)))
+
+
+class _Slice(Sequence[Feeds]):
+    """Some samples in a row, each still read when it is used."""
+
+    def __init__(self, data: Sequence[Feeds], start: int, stop: int) -> None:
+        self.data, self.indices = data, range(start, stop)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.data[self.indices[index]]
+
+
+def parted(data: Sequence[Feeds]) -> tuple[Sequence[Feeds], Sequence[Feeds]]:
+    """The first three quarters of the samples, and the last: samples in a row may be of one scene, so a row it is.
+
+    With fewer than LEAST_PARTED to part: all, and none.
+    """
+    count = len(data)
+    if count < LEAST_PARTED:
+        return data, ()
+    return _Slice(data, 0, count - count // 4), _Slice(data, count - count // 4, count)
+
+
+def judged(model: ir.Model, data: Sequence[Feeds], rows: int) -> list[Feeds]:
+    """Evenly spread samples with about `rows` rows of a batch together: as many samples where each is one row, fewer
+    where each is more, but FEWEST."""
+    inputs = batched_inputs(signature(model))
+    each = len(np.asarray(data[0][next(iter(inputs))])) if inputs and len(data) else 1
+    return spread(data, min(rows, max(FEWEST, -(-rows // max(each, 1)))))
+
+
+__all__ = ["COUNTED", "FEW", "LEAST_PARTED", "Observer", "judged", "parted", "spread"]

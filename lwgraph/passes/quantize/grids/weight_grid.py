@@ -1,0 +1,115 @@
+"""Grids for weights: symmetric, per output channel or per tensor, with the scale that loses least."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lwgraph.passes.quantize.grids.grid import Grid, weight_limits
+
+Array = npt.NDArray[Any]
+_FREE = 0.4  # the least share of the full scale that is tried
+_BLOCK = 1 << 15  # weights that are rounded at once
+_MIDDLE = {"uint8": 128, "uint4": 8}  # the middle of an unsigned type
+
+
+def weight_grid(
+    weight: Array,
+    axis: int | None,
+    type: str = "int8",
+    *,
+    reduced: bool = False,
+    search: bool = True,
+    importance: Array | None = None,
+    least: Array | float = 0.0,
+) -> Grid:
+    """A symmetric grid for `weight`.
+
+    Args:
+        axis: the output channels' axis for one scale each; None for one scale.
+        search: try scales below max|w| / limit and keep the one with the least squared error; else that one.
+        importance: weight of the squared errors, broadcastable to `weight` (the mean square of the inputs).
+        least: scales are at least this (per channel): keeps an int32 bias in range.
+
+    Complexity: O(candidates * weights).
+    """
+    high = weight_limits(type, reduced)[1] - _MIDDLE.get(type, 0)
+    low = -high
+    rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1) if axis is not None else weight.reshape(1, -1)
+    rows = rows.astype(np.float64)
+    weights: Array | None = None
+    if importance is not None:
+        spread = np.broadcast_to(importance, weight.shape)
+        weights = np.moveaxis(spread, axis, 0).reshape(rows.shape) if axis is not None else spread.reshape(1, -1)
+    reach = np.abs(rows).max(axis=1, initial=0.0)
+    full = np.maximum(np.where(reach > 0, reach / high, 1.0), np.maximum(least, 1e-30))
+    best = full
+    if search:
+        floor = np.broadcast_to(np.maximum(least, 1e-30), full.shape)
+        step = max(1, _BLOCK // max(rows.shape[1], 1))
+        best = full.copy()
+        for part in (np.s_[start : start + step] for start in range(0, len(rows), step)):  # temporaries stay in cache
+            some = None if weights is None else weights[part]
+            lost = _error(rows[part], full[part], low, high, some)
+            for share in np.linspace(0.98, _FREE if high < 32 else 0.8, 30 if high < 32 else 10):
+                scale = np.maximum(full[part] * share, floor[part])
+                error = _error(rows[part], scale, low, high, some)
+                best[part], lost = np.where(error < lost, scale, best[part]), np.minimum(error, lost)
+    scale = best.astype(np.float32)
+    zero = np.full(scale.shape, _MIDDLE.get(type, 0), np.int64)
+    if axis is None:
+        return Grid(type, scale.reshape(()), zero.reshape(()))
+    return Grid(type, scale, zero, axis)
+
+
+
+def _error(rows: Array, scale: Array, low: int, high: int, weights: Array | None) -> Array:
+    column = scale[:, None]
+    difference = np.clip(np.rint(rows / column), low, high)
+    difference *= column
+    difference -= rows
+    difference *= difference
+    if weights is not None:
+        difference *= weights
+    total: Array = difference.sum(axis=1)
+    return total
+
+
+class RoundedWeights:
+    """The weights of one model on their grids, each rounded once for all variants whose biases leave the scale free.
+
+    Args:
+        type, reduced, search: see `weight_grid`.
+    """
+
+    def __init__(self, type: str, reduced: bool, search: bool) -> None:
+        self.type, self.reduced, self.search = type, reduced, search
+        self._known: dict[str, tuple[Grid, Array]] = {}
+
+    def of(self, name: str, weight: Array, axis: int | None, least: Array | float) -> tuple[Grid, Array]:
+        """Grid and integers (int64) of the weight of the layer `name`; arguments as for `weight_grid`."""
+        if name not in self._known:
+            self._known[name] = self._rounded(weight, axis, 0.0)
+        grid, integers = self._known[name]
+        if grid.axis == axis and np.all(least <= _FREE * grid.scale):
+            return grid, integers
+        return self._rounded(weight, axis, least)
+
+    def know(self, name: str, grid: Grid, integers: Array) -> None:
+        """Let a layer have this grid and these integers wherever its bias leaves the scale free."""
+        self._known[name] = grid, integers
+
+    def copy(self) -> RoundedWeights:
+        """What is known so far; later additions to either stay apart."""
+        made = RoundedWeights(self.type, self.reduced, self.search)
+        made._known = dict(self._known)
+        return made
+
+    def _rounded(self, weight: Array, axis: int | None, least: Array | float) -> tuple[Grid, Array]:
+        grid = weight_grid(weight, axis, self.type, reduced=self.reduced, search=self.search, least=least)
+        return grid, grid.encode(weight, weight_limits(self.type, self.reduced))
+
+
+__all__ = ["RoundedWeights", "weight_grid"]

@@ -1,0 +1,1 @@
+"""What integers cost a network, and which layers are worth it."""

@@ -1,0 +1,1 @@
+"""Which nodes a target computes in integers, and what that saves."""

@@ -1,0 +1,82 @@
+"""What the runtime really does with a quantized model: its optimized graph, read back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import onnx
+
+from lwgraph import ir
+from lwgraph.executor import Executor
+from lwgraph.passes.quantize.placing.already_quantized import is_integer_kernel
+
+_SUFFIX = re.compile(r"(_token_\d+|_quant|_transpose\w*|_nhwc|_nchwc)+$")
+
+
+def plain_name(name: str) -> str:
+    """The name that a node or value had before the runtime's optimizer renamed it, as far as suffixes tell."""
+    return _SUFFIX.sub("", name.removeprefix("fused "))
+
+
+def kernels(executor: Executor, model: ir.Model) -> dict[str, str] | None:
+    """Node name -> the operator that the runtime runs in its place, as far as names survive its optimizer.
+
+    None when the executor cannot show its optimized graph (only those with a method `optimized(model)` can).
+    """
+    show: Callable[[ir.Model], Any] | None = getattr(executor, "optimized", None)
+    if show is None:
+        return None
+    found: dict[str, str] = {}
+    proto: onnx.ModelProto = show(model)
+    for node in proto.graph.node:
+        for name in (node.name, *node.output):
+            found.setdefault(_SUFFIX.sub("", name), node.op_type)
+            found.setdefault(_SUFFIX.sub("", name.removeprefix("fused ")), node.op_type)
+    return found
+
+
+def failures(executor: Executor, model: ir.Model, compute: Sequence[str]) -> Mapping[str, str] | None:
+    """Which of the compute nodes did not become an integer kernel -> why, as far as the graph tells.
+
+    None when the executor cannot say.
+    """
+    ran = kernels(executor, model)
+    if ran is None:
+        return None
+    nodes = {node.name: node for node in model.graph}
+    reasons: dict[str, str] = {}
+    for name in compute:
+        op = ran.get(name)
+        if op is not None and is_integer_kernel(op):
+            continue
+        reasons[name] = _reason(nodes.get(name), op)
+    return reasons
+
+
+def unpacked(executor: Executor, model: ir.Model) -> set[str] | None:
+    """Names of the integer initializers that the runtime turns into floats at every run; None when it cannot say."""
+    show: Callable[[ir.Model], Any] | None = getattr(executor, "optimized", None)
+    if show is None:
+        return None
+    return {node.input[0] for node in show(model).graph.node if node.op_type == "DequantizeLinear"} & set(
+        model.graph.initializers)
+
+
+def _reason(node: ir.Node | None, op: str | None) -> str:
+    if node is None:
+        return "the node is not in the model"
+    ran = f"the runtime runs {op}" if op is not None else "the runtime runs nothing under its name"
+    for index, value in enumerate(node.inputs):
+        maker = value.producer() if value is not None else None
+        if value is not None and (maker is None or maker.op_type != "DequantizeLinear"):
+            return f"{ran}: input {index} ('{value.name}') is not dequantized"
+    users = [use.node.op_type for use in node.outputs[0].uses()]
+    if users != ["QuantizeLinear"]:
+        readers = ", ".join(users) or "the graph's outputs"
+        return f"{ran}: its output goes to {readers}, not to one QuantizeLinear"
+    return f"{ran}: it has no integer kernel for these types or attributes"
+
+
+__all__ = ["failures", "kernels", "plain_name", "unpacked"]
