@@ -21,7 +21,7 @@ LINT_READY := $(if $(findstring dev,$(EXTRAS)),$(TESTS_READY),$(VENV)/ready.dev)
 help:
 	@echo "make demo   optimize the embedded model and print the before/after table"
 	@echo "make test   run the whole test suite          (PYTEST_FLAGS='-n 2' by default)"
-	@echo "make lint   run ruff and mypy"
+	@echo "make lint   run ruff (formatter and linter) and mypy"
 	@echo "make sanitize  run the C kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make clean  remove .venv and everything built"
 
@@ -32,6 +32,7 @@ test: $(TESTS_READY)
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 lint: $(LINT_READY)
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 

@@ -38,13 +38,18 @@ LAYERS = 3  # with a spatial kernel, per case; and one without
 WIDEST = 2304  # longer patches take minutes to fit
 SECONDS = 8.0  # of interleaved timing for all forms of a layer in one precision, unless 1 % is reached before
 FAMILIES = {  # what is compared: family -> a form's name and options that all its sizes have
-    "low-rank (spatial)": "low-rank{split=spatial}", "low-rank (output)": "low-rank{split=output}",
-    "low-rank (input)": "low-rank{split=input}", "depthwise (dw-pw)": "depthwise{order=dw-pw}",
-    "depthwise (pw-dw)": "depthwise{order=pw-dw}", "shift (per-channel)": "shift{kind=per-channel}",
-    "shift (free)": "shift{kind=free}", "shift (joint)": "shift{kind=joint}",
-    "ghost (depthwise)": "ghost{cheap=depthwise}", "octave (inputs)": "octave{outputs=0.0}",
+    "low-rank (spatial)": "low-rank{split=spatial}",
+    "low-rank (output)": "low-rank{split=output}",
+    "low-rank (input)": "low-rank{split=input}",
+    "depthwise (dw-pw)": "depthwise{order=dw-pw}",
+    "depthwise (pw-dw)": "depthwise{order=pw-dw}",
+    "shift (per-channel)": "shift{kind=per-channel}",
+    "shift (free)": "shift{kind=free}",
+    "shift (joint)": "shift{kind=joint}",
+    "ghost (depthwise)": "ghost{cheap=depthwise}",
+    "octave (inputs)": "octave{outputs=0.0}",
     "octave (both)": "octave{outputs=0.5}",
-}  # fmt: skip
+}
 ASKED = ("octave{inputs=0.5}", "octave{inputs=0.5,outputs=0.5}", f"ghost{{ratio={WORK},cheap=depthwise}}")  # on no menu
 
 
@@ -102,15 +107,26 @@ def errors(site: Site, forms: dict[str, Form], moments: Statistics) -> dict[str,
         fit, plain = form.fit(site, aware), form.fit(site, free)
         seen = form.seen(site)
         off = [held_out_error(f, seen, moments.held_out(seen), moments.gram(seen).mean) for f in (plain, fit)]
-        records[name] = {"form": str(fit.form), "free": off[0], "fitted": off[1],
-                         "parameters": fit.parameters, "work": form.macs(site) / site.macs()}  # fmt: skip
+        records[name] = {
+            "form": str(fit.form),
+            "free": off[0],
+            "fitted": off[1],
+            "parameters": fit.parameters,
+            "work": form.macs(site) / site.macs(),
+        }
     stated = {}
     for text in forms_page.STATED:
         form = parse_form(text)
         if site.kernel == (3, 3) and min(site.inputs, site.outputs) >= 128 and not form.refusal(site):
             stated[text] = held_out_error(form.fit(site, aware), site, moments.held_out(site), gram.mean)
-    return {"shape": "x".join(map(str, site.shape)), "samples": gram.count, "unknowns": site.fan_in, "forms": records,
-            "dense": site.weight.size + (0 if site.bias is None else site.bias.size), "stated": stated}  # fmt: skip
+    return {
+        "shape": "x".join(map(str, site.shape)),
+        "samples": gram.count,
+        "unknowns": site.fan_in,
+        "forms": records,
+        "dense": site.weight.size + (0 if site.bias is None else site.bias.size),
+        "stated": stated,
+    }
 
 
 def speeds(site: Site, forms: dict[str, Form], x: Any, ort: Executor) -> dict[str, dict[str, float]]:
@@ -164,8 +180,15 @@ def measure(name: str, only: str, again: bool) -> dict[str, Any]:
     return results
 
 
-def _speeds(name: str, layers: dict[str, Site], asked: dict[str, dict[str, Form]], results: dict[str, Any],
-            again: bool, values: Callable[[str], Any], ort: Executor) -> None:  # fmt: skip
+def _speeds(
+    name: str,
+    layers: dict[str, Site],
+    asked: dict[str, dict[str, Form]],
+    results: dict[str, Any],
+    again: bool,
+    values: Callable[[str], Any],
+    ort: Executor,
+) -> None:
     """Time what is fitted and not timed yet."""
     for key, site in layers.items():
         if key not in results:

@@ -10,9 +10,10 @@ from benchmarks import tables
 
 PAGE = Path(__file__).with_name("FORMS.md")
 STATED = {
-    "low-rank{ratio=0.5,split=spatial}": 0.003, "depthwise{terms=2,order=dw-pw}": 0.015,
+    "low-rank{ratio=0.5,split=spatial}": 0.003,
+    "depthwise{terms=2,order=dw-pw}": 0.015,
     "shift{kind=free,ratio=1.0}": 0.05,
-}  # fmt: skip
+}
 
 
 def write(results: dict[str, Any]) -> None:
@@ -20,6 +21,7 @@ def write(results: dict[str, Any]) -> None:
     tables.write("conditions", tables.conditions(), PAGE)
     for marker, text in (("summary", summary(results)), ("stated", stated(results)), ("details", details(results))):
         tables.write(marker, text, PAGE)
+
 
 def dominated(name: str, records: dict[str, Any], precision: str) -> bool:
     """Whether another form at the layer errs no more and is no slower, one of both clearly."""
@@ -54,8 +56,12 @@ def summary(results: dict[str, Any]) -> str:
     for name, found in sorted(by_family.items()):
         ratios = [r["fitted"] / max(r["free"], 1e-12) for r, _ in found if r["free"] > 1e-6]
         everything += ratios
-        row = [name, str(len(found)), _percent(statistics.median(r["free"] for r, _ in found)),
-               _percent(statistics.median(r["fitted"] for r, _ in found))]  # fmt: skip
+        row = [
+            name,
+            str(len(found)),
+            _percent(statistics.median(r["free"] for r, _ in found)),
+            _percent(statistics.median(r["fitted"] for r, _ in found)),
+        ]
         row += [f"{statistics.median(ratios):.2f}", f"{max(ratios):.2f}"] if ratios else ["", ""]
         row.append(f"{statistics.median(r['parameters'] / layer['dense'] for r, layer in found):.2f}")
         for precision in ("fp32", "int8"):
@@ -65,11 +71,24 @@ def summary(results: dict[str, Any]) -> str:
             marks = [dominated(name, layer["forms"], precision) for r, layer in found if precision in r]
             row.append(f"{sum(marks)} of {len(marks)}")
         rows.append(row)
-    header = ["form", "layers", "error without data", "refitted", "ratio, median", "ratio, worst", "parameters",
-              "speed-up fp32", "speed-up int8", "dominated fp32", "dominated int8"]  # fmt: skip
+    header = [
+        "form",
+        "layers",
+        "error without data",
+        "refitted",
+        "ratio, median",
+        "ratio, worst",
+        "parameters",
+        "speed-up fp32",
+        "speed-up int8",
+        "dominated fp32",
+        "dominated int8",
+    ]
     text = tables.table(header, rows)
-    return f"{text}\n\nOver all {len(everything)} pairs: median ratio {statistics.median(everything):.2f}, " \
-           f"worst {max(everything):.2f}."  # fmt: skip
+    return (
+        f"{text}\n\nOver all {len(everything)} pairs: median ratio {statistics.median(everything):.2f}, "
+        f"worst {max(everything):.2f}."
+    )
 
 
 def details(results: dict[str, Any]) -> str:
@@ -82,8 +101,16 @@ def details(results: dict[str, Any]) -> str:
             for r in timed(layer).values():
                 speeds = [f"{r[p]:.2f}" if p in r else "" for p in ("fp32", "int8")]
                 ratio = f"{r['fitted'] / max(r['free'], 1e-12):.2f}"
-                rows.append([f"`{r['form']}`", _percent(r["free"]), _percent(r["fitted"]), ratio,
-                             f"{r['parameters']:,}", *speeds])  # fmt: skip
+                rows.append(
+                    [
+                        f"`{r['form']}`",
+                        _percent(r["free"]),
+                        _percent(r["fitted"]),
+                        ratio,
+                        f"{r['parameters']:,}",
+                        *speeds,
+                    ]
+                )
             title = f"**{case}**, `{name}`, {layer['shape']}, {layer['dense']:,} parameters, "
             title += f"{layer['samples']:,} samples"
             header = ["form", "error without data", "refitted", "ratio", "parameters", "fp32", "int8"]
@@ -97,8 +124,12 @@ def stated(results: dict[str, Any]) -> str:
     for case, layers in results.items():
         for name, layer in layers.items():
             if layer["stated"]:
-                cells = [f"{_percent(layer['stated'][t])}{'' if layer['stated'][t] <= bound else ' *'}"
-                         if t in layer["stated"] else "" for t, bound in STATED.items()]  # fmt: skip
+                cells = [
+                    f"{_percent(layer['stated'][t])}{'' if layer['stated'][t] <= bound else ' *'}"
+                    if t in layer["stated"]
+                    else ""
+                    for t, bound in STATED.items()
+                ]
                 rows.append([f"{case} `{name}`", layer["shape"], *cells])
     header = ["layer", "shape", *(f"`{text}` under {_percent(bound)}" for text, bound in STATED.items())]
     return tables.table(header, rows) + "\n\n\\* misses the bound."

@@ -77,8 +77,10 @@ def main(channels: int, gram_only: bool, apart: bool) -> None:
     """Time the fits of all options of one layer."""
     site = layer(channels)
     moments, taken, alone = gram(site)
-    click.echo(f"D = {site.fan_in:,}: Gram of {moments.count:,} patches {taken:.1f} s, its products {alone:.1f} s, "
-               f"ratio {taken / alone:.2f}")  # fmt: skip
+    click.echo(
+        f"D = {site.fan_in:,}: Gram of {moments.count:,} patches {taken:.1f} s, its products {alone:.1f} s, "
+        f"ratio {taken / alone:.2f}"
+    )
     if gram_only:
         return
     halves: tuple[list[Form], list[Form]] = ([], [])

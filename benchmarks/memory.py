@@ -31,10 +31,14 @@ def generate(folder: Path, gigabytes: float) -> Path:
     count = max(1, round(gigabytes * 1e9 / (WIDTH * WIDTH * 4)))
     shape, names = ["N", WIDTH], [f"weight_{index}" for index in range(count)]
     graph = helper.make_graph(
-        [helper.make_node("MatMul", [f"x_{index}", name], [f"x_{index + 1}"], name=f"product_{index}")
-         for index, name in enumerate(names)],
-        "chain", [helper.make_tensor_value_info("x_0", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info(f"x_{count}", TensorProto.FLOAT, shape)])
+        [
+            helper.make_node("MatMul", [f"x_{index}", name], [f"x_{index + 1}"], name=f"product_{index}")
+            for index, name in enumerate(names)
+        ],
+        "chain",
+        [helper.make_tensor_value_info("x_0", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(f"x_{count}", TensorProto.FLOAT, shape)],
+    )
     rng = np.random.default_rng(0)
     path = folder / "chain.onnx"
     with open(folder / "chain.onnx.data", "wb") as data:
@@ -42,12 +46,16 @@ def generate(folder: Path, gigabytes: float) -> Path:
             weight = rng.standard_normal((WIDTH, WIDTH), np.float32) / np.float32(WIDTH**0.5)
             tensor = graph.initializer.add(name=name, dims=weight.shape, data_type=TensorProto.FLOAT)
             tensor.data_location = TensorProto.EXTERNAL
-            for key, value in (("location", data.name.rsplit("/", 1)[-1]), ("offset", index * weight.nbytes),
-                               ("length", weight.nbytes)):
+            for key, value in (
+                ("location", data.name.rsplit("/", 1)[-1]),
+                ("offset", index * weight.nbytes),
+                ("length", weight.nbytes),
+            ):
                 tensor.external_data.add(key=key, value=str(value))
             data.write(weight.tobytes())
-    path.write_bytes(helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 17)])
-                     .SerializeToString())
+    path.write_bytes(
+        helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString()
+    )
     return path
 
 
@@ -89,8 +97,12 @@ def optimize(path: Path) -> None:
 
 
 JOBS: dict[str, Callable[[Path], None]] = {
-    "copy": copy, "rewrite-half": rewrite_half, "read-all": read_all, "clean": clean, "optimize": optimize,
-}  # fmt: skip
+    "copy": copy,
+    "rewrite-half": rewrite_half,
+    "read-all": read_all,
+    "clean": clean,
+    "optimize": optimize,
+}
 
 
 def _run(job: str, path: Path, pipe: multiprocessing.connection.Connection) -> None:

@@ -94,9 +94,11 @@ def mix(case: Case, seconds: float) -> dict[str, Any]:
     for name, row in rows.items():
         row["speedup"] = race.speedup(name).median
     return {
-        "error": "", "points": case.points(single.base, judge.score(case, ours)),
-        "speedup": race.speedup("mix").median, "families": rows,
-    }  # fmt: skip
+        "error": "",
+        "points": case.points(single.base, judge.score(case, ours)),
+        "speedup": race.speedup("mix").median,
+        "families": rows,
+    }
 
 
 def table() -> str:
@@ -110,10 +112,16 @@ def table() -> str:
         rival = max(families[best]["speedup"], 1.0) if best else 1.0
         told = "; ".join(f"`{r['setting']}` {r['points']:.2f} at {r['speedup']:.2f}" for r in families.values())
         missing = ", ".join(name for name in FAMILIES if name not in families)
-        rows.append([
-            name, f"{kept['points']:.2f}", f"{kept['speedup']:.2f}", best or "float",
-            f"{kept['speedup'] / rival:.2f}", told + (f"; none of {missing}" if missing else ""),
-        ])  # fmt: skip
+        rows.append(
+            [
+                name,
+                f"{kept['points']:.2f}",
+                f"{kept['speedup']:.2f}",
+                best or "float",
+                f"{kept['speedup'] / rival:.2f}",
+                told + (f"; none of {missing}" if missing else ""),
+            ]
+        )
     head = ["case", "points lost", "speed-up", "best family", "mix / best", "fastest setting of each: points, speed-up"]
     return tables.table(head, rows) if rows else "Not measured yet."
 

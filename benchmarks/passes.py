@@ -49,8 +49,13 @@ def chain(count: int) -> onnx.ModelProto:
         add("Exp", [last])
     while len(nodes) < count:
         last = add("Sigmoid", [last])
-    graph = helper.make_graph(nodes, "chain", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
-                              [helper.make_tensor_value_info(last, TensorProto.FLOAT, ["n", 4])], initializers)
+    graph = helper.make_graph(
+        nodes,
+        "chain",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
+        [helper.make_tensor_value_info(last, TensorProto.FLOAT, ["n", 4])],
+        initializers,
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 

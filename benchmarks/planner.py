@@ -88,9 +88,13 @@ def planner_of(case: Case) -> tuple[Planner, Oracle, Loss]:
     context.statistics = Statistics(model, fit, executor, 0)
     oracle = Oracle(executor)
     made = Planner(
-        model, context, oracle, shapes=layer_shapes(model, fit[0], executor), forms=("low-rank", "depthwise"),
+        model,
+        context,
+        oracle,
+        shapes=layer_shapes(model, fit[0], executor),
+        forms=("low-rank", "depthwise"),
         precisions=(FLOAT, INT8),
-    )  # fmt: skip
+    )
     loss = Loss(executor.prepare(model), compare)
     weights = site_sensitivity.measure(model, made.items, loss, executor)
     for item in made.items:
@@ -152,10 +156,17 @@ def versus_table() -> str:
         ratio = (speed["lwgraph"] if kept_promise else 1.0) / max(rival, 1.0)
         if name in DENSE:
             gains.append(ratio)
-        rows.append([
-            name, f"{kept['float_ms']:.2f}", f"{lost['lwgraph']:.2f}", f"{speed['lwgraph']:.2f}",
-            best or "none", f"{rival:.2f}" if best else "", f"{ratio:.2f}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                name,
+                f"{kept['float_ms']:.2f}",
+                f"{lost['lwgraph']:.2f}",
+                f"{speed['lwgraph']:.2f}",
+                best or "none",
+                f"{rival:.2f}" if best else "",
+                f"{ratio:.2f}",
+            ]
+        )
     head = ["case", "float ms", "points lost", "speed-up", "best peer", "its speed-up", "ours / best"]
     mean = math.exp(float(np.mean(np.log(gains)))) if gains else math.nan
     said = f"Geometric mean over {len(gains)} dense models: {mean:.2f}." if gains else ""
@@ -167,10 +178,16 @@ def predict_table() -> str:
     rows = []
     for name in zoo.NAMES:
         if (kept := tables.kept("planner-predict", name)) is not None:
-            rows.append([
-                name, str(kept["plans"]), f"{kept['spearman']:.2f}", f"{kept['spearman_ms']:.2f}",
-                f"{100 * kept['median_error']:.0f} %", f"{100 * kept['worst_error']:.0f} %",
-            ])  # fmt: skip
+            rows.append(
+                [
+                    name,
+                    str(kept["plans"]),
+                    f"{kept['spearman']:.2f}",
+                    f"{kept['spearman_ms']:.2f}",
+                    f"{100 * kept['median_error']:.0f} %",
+                    f"{100 * kept['worst_error']:.0f} %",
+                ]
+            )
     head = ["case", "plans", "Spearman, loss", "Spearman, ms", "error of ms, median", "worst"]
     return tables.table(head, rows)
 

@@ -74,8 +74,11 @@ def ours(case: Case) -> dict[str, ir.Model]:
     given = {"sensitivity": SAMPLES[case.name]} if case.name in SAMPLES else {}
     PruneChannels(ratio=RATIO, **given).run(pruned, context)
     left = {group.name: group.width for group in couple_channels(pruned).groups}
-    kept = {group.name: left[group.name] for group in couple_channels(model).prunable
-            if left.get(group.name, group.width) < group.width}
+    kept = {
+        group.name: left[group.name]
+        for group in couple_channels(model).prunable
+        if left.get(group.name, group.width) < group.width
+    }
     bare = ir.clone(model)
     PruneChannels(compensate=False).apply(bare, kept, context)
     for path, made in zip(paths, (pruned, bare), strict=True):
@@ -118,7 +121,10 @@ def _bisect(case: Case, peer: Callable[[float], Peer]) -> ir.Model:
 
 
 TOOLS: dict[str, Callable[[Case], dict[str, ir.Model]]] = {
-    "ours": ours, "onnxsim": onnxsim, "torch-pruning": torch_pruning}
+    "ours": ours,
+    "onnxsim": onnxsim,
+    "torch-pruning": torch_pruning,
+}
 LABELS = {"ours": OURS[0], "onnxsim": "onnxsim", "torch-pruning": "Torch-Pruning"}
 MODELS = {"ours": "[cb]*.onnx", "onnxsim": "onnxsim-*.onnx", "torch-pruning": "torch-*.onnx"}
 

@@ -24,8 +24,15 @@ from lwgraph.plan.search.sensitivity import Reference
 from lwgraph.rewrite import Context, Pass
 
 SCORED = ("fmnist_resnet14", "orinet", "efficientnet_lite0")
-PASSES = ("remove-dead-channels", "prune-blocks", "prune-weights", "prune-weights{pattern=2:4}",
-          "prune-weights{pattern=block8}", "prune-channels{importance=taylor}", "prune-channels{importance=fold}")
+PASSES = (
+    "remove-dead-channels",
+    "prune-blocks",
+    "prune-weights",
+    "prune-weights{pattern=2:4}",
+    "prune-weights{pattern=block8}",
+    "prune-channels{importance=taylor}",
+    "prune-channels{importance=fold}",
+)
 FEW, HELD = 12, 4  # samples where nothing is scored, and samples kept apart
 SHORT = ",sensitivity=0,refit=false}"  # of prune-channels where nothing is scored
 
@@ -35,7 +42,7 @@ def measure(case: Case, text: str) -> dict[str, Any]:
     model, whole = loaded(case)
     total = work(case, model)
     feeds = list(whole.data or ())
-    held, feeds = feeds[:HELD], feeds[HELD:] if case.name in SCORED else feeds[HELD:HELD + FEW]
+    held, feeds = feeds[:HELD], feeds[HELD:] if case.name in SCORED else feeds[HELD : HELD + FEW]
     executor = registry.executor("ort", threads=1)
     context = Context(executor=executor, data=feeds, statistics=Statistics(model, feeds, executor))
     reference, started = Reference(model, held, executor), time.perf_counter()
@@ -47,9 +54,16 @@ def measure(case: Case, text: str) -> dict[str, Any]:
         return {"error": reason(error)}
     seconds = time.perf_counter() - started
     reasons = [each.reason for each in context.skipped if each.pass_name == text.split("{")[0]]
-    return {"changed": changed, "error": "", "loss": reference.loss(model), "work": work(case, model) / total,
-            "skipped": len(reasons), "reason": max(set(reasons), key=reasons.count) if reasons else "",
-            "score": score(case, model) if case.name in SCORED else None, "seconds": seconds}
+    return {
+        "changed": changed,
+        "error": "",
+        "loss": reference.loss(model),
+        "work": work(case, model) / total,
+        "skipped": len(reasons),
+        "reason": max(set(reasons), key=reasons.count) if reasons else "",
+        "score": score(case, model) if case.name in SCORED else None,
+        "seconds": seconds,
+    }
 
 
 def report() -> str:

@@ -30,8 +30,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "prune
 networks = importlib.import_module("networks")
 NETWORKS = {**networks.PATTERNS, "resnet18": networks.resnet18}
 
-PEERS = {"onnxsim": Peer("onnxsim", "prune_onnxsim.py", {"sparsity": 0.5}),
-         "Torch-Pruning": Peer("torch", "prune_torch.py", {"ratio": 0.5}, TORCH)}
+PEERS = {
+    "onnxsim": Peer("onnxsim", "prune_onnxsim.py", {"sparsity": 0.5}),
+    "Torch-Pruning": Peer("torch", "prune_torch.py", {"ratio": 0.5}, TORCH),
+}
 
 
 def parameters(model: ir.Model) -> int:
@@ -58,8 +60,10 @@ def measure(proto: onnx.ModelProto) -> dict[str, Any]:
         folder = Path(scratch)
         onnx.save(onnx.shape_inference.infer_shapes(proto), folder / "model.onnx")  # onnxsim needs outputs' shapes
         model = ir.load(folder / "model.onnx")
-        shapes = {value.name or "": [size if isinstance(size, int) else 1 for size in value.shape or ()]
-                  for value in model.graph.inputs}
+        shapes = {
+            value.name or "": [size if isinstance(size, int) else 1 for size in value.shape or ()]
+            for value in model.graph.inputs
+        }
         feed = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
         write_feeds([feed], folder / "feeds")
         before = registry.executor("ort").prepare(model)(feed)
@@ -93,8 +97,12 @@ def main(names: tuple[str, ...]) -> None:
     for name in NETWORKS:
         found = tables.kept("prune-patterns", name) or {}
         if found:
-            rows.append([name.replace("_", " "), *(
-                f"{value:.3f}" if isinstance(value, float) else f"fails: {value}" for value in found.values())])
+            rows.append(
+                [
+                    name.replace("_", " "),
+                    *(f"{value:.3f}" if isinstance(value, float) else f"fails: {value}" for value in found.values()),
+                ]
+            )
     tables.write("patterns", tables.table(["pattern", "lwgraph", *PEERS], rows), PAGE)
 
 

@@ -66,9 +66,17 @@ def build(case: Case, tool: str, fresh: bool, limit: float = SECONDS) -> Record:
             write_feeds(case.calibration(), made)
     outcome = run(peer, source, feeds, folder(case) / f"{tool}.onnx", one_core=True, limit=limit)
     (folder(case) / f"{tool}.json").unlink(missing_ok=True)  # what was measured of an older model
-    return record(case, tool, {
-        "key": key, "seconds": outcome.seconds, "cpu": outcome.cpu_seconds, "gigabytes": outcome.peak_gigabytes,
-        "error": outcome.error})
+    return record(
+        case,
+        tool,
+        {
+            "key": key,
+            "seconds": outcome.seconds,
+            "cpu": outcome.cpu_seconds,
+            "gigabytes": outcome.peak_gigabytes,
+            "error": outcome.error,
+        },
+    )
 
 
 def score(case: Case, tool: str) -> Record:
@@ -95,8 +103,13 @@ def integer_share(path: Path) -> Record:
     executor: Any = registry.executor("ort", threads=1)
     nodes = executor.optimized(ir.load(path)).graph.node
     dense = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvTranspose", "NhwcFusedConv")
-    integer = sum(is_integer_kernel(n.op_type) and n.op_type not in ("QLinearAdd", "QLinearMul", "QLinearConcat",
-                  "QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax") and "Pool" not in n.op_type for n in nodes)
+    integer = sum(
+        is_integer_kernel(n.op_type)
+        and n.op_type
+        not in ("QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax")
+        and "Pool" not in n.op_type
+        for n in nodes
+    )
     return {"integer": integer, "float": sum(n.op_type in dense for n in nodes), "islands": islands(nodes)}
 
 
@@ -177,13 +190,23 @@ def time_all(cases: tuple[str, ...], tools: tuple[str, ...], seconds: float) -> 
     for name in cases or zoo.NAMES:
         case = zoo.case(name)
         known = {tool: record(case, tool) for tool in tools or TOOLS}
-        models = {tool: folder(case) / f"{tool}.onnx" for tool, found in known.items()
-                  if "value" in found and not found.get("error") and (folder(case) / f"{tool}.onnx").exists()}
+        models = {
+            tool: folder(case) / f"{tool}.onnx"
+            for tool, found in known.items()
+            if "value" in found and not found.get("error") and (folder(case) / f"{tool}.onnx").exists()
+        }
         found = judge.race(case, {"float": simplified(case)} | models, seconds)
         for tool in models:
             speed = found.speedup(tool)
-            record(case, tool, {"speedup": speed.median, "spread": [speed.low, speed.high],
-                                "float_ms": 1e3 * found.timing("float").median})
+            record(
+                case,
+                tool,
+                {
+                    "speedup": speed.median,
+                    "spread": [speed.low, speed.high],
+                    "float_ms": 1e3 * found.timing("float").median,
+                },
+            )
             click.echo(f"{name:20} {tool:24} {speed.median:5.2f}x  ({speed.low:.2f} to {speed.high:.2f})")
 
 
@@ -195,8 +218,11 @@ def compare_all(cases: tuple[str, ...], tools: tuple[str, ...]) -> None:
     executor = registry.executor("ort", threads=judge.THREADS)
     for name in cases or zoo.NAMES:
         case = zoo.case(name)
-        paths = {tool: folder(case) / f"{tool}.onnx" for tool in tools or TOOLS
-                 if "value" in (found := record(case, tool)) and not found.get("error")}
+        paths = {
+            tool: folder(case) / f"{tool}.onnx"
+            for tool in tools or TOOLS
+            if "value" in (found := record(case, tool)) and not found.get("error")
+        }
         runs = {tool: executor.prepare(ir.load(path)) for tool, path in paths.items()}
         for tool, sums in closeness(case, executor.prepare(ir.load(simplified(case))), runs).items():
             record(case, tool, {"output_error": sums.error, "agreement": sums.agreement})
@@ -214,8 +240,10 @@ def calibration(name: str, samples: int, method: str) -> None:
     peer = Peer("calibration", "quantize_lwgraph.py", {"passes": passes, "samples": samples})
     case = zoo.case(name)
     outcome = run(peer, simplified(case), folder(case) / "feeds", folder(case) / "calibration.onnx", one_core=True)
-    click.echo(f"{name} {method} {samples} samples: {outcome.peak_gigabytes:.2f} GB, {outcome.cpu_seconds:.0f} s "
-               f"{outcome.error}")
+    click.echo(
+        f"{name} {method} {samples} samples: {outcome.peak_gigabytes:.2f} GB, {outcome.cpu_seconds:.0f} s "
+        f"{outcome.error}"
+    )
 
 
 @main.command("table")

@@ -65,8 +65,16 @@ def bits(cases: tuple[str, ...], samples: int, roundings: tuple[str, ...]) -> No
             Pipeline.parse(f"default,round-weights{{bits=4,{rounding}}}").run(model, context)
             seconds = time.process_time() - started
             lost = case.points(case.published, case.metric(executor.prepare(model)))
-            keep(name, f"bits {rounding}", {"samples": len(context.data or ()), "lost": lost, "seconds": seconds,
-                                            "doubts": len([w for w in context.warnings if "samples for" in w])})
+            keep(
+                name,
+                f"bits {rounding}",
+                {
+                    "samples": len(context.data or ()),
+                    "lost": lost,
+                    "seconds": seconds,
+                    "doubts": len([w for w in context.warnings if "samples for" in w]),
+                },
+            )
 
 
 @main.command()
@@ -93,11 +101,18 @@ def integers(cases: tuple[str, ...], samples: int) -> None:
                 gap = np.abs(ours[key].astype(np.int64) - theirs[key].astype(np.int64))
                 shares[key] = max(shares[key], float((gap > 0).mean()))
                 steps[key] = max(steps[key], int(gap.max(initial=0)))
-        keep(name, "integers", {
-            "tensors": len(names), "differ": sum(shares[key] > 0 for key in names if key not in made),
-            "steps": max((steps[key] for key in names if key not in made), default=0), "made": len(made),
-            "made_steps": max((steps[key] for key in made), default=0),
-            "share": max((shares[key] for key in made), default=0.0)})
+        keep(
+            name,
+            "integers",
+            {
+                "tensors": len(names),
+                "differ": sum(shares[key] > 0 for key in names if key not in made),
+                "steps": max((steps[key] for key in names if key not in made), default=0),
+                "made": len(made),
+                "made_steps": max((steps[key] for key in made), default=0),
+                "share": max((shares[key] for key in made), default=0.0),
+            },
+        )
 
 
 def _made_of_floats(model: ir.Model) -> list[str]:
@@ -144,8 +159,11 @@ def calibration(cases: tuple[str, ...], samples: int, methods: tuple[str, ...], 
             for tool in [*found] * repeats:
                 command = [sys.executable, "-m", "benchmarks.quantize_inside", "ranges", name, method, tool]
                 done = subprocess.run([*command, str(samples)], capture_output=True, text=True, check=False)
-                found[tool].append(json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {
-                    "error": (done.stderr.splitlines() or ["no message"])[-1][:120]})
+                found[tool].append(
+                    json.loads(done.stdout.splitlines()[-1])
+                    if done.returncode == 0
+                    else {"error": (done.stderr.splitlines() or ["no message"])[-1][:120]}
+                )
             for tool, runs in found.items():
                 failed = next((one for one in runs if "error" in one), None)
                 middle = failed or sorted(runs, key=lambda one: float(one["seconds"]))[len(runs) // 2]
@@ -163,8 +181,15 @@ def ranges(name: str, method: str, tool: str, samples: int) -> None:
     files = sorted((folder(case) / "feeds").glob("*.npz"))[:samples]
     data, started = [dict(np.load(file)) for file in files], time.process_time()
     _by_ort(simplified(case), data, method) if tool == "ort" else _by_lwgraph(simplified(case), data, method)
-    click.echo(json.dumps({"seconds": time.process_time() - started, "samples": len(data),
-                           "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)}))
+    click.echo(
+        json.dumps(
+            {
+                "seconds": time.process_time() - started,
+                "samples": len(data),
+                "gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20),
+            }
+        )
+    )
 
 
 def _by_ort(path: Path, data: list[Any], method: str) -> None:
@@ -177,8 +202,11 @@ def _by_ort(path: Path, data: list[Any], method: str) -> None:
             return next(self.left, None)
 
     with tempfile.TemporaryDirectory() as scratch:
-        calibrator = create_calibrator(str(path), augmented_model_path=f"{scratch}/model.onnx",
-                                       calibrate_method=getattr(CalibrationMethod, METHODS[method]))
+        calibrator = create_calibrator(
+            str(path),
+            augmented_model_path=f"{scratch}/model.onnx",
+            calibrate_method=getattr(CalibrationMethod, METHODS[method]),
+        )
         calibrator.collect_data(Reader())
         calibrator.compute_data()
 
@@ -199,19 +227,29 @@ def memory(cases: tuple[str, ...], counts: tuple[int, ...]) -> None:
     for name in cases or ("arbez_yolox_s",):
         case = zoo.case(name)
         for count in counts:
-            peer = Peer("memory", "quantize_lwgraph.py", {
-                "passes": "default,quantize{calibration_method=minmax,equalize=false,keep=none}", "samples": count})
+            peer = Peer(
+                "memory",
+                "quantize_lwgraph.py",
+                {"passes": "default,quantize{calibration_method=minmax,equalize=false,keep=none}", "samples": count},
+            )
             outcome = run(peer, simplified(case), folder(case) / "feeds", folder(case) / "memory.onnx", one_core=True)
-            keep(name, f"memory {count}", {"gigabytes": outcome.peak_gigabytes, "seconds": outcome.cpu_seconds,
-                                           "error": outcome.error})
+            keep(
+                name,
+                f"memory {count}",
+                {"gigabytes": outcome.peak_gigabytes, "seconds": outcome.cpu_seconds, "error": outcome.error},
+            )
 
 
 @main.command("table")
 def table() -> None:
     """Write what is kept into QUANTIZE.md."""
     known = {name: tables.kept("quantize-inside", name) or {} for name in zoo.NAMES}
-    for marker, text in (("bits", _bits(known)), ("integers", _integers(known)), ("calibration", _calibration(known)),
-                         ("memory", _memory(known))):
+    for marker, text in (
+        ("bits", _bits(known)),
+        ("integers", _integers(known)),
+        ("calibration", _calibration(known)),
+        ("memory", _memory(known)),
+    ):
         tables.write(marker, text, PAGE)
 
 
@@ -220,17 +258,44 @@ def _bits(known: dict[str, Record]) -> str:
     for name, found in known.items():
         for what, one in found.items():
             if what.startswith("bits "):
-                rows.append([name, what.removeprefix("bits "), f"{one['samples']}", f"{one['doubts']}",
-                             f"{one['lost']:.2f}", f"{one['seconds']:.0f} s"])
+                rows.append(
+                    [
+                        name,
+                        what.removeprefix("bits "),
+                        f"{one['samples']}",
+                        f"{one['doubts']}",
+                        f"{one['lost']:.2f}",
+                        f"{one['seconds']:.0f} s",
+                    ]
+                )
     head = ["case", "round-weights{bits=4,...}", "samples", "layers short of samples", "points lost", "time"]
     return tables.table(head, rows)
 
 
 def _integers(known: dict[str, Record]) -> str:
-    rows = [[name, f"{one['tensors'] - one['made']}", f"{one['differ']}", f"{one['made']}", f"{one['made_steps']}",
-             f"{100 * one['share']:.2g} %"] for name, found in known.items() if (one := found.get("integers"))]
-    return tables.table(["case", "tensors that integer kernels make", "that differ", "made of floats",
-                         "differ by at most, steps", "in, of the worst"], rows)
+    rows = [
+        [
+            name,
+            f"{one['tensors'] - one['made']}",
+            f"{one['differ']}",
+            f"{one['made']}",
+            f"{one['made_steps']}",
+            f"{100 * one['share']:.2g} %",
+        ]
+        for name, found in known.items()
+        if (one := found.get("integers"))
+    ]
+    return tables.table(
+        [
+            "case",
+            "tensors that integer kernels make",
+            "that differ",
+            "made of floats",
+            "differ by at most, steps",
+            "in, of the worst",
+        ],
+        rows,
+    )
 
 
 def _calibration(known: dict[str, Record]) -> str:
@@ -240,8 +305,11 @@ def _calibration(known: dict[str, Record]) -> str:
             pair = [found.get(f"{method} {tool}") for tool in ("ort", "lwgraph")]
             if pair[0] is None or pair[1] is None:
                 continue
-            cells = [f"fails: {one['error']}" if "error" in one else
-                     f"{one['seconds']:.1f} s, {one['gigabytes']:.2f} GB" for one in pair if one]
+            cells = [
+                f"fails: {one['error']}" if "error" in one else f"{one['seconds']:.1f} s, {one['gigabytes']:.2f} GB"
+                for one in pair
+                if one
+            ]
             both = all("seconds" in one for one in pair if one)
             ratio = f"{pair[1]['seconds'] / pair[0]['seconds']:.2f}" if both else ""
             rows.append([name, method, f"{pair[1]['samples']}", *cells, ratio])
@@ -249,8 +317,12 @@ def _calibration(known: dict[str, Record]) -> str:
 
 
 def _memory(known: dict[str, Record]) -> str:
-    rows = [[name, what.removeprefix("memory "), f"{one['gigabytes']:.2f} GB", f"{one['seconds']:.0f} s"]
-            for name, found in known.items() for what, one in found.items() if what.startswith("memory ")]
+    rows = [
+        [name, what.removeprefix("memory "), f"{one['gigabytes']:.2f} GB", f"{one['seconds']:.0f} s"]
+        for name, found in known.items()
+        for what, one in found.items()
+        if what.startswith("memory ")
+    ]
     return tables.table(["case", "samples", "peak memory", "time"], rows)
 
 

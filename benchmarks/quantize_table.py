@@ -21,8 +21,11 @@ def points(case: Case, found: Record) -> float | None:
 
 def best(case: Case, records: dict[str, Record], prefix: str) -> str | None:
     """The configuration of a tool that loses least; of equals the one that is faster."""
-    scored = [(points(case, r), -r.get("speedup", 0.0), name) for name, r in records.items()
-              if name.startswith(prefix) and points(case, r) is not None]
+    scored = [
+        (points(case, r), -r.get("speedup", 0.0), name)
+        for name, r in records.items()
+        if name.startswith(prefix) and points(case, r) is not None
+    ]
     return min(scored, key=lambda s: (round(s[0] or 0.0, 2), s[1]))[2] if scored else None
 
 
@@ -44,8 +47,17 @@ def case_table(case: Case, records: dict[str, Record]) -> str:
         agreed = f"{100 * found['agreement']:.2f} %" if found.get("agreement") is not None else ""
         size = f"{found['size'] / found['original']:.2f}"
         rows.append([name, f"{lost:.2f}", error, agreed, speed, size, *cost, layers])
-    head = ["tool", "points lost", "output error", "agreement", "speed-up", "size", "time", "memory",
-            "integer / float / islands"]
+    head = [
+        "tool",
+        "points lost",
+        "output error",
+        "agreement",
+        "speed-up",
+        "size",
+        "time",
+        "memory",
+        "integer / float / islands",
+    ]
     return f"**{case.name}** (float: {case.published:.4f} {case.unit})\n\n" + tables.table(head, rows)
 
 
@@ -90,9 +102,11 @@ def aims(all_records: dict[str, dict[str, Record]]) -> str:
             if name in DEPTHWISE and theirs > 0.5:
                 recovered.append(f"{name} {100 * (1 - max(mine, 0.0) / theirs):.0f} %")
         if compared:
-            lines.append(f"- Against {label} in its best configuration, {compared} cases: better in {better}, worse by "
-                         f"over {ALLOWED_POINTS} points in {worse}, slower by over {100 * ALLOWED_TIME:.0f} % in "
-                         f"{slower}. Of its loss recovered: {', '.join(recovered) or 'it loses 0.5 points nowhere'}.")
+            lines.append(
+                f"- Against {label} in its best configuration, {compared} cases: better in {better}, worse by "
+                f"over {ALLOWED_POINTS} points in {worse}, slower by over {100 * ALLOWED_TIME:.0f} % in "
+                f"{slower}. Of its loss recovered: {', '.join(recovered) or 'it loses 0.5 points nowhere'}."
+            )
     return "\n".join(lines)
 
 

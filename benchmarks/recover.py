@@ -48,8 +48,11 @@ def pages() -> Any:
     rng = np.random.default_rng(3)  # 1 and 2 drew the fragments of the case
     drawn = [pictures.letterbox(pages.fragment(rng, "calib").convert("RGB"), 320) for _ in range(104)]
     every = np.concatenate([data.arrays("pages", orinet.build)["calib"], pictures.stack(drawn)])
-    return [{"x": planes(np.rot90(page, -turn), mean=orinet.MEAN, std=orinet.STD)[None]}
-            for page in every for turn in range(orinet.TURNS)]  # fmt: skip
+    return [
+        {"x": planes(np.rot90(page, -turn), mean=orinet.MEAN, std=orinet.STD)[None]}
+        for page in every
+        for turn in range(orinet.TURNS)
+    ]
 
 
 TRAINING = {"fmnist_resnet14": training_images, "orinet": pages}
@@ -73,8 +76,17 @@ def batch_of(feeds: dict[str, Any], model: ir.Model) -> dict[str, Any]:
 @click.option("--fit-train", is_flag=True, help="With --train: rewrite on those inputs, too.")
 @click.option("--save", type=click.Path(), help="Write the model of the last recipe to this file.")
 @click.option("--threads", default=1, show_default=True)
-def main(case: str, rewrite: str, then: str, recovery: tuple[str, ...], start: str | None, train: bool,
-         fit_train: bool, save: str | None, threads: int) -> None:  # fmt: skip
+def main(
+    case: str,
+    rewrite: str,
+    then: str,
+    recovery: tuple[str, ...],
+    start: str | None,
+    train: bool,
+    fit_train: bool,
+    save: str | None,
+    threads: int,
+) -> None:
     """Measure recovery on one public model."""
     if train and case not in TRAINING:
         raise click.UsageError(f"--train: {case} has no other inputs; {' and '.join(TRAINING)} have")
@@ -83,8 +95,13 @@ def main(case: str, rewrite: str, then: str, recovery: tuple[str, ...], start: s
     chosen, rewrite = zoo.case(case), "" if start else rewrite
     teacher = ir.load(chosen.model())
     ort = registry.executor("ort", threads=threads)
-    context = Context(executor=ort, reference=registry.executor("reference"), data=chosen.calibration(),
-                      teacher=teacher, threads=threads)  # type: ignore[arg-type]  # fmt: skip
+    context = Context(
+        executor=ort,
+        reference=registry.executor("reference"),
+        data=chosen.calibration(),
+        teacher=teacher,
+        threads=threads,
+    )  # type: ignore[arg-type]
     broken = ir.load(start or chosen.model())
     context.data = TRAINING[case]() if fit_train else context.data
     for part in rewrite.split():

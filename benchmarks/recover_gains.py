@@ -41,8 +41,14 @@ def measure(name: str, form: str, samples: int, judged: int) -> dict[str, Any]:
     broken = ir.clone(teacher)
     context = Context(executor=ort, data=fitted, statistics=Statistics(broken, fitted, ort))
     replaced = Pass.parse(form).run(broken, context)
-    result: dict[str, Any] = {"form": form, "layers": replaced, "samples": len(fitted), "judged": len(held),
-                              "error": distance(ort.prepare(broken)), "passes": {}}  # fmt: skip
+    result: dict[str, Any] = {
+        "form": form,
+        "layers": replaced,
+        "samples": len(fitted),
+        "judged": len(held),
+        "error": distance(ort.prepare(broken)),
+        "passes": {},
+    }
     before = tables.kept("recover-gains", name) or {}
     if all(before.get(key) == result[key] for key in result if key != "passes"):
         result = before
@@ -57,9 +63,13 @@ def measure(name: str, form: str, samples: int, judged: int) -> dict[str, Any]:
         verify(model)
         reasons = [s.reason for s in context.skipped]
         result["passes"][text] = {
-            "layers": done, "error": distance(ort.prepare(model)), "seconds": taken, "skipped": len(reasons),
-            "why": max(sorted(set(reasons)), key=reasons.count, default=""), "gains": [str(g) for g in context.gains],
-        }  # fmt: skip
+            "layers": done,
+            "error": distance(ort.prepare(model)),
+            "seconds": taken,
+            "skipped": len(reasons),
+            "why": max(sorted(set(reasons)), key=reasons.count, default=""),
+            "gains": [str(g) for g in context.gains],
+        }
         tables.keep("recover-gains", name, result)
         click.echo(f"{name} {text}: {result['error']:.4f} -> {result['passes'][text]}")
     return result

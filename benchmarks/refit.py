@@ -32,8 +32,18 @@ def measure(name: str, form: str, scope: Scope, samples: int) -> list[str]:
     report = refit(original, model, context, scope=scope, samples=samples)
     taken = time.monotonic() - start
     gain = 1 - report.after / report.before
-    return [name, f"`{form}`", str(replaced), scope, str(len(data)), f"{report.before:.4f}", f"{report.after:.4f}",
-            f"{100 * gain:.0f} %", f"{report.kept} of {report.refitted}", f"{taken:.0f}"]  # fmt: skip
+    return [
+        name,
+        f"`{form}`",
+        str(replaced),
+        scope,
+        str(len(data)),
+        f"{report.before:.4f}",
+        f"{report.after:.4f}",
+        f"{100 * gain:.0f} %",
+        f"{report.kept} of {report.refitted}",
+        f"{taken:.0f}",
+    ]
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

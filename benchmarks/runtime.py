@@ -41,9 +41,11 @@ SECONDS = 1.0  # per comparison, at least
 def _conv(channels: int, size: int, group: int = 1) -> onnx.ModelProto:
     w = RNG.standard_normal((channels, channels // group, 3, 3)).astype(np.float32)
     return _model(
-        helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 4, group=group), {"w": w}, TensorProto.FLOAT,
+        helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 4, group=group),
+        {"w": w},
+        TensorProto.FLOAT,
         [1, channels, size, size],
-    )  # fmt: skip
+    )
 
 
 def _integer_conv(channels: int, size: int) -> onnx.ModelProto:
@@ -59,10 +61,12 @@ def _integer_conv(channels: int, size: int) -> onnx.ModelProto:
 
 def _model(node: onnx.NodeProto, constants: dict[str, Any], kind: int, shape: list[int]) -> onnx.ModelProto:
     graph = helper.make_graph(
-        [node], "g", [helper.make_tensor_value_info("x", kind, shape)],
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", kind, shape)],
         [helper.make_tensor_value_info("y", kind, None)],
         [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
-    )  # fmt: skip
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 

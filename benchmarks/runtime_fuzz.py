@@ -125,9 +125,12 @@ def pool(rng: Rng, valid: bool) -> Call:
     x = (_size(rng, 2), _size(rng, 5), *(_size(rng, {1: 150, 2: 40, 3: 9}[spatial]) for _ in range(spatial)))
     kind = str(rng.choice(["max", "average", "norm"]))
     options = {
-        **_window(rng, spatial, valid), "kernel": [_int(rng, 1, 4) for _ in range(spatial)],
-        "ceil": bool(rng.random() < 0.4), "count_pad": bool(rng.random() < 0.5), "p": float(rng.choice([1, 2, 3])),
-    }  # fmt: skip
+        **_window(rng, spatial, valid),
+        "kernel": [_int(rng, 1, 4) for _ in range(spatial)],
+        "ceil": bool(rng.random() < 0.4),
+        "count_pad": bool(rng.random() < 0.5),
+        "p": float(rng.choice([1, 2, 3])),
+    }
     if kind == "max" and rng.random() < 0.4:
         return kernels.pool, (kind, _bytes(rng, x)), options
     dtype = rng.choice([np.float32, np.float32, np.float64, np.float16])
@@ -186,9 +189,14 @@ def conv_integer(rng: Rng, valid: bool) -> Call:
     count = 1 if rng.random() < 0.3 else max(w[0], 1)
     scale = np.exp(rng.uniform(-9, 1, count)).astype(np.float32)
     options = {
-        **_window(rng, len(x) - 2, valid), **_output(rng, scale), "group": group, "bias": bias,
-        "x_zero": _byte_zero(rng, left.dtype) if valid else 300, "w_zero": zeros, "saturate": bool(rng.random() < 0.3),
-    }  # fmt: skip
+        **_window(rng, len(x) - 2, valid),
+        **_output(rng, scale),
+        "group": group,
+        "bias": bias,
+        "x_zero": _byte_zero(rng, left.dtype) if valid else 300,
+        "w_zero": zeros,
+        "saturate": bool(rng.random() < 0.3),
+    }
     return kernels.conv_integer, (left, right), options
 
 

@@ -62,10 +62,12 @@ def _conv(rng: Rng, limit: int) -> tuple[tuple[int, ...], tuple[int, ...], dict[
         group, channels, outputs = int(rng.integers(2, 20)), 1, 1
     size = [r + int(rng.integers(0, limit)) for r in reach]
     attributes = {
-        "group": group, "dilations": dilations, "kernel_shape": kernel,
+        "group": group,
+        "dilations": dilations,
+        "kernel_shape": kernel,
         "strides": [int(rng.integers(1, 3)) for _ in range(spatial)],
         "pads": [int(rng.integers(0, r)) for r in reach + reach],
-    }  # fmt: skip
+    }
     batch = int(rng.integers(1, 3))
     return (batch, channels * group, *size), (outputs * group, channels, *kernel), attributes
 
@@ -77,9 +79,14 @@ def qlinear_conv(rng: Rng) -> Built:
     per_channel = rng.random() < 0.5
     w_zero = np.full(outputs if per_channel else (), 0 if rng.random() < 0.6 else int(_zero(rng, w_type)), w_type)
     constants = {
-        "xs": _scale(rng), "xz": _zero(rng, x_type), "w": _array(rng, w_shape, w_type),
-        "ws": _scale(rng, outputs if per_channel else None), "wz": w_zero, "ys": _scale(rng), "yz": _zero(rng, x_type),
-    }  # fmt: skip
+        "xs": _scale(rng),
+        "xz": _zero(rng, x_type),
+        "w": _array(rng, w_shape, w_type),
+        "ws": _scale(rng, outputs if per_channel else None),
+        "wz": w_zero,
+        "ys": _scale(rng),
+        "yz": _zero(rng, x_type),
+    }
     order = ["x", "xs", "xz", "w", "ws", "wz", "ys", "yz"]
     if rng.random() < 0.5:
         constants["b"] = rng.integers(-(1 << 18), 1 << 18, outputs).astype(np.int32)
@@ -107,9 +114,14 @@ def qlinear_matmul(rng: Rng) -> Built:
     columns = b_shape[-1] if rng.random() < 0.4 and len(b_shape) == 2 else None
     b_zero = _zero(rng, b_type)
     constants = {
-        "as": _scale(rng), "az": _zero(rng, a_type), "b": _array(rng, b_shape, b_type), "bs": _scale(rng, columns),
-        "bz": b_zero if columns is None else np.full(columns, b_zero), "ys": _scale(rng), "yz": _zero(rng, a_type),
-    }  # fmt: skip
+        "as": _scale(rng),
+        "az": _zero(rng, a_type),
+        "b": _array(rng, b_shape, b_type),
+        "bs": _scale(rng, columns),
+        "bz": b_zero if columns is None else np.full(columns, b_zero),
+        "ys": _scale(rng),
+        "yz": _zero(rng, a_type),
+    }
     order = ["a", "as", "az", "b", "bs", "bz", "ys", "yz"]
     return _model("QLinearMatMul", {"a": _array(rng, a_shape, a_type)}, constants, order)
 

@@ -69,8 +69,15 @@ def measure(name: str) -> list[str]:
     worst = found.worst
     assert worst is not None
     backward, differences, count = derivatives(model, feeds)
-    return [name, str(len(operators)), "within" if found.ok else str(found.first_failure), f"{worst.relative:.1e}",
-            f"{worst.excess:.3f}", f"{abs(backward / differences - 1):.1e} ({count})", f"{taken:.2f}"]  # fmt: skip
+    return [
+        name,
+        str(len(operators)),
+        "within" if found.ok else str(found.first_failure),
+        f"{worst.relative:.1e}",
+        f"{worst.excess:.3f}",
+        f"{abs(backward / differences - 1):.1e} ({count})",
+        f"{taken:.2f}",
+    ]
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -81,8 +88,15 @@ def main(cases: tuple[str, ...]) -> None:
     for name in cases or zoo.NAMES:
         rows.append(measure(name))
         click.echo(" | ".join(rows[-1]))
-    header = ["case", "operators", "tolerance", "largest difference over the scale", "share of what is allowed",
-              "derivative, relative difference (weights)", "seconds"]  # fmt: skip
+    header = [
+        "case",
+        "operators",
+        "tolerance",
+        "largest difference over the scale",
+        "share of what is allowed",
+        "derivative, relative difference (weights)",
+        "seconds",
+    ]
     click.echo(tables.table(header, rows))
 
 

@@ -26,12 +26,18 @@ RNG = np.random.default_rng(0)
 SECONDS = 1.5  # for each comparison
 
 
-def model(nodes: Sequence[Any], x: tuple[int, ...], constants: dict[str, Any], kind: int = TensorProto.FLOAT
-          ) -> ir.Model:
+def model(
+    nodes: Sequence[Any], x: tuple[int, ...], constants: dict[str, Any], kind: int = TensorProto.FLOAT
+) -> ir.Model:
     """A model from input "x" to output "y"; constants are arrays or TensorProtos."""
     made = [c if isinstance(c, TensorProto) else numpy_helper.from_array(c, name) for name, c in constants.items()]
-    graph = helper.make_graph(list(nodes), "layer", [helper.make_tensor_value_info("x", kind, list(x))],
-                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], made)
+    graph = helper.make_graph(
+        list(nodes),
+        "layer",
+        [helper.make_tensor_value_info("x", kind, list(x))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        made,
+    )
     return ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10))
 
 
@@ -64,23 +70,41 @@ def layers() -> list[tuple[str, ir.Model, list[tuple[str, ir.Model]], dict[str, 
         x, weight = (1, channels, side, side), random(channels, channels, 3, 3)
         node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 4)
         packed = [(f"int{b}", unpacked(node, x, {"w": weight}, 0, b)) for b in (8, 4)]
-        found.append((f"Conv 3x3, {channels} channels, {side}x{side}", model([node], x, {"w": weight}), packed,
-                      {"x": random(*x)}))
+        found.append(
+            (
+                f"Conv 3x3, {channels} channels, {side}x{side}",
+                model([node], x, {"w": weight}),
+                packed,
+                {"x": random(*x)},
+            )
+        )
     steps = (32, 1, 256)
     weights = {"w": random(1, 1024, 256), "r": random(1, 1024, 256)}
     node = helper.make_node("LSTM", ["x", "w", "r"], ["y"], hidden_size=256)
-    found.append(("LSTM, 256 units, 32 steps", model([node], steps, dict(weights)),
-                  [("int8", unpacked(node, steps, weights, 1, 8))], {"x": random(*steps)}))
+    found.append(
+        (
+            "LSTM, 256 units, 32 steps",
+            model([node], steps, dict(weights)),
+            [("int8", unpacked(node, steps, weights, 1, 8))],
+            {"x": random(*steps)},
+        )
+    )
     for rows in (1, 64):
         weight = random(1024, 1024)
         dense = model([helper.make_node("MatMul", ["x", "w"], ["y"])], (rows, 1024), {"w": weight})
-        found.append((f"MatMul 1024x1024, {rows} row{'s' * (rows > 1)}", dense,
-                      [("int8", by_pass(dense, 8)), ("int4 in blocks of 32", by_pass(dense, 4))],
-                      {"x": random(rows, 1024)}))
+        found.append(
+            (
+                f"MatMul 1024x1024, {rows} row{'s' * (rows > 1)}",
+                dense,
+                [("int8", by_pass(dense, 8)), ("int4 in blocks of 32", by_pass(dense, 4))],
+                {"x": random(rows, 1024)},
+            )
+        )
     table = random(20000, 256)
     gather = model([helper.make_node("Gather", ["w", "x"], ["y"])], (64,), {"w": table}, TensorProto.INT64)
-    found.append(("Gather, 64 of 20,000 rows", gather, [("int8", by_pass(gather, 8))],
-                  {"x": RNG.integers(0, 20000, 64)}))
+    found.append(
+        ("Gather, 64 of 20,000 rows", gather, [("int8", by_pass(gather, 8))], {"x": RNG.integers(0, 20000, 64)})
+    )
     return found
 
 
@@ -100,9 +124,16 @@ def main(write: bool) -> None:
         runs = {"float": executor.prepare(dense)} | {how: executor.prepare(m) for how, m in packed}
         times = paired_latency(runs, [feeds], seconds=SECONDS)
         for how, quantized in packed:
-            rows.append([what, how, f"{1e3 * times.timing('float').minimum:.3f}",
-                         f"{1e3 * times.timing(how).minimum:.3f}", f"{times.speedup(how).median:.2f}",
-                         f"{ir.size(quantized) / ir.size(dense):.2f}"])
+            rows.append(
+                [
+                    what,
+                    how,
+                    f"{1e3 * times.timing('float').minimum:.3f}",
+                    f"{1e3 * times.timing(how).minimum:.3f}",
+                    f"{times.speedup(how).median:.2f}",
+                    f"{ir.size(quantized) / ir.size(dense):.2f}",
+                ]
+            )
     text = tables.table(["layer", "weights", "float, ms", "packed, ms", "speed-up", "size"], rows)
     click.echo(text)
     if write:

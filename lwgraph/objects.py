@@ -62,8 +62,9 @@ def _import(name: str, text: str, what: str) -> ModuleType:
         raise
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
-            raise UsageError(f"{what} '{text}': no module named '{error.name}' in the current folder or installed") \
-                from error
+            raise UsageError(
+                f"{what} '{text}': no module named '{error.name}' in the current folder or installed"
+            ) from error
         raise DataError(f"{what} '{text}': importing it failed: {error}") from error
     except Exception as error:
         raise DataError(f"{what} '{text}': importing it failed: {type(error).__name__}: {error}") from error

@@ -27,8 +27,10 @@ def names(kind: str) -> list[str]:
 def _load(kind: str, name: str) -> Any:
     points = _points(f"lwgraph.{kind}")
     if name not in points:
-        raise UsageError(f"no {kind.removesuffix('es') if kind == 'passes' else kind.removesuffix('s')} "
-                         f"is named '{name}'{did_you_mean(name, points)}")
+        raise UsageError(
+            f"no {kind.removesuffix('es') if kind == 'passes' else kind.removesuffix('s')} "
+            f"is named '{name}'{did_you_mean(name, points)}"
+        )
     try:
         return points[name].load()
     except (ImportError, AttributeError) as error:

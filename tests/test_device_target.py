@@ -58,8 +58,11 @@ def table(model: Path, int8: float) -> Path:
     for number, batch in enumerate(recorder.batches):
         count = len(batch.keys)
         integers = [1 + 9 * int8] * count
-        ms = {FLOATS: [10.0, 1.0] + [10.0] * count, INTEGERS: [10.0, 1.0, 1.0, 1.0, *integers],
-              FIRST: [10.0, 1.0, 2.0, *integers]}  # fmt: skip
+        ms = {
+            FLOATS: [10.0, 1.0] + [10.0] * count,
+            INTEGERS: [10.0, 1.0, 1.0, 1.0, *integers],
+            FIRST: [10.0, 1.0, 2.0, *integers],
+        }
         kept = {"id": str(number), "kind": batch.kind, "keys": batch.keys, "what": batch.what, "rounds": 7}
         batches.append({**kept, "ms": ms.get(batch.kind, [1.0] * len(batch.models))})
     path = model.with_name(f"table-{int8}.json")

@@ -43,21 +43,32 @@ def violations(module: str, source: str, is_package: bool = False) -> list[str]:
             found.append(f"{module}:{line} imports {name}; the framework reaches plugins through lwgraph.registry")
         if layer == "lwgraph.passes" and _within(name, "lwgraph.runtime"):
             found.append(f"{module}:{line} imports {name}; a pass gets its executor from the context")
-        if (layer == "lwgraph.runtime" and _within(name, "lwgraph")
-                and not any(_within(name, allowed) for allowed in RUNTIME_MAY_IMPORT)):
+        if (
+            layer == "lwgraph.runtime"
+            and _within(name, "lwgraph")
+            and not any(_within(name, allowed) for allowed in RUNTIME_MAY_IMPORT)
+        ):
             found.append(f"{module}:{line} imports {name}; the runtime may import only {', '.join(RUNTIME_MAY_IMPORT)}")
     if layer == "lwgraph":
         # A module named in a string is an import in disguise.
-        found += [f"{module}:{node.lineno} names {node.value} in a string" for node in ast.walk(tree)
-                  if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " not in node.value
-                  and any(node.value.startswith(p + ".") for p in PLUGINS)]
+        found += [
+            f"{module}:{node.lineno} names {node.value} in a string"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and " " not in node.value
+            and any(node.value.startswith(p + ".") for p in PLUGINS)
+        ]
     return found
 
 
 def test_every_module_keeps_to_its_layer() -> None:
     # rglob does not follow links before Python 3.13.
-    files = [path for folder in (PACKAGE, *(PACKAGE / p.split(".")[1] for p in PLUGINS))
-             for path in folder.resolve().rglob("*.py")]
+    files = [
+        path
+        for folder in (PACKAGE, *(PACKAGE / p.split(".")[1] for p in PLUGINS))
+        for path in folder.resolve().rglob("*.py")
+    ]
     roots = {(PACKAGE / p.split(".")[1]).resolve(): p for p in PLUGINS} | {PACKAGE.resolve(): "lwgraph"}
     found, seen = [], 0
     for path in sorted(set(files)):
@@ -70,28 +81,34 @@ def test_every_module_keeps_to_its_layer() -> None:
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize(("module", "source"), [
-    ("lwgraph.layers.site", "import lwgraph.passes.forms.low_rank"),
-    ("lwgraph.layers.site", "from lwgraph import runtime"),
-    ("lwgraph.layers.site", "def f():\n    from ..runtime.ort import OrtExecutor"),
-    ("lwgraph.layers.site", "import importlib\nimportlib.import_module('lwgraph.runtime.ort')"),
-    ("lwgraph.layers.site", "import onnx_ir as ir"),
-    ("lwgraph.layers.site", "from benchmarks.zoo import cases"),
-    ("lwgraph.passes.clean.dead", "from onnx_ir import Model"),
-    ("lwgraph.passes.clean.dead", "from lwgraph.runtime.ort import OrtExecutor"),
-    ("lwgraph.runtime.ort", "from lwgraph.measure import tolerances"),
-    ("lwgraph.runtime.ort", "from ..passes import clean"),
-])
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("lwgraph.layers.site", "import lwgraph.passes.forms.low_rank"),
+        ("lwgraph.layers.site", "from lwgraph import runtime"),
+        ("lwgraph.layers.site", "def f():\n    from ..runtime.ort import OrtExecutor"),
+        ("lwgraph.layers.site", "import importlib\nimportlib.import_module('lwgraph.runtime.ort')"),
+        ("lwgraph.layers.site", "import onnx_ir as ir"),
+        ("lwgraph.layers.site", "from benchmarks.zoo import cases"),
+        ("lwgraph.passes.clean.dead", "from onnx_ir import Model"),
+        ("lwgraph.passes.clean.dead", "from lwgraph.runtime.ort import OrtExecutor"),
+        ("lwgraph.runtime.ort", "from lwgraph.measure import tolerances"),
+        ("lwgraph.runtime.ort", "from ..passes import clean"),
+    ],
+)
 def test_a_forbidden_import_is_seen(module: str, source: str) -> None:
     assert len(violations(module, source)) == 1
 
 
-@pytest.mark.parametrize(("module", "source"), [
-    ("lwgraph.ir", "import onnx_ir"),
-    ("lwgraph.registry", "from importlib.metadata import entry_points\nentry_points(group='lwgraph.passes')"),
-    ("lwgraph.passes.forms.low_rank", "from lwgraph.plan import Site\nfrom . import solve"),
-    ("lwgraph.runtime.ops.conv", "from lwgraph import ir\nfrom ..kernels import im2col\nimport numpy"),
-])
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("lwgraph.ir", "import onnx_ir"),
+        ("lwgraph.registry", "from importlib.metadata import entry_points\nentry_points(group='lwgraph.passes')"),
+        ("lwgraph.passes.forms.low_rank", "from lwgraph.plan import Site\nfrom . import solve"),
+        ("lwgraph.runtime.ops.conv", "from lwgraph import ir\nfrom ..kernels import im2col\nimport numpy"),
+    ],
+)
 def test_an_allowed_import_is_not(module: str, source: str) -> None:
     assert violations(module, source) == []
 

@@ -16,7 +16,10 @@ import torch_pruning
 OLDER = 17
 # What changes nothing: what opset 18 added to Resize, at its default; allowzero where no tensor is empty.
 MEANINGLESS = {
-    ("Resize", "antialias"): 0, ("Resize", "keep_aspect_ratio_policy"): b"stretch", ("Reshape", "allowzero"): 1}
+    ("Resize", "antialias"): 0,
+    ("Resize", "keep_aspect_ratio_policy"): b"stretch",
+    ("Reshape", "allowzero"): 1,
+}
 
 
 def converted(model):
@@ -59,11 +62,25 @@ while waiting:
         else:
             waiting.append(before)
 pruner = torch_pruning.pruner.MagnitudePruner(
-    module, example, importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
-    pruning_ratio=json.loads(options)["ratio"], ignored_layers=last)
+    module,
+    example,
+    importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
+    pruning_ratio=json.loads(options)["ratio"],
+    ignored_layers=last,
+)
 pruner.step()
-open_axes = {value.name: {axis: f"{value.name}_{axis}" for axis, dim in enumerate(value.type.tensor_type.shape.dim)
-                          if not dim.dim_value} for value in inputs}
+open_axes = {
+    value.name: {
+        axis: f"{value.name}_{axis}" for axis, dim in enumerate(value.type.tensor_type.shape.dim) if not dim.dim_value
+    }
+    for value in inputs
+}
 torch.onnx.export(
-    module, example, out, input_names=[value.name for value in inputs],
-    output_names=[value.name for value in proto.graph.output], dynamic_axes=open_axes, dynamo=False)
+    module,
+    example,
+    out,
+    input_names=[value.name for value in inputs],
+    output_names=[value.name for value in proto.graph.output],
+    dynamic_axes=open_axes,
+    dynamo=False,
+)

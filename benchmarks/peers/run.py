@@ -141,5 +141,4 @@ def run(peer: Peer, model: Path, feeds: Path, out: Path, *, one_core: bool = Fal
             error = f"ended with {process.returncode}: {_error(output.read())}"
     if not error and not out.exists():
         error = "wrote no model"
-    return Outcome(None if error else out, seconds, usage.ru_maxrss / (1 << 20), error,
-                   usage.ru_utime + usage.ru_stime)
+    return Outcome(None if error else out, seconds, usage.ru_maxrss / (1 << 20), error, usage.ru_utime + usage.ru_stime)

@@ -9,6 +9,20 @@ from lwgraph.calibrate.readers import Batch, Reader, open_data, split
 from lwgraph.calibrate.statistics import Statistics, cross_moments
 
 __all__ = [
-    "Batch", "CrossAccumulator", "CrossMoments", "Gram", "GramAccumulator", "Layer", "Patches", "Preprocess",
-    "Reader", "Statistics", "capture", "cross_moments", "generate", "measured_shapes", "open_data", "split",
+    "Batch",
+    "CrossAccumulator",
+    "CrossMoments",
+    "Gram",
+    "GramAccumulator",
+    "Layer",
+    "Patches",
+    "Preprocess",
+    "Reader",
+    "Statistics",
+    "capture",
+    "cross_moments",
+    "generate",
+    "measured_shapes",
+    "open_data",
+    "split",
 ]

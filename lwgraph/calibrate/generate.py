@@ -57,8 +57,10 @@ def generate(
         if name not in inputs:
             raise UsageError(f"the model has no input '{name}'{did_you_mean(name, inputs)}")
         declared = inputs[name].shape
-        if declared is not None and (len(declared) != len(shape) or any(
-                isinstance(d, int) and d != s for d, s in zip(declared, shape, strict=True))):
+        if declared is not None and (
+            len(declared) != len(shape)
+            or any(isinstance(d, int) and d != s for d, s in zip(declared, shape, strict=True))
+        ):
             raise UsageError(f"shape {list(shape)} contradicts input '{name}' ({inputs[name]})")
     bounds = {name: index_bound(model, name) for name, i in inputs.items() if i.dtype.kind in "iu"}
     run = (executor or registry.executor("ort")).prepare(model)
@@ -77,9 +79,13 @@ def generate(
             problem = f"its outputs are empty for {_describe(sizes)}"
             continue
         return [feeds, *(_feeds(inputs, sizes, bounds, fill, seed, k) for k in range(1, count))]
-    raise DataError(f"the model accepts no generated input ({problem}); give --data, or its sizes: --input-shape "
-                    + " ".join(f"{n}:{','.join('?' if not isinstance(d, int) else str(d) for d in i.shape or ())}"
-                               for n, i in inputs.items()))
+    raise DataError(
+        f"the model accepts no generated input ({problem}); give --data, or its sizes: --input-shape "
+        + " ".join(
+            f"{n}:{','.join('?' if not isinstance(d, int) else str(d) for d in i.shape or ())}"
+            for n, i in inputs.items()
+        )
+    )
 
 
 def index_bound(model: ir.Model, name: str) -> int | None:
@@ -120,9 +126,11 @@ def _sizes(inputs: Mapping[str, Input], stated: Mapping[str, tuple[int, ...]]) -
             symbols: dict[str, int] = {}
             for name, shape in stated.items():
                 symbols |= {d: s for d, s in zip(inputs[name].shape or (), shape, strict=False) if isinstance(d, str)}
-            made = {name: stated.get(name) or _shape(i, image or IMAGE_SIZES[0], sequence or SEQUENCE_LENGTHS[0],
-                                                     channels, symbols)
-                    for name, i in inputs.items()}
+            made = {
+                name: stated.get(name)
+                or _shape(i, image or IMAGE_SIZES[0], sequence or SEQUENCE_LENGTHS[0], channels, symbols)
+                for name, i in inputs.items()
+            }
             key = tuple(made.values())
             if key not in seen:
                 seen.add(key)
@@ -157,8 +165,14 @@ def _fixed_state(shape: Sequence[int | str | None]) -> bool:
     return isinstance(shape[0], int) and shape[0] > 1 and isinstance(shape[2], int)
 
 
-def _feeds(inputs: Mapping[str, Input], sizes: Mapping[str, tuple[int, ...]], bounds: Mapping[str, int | None],
-           fill: str, seed: int, index: int) -> dict[str, Array]:
+def _feeds(
+    inputs: Mapping[str, Input],
+    sizes: Mapping[str, tuple[int, ...]],
+    bounds: Mapping[str, int | None],
+    fill: str,
+    seed: int,
+    index: int,
+) -> dict[str, Array]:
     feeds: dict[str, Array] = {}
     for position, (name, wanted) in enumerate(inputs.items()):
         rng = np.random.default_rng((seed, index, position))

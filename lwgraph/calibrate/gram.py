@@ -152,8 +152,10 @@ class CrossAccumulator:
         if not len(rows):
             return
         if self._shift is None:
-            self._shift = (rows.mean(0, dtype=np.float64).astype(rows.dtype),
-                           targets.mean(0, dtype=np.float64).astype(targets.dtype))
+            self._shift = (
+                rows.mean(0, dtype=np.float64).astype(rows.dtype),
+                targets.mean(0, dtype=np.float64).astype(targets.dtype),
+            )
         x, y = rows - self._shift[0], targets - self._shift[1]
         for group in range(rows.shape[1]):
             self._cross[group] += y[:, group].T @ x[:, group]
@@ -167,6 +169,10 @@ class CrossAccumulator:
         assert self._shift is not None
         sx, sy = (s.astype(np.float64) for s in self._shift)
         mx, my, power = gram.mean - sx, self._sums[0] / self.count, self._sums[1] / self.count
-        cross = (self._cross / self.count + sy[:, :, None] * mx[:, None, :] + my[:, :, None] * sx[:, None, :]
-                 + sy[:, :, None] * sx[:, None, :])
+        cross = (
+            self._cross / self.count
+            + sy[:, :, None] * mx[:, None, :]
+            + my[:, :, None] * sx[:, None, :]
+            + sy[:, :, None] * sx[:, None, :]
+        )
         return CrossMoments(gram, cross, my + sy, power + 2 * sy * my + sy * sy)

@@ -30,9 +30,13 @@ class Onward:
     """
 
     def __init__(
-        self, model: ir.Model, feeds: Sequence[Feeds], executor: Executor, starts: Sequence[int],
+        self,
+        model: ir.Model,
+        feeds: Sequence[Feeds],
+        executor: Executor,
+        starts: Sequence[int],
         memory_bytes: int = MEMORY_BYTES,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.executor, self.feeds = untimed(executor), list(feeds)
         self.outputs = [v.name or "" for v in model.graph.outputs]
         live = _live(model, sorted({start for start in starts if start > 0}), self.feeds[0])
@@ -102,7 +106,8 @@ def _same(node: ir.Node, other: ir.Node) -> bool:
         return False
     attributes, others = ({name: a.value for name, a in n.attributes.items()} for n in (node, other))
     if attributes.keys() != others.keys() or any(
-            isinstance(value, ir.Graph) or value != others[name] for name, value in attributes.items()):
+        isinstance(value, ir.Graph) or value != others[name] for name, value in attributes.items()
+    ):
         return False
     for mine, its in zip(node.inputs, other.inputs, strict=True):
         if mine is None or its is None:
@@ -137,8 +142,9 @@ def _live(model: ir.Model, places: Sequence[int], feed: Feeds) -> dict[int, list
     early = min((first.get(v.name or "", len(nodes)) for v in model.graph.outputs), default=len(nodes))
     return {
         place: [name for name, made in first.items() if made < place <= last.get(name, -1)]
-        for place in places if place <= early
-    }  # fmt: skip
+        for place in places
+        if place <= early
+    }
 
 
 __all__ = ["MEMORY_BYTES", "Onward", "first_change"]

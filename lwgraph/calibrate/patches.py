@@ -23,7 +23,7 @@ class Layer(Protocol):
 
     @property
     def kind(self) -> str:
-        """"conv", "conv_transpose", "gemm" or "matmul"."""
+        """ "conv", "conv_transpose", "gemm" or "matmul"."""
 
     @property
     def input(self) -> ir.Value:
@@ -93,8 +93,16 @@ class Patches:
         if not layer.kernel:
             return cls()
         transposed = layer.kind == "conv_transpose"
-        return cls(layer.kernel, layer.strides, layer.dilations, layer.pads, layer.auto_pad, layer.group, transposed,
-                   layer.output_padding if transposed else ())
+        return cls(
+            layer.kernel,
+            layer.strides,
+            layer.dilations,
+            layer.pads,
+            layer.auto_pad,
+            layer.group,
+            transposed,
+            layer.output_padding if transposed else (),
+        )
 
     def width(self, channels: int) -> int:
         """D, the length of a patch of an input with so many channels (columns)."""

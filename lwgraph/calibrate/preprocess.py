@@ -79,8 +79,10 @@ class Preprocess:
         if made.color is not None:
             channels.add(_COLORS[made.color]) if channels else None
         if len(channels) > 1:
-            raise UsageError(f"--preprocess gives {len(made.mean)} mean and {len(made.std)} std values"
-                             f"{f' for {made.color}' if made.color else ''}; one, or one per channel")
+            raise UsageError(
+                f"--preprocess gives {len(made.mean)} mean and {len(made.std)} std values"
+                f"{f' for {made.color}' if made.color else ''}; one, or one per channel"
+            )
         return made
 
     def for_input(self, wanted: Input) -> Preprocess:
@@ -92,12 +94,15 @@ class Preprocess:
         layout, channels, height, width = _image_geometry(wanted, self.layout)
         color = self.color or ("gray" if channels == 1 else "rgb")
         if channels is not None and _COLORS[color] != channels:
-            raise UsageError(f"--preprocess color={color} has {_COLORS[color]} channels, input '{wanted.name}' wants "
-                             f"{channels} ({wanted})")
+            raise UsageError(
+                f"--preprocess color={color} has {_COLORS[color]} channels, input '{wanted.name}' wants "
+                f"{channels} ({wanted})"
+            )
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (1, _COLORS[color]):
-                raise UsageError(f"--preprocess {name} has {len(getattr(self, name))} values, {color} has "
-                                 f"{_COLORS[color]} channels")
+                raise UsageError(
+                    f"--preprocess {name} has {len(getattr(self, name))} values, {color} has {_COLORS[color]} channels"
+                )
         if wanted.dtype.kind in "iu" and (self.scale is not None or self.mean != (0.0,) or self.std != (1.0,)):
             raise UsageError(f"--preprocess scales, but input '{wanted.name}' is {wanted.dtype.name}: it takes pixels")
         scale = self.scale if self.scale is not None or wanted.dtype.kind in "iu" else 1 / 255
@@ -109,8 +114,9 @@ class Preprocess:
             if size is None:  # the shorter side was set; the model wants one size
                 return replace(made, crop=(height, width))
             if tuple(size) != (height, width):
-                raise UsageError(f"--preprocess makes {size[0]}x{size[1]} images, input '{wanted.name}' wants "
-                                 f"{height}x{width}")
+                raise UsageError(
+                    f"--preprocess makes {size[0]}x{size[1]} images, input '{wanted.name}' wants {height}x{width}"
+                )
         return made
 
     def image(self, image: Image.Image) -> Array:
@@ -144,8 +150,12 @@ class Preprocess:
     def _geometry(self, picture: Image.Image) -> Image.Image:
         from PIL import Image
 
-        filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC,
-                   "nearest": Image.Resampling.NEAREST, "lanczos": Image.Resampling.LANCZOS}
+        filters = {
+            "bilinear": Image.Resampling.BILINEAR,
+            "bicubic": Image.Resampling.BICUBIC,
+            "nearest": Image.Resampling.NEAREST,
+            "lanczos": Image.Resampling.LANCZOS,
+        }
         width, height = picture.size
         if self.resize is not None and len(self.resize) == 2:
             picture = picture.resize((self.resize[1], self.resize[0]), filters[self.filter])
@@ -156,8 +166,9 @@ class Preprocess:
         elif self.letterbox is not None:
             high, wide = self.letterbox
             factor = min(wide / width, high / height)
-            inner = picture.resize((max(1, round(width * factor)), max(1, round(height * factor))),
-                                   filters[self.filter])
+            inner = picture.resize(
+                (max(1, round(width * factor)), max(1, round(height * factor))), filters[self.filter]
+            )
             picture = Image.new(picture.mode, (wide, high), self.fill if picture.mode == "L" else (self.fill,) * 3)
             picture.paste(inner, ((wide - inner.width) // 2, (high - inner.height) // 2))
         if self.crop is not None:
@@ -165,8 +176,9 @@ class Preprocess:
             width, height = picture.size
             if width < wide or height < high:  # too small to cut from: enlarge just enough, aspect kept
                 factor = max(wide / width, high / height)
-                picture = picture.resize((max(wide, round(width * factor)), max(high, round(height * factor))),
-                                         filters[self.filter])
+                picture = picture.resize(
+                    (max(wide, round(width * factor)), max(high, round(height * factor))), filters[self.filter]
+                )
                 width, height = picture.size
             left, top = (width - wide) // 2, (height - high) // 2
             picture = picture.crop((left, top, left + wide, top + high))
@@ -175,19 +187,23 @@ class Preprocess:
 
 def _image_geometry(wanted: Input, layout: str | None) -> tuple[str, int | None, int | None, int | None]:
     """Layout, channels, height and width (None where dynamic) of an input that takes images."""
+
     def fixed(d: int | str | None) -> int | None:
         return d if isinstance(d, int) else None
 
     shape = wanted.shape
     if shape is None or len(shape) != 4:
-        raise UsageError(f"input '{wanted.name}' ({wanted}) does not take images, which have 4 dimensions; "
-                         "give its data as .npz or module:attribute")
+        raise UsageError(
+            f"input '{wanted.name}' ({wanted}) does not take images, which have 4 dimensions; "
+            "give its data as .npz or module:attribute"
+        )
     if layout is None:
         layout = "nhwc" if shape[3] in (1, 3) and shape[1] not in (1, 3) else "nchw"
     channels, height, width = (shape[1], shape[2], shape[3]) if layout == "nchw" else (shape[3], shape[1], shape[2])
     if isinstance(channels, int) and channels not in (1, 3):
-        raise UsageError(f"input '{wanted.name}' ({wanted}) has {channels} channels in layout {layout}; "
-                         "images have 1 or 3")
+        raise UsageError(
+            f"input '{wanted.name}' ({wanted}) has {channels} channels in layout {layout}; images have 1 or 3"
+        )
     return layout, fixed(channels), fixed(height), fixed(width)
 
 
@@ -243,8 +259,16 @@ def _word(key: str, value: Any) -> str:
 
 
 _READ = {
-    "resize": _size, "letterbox": _square, "crop": _square, "fill": _byte, "filter": _word, "color": _word,
-    "scale": _factor, "mean": _numbers, "std": _numbers, "layout": _word,
+    "resize": _size,
+    "letterbox": _square,
+    "crop": _square,
+    "fill": _byte,
+    "filter": _word,
+    "color": _word,
+    "scale": _factor,
+    "mean": _numbers,
+    "std": _numbers,
+    "layout": _word,
 }
 
 

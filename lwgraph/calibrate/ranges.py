@@ -141,8 +141,10 @@ def _count(seen: Observed, name: str, index: int, results: dict[str, npt.NDArray
         return
     low, high = float(results[f"{_PREFIX}{index}.low"]), float(results[f"{_PREFIX}{index}.high"])
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise DataError(f"tensor '{name}' holds {low if not np.isfinite(low) else high}: it has no range; "
-                        "exclude what computes it, or remove the sample")
+        raise DataError(
+            f"tensor '{name}' holds {low if not np.isfinite(low) else high}: it has no range; "
+            "exclude what computes it, or remove the sample"
+        )
     seen.histogram.extend(low, high)
     sample = results.get(f"{_PREFIX}{index}.sample")
     if sample is not None:
@@ -156,7 +158,8 @@ def _count(seen: Observed, name: str, index: int, results: dict[str, npt.NDArray
     seen.channel_sum = means * share + (0.0 if seen.channel_sum is None else seen.channel_sum)
     if f"{_PREFIX}{index}.lows" in results:
         lows, highs, powers = (
-            results[f"{_PREFIX}{index}.{key}"].astype(np.float64) for key in ("lows", "highs", "powers"))
+            results[f"{_PREFIX}{index}.{key}"].astype(np.float64) for key in ("lows", "highs", "powers")
+        )
         seen.channel_low = lows if seen.channel_low is None else np.minimum(seen.channel_low, lows)
         seen.channel_high = highs if seen.channel_high is None else np.maximum(seen.channel_high, highs)
         seen.channel_power = powers if seen.channel_power is None else seen.channel_power + powers
@@ -170,7 +173,13 @@ class _Probe:
     """A copy of a model whose outputs are the extremes and samples of some of its tensors."""
 
     def __init__(
-        self, model: ir.Model, names: Sequence[str], channels: dict[str, int], samples: int, seed: int, careful: bool,
+        self,
+        model: ir.Model,
+        names: Sequence[str],
+        channels: dict[str, int],
+        samples: int,
+        seed: int,
+        careful: bool,
         more: Collection[str] = (),
     ) -> None:
         self.model, self.samples = ir.clone(model), samples
@@ -180,7 +189,10 @@ class _Probe:
         # Stratified positions in [0, 1): float64, for tensors of more than 2^24 elements.
         positions = (np.arange(samples) + np.random.default_rng(seed).random(samples)) / max(samples, 1)
         arrays: dict[str, npt.NDArray[Any]] = {
-            "positions": positions, "flat": np.array([-1], np.int64), "zero": np.zeros(1, np.float32)}
+            "positions": positions,
+            "flat": np.array([-1], np.int64),
+            "zero": np.zeros(1, np.float32),
+        }
         self.constants = {key: ir.add_initializer(graph, array, f"{_PREFIX}{key}") for key, array in arrays.items()}
         version = graph.opset_imports.get("", 1)
         for index, name in enumerate(names):
@@ -196,8 +208,10 @@ class _Probe:
         return executor.prepare(self.model, outputs=self.outputs)
 
     def _node(self, kind: str, inputs: list[ir.Value], name: str = "", **attributes: Any) -> ir.Value:
-        made = [ir.Attr(key, ir.AttributeType.INTS if isinstance(item, list) else ir.AttributeType.INT, item)
-                for key, item in attributes.items()]
+        made = [
+            ir.Attr(key, ir.AttributeType.INTS if isinstance(item, list) else ir.AttributeType.INT, item)
+            for key, item in attributes.items()
+        ]
         node = ir.Node("", kind, inputs, made, name=ir.fresh_name(self.model.graph, f"{_PREFIX}{kind}"))
         self.model.graph.append(node)
         output = node.outputs[0]
@@ -232,8 +246,12 @@ class _Probe:
             value = self._node("Cast", [value], to=int(ir.DataType.FLOAT))
         rank = len(value.shape) if value.shape is not None else 0
         axes = [i for i in range(rank) if i != axis % rank]
-        for kind, key in (("ReduceMin", "lows"), ("ReduceMax", "highs"), ("ReduceMean", "means"),
-                          ("ReduceSumSquare", "powers")):
+        for kind, key in (
+            ("ReduceMin", "lows"),
+            ("ReduceMax", "highs"),
+            ("ReduceMean", "means"),
+            ("ReduceSumSquare", "powers"),
+        ):
             if not more and key != "means":
                 continue
             if version >= 18:

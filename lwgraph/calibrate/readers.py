@@ -44,8 +44,14 @@ class Reader:
             as long as neither the user nor the data (an attribute `augment` of the object given) say so.
     """
 
-    def __init__(self, source: sources.Source, inputs: Signature, place: str, batch: int | None = None,
-                 items: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        source: sources.Source,
+        inputs: Signature,
+        place: str,
+        batch: int | None = None,
+        items: Sequence[int] | None = None,
+    ) -> None:
         self._source, self.inputs, self.place = source, inputs, place
         self._items = list(range(len(source)) if items is None else items)
         self._batched = batched_inputs(inputs)
@@ -62,8 +68,10 @@ class Reader:
             raise DataError(f"{place} has {len(self.labels)} labels for {self.count} samples")
         self._feeds: int | None = None
         if self._batch_fixed() and self._batch is not None and self.count % self._batch:
-            self.notes.append(f"the model's batch is fixed at {self._batch}, which {self.count} samples do not fill: "
-                              "padded by repeating a sample (not scored)")
+            self.notes.append(
+                f"the model's batch is fixed at {self._batch}, which {self.count} samples do not fill: "
+                "padded by repeating a sample (not scored)"
+            )
 
     def __len__(self) -> int:
         if self._feeds is None:
@@ -71,8 +79,10 @@ class Reader:
                 self._feeds = len(self._items)
             elif self._batch == 1:
                 self._feeds = self.count
-            elif all(n in self._batched and all(isinstance(d, int) for d in (i.shape or (None, None))[1:])
-                     for n, i in self.inputs.items()):
+            elif all(
+                n in self._batched and all(isinstance(d, int) for d in (i.shape or (None, None))[1:])
+                for n, i in self.inputs.items()
+            ):
                 self._feeds = math.ceil(self.count / self._batch)
             else:  # samples of different shapes are not grouped
                 self._feeds = sum(1 for _ in self.batches())
@@ -125,8 +135,10 @@ class Reader:
         for index, rows in zip(self._items, self._rows, strict=True):
             feeds, labels = self._source[index], self._label(index)
             for r in range(rows):
-                yield ({name: a[r : r + 1] if name in self._batched else a for name, a in feeds.items()},
-                       None if labels is None else labels[r : r + 1])
+                yield (
+                    {name: a[r : r + 1] if name in self._batched else a for name, a in feeds.items()},
+                    None if labels is None else labels[r : r + 1],
+                )
 
     def _label(self, index: int) -> Array | None:
         return None if self._source.labels is None else self._source.labels[index]
@@ -140,8 +152,10 @@ class Reader:
         if self._batch_fixed():
             assert self._batch is not None
             feeds += [feeds[-1]] * (self._batch - count)
-        stacked = {name: np.concatenate([f[name] for f in feeds]) if name in self._batched else feeds[0][name]
-                   for name in feeds[0]}
+        stacked = {
+            name: np.concatenate([f[name] for f in feeds]) if name in self._batched else feeds[0][name]
+            for name in feeds[0]
+        }
         labels = [label for _, label in rows if label is not None]
         return Batch(stacked, count, np.concatenate(labels) if labels else None)
 
@@ -195,8 +209,11 @@ def open_data(
     reader = Reader(source, inputs, place, batch)
     reader.augment = augmentations(own, f"attribute 'augment' of {place}") if stated_augment is None else stated_augment
     if not reader.count:
-        bad = f"; {len(reader.skipped)} could not be read, first '{reader.skipped[0][0]}': {reader.skipped[0][1]}" \
-            if reader.skipped else ""
+        bad = (
+            f"; {len(reader.skipped)} could not be read, first '{reader.skipped[0][0]}': {reader.skipped[0][1]}"
+            if reader.skipped
+            else ""
+        )
         raise DataError(f"{place} has no samples{bad}")
     return reader
 
@@ -222,20 +239,25 @@ def split(reader: Reader, fractions: Sequence[float], seed: int) -> list[Reader]
     ends = [round(e * total) for e in np.cumsum(fractions)]
     for i in range(len(ends)):  # every part has at least one item
         ends[i] = min(max(ends[i], (ends[i - 1] if i else 0) + 1), total - (len(ends) - 1 - i))
-    return [reader.subset(sorted(int(i) for i in order[start:end]))
-            for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    return [
+        reader.subset(sorted(int(i) for i in order[start:end]))
+        for start, end in zip([0, *ends[:-1]], ends, strict=True)
+    ]
 
 
-def _source(spec: Any, inputs: Signature, preprocess: Preprocess | None, limit: int | None, option: str, place: str
-            ) -> tuple[sources.Source, Sequence[str]]:
+def _source(
+    spec: Any, inputs: Signature, preprocess: Preprocess | None, limit: int | None, option: str, place: str
+) -> tuple[sources.Source, Sequence[str]]:
     """The samples, and how the object that they came from says that they may be varied."""
     if isinstance(spec, (str, Path)):
         path = Path(spec)
         if path.exists():
             return _from_path(path, inputs, preprocess, limit), ()
         if not is_object_name(str(spec)):
-            raise DataError(f"{option} '{spec}' does not exist; give a folder of images, .npz, .npy, a folder of "
-                            "test_data_set_*, or module:attribute")
+            raise DataError(
+                f"{option} '{spec}' does not exist; give a folder of images, .npz, .npy, a folder of "
+                "test_data_set_*, or module:attribute"
+            )
         spec = load_object(str(spec), option)
     if isinstance(spec, np.ndarray):
         if len(inputs) != 1:
@@ -254,8 +276,11 @@ def _from_path(path: Path, inputs: Signature, preprocess: Preprocess | None, lim
         if path.suffix not in (".npz", ".npy"):
             raise DataError(f"'{path}' is neither a folder nor .npz or .npy")
         return sources.Arrays(sources.load_arrays(path, inputs), inputs, preprocess, f"'{path}'", limit)
-    sets = [path] if (path / "input_0.pb").exists() else sorted(
-        (p for p in path.glob("test_data_set_*") if p.is_dir()), key=lambda p: (len(p.name), p.name))
+    sets = (
+        [path]
+        if (path / "input_0.pb").exists()
+        else sorted((p for p in path.glob("test_data_set_*") if p.is_dir()), key=lambda p: (len(p.name), p.name))
+    )
     files = sorted(path.glob("*.npz"))
     if sources.image_paths(path):
         return sources.Images(path, inputs, preprocess, limit)
@@ -265,8 +290,9 @@ def _from_path(path: Path, inputs: Signature, preprocess: Preprocess | None, lim
         return sources.TestSets(sets[:limit], inputs)
     if files:
         return sources.Files(files[:limit], inputs)
-    raise DataError(f"folder '{path}' has no images ({', '.join(sorted(sources.IMAGE_SUFFIXES))}), no .npz and no "
-                    "test_data_set_*")
+    raise DataError(
+        f"folder '{path}' has no images ({', '.join(sorted(sources.IMAGE_SUFFIXES))}), no .npz and no test_data_set_*"
+    )
 
 
 def _batch_size(inputs: Signature, batched: frozenset[str], requested: int | None) -> int | None:

@@ -73,8 +73,7 @@ def count_rows(feeds: Mapping[str, Array], batched: frozenset[str], place: str) 
     """How many samples one feed holds; DataError when its inputs disagree."""
     rows = {name: len(feeds[name]) for name in sorted(batched)}
     if len(set(rows.values())) > 1:
-        raise DataError(f"{place}: the inputs have different batches: "
-                        f"{', '.join(f'{n} {r}' for n, r in rows.items())}")
+        raise DataError(f"{place}: the inputs have different batches: {', '.join(f'{n} {r}' for n, r in rows.items())}")
     return next(iter(rows.values()), 1)
 
 
@@ -99,8 +98,9 @@ def fit(feeds: Mapping[str, Any], inputs: Signature, place: str, *, check_batch:
             raise DataError(f"{place}: the model has no input '{name}'{did_you_mean(name, inputs)}")
     missing = [name for name in inputs if name not in feeds]
     if missing:
-        raise DataError(f"{place}: nothing for input '{missing[0]}' ({inputs[missing[0]]}); "
-                        f"given: {', '.join(feeds) or 'nothing'}")
+        raise DataError(
+            f"{place}: nothing for input '{missing[0]}' ({inputs[missing[0]]}); given: {', '.join(feeds) or 'nothing'}"
+        )
     fitted: dict[str, Array] = {}
     symbols: dict[str, tuple[int, str]] = {}
     for name, wanted in inputs.items():
@@ -126,8 +126,10 @@ def convert(array: Array, wanted: Input, place: str) -> Array:
         with np.errstate(over="ignore"):
             narrowed = array.astype(want)
         if np.isinf(narrowed.astype(np.float64)).sum() > np.isinf(array).sum():
-            raise DataError(f"{place}: input '{wanted.name}' has values up to {np.nanmax(np.abs(array)):.3g}, "
-                            f"beyond the range of {want.name}")
+            raise DataError(
+                f"{place}: input '{wanted.name}' has values up to {np.nanmax(np.abs(array)):.3g}, "
+                f"beyond the range of {want.name}"
+            )
         return narrowed
     elif have.kind == "b" and want.kind in "iuf":
         return array.astype(want)
@@ -135,20 +137,24 @@ def convert(array: Array, wanted: Input, place: str) -> Array:
         exact = array.astype(want)
         if np.array_equal(exact.astype(have), array):
             return exact
-        raise DataError(f"{place}: input '{wanted.name}' has values from {array.min()} to {array.max()}, "
-                        f"which {want.name} cannot hold")
+        raise DataError(
+            f"{place}: input '{wanted.name}' has values from {array.min()} to {array.max()}, "
+            f"which {want.name} cannot hold"
+        )
     cure = ""
     if have.kind in "iu" and want.kind == "f":
         cure = "; if these are pixels, say how to scale them, e.g. --preprocess scale=1/255"
     raise DataError(f"{place}: input '{wanted.name}' is {have.name}, the model wants {want.name}{cure}")
 
 
-def _check_shape(array: Array, wanted: Input, place: str, check_batch: bool, symbols: dict[str, tuple[int, str]]
-                 ) -> Array:
+def _check_shape(
+    array: Array, wanted: Input, place: str, check_batch: bool, symbols: dict[str, tuple[int, str]]
+) -> Array:
     if wanted.shape is None:
         return array
-    if array.ndim == len(wanted.shape) - 1 and (wanted.shape[0] == 1 or not isinstance(wanted.shape[0], int)
-                                                or not check_batch):
+    if array.ndim == len(wanted.shape) - 1 and (
+        wanted.shape[0] == 1 or not isinstance(wanted.shape[0], int) or not check_batch
+    ):
         array = array[None]
     fixed = [(i, d) for i, d in enumerate(wanted.shape) if isinstance(d, int) and (check_batch or i > 0)]
     if array.ndim != len(wanted.shape) or any(array.shape[i] != d for i, d in fixed):
@@ -162,6 +168,7 @@ def _check_shape(array: Array, wanted: Input, place: str, check_batch: bool, sym
         if isinstance(symbol, str):
             known, owner = symbols.setdefault(symbol, (size, wanted.name))
             if known != size and (check_batch or wanted.shape.index(symbol) > 0):
-                raise DataError(f"{place}: dimension '{symbol}' is {known} in input '{owner}' and {size} in "
-                                f"'{wanted.name}'")
+                raise DataError(
+                    f"{place}: dimension '{symbol}' is {known} in input '{owner}' and {size} in '{wanted.name}'"
+                )
     return array

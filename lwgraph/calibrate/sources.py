@@ -64,15 +64,18 @@ class Images(_Base):
 
     def __post_init__(self) -> None:
         if len(self.inputs) != 1:
-            raise DataError(f"'{self.folder}' holds images, which feed one input; the model has {len(self.inputs)}: "
-                            f"{', '.join(self.inputs)}; give .npz files or module:attribute")
+            raise DataError(
+                f"'{self.folder}' holds images, which feed one input; the model has {len(self.inputs)}: "
+                f"{', '.join(self.inputs)}; give .npz files or module:attribute"
+            )
         (self._input,) = self.inputs.values()
         if self.preprocess is None:
             self.notes.append("no preprocessing was stated: images are resized to the input's size and scaled to 0..1")
         self._preprocess = (self.preprocess or Preprocess()).for_input(self._input)
         paths = image_paths(self.folder)
-        groups = sorted({p.relative_to(self.folder).parts[0] for p in paths
-                         if len(p.relative_to(self.folder).parts) > 1})
+        groups = sorted(
+            {p.relative_to(self.folder).parts[0] for p in paths if len(p.relative_to(self.folder).parts) > 1}
+        )
         labelled = len(groups) > 1 and all(len(p.relative_to(self.folder).parts) > 1 for p in paths)
         self._paths: list[Path] = []
         for path in _spread(paths, self.limit):
@@ -121,16 +124,21 @@ class Arrays(_Base):
             arrays = {next(iter(self.inputs)): next(iter(arrays.values()))}  # one array, one input: no doubt
         for name in arrays:
             if name not in self.inputs:
-                raise DataError(f"{self.place} has an array '{name}', the model no such input"
-                                f"{did_you_mean(name, self.inputs)}")
+                raise DataError(
+                    f"{self.place} has an array '{name}', the model no such input{did_you_mean(name, self.inputs)}"
+                )
         for name, wanted in self.inputs.items():
             if name not in arrays:
-                raise DataError(f"{self.place} has no array for input '{name}' ({wanted}); it has: "
-                                f"{', '.join(arrays) or 'none'}")
+                raise DataError(
+                    f"{self.place} has no array for input '{name}' ({wanted}); it has: {', '.join(arrays) or 'none'}"
+                )
         self._arrays = {name: np.asarray(array) for name, array in arrays.items()}
         if self.preprocess is not None:
-            self._preprocess = {n: self.preprocess.for_input(i) for n, i in self.inputs.items()
-                                if i.rank == 4 and self._arrays[n].ndim in (3, 4)}
+            self._preprocess = {
+                n: self.preprocess.for_input(i)
+                for n, i in self.inputs.items()
+                if i.rank == 4 and self._arrays[n].ndim in (3, 4)
+            }
             if not self._preprocess:
                 raise UsageError(f"--preprocess is for images; {self.place} has none for the model's inputs")
         else:
@@ -155,8 +163,11 @@ class Arrays(_Base):
     def _count(self, name: str) -> int | None:
         """How many samples an array holds; None: it is one value for all (a scalar input)."""
         array, rank = self._arrays[name], self.inputs[name].rank
-        return None if array.ndim == 0 or (rank is not None and array.ndim < rank - (name in self._preprocess)) \
+        return (
+            None
+            if array.ndim == 0 or (rank is not None and array.ndim < rank - (name in self._preprocess))
             else len(array)
+        )
 
     def __len__(self) -> int:
         return len(self._picked)
@@ -168,8 +179,11 @@ class Arrays(_Base):
             if name in self._shared and array.ndim == 0:
                 feeds[name] = array
                 continue
-            sample = array if array.ndim < (self.inputs[name].rank or 0) and name not in self._preprocess \
+            sample = (
+                array
+                if array.ndim < (self.inputs[name].rank or 0) and name not in self._preprocess
                 else array[0 if name in self._shared else row]
+            )
             if name in self._preprocess:
                 stated = self._preprocess[name]
                 if sample.dtype != np.uint8 and self.preprocess is not None and self.preprocess.scale is None:
@@ -277,8 +291,10 @@ class Spool(_Base):
         if isinstance(sample, np.ndarray) and len(self.inputs) == 1:
             sample = {next(iter(self.inputs)): sample}
         if not isinstance(sample, Mapping):
-            raise DataError(f"{place} is a {type(sample).__name__}; a sample is a dict {{input name: array}}, "
-                            "or a pair of that and its label")
+            raise DataError(
+                f"{place} is a {type(sample).__name__}; a sample is a dict {{input name: array}}, "
+                "or a pair of that and its label"
+            )
         fitted = fit(sample, self.inputs, place, check_batch=False)
         return {name: a.copy() if a is sample[name] else a for name, a in fitted.items()}, label
 
@@ -304,8 +320,10 @@ def samples_of(thing: Any, place: str) -> Iterable[Any]:
     if hasattr(thing, "get_next"):
         return _drain(thing)
     if isinstance(thing, (str, bytes)) or not hasattr(thing, "__iter__"):
-        raise DataError(f"{place} is a {type(thing).__name__}; give an iterable of {{input: array}} dicts, a callable "
-                        "that returns one, or a CalibrationDataReader")
+        raise DataError(
+            f"{place} is a {type(thing).__name__}; give an iterable of {{input: array}} dicts, a callable "
+            "that returns one, or a CalibrationDataReader"
+        )
     return thing  # type: ignore[no-any-return]
 
 
@@ -345,8 +363,13 @@ def _guarded(samples: Iterable[Any], place: str) -> Iterator[Any]:
 
 def image_paths(folder: Path) -> list[Path]:
     """The image files below `folder`, sorted by path, hidden ones left out."""
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
-                  and not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    return sorted(
+        p
+        for p in folder.rglob("*")
+        if p.suffix.lower() in IMAGE_SUFFIXES
+        and p.is_file()
+        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+    )
 
 
 def load_arrays(path: Path, inputs: Signature) -> dict[str, Array]:
@@ -355,8 +378,10 @@ def load_arrays(path: Path, inputs: Signature) -> dict[str, Array]:
         loaded = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
         if path.suffix == ".npy":
             if len(inputs) != 1:
-                raise DataError(f"'{path}' holds one array, the model has {len(inputs)} inputs: {', '.join(inputs)}; "
-                                "give a .npz with their names as keys")
+                raise DataError(
+                    f"'{path}' holds one array, the model has {len(inputs)} inputs: {', '.join(inputs)}; "
+                    "give a .npz with their names as keys"
+                )
             return {next(iter(inputs)): loaded}
         with loaded:
             return {key: loaded[key] for key in loaded.files}

@@ -161,9 +161,14 @@ class Statistics:
         grams: dict[_Want, GramAccumulator] = {}
         held: dict[_Want, list[Array]] = {w: [] for w in wants}
         fit_feeds = len(self._feeds) - len(self._held_feeds)
-        values = capture(self._model, list(by_name), self._feeds, self._executor,
-                         activation_bytes=self._activation_bytes,
-                         progress=lambda done, total: self._progress("collecting statistics", done, total))
+        values = capture(
+            self._model,
+            list(by_name),
+            self._feeds,
+            self._executor,
+            activation_bytes=self._activation_bytes,
+            progress=lambda done, total: self._progress("collecting statistics", done, total),
+        )
         for index, arrays in values:
             for name, array in arrays.items():
                 for want in by_name[name]:
@@ -185,8 +190,9 @@ class Statistics:
             if held[want]:
                 self._store.put(("held", want), (np.concatenate(held[want]),))
 
-    def _positions(self, want: _Want, shape: tuple[int, ...], width: int, index: int, wanted: int
-                   ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    def _positions(
+        self, want: _Want, shape: tuple[int, ...], width: int, index: int, wanted: int
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
         """The positions of one feed that are held out, and those that go into the Gram."""
         none = np.arange(0)
         total, rng = want.patches.count(shape), np.random.default_rng((self._seed, index))
@@ -247,15 +253,24 @@ def cross_moments(
     return {site.name: found[site.name].result() for site in listed}
 
 
-def _add_pair(found: dict[str, CrossAccumulator], site: Layer, xs: Mapping[str, Array], y: Array, index: int,
-              feeds: int, seed: int, rows_per_unknown: int) -> None:
+def _add_pair(
+    found: dict[str, CrossAccumulator],
+    site: Layer,
+    xs: Mapping[str, Array],
+    y: Array,
+    index: int,
+    feeds: int,
+    seed: int,
+    rows_per_unknown: int,
+) -> None:
     want = _want(site)
     x, patches = xs[want.name], want.patches
     total = patches.count(x.shape)
     rows_y = np.moveaxis(y, 1, -1).reshape(-1, y.shape[1]) if patches.kernel else y.reshape(-1, y.shape[-1])
     if rows_y.shape != (total, site.outputs):
-        raise DataError(f"layer '{site.name}' has {total} positions of {site.outputs} outputs, its target "
-                        f"{list(y.shape)}")
+        raise DataError(
+            f"layer '{site.name}' has {total} positions of {site.outputs} outputs, its target {list(y.shape)}"
+        )
     width = site.fan_in
     wanted = math.ceil(rows_for(width, rows_per_unknown) / feeds)
     at = positions(total, wanted, np.random.default_rng((seed, index)))

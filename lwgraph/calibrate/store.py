@@ -81,8 +81,10 @@ class Store:
             named: dict[str, Any] = {f"a{i}": array for i, array in enumerate(arrays)}
             np.savez(path, **named)
         except OSError as error:
-            raise DataError(f"statistics do not fit into the temporary folder '{tempfile.gettempdir()}': "
-                            f"{error.strerror}; free it, set TMPDIR, or raise the memory limit") from error
+            raise DataError(
+                f"statistics do not fit into the temporary folder '{tempfile.gettempdir()}': "
+                f"{error.strerror}; free it, set TMPDIR, or raise the memory limit"
+            ) from error
         return path
 
 

@@ -139,8 +139,9 @@ def percentile_range(histogram: Histogram, percentile: float = 99.99, symmetric:
 def check_method(method: str) -> None:
     """UsageError with a near miss unless `method` is one of METHODS."""
     if method not in METHODS:
-        raise UsageError(f"calibration method '{method}' is unknown{did_you_mean(method, METHODS)}; "
-                         f"allowed: {', '.join(METHODS)}")
+        raise UsageError(
+            f"calibration method '{method}' is unknown{did_you_mean(method, METHODS)}; allowed: {', '.join(METHODS)}"
+        )
 
 
 def choose_range(

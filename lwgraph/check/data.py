@@ -25,7 +25,8 @@ def _initializer(value: ir.Value, graph: ir.Graph) -> None:
         raise broken("has no data")
     shape = list(tensor.shape.numpy())
     if isinstance(value.type, (ir.SequenceType, ir.OptionalType)) or (
-            value.dtype is not None and value.dtype != tensor.dtype):
+        value.dtype is not None and value.dtype != tensor.dtype
+    ):
         raise broken(f"is recorded as {value.type} and holds {tensor.dtype.name}")
     if value.shape is not None and not _agree(list(value.shape), shape):
         raise broken(f"is recorded with shape {value.shape} and holds {shape}")
@@ -37,5 +38,6 @@ def _initializer(value: ir.Value, graph: ir.Graph) -> None:
 
 
 def _agree(recorded: list[Any], held: list[int]) -> bool:
-    return len(recorded) == len(held) and all(not isinstance(size, int) or size == other
-                                              for size, other in zip(recorded, held, strict=True))
+    return len(recorded) == len(held) and all(
+        not isinstance(size, int) or size == other for size, other in zip(recorded, held, strict=True)
+    )

@@ -21,8 +21,15 @@ class InvariantError(CheckError):
         detail: several lines: the message, the node, what makes its inputs and what uses its outputs.
     """
 
-    def __init__(self, invariant: str, message: str, *, node: ir.Node | None = None, value: ir.Value | None = None,
-                 scope: ir.Graph | None = None) -> None:
+    def __init__(
+        self,
+        invariant: str,
+        message: str,
+        *,
+        node: ir.Node | None = None,
+        value: ir.Value | None = None,
+        scope: ir.Graph | None = None,
+    ) -> None:
         where = f" (graph '{scope.name}')" if scope is not None and scope.name else ""
         super().__init__(f"{message}{where}")
         self.invariant, self.node, self.value = invariant, node, value
@@ -43,8 +50,9 @@ def _surroundings(node: ir.Node | None, value: ir.Value | None) -> list[str]:
         if value is None:
             return []
         return [f"   {value_text(value)}", *_some(value.consumers(), "->")]
-    makers = list(dict.fromkeys(maker for used in node.inputs
-                                if used is not None and (maker := used.producer()) is not None))
+    makers = list(
+        dict.fromkeys(maker for used in node.inputs if used is not None and (maker := used.producer()) is not None)
+    )
     users = list(dict.fromkeys(user for output in node.outputs for user in output.consumers()))
     return [*_some(makers, "  "), f">> {node_text(node)}", *_some(users, "->")]
 

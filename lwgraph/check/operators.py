@@ -45,14 +45,25 @@ def _schema(domain: str, operator: str, version: int) -> _Schema | None:
 
     def formals(parameters: list[onnx.defs.OpSchema.FormalParameter]) -> tuple[_Formal, ...]:
         option = onnx.defs.OpSchema.FormalParameterOption
-        return tuple(_Formal(each.name, each.option == option.Single, each.type_str if each.is_homogeneous else "",
-                             frozenset(each.types)) for each in parameters)
+        return tuple(
+            _Formal(
+                each.name,
+                each.option == option.Single,
+                each.type_str if each.is_homogeneous else "",
+                frozenset(each.types),
+            )
+            for each in parameters
+        )
 
     return _Schema(
-        formals(list(schema.inputs)), formals(list(schema.outputs)), (schema.min_input, schema.max_input),
+        formals(list(schema.inputs)),
+        formals(list(schema.outputs)),
+        (schema.min_input, schema.max_input),
         (schema.min_output, schema.max_output),
         {name: attribute.type.name for name, attribute in schema.attributes.items()},  # type: ignore[attr-defined]
-        tuple(name for name, attribute in schema.attributes.items() if attribute.required), schema.deprecated)
+        tuple(name for name, attribute in schema.attributes.items() if attribute.required),
+        schema.deprecated,
+    )
 
 
 @functools.cache
@@ -86,32 +97,49 @@ def _references(node: ir.Node, graph: ir.Graph, parameters: set[str] | None) -> 
         if not attribute.is_ref():
             continue
         if parameters is None:
-            raise InvariantError("attributes", f"attribute '{name}' of {named(node)} refers to parameter "
-                                               f"'{attribute.ref_attr_name}', outside a function", node=node,
-                                 scope=graph)
+            raise InvariantError(
+                "attributes",
+                f"attribute '{name}' of {named(node)} refers to parameter "
+                f"'{attribute.ref_attr_name}', outside a function",
+                node=node,
+                scope=graph,
+            )
         if attribute.ref_attr_name not in parameters:
-            raise InvariantError("attributes", f"attribute '{name}' of {named(node)} refers to parameter "
-                                               f"'{attribute.ref_attr_name}', which the function does not have; "
-                                               f"it has: {', '.join(sorted(parameters)) or 'none'}",
-                                 node=node, scope=graph)
+            raise InvariantError(
+                "attributes",
+                f"attribute '{name}' of {named(node)} refers to parameter "
+                f"'{attribute.ref_attr_name}', which the function does not have; "
+                f"it has: {', '.join(sorted(parameters)) or 'none'}",
+                node=node,
+                scope=graph,
+            )
 
 
 def _call(node: ir.Node, graph: ir.Graph, function: ir.Function) -> None:
-    for what, given, taken in (("inputs", _length(node.inputs), len(function.inputs)),
-                               ("outputs", len(node.outputs), len(function.outputs))):
+    for what, given, taken in (
+        ("inputs", _length(node.inputs), len(function.inputs)),
+        ("outputs", len(node.outputs), len(function.outputs)),
+    ):
         if given > taken:
-            raise InvariantError("arity", f"{named(node)} has {given} {what}; the function has {taken}", node=node,
-                                 scope=graph)
+            raise InvariantError(
+                "arity", f"{named(node)} has {given} {what}; the function has {taken}", node=node, scope=graph
+            )
     for name in node.attributes:
         if name not in function.attributes:
-            raise InvariantError("attributes", f"{named(node)} gives attribute '{name}', which the function does not "
-                                               f"have{did_you_mean(name, function.attributes)}", node=node, scope=graph)
+            raise InvariantError(
+                "attributes",
+                f"{named(node)} gives attribute '{name}', which the function does not "
+                f"have{did_you_mean(name, function.attributes)}",
+                node=node,
+                scope=graph,
+            )
 
 
 def _length(values: Sequence[ir.Value | None]) -> int:
     """How many there are up to the last that is not left out."""
-    return next((length for length in range(len(values), 0, -1)
-                 if (last := values[length - 1]) is not None and last.name), 0)
+    return next(
+        (length for length in range(len(values), 0, -1) if (last := values[length - 1]) is not None and last.name), 0
+    )
 
 
 def _operator(node: ir.Node, graph: ir.Graph) -> None:
@@ -126,40 +154,62 @@ def _operator(node: ir.Node, graph: ir.Graph) -> None:
     if schema is None:
         names = _versions()[node.domain]
         since = names.get(node.op_type)
-        raise InvariantError("operator", f"{named(node)}: {place} has no operator '{node.op_type}'"
-                             + (f"; it came with opset {since}" if since is not None and since > version
-                                else did_you_mean(node.op_type, names) if since is None else ""),
-                             node=node, scope=graph)
+        raise InvariantError(
+            "operator",
+            f"{named(node)}: {place} has no operator '{node.op_type}'"
+            + (
+                f"; it came with opset {since}"
+                if since is not None and since > version
+                else did_you_mean(node.op_type, names)
+                if since is None
+                else ""
+            ),
+            node=node,
+            scope=graph,
+        )
     if schema.deprecated:
-        raise InvariantError("operator", f"{named(node)}: {place} has '{node.op_type}' no more (deprecated)", node=node,
-                             scope=graph)
+        raise InvariantError(
+            "operator", f"{named(node)}: {place} has '{node.op_type}' no more (deprecated)", node=node, scope=graph
+        )
     _arity(node, graph, schema)
     _attributes(node, graph, schema)
     _types(node, graph, schema)
 
 
 def _arity(node: ir.Node, graph: ir.Graph, schema: _Schema) -> None:
-    for what, given, (least, most) in (("inputs", _length(node.inputs), schema.input_count),
-                                       ("outputs", _length(node.outputs), schema.output_count)):
+    for what, given, (least, most) in (
+        ("inputs", _length(node.inputs), schema.input_count),
+        ("outputs", _length(node.outputs), schema.output_count),
+    ):
         if not least <= given <= most:
             allowed = f"{least}" if least == most else f"{least} or more" if most > 1 << 20 else f"{least} to {most}"
-            raise InvariantError("arity", f"{named(node)} has {given} {what}; it takes {allowed}", node=node,
-                                 scope=graph)
+            raise InvariantError(
+                "arity", f"{named(node)} has {given} {what}; it takes {allowed}", node=node, scope=graph
+            )
     for index, formal in enumerate(schema.inputs):
         if formal.required and (index >= len(node.inputs) or node.inputs[index] is None):
-            raise InvariantError("arity", f"{named(node)} lacks its input {index} ('{formal.name}')", node=node,
-                                 scope=graph)
+            raise InvariantError(
+                "arity", f"{named(node)} lacks its input {index} ('{formal.name}')", node=node, scope=graph
+            )
 
 
 def _attributes(node: ir.Node, graph: ir.Graph, schema: _Schema) -> None:
     for name, attribute in node.attributes.items():
         expected = schema.attributes.get(name)
         if expected is None:
-            raise InvariantError("attributes", f"{named(node)} has no attribute '{name}'"
-                                               f"{did_you_mean(name, schema.attributes)}", node=node, scope=graph)
+            raise InvariantError(
+                "attributes",
+                f"{named(node)} has no attribute '{name}'{did_you_mean(name, schema.attributes)}",
+                node=node,
+                scope=graph,
+            )
         if attribute.type.name != expected:
-            raise InvariantError("attributes", f"attribute '{name}' of {named(node)} has type {attribute.type.name}; "
-                                               f"it takes {expected}", node=node, scope=graph)
+            raise InvariantError(
+                "attributes",
+                f"attribute '{name}' of {named(node)} has type {attribute.type.name}; it takes {expected}",
+                node=node,
+                scope=graph,
+            )
     for name in schema.required:
         if name not in node.attributes:
             raise InvariantError("attributes", f"{named(node)} lacks its attribute '{name}'", node=node, scope=graph)
@@ -174,14 +224,24 @@ def _types(node: ir.Node, graph: ir.Graph, schema: _Schema) -> None:
                 continue
             formal, text = formals[min(index, len(formals) - 1)], _type(kind)
             if formal.types and text not in formal.types:
-                raise InvariantError("types", f"'{value.name}' is {text}, which {named(node)} does not take as "
-                                              f"'{formal.name}'; allowed: {', '.join(sorted(formal.types))}",
-                                     node=node, value=value, scope=graph)
+                raise InvariantError(
+                    "types",
+                    f"'{value.name}' is {text}, which {named(node)} does not take as "
+                    f"'{formal.name}'; allowed: {', '.join(sorted(formal.types))}",
+                    node=node,
+                    value=value,
+                    scope=graph,
+                )
             if formal.variable:
                 before, name = bound.setdefault(formal.variable, (text, value.name or ""))
                 if before != text:
-                    raise InvariantError("types", f"'{name}' is {before} and '{value.name}' is {text}; {named(node)} "
-                                                  "wants them equal", node=node, value=value, scope=graph)
+                    raise InvariantError(
+                        "types",
+                        f"'{name}' is {before} and '{value.name}' is {text}; {named(node)} wants them equal",
+                        node=node,
+                        value=value,
+                        scope=graph,
+                    )
 
 
 def _type(kind: ir.TypeProtocol) -> str:

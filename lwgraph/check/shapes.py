@@ -35,8 +35,11 @@ def check_shapes(model: ir.Model) -> None:
 def _nodes(graph: ir.Graph, proto: onnx.GraphProto | onnx.FunctionProto) -> Iterator[tuple[ir.Node, onnx.NodeProto]]:
     for node, op in zip(graph, proto.node, strict=True):
         yield node, op
-        bodies = [body for attribute in op.attribute
-                  for body in ([attribute.g] if attribute.HasField("g") else attribute.graphs)]
+        bodies = [
+            body
+            for attribute in op.attribute
+            for body in ([attribute.g] if attribute.HasField("g") else attribute.graphs)
+        ]
         for inner, body in zip(ir.subgraphs_of(node), bodies, strict=True):
             yield from _nodes(inner, body)
 
@@ -49,10 +52,14 @@ def _errors(text: str, nodes: list[ir.Node]) -> Iterator[InvariantError]:
             continue
         place = next((p for p in reversed(places) if p["index"]), None)
         node = nodes[int(place["index"])] if place else None
-        reason = re.sub(r"\[(Shape|Type)InferenceError\] ", "", line[places[-1].end():]).strip().rstrip(".")
+        reason = re.sub(r"\[(Shape|Type)InferenceError\] ", "", line[places[-1].end() :]).strip().rstrip(".")
         words = named(node) if node is not None else f"a node ({places[-1]['operator']})"
-        yield InvariantError("shapes", f"{words}: {reason[:1].lower()}{reason[1:]}", node=node,
-                             scope=node.graph if node is not None else None)
+        yield InvariantError(
+            "shapes",
+            f"{words}: {reason[:1].lower()}{reason[1:]}",
+            node=node,
+            scope=node.graph if node is not None else None,
+        )
 
 
 def _inside_onnx(places: list[re.Match[str]], nodes: list[ir.Node]) -> bool:

@@ -65,8 +65,13 @@ def command(
 
     def context() -> Context:
         statistics = None if reader is None else Statistics(original, feeds, executor)
-        return Context(executor=executor, reference=registry.executor("reference"), statistics=statistics, probe=feeds,
-                       data=None if reader is None else feeds)
+        return Context(
+            executor=executor,
+            reference=registry.executor("reference"),
+            statistics=statistics,
+            probe=feeds,
+            data=None if reader is None else feeds,
+        )
 
     culprit = find_culprit(original, passes, good, context)
     if as_json:

@@ -93,9 +93,7 @@ def _measure(model: str, shapes: tuple[str, ...], threads: int, quiet: bool, as_
         console().print(f"{layers} layers, {new} prices measured on {oracle.target}", markup=False)
 
 
-def _export(
-    model: str, folder: Path, shapes: tuple[str, ...], threads: int, quiet: bool, as_json: bool
-) -> None:
+def _export(model: str, folder: Path, shapes: tuple[str, ...], threads: int, quiet: bool, as_json: bool) -> None:
     from lwgraph import registry
     from lwgraph.plan.price.kit import Recorder, check_folder, write_kit
 

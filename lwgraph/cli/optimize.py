@@ -43,26 +43,31 @@ from lwgraph.cli.progress import Progressed
 @click.option("--max-bytes", metavar="N", help="Size of the model allowed: a number, or such as 600kB, 2MiB.")
 @click.option("--max-macs", metavar="N", help="Multiply-accumulates of one run allowed: a number, or such as 1.5G.")
 @click.option(
-    "--preset", metavar="P",
+    "--preset",
+    metavar="P",
     help="What to ask for where no other option does: fast, balanced, small or lossless.  [default: balanced]",
 )
 @click.option(
-    "--objective", metavar="O",
+    "--objective",
+    metavar="O",
     help="What is made little among plans that keep all promises: latency, bytes or macs.  [default: the preset's]",
 )
 @click.option(
-    "--budget", metavar="T",
+    "--budget",
+    metavar="T",
     help="Time for running trial plans, with --data, such as 90s, 10m or 1h.  [default: the preset's]  "
     "With --distill, time of training.  [default: 10m]",
 )
 @click.option(
-    "--distill", is_flag=True,
+    "--distill",
+    is_flag=True,
     help="Train the chosen plan to imitate MODEL on the --data, which need no labels. Needs 'lwgraph[torch]'.",
 )
 @click.option(
-    "--augment", metavar="A",
+    "--augment",
+    metavar="A",
     help="How training may vary the data without making them something else: flip, turn, zoom, shift, tone, mixup, "
-         "joined by commas.",
+    "joined by commas.",
 )
 @click.option("-p", "--pipeline", metavar="PIPELINE", help="Run just these passes, e.g. 'clean,low-rank{ratio=0.5}'.")
 @click.option("--recipe", metavar="FILE", help="A pipeline from a TOML file.")
@@ -70,13 +75,20 @@ from lwgraph.cli.progress import Progressed
     "--plan", metavar="FILE", help="Apply this plan (JSON, as written beside the report) instead of searching."
 )
 @click.option(
-    "--target", metavar="T", default="ort-cpu", show_default=True,
+    "--target",
+    metavar="T",
+    default="ort-cpu",
+    show_default=True,
     help="What the result must be fast on: ort-cpu, or a machine or table of prices (lwgraph measure).",
 )
 @threads_option
 @seed_option
 @click.option(
-    "--workers", type=int, default=1, show_default=True, metavar="N",
+    "--workers",
+    type=int,
+    default=1,
+    show_default=True,
+    metavar="N",
     help="Processes that try plans side by side; the plan found is the same with any number.",
 )
 @click.option("--dask", metavar="ADDRESS", help="A Dask cluster that does that: its scheduler's address or file.")

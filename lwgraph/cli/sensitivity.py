@@ -44,15 +44,18 @@ def measure(
 
     remover = Pass.parse(pass_text)
     if not hasattr(remover, "options") or not hasattr(remover, "apply"):
-        raise UsageError(f"pass '{remover.name}' does not say what it could remove; allowed: prune-channels, "
-                         "prune-blocks, or a pass with the methods of lwgraph.plan.search.removal.Removes")
+        raise UsageError(
+            f"pass '{remover.name}' does not say what it could remove; allowed: prune-channels, "
+            "prune-blocks, or a pass with the methods of lwgraph.plan.search.removal.Removes"
+        )
     executor = registry.executor("ort", threads=threads)
     feeds = list(open_data(data, model, preprocess=preprocess, limit=samples))
     fit, held = split_feeds(feeds)
     with Progressed() as progress:
         statistics = Statistics(model, fit, executor, seed, progress=progress)
-        context = Context(executor=executor, data=fit, statistics=statistics, seed=seed, threads=threads,
-                          progress=progress)
+        context = Context(
+            executor=executor, data=fit, statistics=statistics, seed=seed, threads=threads, progress=progress
+        )
         options = nearest(remover.options(model, context), ratios)
         found = measure_sensitivity(model, remover, context, held, options=options)
     notes = list(context.warnings)
@@ -68,8 +71,9 @@ def nearest(options: Sequence[Removal], ratios: Sequence[float]) -> list[Removal
         items.setdefault(option.item, []).append(option)
     chosen = []
     for sizes in items.values():
-        picked = {min(range(len(sizes)), key=lambda i: abs(sizes[i].kept / sizes[i].width - 1 + ratio))
-                  for ratio in ratios}
+        picked = {
+            min(range(len(sizes)), key=lambda i: abs(sizes[i].kept / sizes[i].width - 1 + ratio)) for ratio in ratios
+        }
         chosen += [sizes[index] for index in sorted(picked)]
     return chosen
 
@@ -77,5 +81,13 @@ def nearest(options: Sequence[Removal], ratios: Sequence[float]) -> list[Removal
 def as_rows(found: Sequence[Sensitivity]) -> list[list[str]]:
     """One row for each measurement, those that cost most at the outputs first."""
     ordered = sorted(found, key=lambda each: -each.loss)
-    return [[each.removal.item, f"{each.removal.kept} of {each.removal.width}", f"{each.loss:.3g}",
-             f"{each.removal.error:.3g}", f"{each.removal.macs:,}"] for each in ordered]
+    return [
+        [
+            each.removal.item,
+            f"{each.removal.kept} of {each.removal.width}",
+            f"{each.loss:.3g}",
+            f"{each.removal.error:.3g}",
+            f"{each.removal.macs:,}",
+        ]
+        for each in ordered
+    ]

@@ -150,8 +150,7 @@ def drop_trailing_inputs(node: Node) -> None:
 
 def is_removable_initializer(value: Value) -> bool:
     """Whether `value` is an initializer that nothing uses and that is no input or output of its graph."""
-    return (value.is_initializer() and not value.is_graph_input() and not value.is_graph_output()
-            and not value._uses)
+    return value.is_initializer() and not value.is_graph_input() and not value.is_graph_output() and not value._uses
 
 
 def _used_below(node: Node) -> list[Value]:
@@ -173,7 +172,6 @@ def replace_contents(model: Model, other: Model) -> None:
     model.meta.update(other.meta)
     for name in ("ir_version", "producer_name", "producer_version", "domain", "model_version", "doc_string"):
         setattr(model, name, getattr(other, name))
-
 
 
 def attach_initializer(scope: Graph | Function, value: Value, name: str) -> None:

@@ -92,14 +92,18 @@ def attribute(node: Node, name: str, default: Any = None) -> Any:
     if found is None:
         return default
     if found.is_ref():
-        raise ReferenceAttributeError(f"attribute '{name}' of node '{node.name}' ({node.op_type}) "
-                                 f"is the function's parameter '{found.ref_attr_name}'")
+        raise ReferenceAttributeError(
+            f"attribute '{name}' of node '{node.name}' ({node.op_type}) "
+            f"is the function's parameter '{found.ref_attr_name}'"
+        )
     value = found.value
     if found.type == onnx_ir.AttributeType.TENSOR:
         value = found.as_tensor().numpy()
     if default is not None and type(value) is not type(default):
-        raise ModelError(f"attribute '{name}' of node '{node.name}' ({node.op_type}) is {value!r}; "
-                         f"a value of type {type(default).__name__} is expected")
+        raise ModelError(
+            f"attribute '{name}' of node '{node.name}' ({node.op_type}) is {value!r}; "
+            f"a value of type {type(default).__name__} is expected"
+        )
     return value
 
 

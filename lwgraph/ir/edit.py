@@ -181,10 +181,14 @@ def remove(node: Node) -> None:
         raise CheckError(f"node '{node.name}' ({node.op_type}) is in no graph, so it cannot be removed")
     for output in node.outputs:
         if output.is_graph_output():
-            raise CheckError(f"node '{node.name}' ({node.op_type}) cannot be removed: "
-                             f"its output '{output.name}' is an output of the graph")
+            raise CheckError(
+                f"node '{node.name}' ({node.op_type}) cannot be removed: "
+                f"its output '{output.name}' is an output of the graph"
+            )
         users = output.consumers()
         if users:
-            raise CheckError(f"node '{node.name}' ({node.op_type}) cannot be removed: its output '{output.name}' "
-                             f"is used by node '{users[0].name}' ({users[0].op_type})")
+            raise CheckError(
+                f"node '{node.name}' ({node.op_type}) cannot be removed: its output '{output.name}' "
+                f"is used by node '{users[0].name}' ({users[0].op_type})"
+            )
     graph.remove(node, safe=True)

@@ -53,8 +53,10 @@ def load(source: Source) -> Model:
         folders = [path.parent, path.resolve().parent]
         model.meta["path"] = path.resolve()
     else:
-        raise ModelError(f"a model cannot be read from a {type(source).__name__}; "
-                         "give a path, bytes, a ModelProto or an onnx_ir.Model")
+        raise ModelError(
+            f"a model cannot be read from a {type(source).__name__}; "
+            "give a path, bytes, a ModelProto or an onnx_ir.Model"
+        )
     _own_tensors(model, label, folders)
     _sort(model, label)
     link([model.graph, *model.functions.values()])
@@ -92,7 +94,7 @@ _OTHER_FORMATS = (
 
 def _parse(data: bytes, label: str) -> onnx.ModelProto:
     for start, mark, message in _OTHER_FORMATS:
-        if data[start:start + len(mark)] == mark:
+        if data[start : start + len(mark)] == mark:
             raise ModelError(f"{label} {message}")
     proto = onnx.ModelProto()
     try:
@@ -100,8 +102,10 @@ def _parse(data: bytes, label: str) -> onnx.ModelProto:
     except (DecodeError, RuntimeError):
         # Every ONNX file starts with field 1, the IR version, a small number.
         if data[:1] == b"\x08" and len(data) > 1 and data[1] <= 64:
-            raise ModelError(f"{label} is not a whole ONNX model: {len(data)} bytes, truncated or damaged (or a "
-                             "protobuf message of another kind); fetch or export it again") from None
+            raise ModelError(
+                f"{label} is not a whole ONNX model: {len(data)} bytes, truncated or damaged (or a "
+                "protobuf message of another kind); fetch or export it again"
+            ) from None
         raise ModelError(f"{label} is not an ONNX model (not a protobuf message of that kind)") from None
     return proto
 
@@ -111,8 +115,10 @@ def _from_proto(proto: onnx.ModelProto, label: str) -> Model:
     if not proto.HasField("graph") or not proto.ir_version:
         raise ModelError(f"{label} is not an ONNX model (it has no {'graph' if proto.ir_version else 'IR version'})")
     if proto.ir_version > onnx.IR_VERSION:
-        raise ModelError(f"{label} has IR version {proto.ir_version}; the installed onnx {onnx.__version__} knows up "
-                         f"to {onnx.IR_VERSION}; upgrade onnx")
+        raise ModelError(
+            f"{label} has IR version {proto.ir_version}; the installed onnx {onnx.__version__} knows up "
+            f"to {onnx.IR_VERSION}; upgrade onnx"
+        )
     if not proto.graph.node and not proto.graph.output:
         raise ModelError(f"{label} has an empty graph (no nodes, no outputs)")
     if not proto.graph.output:
@@ -160,13 +166,17 @@ def _check_names(graph: onnx.GraphProto | onnx.FunctionProto, label: str) -> Non
     if isinstance(graph, onnx.FunctionProto):
         lists = {"input": list(graph.input)}
     else:
-        lists = {"input": [value.name for value in graph.input],
-                 "initializer": [tensor.name for tensor in graph.initializer]}
+        lists = {
+            "input": [value.name for value in graph.input],
+            "initializer": [tensor.name for tensor in graph.initializer],
+        }
     for kind, names in lists.items():
         if len(set(names)) != len(names) or "" in names:
             twice = next(name for name in names if not name or names.count(name) > 1)
-            raise ModelError(f"{label} has {'an unnamed' if not twice else 'more than one'} {kind}"
-                             f"{twice and f' named {twice!r}'} in graph '{graph.name}'")
+            raise ModelError(
+                f"{label} has {'an unnamed' if not twice else 'more than one'} {kind}"
+                f"{twice and f' named {twice!r}'} in graph '{graph.name}'"
+            )
 
 
 def _densify(graph: onnx.GraphProto | onnx.FunctionProto, label: str) -> None:
@@ -222,8 +232,10 @@ def _check_opsets(proto: onnx.ModelProto, label: str) -> None:
         for entry in graph.opset_import:
             domain = "" if entry.domain == "ai.onnx" else entry.domain
             if entry.version < 1 or entry.version > newest.get(domain, entry.version):
-                raise ModelError(f"{label} uses opset {entry.version} of domain '{domain or 'ai.onnx'}'; the installed "
-                                 f"onnx {onnx.__version__} knows 1 to {newest.get(domain, 1)}; upgrade onnx")
+                raise ModelError(
+                    f"{label} uses opset {entry.version} of domain '{domain or 'ai.onnx'}'; the installed "
+                    f"onnx {onnx.__version__} knows 1 to {newest.get(domain, 1)}; upgrade onnx"
+                )
     imported = {"" if entry.domain == "ai.onnx" else entry.domain for entry in proto.opset_import}
     for graph in _graphs(proto):
         for node in graph.node:
@@ -232,10 +244,15 @@ def _check_opsets(proto: onnx.ModelProto, label: str) -> None:
                 continue
             if domain == "":
                 raise ModelError(f"{label} does not say which opset of domain 'ai.onnx' its nodes use")
-            if not any(domain == known or domain.startswith(known + ".") for known in (*onnx_domains, *RUNTIME_DOMAINS)
-                       if known):
-                raise ModelError(f"{label}: node '{node.name}' uses operator '{domain}::{node.op_type}', whose domain "
-                                 "is unknown and which no function of the model defines; use standard operators")
+            if not any(
+                domain == known or domain.startswith(known + ".")
+                for known in (*onnx_domains, *RUNTIME_DOMAINS)
+                if known
+            ):
+                raise ModelError(
+                    f"{label}: node '{node.name}' uses operator '{domain}::{node.op_type}', whose domain "
+                    "is unknown and which no function of the model defines; use standard operators"
+                )
 
 
 def _own_tensors(model: Model, label: str, folders: list[Path]) -> None:
@@ -243,8 +260,10 @@ def _own_tensors(model: Model, label: str, folders: list[Path]) -> None:
 
     def data(location: str, owner: str) -> DataFile:
         if not folders:
-            raise ModelError(f"{label} refers to external data '{location}' ({owner}), but there is no folder "
-                             "to look in; load the model from its path")
+            raise ModelError(
+                f"{label} refers to external data '{location}' ({owner}), but there is no folder "
+                "to look in; load the model from its path"
+            )
         if location not in files:
             files[location] = open_data(location, folders, f"{label}, {owner}")
         return files[location]
@@ -262,5 +281,6 @@ def _sort(model: Model, label: str) -> None:
             try:
                 scope.sort()
             except ValueError:
-                raise ModelError(f"{label} has a cycle: some nodes of graph '{graph_of(scope).name}' use each other's "
-                                 "outputs") from None
+                raise ModelError(
+                    f"{label} has a cycle: some nodes of graph '{graph_of(scope).name}' use each other's outputs"
+                ) from None

@@ -38,8 +38,9 @@ def to_proto(model: Model) -> onnx.ModelProto:
     """
     total = sum(tensors.nbytes(tensor) for tensor in tensors.tensors(model))
     if total > LIMIT:
-        raise ModelError(f"the model holds {total / 1e9:.2f} GB and a protobuf at most 2.15; save it to a file, "
-                         "with external data")
+        raise ModelError(
+            f"the model holds {total / 1e9:.2f} GB and a protobuf at most 2.15; save it to a file, with external data"
+        )
     return _structure(model, _inside)
 
 
@@ -49,12 +50,14 @@ def skeleton(model: Model, at_least: int = SMALL) -> onnx.ModelProto:
     For shape inference and for looking at the structure: only small data is copied. Integers, which may be shapes or
     indices, stay inside up to 64 KiB.
     """
+
     def drop(tensor: TensorProtocol) -> TensorProtocol:
         inside = _INTEGERS if tensor.dtype in (DataType.INT64, DataType.INT32) else at_least
         if tensor.dtype == DataType.STRING or tensor.nbytes < max(inside, at_least):
             return _inside(tensor)
-        return onnx_ir.ExternalTensor("none", 0, tensor.nbytes, tensor.dtype, shape=Shape(tensor.shape.numpy()),
-                                      name=tensor.name or "")
+        return onnx_ir.ExternalTensor(
+            "none", 0, tensor.nbytes, tensor.dtype, shape=Shape(tensor.shape.numpy()), name=tensor.name or ""
+        )
 
     return _structure(model, drop)
 
@@ -108,15 +111,24 @@ def size(model: Model) -> int:
 
 def _inside(tensor: TensorProtocol) -> TensorProtocol:
     if isinstance(tensor, onnx_ir.ExternalTensor):
-        return Tensor(tensor.numpy(), tensor.dtype, name=tensor.name, doc_string=tensor.doc_string,
-                      metadata_props=dict(tensor.metadata_props))
+        return Tensor(
+            tensor.numpy(),
+            tensor.dtype,
+            name=tensor.name,
+            doc_string=tensor.doc_string,
+            metadata_props=dict(tensor.metadata_props),
+        )
     return tensor
 
 
 def _structure(model: Model, change: Callable[[TensorProtocol], TensorProtocol]) -> onnx.ModelProto:
     """The ModelProto of `model` with other tensors, without what repeats an initializer's own type and shape."""
-    plain = [(value, value.type, value.shape) for scope in scopes(model)
-             for value in graph_of(scope).initializers.values() if tensors.is_initializer_plain(value)]
+    plain = [
+        (value, value.type, value.shape)
+        for scope in scopes(model)
+        for value in graph_of(scope).initializers.values()
+        if tensors.is_initializer_plain(value)
+    ]
     try:
         for value, _, _ in plain:
             value.type = value.shape = None
@@ -138,9 +150,14 @@ def _structure(model: Model, change: Callable[[TensorProtocol], TensorProtocol])
 
 def fingerprint(model: Model) -> str:
     """SHA-256 (hex) of the model: equal for equal models, wherever their data is kept. Memory: the structure only."""
+
     def seal(tensor: TensorProtocol) -> TensorProtocol:
-        return Tensor(np.frombuffer(tensors.digest(tensor), np.uint8), name=tensor.name, doc_string=tensor.doc_string,
-                      metadata_props=dict(tensor.metadata_props))
+        return Tensor(
+            np.frombuffer(tensors.digest(tensor), np.uint8),
+            name=tensor.name,
+            doc_string=tensor.doc_string,
+            metadata_props=dict(tensor.metadata_props),
+        )
 
     return hashlib.sha256(_structure(model, seal).SerializeToString(deterministic=True)).hexdigest()
 
@@ -163,8 +180,9 @@ def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False,
     """
     path = Path(path)
     data_path = _data_path(model, path)
-    outside = [tensor for tensor in tensors.tensors(model)
-               if tensor.dtype != DataType.STRING and tensor.nbytes >= SMALL]
+    outside = [
+        tensor for tensor in tensors.tensors(model) if tensor.dtype != DataType.STRING and tensor.nbytes >= SMALL
+    ]
     if external is None:
         external = bool(model.meta.get("external_data")) or any(isinstance(t, MappedTensor) for t in outside)
         external = external or sum(tensor.nbytes for tensor in outside) > LIMIT - (1 << 20) - _rest(model, outside)
@@ -294,8 +312,15 @@ def _write_data(outside: list[TensorProtocol], file: BinaryIO, location: str) ->
         offset = file.tell()
         tensors.write(tensor, file)
         references[id(tensor)] = onnx_ir.ExternalTensor(
-            location, offset, tensor.nbytes, tensor.dtype, shape=Shape(tensor.shape.numpy()), name=tensor.name or "",
-            doc_string=tensor.doc_string, metadata_props=dict(tensor.metadata_props))
+            location,
+            offset,
+            tensor.nbytes,
+            tensor.dtype,
+            shape=Shape(tensor.shape.numpy()),
+            name=tensor.name or "",
+            doc_string=tensor.doc_string,
+            metadata_props=dict(tensor.metadata_props),
+        )
     return references
 
 

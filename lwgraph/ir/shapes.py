@@ -26,15 +26,19 @@ def infer_shapes(model: Model) -> dict[Value, Dims]:
         kind = info.type.tensor_type
         if info.type.HasField("tensor_type") and kind.HasField("shape"):
             found[info.name] = tuple(
-                dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in kind.shape.dim)
+                dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in kind.shape.dim
+            )
     shapes: dict[Value, Dims] = {}
     for value in values(model.graph):
         known = found.get(value.name or "")
         if value.const_value is not None and not value.is_graph_input():
             shapes[value] = tuple(int(size) for size in value.const_value.shape.numpy())
             continue
-        recorded = None if value.shape is None else tuple(
-            size if isinstance(size, int) else size.value for size in value.shape)
+        recorded = (
+            None
+            if value.shape is None
+            else tuple(size if isinstance(size, int) else size.value for size in value.shape)
+        )
         if known is not None and recorded is not None and len(known) == len(recorded):
             known = tuple(_better(*sizes) for sizes in zip(known, recorded, strict=True))
         known = recorded if known is None else known

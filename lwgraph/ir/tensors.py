@@ -79,9 +79,16 @@ class MappedTensor(onnx_ir.ExternalTensor):
 
     def __init__(self, file: DataFile, tensor: onnx_ir.ExternalTensor) -> None:
         super().__init__(
-            tensor.location, tensor.offset or 0, tensor.nbytes, tensor.dtype, shape=Shape(tensor.shape.numpy()),
-            name=tensor.name or "", doc_string=tensor.doc_string, metadata_props=dict(tensor.metadata_props),
-            base_dir=file.path.parent)
+            tensor.location,
+            tensor.offset or 0,
+            tensor.nbytes,
+            tensor.dtype,
+            shape=Shape(tensor.shape.numpy()),
+            name=tensor.name or "",
+            doc_string=tensor.doc_string,
+            metadata_props=dict(tensor.metadata_props),
+            base_dir=file.path.parent,
+        )
         self.file = file
 
     def numpy(self) -> npt.NDArray[Any]:
@@ -158,33 +165,52 @@ def own(tensor: TensorProtocol, data: Callable[[str, str], DataFile], what: str)
             raise ModelError(f"{what} has a negative size in its shape {list(tensor.shape.numpy())}")
         offset, length, needed = tensor.offset or 0, tensor.length, tensor.nbytes
         if length is not None and length != needed:
-            raise ModelError(f"{what} declares {list(tensor.shape.numpy())} of {tensor.dtype.name}, {needed} bytes, "
-                             f"but {length} bytes of external data")
+            raise ModelError(
+                f"{what} declares {list(tensor.shape.numpy())} of {tensor.dtype.name}, {needed} bytes, "
+                f"but {length} bytes of external data"
+            )
         if offset < 0:
             raise ModelError(f"external data '{file.path}': the offset {offset} of {what} must be non-negative")
         if offset + needed > file.size:
-            raise ModelError(f"external data '{file.path}' is too short: {what} needs bytes {offset} to "
-                             f"{offset + needed}, the file has {file.size}; it may be a partial download")
+            raise ModelError(
+                f"external data '{file.path}' is too short: {what} needs bytes {offset} to "
+                f"{offset + needed}, the file has {file.size}; it may be a partial download"
+            )
         return MappedTensor(file, tensor)
     if isinstance(tensor, onnx_ir.StringTensor):
         texts = list(tensor.string_data())
         if len(texts) != tensor.size:
             raise ModelError(f"{what} declares {tensor.size} strings and holds {len(texts)}")
-        return onnx_ir.StringTensor(texts, shape=Shape(tensor.shape.numpy()), name=tensor.name,
-                                    doc_string=tensor.doc_string, metadata_props=dict(tensor.metadata_props))
+        return onnx_ir.StringTensor(
+            texts,
+            shape=Shape(tensor.shape.numpy()),
+            name=tensor.name,
+            doc_string=tensor.doc_string,
+            metadata_props=dict(tensor.metadata_props),
+        )
     if isinstance(tensor, onnx_ir.TensorProtoTensor):
         try:
             array = tensor.numpy()
         except (ValueError, AssertionError, TypeError) as error:
-            raise ModelError(f"{what} declares {list(tensor.shape.numpy())} of {tensor.dtype.name}, "
-                             f"which its data does not fit: {error}") from None
-        return Tensor(array, tensor.dtype, name=tensor.name, doc_string=tensor.doc_string or None,
-                      metadata_props=dict(tensor.metadata_props))
+            raise ModelError(
+                f"{what} declares {list(tensor.shape.numpy())} of {tensor.dtype.name}, "
+                f"which its data does not fit: {error}"
+            ) from None
+        return Tensor(
+            array,
+            tensor.dtype,
+            name=tensor.name,
+            doc_string=tensor.doc_string or None,
+            metadata_props=dict(tensor.metadata_props),
+        )
     return tensor
 
 
-def map_tensors(scope: Graph | Function, change: Callable[[TensorProtocol, str], TensorProtocol],
-                undo: list[Callable[[], None]] | None = None) -> None:
+def map_tensors(
+    scope: Graph | Function,
+    change: Callable[[TensorProtocol, str], TensorProtocol],
+    undo: list[Callable[[], None]] | None = None,
+) -> None:
     """Put `change(tensor, words)` in the place of every tensor that `scope` itself holds.
 
     In initializers and in the attributes of nodes; `words` name the tensor. What reverts it is appended to `undo`.
@@ -209,8 +235,9 @@ def map_tensors(scope: Graph | Function, change: Callable[[TensorProtocol, str],
             if any(x is not y for x, y in zip(before, after, strict=True)):
                 if undo is not None:
                     undo.append(lambda node=node, attribute=attribute: node.attributes.add(attribute))  # type: ignore[misc]
-                node.attributes.add(Attr(name, attribute.type, after[0] if single else after,
-                                         doc_string=attribute.doc_string))
+                node.attributes.add(
+                    Attr(name, attribute.type, after[0] if single else after, doc_string=attribute.doc_string)
+                )
 
 
 @contextmanager
@@ -278,12 +305,19 @@ def write(tensor: TensorProtocol, file: BinaryIO) -> None:
 def is_initializer_plain(value: Value) -> bool:
     """Whether an initializer's recorded type and shape say no more than its tensor does."""
     tensor = value.const_value
-    return (tensor is not None and not value.is_graph_input() and not value.is_graph_output()
-            and not value.metadata_props and not value.doc_string
-            and isinstance(value.type, onnx_ir.TensorType) and not value.type.denotation
-            and value.dtype == tensor.dtype and value.shape is not None
-            and list(value.shape) == list(tensor.shape.numpy())
-            and not any(value.shape.get_denotation(axis) for axis in range(len(value.shape))))
+    return (
+        tensor is not None
+        and not value.is_graph_input()
+        and not value.is_graph_output()
+        and not value.metadata_props
+        and not value.doc_string
+        and isinstance(value.type, onnx_ir.TensorType)
+        and not value.type.denotation
+        and value.dtype == tensor.dtype
+        and value.shape is not None
+        and list(value.shape) == list(tensor.shape.numpy())
+        and not any(value.shape.get_denotation(axis) for axis in range(len(value.shape)))
+    )
 
 
 def held(tensor: TensorProtocol) -> tuple[int, str] | None:

@@ -34,7 +34,23 @@ Source: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | Model"
 logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
 
 __all__ = [
-    "Attr", "AttributeType", "DataType", "Function", "Graph", "Model", "Node", "OptionalType", "RefAttr",
-    "SequenceType", "Shape", "Source", "SparseTensorType", "SymbolicDim", "Tensor", "TensorProtocol", "TensorType",
-    "TypeProtocol", "Value",
+    "Attr",
+    "AttributeType",
+    "DataType",
+    "Function",
+    "Graph",
+    "Model",
+    "Node",
+    "OptionalType",
+    "RefAttr",
+    "SequenceType",
+    "Shape",
+    "Source",
+    "SparseTensorType",
+    "SymbolicDim",
+    "Tensor",
+    "TensorProtocol",
+    "TensorType",
+    "TypeProtocol",
+    "Value",
 ]

@@ -114,8 +114,10 @@ def opset(node: Node) -> int:
     if version is None:
         version = root(graph).opset_imports.get(node.domain)
     if version is None:
-        raise ModelError(f"node '{node.name}' ({node.op_type}) is in domain '{node.domain}', "
-                         f"which the model does not import; known: {sorted(root(graph).opset_imports)}")
+        raise ModelError(
+            f"node '{node.name}' ({node.op_type}) is in domain '{node.domain}', "
+            f"which the model does not import; known: {sorted(root(graph).opset_imports)}"
+        )
     return version
 
 

@@ -80,8 +80,10 @@ def unseen(sites: Sequence[Site], context: Context) -> str:
         return ""
     if isinstance(sites[0].graph, ir.Function):
         return "it is in a function, where calibration cannot capture its input; pass inline-functions inlines it"
-    return ("it is in the body of an If, Loop or Scan, where calibration cannot capture its input; without --data it "
-            "would be fitted to its weight alone")  # fmt: skip
+    return (
+        "it is in the body of an If, Loop or Scan, where calibration cannot capture its input; without --data it "
+        "would be fitted to its weight alone"
+    )
 
 
 def apply_forms(

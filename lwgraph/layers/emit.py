@@ -24,9 +24,7 @@ class Emitter:
         shared: weights emitted before for a layer with the same weight, by stem; added to.
     """
 
-    def __init__(
-        self, site: Site, graph: ir.Graph | ir.Function, shared: dict[str, ir.Value] | None = None
-    ) -> None:
+    def __init__(self, site: Site, graph: ir.Graph | ir.Function, shared: dict[str, ir.Value] | None = None) -> None:
         self.site = site
         self.graph = graph
         self.nodes: list[ir.Node] = []

@@ -35,8 +35,9 @@ class FormPass(Pass):
             if before is not None:
                 wanted = [site for site in sites if observable(site) and not (too_wide(site) or form.refusal(site))]
                 if context.data and not all(map(before.knows, wanted)):  # a form before this one put layers there
-                    context.statistics = Statistics(model, context.data, context.evaluator(), context.seed,
-                                                    progress=context.progress)  # fmt: skip
+                    context.statistics = Statistics(
+                        model, context.data, context.evaluator(), context.seed, progress=context.progress
+                    )
                 assert context.statistics is not None
                 probes = [form.seen(site) for site in wanted]
                 more = [probe for probe, site in zip(probes, wanted, strict=True) if probe is not site]
@@ -62,10 +63,12 @@ def as_pass(form_class: type[Form]) -> type[Pass]:
         bases=(FormPass,),
         frozen=True,
         namespace={
-            "name": form_class.name, "form_class": form_class, "__doc__": form_class.__doc__,
+            "name": form_class.name,
+            "form_class": form_class,
+            "__doc__": form_class.__doc__,
             "__module__": form_class.__module__,
         },
-    )  # fmt: skip
+    )
     assert issubclass(made, Pass)
     return made
 

@@ -16,8 +16,11 @@ from lwgraph import ir
 Array = npt.NDArray[np.float64]
 Kind = Literal["conv", "conv_transpose", "gemm", "matmul"]
 KINDS: Mapping[str, Kind] = {
-    "Conv": "conv", "ConvTranspose": "conv_transpose", "Gemm": "gemm", "MatMul": "matmul",
-}  # fmt: skip
+    "Conv": "conv",
+    "ConvTranspose": "conv_transpose",
+    "Gemm": "gemm",
+    "MatMul": "matmul",
+}
 RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16)
 RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
@@ -213,9 +216,19 @@ class Site:
     def key(self) -> tuple[object, ...]:
         """A hashable signature: layers with equal keys take equal time."""
         return (
-            self.kind, self.shape, self.group, self.strides, self.dilations, self.pads, self.auto_pad,
-            self.output_padding, self.input_shape, self.bias is not None, str(self.dtype), self.activation,
-        )  # fmt: skip
+            self.kind,
+            self.shape,
+            self.group,
+            self.strides,
+            self.dilations,
+            self.pads,
+            self.auto_pad,
+            self.output_padding,
+            self.input_shape,
+            self.bias is not None,
+            str(self.dtype),
+            self.activation,
+        )
 
 
 def find_sites(
@@ -256,9 +269,7 @@ class _NoSite(Exception):  # noqa: N818 - a refusal; an empty one means an ordin
     pass
 
 
-def _site(
-    name: str, node: ir.Node, graph: ir.Graph | ir.Function, shapes: Mapping[str, Sequence[int | None]]
-) -> Site:
+def _site(name: str, node: ir.Node, graph: ir.Graph | ir.Function, shapes: Mapping[str, Sequence[int | None]]) -> Site:
     kind = KINDS[node.op_type]
     shape, dtype = ir.constant_shape(node.inputs[1]), ir.constant_dtype(node.inputs[1])
     if shape is None or dtype is None:

@@ -7,6 +7,20 @@ from lwgraph.measure.score import Score, drop
 from lwgraph.measure.tolerances import Tolerance, tolerance
 
 __all__ = [
-    "METRICS", "Comparison", "Difference", "Latencies", "Metric", "Score", "Speedup", "Timing", "Tolerance", "compare",
-    "compare_runs", "drop", "open_metric", "paired_latency", "suggest", "tolerance",
+    "METRICS",
+    "Comparison",
+    "Difference",
+    "Latencies",
+    "Metric",
+    "Score",
+    "Speedup",
+    "Timing",
+    "Tolerance",
+    "compare",
+    "compare_runs",
+    "drop",
+    "open_metric",
+    "paired_latency",
+    "suggest",
+    "tolerance",
 ]

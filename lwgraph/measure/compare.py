@@ -192,8 +192,9 @@ def _compare_floats(name: str, a: npt.NDArray[Any], b: npt.NDArray[Any], allowed
             if odd.any():
                 at = int(np.argmax(odd))
                 position = _unravel(start + at, a.shape)
-                return replace(_failure(name, f"is {y[at]:.6g} at {list(position)}, should be {x[at]:.6g}"),
-                               position=position)
+                return replace(
+                    _failure(name, f"is {y[at]:.6g} at {list(position)}, should be {x[at]:.6g}"), position=position
+                )
             x, y = np.where(finite, x, 0), np.where(finite, y, 0)
         d = np.abs(x - y)
         magnitude = np.abs(x)
@@ -220,12 +221,22 @@ def _compare_floats(name: str, a: npt.NDArray[Any], b: npt.NDArray[Any], allowed
         rms_excess = _ratio(math.sqrt(noise / size), max(allowed.rms * math.sqrt(energy / size), allowed.floor))
         excess = max(peak_excess, rms_excess)
         ok = excess <= 1
-        limit = (f"allowed {allowed.peak:.2g}" if peak_excess >= rms_excess
-                 else f"root mean square {rms:.3g} of its own, allowed {allowed.rms:.2g}")
-    reason = "" if ok else (f"differs by up to {largest:.3g} ({relative:.3g} of its scale) at {list(position)}, "
-                            f"SQNR {sqnr:.1f} dB; {limit}")
-    return Difference(name, ok, excess, reason, largest, relative, rms, sqnr,
-                      position=position if largest > 0 else None)
+        limit = (
+            f"allowed {allowed.peak:.2g}"
+            if peak_excess >= rms_excess
+            else f"root mean square {rms:.3g} of its own, allowed {allowed.rms:.2g}"
+        )
+    reason = (
+        ""
+        if ok
+        else (
+            f"differs by up to {largest:.3g} ({relative:.3g} of its scale) at {list(position)}, "
+            f"SQNR {sqnr:.1f} dB; {limit}"
+        )
+    )
+    return Difference(
+        name, ok, excess, reason, largest, relative, rms, sqnr, position=position if largest > 0 else None
+    )
 
 
 def _bits_differ(a: npt.NDArray[Any], b: npt.NDArray[Any], finite: npt.NDArray[Any]) -> npt.NDArray[Any]:

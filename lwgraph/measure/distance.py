@@ -91,8 +91,9 @@ class Distance:
             if old is None:
                 sums[name, axis] = now
             elif len(old.count) == size:
-                sums[name, axis] = _Sums(old.count + now.count, old.first + now.first, old.second + now.second,
-                                         old.lost + now.lost)
+                sums[name, axis] = _Sums(
+                    old.count + now.count, old.first + now.first, old.second + now.second, old.lost + now.lost
+                )
             else:
                 old.lost = np.zeros_like(old.lost)  # the axis varies: it has no indices to speak of
                 old.count = np.zeros_like(old.count)

@@ -86,9 +86,16 @@ def first_divergence(
 
 class _Search:
     def __init__(
-        self, model_a: ir.Model, model_b: ir.Model, executor_a: Executor, executor_b: Executor, feeds: Feeds,
-        contract: Contract, tolerances: Callable[[np.dtype[Any]], Tolerance] | None, at_once: int,
-    ) -> None:  # fmt: skip
+        self,
+        model_a: ir.Model,
+        model_b: ir.Model,
+        executor_a: Executor,
+        executor_b: Executor,
+        feeds: Feeds,
+        contract: Contract,
+        tolerances: Callable[[np.dtype[Any]], Tolerance] | None,
+        at_once: int,
+    ) -> None:
         self._sides = ((executor_a, model_a), (executor_b, model_b))
         self._feeds, self._contract, self._tolerances, self._at_once = feeds, contract, tolerances, at_once
         self._graph = model_a.graph

@@ -136,7 +136,9 @@ def paired_latency(
     return Latencies(
         tuple(_timing(name, table[:, i]) for i, name in enumerate(names)),
         tuple(_speedup(name, table[:, 0], table[:, i]) for i, name in enumerate(names) if i),
-        len(table), threads)
+        len(table),
+        threads,
+    )
 
 
 def shortest(
@@ -217,8 +219,11 @@ def _timing(name: str, times: np.ndarray[tuple[int, ...], np.dtype[np.float64]])
     return Timing(name, median, float(times.min()), low, high)
 
 
-def _speedup(name: str, base: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
-             times: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Speedup:
+def _speedup(
+    name: str,
+    base: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
+    times: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
+) -> Speedup:
     ratios = base / times
     low, median, high = (float(v) for v in np.percentile(ratios, (25, 50, 75)))
     return Speedup(name, median, low, high, float(base.min() / times.min()), _median_error(ratios))

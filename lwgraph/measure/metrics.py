@@ -50,8 +50,12 @@ class Metric(ABC):
 
 
 def open_metric(
-    spec: str | Callable[..., Any], reader: Reader | None = None, original: Run | None = None, *,
-    output: str | None = None, seed: int = 0,
+    spec: str | Callable[..., Any],
+    reader: Reader | None = None,
+    original: Run | None = None,
+    *,
+    output: str | None = None,
+    seed: int = 0,
 ) -> Metric:
     """A metric by name.
 
@@ -80,8 +84,10 @@ def open_metric(
         raise UsageError(f"metric '{spec}' needs samples; give --eval-data or --data")
     kind = METRICS[spec]
     if kind is Top1 and reader.labels is None:
-        raise UsageError(f"metric 'top1' needs labels, {reader.place} has none (class subfolders or a 'labels' array); "
-                         "'agreement' needs none")
+        raise UsageError(
+            f"metric 'top1' needs labels, {reader.place} has none (class subfolders or a 'labels' array); "
+            "'agreement' needs none"
+        )
     if kind is not Top1 and original is None:
         raise UsageError(f"metric '{spec}' compares with the original model, which is missing")
     return kind(reader, original, output, seed)
@@ -119,8 +125,10 @@ class _Sampled(Metric):
                 outputs = {self._output: outputs[self._output]}
             for name, value in outputs.items():
                 if value.dtype.kind == "f" and np.isnan(value).any():
-                    raise DataError(f"output '{name}' has {int(np.isnan(value).sum())} NaN of {value.size} values on "
-                                    f"batch {index} of {self._reader.place}")
+                    raise DataError(
+                        f"output '{name}' has {int(np.isnan(value).sum())} NaN of {value.size} values on "
+                        f"batch {index} of {self._reader.place}"
+                    )
             yield index, batch, outputs
 
     def _kept(self, reduce: Callable[[dict[str, Array]], dict[str, Array]]) -> Iterator[dict[str, Array]]:
@@ -160,14 +168,18 @@ class Top1(_Sampled):
                 labels = labels.argmax(axis)
             outside = (labels < 0) | (labels >= value.shape[axis])
             if outside.any():
-                raise DataError(f"label {labels[outside].flat[0]} is not one of the {value.shape[axis]} classes of "
-                                f"output '{name}' (0 to {value.shape[axis] - 1})")
+                raise DataError(
+                    f"label {labels[outside].flat[0]} is not one of the {value.shape[axis]} classes of "
+                    f"output '{name}' (0 to {value.shape[axis] - 1})"
+                )
             predicted = value.argmax(axis)
         predicted = predicted[:count]
         if predicted.shape != labels.shape:
             if predicted.size != labels.size:
-                raise DataError(f"output '{name}' has shape {list(value.shape)}; top1 needs one class per label, whose "
-                                f"shape is {list(labels.shape)}; use agreement, or --metric module:function")
+                raise DataError(
+                    f"output '{name}' has shape {list(value.shape)}; top1 needs one class per label, whose "
+                    f"shape is {list(labels.shape)}; use agreement, or --metric module:function"
+                )
             predicted = predicted.reshape(labels.shape)
         right: Values = (predicted == labels).reshape(count, -1).mean(axis=1)
         return right
@@ -189,8 +201,9 @@ class Agreement(_Sampled):
         for (_, batch, outputs), original in zip(self._outputs(run), originals, strict=True):
             (name, mine), theirs = next(iter(self._classes(outputs).items())), next(iter(original.values()))
             if mine.shape != theirs.shape:
-                raise DataError(f"output '{name}' gives classes of shape {list(mine.shape)}, the original "
-                                f"{list(theirs.shape)}")
+                raise DataError(
+                    f"output '{name}' gives classes of shape {list(mine.shape)}, the original {list(theirs.shape)}"
+                )
             found.append(_per_sample(mine == theirs, batch))
         return mean_score(np.concatenate(found), self._seed)
 
@@ -279,8 +292,9 @@ class Psnr(_Distance):
                 low, high = ranges.get(name, (math.inf, -math.inf))
                 ranges[name] = (min(low, float(theirs.min())), max(high, float(theirs.max())))
                 errors.setdefault(name, []).append(_per_sample(np.square(theirs - mine), batch))
-        scores = [_decibels((ranges[name][1] - ranges[name][0]) ** 2, np.concatenate(parts))
-                  for name, parts in errors.items()]
+        scores = [
+            _decibels((ranges[name][1] - ranges[name][0]) ** 2, np.concatenate(parts)) for name, parts in errors.items()
+        ]
         return mean_score(min(scores, key=lambda v: float(v.mean())), self._seed)
 
     def _against_labels(self, run: Run, peak: float) -> Score:
@@ -319,8 +333,12 @@ class FunctionMetric(Metric):
 
 
 METRICS: dict[str, type[_Sampled]] = {
-    "agreement": Agreement, "cosine": Cosine, "psnr": Psnr, "sqnr": Sqnr, "top1": Top1,
-}  # fmt: skip
+    "agreement": Agreement,
+    "cosine": Cosine,
+    "psnr": Psnr,
+    "sqnr": Sqnr,
+    "top1": Top1,
+}
 
 
 def class_axis(value: Array, name: str) -> int:

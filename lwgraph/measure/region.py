@@ -250,6 +250,11 @@ def verify_region(
 
 
 __all__ = [
-    "RegionFailure", "adversarial", "check_region", "compare_regions", "extract_region", "relative_error",
+    "RegionFailure",
+    "adversarial",
+    "check_region",
+    "compare_regions",
+    "extract_region",
+    "relative_error",
     "verify_region",
-]  # fmt: skip
+]

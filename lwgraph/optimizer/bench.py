@@ -52,9 +52,16 @@ class Bench:
     """
 
     def __init__(
-        self, make: Maker, judge: Judge, goal: Goal, milliseconds: Milliseconds, race: Race = None, *,
-        base_ms: float, context: Context,
-    ) -> None:  # fmt: skip
+        self,
+        make: Maker,
+        judge: Judge,
+        goal: Goal,
+        milliseconds: Milliseconds,
+        race: Race = None,
+        *,
+        base_ms: float,
+        context: Context,
+    ) -> None:
         self.make, self.judge, self.goal, self.context = make, judge, goal, context
         self.milliseconds, self.race, self.base_ms = milliseconds, race, base_ms
         self.floor = None if goal.limited and not judge.stated else judge.floor
@@ -138,13 +145,16 @@ class Bench:
             return None
         known = made.candidate
         assert known.plan is not None
-        return replace(made, candidate=replace(
-            known,
-            plan=replace(known.plan, ms=(self.base_ms, known.predicted_ms), error=known.loss or 0.0),
-            judged=score,
-            accepted=self.floor is None or score >= self.floor,
-            measured_ms=None if self.milliseconds is None else self.milliseconds(made.model),
-        ))  # fmt: skip
+        return replace(
+            made,
+            candidate=replace(
+                known,
+                plan=replace(known.plan, ms=(self.base_ms, known.predicted_ms), error=known.loss or 0.0),
+                judged=score,
+                accepted=self.floor is None or score >= self.floor,
+                measured_ms=None if self.milliseconds is None else self.milliseconds(made.model),
+            ),
+        )
 
 
 __all__ = ["CLOSE", "DOUBT", "Bench", "Made", "Maker", "Milliseconds", "Race"]

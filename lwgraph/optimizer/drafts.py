@@ -69,7 +69,7 @@ class Drafts:
 
     def __init__(
         self, bench: Bench, precision: Precision, target: str, milliseconds: float, size: int, macs: int
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.bench, self.precision, self.target, self.macs = bench, precision, target, macs
         fixed = FIXED_IN_INTEGERS if precision.passes else FIXED
         self._time = Line(fixed * milliseconds, (1 - fixed) * milliseconds)
@@ -80,9 +80,15 @@ class Drafts:
         left = structure.share
         plan = replace(structure.plan, precision=self.precision, target=self.target)
         return Candidate(
-            (), self._time.at(left), structure.loss, ORIGIN, plan=plan, bytes=round(self._size.at(left)),
-            macs=round(self.macs * left), stated=True,
-        )  # fmt: skip
+            (),
+            self._time.at(left),
+            structure.loss,
+            ORIGIN,
+            plan=plan,
+            bytes=round(self._size.at(left)),
+            macs=round(self.macs * left),
+            stated=True,
+        )
 
     def look(self, structure: Structure) -> bool:
         """Whether a structure keeps the promise on the metric; what it takes is learnt from."""

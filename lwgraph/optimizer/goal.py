@@ -12,8 +12,18 @@ from lwgraph.optimizer.target import TARGETS, check_target
 OBJECTIVES = ("latency", "bytes", "macs")
 BUDGET = 60.0  # seconds of trials, when none are stated
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-_SIZES = {"": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9,
-          "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}  # fmt: skip
+_SIZES = {
+    "": 1,
+    "k": 10**3,
+    "kb": 10**3,
+    "m": 10**6,
+    "mb": 10**6,
+    "g": 10**9,
+    "gb": 10**9,
+    "kib": 1 << 10,
+    "mib": 1 << 20,
+    "gib": 1 << 30,
+}
 SLACK = 1.02  # a measured time within this factor of a limit keeps it: no clock tells more
 
 

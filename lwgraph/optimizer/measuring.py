@@ -32,9 +32,7 @@ class Measuring:
         progress: called with (what, done, total).
     """
 
-    def __init__(
-        self, original: ir.Model, executor: Executor, goal: Goal, report: Report, progress: Progress
-    ) -> None:
+    def __init__(self, original: ir.Model, executor: Executor, goal: Goal, report: Report, progress: Progress) -> None:
         self.original, self.executor, self.goal = original, executor, goal
         self.report, self.progress = report, progress
 

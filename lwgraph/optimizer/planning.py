@@ -132,11 +132,14 @@ class Planning:
         float_ms = here.whole({"clean": self.clean}, self.inputs.probe)[0]
         workshop = Workshop(self.clean, self.context, self.shapes, self.inputs.probe[0], float_ms)
         bench = Bench(
-            workshop.make, judge, self.goal,
+            workshop.make,
+            judge,
+            self.goal,
             (lambda model: self._timed(oracle, float_ms, model, LOOK_SECONDS)) if oracle.measures else None,
             (lambda models: self._race(oracle, models)) if oracle.measures else None,
-            base_ms=float_ms if oracle.measures else sum(times.values()), context=self.context,
-        )  # fmt: skip
+            base_ms=float_ms if oracle.measures else sum(times.values()),
+            context=self.context,
+        )
         trunk = workshop.trunks.of(self._structure(bench, times, share, oracle, float_ms).plan)
         outcome = self._search(bench, workshop, trunk, oracle, float_ms)
         if self.context.details is not None and outcome.candidate is not None:
@@ -185,12 +188,18 @@ class Planning:
         known = self._anchor(planner, oracle, loss, float_ms, trunk_ms)
         memory = memory_of(planner, loss.feeds, self.goal.seed)
         search = Search(
-            planner, loss, self.executor, seed=self.goal.seed, seconds=self.goal.budget, memory=memory,
-            objective=self.goal.objective, base_ms=bench.base_ms,
+            planner,
+            loss,
+            self.executor,
+            seed=self.goal.seed,
+            seconds=self.goal.budget,
+            memory=memory,
+            objective=self.goal.objective,
+            base_ms=bench.base_ms,
             trials=None if self.pool is None else Trials(planner, loss, self.executor, self.pool),
             prices=limit_prices(planner, self.goal.limits(bench.base_ms), self.goal.objective),
             timed=(lambda model: self._timed(oracle, float_ms, model, TIMED_SECONDS)) if oracle.measures else None,
-        )  # fmt: skip
+        )
         bench.look_first(*obvious_plans(planner, known))
         front = search.run(bench.most)
         if memory.warning:
@@ -204,12 +213,20 @@ class Planning:
     def _planner(self, trunk: Trunk, oracle: Oracle, float_ms: float) -> Planner:
         context = self.context
         if not trunk.plan.empty and context.statistics is not None:
-            context = context.beside(statistics=Statistics(
-                trunk.model, self.inputs.fit, self.executor, self.goal.seed, progress=context.progress))  # fmt: skip
+            context = context.beside(
+                statistics=Statistics(
+                    trunk.model, self.inputs.fit, self.executor, self.goal.seed, progress=context.progress
+                )
+            )
         planner = Planner(
-            trunk.model, context, oracle, shapes=trunk.shapes, forms=SEARCHED, precisions=self._precisions(),
+            trunk.model,
+            context,
+            oracle,
+            shapes=trunk.shapes,
+            forms=SEARCHED,
+            precisions=self._precisions(),
             structure=trunk.plan,
-        )  # fmt: skip
+        )
         planner.run_ms = float_ms
         return planner
 
@@ -219,18 +236,25 @@ class Planning:
         return recovery.recover(self.clean, plan, self.context, seconds, data=self.inputs.training)
 
     def _trained(
-        self, outcome: Outcome, workshop: Workshop, bench: Bench, judge: Judge,
+        self,
+        outcome: Outcome,
+        workshop: Workshop,
+        bench: Bench,
+        judge: Judge,
         milliseconds: Callable[[ir.Model], float],
-    ) -> Outcome:  # fmt: skip
+    ) -> Outcome:
         """The plan that is best after a short training, trained in earnest; the outcome as it is where that fails."""
         goal, floor = self.goal, None if self.goal.limited and not judge.stated else judge.floor
         tried = recovery.worth_trying(outcome.front.best(), outcome.candidate, goal, bench.base_ms, floor)
         plans = {c.key: workshop.plan(c) for c in tried}
         gained = len(self.context.gains)
         probes = recovery.probe(
-            list(plans.values()), lambda plan: self._recover(plan, recovery.PROBE_SHARE * goal.training).model,
-            judge.value, milliseconds, self.context,
-        )  # fmt: skip
+            list(plans.values()),
+            lambda plan: self._recover(plan, recovery.PROBE_SHARE * goal.training).model,
+            judge.value,
+            milliseconds,
+            self.context,
+        )
         untrained = self._untrained(outcome, judge, milliseconds) if floor is not None else None
         best = recovery.best_of([*probes, *([untrained] if untrained else [])], floor)
         if best is None:
@@ -250,15 +274,15 @@ class Planning:
             f"scored {best.score:.4g} then and {score:.4g} after its whole training"
         ]
         if floor is not None and score < floor:
-            self.report.notes.append("training did not bring back enough: "
-                                     + ("the untrained plan stands" if outcome.candidate else "no plan stands"))
+            self.report.notes.append(
+                "training did not bring back enough: "
+                + ("the untrained plan stands" if outcome.candidate else "no plan stands")
+            )
             return outcome
         self._note_training(recovered)
         found = next((c for c in tried if plans[c.key] is best.plan), outcome.candidate)
         assert found is not None  # without a candidate nothing is untrained
-        candidate = replace(
-            found, plan=best.plan, judged=score, accepted=True, measured_ms=best.milliseconds
-        )
+        candidate = replace(found, plan=best.plan, judged=score, accepted=True, measured_ms=best.milliseconds)
         return Outcome(recovered.model, best.plan, candidate, outcome.front)
 
     def _untrained(
@@ -290,9 +314,7 @@ class Planning:
         """Set the weights of the items: what each layer's error does to the outputs."""
         samples = self._samples(float_ms * len(planner.items), SENSING_SECONDS, FEWEST)
         loss = Loss(untimed(self.executor).prepare(planner.model), samples)
-        found = site_sensitivity.measure(
-            planner.model, planner.items, loss, self.executor, self.context.progress
-        )
+        found = site_sensitivity.measure(planner.model, planner.items, loss, self.executor, self.context.progress)
         for item in planner.items:
             item.weight = found[item.name]
 

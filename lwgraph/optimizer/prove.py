@@ -55,16 +55,27 @@ def same_in_both(model: ir.Model, target: Executor, reference: Executor, feeds: 
     if quantizes(model):
         return same_integers(model, plain(), reference, feeds)
     narrow = _narrowest(model)
-    found = compare_runs(reference.prepare(model), plain().prepare(model), feeds, Contract.ROUNDING, tolerances=None
-                         if narrow is None else lambda dtype: tolerance(
-                             Contract.ROUNDING, narrow if dtype.kind == "f" else dtype))
+    found = compare_runs(
+        reference.prepare(model),
+        plain().prepare(model),
+        feeds,
+        Contract.ROUNDING,
+        tolerances=None
+        if narrow is None
+        else lambda dtype: tolerance(Contract.ROUNDING, narrow if dtype.kind == "f" else dtype),
+    )
     return Check(what, f"{reference.name} and {target.name}", "rounding", found.ok, str(found))
 
 
 def _narrowest(model: ir.Model) -> str | None:
     """The 16-bit type that nodes compute in, if any; converting constants does not count."""
-    kinds = {value.dtype for scope in ir.scopes(model) for node in scope for value in node.outputs
-             if not (node.op_type == "Cast" and ir.is_constant(node.inputs[0]))}
+    kinds = {
+        value.dtype
+        for scope in ir.scopes(model)
+        for node in scope
+        for value in node.outputs
+        if not (node.op_type == "Cast" and ir.is_constant(node.inputs[0]))
+    }
     for dtype in (ir.DataType.BFLOAT16, ir.DataType.FLOAT16):
         if dtype in kinds:
             return dtype.name.lower()

@@ -38,16 +38,21 @@ def same_integers(model: ir.Model, target: Executor, reference: Executor, feeds:
     names, forced = _forced(model)
     outputs = [v.name or "" for v in model.graph.outputs]
     both = list(dict.fromkeys([*outputs, *names]))
-    inner = any(node.op_type == "QuantizeLinear" for scope in ir.scopes(model) if scope is not model.graph
-                for node in scope)
+    inner = any(
+        node.op_type == "QuantizeLinear" for scope in ir.scopes(model) if scope is not model.graph for node in scope
+    )
     runs = target.prepare(model, both), reference.prepare(forced, both)
     found = None
     for feed in feeds:
         truth = runs[0](feed)
         again = runs[1]({**feed, **{_given(name): np.asarray(truth[name]) for name in names}})
         integers = compare(_part(again, names), _part(truth, names), Contract.ROUNDING)
-        floats = compare(_part(again, outputs), _part(truth, outputs), Contract.ROUNDING,
-                         tolerances=(lambda dtype: tolerance(Contract.APPROXIMATE, dtype)) if inner else None)
+        floats = compare(
+            _part(again, outputs),
+            _part(truth, outputs),
+            Contract.ROUNDING,
+            tolerances=(lambda dtype: tolerance(Contract.APPROXIMATE, dtype)) if inner else None,
+        )
         for part in (integers, floats):
             if found is None or (not part.ok and found.ok):
                 found = part

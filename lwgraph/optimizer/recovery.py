@@ -197,5 +197,14 @@ def best_of(probes: Sequence[Probe], floor: float | None) -> Probe | None:
 
 
 __all__ = [
-    "PROBE_SHARE", "SECONDS", "Probe", "Recovered", "best_of", "probe", "recover", "require", "train", "worth_trying",
+    "PROBE_SHARE",
+    "SECONDS",
+    "Probe",
+    "Recovered",
+    "best_of",
+    "probe",
+    "recover",
+    "require",
+    "train",
+    "worth_trying",
 ]

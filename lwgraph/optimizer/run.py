@@ -115,10 +115,20 @@ def optimize(
             raise UsageError(f"--budget is {budget}; with --distill it is the time of training: over 0")
         budget = min(asked.budget, training / 4)
     goal = Goal(
-        max_drop, speedup, target, threads, seed, max_latency, parse_amount(max_bytes, "--max-bytes"),
-        parse_amount(max_macs, "--max-macs"), asked.objective if objective is None else objective,
-        asked.budget if budget is None else parse_seconds(budget), asked.drop_factor, asked.approximate, training,
-    )  # fmt: skip
+        max_drop,
+        speedup,
+        target,
+        threads,
+        seed,
+        max_latency,
+        parse_amount(max_bytes, "--max-bytes"),
+        parse_amount(max_macs, "--max-macs"),
+        asked.objective if objective is None else objective,
+        asked.budget if budget is None else parse_seconds(budget),
+        asked.drop_factor,
+        asked.approximate,
+        training,
+    )
     if pipeline is not None and recipe is not None:
         raise UsageError("--pipeline and --recipe both name the passes; give one of them")
     if (pipeline is not None or recipe is not None) and plan is not None:
@@ -174,15 +184,29 @@ class _Run:
         self.reference: Executor = registry.executor("reference")
 
     def go(
-        self, data: Any, preprocess: Any, eval_data: Any, metric: Any, passes: Pipeline | None, plan: Plan | None,
+        self,
+        data: Any,
+        preprocess: Any,
+        eval_data: Any,
+        metric: Any,
+        passes: Pipeline | None,
+        plan: Plan | None,
         augment: str | Sequence[str] | None,
-    ) -> Result:  # fmt: skip
+    ) -> Result:
         with self._timed("reading"):
             own_metric = callable(metric) or (isinstance(metric, str) and ":" in metric)
             inputs = gather(
-                self.original, data, eval_data, preprocess, self.executor, self.goal.seed, own_metric, self.shapes,
-                train=self.goal.training > 0, augment=augment,
-            )  # fmt: skip
+                self.original,
+                data,
+                eval_data,
+                preprocess,
+                self.executor,
+                self.goal.seed,
+                own_metric,
+                self.shapes,
+                train=self.goal.training > 0,
+                augment=augment,
+            )
             self.report.notes += inputs.notes
             runs_soundly(self.original, self.executor, inputs.probe)
         context = Context(

@@ -79,11 +79,16 @@ class Shelf:
 
 def said(plan: Plan) -> str:
     """What a plan says of the model that comes of it: not what was predicted."""
-    return json.dumps({
-        "blocks": sorted(plan.blocks), "groups": {name: width.keep for name, width in plan.groups.items()},
-        "sites": {name: choice.form for name, choice in plan.sites.items() if choice.form != KEEP},
-        "passes": plan.precision.passes, "float": plan.precision.keep_float,
-    }, sort_keys=True)  # fmt: skip
+    return json.dumps(
+        {
+            "blocks": sorted(plan.blocks),
+            "groups": {name: width.keep for name, width in plan.groups.items()},
+            "sites": {name: choice.form for name, choice in plan.sites.items() if choice.form != KEEP},
+            "passes": plan.precision.passes,
+            "float": plan.precision.keep_float,
+        },
+        sort_keys=True,
+    )
 
 
 def _write(path: Path, data: bytes) -> None:

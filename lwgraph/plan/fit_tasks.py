@@ -38,8 +38,9 @@ class DetachedSite(Site):
         """A copy of all that fits need of `site`. O(weight)."""
         given = {f.name: getattr(site, f.name) for f in fields(site)} | {"nodes": (), "graph": None}
         twin = cls(**given)
-        vars(twin).update(shape=site.shape, weight=site.weight, bias=site.bias, _dtype=site.dtype,
-                          _activation=site.activation)  # fmt: skip
+        vars(twin).update(
+            shape=site.shape, weight=site.weight, bias=site.bias, _dtype=site.dtype, _activation=site.activation
+        )
         return twin
 
 

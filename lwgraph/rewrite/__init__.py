@@ -11,10 +11,19 @@ if TYPE_CHECKING:
     from lwgraph.rewrite.rule import RewritePass, Rule
 
 _HOME = {
-    "Builder": "builder", "Const": "builder", "Context": "base", "Contract": "base", "Gain": "base", "Pass": "base",
-    "Pipeline": "pipeline", "RewritePass": "rule", "Rule": "rule",
-    "Skip": "base", "Skipped": "base", "Step": "pipeline",
-}  # fmt: skip
+    "Builder": "builder",
+    "Const": "builder",
+    "Context": "base",
+    "Contract": "base",
+    "Gain": "base",
+    "Pass": "base",
+    "Pipeline": "pipeline",
+    "RewritePass": "rule",
+    "Rule": "rule",
+    "Skip": "base",
+    "Skipped": "base",
+    "Step": "pipeline",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -30,6 +39,16 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
-    "Builder", "Const", "Context", "Contract", "Gain", "Pass", "Pipeline", "RewritePass", "Rule", "Skip",
-    "Skipped", "Step",
-]  # fmt: skip
+    "Builder",
+    "Const",
+    "Context",
+    "Contract",
+    "Gain",
+    "Pass",
+    "Pipeline",
+    "RewritePass",
+    "Rule",
+    "Skip",
+    "Skipped",
+    "Step",
+]

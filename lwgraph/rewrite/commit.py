@@ -36,9 +36,14 @@ def commit(
 
     O(nodes of the match and of the replacement, and uses of the replaced values).
     """
-    if len(found.nodes) == 1 and found.nodes[0].op_type == "Identity" and any(
-        not _can_take_name(result, graph, results) for result, old in zip(results, found.outputs, strict=True)
-        if old.is_graph_output()
+    if (
+        len(found.nodes) == 1
+        and found.nodes[0].op_type == "Identity"
+        and any(
+            not _can_take_name(result, graph, results)
+            for result, old in zip(results, found.outputs, strict=True)
+            if old.is_graph_output()
+        )
     ):
         raise Skip("an output of the graph keeps its Identity")
     made = _needed(builder, results)
@@ -149,8 +154,10 @@ def _inherit(result: ir.Value, old: ir.Value) -> None:
     if result.shape is None:
         result.shape = old.shape.copy()
     elif len(result.shape) == len(old.shape) and result.producer() is not None:
-        merged = [a if isinstance(a, int) or (not isinstance(b, int) and a.value) else b
-                  for a, b in zip(result.shape, old.shape, strict=True)]
+        merged = [
+            a if isinstance(a, int) or (not isinstance(b, int) and a.value) else b
+            for a, b in zip(result.shape, old.shape, strict=True)
+        ]
         result.shape = ir.Shape(merged)
 
 

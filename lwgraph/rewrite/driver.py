@@ -99,8 +99,10 @@ class _Worklist:
                 break  # the limit of a bisection
             count += done
             if count > bound:
-                raise CheckError(f"pass '{self.name}' does not come to an end: {count} rewrites in a graph of {size} "
-                                 f"nodes, the last at node '{node.name}' ({node.op_type})")
+                raise CheckError(
+                    f"pass '{self.name}' does not come to an end: {count} rewrites in a graph of {size} "
+                    f"nodes, the last at node '{node.name}' ({node.op_type})"
+                )
         for node, reason in self.refused.items():
             if node.graph is not None:
                 self.context.skip(self.name, node.name or node.op_type, reason)
@@ -144,8 +146,10 @@ class _Worklist:
         made = made if isinstance(made, tuple) else (made,)
         results = tuple(m.value if isinstance(m, Const) else m for m in made)
         if len(results) != len(found.outputs) or not all(isinstance(r, ir.Value) for r in results):
-            raise UsageError(f"the replacement of pass '{self.name}' returned {made!r}; "
-                             f"allowed: {len(found.outputs)} value(s) of the graph or made by op")
+            raise UsageError(
+                f"the replacement of pass '{self.name}' returned {made!r}; "
+                f"allowed: {len(found.outputs)} value(s) of the graph or made by op"
+            )
         if all(r is o for r, o in zip(results, found.outputs, strict=True)):
             return None
         return results

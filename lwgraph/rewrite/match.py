@@ -117,8 +117,13 @@ class _Matcher:
             if self.nodes[id(p)][1] is node:
                 yield
             return
-        if (node.op_type not in p.op_types or node.domain != p.domain or node.graph is not self.graph
-                or len(node.outputs) < p.outputs or any(n is node for _, n in self.nodes.values())):
+        if (
+            node.op_type not in p.op_types
+            or node.domain != p.domain
+            or node.graph is not self.graph
+            or len(node.outputs) < p.outputs
+            or any(n is node for _, n in self.nodes.values())
+        ):
             return
         attributes = self._match_attributes(p, node)
         if attributes is None:
@@ -128,8 +133,12 @@ class _Matcher:
         if p.name is not None:
             self.bindings[p.name] = node
         yield from self._match_inputs(p.inputs, tuple(node.inputs))
-        if (len(node.inputs) == 2 and node.domain == "" and node.op_type in COMMUTATIVE
-                and node.inputs[0] is not node.inputs[1]):
+        if (
+            len(node.inputs) == 2
+            and node.domain == ""
+            and node.op_type in COMMUTATIVE
+            and node.inputs[0] is not node.inputs[1]
+        ):
             yield from self._match_inputs(p.inputs, (node.inputs[1], node.inputs[0]))
         if p.name is not None:
             del self.bindings[p.name]

@@ -85,9 +85,7 @@ class Pipeline:
             instrument.end(model, context)
         return steps
 
-    def _step(
-        self, index: int, p: Pass, model: ir.Model, context: Context, instruments: Sequence[Instrument]
-    ) -> Step:
+    def _step(self, index: int, p: Pass, model: ir.Model, context: Context, instruments: Sequence[Instrument]) -> Step:
         if not p.asks and not context.allow(p.name, "the whole model"):
             return Step(index, p, 0, 0.0)
         snapshot = ir.clone(model) if p.guarded else None

@@ -67,9 +67,13 @@ def evaluator_class(options: Options) -> type[ReferenceEvaluator]:
             if attributes is None:
                 return theirs(node)
             spec = Spec(
-                node.op_type, self.opsets[node.domain], attributes, tuple(map(bool, node.input)), len(node.output),
+                node.op_type,
+                self.opsets[node.domain],
+                attributes,
+                tuple(map(bool, node.input)),
+                len(node.output),
                 options=options,
-            )  # fmt: skip
+            )
             try:
                 function = builder(spec)
             except Unsupported:

@@ -24,9 +24,13 @@ def output_size(size: int, kernel: int, stride: int, dilation: int, pads: int, c
 
 
 def pads_of(
-    auto_pad: str, pads: Sequence[int] | None, spatial: Sequence[int], kernel: Sequence[int], strides: Sequence[int],
+    auto_pad: str,
+    pads: Sequence[int] | None,
+    spatial: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
     dilations: Sequence[int],
-) -> list[int]:  # fmt: skip
+) -> list[int]:
     """Explicit pads (all begins, then all ends) of a convolution or pooling, after `auto_pad`."""
     if auto_pad in ("NOTSET", ""):
         return list(pads) if pads else [0] * (2 * len(kernel))
@@ -43,9 +47,15 @@ def pads_of(
 
 @functools.lru_cache(4096)
 def window_sizes(
-    spatial: tuple[int, ...], out: tuple[int, ...], kernel: tuple[int, ...], strides: tuple[int, ...],
-    dilations: tuple[int, ...], begins: tuple[int, ...], head: tuple[int, ...], tail: tuple[int, ...] = (),
-) -> Array:  # fmt: skip
+    spatial: tuple[int, ...],
+    out: tuple[int, ...],
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+    begins: tuple[int, ...],
+    head: tuple[int, ...],
+    tail: tuple[int, ...] = (),
+) -> Array:
     """A window (and what a kernel wants before and after it) as one array of int64."""
     fields = [(spatial, 1), (out, 1), (kernel, 1), (strides, 1), (dilations, 1), (begins, 0)]
     sizes = [v for values, fill in fields for v in three(values, fill)]

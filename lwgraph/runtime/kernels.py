@@ -18,9 +18,17 @@ from lwgraph.runtime.kernels_integer import conv_integer, dequantize, matmul_int
 
 
 def conv(
-    x: Array, w: Array, bias: Array | None = None, *, strides: Sequence[int], dilations: Sequence[int],
-    pads: Sequence[int], group: int = 1, precise: bool = False, threads: int = 1,
-) -> Array:  # fmt: skip
+    x: Array,
+    w: Array,
+    bias: Array | None = None,
+    *,
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    pads: Sequence[int],
+    group: int = 1,
+    precise: bool = False,
+    threads: int = 1,
+) -> Array:
     """Convolution of x (N, C, *spatial) with w (O, C / group, *kernel), plus bias (O,).
 
     pads: all begins, then all ends; negative ones crop.
@@ -39,9 +47,18 @@ def conv(
 
 
 def conv_transpose(
-    x: Array, w: Array, bias: Array | None = None, *, strides: Sequence[int], dilations: Sequence[int],
-    pads: Sequence[int], output_padding: Sequence[int], group: int = 1, precise: bool = False, threads: int = 1,
-) -> Array:  # fmt: skip
+    x: Array,
+    w: Array,
+    bias: Array | None = None,
+    *,
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    pads: Sequence[int],
+    output_padding: Sequence[int],
+    group: int = 1,
+    precise: bool = False,
+    threads: int = 1,
+) -> Array:
     """Transposed convolution of x (N, C, *spatial) with w (C, O / group, *kernel).
 
     Each phase of the output (positions equal modulo the strides) is a plain convolution with the kernel positions that
@@ -69,12 +86,16 @@ def conv_transpose(
         raise ValueError("kernel sizes, strides and dilations must be at least 1")
     out = [
         max(
-            (x.shape[2 + i] - 1) * strides[i] + output_padding[i] + (w.shape[2 + i] - 1) * dilations[i] + 1
-            - pads[i] - pads[spatial + i],
+            (x.shape[2 + i] - 1) * strides[i]
+            + output_padding[i]
+            + (w.shape[2 + i] - 1) * dilations[i]
+            + 1
+            - pads[i]
+            - pads[spatial + i],
             0,
         )
         for i in range(spatial)
-    ]  # fmt: skip
+    ]
     outputs = w.shape[1] * group
     y = np.empty((x.shape[0], outputs, *out), x.dtype)
     y[...] = 0 if bias is None else np.reshape(bias, (1, -1, *[1] * spatial))
@@ -82,8 +103,10 @@ def conv_transpose(
     kernel = w.reshape(group, w.shape[0] // group, *w.shape[1:]).swapaxes(1, 2).reshape(outputs, -1, *w.shape[2:])
     kernel = np.flip(kernel, tuple(range(2, kernel.ndim)))
     every = (slice(None), slice(None))
-    phases = [[_phase(r, *axis) for r in range(min(axis[3], axis[0]))] for axis in zip(
-        out, w.shape[2:], dilations, strides, pads[:spatial], x.shape[2:], strict=True)]  # fmt: skip
+    phases = [
+        [_phase(r, *axis) for r in range(min(axis[3], axis[0]))]
+        for axis in zip(out, w.shape[2:], dilations, strides, pads[:spatial], x.shape[2:], strict=True)
+    ]
     for index in np.ndindex(*(len(p) for p in phases)):
         chosen = [axis[i] for axis, i in zip(phases, index, strict=True)]
         if any(phase is None for phase in chosen):
@@ -91,9 +114,16 @@ def conv_transpose(
         taps, places, steps, begins, ends = zip(*(phase for phase in chosen if phase is not None), strict=True)
         chosen_taps, chosen_places = (*every, *taps), (*every, *places)
         part = conv(
-            x, np.ascontiguousarray(kernel[chosen_taps]), bias, strides=[1] * spatial,
-            dilations=steps, pads=[*begins, *ends], group=group, precise=precise, threads=threads,
-        )  # fmt: skip
+            x,
+            np.ascontiguousarray(kernel[chosen_taps]),
+            bias,
+            strides=[1] * spatial,
+            dilations=steps,
+            pads=[*begins, *ends],
+            group=group,
+            precise=precise,
+            threads=threads,
+        )
         y[chosen_places] = part
     return y
 
@@ -118,9 +148,18 @@ def _phase(
 
 
 def pool(
-    kind: str, x: Array, *, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int],
-    pads: Sequence[int], ceil: bool = False, count_pad: bool = False, p: float = 2, threads: int = 1,
-) -> Array:  # fmt: skip
+    kind: str,
+    x: Array,
+    *,
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    pads: Sequence[int],
+    ceil: bool = False,
+    count_pad: bool = False,
+    p: float = 2,
+    threads: int = 1,
+) -> Array:
     """Pooling of x (N, C, *spatial); kind: "max" (also uint8 and int8; NaN wins), "average" or "norm" (p-norm).
 
     ceil: round the output size up, but start no window in the end padding. count_pad: averages count padding.
@@ -144,9 +183,15 @@ def pool(
             positions -= 1
         out.append(max(positions, 0))
     sizes = window_sizes(
-        x.shape[2:], tuple(out), tuple(kernel), tuple(strides), tuple(dilations), tuple(pads[:spatial]),
-        (x.shape[0] * x.shape[1],), tuple(three(pads[spatial:], 0)),
-    )  # fmt: skip
+        x.shape[2:],
+        tuple(out),
+        tuple(kernel),
+        tuple(strides),
+        tuple(dilations),
+        tuple(pads[:spatial]),
+        (x.shape[0] * x.shape[1],),
+        tuple(three(pads[spatial:], 0)),
+    )
     y = np.empty((*x.shape[:2], *out), dtype)
     args = (
         number,
@@ -179,8 +224,13 @@ def shift(x: Array, offsets: Array, *, strides: Sequence[int] | None = None, thr
     moves[:, 3 - spatial :] = offsets
     y = np.empty((*x.shape[:2], *out), x.dtype)
     source = plain(x, x.dtype)
-    args = (x.dtype.itemsize, source.view(np.uint16) if x.dtype == BFLOAT16 else source,
-            y.view(np.uint16) if x.dtype == BFLOAT16 else y, sizes, moves)  # fmt: skip
+    args = (
+        x.dtype.itemsize,
+        source.view(np.uint16) if x.dtype == BFLOAT16 else source,
+        y.view(np.uint16) if x.dtype == BFLOAT16 else y,
+        sizes,
+        moves,
+    )
     run("shift", args, threads, y.size)
     return y
 
@@ -201,6 +251,17 @@ def matmul(a: Array, b: Array, c: Array | None = None, *, precise: bool = False,
 
 
 __all__ = [
-    "backend", "compiled", "conv", "conv_integer", "conv_transpose", "dequantize", "matmul", "matmul_integer",
-    "output_size", "pads_of", "pool", "quantize", "shift",
-]  # fmt: skip
+    "backend",
+    "compiled",
+    "conv",
+    "conv_integer",
+    "conv_transpose",
+    "dequantize",
+    "matmul",
+    "matmul_integer",
+    "output_size",
+    "pads_of",
+    "pool",
+    "quantize",
+    "shift",
+]

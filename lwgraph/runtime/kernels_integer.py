@@ -31,10 +31,21 @@ def _spread(values: Any, size: int, dtype: Any, what: str) -> Array:
 
 
 def conv_integer(
-    x: Array, w: Array, x_zero: int = 0, w_zero: Any = 0, bias: Array | None = None, *, strides: Sequence[int],
-    dilations: Sequence[int], pads: Sequence[int], group: int = 1, scale: Any = None, y_zero: Any = None,
-    saturate: bool = False, threads: int = 1,
-) -> Array:  # fmt: skip
+    x: Array,
+    w: Array,
+    x_zero: int = 0,
+    w_zero: Any = 0,
+    bias: Array | None = None,
+    *,
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    pads: Sequence[int],
+    group: int = 1,
+    scale: Any = None,
+    y_zero: Any = None,
+    saturate: bool = False,
+    threads: int = 1,
+) -> Array:
     """Convolution of bytes (uint8 or int8 each), sums in wrapping int32, padding with x_zero.
 
     With scale (one or one per output channel) and y_zero (uint8 or int8): the sums plus bias (int32) times scale,
@@ -51,20 +62,35 @@ def conv_integer(
         raise ValueError(f"integer output of {y.dtype}: uint8 and int8 are possible")
     outputs = w.shape[0]
     args = (
-        plain(x, x.dtype), plain(w, w.dtype), y, g.sizes, _spread(w_zero, outputs, np.int32, "w_zero"),
+        plain(x, x.dtype),
+        plain(w, w.dtype),
+        y,
+        g.sizes,
+        _spread(w_zero, outputs, np.int32, "w_zero"),
         None if bias is None else plain(bias, np.int32),
         None if scale is None else _spread(scale, outputs, np.float32, "scale"),
-        x.dtype == np.int8, w.dtype == np.int8, _KINDS[y.dtype], int(x_zero), int(y_zero if scale is not None else 0),
+        x.dtype == np.int8,
+        w.dtype == np.int8,
+        _KINDS[y.dtype],
+        int(x_zero),
+        int(y_zero if scale is not None else 0),
         saturate,
-    )  # fmt: skip
+    )
     run("integer_convolve", args, threads, g.work)
     return y
 
 
 def matmul_integer(
-    a: Array, b: Array, a_zero: Any = 0, b_zero: Any = 0, *, scale: Any = None, y_zero: Any = None,
-    saturate: bool = False, threads: int = 1,
-) -> Array:  # fmt: skip
+    a: Array,
+    b: Array,
+    a_zero: Any = 0,
+    b_zero: Any = 0,
+    *,
+    scale: Any = None,
+    y_zero: Any = None,
+    saturate: bool = False,
+    threads: int = 1,
+) -> Array:
     """Product of byte matrices, batches broadcast, sums in wrapping int32; scale, y_zero, saturate as `conv_integer`.
 
     a_zero: one or one per row (M,); b_zero: one or one per column (N,); scale: one, per row (M, 1) or per column (N,).
@@ -88,11 +114,22 @@ def matmul_integer(
         factors = _spread(factors, columns, np.float32, "scale")
     b_zeros = np.ascontiguousarray(b_zero, np.int32).ravel()
     args = (
-        p.a, p.b, y, p.sizes, p.offsets, np.tile(zeros, rows // max(per_matrix, 1)),
-        b_zeros if b_zeros.size == 1 else _spread(b_zeros, columns, np.int32, "b_zero"), factors,
-        a.dtype == np.int8, b.dtype == np.int8, _KINDS[y.dtype], int(y_zero if scale is not None else 0), by_row,
-        by_column, saturate,
-    )  # fmt: skip
+        p.a,
+        p.b,
+        y,
+        p.sizes,
+        p.offsets,
+        np.tile(zeros, rows // max(per_matrix, 1)),
+        b_zeros if b_zeros.size == 1 else _spread(b_zeros, columns, np.int32, "b_zero"),
+        factors,
+        a.dtype == np.int8,
+        b.dtype == np.int8,
+        _KINDS[y.dtype],
+        int(y_zero if scale is not None else 0),
+        by_row,
+        by_column,
+        saturate,
+    )
     run("integer_multiply", args, threads, p.work)
     return y
 

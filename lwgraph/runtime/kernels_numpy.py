@@ -147,9 +147,17 @@ def _multiplication(
 
 
 def multiply(
-    is_double: bool, precise: bool, accumulate: bool, a: Array, b: Array, y: Array, sizes: Array, offsets: Array,
-    part: int, parts: int,
-) -> None:  # fmt: skip
+    is_double: bool,
+    precise: bool,
+    accumulate: bool,
+    a: Array,
+    b: Array,
+    y: Array,
+    sizes: Array,
+    offsets: Array,
+    part: int,
+    parts: int,
+) -> None:
     """Matrix products; sizes: batch, M, N, K, row stride of a, row and column stride of b; offsets: (2, batch)."""
     _part(part, parts)
     lefts, rights, out = _multiplication(sizes, offsets, a, b, y)
@@ -207,9 +215,22 @@ def _check_output(kind: int, zero: int, scale: Array | None) -> None:
 
 
 def integer_convolve(
-    x: Array, w: Array, y: Array, sizes: Array, w_zero: Array, bias: Array | None, scale: Array | None,
-    x_signed: bool, w_signed: bool, kind: int, x_zero: int, zero: int, saturate: bool, part: int, parts: int,
-) -> None:  # fmt: skip
+    x: Array,
+    w: Array,
+    y: Array,
+    sizes: Array,
+    w_zero: Array,
+    bias: Array | None,
+    scale: Array | None,
+    x_signed: bool,
+    w_signed: bool,
+    kind: int,
+    x_zero: int,
+    zero: int,
+    saturate: bool,
+    part: int,
+    parts: int,
+) -> None:
     """Convolution of bytes into int32 (kind 0), or scaled into uint8 (1) or int8 (2); sizes as for `convolve`."""
     _part(part, parts)
     _check_output(kind, zero, scale)
@@ -243,10 +264,24 @@ def integer_convolve(
 
 
 def integer_multiply(
-    a: Array, b: Array, y: Array, sizes: Array, offsets: Array, a_zero: Array, b_zero: Array, scale: Array | None,
-    a_signed: bool, b_signed: bool, kind: int, zero: int, scale_row: bool, scale_column: bool, saturate: bool,
-    part: int, parts: int,
-) -> None:  # fmt: skip
+    a: Array,
+    b: Array,
+    y: Array,
+    sizes: Array,
+    offsets: Array,
+    a_zero: Array,
+    b_zero: Array,
+    scale: Array | None,
+    a_signed: bool,
+    b_signed: bool,
+    kind: int,
+    zero: int,
+    scale_row: bool,
+    scale_column: bool,
+    saturate: bool,
+    part: int,
+    parts: int,
+) -> None:
     """Products of byte matrices into int32 (kind 0), or scaled into uint8 (1) or int8 (2); sizes as for `multiply`."""
     _part(part, parts)
     _check_output(kind, zero, scale)
@@ -391,6 +426,15 @@ def dequantize(kind: int, x: Array, y: Array, scale: Array, zero: Array, sizes: 
 
 
 __all__ = [
-    "STORED", "convolve", "dequantize", "integer_convolve", "integer_multiply", "level", "levels", "multiply", "pool",
-    "quantize", "shift",
-]  # fmt: skip
+    "STORED",
+    "convolve",
+    "dequantize",
+    "integer_convolve",
+    "integer_multiply",
+    "level",
+    "levels",
+    "multiply",
+    "pool",
+    "quantize",
+    "shift",
+]

@@ -32,10 +32,19 @@ MOST_THREADS = 8  # of runs that nobody times
 _KERNEL = "_kernel_time"  # how the profiler marks a kernel's event
 _SILENT = 4  # ONNX Runtime's "fatal": everything else reaches the caller as an exception
 _LENDABLE = {
-    ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BOOL,
-    ir.DataType.INT8, ir.DataType.INT16, ir.DataType.INT32, ir.DataType.INT64,
-    ir.DataType.UINT8, ir.DataType.UINT16, ir.DataType.UINT32, ir.DataType.UINT64,
-}  # fmt: skip
+    ir.DataType.FLOAT,
+    ir.DataType.DOUBLE,
+    ir.DataType.FLOAT16,
+    ir.DataType.BOOL,
+    ir.DataType.INT8,
+    ir.DataType.INT16,
+    ir.DataType.INT32,
+    ir.DataType.INT64,
+    ir.DataType.UINT8,
+    ir.DataType.UINT16,
+    ir.DataType.UINT32,
+    ir.DataType.UINT64,
+}
 _FAILURE = re.compile(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |/\S*onnxruntime_src/\S+:\d+ [^)]*\)( const)? ")
 
 
@@ -157,8 +166,9 @@ class OrtExecutor:
                 key = event["name"].removesuffix(_KERNEL), event["args"]["op_name"]
                 times.setdefault(key, []).append(event["dur"])
         runs = len(feeds) + 1
-        return [Kernel(name, op, float(np.median(found)) * 1e-6 * len(found) / runs)
-                for (name, op), found in times.items()]
+        return [
+            Kernel(name, op, float(np.median(found)) * 1e-6 * len(found) / runs) for (name, op), found in times.items()
+        ]
 
 
 @dataclass(frozen=True)
@@ -184,8 +194,9 @@ class OrtRun:
         self._raw = {n for n in self._unique if (t := types[n]).startswith("tensor(") and t[7:-1] in _EXOTIC}
         self._exotic_inputs = {
             value.name: _EXOTIC[value.type[7:-1]]
-            for value in session.get_inputs() if value.type.startswith("tensor(") and value.type[7:-1] in _EXOTIC
-        }  # fmt: skip
+            for value in session.get_inputs()
+            if value.type.startswith("tensor(") and value.type[7:-1] in _EXOTIC
+        }
 
     def __call__(self, feeds: Feeds) -> dict[str, Array]:
         """Run once.

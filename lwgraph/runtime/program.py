@@ -96,9 +96,14 @@ class Program:
             return None
         named = [i for i, value in enumerate(node.outputs) if value.name]
         spec = Spec(
-            node.op_type, ir.opset(node), attributes, tuple(value is not None for value in node.inputs),
-            max(named, default=-1) + 1, tuple(constants), self._options,
-        )  # fmt: skip
+            node.op_type,
+            ir.opset(node),
+            attributes,
+            tuple(value is not None for value in node.inputs),
+            max(named, default=-1) + 1,
+            tuple(constants),
+            self._options,
+        )
         try:
             function = builder(spec)
         except Unsupported:

@@ -69,9 +69,14 @@ def _group(quantize: ir.Node, wanted: set[str], options: Options) -> Replacement
 
 
 def _replacement(
-    node: ir.Node, inputs: list[_Quantized], quantize: ir.Node, scale: ir.Value, zero: ir.Value | None,
-    dtype: ir.DataType, options: Options,
-) -> Replacement | None:  # fmt: skip
+    node: ir.Node,
+    inputs: list[_Quantized],
+    quantize: ir.Node,
+    scale: ir.Value,
+    zero: ir.Value | None,
+    dtype: ir.DataType,
+    options: Options,
+) -> Replacement | None:
     left, right = inputs[0], inputs[1]
     if left.dtype != dtype or right.dtype not in _BYTES or not _is_scalar(left.scale):
         return None
@@ -129,11 +134,19 @@ def _gemm(node: ir.Node, right: _Quantized, options: Options, default: Array) ->
         columns, rows = x.T[None], (w if transposed else w.T)[..., None]  # a convolution over the rows of x
         y_zero = default if yz is None else yz.reshape(())
         y = kernels.conv_integer(
-            columns, rows, zero_of(xz), 0 if wz is None else wz,
-            None if bias is None else np.broadcast_to(bias.ravel(), rows.shape[0]), strides=[1], dilations=[1],
-            pads=[0, 0], scale=combined_scale(xs, ws, ys).ravel(), y_zero=y_zero, saturate=options.saturate,
+            columns,
+            rows,
+            zero_of(xz),
+            0 if wz is None else wz,
+            None if bias is None else np.broadcast_to(bias.ravel(), rows.shape[0]),
+            strides=[1],
+            dilations=[1],
+            pads=[0, 0],
+            scale=combined_scale(xs, ws, ys).ravel(),
+            y_zero=y_zero,
+            saturate=options.saturate,
             threads=options.threads,
-        )  # fmt: skip
+        )
         return np.ascontiguousarray(y[0].T)
 
     return run
@@ -144,8 +157,9 @@ def _binary(node: ir.Node, right: _Quantized, dtype: ir.DataType, default: Array
         return None
     function = _BINARY[node.op_type]
 
-    def run(a: Array, a_scale: Array, a_zero: Any, b: Array, b_scale: Array, b_zero: Any, scale: Array, zero: Any
-            ) -> Array:
+    def run(
+        a: Array, a_scale: Array, a_zero: Any, b: Array, b_scale: Array, b_zero: Any, scale: Array, zero: Any
+    ) -> Array:
         return function(a, a_scale, a_zero, b, b_scale, b_zero, scale, default if zero is None else zero)
 
     return run

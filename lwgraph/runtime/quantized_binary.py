@@ -14,8 +14,9 @@ import numpy as np
 from lwgraph.runtime.backend import Array
 
 
-def quantized_sum(a: Array, a_scale: Array, a_zero: Any, b: Array, b_scale: Array, b_zero: Any, scale: Array,
-                  zero: Array) -> Array:
+def quantized_sum(
+    a: Array, a_scale: Array, a_zero: Any, b: Array, b_scale: Array, b_zero: Any, scale: Array, zero: Array
+) -> Array:
     """Q(DQ(a) + DQ(b)), uint8 or int8 with numpy's broadcasting; scales and zeros are scalars.
 
     rint(fma(a, p, fma(b, q, zero - fma(p, a_zero, q b_zero)))) with p and q the inputs' scales over that of the result.
@@ -29,8 +30,9 @@ def quantized_sum(a: Array, a_scale: Array, a_zero: Any, b: Array, b_scale: Arra
     return _stored(_fused(a.astype(np.float32), p, _fused(b.astype(np.float32), q, fixed)), zero)
 
 
-def quantized_product(a: Array, a_scale: Array, a_zero: Any, b: Array, b_scale: Array, b_zero: Any, scale: Array,
-                      zero: Array) -> Array:
+def quantized_product(
+    a: Array, a_scale: Array, a_zero: Any, b: Array, b_scale: Array, b_zero: Any, scale: Array, zero: Array
+) -> Array:
     """Q(DQ(a) DQ(b)), in the same way: rint((a - a_zero)(b - b_zero) * ratio + zero), with two roundings to float32."""
     factors = (np.float32(s.reshape(())) for s in (a_scale, b_scale))
     ratio = np.float32(np.multiply(*factors) / np.float32(scale.reshape(())))

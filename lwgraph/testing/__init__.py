@@ -9,8 +9,14 @@ if TYPE_CHECKING:
     from lwgraph.testing.models import graphs, random_model
     from lwgraph.testing.passes import Sample, check_pass, samples
 
-_HOME = {"Sample": "passes", "check_form": "forms", "check_pass": "passes", "graphs": "models",
-         "random_model": "models", "samples": "passes"}  # fmt: skip
+_HOME = {
+    "Sample": "passes",
+    "check_form": "forms",
+    "check_pass": "passes",
+    "graphs": "models",
+    "random_model": "models",
+    "samples": "passes",
+}
 
 
 def __getattr__(name: str) -> Any:

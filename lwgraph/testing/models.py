@@ -116,8 +116,10 @@ def _conv(s: _State) -> None:
     size = (x.size - 1) // stride + 1
     follow = s.choose(["", "norm", "scale"])
     if follow == "norm":
-        y = s.add("BatchNormalization", [y, s.weight(out, positive=True), s.weight(out), s.weight(out),
-                                         s.weight(out, positive=True)])
+        y = s.add(
+            "BatchNormalization",
+            [y, s.weight(out, positive=True), s.weight(out), s.weight(out), s.weight(out, positive=True)],
+        )
     elif follow == "scale":
         y = s.add(s.choose(["Mul", "Add", "Sub", "Div"]), [y, s.weight(out, 1, 1, positive=True)])
     s.push(y, out, size)
@@ -228,8 +230,28 @@ def _dead(s: _State) -> None:
     s.add("Exp", [s.pick().name])
 
 
-_STEPS = (_conv, _conv, _conv, _unary, _unary, _clip, _scale, _scale, _residual, _residual, _concat, _slice, _transpose,
-          _reshape, _squeeze, _cast, _constants, _pool, _twice, _dead)
+_STEPS = (
+    _conv,
+    _conv,
+    _conv,
+    _unary,
+    _unary,
+    _clip,
+    _scale,
+    _scale,
+    _residual,
+    _residual,
+    _concat,
+    _slice,
+    _transpose,
+    _reshape,
+    _squeeze,
+    _cast,
+    _constants,
+    _pool,
+    _twice,
+    _dead,
+)
 
 
 def _build(choose: Chooser, steps: int) -> ir.Model:
@@ -253,7 +275,9 @@ def _build(choose: Chooser, steps: int) -> ir.Model:
     for _ in range(choose([0, 0, 1])):
         extra = choose(s.images[1:])
         shown[extra.name] = extra
-    outputs += [helper.make_tensor_value_info(v.name, TensorProto.FLOAT, [batch, v.channels, v.size, v.size])
-                for v in shown.values()]
+    outputs += [
+        helper.make_tensor_value_info(v.name, TensorProto.FLOAT, [batch, v.channels, v.size, v.size])
+        for v in shown.values()
+    ]
     graph = helper.make_graph(s.nodes, "random", inputs, outputs, s.initializers)
     return ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", s.opset)], ir_version=_IR_VERSION))

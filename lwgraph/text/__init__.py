@@ -12,5 +12,16 @@ from lwgraph.text.printing import (
     value_text,
 )
 
-__all__ = ["Change", "Diff", "attribute_text", "diff", "node_text", "operator", "shape_text", "tensor_text", "to_text",
-           "type_text", "value_text"]
+__all__ = [
+    "Change",
+    "Diff",
+    "attribute_text",
+    "diff",
+    "node_text",
+    "operator",
+    "shape_text",
+    "tensor_text",
+    "to_text",
+    "type_text",
+    "value_text",
+]

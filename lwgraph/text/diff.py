@@ -58,14 +58,19 @@ class Diff:
     def __str__(self) -> str:
         if self.empty:
             return "no differences"
-        summary = "; ".join(f"{what}s: " + ", ".join(f"{number} {kind}" for kind, number in kinds.items())
-                            for what, kinds in self.counts.items())
+        summary = "; ".join(
+            f"{what}s: " + ", ".join(f"{number} {kind}" for kind, number in kinds.items())
+            for what, kinds in self.counts.items()
+        )
         return "\n".join([summary, *map(str, self.changes)])
 
     def to_dict(self) -> dict[str, Any]:
         """{"equal": bool, "counts": ..., "changes": [{"kind", "what", "name", "scope", ...}]}, ready for JSON."""
-        return {"equal": self.empty, "counts": self.counts,
-                "changes": [{**vars(change), "details": list(change.details)} for change in self.changes]}
+        return {
+            "equal": self.empty,
+            "counts": self.counts,
+            "changes": [{**vars(change), "details": list(change.details)} for change in self.changes],
+        }
 
 
 def diff(a: ir.Model, b: ir.Model) -> Diff:
@@ -84,8 +89,10 @@ def diff(a: ir.Model, b: ir.Model) -> Diff:
             changes.append(Change("added", "function", name, after=name))
         else:
             one, two = a.functions[key], b.functions[key]
-            details = _differing({"opset": dict(one.opset_imports), "parameters": sorted(one.attributes)},
-                                 {"opset": dict(two.opset_imports), "parameters": sorted(two.attributes)})
+            details = _differing(
+                {"opset": dict(one.opset_imports), "parameters": sorted(one.attributes)},
+                {"opset": dict(two.opset_imports), "parameters": sorted(two.attributes)},
+            )
             if details:
                 changes.append(Change("changed", "function", name, details=details))
             changes += _graphs(one.graph, two.graph, name)
@@ -93,8 +100,11 @@ def diff(a: ir.Model, b: ir.Model) -> Diff:
 
 
 def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(f"{key}: {_or_none(a.get(key))} -> {_or_none(b.get(key))}"
-                 for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key))
+    return tuple(
+        f"{key}: {_or_none(a.get(key))} -> {_or_none(b.get(key))}"
+        for key in dict.fromkeys([*a, *b])
+        if a.get(key) != b.get(key)
+    )
 
 
 def _or_none(value: Any) -> str:
@@ -103,8 +113,10 @@ def _or_none(value: Any) -> str:
 
 def _model(a: ir.Model, b: ir.Model) -> Iterator[Change]:
     def facts(model: ir.Model) -> dict[str, Any]:
-        found = {key: getattr(model, key) or None for key in
-                 ("ir_version", "producer_name", "producer_version", "domain", "model_version", "doc_string")}
+        found = {
+            key: getattr(model, key) or None
+            for key in ("ir_version", "producer_name", "producer_version", "domain", "model_version", "doc_string")
+        }
         found.update({f"opset {domain or 'ai.onnx'}": version for domain, version in model.opset_imports.items()})
         found.update({f"metadata {key}": value for key, value in model.metadata_props.items()})
         return found
@@ -209,8 +221,9 @@ def _constant_text(value: ir.Value) -> str:
     return tensor_text(value.const_value) if value.const_value is not None else ""
 
 
-def _named(what: str, a: Mapping[str, ir.Value], b: Mapping[str, ir.Value], same: dict[ir.Value, ir.Value],
-           scope: str) -> Iterator[Change]:
+def _named(
+    what: str, a: Mapping[str, ir.Value], b: Mapping[str, ir.Value], same: dict[ir.Value, ir.Value], scope: str
+) -> Iterator[Change]:
     """Inputs, outputs or initializers: those with one name are the same; of the others, equal data tells renaming."""
     gone = {name: value for name, value in a.items() if name not in b}
     new = {name: value for name, value in b.items() if name not in a}
@@ -242,8 +255,9 @@ def _named(what: str, a: Mapping[str, ir.Value], b: Mapping[str, ir.Value], same
             yield Change("changed", what, name, scope, details=tuple(details))
     kept = [name for name in a if name in b]
     if what != "initializer" and kept != [name for name in b if name in a]:
-        yield Change("changed", "graph", f"order of {what}s", scope,
-                     details=(f"order: {', '.join(a)} -> {', '.join(b)}",))
+        yield Change(
+            "changed", "graph", f"order of {what}s", scope, details=(f"order: {', '.join(a)} -> {', '.join(b)}",)
+        )
 
 
 def _key(value: ir.Value) -> object:
@@ -269,8 +283,10 @@ def _nodes(a: ir.Node, b: ir.Node, same: dict[ir.Value, ir.Value], scope: str) -
         texts = ["none" if attribute is None else attribute_text(attribute) for attribute in (one, two)]
         if texts[0] != texts[1]:
             details.append(f"{name}: {texts[0]} -> {texts[1]}")
-    details += _differing({"doc_string": a.doc_string or None, **a.metadata_props},
-                          {"doc_string": b.doc_string or None, **b.metadata_props})
+    details += _differing(
+        {"doc_string": a.doc_string or None, **a.metadata_props},
+        {"doc_string": b.doc_string or None, **b.metadata_props},
+    )
     if details:
         yield Change("changed", "node", _name(a), scope, node_text(a), node_text(b), tuple(details))
     if (a.name or "") != (b.name or ""):

@@ -32,8 +32,10 @@ def node_text(node: ir.Node) -> str:
     outputs = ", ".join(value_text(value) if value.name else "_" for value in node.outputs)
     inputs = ", ".join(_quote(value.name or "?") if value is not None else "_" for value in node.inputs)
     attributes = ", ".join(f"{name}={attribute_text(node.attributes[name])}" for name in sorted(node.attributes))
-    return (f"{outputs}{' = ' if outputs else ''}{operator(node)}({inputs})"
-            f"{f' {{{attributes}}}' if attributes else ''}{f'  # {node.name}' if node.name else ''}")
+    return (
+        f"{outputs}{' = ' if outputs else ''}{operator(node)}({inputs})"
+        f"{f' {{{attributes}}}' if attributes else ''}{f'  # {node.name}' if node.name else ''}"
+    )
 
 
 def operator(node: ir.Node) -> str:
@@ -124,8 +126,10 @@ def _scope(scope: ir.Graph | ir.Function, kind: str, depth: int) -> Iterator[str
     name, parameters = graph.name or "", ""
     if isinstance(scope, ir.Function):
         name = f"{scope.domain}::{scope.name}{f':{scope.overload}' if scope.overload else ''}"
-        texts = [f"{key}={attribute_text(attribute)}" if attribute.value is not None else key
-                 for key, attribute in scope.attributes.items()]
+        texts = [
+            f"{key}={attribute_text(attribute)}" if attribute.value is not None else key
+            for key, attribute in scope.attributes.items()
+        ]
         parameters = f"<{', '.join(texts)}> opset={{{_opsets(scope.opset_imports)}}} "
     inputs = ", ".join(value_text(value) for value in graph.inputs)
     outputs = ", ".join(value_text(value) for value in graph.outputs)

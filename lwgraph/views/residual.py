@@ -66,8 +66,11 @@ def find_residuals(model: ir.Model) -> tuple[list[Residual], list[NoResidual]]:
             continue
         sides = [_exclusive(add, slot, place) for slot in (0, 1)]
         entries = [_entries(side) for side in sides]
-        blocks = [Residual(add, slot, sides[slot], next(iter(entries[slot])), not sides[1 - slot])
-                  for slot in (0, 1) if sides[slot] and len(entries[slot]) == 1 and _starts(add, slot, sides, entries)]
+        blocks = [
+            Residual(add, slot, sides[slot], next(iter(entries[slot])), not sides[1 - slot])
+            for slot in (0, 1)
+            if sides[slot] and len(entries[slot]) == 1 and _starts(add, slot, sides, entries)
+        ]
         reason = "" if blocks else _reason(sides, entries)
         if blocks:
             sizes = [shapes.get(v) for v in (*add.inputs, add.outputs[0]) if v is not None]
@@ -91,8 +94,11 @@ def _exclusive(add: ir.Node, slot: int, place: dict[ir.Node, int]) -> tuple[ir.N
         node = waiting.pop()
         if node is None or node in inside or node not in place:
             continue
-        if all(not value.is_graph_output() and all(user in inside or (user is add and index == slot)
-                                                   for user, index in value.uses()) for value in node.outputs):
+        if all(
+            not value.is_graph_output()
+            and all(user in inside or (user is add and index == slot) for user, index in value.uses())
+            for value in node.outputs
+        ):
             inside.add(node)
             waiting += [value.producer() for value in _read(node)]
     return tuple(sorted(inside, key=place.__getitem__))

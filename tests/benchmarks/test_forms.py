@@ -54,8 +54,7 @@ def test_what_another_form_beats_is_dominated() -> None:
     def record(error: float, speed: float) -> dict[str, float]:
         return {"free": 0.5, "fitted": error, "fp32": speed, "parameters": 10, "form": "f"}
 
-    records = {"a": record(0.02, 2.0), "b": record(0.03, 1.9), "c": record(0.01, 1.5),
-               "d": record(0.02, 2.02)}  # fmt: skip
+    records = {"a": record(0.02, 2.0), "b": record(0.03, 1.9), "c": record(0.01, 1.5), "d": record(0.02, 2.02)}
     marks = {name: dominated(name, records, "fp32") for name in "abcd"}
     assert marks == {"a": False, "b": True, "c": False, "d": False}  # a and d are the same, but for the noise
     assert not dominated("a", records, "int8")
@@ -66,9 +65,14 @@ def test_what_another_form_beats_is_dominated() -> None:
 
 
 def test_a_speed_counts_only_for_the_form_it_was_taken_of() -> None:
-    layer = {"forms": {"a": {"form": "x{rank=1}", "fitted": 0.1}, "b": {"form": "x{rank=2}", "fitted": 0.1}},
-             "speeds": {"dense": {"fp32": 1.0}, "a": {"form": "x{rank=1}", "fp32": 2.0},
-                        "b": {"form": "x{rank=3}", "fp32": 3.0}}}  # fmt: skip
+    layer = {
+        "forms": {"a": {"form": "x{rank=1}", "fitted": 0.1}, "b": {"form": "x{rank=2}", "fitted": 0.1}},
+        "speeds": {
+            "dense": {"fp32": 1.0},
+            "a": {"form": "x{rank=1}", "fp32": 2.0},
+            "b": {"form": "x{rank=3}", "fp32": 3.0},
+        },
+    }
     found = timed(layer)
     assert found["a"]["fp32"] == 2.0 and "fp32" not in found["b"] and set(found) == {"a", "b"}
 

@@ -45,10 +45,19 @@ def conv_model(weight, shape, kind="conv", bias=None, **attributes):
     per_group = weight.shape[1] if kind == "conv" else weight.shape[0] // group
     value = next(v for v in model.graph.inputs if v.name == "x")
     layer = FakeLayer(
-        "layer", kind, value, outputs, per_group * int(np.prod(weight.shape[2:])), weight.shape[2:],
-        tuple(attributes.get("strides", (1,) * rank)), tuple(attributes.get("dilations", (1,) * rank)),
-        tuple(attributes.get("pads", (0,) * 2 * rank)), attributes.get("auto_pad", "NOTSET"), group,
-        tuple(attributes.get("output_padding", ())))
+        "layer",
+        kind,
+        value,
+        outputs,
+        per_group * int(np.prod(weight.shape[2:])),
+        weight.shape[2:],
+        tuple(attributes.get("strides", (1,) * rank)),
+        tuple(attributes.get("dilations", (1,) * rank)),
+        tuple(attributes.get("pads", (0,) * 2 * rank)),
+        attributes.get("auto_pad", "NOTSET"),
+        group,
+        tuple(attributes.get("output_padding", ())),
+    )
     return model, layer
 
 

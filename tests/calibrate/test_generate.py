@@ -15,8 +15,9 @@ from lwgraph.errors import DataError, UsageError
 def model(nodes, inputs, outputs, initializers=()):
     infos = [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in inputs]
     outs = [helper.make_tensor_value_info(name, kind, None) for name, kind in outputs]
-    graph = helper.make_graph(nodes, "g", infos, outs,
-                              [numpy_helper.from_array(np.asarray(a), n) for n, a in initializers])
+    graph = helper.make_graph(
+        nodes, "g", infos, outs, [numpy_helper.from_array(np.asarray(a), n) for n, a in initializers]
+    )
     return ir.load(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]))
 
 
@@ -25,13 +26,17 @@ def embedding(op_between=None):
     nodes = [] if op_between is None else [helper.make_node("Cast", ["ids"], ["cast"], to=TensorProto.INT64)]
     nodes.append(helper.make_node("Gather", ["table", ids], ["y"], axis=0))
     kind = TensorProto.INT64 if op_between is None else TensorProto.INT32
-    return model(nodes, [("ids", kind, ["n", "t"])], [("y", TensorProto.FLOAT)],
-                 [("table", np.zeros((5, 2), np.float32))])
+    return model(
+        nodes, [("ids", kind, ["n", "t"])], [("y", TensorProto.FLOAT)], [("table", np.zeros((5, 2), np.float32))]
+    )
 
 
 def test_images_have_the_models_shape_and_are_smooth():
-    m = model([helper.make_node("Identity", ["x"], ["y"])], [("x", TensorProto.FLOAT, ["n", 3, 32, 32])],
-              [("y", TensorProto.FLOAT)])
+    m = model(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        [("x", TensorProto.FLOAT, ["n", 3, 32, 32])],
+        [("y", TensorProto.FLOAT)],
+    )
     feeds = generate(m, 3, seed=4)
     assert [f["x"].shape for f in feeds] == [(1, 3, 32, 32)] * 3
     assert all(f["x"].dtype == np.float32 for f in feeds)
@@ -60,27 +65,40 @@ def test_token_ids_stay_below_the_table(between):
 
 def test_dynamic_sizes_are_found_by_trying():
     # The Reshape accepts 128x128 only; the channel is dynamic, too, and must be 1.
-    m = model([helper.make_node("Reshape", ["x", "s"], ["y"])], [("x", TensorProto.FLOAT, ["n", "c", "h", "w"])],
-              [("y", TensorProto.FLOAT)], [("s", np.array([1, 1, 128 * 128]))])
+    m = model(
+        [helper.make_node("Reshape", ["x", "s"], ["y"])],
+        [("x", TensorProto.FLOAT, ["n", "c", "h", "w"])],
+        [("y", TensorProto.FLOAT)],
+        [("s", np.array([1, 1, 128 * 128]))],
+    )
     assert generate(m, 1)[0]["x"].shape == (1, 1, 128, 128)
 
 
 def test_a_fixed_height_gives_a_longer_width():
-    m = model([helper.make_node("Identity", ["x"], ["y"])], [("x", TensorProto.FLOAT, [1, 3, 48, "w"])],
-              [("y", TensorProto.FLOAT)])
+    m = model(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        [("x", TensorProto.FLOAT, [1, 3, 48, "w"])],
+        [("y", TensorProto.FLOAT)],
+    )
     assert generate(m, 1)[0]["x"].shape == (1, 3, 48, 224)
 
 
 def test_one_symbol_has_one_size_over_the_inputs():
-    m = model([helper.make_node("Add", ["a", "b"], ["y"])],
-              [("a", TensorProto.FLOAT, ["n", "t"]), ("b", TensorProto.FLOAT, ["n", "t"])], [("y", TensorProto.FLOAT)])
+    m = model(
+        [helper.make_node("Add", ["a", "b"], ["y"])],
+        [("a", TensorProto.FLOAT, ["n", "t"]), ("b", TensorProto.FLOAT, ["n", "t"])],
+        [("y", TensorProto.FLOAT)],
+    )
     feeds = generate(m, 1)[0]
     assert feeds["a"].shape == feeds["b"].shape
 
 
 def test_stated_shapes_are_used_and_checked():
-    m = model([helper.make_node("Identity", ["x"], ["y"])], [("x", TensorProto.FLOAT, ["n", 3, "h", "w"])],
-              [("y", TensorProto.FLOAT)])
+    m = model(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        [("x", TensorProto.FLOAT, ["n", 3, "h", "w"])],
+        [("y", TensorProto.FLOAT)],
+    )
     assert generate(m, 1, shapes={"x": (2, 3, 5, 7)})[0]["x"].shape == (2, 3, 5, 7)
     with pytest.raises(UsageError, match="contradicts"):
         generate(m, 1, shapes={"x": (2, 4, 5, 7)})
@@ -89,11 +107,20 @@ def test_stated_shapes_are_used_and_checked():
 
 
 def test_other_dtypes():
-    m = model([helper.make_node("Where", ["b", "s", "s"], ["y"]), helper.make_node("Identity", ["u"], ["v"]),
-               helper.make_node("Identity", ["k"], ["l"])],
-              [("b", TensorProto.BOOL, [2]), ("s", TensorProto.STRING, [2]), ("u", TensorProto.UINT8, [1, 8, 8, 3]),
-               ("k", TensorProto.INT64, [])],
-              [("y", TensorProto.STRING), ("v", TensorProto.UINT8), ("l", TensorProto.INT64)])
+    m = model(
+        [
+            helper.make_node("Where", ["b", "s", "s"], ["y"]),
+            helper.make_node("Identity", ["u"], ["v"]),
+            helper.make_node("Identity", ["k"], ["l"]),
+        ],
+        [
+            ("b", TensorProto.BOOL, [2]),
+            ("s", TensorProto.STRING, [2]),
+            ("u", TensorProto.UINT8, [1, 8, 8, 3]),
+            ("k", TensorProto.INT64, []),
+        ],
+        [("y", TensorProto.STRING), ("v", TensorProto.UINT8), ("l", TensorProto.INT64)],
+    )
     feeds = generate(m, 1)[0]
     assert feeds["u"].dtype == np.uint8
     assert feeds["u"].max() > 200
@@ -102,15 +129,20 @@ def test_other_dtypes():
 
 
 def test_a_model_that_accepts_nothing_says_what_to_give():
-    m = model([helper.make_node("Reshape", ["x", "s"], ["y"])], [("x", TensorProto.FLOAT, ["n", "k"])],
-              [("y", TensorProto.FLOAT)], [("s", np.array([7, 11, 13]))])
+    m = model(
+        [helper.make_node("Reshape", ["x", "s"], ["y"])],
+        [("x", TensorProto.FLOAT, ["n", "k"])],
+        [("y", TensorProto.FLOAT)],
+        [("s", np.array([7, 11, 13]))],
+    )
     with pytest.raises(DataError, match=r"--input-shape x:\?,\?"):
         generate(m, 1)
 
 
 def test_a_negative_size_is_open():
-    relu = model([helper.make_node("Relu", ["x"], ["y"])], [("x", TensorProto.FLOAT, [-1, 3, -1, 8])],
-                 [("y", TensorProto.FLOAT)])
+    relu = model(
+        [helper.make_node("Relu", ["x"], ["y"])], [("x", TensorProto.FLOAT, [-1, 3, -1, 8])], [("y", TensorProto.FLOAT)]
+    )
     assert signature(relu)["x"].shape == (None, 3, None, 8)
     (feeds,) = generate(relu, 1)
     assert feeds["x"].shape[1::2] == (3, 8)

@@ -21,8 +21,9 @@ def model(early: bool = False) -> ir.Model:
         helper.make_node("Add", ["r1", "r0"], ["s"]), helper.make_node("MatMul", ["s", "w2"], ["y"]),
     ]  # fmt: skip
     outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in (["r0", "y"] if early else ["y"])]
-    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 6])], outputs,
-                              weights)
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 6])], outputs, weights
+    )
     return ir.load(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]))
 
 

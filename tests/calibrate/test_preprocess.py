@@ -71,24 +71,27 @@ def test_toml_equals_text(tmp_path):
     assert Preprocess.parse({"scale": 2}) == Preprocess.parse("scale=2")
 
 
-@pytest.mark.parametrize("text, message", [
-    ("resise=4", "no 'resise'; did you mean 'resize'"),
-    ("resize", "not key=value"),
-    ("resize=4,resize=5", "twice"),
-    ("resize=big", "not a size"),
-    ("resize=0", "not a size"),
-    ("crop=1x2x3", "not a size"),
-    ("scale=1/0", "not a number"),
-    ("scale=x", "not a number"),
-    ("std=0", "must not be 0"),
-    ("layout=nwhc", "did you mean 'n"),
-    ("color=grb", "did you mean 'rgb'|did you mean 'bgr'"),
-    ("mean=1:2:3,std=1:2", "3 mean and 2 std"),
-    ("mean=1:2:3,color=gray", "for gray"),
-    ("resize=4,letterbox=4", "one of them"),
-    ("fill=256", "grey level"),
-    ("absent.toml", "cannot be read"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("resise=4", "no 'resise'; did you mean 'resize'"),
+        ("resize", "not key=value"),
+        ("resize=4,resize=5", "twice"),
+        ("resize=big", "not a size"),
+        ("resize=0", "not a size"),
+        ("crop=1x2x3", "not a size"),
+        ("scale=1/0", "not a number"),
+        ("scale=x", "not a number"),
+        ("std=0", "must not be 0"),
+        ("layout=nwhc", "did you mean 'n"),
+        ("color=grb", "did you mean 'rgb'|did you mean 'bgr'"),
+        ("mean=1:2:3,std=1:2", "3 mean and 2 std"),
+        ("mean=1:2:3,color=gray", "for gray"),
+        ("resize=4,letterbox=4", "one of them"),
+        ("fill=256", "grey level"),
+        ("absent.toml", "cannot be read"),
+    ],
+)
 def test_wrong_options_are_named(text, message):
     with pytest.raises(UsageError, match=message):
         Preprocess.parse(text)
@@ -100,14 +103,17 @@ def test_a_file_that_is_not_toml(tmp_path):
         Preprocess.parse(tmp_path / "p.toml")
 
 
-@pytest.mark.parametrize("text, wanted, message", [
-    ("color=gray", NCHW, "wants 3"),
-    ("crop=5", NCHW, "makes 5x5 images, input 'x' wants 4x6"),
-    ("scale=1/255", image_input(1, 3, 4, 4, dtype="uint8"), "it takes pixels"),
-    ("", image_input("n", 10), "does not take images"),
-    ("", image_input("n", 64, 4, 4), "64 channels"),
-    ("mean=1:2", NCHW, "mean has 2 values"),
-])
+@pytest.mark.parametrize(
+    "text, wanted, message",
+    [
+        ("color=gray", NCHW, "wants 3"),
+        ("crop=5", NCHW, "makes 5x5 images, input 'x' wants 4x6"),
+        ("scale=1/255", image_input(1, 3, 4, 4, dtype="uint8"), "it takes pixels"),
+        ("", image_input("n", 10), "does not take images"),
+        ("", image_input("n", 64, 4, 4), "64 channels"),
+        ("mean=1:2", NCHW, "mean has 2 values"),
+    ],
+)
 def test_options_that_contradict_the_input(text, wanted, message):
     with pytest.raises(UsageError, match=message):
         Preprocess.parse(text).for_input(wanted)

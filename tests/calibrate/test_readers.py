@@ -34,11 +34,14 @@ def write_images(folder: Path, names, size=(12, 10)):
 
 def test_the_signature_of_a_model_leaves_out_inputs_with_defaults():
     graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("Add", ["x", "w"], ["y"])], "g",
+        [onnx.helper.make_node("Add", ["x", "w"], ["y"])],
+        "g",
         [onnx.helper.make_tensor_value_info("x", 1, ["n", None, 3]), onnx.helper.make_tensor_value_info("w", 1, [3])],
         [onnx.helper.make_tensor_value_info("y", 1, None)],
-        [onnx.numpy_helper.from_array(np.zeros(3, np.float32), "w")])
+        [onnx.numpy_helper.from_array(np.zeros(3, np.float32), "w")],
+    )
     from lwgraph import ir
+
     model = ir.load(onnx.helper.make_model(graph, ir_version=8))
     assert signature(model) == {"x": Input("x", F32, ("n", None, 3))}
 
@@ -161,10 +164,17 @@ def one_shot():
     yield {"x": np.ones((1, 4), np.float32)}, 5
 
 
-@pytest.mark.parametrize("spec, count", [
-    (OrtReader, 3), (OrtReader(), 3), (one_shot, 2), (one_shot(), 2), ([{"x": np.zeros((1, 4))}], 1),
-    ((np.zeros(4, np.float32) for _ in range(4)), 4),
-])
+@pytest.mark.parametrize(
+    "spec, count",
+    [
+        (OrtReader, 3),
+        (OrtReader(), 3),
+        (one_shot, 2),
+        (one_shot(), 2),
+        ([{"x": np.zeros((1, 4))}], 1),
+        ((np.zeros(4, np.float32) for _ in range(4)), 4),
+    ],
+)
 def test_python_objects_are_read_again_and_again(spec, count):
     reader = open_data(spec, VECTOR)
     assert len(list(reader)) == len(list(reader)) == count == len(reader)
@@ -178,6 +188,7 @@ def test_pairs_carry_labels():
 
 def test_samples_of_an_iterable_are_copied_and_spooled_to_disk(monkeypatch):
     from lwgraph.calibrate import sources
+
     buffer = np.zeros((1, 4), np.float32)
 
     def reused():
@@ -197,7 +208,8 @@ def test_samples_of_an_iterable_are_copied_and_spooled_to_disk(monkeypatch):
 def test_module_attribute(tmp_path, monkeypatch):
     (tmp_path / "my_data_module.py").write_text(
         "import numpy as np\nclass Deep:\n    samples = [{'x': np.zeros((1, 4))}]\n"
-        "def bad():\n    raise RuntimeError('no\\ncamera')\n")
+        "def bad():\n    raise RuntimeError('no\\ncamera')\n"
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
     assert open_data("my_data_module:Deep.samples", VECTOR).count == 1
@@ -224,8 +236,9 @@ def test_dynamic_batches_group_equal_shapes_only():
 
 def test_fixed_batches_are_filled_and_the_padding_is_told():
     fixed = inputs(("x", "float32", (4, 2)), ("t", "float32", ()))
-    reader = open_data({"x": np.arange(12).reshape(6, 2).astype(np.float32), "t": np.float32(1),
-                        "labels": np.arange(6)}, fixed)
+    reader = open_data(
+        {"x": np.arange(12).reshape(6, 2).astype(np.float32), "t": np.float32(1), "labels": np.arange(6)}, fixed
+    )
     batches = list(reader.batches())
     assert [b.feeds["x"].shape for b in batches] == [(4, 2), (4, 2)]
     assert [b.count for b in batches] == [4, 2]
@@ -242,21 +255,24 @@ def test_feeds_of_another_batch_are_regrouped():
     assert [f["x"][:, 0].tolist() for f in reader] == [[0, 1], [2, 3]]
 
 
-@pytest.mark.parametrize("data, message", [
-    ({"y": np.zeros((2, 4), np.float32), "z": np.zeros(2)}, "an array 'y', the model no such input"),
-    ({"x": np.zeros((2, 5), np.float32)}, r"shape \[1, 5\], the model wants float32 \[n, 4\]"),
-    ({"x": np.zeros((2, 4), np.uint8)}, "uint8, the model wants float32; if these are pixels"),
-    ({"x": np.array([["a"] * 4])}, "the model wants float32"),
-    ({"x": np.array([[0, 1, np.nan, np.nan]])}, "has 2 NaN of 4"),
-    ({"x": np.zeros((0, 4), np.float32)}, "no samples"),
-    ({"x": np.zeros((2, 4)), "labels": np.zeros(3)}, r"'labels' has shape \[3\] for 2 samples"),
-    ([], "has no samples"),
-    ([3], "a sample is a dict"),
-    ([{"X": np.zeros((1, 4))}], "no input 'X'"),
-    ([{}], "nothing for input 'x'"),
-    ([{"x": np.full((1, 4), 2**53 + 1)}], "float32 cannot hold"),
-    (7, "is a int; give an iterable"),
-])
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        ({"y": np.zeros((2, 4), np.float32), "z": np.zeros(2)}, "an array 'y', the model no such input"),
+        ({"x": np.zeros((2, 5), np.float32)}, r"shape \[1, 5\], the model wants float32 \[n, 4\]"),
+        ({"x": np.zeros((2, 4), np.uint8)}, "uint8, the model wants float32; if these are pixels"),
+        ({"x": np.array([["a"] * 4])}, "the model wants float32"),
+        ({"x": np.array([[0, 1, np.nan, np.nan]])}, "has 2 NaN of 4"),
+        ({"x": np.zeros((0, 4), np.float32)}, "no samples"),
+        ({"x": np.zeros((2, 4)), "labels": np.zeros(3)}, r"'labels' has shape \[3\] for 2 samples"),
+        ([], "has no samples"),
+        ([3], "a sample is a dict"),
+        ([{"X": np.zeros((1, 4))}], "no input 'X'"),
+        ([{}], "nothing for input 'x'"),
+        ([{"x": np.full((1, 4), 2**53 + 1)}], "float32 cannot hold"),
+        (7, "is a int; give an iterable"),
+    ],
+)
 def test_bad_data_is_refused_in_one_line(data, message):
     with pytest.raises(DataError, match=message) as caught:
         open_data(data, VECTOR)
@@ -284,11 +300,14 @@ def test_one_symbol_has_one_size():
         open_data([{"a": np.zeros((1, 3)), "b": np.zeros((1, 4))}], two)
 
 
-@pytest.mark.parametrize("name, content, message", [
-    ("a.txt", b"", "neither a folder nor .npz or .npy"),
-    ("a.npz", b"junk", "cannot be read as .npz"),
-    ("a.npy", b"", "cannot be read as .npy"),
-])
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.txt", b"", "neither a folder nor .npz or .npy"),
+        ("a.npz", b"junk", "cannot be read as .npz"),
+        ("a.npy", b"", "cannot be read as .npy"),
+    ],
+)
 def test_bad_files(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content)

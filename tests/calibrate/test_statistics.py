@@ -38,8 +38,12 @@ def network(w1=W1):
     def conv(name, source, inputs, outputs):
         return FakeLayer(name, "conv", values[source], outputs, inputs * 9, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1))
 
-    layers = [conv("conv1", "x", 3, 6), conv("conv2", "r1", 6, 4), conv("conv3", "r1", 6, 4),
-              FakeLayer("fc", "matmul", values["f"], 2, 4)]
+    layers = [
+        conv("conv1", "x", 3, 6),
+        conv("conv2", "r1", 6, 4),
+        conv("conv3", "r1", 6, 4),
+        FakeLayer("fc", "matmul", values["f"], 2, 4),
+    ]
     return model, layers
 
 
@@ -211,7 +215,10 @@ def test_shapes_are_measured_without_holding_values():
     model, _ = network()
     counter = Counting()
     assert measured_shapes(model, ["x", "r1", "f"], feeds(1, 32)[0], counter) == {
-        "x": (1, 3, 32, 32), "r1": (1, 6, 32, 32), "f": (1, 4)}
+        "x": (1, 3, 32, 32),
+        "r1": (1, 6, 32, 32),
+        "f": (1, 4),
+    }
     assert counter.bytes < 200
 
 

@@ -337,7 +337,10 @@ def test_detail_shows_the_neighbours(model):
 def test_detail_of_a_value_without_a_maker(model):
     no_data(model)
     assert caught(model).detail.splitlines()[1:] == [
-        "   w: float[2]", "-> a: float[N,2] = Add(x, w)  # add", "-> m = Mul(b, w)  # mul"]
+        "   w: float[2]",
+        "-> a: float[N,2] = Add(x, w)  # add",
+        "-> m = Mul(b, w)  # mul",
+    ]
 
 
 def test_operators_of_runtimes_are_left_to_them(model):
@@ -382,5 +385,9 @@ def test_the_model_is_not_changed(model):
 
 def test_inference_in_onnx_own_function_bodies_is_not_the_models_fault():
     """MeanVarianceNormalization of opset 13: onnx's own body of it fails onnx's own inference."""
-    verify(ir.load(onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 13]>
-        g (float[3,3,3,1] x) => (float[3,3,3,1] y) { y = MeanVarianceNormalization (x) }""")))
+    verify(
+        ir.load(
+            onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 13]>
+        g (float[3,3,3,1] x) => (float[3,3,3,1] y) { y = MeanVarianceNormalization (x) }""")
+        )
+    )

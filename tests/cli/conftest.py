@@ -62,9 +62,16 @@ def small_model(*, classes: int = 10, seed: int = 0) -> onnx.ModelProto:
         helper.make_node("Gemm", ["f", "w3", "b3"], ["logits"], "head", transB=1),
     ]
     initializers = [
-        array("w1", 32, 3, 3, 3, scale=0.2), array("scale", 32), array("shift", 32), array("mean", 32), ones,
-        array("w2", 32, 32, 3, 3, scale=0.06), array("b2", 32), array("w3", classes, 32), array("b3", classes),
-    ]  # fmt: skip
+        array("w1", 32, 3, 3, 3, scale=0.2),
+        array("scale", 32),
+        array("shift", 32),
+        array("mean", 32),
+        ones,
+        array("w2", 32, 32, 3, 3, scale=0.06),
+        array("b2", 32),
+        array("w3", classes, 32),
+        array("b3", classes),
+    ]
     graph = helper.make_graph(
         nodes,
         "small",

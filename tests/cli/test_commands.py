@@ -155,8 +155,9 @@ def test_bench(lw: Call, model_file: Path, tmp_path: Path) -> None:
     last = next(i for i, node in enumerate(nodes) if node.name == "relu2")
     chain = []
     for k in range(30):
-        chain.append(helper.make_node("Conv", ["r2" if k == 0 else f"d{k}", "w2", "b2"], [f"d{k + 1}"], f"deep{k}",
-                                      pads=[1] * 4))  # fmt: skip
+        chain.append(
+            helper.make_node("Conv", ["r2" if k == 0 else f"d{k}", "w2", "b2"], [f"d{k + 1}"], f"deep{k}", pads=[1] * 4)
+        )
     nodes[last + 1].input[0] = "d30"
     del proto.graph.node[:]
     proto.graph.node.extend([*nodes[: last + 1], *chain, *nodes[last + 1 :]])

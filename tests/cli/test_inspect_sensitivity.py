@@ -51,11 +51,15 @@ def test_sensitivities_and_pictures(lw: Call, wide: tuple[Path, Path], tmp_path:
     assert "16 of 32" in table and "24 of 32" not in table
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    ([], "--sensitivity is measured on samples; give --data"),
-    (["--ratios", "0.5,2"], "--ratios '0.5,2' is not a list of shares"),
-    (["--ratios", "much"], "--ratios 'much' is not a list"),
-    (["--data", "DATA", "-p", "dead-code"], "pass 'dead-code' does not say what it could remove")])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "--sensitivity is measured on samples; give --data"),
+        (["--ratios", "0.5,2"], "--ratios '0.5,2' is not a list of shares"),
+        (["--ratios", "much"], "--ratios 'much' is not a list"),
+        (["--data", "DATA", "-p", "dead-code"], "pass 'dead-code' does not say what it could remove"),
+    ],
+)
 def test_what_cannot_be_asked(lw: Call, wide: tuple[Path, Path], options: list[str], words: str) -> None:
     model, data = wide
     result = lw("inspect", model, "--sensitivity", *(str(data) if option == "DATA" else option for option in options))
@@ -63,12 +67,40 @@ def test_what_cannot_be_asked(lw: Call, wide: tuple[Path, Path], options: list[s
 
 
 def a_report(groups: int, items: int) -> Report:
-    drawn = [{"name": f"layer<{i}>", "channels": 8 + i, "parameters": 10, "makers": [f"layer<{i}>"],
-              "readers": [f"layer<{i + 1}>"], "frozen": "output 'y' of the graph" * (i == 0)} for i in range(groups)]
-    found = [{"item": f"item<{i}>", "kept": kept, "width": 8, "macs": 1000, "error": 0.1, "nodes": [],
-              "loss": None if i == 0 and kept == 2 else 1e-4 * (i + 1)} for i in range(items) for kept in (4, 2)]
-    return Report("model", "ort", 1, 0, details={
-        "coupling": {"layers": [f"layer<{i}>" for i in range(groups + 1)], "groups": drawn}, "sensitivity": found})
+    drawn = [
+        {
+            "name": f"layer<{i}>",
+            "channels": 8 + i,
+            "parameters": 10,
+            "makers": [f"layer<{i}>"],
+            "readers": [f"layer<{i + 1}>"],
+            "frozen": "output 'y' of the graph" * (i == 0),
+        }
+        for i in range(groups)
+    ]
+    found = [
+        {
+            "item": f"item<{i}>",
+            "kept": kept,
+            "width": 8,
+            "macs": 1000,
+            "error": 0.1,
+            "nodes": [],
+            "loss": None if i == 0 and kept == 2 else 1e-4 * (i + 1),
+        }
+        for i in range(items)
+        for kept in (4, 2)
+    ]
+    return Report(
+        "model",
+        "ort",
+        1,
+        0,
+        details={
+            "coupling": {"layers": [f"layer<{i}>" for i in range(groups + 1)], "groups": drawn},
+            "sensitivity": found,
+        },
+    )
 
 
 def test_large_models_stay_readable() -> None:

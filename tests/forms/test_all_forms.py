@@ -98,16 +98,37 @@ def test_blank_weights_have_the_shapes_of_fitted_ones(text):
         assert {k: v.shape for k, v in fitted.arrays.items()} == {k: v.shape for k, v in blank.arrays.items()}
 
 
-@pytest.mark.parametrize("text", [
-    "cp{rank=-1}", "cp{ratio=0}", "depthwise{terms=0}", "depthwise{order=pw}", "grouped{groups=0}",
-    "octave{inputs=1}", "octave{outputs=-0.1}",
-    "fire{squeeze=-1}", "fire{share=2}", "fire{ratio=0}", "ghost{primary=-1}", "ghost{ratio=2}",
-    "grouped{rank=-1}", "grouped{pointwise=maybe}",
-    "shift{columns=-1}", "shift{ratio=0}", "shift{penalty=2}", "shift{kind=bit}", "tucker{inputs=-1}",
-    "shuffle{groups=0}", "shuffle{rank=-1}", "shuffle{ratio=0}",
-    "smaller-kernel{size=0}", "smaller-kernel{size=big}", "smaller-kernel{size=2,cross=true}",
-    "tucker{ratio=2}",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cp{rank=-1}",
+        "cp{ratio=0}",
+        "depthwise{terms=0}",
+        "depthwise{order=pw}",
+        "grouped{groups=0}",
+        "octave{inputs=1}",
+        "octave{outputs=-0.1}",
+        "fire{squeeze=-1}",
+        "fire{share=2}",
+        "fire{ratio=0}",
+        "ghost{primary=-1}",
+        "ghost{ratio=2}",
+        "grouped{rank=-1}",
+        "grouped{pointwise=maybe}",
+        "shift{columns=-1}",
+        "shift{ratio=0}",
+        "shift{penalty=2}",
+        "shift{kind=bit}",
+        "tucker{inputs=-1}",
+        "shuffle{groups=0}",
+        "shuffle{rank=-1}",
+        "shuffle{ratio=0}",
+        "smaller-kernel{size=0}",
+        "smaller-kernel{size=big}",
+        "smaller-kernel{size=2,cross=true}",
+        "tucker{ratio=2}",
+    ],
+)
 def test_wrong_options(text):
     with pytest.raises(UsageError):
         parse_form(text)

@@ -100,9 +100,14 @@ def _refactored(form, site, moments, kernel):
     twin = replace_weight(site, kernel)
     fitted = LowRank.fit(form, twin, Moments(twin))
     return replace(
-        fitted, form=form, site=site, kernel=fitted.kernel, shift=moments.shift(fitted.kernel),
-        error=moments.error(fitted.kernel), measured=True,
-    )  # fmt: skip
+        fitted,
+        form=form,
+        site=site,
+        kernel=fitted.kernel,
+        shift=moments.shift(fitted.kernel),
+        error=moments.error(fitted.kernel),
+        measured=True,
+    )
 
 
 def replace_weight(site, kernel):

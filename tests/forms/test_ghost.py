@@ -78,9 +78,15 @@ def test_what_rounding_would_spoil_is_pivoted():
     assert list(loose) == list(range(16)) != list(strict)
 
 
-@pytest.mark.parametrize("attributes", [
-    {"pads": (1, 1, 1, 1)}, {"strides": (2, 1)}, {"dilations": (1, 2)}, {"strides": (2, 2), "dilations": (2, 1)},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"pads": (1, 1, 1, 1)},
+        {"strides": (2, 1)},
+        {"dilations": (1, 2)},
+        {"strides": (2, 2), "dilations": (2, 1)},
+    ],
+)
 def test_moments_of_the_outputs_of_white_inputs(attributes):
     shape = (3000, 2, 17, 15)
     site = Layer("layer", make_layer("Conv", shape, (3, 2, 3, 3), bias=False, **attributes), shape).site

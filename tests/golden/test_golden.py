@@ -40,8 +40,12 @@ class Case:
 
     @property
     def model(self) -> ir.Model:
-        return parse(self.before, opset=int(self.settings.get("opset", "17")), extra=self.settings.get("extra", ""),
-                     ir_version=int(self.settings.get("ir", "10")))
+        return parse(
+            self.before,
+            opset=int(self.settings.get("opset", "17")),
+            extra=self.settings.get("extra", ""),
+            ir_version=int(self.settings.get("ir", "10")),
+        )
 
 
 def read(path: Path) -> list[Case]:

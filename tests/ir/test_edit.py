@@ -20,18 +20,23 @@ HEADER = '<ir_version: 8, opset_import: ["" : 17]>\n'
 
 @pytest.fixture
 def two_convs() -> ir.Model:
-    return parse(HEADER + """
+    return parse(
+        HEADER
+        + """
     g (float[1,2,4,4] x) => (float[1,2,4,4] y)
     <float[2,2,1,1] w = {1,2,3,4}, float[2] b = {1,1}>
     {
       h = Conv(x, w, b)
       y = Conv(h, w, b)
-    }""")
+    }"""
+    )
 
 
 @pytest.fixture
 def branches() -> ir.Model:
-    return parse(HEADER + """
+    return parse(
+        HEADER
+        + """
     g (bool c, float[2] x) => (float[2] y)
     {
       h = Relu(x)
@@ -39,7 +44,8 @@ def branches() -> ir.Model:
         then_branch = a () => (float[2] t) { inner = Neg(h) t = Abs(inner) },
         else_branch = b () => (float[2] e) { e = Identity(h) }
       >
-    }""")
+    }"""
+    )
 
 
 def branch(model: ir.Model, name: str) -> ir.Graph:
@@ -178,8 +184,11 @@ def test_constant_nodes_of_every_form(form, expected):
     value = numpy_helper.from_array(expected) if form == "value" else np.asarray(expected).tolist()
     dtype = {"f": TensorProto.FLOAT, "i": TensorProto.INT64, "S": TensorProto.STRING}[np.asarray(expected).dtype.kind]
     graph = helper.make_graph(
-        [helper.make_node("Constant", [], ["y"], **{form: value})], "g", [],
-        [helper.make_tensor_value_info("y", dtype, np.shape(expected))])
+        [helper.make_node("Constant", [], ["y"], **{form: value})],
+        "g",
+        [],
+        [helper.make_tensor_value_info("y", dtype, np.shape(expected))],
+    )
     model = ir.load(helper.make_model(graph))
     output = model.graph.outputs[0]
     np.testing.assert_array_equal(ir.constant(output), expected)
@@ -197,8 +206,11 @@ def test_an_initializer_that_is_an_input_is_not_constant():
 
 
 def test_attribute_is_typed():
-    model = parse(HEADER + """
-    g (float[1,2,4,4] x) => (float[1,2,2,2] y) { y = MaxPool<kernel_shape=[2,2], auto_pad="VALID", ceil_mode=0>(x) }""")
+    model = parse(
+        HEADER
+        + """
+    g (float[1,2,4,4] x) => (float[1,2,2,2] y) { y = MaxPool<kernel_shape=[2,2], auto_pad="VALID", ceil_mode=0>(x) }"""
+    )
     node = model.graph[0]
     assert ir.attribute(node, "kernel_shape", ()) == (2, 2)
     assert ir.attribute(node, "auto_pad", "NOTSET") == "VALID"
@@ -208,10 +220,13 @@ def test_attribute_is_typed():
         ir.attribute(node, "ceil_mode", "x")
 
 
-FUNCTION = '<ir_version: 8, opset_import: ["" : 17, "local" : 1]>\n' + """
+FUNCTION = (
+    '<ir_version: 8, opset_import: ["" : 17, "local" : 1]>\n'
+    + """
     g (float[2] x) => (float[2] y) { y = local.leaky <slope = 0.5> (x) }
     <domain: "local", opset_import: ["" : 16]>
     leaky <slope> (a) => (b) { b = LeakyRelu<alpha: float = @slope>(a) }"""
+)
 
 
 def test_reference_attributes_are_not_guessed():

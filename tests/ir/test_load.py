@@ -34,8 +34,7 @@ def path(tmp_path):
 
 def test_every_kind_of_source_gives_the_same_model(path):
     onnx.save(RELU, path)
-    prints = {ir.fingerprint(ir.load(source)) for source in
-              (path, str(path), path.read_bytes(), RELU, ir.load(RELU))}
+    prints = {ir.fingerprint(ir.load(source)) for source in (path, str(path), path.read_bytes(), RELU, ir.load(RELU))}
     assert len(prints) == 1
     assert "from a int" in refused(3)
 
@@ -67,18 +66,21 @@ def test_unreadable(path):
     assert "Permission denied" in refused(path)
 
 
-@pytest.mark.parametrize(("data", "words"), [
-    (b"hello, this is text\n", "not an ONNX model"),
-    (bytes(range(256)) * 4, "not an ONNX model"),
-    (b"\x00" * 100, "not an ONNX model"),
-    (numpy_helper.from_array(np.zeros(4), "t").SerializeToString(), "a protobuf message of another kind"),
-    (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
-    (b"PK\x03\x04rest", "zip archive"),
-    (b"\x1c\x00\x00\x00TFL3....", "TensorFlow Lite"),
-    (b"\x1c\x00\x00\x00ORTM....", "ONNX Runtime's own format"),
-    (b"\x1f\x8b\x08rest", "gzip"),
-    (b"\x89HDF\r\n", "HDF5"),
-])
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"hello, this is text\n", "not an ONNX model"),
+        (bytes(range(256)) * 4, "not an ONNX model"),
+        (b"\x00" * 100, "not an ONNX model"),
+        (numpy_helper.from_array(np.zeros(4), "t").SerializeToString(), "a protobuf message of another kind"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"PK\x03\x04rest", "zip archive"),
+        (b"\x1c\x00\x00\x00TFL3....", "TensorFlow Lite"),
+        (b"\x1c\x00\x00\x00ORTM....", "ONNX Runtime's own format"),
+        (b"\x1f\x8b\x08rest", "gzip"),
+        (b"\x89HDF\r\n", "HDF5"),
+    ],
+)
 def test_other_files(path, data, words):
     path.write_bytes(data)
     message = refused(path)
@@ -90,7 +92,7 @@ def test_truncated(path):
     for end in (len(data) // 2, len(data) - 1, 3):
         path.write_bytes(data[:end])
         assert "truncated or damaged" in refused(path) or "not an ONNX model" in refused(path)
-    path.write_bytes(data[:len(data) // 2])
+    path.write_bytes(data[: len(data) // 2])
     assert "truncated or damaged" in refused(path)
 
 
@@ -120,15 +122,20 @@ def test_empty_graphs():
     assert len(ir.load(proto).graph) == 0
 
 
-@pytest.mark.parametrize(("fields", "words"), [
-    ({"opset": {"": 999}}, "uses opset 999 of domain 'ai.onnx'; the installed onnx"),
-    ({"opset": {"": 0}}, "uses opset 0"),
-    ({"opset": {"": 17, "ai.onnx.ml": 99}}, "opset 99 of domain 'ai.onnx.ml'"),
-    ({"opset": {"com.microsoft": 1}}, "does not say which opset of domain 'ai.onnx'"),
-    ({"opset": {"": 17, "acme": 1}, "node": helper.make_node("Op", ["x"], ["y"], name="n", domain="acme")},
-     "node 'n' uses operator 'acme::Op', whose domain is unknown"),
-    ({"ir_version": 999}, "IR version 999; the installed onnx"),
-])
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"opset": {"": 999}}, "uses opset 999 of domain 'ai.onnx'; the installed onnx"),
+        ({"opset": {"": 0}}, "uses opset 0"),
+        ({"opset": {"": 17, "ai.onnx.ml": 99}}, "opset 99 of domain 'ai.onnx.ml'"),
+        ({"opset": {"com.microsoft": 1}}, "does not say which opset of domain 'ai.onnx'"),
+        (
+            {"opset": {"": 17, "acme": 1}, "node": helper.make_node("Op", ["x"], ["y"], name="n", domain="acme")},
+            "node 'n' uses operator 'acme::Op', whose domain is unknown",
+        ),
+        ({"ir_version": 999}, "IR version 999; the installed onnx"),
+    ],
+)
 def test_unknown_versions_and_domains(fields, words):
     assert words in refused(changed(**fields))
 
@@ -140,9 +147,11 @@ def test_domains_of_runtimes_are_known(domain):
 
 
 def test_a_domain_that_the_model_defines_is_known():
-    ir.load(onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17, "local" : 1]>
+    ir.load(
+        onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17, "local" : 1]>
         g (float[2] x) => (float[2] y) { y = local.f (x) }
-        <domain: "local", opset_import: ["" : 17]> f (a) => (b) { b = Relu(a) }"""))
+        <domain: "local", opset_import: ["" : 17]> f (a) => (b) { b = Relu(a) }""")
+    )
 
 
 def test_training_information_is_not_dropped_silently():
@@ -186,17 +195,25 @@ def test_sparse_tensors_become_dense():
     flat = numpy_helper.from_array(np.array([1, 5]))
     pairs = numpy_helper.from_array(np.array([[0, 1], [1, 2]]))
     graph = helper.make_graph(
-        [helper.make_node("Constant", [], ["c"], sparse_value=helper.make_sparse_tensor(values, pairs, [2, 3])),
-         helper.make_node("Add", ["c", "w"], ["y"])],
-        "g", [], [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 3])],
-        sparse_initializer=[helper.make_sparse_tensor(values, flat, [2, 3])])
+        [
+            helper.make_node("Constant", [], ["c"], sparse_value=helper.make_sparse_tensor(values, pairs, [2, 3])),
+            helper.make_node("Add", ["c", "w"], ["y"]),
+        ],
+        "g",
+        [],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 3])],
+        sparse_initializer=[helper.make_sparse_tensor(values, flat, [2, 3])],
+    )
     model = ir.load(helper.make_model(graph))
     expected = [[0, 1, 0], [0, 0, 2]]
     np.testing.assert_array_equal(ir.constant(model.graph[1].inputs[0]), expected)
     np.testing.assert_array_equal(ir.constant(model.graph.initializers["w"]), expected)
     huge = helper.make_graph(
         [helper.make_node("Constant", [], ["y"], sparse_value=helper.make_sparse_tensor(values, flat, [2, 1 << 40]))],
-        "g", [], [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)])
+        "g",
+        [],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+    )
     assert "cannot be made dense: it would have" in refused(helper.make_model(huge))
 
 
@@ -242,18 +259,21 @@ def test_external_and_inside_have_one_fingerprint(tmp_path):
     assert ir.fingerprint(ir.load(path)) == ir.fingerprint(ir.load(onnx.load(path)))
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    ({"size": None}, "does not exist"),
-    ({"size": 4092}, "is too short: initializer 'w' needs bytes 0 to 4096, the file has 4092"),
-    ({"offset": 4}, "needs bytes 4 to 4100"),
-    ({"offset": -4}, "must be non-negative"),
-    ({"length": 4092}, "declares [1024] of FLOAT, 4096 bytes, but 4092 bytes of external data"),
-    ({"location": "../w.bin"}, "points outside the model's folder"),
-    ({"location": "sub/../../w.bin"}, "points outside the model's folder"),
-    ({"location": "/etc/passwd"}, "is not a path relative to the model's folder"),
-    ({"location": ""}, "is not a path relative"),
-    ({"location": "."}, "is not a regular file"),
-])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"size": None}, "does not exist"),
+        ({"size": 4092}, "is too short: initializer 'w' needs bytes 0 to 4096, the file has 4092"),
+        ({"offset": 4}, "needs bytes 4 to 4100"),
+        ({"offset": -4}, "must be non-negative"),
+        ({"length": 4092}, "declares [1024] of FLOAT, 4096 bytes, but 4092 bytes of external data"),
+        ({"location": "../w.bin"}, "points outside the model's folder"),
+        ({"location": "sub/../../w.bin"}, "points outside the model's folder"),
+        ({"location": "/etc/passwd"}, "is not a path relative to the model's folder"),
+        ({"location": ""}, "is not a path relative"),
+        ({"location": "."}, "is not a regular file"),
+    ],
+)
 def test_bad_external_data(tmp_path, options, words):
     folder = tmp_path / "m"
     folder.mkdir()
@@ -308,11 +328,19 @@ def test_data_replaced_behind_our_back_does_not_matter(tmp_path):
 
 
 def test_sub_byte_external_data(tmp_path):
-    inside = ir.load(helper.make_model(helper.make_graph(
-        [helper.make_node("Cast", ["w"], ["y"], to=TensorProto.FLOAT)], "g", [],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [3001])],
-        [helper.make_tensor("w", TensorProto.UINT4, [3001], np.arange(3001) % 16)]), opset_imports=[
-            helper.make_opsetid("", 21)], ir_version=10))
+    inside = ir.load(
+        helper.make_model(
+            helper.make_graph(
+                [helper.make_node("Cast", ["w"], ["y"], to=TensorProto.FLOAT)],
+                "g",
+                [],
+                [helper.make_tensor_value_info("y", TensorProto.FLOAT, [3001])],
+                [helper.make_tensor("w", TensorProto.UINT4, [3001], np.arange(3001) % 16)],
+            ),
+            opset_imports=[helper.make_opsetid("", 21)],
+            ir_version=10,
+        )
+    )
     ir.save(inside, tmp_path / "m.onnx", external=True)
     outside = ir.load(tmp_path / "m.onnx")
     expected = np.arange(3001) % 16

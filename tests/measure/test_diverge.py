@@ -29,9 +29,12 @@ def chain(length: int, change: int | None = None, amount: float = 0.5) -> ir.Mod
         for i in range(length)
     ]
     graph = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3])], constants,
-    )  # fmt: skip
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3])],
+        constants,
+    )
     return ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
 
 
@@ -98,10 +101,12 @@ def test_a_difference_that_vanishes_and_returns_is_traced_to_its_source() -> Non
     def build(c: float) -> ir.Model:
         constants = {"c": c, "zero": 0.0}
         graph = helper.make_graph(
-            nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3])],
+            nodes,
+            "g",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3])],
             [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 3])],
             [numpy_helper.from_array(np.array(v, np.float32), k) for k, v in constants.items()],
-        )  # fmt: skip
+        )
         return ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
 
     executor = registry.executor("reference")
@@ -129,9 +134,11 @@ def test_a_fusion_is_told_from_an_operator() -> None:
 
 def test_subgraphs_are_followed() -> None:
     body = helper.make_graph(
-        [helper.make_node("Add", ["s", "s"], ["t"])], "then", [],
+        [helper.make_node("Add", ["s", "s"], ["t"])],
+        "then",
+        [],
         [helper.make_tensor_value_info("t", TensorProto.FLOAT, None)],
-    )  # fmt: skip
+    )
 
     def build(c: float) -> ir.Model:
         graph = helper.make_graph(
@@ -139,10 +146,11 @@ def test_subgraphs_are_followed() -> None:
                 helper.make_node("Mul", ["x", "c"], ["s"], name="source"),
                 helper.make_node("If", ["b"], ["y"], then_branch=body, else_branch=body),
             ],
-            "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3])],
+            "g",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3])],
             [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
             [numpy_helper.from_array(np.array(c, np.float32), "c"), numpy_helper.from_array(np.array(True), "b")],
-        )  # fmt: skip
+        )
         return ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
 
     executor = registry.executor("reference")

@@ -65,7 +65,7 @@ def test_disturbances_are_outvoted_and_cannot_shorten_the_minimum():
 def test_the_order_turns_and_short_runs_are_repeated():
     machine = Machine()
     measure(machine, {"a": 0.01, "b": 0.01, "c": 0.01}, rounds=3)
-    assert "".join(machine.log[9:]) == "abc" "bca" "cab"
+    assert "".join(machine.log[9:]) == "abcbcacab"
     machine = Machine()
     measure(machine, {"a": 1e-4, "b": 0.01}, rounds=1)
     assert machine.log[6:].count("a") == pytest.approx(20, abs=1)
@@ -90,6 +90,7 @@ def test_feeds_take_turns_and_are_the_same_for_all_models_of_a_round():
             seen[name].append(int(feeds["x"]))
             machine.now += 0.01
             return {}
+
         return call
 
     paired_latency({n: run(n) for n in seen}, [{"x": np.array(k)} for k in range(3)], rounds=6, clock=machine.clock)

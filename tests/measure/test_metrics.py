@@ -133,7 +133,8 @@ def test_the_worst_output_counts_unless_one_is_named():
 def test_a_function_is_a_metric_and_its_errors_are_one_line(tmp_path, monkeypatch):
     (tmp_path / "my_metric_module.py").write_text(
         "def score(run):\n    return float(run({'x': 3})['y'])\n"
-        "def bad(run):\n    raise ValueError('first\\nsecond')\nvalue = 3\n")
+        "def bad(run):\n    raise ValueError('first\\nsecond')\nvalue = 3\n"
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     metric = open_metric("my_metric_module:score")
@@ -157,10 +158,13 @@ def test_a_function_is_a_metric_and_its_errors_are_one_line(tmp_path, monkeypatc
         open_metric(refused)(original)
 
 
-@pytest.mark.parametrize("spec, labels, message", [
-    ("top2", True, "no metric is named 'top2'; did you mean 'top1'"),
-    ("top1", False, "needs labels"),
-])
+@pytest.mark.parametrize(
+    "spec, labels, message",
+    [
+        ("top2", True, "no metric is named 'top2'; did you mean 'top1'"),
+        ("top1", False, "needs labels"),
+    ],
+)
 def test_metrics_that_cannot_be_opened(spec, labels, message):
     with pytest.raises(UsageError, match=message):
         open_metric(spec, reader(labels=labels), original)
@@ -170,13 +174,16 @@ def test_metrics_that_cannot_be_opened(spec, labels, message):
         open_metric("sqnr")
 
 
-@pytest.mark.parametrize("run, message", [
-    (lambda f: {"y": f["x"] * np.nan}, "has 4 NaN of 4 values on batch 0"),
-    (lambda f: {"y": f["x"][:, :2]}, "not one of the 2 classes"),
-    (lambda f: {"y": np.repeat(f["x"][:, None], 3, 1)}, "needs one class per label"),
-    (lambda f: {"y": f["x"][:, 0]}, "no axis of classes"),
-    (lambda f: {"y": f["x"][:, :1]}, "a single class"),
-])
+@pytest.mark.parametrize(
+    "run, message",
+    [
+        (lambda f: {"y": f["x"] * np.nan}, "has 4 NaN of 4 values on batch 0"),
+        (lambda f: {"y": f["x"][:, :2]}, "not one of the 2 classes"),
+        (lambda f: {"y": np.repeat(f["x"][:, None], 3, 1)}, "needs one class per label"),
+        (lambda f: {"y": f["x"][:, 0]}, "no axis of classes"),
+        (lambda f: {"y": f["x"][:, :1]}, "a single class"),
+    ],
+)
 def test_outputs_that_do_not_suit(run, message):
     with pytest.raises(DataError, match=message):
         open_metric("top1", reader())(run)
@@ -190,10 +197,18 @@ def test_outputs_of_another_shape_are_refused():
         open_metric("sqnr", reader(), lambda f: {"y": f["x"].argmax(1)})(lambda f: {"y": f["x"].argmax(1)})
 
 
-@pytest.mark.parametrize("shape, axis", [
-    ((2, 5), 1), ((2, 5, 1, 1), 1), ((2, 5, 8, 8), 1), ((9, 1, 5), 2), ((1, 9, 5), 2), ((2, 5, 1), 1),
-    ((2, 5, 1, 1, 1), 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "shape, axis",
+    [
+        ((2, 5), 1),
+        ((2, 5, 1, 1), 1),
+        ((2, 5, 8, 8), 1),
+        ((9, 1, 5), 2),
+        ((1, 9, 5), 2),
+        ((2, 5, 1), 1),
+        ((2, 5, 1, 1, 1), 1),
+    ],
+)
 def test_class_axes(shape, axis):
     assert class_axis(np.zeros(shape), "y") == axis
 

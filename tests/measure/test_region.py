@@ -27,10 +27,12 @@ ROUNDING = Contract.ROUNDING
 def conv(w: np.ndarray, pads: int = 1) -> ir.Model:
     """y = Conv(x, w)."""
     graph = helper.make_graph(
-        [helper.make_node("Conv", ["x", "w"], ["y"], pads=[pads] * 4)], "g",
+        [helper.make_node("Conv", ["x", "w"], ["y"], pads=[pads] * 4)],
+        "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, "h", "w"])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], [numpy_helper.from_array(w, "w")],
-    )  # fmt: skip
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(w, "w")],
+    )
     return ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
 
 
@@ -42,9 +44,16 @@ def test_adversarial_inputs_keep_shape_and_dtype_and_repeat() -> None:
     feeds = {"x": SAMPLES[0]["x"], "i": np.arange(4), "e": np.zeros((0, 3), np.float32)}
     first, second = list(adversarial(feeds, 1)), list(adversarial(feeds, 1))
     assert [kind for kind, _ in first] == [
-        "large", "tiny", "constant", "zero", "one-hot (middle)", "one-hot (first)", "one-hot (last)", "border",
+        "large",
+        "tiny",
+        "constant",
+        "zero",
+        "one-hot (middle)",
+        "one-hot (first)",
+        "one-hot (last)",
+        "border",
         "alternating",
-    ]  # fmt: skip
+    ]
     for (kind, a), (_, b) in zip(first, second, strict=True):
         for name, array in a.items():
             assert array.shape == feeds[name].shape and array.dtype == feeds[name].dtype, kind
@@ -75,13 +84,16 @@ def test_only_an_adversarial_input_shows_a_wrong_border() -> None:
             helper.make_node("Slice", ["x", "b", "e", "a"], ["s"]),
             helper.make_node("Conv", ["s", "w"], ["y"], pads=[2] * 4),
         ],
-        "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, "h", "w"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, "h", "w"])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         [
-            numpy_helper.from_array(W, "w"), numpy_helper.from_array(np.array([1, 1]), "b"),
-            numpy_helper.from_array(np.array([-1, -1]), "e"), numpy_helper.from_array(np.array([2, 3]), "a"),
+            numpy_helper.from_array(W, "w"),
+            numpy_helper.from_array(np.array([1, 1]), "b"),
+            numpy_helper.from_array(np.array([-1, -1]), "e"),
+            numpy_helper.from_array(np.array([2, 3]), "a"),
         ],
-    )  # fmt: skip
+    )
     cropped = ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
     runs = [reference().prepare(m) for m in (conv(W), cropped)]
     np.testing.assert_allclose(*(run(inner[0])["y"] for run in runs), atol=1e-5)
@@ -125,10 +137,11 @@ def two_layers(w2: np.ndarray) -> ir.Model:
             helper.make_node("Conv", ["b", "w2"], ["c"]),
             helper.make_node("Add", ["c", "c"], ["y"]),
         ],
-        "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 6, 6])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 6, 6])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(W, "w"), numpy_helper.from_array(w2, "w2")],
-    )  # fmt: skip
+    )
     return ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
 
 

@@ -40,8 +40,9 @@ def test_registered_passes(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted({case.settings["pass"] for case in CASES}))
 def test_on_its_goldens(name: str) -> None:
-    models = [case.model for case in CASES
-              if case.settings["pass"] == name and case.title != "twin: Dropout in training"]  # gives random outputs
+    models = [
+        case.model for case in CASES if case.settings["pass"] == name and case.title != "twin: Dropout in training"
+    ]  # gives random outputs
     assert check_pass(Pass.parse(name), models) > 0
 
 
@@ -174,19 +175,26 @@ def raises(model: ir.Model) -> None:
     raise IndexError("list index out of range")
 
 
-@pytest.mark.parametrize(("what", "check", "place"), [
-    ("scaled", "broke its contract (equal over the reals; rounding may differ)", "'s'"),
-    ("swapped", "broke its contract", "'d'"),
-    ("sliced_shared_bias", "left a model that ort cannot run", "initializer 'b', which nodes 'one' and 'two' share"),
-    ("left_dangling", "left an invalid model", "'y'"),
-    ("removed_but_used", "left an invalid model", "'s'"),
-    ("renamed_output", "changed the interface of the model", "'other'"),
-    ("changed_type", "changed the interface of the model", "'y'"),
-    ("claims_nothing", "returned 0 but changed the model", "model 0"),
-    ("claims_a_change", "returned 1 but changed nothing", "model 0"),
-    ("differs_each_time", "is not deterministic", "model 0"),
-    ("raises", "failed: IndexError: list index out of range", "model 0"),
-])
+@pytest.mark.parametrize(
+    ("what", "check", "place"),
+    [
+        ("scaled", "broke its contract (equal over the reals; rounding may differ)", "'s'"),
+        ("swapped", "broke its contract", "'d'"),
+        (
+            "sliced_shared_bias",
+            "left a model that ort cannot run",
+            "initializer 'b', which nodes 'one' and 'two' share",
+        ),
+        ("left_dangling", "left an invalid model", "'y'"),
+        ("removed_but_used", "left an invalid model", "'s'"),
+        ("renamed_output", "changed the interface of the model", "'other'"),
+        ("changed_type", "changed the interface of the model", "'y'"),
+        ("claims_nothing", "returned 0 but changed the model", "model 0"),
+        ("claims_a_change", "returned 1 but changed nothing", "model 0"),
+        ("differs_each_time", "is not deterministic", "model 0"),
+        ("raises", "failed: IndexError: list index out of range", "model 0"),
+    ],
+)
 def test_wrong_passes_are_caught(what: str, check: str, place: str) -> None:
     with pytest.raises(CheckError) as caught:
         check_pass(Wrong(what), [parse(BODY)])

@@ -29,6 +29,11 @@ def test_the_example_package(tmp_path: Path) -> None:
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: lwgraph-merge-muls\nVersion: 0.1.0\n")
     (installed / "entry_points.txt").write_text("[lwgraph.passes]\n" + points[1].replace('"', "") + "\n")
     path = os.pathsep.join([str(tmp_path), str(EXAMPLE)])
-    done = subprocess.run([sys.executable, "-W", "error", "-c", SCRIPT], env={**os.environ, "PYTHONPATH": path},
-                          capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", SCRIPT],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr

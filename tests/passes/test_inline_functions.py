@@ -12,8 +12,10 @@ from lwgraph.rewrite import Context, Pass, Pipeline
 
 HEAD = '<ir_version: 9, opset_import: ["": 17, "local": 1]>'
 CALLS = "g (float[N,4] x) => (float[N,4] y) { a = local.twice <k=2.0> (x)  b = local.twice(a)  y = Relu(b) }"
-TWICE = ('<domain: "local", opset_import: ["": 17]> twice <k: float = 3.0> (x) => (y) '
-         "{ c = Constant<value_float: float = @k>()  y = Mul(x, c) }")  # fmt: skip
+TWICE = (
+    '<domain: "local", opset_import: ["": 17]> twice <k: float = 3.0> (x) => (y) '
+    "{ c = Constant<value_float: float = @k>()  y = Mul(x, c) }"
+)
 
 
 def load(*parts):
@@ -48,16 +50,26 @@ def test_another_opset_or_no_call_leaves_the_model(graph):
 def test_forms_in_functions_are_fitted_with_samples():
     w = np.random.default_rng(0).standard_normal((32, 32, 3, 3)).astype(np.float32) / 17
     block = helper.make_function(
-        "local", "Block", ["x"], ["y"],
-        [helper.make_node("Constant", [], ["k"], value=numpy_helper.from_array(w)),
-         helper.make_node("Conv", ["x", "k"], ["y"], name="deep", pads=[1, 1, 1, 1])],
+        "local",
+        "Block",
+        ["x"],
+        ["y"],
+        [
+            helper.make_node("Constant", [], ["k"], value=numpy_helper.from_array(w)),
+            helper.make_node("Conv", ["x", "k"], ["y"], name="deep", pads=[1, 1, 1, 1]),
+        ],
         [helper.make_opsetid("", 17)],
-    )  # fmt: skip
+    )
     shape = ["n", 32, 8, 8]
     graph = helper.make_graph(
-        [helper.make_node("Block", ["x"], ["a"], domain="local"), helper.make_node("Block", ["a"], ["y"], domain="local")],
-        "g", [helper.make_tensor_value_info("x", 1, shape)], [helper.make_tensor_value_info("y", 1, shape)],
-    )  # fmt: skip
+        [
+            helper.make_node("Block", ["x"], ["a"], domain="local"),
+            helper.make_node("Block", ["a"], ["y"], domain="local"),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", 1, shape)],
+        [helper.make_tensor_value_info("y", 1, shape)],
+    )
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
     model = ir.load(helper.make_model(graph, functions=[block], opset_imports=opsets, ir_version=9))
     before = ir.clone(model)

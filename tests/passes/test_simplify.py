@@ -57,12 +57,16 @@ def broken(model: onnx.ModelProto) -> None:
     model.graph.node[-1].input[0] = "nowhere"
 
 
-@pytest.mark.parametrize(("damage", "reason"), [
-    (scaled, "broke its contract"), (renamed, "changed the interface"), (fixed, "had shape"), (broken, "'nowhere'"),
-])
-def test_a_wrong_result_is_dropped_with_a_warning(
-    damage: Any, reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (scaled, "broke its contract"),
+        (renamed, "changed the interface"),
+        (fixed, "had shape"),
+        (broken, "'nowhere'"),
+    ],
+)
+def test_a_wrong_result_is_dropped_with_a_warning(damage: Any, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = onnxsim.simplify
 
     def simplify(model: onnx.ModelProto, **options: Any) -> tuple[onnx.ModelProto, bool]:

@@ -194,9 +194,15 @@ def test_a_wrong_budget_or_amount_is_one_line(wrong):
 
 
 @pytest.mark.parametrize(
-    "options", [{"max_latency": 0}, {"max_bytes": -1}, {"max_macs": float("nan")}, {"objective": "speed"},
-                {"budget": float("inf")}],
-)  # fmt: skip
+    "options",
+    [
+        {"max_latency": 0},
+        {"max_bytes": -1},
+        {"max_macs": float("nan")},
+        {"objective": "speed"},
+        {"budget": float("inf")},
+    ],
+)
 def test_goals_out_of_range(options):
     with pytest.raises(UsageError, match="--" + next(iter(options)).replace("_", "-")):
         Goal(**options)

@@ -32,9 +32,14 @@ def tasks(*, estimate: bool = False) -> Iterator[FitTask]:
 
 def same(a: Any, b: Any) -> bool:
     pairs = list(zip(a.fits, b.fits, strict=True))
-    equal = all(np.array_equal(p.kernel, q.kernel) and np.array_equal(p.shift, q.shift) and p.error == q.error
-                and all(np.array_equal(p.arrays[n], q.arrays[n]) for n in p.arrays) and p.form == q.form
-                for p, q in pairs)  # fmt: skip
+    equal = all(
+        np.array_equal(p.kernel, q.kernel)
+        and np.array_equal(p.shift, q.shift)
+        and p.error == q.error
+        and all(np.array_equal(p.arrays[n], q.arrays[n]) for n in p.arrays)
+        and p.form == q.form
+        for p, q in pairs
+    )
     return equal and a.errors == b.errors and bool(pairs or a.errors)
 
 
@@ -50,8 +55,9 @@ def test_a_pool_gives_the_same_fits_in_the_same_order(kind: str) -> None:
         estimates = list(run_tasks(tasks(estimate=True), pool))
     assert all(same(a, b) for a, b in zip(here, there, strict=True))
     assert all(same(a, run_task(t)) for a, t in zip(estimates, tasks(estimate=True), strict=True))
-    assert all(e >= 0.9 * f.error for a, b in zip(estimates, here, strict=True)
-               for e, f in zip(a.errors, b.fits, strict=True))  # fmt: skip
+    assert all(
+        e >= 0.9 * f.error for a, b in zip(estimates, here, strict=True) for e, f in zip(a.errors, b.fits, strict=True)
+    )
 
 
 def test_fits_belong_to_the_layer_in_its_graph_again() -> None:

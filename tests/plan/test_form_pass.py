@@ -178,17 +178,21 @@ def branched(*, shared=False):
         return helper.make_node("Conv", [x, weight], [y], name=y, pads=[1, 1, 1, 1])
 
     result = [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)]
-    yes = helper.make_graph([conv("a", "b", "w" if shared else "v"), helper.make_node("Relu", ["b"], ["z"])], "yes", [],
-                            result)  # fmt: skip
+    yes = helper.make_graph(
+        [conv("a", "b", "w" if shared else "v"), helper.make_node("Relu", ["b"], ["z"])], "yes", [], result
+    )
     no = helper.make_graph([helper.make_node("Identity", ["a"], ["z"])], "no", [], result)
     sizes = ["n", 32, 12, 12]
     graph = helper.make_graph(
-        [conv("x", "a", "w"), helper.make_node("If", ["c"], ["y"], then_branch=yes, else_branch=no)], "branched",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, sizes),
-         helper.make_tensor_value_info("c", TensorProto.BOOL, [])],
+        [conv("x", "a", "w"), helper.make_node("If", ["c"], ["y"], then_branch=yes, else_branch=no)],
+        "branched",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, sizes),
+            helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+        ],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, sizes)],
         [numpy_helper.from_array(w, "w"), numpy_helper.from_array(v, "v")],
-    )  # fmt: skip
+    )
     return ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
 
 

@@ -22,9 +22,13 @@ def planner(tmp_path):
     model = chain()
     context = Context(executor=ORT, reference=ORT, statistics=Measured(ir.clone(model), FEEDS), data=[FEEDS])
     made = Planner(
-        model, context, ByWork(tmp_path), shapes=layer_shapes(model, FEEDS, ORT), forms=["low-rank"],
+        model,
+        context,
+        ByWork(tmp_path),
+        shapes=layer_shapes(model, FEEDS, ORT),
+        forms=["low-rank"],
         precisions=(FLOAT, INT8),
-    )  # fmt: skip
+    )
     made.anchor(10.0, 4.0, 1000, 2000)
     return made
 
@@ -84,9 +88,12 @@ def test_a_survey_is_made_once_and_tells_layers_apart(planner, tmp_path, monkeyp
     facts = [
         SimpleNamespace(name=name, damage=damage, reason=reason, integer_ms=ms, float_ms=3.0)
         for name, damage, reason, ms in (
-            ("a", 0.1, "", 1.0), ("y", None, "slow", 5.0), ("made up", math.inf, "x", 2.0), ("z", None, "?", None),
+            ("a", 0.1, "", 1.0),
+            ("y", None, "slow", 5.0),
+            ("made up", math.inf, "x", 2.0),
+            ("z", None, "?", None),
         )
-    ]  # fmt: skip
+    ]
     calls = []
 
     def within(model, context):

@@ -64,9 +64,11 @@ def test_what_a_price_depends_on(tmp_path):
     assert executor.prepared == done  # nearly the same size: the measurement is shared, scaled by the work
     assert near.ratio == pytest.approx(base.ratio) and near.ms / base.ms == pytest.approx(65**2 / 64**2)
     for other, target in (
-        (site(96), oracle), (site(64, dilations=(2, 2)), oracle), (site(64, bias=False), oracle),
+        (site(96), oracle),
+        (site(64, dilations=(2, 2)), oracle),
+        (site(64, bias=False), oracle),
         (site(64), Oracle(Clockwork(threads=2), cache, budget=0.01)),
-    ):  # fmt: skip
+    ):
         before = target.executor.prepared
         target.prices(other, FORMS[:1])
         assert target.executor.prepared == before + 3
@@ -80,9 +82,11 @@ def test_a_form_that_the_runtime_cannot_run_costs_infinitely_much(tmp_path):
 @pytest.mark.parametrize("kind", ["Conv", "Gemm", "MatMul", "ConvTranspose"])
 def test_real_prices_of_each_kind(kind, tmp_path):
     shape, weight = {
-        "Conv": ((1, 64, 28, 28), (64, 64, 3, 3)), "ConvTranspose": ((1, 64, 14, 14), (64, 64, 3, 3)),
-        "Gemm": ((8, 512), (512, 512)), "MatMul": ((1, 64, 512), (512, 512)),
-    }[kind]  # fmt: skip
+        "Conv": ((1, 64, 28, 28), (64, 64, 3, 3)),
+        "ConvTranspose": ((1, 64, 14, 14), (64, 64, 3, 3)),
+        "Gemm": ((8, 512), (512, 512)),
+        "MatMul": ((1, 64, 512), (512, 512)),
+    }[kind]
     (layer,) = find_sites(make_layer(kind, shape, weight, dynamic=False))
     oracle = Oracle(registry.executor("ort"), PriceCache(tmp_path), budget=0.02)
     prices = oracle.prices(layer, [LowRank(16, split="output")])

@@ -61,13 +61,19 @@ def network(blocks: int = 3, seed: int = 0, channels: int = 16) -> ir.Model:
         ]
         last = f"o{b}"
     constants |= {"wy": np.float32(rng.standard_normal((6, channels)) / 4), "by": np.zeros(6, np.float32)}
-    nodes += [node("GlobalAveragePool", [last], ["p"], "pool"), node("Flatten", ["p"], ["f"], "flat"),
-              node("Gemm", ["f", "wy", "by"], ["y"], "head", transB=1)]  # fmt: skip
+    nodes += [
+        node("GlobalAveragePool", [last], ["p"], "pool"),
+        node("Flatten", ["p"], ["f"], "flat"),
+        node("Gemm", ["f", "wy", "by"], ["y"], "head", transB=1),
+    ]
     info = helper.make_tensor_value_info
     graph = helper.make_graph(
-        nodes, "net", [info("x", TensorProto.FLOAT, ["n", channels, 8, 8])], [info("y", TensorProto.FLOAT, ["n", 6])],
+        nodes,
+        "net",
+        [info("x", TensorProto.FLOAT, ["n", channels, 8, 8])],
+        [info("y", TensorProto.FLOAT, ["n", 6])],
         [numpy_helper.from_array(a, n) for n, a in constants.items()],
-    )  # fmt: skip
+    )
     return ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10))
 
 
@@ -270,8 +276,10 @@ def test_refits_that_harm_the_outputs_are_undone_from_the_end(monkeypatch: pytes
     assert names
     fresh = ir.clone(original)
     Pass.parse("low-rank{rank=5,split=vertical}").run(fresh, c)
-    assert all(np.array_equal(ir.constant(model.graph.initializers[n]), ir.constant(fresh.graph.initializers[n]))
-               for n in names)  # fmt: skip
+    assert all(
+        np.array_equal(ir.constant(model.graph.initializers[n]), ir.constant(fresh.graph.initializers[n]))
+        for n in names
+    )
 
 
 def test_the_sum_behind_a_layer_is_its_target() -> None:

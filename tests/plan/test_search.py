@@ -31,9 +31,13 @@ def planner(tmp_path_factory):
     model = chain()
     context = Context(executor=ORT, reference=ORT, statistics=Measured(ir.clone(model), FEEDS), data=[FEEDS])
     made = Planner(
-        model, context, ByWork(tmp_path_factory.mktemp("prices")), shapes=layer_shapes(model, FEEDS, ORT),
-        forms=["low-rank"], precisions=(FLOAT, INT8),
-    )  # fmt: skip
+        model,
+        context,
+        ByWork(tmp_path_factory.mktemp("prices")),
+        shapes=layer_shapes(model, FEEDS, ORT),
+        forms=["low-rank"],
+        precisions=(FLOAT, INT8),
+    )
     made.anchor(10.0, 4.0, 1000, 2000)
     return made
 

@@ -56,10 +56,12 @@ def test_matmul_takes_the_bias_that_follows():
 
 def model(nodes, initializers, *, inputs=(("x", ["n", 16, "h", "w"]),), outputs=("y",), functions=()):
     graph = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in inputs],
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in inputs],
         [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in outputs],
         [numpy_helper.from_array(a, n) for n, a in initializers.items()],
-    )  # fmt: skip
+    )
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
     return ir.load(helper.make_model(graph, opset_imports=opsets, ir_version=9, functions=list(functions)))
 
@@ -69,31 +71,50 @@ W = np.random.default_rng(0).standard_normal((16, 16, 3, 3)).astype(np.float32)
 
 def test_weights_that_are_shared():
     m = model(
-        [helper.make_node("Conv", ["x", "w"], ["a"], name="c1"), helper.make_node("Conv", ["a", "w"], ["b"], name="c2"),
-         helper.make_node("Conv", ["b", "v"], ["y"], name="c2")],
+        [
+            helper.make_node("Conv", ["x", "w"], ["a"], name="c1"),
+            helper.make_node("Conv", ["a", "w"], ["b"], name="c2"),
+            helper.make_node("Conv", ["b", "v"], ["y"], name="c2"),
+        ],
         {"w": W, "v": W},
-    )  # fmt: skip
+    )
     first, second, third = find_sites(m)
     assert first.shared == (second.name,) and second.shared == (first.name,) and third.shared == ()
     assert third.name != second.name  # node names may repeat, site names may not
 
 
 def test_sites_in_subgraphs_and_functions():
-    body = helper.make_graph([helper.make_node("Conv", ["x", "w"], ["z"], name="inner")], "b", [],
-                             [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)])
-    other = helper.make_graph([helper.make_node("Identity", ["x"], ["z2"])], "b2", [],
-                              [helper.make_tensor_value_info("z2", TensorProto.FLOAT, None)])
+    body = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["z"], name="inner")],
+        "b",
+        [],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)],
+    )
+    other = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["z2"])],
+        "b2",
+        [],
+        [helper.make_tensor_value_info("z2", TensorProto.FLOAT, None)],
+    )
     function = helper.make_function(
-        "local", "Block", ["x"], ["y"],
-        [helper.make_node("Constant", [], ["k"], value=numpy_helper.from_array(W)),
-         helper.make_node("Conv", ["x", "k"], ["y"], name="deep", pads=[1, 1, 1, 1])],
+        "local",
+        "Block",
+        ["x"],
+        ["y"],
+        [
+            helper.make_node("Constant", [], ["k"], value=numpy_helper.from_array(W)),
+            helper.make_node("Conv", ["x", "k"], ["y"], name="deep", pads=[1, 1, 1, 1]),
+        ],
         [helper.make_opsetid("", 17)],
-    )  # fmt: skip
+    )
     m = model(
-        [helper.make_node("If", ["c"], ["i"], then_branch=body, else_branch=other),
-         helper.make_node("Block", ["i"], ["y"], domain="local")],
-        {"w": W, "c": np.array(True)}, functions=[function],
-    )  # fmt: skip
+        [
+            helper.make_node("If", ["c"], ["i"], then_branch=body, else_branch=other),
+            helper.make_node("Block", ["i"], ["y"], domain="local"),
+        ],
+        {"w": W, "c": np.array(True)},
+        functions=[function],
+    )
     assert [site.name for site in find_sites(m)] == ["inner", "Block::deep"]
 
 
@@ -144,7 +165,9 @@ def test_counts():
     assert counts.parameters == 32 * 16 * 9 + 32 and counts.bytes == 4 * counts.parameters and counts.nodes == 1
     gemm = make_layer("Gemm", (5, 48), (48, 64), dynamic=False)
     assert count(gemm, {"y": (5, 64)}).macs == 5 * 48 * 64
-    lstm = model([helper.make_node("LSTM", ["x", "w", "r"], ["y"], hidden_size=4)],
-                 {"w": np.zeros((1, 16, 8), np.float32), "r": np.zeros((1, 16, 4), np.float32)},
-                 inputs=(("x", [10, 2, 8]),))  # fmt: skip
+    lstm = model(
+        [helper.make_node("LSTM", ["x", "w", "r"], ["y"], hidden_size=4)],
+        {"w": np.zeros((1, 16, 8), np.float32), "r": np.zeros((1, 16, 4), np.float32)},
+        inputs=(("x", [10, 2, 8]),),
+    )
     assert count(lstm).macs == 10 * 2 * (16 * 8 + 16 * 4)

@@ -81,8 +81,10 @@ def test_an_edge_keeps_neighbours_together():
 @pytest.mark.parametrize("states", [1, 2])
 def test_a_hundred_items_of_a_hundred_options_take_seconds_at_most(states):
     rng = np.random.default_rng(0)
-    menus = [Menu.of(rng.random(100), rng.random(100), rng.integers(0, states, 100), np.ones((2, 2)) * 0.1)
-             for _ in range(100)]
+    menus = [
+        Menu.of(rng.random(100), rng.random(100), rng.integers(0, states, 100), np.ones((2, 2)) * 0.1)
+        for _ in range(100)
+    ]
     start = time.process_time()
     knapsack = Knapsack(menus, limit=60)
     assert knapsack.at(30).cost <= 30

@@ -80,20 +80,27 @@ def test_looking_ahead_does_not_move_and_sees_new_weights() -> None:
     model, feeds = network(), inputs(2)
     walk = Walk(model, feeds, ORT, 1 << 20)
     walk.to(5)
-    (_, before), = walk.look(["a1"], [1])
+    ((_, before),) = walk.look(["a1"], [1])
     value = model.graph.initializers["w1a"]
     ir.set_constant(value, 2 * ir.constant(value))
     bias = model.graph.initializers["b1a"]
     ir.set_constant(bias, 2 * ir.constant(bias))
-    (_, after), = walk.look(["a1"], [1])
+    ((_, after),) = walk.look(["a1"], [1])
     np.testing.assert_allclose(after["a1"], 2 * before["a1"], rtol=1e-4, atol=1e-4)
     assert walk.position == 5
 
 
 def test_values_that_subgraphs_use_and_sequences() -> None:
     node, info = helper.make_node, helper.make_tensor_value_info
-    inner = [helper.make_graph([node("Add", ["a", "a"] if yes else ["a", "b"], [f"i{yes}"])], f"g{yes}", [],
-                               [info(f"i{yes}", TensorProto.FLOAT, None)]) for yes in (0, 1)]  # fmt: skip
+    inner = [
+        helper.make_graph(
+            [node("Add", ["a", "a"] if yes else ["a", "b"], [f"i{yes}"])],
+            f"g{yes}",
+            [],
+            [info(f"i{yes}", TensorProto.FLOAT, None)],
+        )
+        for yes in (0, 1)
+    ]
     nodes = [
         node("Relu", ["x"], ["a"], "na"), node("Neg", ["x"], ["b"], "nb"),
         node("Constant", [], ["k"], "nk", value_float=1.0),
@@ -103,9 +110,12 @@ def test_values_that_subgraphs_use_and_sequences() -> None:
         node("Sum", ["t", "f", "e", "k"], ["y"], "ny"),
     ]  # fmt: skip
     graph = helper.make_graph(
-        nodes, "g", [info("x", TensorProto.FLOAT, [4]), info("yes", TensorProto.BOOL, [])],
-        [info("y", TensorProto.FLOAT, None)], [numpy_helper.from_array(np.int64(0), "zero")],
-    )  # fmt: skip
+        nodes,
+        "g",
+        [info("x", TensorProto.FLOAT, [4]), info("yes", TensorProto.BOOL, [])],
+        [info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.int64(0), "zero")],
+    )
     model = ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10))
     ir.infer_shapes(model)
     feeds = [{"x": np.float32([1, -2, 3, -4]), "yes": np.array(flag)} for flag in (True, False)]

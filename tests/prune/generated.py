@@ -116,8 +116,11 @@ class _Grower:
             self.put(self.net.op("Reshape", y, self.net.ints(-1, c, size, size)), c, size)
 
     def add_gate(self, x: str, c: int, size: int) -> None:
-        pooled = self.net.op("GlobalAveragePool", x) if self.pick(True, False) else self.net.op(
-            "ReduceMean", x, self.net.ints(2, 3))
+        pooled = (
+            self.net.op("GlobalAveragePool", x)
+            if self.pick(True, False)
+            else self.net.op("ReduceMean", x, self.net.ints(2, 3))
+        )
         gate = self.net.conv(self.net.conv(pooled, c, 6, act="Relu"), 6, c)
         self.put(self.net.op("Mul", x, self.net.op("Sigmoid", gate)), c, size)
 
@@ -173,9 +176,16 @@ class _Grower:
         if c % 2 or c < 4:
             return
         y = self.net.op("Transpose", self.net.op("Reshape", x, self.net.ints(0, c, size * size)), perm=[0, 2, 1])
-        q, k, v = (self.net.op("Transpose", self.net.op("Reshape", self.net.op(
-            "MatMul", y, self.net.weight(c, c)), self.net.ints(0, size * size, 2, c // 2)), perm=[0, 2, 1, 3])
-            for _ in range(3))
+        q, k, v = (
+            self.net.op(
+                "Transpose",
+                self.net.op(
+                    "Reshape", self.net.op("MatMul", y, self.net.weight(c, c)), self.net.ints(0, size * size, 2, c // 2)
+                ),
+                perm=[0, 2, 1, 3],
+            )
+            for _ in range(3)
+        )
         scores = self.net.op("Softmax", self.net.op("MatMul", q, self.net.op("Transpose", k, perm=[0, 1, 3, 2])))
         y = self.net.op("Transpose", self.net.op("MatMul", scores, v), perm=[0, 1, 3, 2])
         self.put(self.net.op("Reshape", y, self.net.ints(0, c, size, size)), c, size)

@@ -46,8 +46,18 @@ class Net:
         self.nodes.append(helper.make_node(kind, inputs, names, name=self.fresh(f"{kind}_"), **attributes))
         return names[0] if outputs == 1 else names
 
-    def conv(self, x: str, cin: int, cout: int, k: int = 1, *, stride: int = 1, group: int = 1, bias: bool = True,
-             act: str = "") -> str:
+    def conv(
+        self,
+        x: str,
+        cin: int,
+        cout: int,
+        k: int = 1,
+        *,
+        stride: int = 1,
+        group: int = 1,
+        bias: bool = True,
+        act: str = "",
+    ) -> str:
         inputs = [x, self.weight(cout, cin // group, k, k, gain=1.4)] + ([self.small(cout)] if bias else [])
         y = self.op("Conv", *inputs, kernel_shape=[k, k], pads=[k // 2] * 4, strides=[stride] * 2, group=group)
         return self.op(act, y) if act else y
@@ -68,9 +78,12 @@ class Net:
 
     def model(self, *outputs: str) -> onnx.ModelProto:
         graph = helper.make_graph(
-            self.nodes, "net",
+            self.nodes,
+            "net",
             [helper.make_tensor_value_info(n, TensorProto.FLOAT, list(s)) for n, s in self.inputs.items()],
-            [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in outputs], self.weights)
+            [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in outputs],
+            self.weights,
+        )
         return helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", self.opset)])
 
 
@@ -221,23 +234,38 @@ def resnext() -> onnx.ModelProto:
 
 def attention(qkv: bool = False, norm: bool = False) -> onnx.ModelProto:
     net, d, heads = Net(), 24, 4
-    x = net.op("Add", net.op("MatMul", net.input("N", 5, 8), net.weight(8, d)), net.constant(
-        net.rng.standard_normal((1, 5, d)).astype(np.float32)))
+    x = net.op(
+        "Add",
+        net.op("MatMul", net.input("N", 5, 8), net.weight(8, d)),
+        net.constant(net.rng.standard_normal((1, 5, d)).astype(np.float32)),
+    )
     y = net.op("LayerNormalization", x, net.small(d, 1), net.small(d)) if norm else x
     if qkv:
         z = net.op("Add", net.op("MatMul", y, net.weight(d, 3 * d)), net.small(3 * d))
         z = net.op("Transpose", net.op("Reshape", z, net.ints(0, 5, 3, heads, d // heads)), perm=[2, 0, 3, 1, 4])
         q, k, v = (net.op("Gather", z, net.constant(np.int64(i)), axis=0) for i in range(3))
     else:
-        q, k, v = (net.op("Transpose", net.op("Reshape", net.op("Add", net.op(
-            "MatMul", y, net.weight(d, d)), net.small(d)), net.ints(-1, 5, heads, d // heads)),
-            perm=[0, 2, 1, 3]) for _ in range(3))
+        q, k, v = (
+            net.op(
+                "Transpose",
+                net.op(
+                    "Reshape",
+                    net.op("Add", net.op("MatMul", y, net.weight(d, d)), net.small(d)),
+                    net.ints(-1, 5, heads, d // heads),
+                ),
+                perm=[0, 2, 1, 3],
+            )
+            for _ in range(3)
+        )
     scores = net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2]))
-    scores = net.op("Softmax", net.op("Mul", scores, net.constant(np.float32((d // heads)**-0.5))), axis=-1)
+    scores = net.op("Softmax", net.op("Mul", scores, net.constant(np.float32((d // heads) ** -0.5))), axis=-1)
     y = net.op("Reshape", net.op("Transpose", net.op("MatMul", scores, v), perm=[0, 2, 1, 3]), net.ints(0, 0, d))
     x = net.op("Add", x, net.op("MatMul", y, net.weight(d, d)))
-    y = net.op("Gelu", net.op("MatMul", x, net.weight(d, 48))) if net.opset >= 20 else net.op(
-        "Relu", net.op("MatMul", x, net.weight(d, 48)))
+    y = (
+        net.op("Gelu", net.op("MatMul", x, net.weight(d, 48)))
+        if net.opset >= 20
+        else net.op("Relu", net.op("MatMul", x, net.weight(d, 48)))
+    )
     x = net.op("Add", x, net.op("Add", net.op("MatMul", y, net.weight(48, d)), net.small(d)))
     return net.model(net.gemm(net.op("ReduceMean", x, axes=[1], keepdims=0), d, 5))
 
@@ -283,9 +311,30 @@ def pixel_shuffle() -> onnx.ModelProto:
 
 
 PATTERNS: dict[str, Callable[[], onnx.ModelProto]] = {
-    each.__name__: each for each in (
-        plain, flatten_gemm, residual, dense_concat, mobile, shuffle, squeeze_excite, conv_gru, conv_lstm, conv_rnn,
-        c2f, unet, decoder, resnext, attention, attention_qkv, two_inputs, shared_bias, shared_weights, pixel_shuffle)}
+    each.__name__: each
+    for each in (
+        plain,
+        flatten_gemm,
+        residual,
+        dense_concat,
+        mobile,
+        shuffle,
+        squeeze_excite,
+        conv_gru,
+        conv_lstm,
+        conv_rnn,
+        c2f,
+        unet,
+        decoder,
+        resnext,
+        attention,
+        attention_qkv,
+        two_inputs,
+        shared_bias,
+        shared_weights,
+        pixel_shuffle,
+    )
+}
 
 
 def resnet18(size: int = 224) -> onnx.ModelProto:

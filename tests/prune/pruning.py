@@ -47,13 +47,17 @@ def cut(model: ir.Model, choice: Choice) -> ir.Model:
 
 def some(group: Group, rng: np.random.Generator, share: float = 0.5) -> np.ndarray:
     """A random share of a group's channels, at least one left."""
-    return np.sort(rng.permutation(group.width)[:min(int(group.width * share), group.width - 1)])
+    return np.sort(rng.permutation(group.width)[: min(int(group.width * share), group.width - 1)])
 
 
 def feeds(model: ir.Model, batch: int = 2, seed: int = 1) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
-    return {value.name: rng.standard_normal([size if isinstance(size, int) else batch for size in value.shape]).astype(
-        np.float32) for value in model.graph.inputs}
+    return {
+        value.name: rng.standard_normal([size if isinstance(size, int) else batch for size in value.shape]).astype(
+            np.float32
+        )
+        for value in model.graph.inputs
+    }
 
 
 def run(model: ir.Model, data: dict[str, np.ndarray], executor: str = "ort") -> list[np.ndarray]:

@@ -41,8 +41,10 @@ def error(model: ir.Model, other: ir.Model) -> float:
     return float(np.square(y - yhat).sum() / np.square(y - y.mean(0)).sum())
 
 
-@pytest.mark.parametrize(("name", "blocks", "identities"), [
-    ("residual", 5, 3), ("mobile", 2, 2), ("c2f", 2, 2), ("resnext", 2, 2), ("attention", 2, 2), ("plain", 0, 0)])
+@pytest.mark.parametrize(
+    ("name", "blocks", "identities"),
+    [("residual", 5, 3), ("mobile", 2, 2), ("c2f", 2, 2), ("resnext", 2, 2), ("attention", 2, 2), ("plain", 0, 0)],
+)
 def test_blocks_that_are_found(name, blocks, identities):
     """Of a projection block both branches may go, so it is listed twice."""
     model = ir.load(PATTERNS[name]())
@@ -52,14 +54,18 @@ def test_blocks_that_are_found(name, blocks, identities):
 
 
 REFUSED = {
-    "both of its terms are used elsewhere": lambda net, x: net.op("Concat", *(lambda a, b: (
-        net.op("Add", a, b), a, b))(net.conv(x, 3, 8), net.conv(x, 3, 8)), axis=1),
-    "its branch does not start from the other term": lambda net, x: (lambda a: net.op("Concat", net.op(
-        "Add", a, net.conv(x, 3, 8)), a, axis=1))(net.conv(x, 3, 8)),
-    "its branches read several values": lambda net, x: net.op("Add", net.op("Add", net.op("Mul", x, "z"), x), net.op(
-        "Sub", x, "z")),
-    "repeated along an axis": lambda net, x: net.op("Add", (y := net.conv(x, 3, 8)), net.op(
-        "GlobalAveragePool", net.conv(y, 8, 8))),
+    "both of its terms are used elsewhere": lambda net, x: net.op(
+        "Concat", *(lambda a, b: (net.op("Add", a, b), a, b))(net.conv(x, 3, 8), net.conv(x, 3, 8)), axis=1
+    ),
+    "its branch does not start from the other term": lambda net, x: (
+        lambda a: net.op("Concat", net.op("Add", a, net.conv(x, 3, 8)), a, axis=1)
+    )(net.conv(x, 3, 8)),
+    "its branches read several values": lambda net, x: net.op(
+        "Add", net.op("Add", net.op("Mul", x, "z"), x), net.op("Sub", x, "z")
+    ),
+    "repeated along an axis": lambda net, x: net.op(
+        "Add", (y := net.conv(x, 3, 8)), net.op("GlobalAveragePool", net.conv(y, 8, 8))
+    ),
 }
 
 

@@ -26,8 +26,7 @@ from lwgraph.rewrite.base import Context
 def context(model: ir.Model, samples: int = 64, seed: int = 5, rows: int = 6) -> Context:
     executor = registry.executor("ort")
     data = [feeds(model, batch=64, seed=seed + i) for i in range(samples // 64)]
-    return Context(executor=executor, data=data,
-                   statistics=Statistics(model, data, executor, rows_per_unknown=rows))
+    return Context(executor=executor, data=data, statistics=Statistics(model, data, executor, rows_per_unknown=rows))
 
 
 def scene_of(proto: onnx.ModelProto) -> Scene:
@@ -109,7 +108,8 @@ def test_removing_in_rounds_adds_up_to_the_joint_cost():
     block = scene.moments(reader).blocks[0]
     one, two = (importances._Part(block, reader.columns[0], 1.0) for _ in range(2))
     assert one.remove(np.array([3])) + one.remove(np.array([0, 7])) == pytest.approx(
-        two.remove(np.array([0, 3, 7])), rel=1e-6)
+        two.remove(np.array([0, 3, 7])), rel=1e-6
+    )
     np.testing.assert_allclose(one.weight, two.weight, atol=1e-8)
 
 
@@ -218,9 +218,19 @@ def test_steps_stop_when_nothing_is_left():
     assert {group.width: len(channels) for group, channels in removed.items()} == {32: 16, 64: 32}
 
 
-@pytest.mark.parametrize(("width", "ratio", "multiple", "kept"), [
-    (64, 0.3, 16, 48), (64, 0.5, 16, 32), (64, 0.9, 16, 16), (24, 0.5, 16, 16), (16, 0.9, 16, 16), (40, 0.0, 16, 40),
-    (10, 0.55, 1, 5), (48, 0.5, 32, 32)])
+@pytest.mark.parametrize(
+    ("width", "ratio", "multiple", "kept"),
+    [
+        (64, 0.3, 16, 48),
+        (64, 0.5, 16, 32),
+        (64, 0.9, 16, 16),
+        (24, 0.5, 16, 16),
+        (16, 0.9, 16, 16),
+        (40, 0.0, 16, 40),
+        (10, 0.55, 1, 5),
+        (48, 0.5, 32, 32),
+    ],
+)
 def test_kept_widths(width, ratio, multiple, kept):
     net = Net()
     scene = scene_of(net.model(net.conv(net.conv(net.input("N", 3, 4, 4), 3, width), width, 2)))
@@ -260,8 +270,9 @@ def test_without_data_a_warning():
     model = ir.load(residual_net())
     ctx = Context()
     assert PruneChannels(ratio=0.3).run(model, ctx)
-    assert ctx.warnings == [f"{PruneChannels.name}: no calibration data; channels are chosen and refitted by the "
-                            "weights alone"]
+    assert ctx.warnings == [
+        f"{PruneChannels.name}: no calibration data; channels are chosen and refitted by the weights alone"
+    ]
     verify(model)
 
 
@@ -294,12 +305,16 @@ def test_an_importance_of_ones_own():
     np.testing.assert_array_equal(ir.constant(model.graph[0].inputs[1]), first[:6])
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    ({"ratio": 1.0}, "option 'ratio' is 1.0; allowed: from 0 to below 1"),
-    ({"most": 0.0}, "'most'"), ({"multiple": 0}, "'multiple'"),
-    ({"importance": "obss"}, "importance 'obss' is unknown; did you mean 'obs'?"),
-    ({"importance": "lwgraph.ir:Model"}, "is not an importance"),
-])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"ratio": 1.0}, "option 'ratio' is 1.0; allowed: from 0 to below 1"),
+        ({"most": 0.0}, "'most'"),
+        ({"multiple": 0}, "'multiple'"),
+        ({"importance": "obss"}, "importance 'obss' is unknown; did you mean 'obs'?"),
+        ({"importance": "lwgraph.ir:Model"}, "is not an importance"),
+    ],
+)
 def test_bad_options(options, words):
     with pytest.raises(UsageError, match=words.replace("?", r"\?")):
         PruneChannels(**options)

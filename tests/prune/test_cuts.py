@@ -47,9 +47,19 @@ def lstm_with_zero_states() -> onnx.ModelProto:
     x = net.op("Relu", net.op("MatMul", net.input(5, "N", 4), net.weight(4, 8)))
     batch = net.op("Gather", net.op("Shape", x), net.constant(np.array([1])), axis=0)
     zeros = net.op("ConstantOfShape", net.op("Concat", net.ints(1), batch, net.ints(hidden), axis=0))
-    y, last, cell = net.op("LSTM", x, net.weight(1, 40, 8), net.weight(1, 40, hidden), net.constant(
-        0.1 * net.rng.standard_normal((1, 80)).astype(np.float32)), "", zeros, zeros, net.constant(
-        0.1 * net.rng.standard_normal((1, 30)).astype(np.float32)), outputs=3, hidden_size=hidden)
+    y, last, cell = net.op(
+        "LSTM",
+        x,
+        net.weight(1, 40, 8),
+        net.weight(1, 40, hidden),
+        net.constant(0.1 * net.rng.standard_normal((1, 80)).astype(np.float32)),
+        "",
+        zeros,
+        zeros,
+        net.constant(0.1 * net.rng.standard_normal((1, 30)).astype(np.float32)),
+        outputs=3,
+        hidden_size=hidden,
+    )
     x = net.op("Add", net.op("Squeeze", y, net.ints(1)), net.op("Add", last, cell))
     return net.model(net.op("MatMul", x, net.weight(hidden, 3)))
 
@@ -59,8 +69,15 @@ def unused_outputs() -> onnx.ModelProto:
     net, hidden = Net(), 10
     x, _ = net.op("MaxPool", net.conv(net.input("N", 3, 8, 8), 3, 16, 3), outputs=2, kernel_shape=[2, 2])
     x = net.op("Transpose", net.op("Reshape", x, net.ints(-1, 16, 49)), perm=[2, 0, 1])
-    y, _, _ = net.op("LSTM", x, net.weight(2, 40, 16), net.weight(2, 40, hidden), outputs=3, hidden_size=hidden,
-                     direction="bidirectional")
+    y, _, _ = net.op(
+        "LSTM",
+        x,
+        net.weight(2, 40, 16),
+        net.weight(2, 40, hidden),
+        outputs=3,
+        hidden_size=hidden,
+        direction="bidirectional",
+    )
     y = net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 1, 3]), net.ints(49, -1, 2 * hidden))
     return onnx.shape_inference.infer_shapes(net.model(net.op("MatMul", y, net.weight(2 * hidden, 3))))
 
@@ -127,8 +144,20 @@ def split_by_count() -> onnx.ModelProto:
     return net.model(*(net.conv(part, size, 2) for part, size in zip(parts, (5, 5, 4), strict=True)))
 
 
-SPECIAL = {each.__name__: each for each in (
-    qdq, einsum, lstm_with_zero_states, unused_outputs, dynamic_view, old_opset, tables, uneven_slices, split_by_count)}
+SPECIAL = {
+    each.__name__: each
+    for each in (
+        qdq,
+        einsum,
+        lstm_with_zero_states,
+        unused_outputs,
+        dynamic_view,
+        old_opset,
+        tables,
+        uneven_slices,
+        split_by_count,
+    )
+}
 
 
 @pytest.mark.parametrize("name", SPECIAL)
@@ -169,8 +198,10 @@ def test_recorded_shapes_follow():
 def test_regular_slices_stay_slices_and_others_become_gathers():
     model = ir.load(uneven_slices())
     group = couple_channels(model).prunable[0]
-    kinds = [node.op_type for node in cut(model, {g.number: np.arange(g.width // 2)
-                                                  for g in couple_channels(model).prunable}).graph]
+    kinds = [
+        node.op_type
+        for node in cut(model, {g.number: np.arange(g.width // 2) for g in couple_channels(model).prunable}).graph
+    ]
     assert "Slice" in kinds
     assert group.width > 1
     odd = {g.number: np.arange(1, g.width, 3) for g in couple_channels(model).prunable if g.width > 3}

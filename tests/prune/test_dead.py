@@ -62,18 +62,21 @@ def open_(w, b):
     w[2], b[2] = -np.abs(w[2]), 0.1
 
 
-@pytest.mark.parametrize(("change", "options", "count"), [
-    (zero_filter, {}, 1),
-    (zero_filter, {"k": 3}, 1),
-    (zero_filter, {"act": "Sigmoid"}, 1),  # one half, into the bias
-    (zero_filter, {"act": "Sigmoid", "k": 3}, 0),  # beside the padding it is not one half
-    (constant_filter, {}, 1),
-    (constant_filter, {"act": ""}, 1),
-    (constant_filter, {"k": 3}, 0),
-    (closed, {"first": "Abs"}, 0),  # |x| is positive, but what Abs does is not looked into
-    (closed, {"first": "Relu"}, 0),  # the input has no channels of its own, so no bounds
-    (lambda w, b: None, {}, 0),
-])
+@pytest.mark.parametrize(
+    ("change", "options", "count"),
+    [
+        (zero_filter, {}, 1),
+        (zero_filter, {"k": 3}, 1),
+        (zero_filter, {"act": "Sigmoid"}, 1),  # one half, into the bias
+        (zero_filter, {"act": "Sigmoid", "k": 3}, 0),  # beside the padding it is not one half
+        (constant_filter, {}, 1),
+        (constant_filter, {"act": ""}, 1),
+        (constant_filter, {"k": 3}, 0),
+        (closed, {"first": "Abs"}, 0),  # |x| is positive, but what Abs does is not looked into
+        (closed, {"first": "Relu"}, 0),  # the input has no channels of its own, so no bounds
+        (lambda w, b: None, {}, 0),
+    ],
+)
 def test_constant_channels(change, options, count):
     assert removed_from(two_layers(change, **options)) == count
 
@@ -129,8 +132,13 @@ def test_batch_norm_and_what_follows_from_a_removal():
     model = ir.load(net.model(x))
     scale, bias, second, after = (
         next(v for n, v in model.graph.initializers.items() if n == name)
-        for name in (model.graph[1].inputs[1].name, model.graph[1].inputs[2].name, model.graph[3].inputs[1].name,
-                     model.graph[3].inputs[2].name))
+        for name in (
+            model.graph[1].inputs[1].name,
+            model.graph[1].inputs[2].name,
+            model.graph[3].inputs[1].name,
+            model.graph[3].inputs[2].name,
+        )
+    )
     for value, index in ((scale, 5), (bias, 5)):
         array = np.array(ir.constant(value))
         array[index] = 0

@@ -14,10 +14,28 @@ from lwgraph.views.coupling import couple_channels
 # Parameters kept when every group that can loses half of its channels. The first eight patterns are those on which
 # other pruners break or stop (kept by the best of them, on networks of the same kind: 0.26, 0.43, 0.26, 0.26, 0.34,
 # none, 0.27, none).
-KEPT = {"plain": 0.26, "flatten_gemm": 0.27, "residual": 0.26, "dense_concat": 0.29, "mobile": 0.34, "shuffle": 0.38,
-        "squeeze_excite": 0.28, "conv_gru": 0.28, "conv_lstm": 0.28, "conv_rnn": 0.32, "c2f": 0.28, "unet": 0.27,
-        "decoder": 0.31, "resnext": 0.29, "attention": 0.29, "attention_qkv": 0.29, "two_inputs": 0.46,
-        "shared_bias": 0.29, "shared_weights": 0.31, "pixel_shuffle": 0.27}
+KEPT = {
+    "plain": 0.26,
+    "flatten_gemm": 0.27,
+    "residual": 0.26,
+    "dense_concat": 0.29,
+    "mobile": 0.34,
+    "shuffle": 0.38,
+    "squeeze_excite": 0.28,
+    "conv_gru": 0.28,
+    "conv_lstm": 0.28,
+    "conv_rnn": 0.32,
+    "c2f": 0.28,
+    "unet": 0.27,
+    "decoder": 0.31,
+    "resnext": 0.29,
+    "attention": 0.29,
+    "attention_qkv": 0.29,
+    "two_inputs": 0.46,
+    "shared_bias": 0.29,
+    "shared_weights": 0.31,
+    "pixel_shuffle": 0.27,
+}
 
 
 @pytest.mark.parametrize("name", PATTERNS)
@@ -60,6 +78,8 @@ def test_resnet18_by_half():
 
 
 def macs(model: ir.Model) -> int:
-    shapes = {value.name: [size if isinstance(size, int) else None for size in dims]
-              for value, dims in ir.infer_shapes(model).items()}
+    shapes = {
+        value.name: [size if isinstance(size, int) else None for size in dims]
+        for value, dims in ir.infer_shapes(model).items()
+    }
     return count(model, shapes).macs

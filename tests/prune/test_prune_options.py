@@ -36,8 +36,10 @@ def context(model: ir.Model, count: int = 24) -> Context:
 
 
 def macs(model: ir.Model) -> int:
-    shapes = {value.name: [size if isinstance(size, int) else None for size in dims]
-              for value, dims in ir.infer_shapes(model).items()}
+    shapes = {
+        value.name: [size if isinstance(size, int) else None for size in dims]
+        for value, dims in ir.infer_shapes(model).items()
+    }
     return count(model, shapes).macs
 
 
@@ -58,8 +60,9 @@ def test_every_option_is_what_it_says():
     for item, widths in sizes.items():
         errors = [each.error for each in options if each.item == item]
         assert len(widths) == len(errors) and errors == sorted(errors) and 0 < errors[0] < 1
-    assert {name for each in options for name in each.nodes} == {n.name for n in model.graph if n.op_type in (
-        "Conv", "Gemm")}
+    assert {name for each in options for name in each.nodes} == {
+        n.name for n in model.graph if n.op_type in ("Conv", "Gemm")
+    }
 
 
 def test_choices_are_made_together_and_ranked_once(monkeypatch):
@@ -73,10 +76,14 @@ def test_choices_are_made_together_and_ranked_once(monkeypatch):
     assert run(copy, ctx.data[0])[0].shape == run(model, ctx.data[0])[0].shape
 
 
-@pytest.mark.parametrize(("kept", "words"), [
-    ({"Conv_9": 8}, "no group that may shrink is named 'Conv_9'; did you mean"),
-    ({"Conv_4": 0}, "group 'Conv_4' cannot keep 0 channels; allowed: 1 to 32"),
-    ({"Conv_4": 33}, "allowed: 1 to 32")])
+@pytest.mark.parametrize(
+    ("kept", "words"),
+    [
+        ({"Conv_9": 8}, "no group that may shrink is named 'Conv_9'; did you mean"),
+        ({"Conv_4": 0}, "group 'Conv_4' cannot keep 0 channels; allowed: 1 to 32"),
+        ({"Conv_4": 33}, "allowed: 1 to 32"),
+    ],
+)
 def test_choices_that_cannot_be_made(kept, words):
     model = net()
     with pytest.raises(UsageError, match=words.replace("?", r"\?")):
@@ -174,9 +181,15 @@ def test_samples_to_fit_and_to_measure_on():
         measure_sensitivity(net(), PruneChannels(), Context(), [])
 
 
-@pytest.mark.parametrize(("widths", "shapes"), [
-    ("{0}=8", (8, 64, 48)), ("re:^{0}$=0.5,{2}=12", (16, 64, 12)), ("{1}*=0.25", (32, 16, 48)),
-    ("Gemm=40", (32, 64, 40))])  # by an operator: every group that such a layer makes or reads
+@pytest.mark.parametrize(
+    ("widths", "shapes"),
+    [
+        ("{0}=8", (8, 64, 48)),
+        ("re:^{0}$=0.5,{2}=12", (16, 64, 12)),
+        ("{1}*=0.25", (32, 16, 48)),
+        ("Gemm=40", (32, 64, 40)),
+    ],
+)  # by an operator: every group that such a layer makes or reads
 def test_stated_widths(widths, shapes):
     model = net()
     names = [node.name for node in model.graph if node.op_type == "Conv"]
@@ -186,9 +199,16 @@ def test_stated_widths(widths, shapes):
     assert (found[0], found[1], found[3]) == shapes
 
 
-@pytest.mark.parametrize(("widths", "words"), [
-    ("Conv_4", "NAME=32"), ("Conv_4=x", "NAME=32"), ("Conv_4=-1", "NAME=32"), ("Conv_4=1.5", "NAME=32"),
-    ("=3", "NAME=32")])
+@pytest.mark.parametrize(
+    ("widths", "words"),
+    [
+        ("Conv_4", "NAME=32"),
+        ("Conv_4=x", "NAME=32"),
+        ("Conv_4=-1", "NAME=32"),
+        ("Conv_4=1.5", "NAME=32"),
+        ("=3", "NAME=32"),
+    ],
+)
 def test_widths_that_say_nothing(widths, words):
     with pytest.raises(UsageError, match=words):
         PruneChannels(widths=widths)

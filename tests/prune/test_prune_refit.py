@@ -88,8 +88,10 @@ def test_costs_take_the_measured_size_and_keep_their_shape():
     one, two = couple_channels(model).prunable
     cost = np.arange(9.0) ** 2
     rankings = {one: Ranking(np.arange(8), cost), two: Ranking(np.arange(8), cost)}
-    found = at_outputs(rankings, [Sensitivity(Removal(one.name, 6, 8, 0, 0.0), 0.4),
-                                  Sensitivity(Removal(one.name, 4, 8, 0, 0.0), np.inf)])
+    found = at_outputs(
+        rankings,
+        [Sensitivity(Removal(one.name, 6, 8, 0, 0.0), 0.4), Sensitivity(Removal(one.name, 4, 8, 0, 0.0), np.inf)],
+    )
     assert found[two] is rankings[two]
     assert found[one].cost[2] == pytest.approx(0.4) and found[one].cost[1] == pytest.approx(0.1)
     assert found[one].cost[4] == 1e6 and np.all(np.diff(found[one].cost) >= 0)

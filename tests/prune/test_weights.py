@@ -50,9 +50,9 @@ def test_less_error_than_without_the_smallest_weights(sparsity):
 def test_n_of_m(few, many):
     one = block(width=many * 20 + 3)
     sparse = sparsify(one, 0.0, f"{few}:{many}")
-    groups = (sparse[:, :many * 20] != 0).reshape(len(sparse), 20, many).sum(2)
+    groups = (sparse[:, : many * 20] != 0).reshape(len(sparse), 20, many).sum(2)
     assert groups.max() == few
-    assert np.count_nonzero(sparse[:, many * 20:]) > 0
+    assert np.count_nonzero(sparse[:, many * 20 :]) > 0
 
 
 def test_runs():

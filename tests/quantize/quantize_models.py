@@ -38,8 +38,17 @@ class Net:
         self.nodes.append(helper.make_node(kind, list(inputs), made, name=name, **attributes))
         return made[0]
 
-    def conv(self, x: str, cin: int, cout: int, k: int = 3, group: int = 1, bias: bool = True, name: str = "",
-             **attributes: Any) -> str:
+    def conv(
+        self,
+        x: str,
+        cin: int,
+        cout: int,
+        k: int = 3,
+        group: int = 1,
+        bias: bool = True,
+        name: str = "",
+        **attributes: Any,
+    ) -> str:
         weight = self.rng.normal(size=(cout, cin // group, k, k)) / np.sqrt(cin // group * k * k)
         inputs = [x, self.constant(weight.astype(np.float32))]
         if bias:
@@ -48,8 +57,9 @@ class Net:
 
     def gemm(self, x: str, cin: int, cout: int, **attributes: Any) -> str:
         weight = self.constant((self.rng.normal(size=(cout, cin)) / np.sqrt(cin)).astype(np.float32))
-        return self.op("Gemm", x, weight, self.constant(self.rng.normal(size=cout).astype(np.float32)),
-                       transB=1, **attributes)
+        return self.op(
+            "Gemm", x, weight, self.constant(self.rng.normal(size=cout).astype(np.float32)), transB=1, **attributes
+        )
 
     def model(self, *outputs: str) -> ir.Model:
         made = [helper.make_tensor_value_info(o, TensorProto.FLOAT, None) for o in outputs]
@@ -59,8 +69,9 @@ class Net:
         return ir.load(shape_inference.infer_shapes(proto))
 
 
-def images(count: int = 8, shape: Sequence[int] = (1, 3, 16, 16), name: str = "x", seed: int = 1
-           ) -> list[dict[str, Array]]:
+def images(
+    count: int = 8, shape: Sequence[int] = (1, 3, 16, 16), name: str = "x", seed: int = 1
+) -> list[dict[str, Array]]:
     rng = np.random.default_rng(seed)
     return [{name: rng.normal(size=shape).astype(np.float32)} for _ in range(count)]
 

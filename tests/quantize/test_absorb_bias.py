@@ -20,8 +20,14 @@ ORT = registry.executor("ort")
 DATA = images(6)
 
 
-def chain(*, high: float = 30.0, activation: str = "Relu", pad: int = 0, tail: bool = False,
-          between: Callable[[Net, str], str] | None = None) -> ir.Model:
+def chain(
+    *,
+    high: float = 30.0,
+    activation: str = "Relu",
+    pad: int = 0,
+    tail: bool = False,
+    between: Callable[[Net, str], str] | None = None,
+) -> ir.Model:
     """A layer with high biases, an activation, and a layer that reads it."""
     n = Net()
     x = n.input("x", [1, 3, 16, 16])
@@ -35,8 +41,7 @@ def chain(*, high: float = 30.0, activation: str = "Relu", pad: int = 0, tail: b
         a = between(n, a)
     weight = n.constant((n.rng.normal(size=(6, 8, 3, 3)) / 8).astype(np.float32))
     y = n.op("Conv", a, weight, name="second", pads=[pad] * 4)
-    return n.model(n.op("Concat", n.op("GlobalAveragePool", y), n.op("GlobalAveragePool", a), axis=1)
-                   if tail else y)
+    return n.model(n.op("Concat", n.op("GlobalAveragePool", y), n.op("GlobalAveragePool", a), axis=1) if tail else y)
 
 
 def absorbed(model: ir.Model, **options: float) -> tuple[ir.Model, int, Context]:
@@ -52,11 +57,14 @@ def outputs(model: ir.Model, data: list[dict[str, Array]] = DATA) -> Array:
 
 
 @pytest.mark.parametrize("activation", ["Relu", "Clip", "none"])
-@pytest.mark.parametrize("between", [
-    None,
-    lambda n, a: n.op("MaxPool", a, kernel_shape=[2, 2], strides=[1, 1], pads=[1, 1, 0, 0]),
-    lambda n, a: n.op("AveragePool", a, kernel_shape=[2, 2]),
-])
+@pytest.mark.parametrize(
+    "between",
+    [
+        None,
+        lambda n, a: n.op("MaxPool", a, kernel_shape=[2, 2], strides=[1, 1], pads=[1, 1, 0, 0]),
+        lambda n, a: n.op("AveragePool", a, kernel_shape=[2, 2]),
+    ],
+)
 def test_same_outputs_from_narrower_tensors(activation: str, between: Callable[[Net, str], str] | None) -> None:
     model = chain(activation=activation, between=between)
     made, count, _ = absorbed(model)
@@ -90,12 +98,15 @@ def test_a_gemm_behind_flatten_takes_it_up() -> None:
     np.testing.assert_allclose(outputs(made), outputs(model), rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize(("model", "reason"), [
-    (chain(pad=1), "pads with zeros"),
-    (chain(tail=True), "would see the shift"),
-    (chain(high=0.1), "high enough"),
-    (chain(between=lambda n, a: n.op("Sigmoid", a)), "would see the shift"),
-])
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (chain(pad=1), "pads with zeros"),
+        (chain(tail=True), "would see the shift"),
+        (chain(high=0.1), "high enough"),
+        (chain(between=lambda n, a: n.op("Sigmoid", a)), "would see the shift"),
+    ],
+)
 def test_what_is_refused_says_why(model: ir.Model, reason: str) -> None:
     before = ir.fingerprint(model)
     made, count, context = absorbed(model)
@@ -108,7 +119,8 @@ def test_a_channel_that_reaches_its_clip_stays() -> None:
     model = chain(activation="Clip")
     model = ir.clone(model)
     next(n for n in model.graph if n.op_type == "Clip").replace_input_with(
-        2, ir.add_initializer(model.graph, np.array(10, np.float32), "lower_clip"))
+        2, ir.add_initializer(model.graph, np.array(10, np.float32), "lower_clip")
+    )
     made, _, _ = absorbed(model)
     np.testing.assert_allclose(outputs(made), outputs(model), rtol=1e-4, atol=1e-4)
 

@@ -94,8 +94,10 @@ def test_the_grid_before_a_hard_activation_covers_only_what_matters() -> None:
     assert -3.5 < lows[0] <= -3 and -0.4 / 0.3 - 0.5 < lows[1] <= -0.4 / 0.3
 
 
-@pytest.mark.parametrize("options", [{"nodes_to_exclude": ("first", "second", "gate")},
-                                     {"op_types_to_quantize": ("Conv",)}, {"target": "tensorrt"}])
+@pytest.mark.parametrize(
+    "options",
+    [{"nodes_to_exclude": ("first", "second", "gate")}, {"op_types_to_quantize": ("Conv",)}, {"target": "tensorrt"}],
+)
 def test_they_stay_whole_in_float(options: dict[str, Sequence[str]]) -> None:
     model = network()
     context = Context(executor=ORT, data=list(images()))
@@ -120,4 +122,5 @@ def test_the_time_in_float_is_that_of_the_whole() -> None:
     mixer = Mixer(model, quantizer, executor, data, parts=parts, race=lambda runs, feed: dict.fromkeys(runs, 1.0))
     mixer.find()
     assert {name: mixer.floats[name] for name in ("swish", *parts["swish"])} == dict.fromkeys(
-        ("swish", "swish_bounded", "swish_shifted", "swish_clipped", "swish_share"), 1.6e-3)
+        ("swish", "swish_bounded", "swish_shifted", "swish_clipped", "swish_share"), 1.6e-3
+    )

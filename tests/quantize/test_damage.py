@@ -50,8 +50,11 @@ def test_figures_are_those_of_a_direct_computation() -> None:
     tensor = next(t for t in found["tensors"] if t["name"] == "relu1_out")  # type: ignore[attr-defined]
     context = Context(executor=ORT, data=DATA, details={})  # type: ignore[arg-type]
     feeds = [DATA[0], DATA[3]]
-    q_name = next(n.outputs[0].name for n in made.graph if n.op_type == "QuantizeLinear"
-                  and (n.outputs[0].name or "").startswith("relu1_out"))
+    q_name = next(
+        n.outputs[0].name
+        for n in made.graph
+        if n.op_type == "QuantizeLinear" and (n.outputs[0].name or "").startswith("relu1_out")
+    )
     x = np.concatenate([a["relu1_out"].reshape(-1) for _, a in capture(model, ["relu1_out"], feeds, ORT)])
     q = np.concatenate([a[q_name or ""].reshape(-1) for _, a in capture(made, [q_name or ""], feeds, ORT)])
     y = (q.astype(np.float64) - tensor["zero"]) * tensor["scale"]

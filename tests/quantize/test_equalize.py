@@ -67,8 +67,15 @@ def branches() -> ir.Model:
     del s
     both = n.op("Concat", right, n.op("Relu", left), c, axis=1)
     part = n.op("Slice", both, *(n.constant(np.array(v, np.int64)) for v in ([2], [14], [1])))
-    up = n.op("ConvTranspose", part, n.constant(n.rng.normal(size=(12, 3, 2, 2)).astype(np.float32)),
-              n.constant(n.rng.normal(size=6).astype(np.float32)), group=2, strides=[2, 2], name="up")
+    up = n.op(
+        "ConvTranspose",
+        part,
+        n.constant(n.rng.normal(size=(12, 3, 2, 2)).astype(np.float32)),
+        n.constant(n.rng.normal(size=6).astype(np.float32)),
+        group=2,
+        strides=[2, 2],
+        name="up",
+    )
     gate = n.op("Sigmoid", n.conv(n.op("GlobalAveragePool", up), 6, 6, k=1, name="gate"))
     gated = n.op("Mul", up, gate)
     padded = n.op("Pad", gated, n.constant(np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64)))
@@ -88,7 +95,12 @@ def clipped() -> ir.Model:
 
 
 MODELS: dict[str, Callable[[], ir.Model]] = {
-    "chain": chain, "branches": branches, "clipped": clipped, "residual": residual, "detector": detector}
+    "chain": chain,
+    "branches": branches,
+    "clipped": clipped,
+    "residual": residual,
+    "detector": detector,
+}
 
 
 @pytest.mark.parametrize("data", [True, False])

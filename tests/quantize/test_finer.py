@@ -28,8 +28,9 @@ def data(count: int = 12) -> list[dict[str, Array]]:
     return [{"x": x @ MIXING} for x in latent]
 
 
-def quantized(model: ir.Model, rounding: str, feeds: list[dict[str, Array]], **options: Any
-              ) -> tuple[ir.Model, Context]:
+def quantized(
+    model: ir.Model, rounding: str, feeds: list[dict[str, Array]], **options: Any
+) -> tuple[ir.Model, Context]:
     context = Context(executor=registry.executor("ort"), data=feeds)
     plain = {"calibration_method": "minmax", "equalize": False, "keep": "none", "reduce_range": True}
     Quantize(rounding=rounding, **{**plain, **options}).run(made := ir.clone(model), context)  # type: ignore[arg-type]

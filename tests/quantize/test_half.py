@@ -53,8 +53,12 @@ def test_activations_in_float16_with_casts_at_the_borders_only() -> None:
     assert [(v.name, v.dtype) for v in made.graph.inputs] == [(v.name, v.dtype) for v in model.graph.inputs]
     assert [(v.name, v.dtype) for v in made.graph.outputs] == [(v.name, v.dtype) for v in model.graph.outputs]
     assert [n.op_type for n in made.graph].count("Cast") == 2
-    assert all(v.dtype == ir.DataType.FLOAT16 for n in made.graph for v in n.outputs if n is not made.graph[-1]
-               and n.op_type != "Cast")
+    assert all(
+        v.dtype == ir.DataType.FLOAT16
+        for n in made.graph
+        for v in n.outputs
+        if n is not made.graph[-1] and n.op_type != "Cast"
+    )
     assert sqnr(outputs(model), outputs(made, "reference")) > 45
 
 

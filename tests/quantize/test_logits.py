@@ -18,13 +18,20 @@ X = np.random.default_rng(0).standard_normal((3, 4, 5)).astype(np.float32)
 def classifier(kind="Softmax", opset=17, tail=(), bias=0.0, outputs=("y",), **attributes):
     """y = kind(x w + bias), and nodes behind it."""
     weight = np.random.default_rng(1).standard_normal((5, 6)).astype(np.float32)
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Add", ["m", "b"], ["z"]),
-             helper.make_node(kind, ["z"], ["p" if tail else "y"], **attributes), *tail]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m"]),
+        helper.make_node("Add", ["m", "b"], ["z"]),
+        helper.make_node(kind, ["z"], ["p" if tail else "y"], **attributes),
+        *tail,
+    ]
     arrays = {"w": weight, "b": np.float32(bias), "scale": np.float32(1 / 255), "zero": np.uint8(0)}
     graph = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [3, 4, 5])],
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [3, 4, 5])],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
-        [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()])
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()],
+    )
     return ir.load(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", opset)]))
 
 
@@ -37,7 +44,7 @@ def test_what_the_softmax_reads_comes_centred_under_the_outputs_name(kind):
     model = classifier(kind)
     z = ORT.prepare(model, ["z"])({"x": X})["z"]
     assert has_logits(model)
-    (name, found), = logits(model).items()
+    ((name, found),) = logits(model).items()
     assert name == "y"
     np.testing.assert_allclose(found, z - z.mean(-1, keepdims=True), atol=1e-6)
     assert found.dtype == np.float32
@@ -55,13 +62,20 @@ def test_before_opset_13_a_softmax_looks_at_all_axes_from_its_own_on():
 
 
 def test_a_softmax_in_integers_is_found_behind_its_grid():
-    tail = [helper.make_node("QuantizeLinear", ["p", "scale", "zero"], ["q"]),
-            helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"])]
+    tail = [
+        helper.make_node("QuantizeLinear", ["p", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
+    ]
     np.testing.assert_allclose(logits(classifier(tail=tail))["y"], logits(classifier())["y"], atol=1e-6)
 
 
-@pytest.mark.parametrize("read", [[helper.make_node("Relu", ["p"], ["y"])], [
-    helper.make_node("Identity", ["p"], ["y"]), helper.make_node("Relu", ["y"], ["r"])]])
+@pytest.mark.parametrize(
+    "read",
+    [
+        [helper.make_node("Relu", ["p"], ["y"])],
+        [helper.make_node("Identity", ["p"], ["y"]), helper.make_node("Relu", ["y"], ["r"])],
+    ],
+)
 def test_a_softmax_that_others_read_is_left_alone(read):
     """In the second the graph returns the probabilities, but goes on with them, too."""
     outputs = ("y", "r") if len(read) > 1 else ("y",)

@@ -43,28 +43,48 @@ class Timed(OrtExecutor):
         return [Kernel(n.name or "", n.op_type, times[n.name or ""]) for n in model.graph if n.name in times]
 
 
-def mixer(model: ir.Model, data: list[dict[str, Array]], executor: Any, seconds: Mapping[str, float], **options: Any
-          ) -> Mixer:
+def mixer(
+    model: ir.Model, data: list[dict[str, Array]], executor: Any, seconds: Mapping[str, float], **options: Any
+) -> Mixer:
     name_nodes(model.graph)
     from lwgraph.calibrate.ranges import collect
 
-    quantizer = Quantizer(model, load_target("ort-cpu"),
-                          lambda names, axes: collect(model, data, executor, names, channels=axes))
+    quantizer = Quantizer(
+        model, load_target("ort-cpu"), lambda names, axes: collect(model, data, executor, names, channels=axes)
+    )
     return Mixer(model, quantizer, executor, data, race=lambda runs, feed: {n: seconds[n] for n in runs}, **options)
 
 
 def random_net(rng: np.random.Generator) -> tuple[list[Part], list[Link]]:
     count = int(rng.integers(2, 7))
-    parts = [Part(f"p{i}", float(rng.uniform(0, 3)), float(rng.uniform(0, 3)), float(rng.uniform(0, 3)),
-                  bool(rng.random() < 0.3)) for i in range(count)]
+    parts = [
+        Part(
+            f"p{i}",
+            float(rng.uniform(0, 3)),
+            float(rng.uniform(0, 3)),
+            float(rng.uniform(0, 3)),
+            bool(rng.random() < 0.3),
+        )
+        for i in range(count)
+    ]
     links = []
     for i in range(-1, count):
         readers = tuple(f"p{j}" for j in range(i + 1, count) if rng.random() < 0.5)
-        links.append(Link(f"t{i}", f"g{max(i, 0) // 2}", float(rng.uniform(0, 2)), f"p{i}" if i >= 0 else None,
-                          readers, bool(rng.random() < 0.3), *(float(v) for v in rng.uniform(0, 1, 2))))
+        links.append(
+            Link(
+                f"t{i}",
+                f"g{max(i, 0) // 2}",
+                float(rng.uniform(0, 2)),
+                f"p{i}" if i >= 0 else None,
+                readers,
+                bool(rng.random() < 0.3),
+                *(float(v) for v in rng.uniform(0, 1, 2)),
+            )
+        )
     damages = {link.grid: link.damage for link in reversed(links)}
-    return parts, [Link(a.name, a.grid, damages[a.grid], a.maker, a.readers, a.outside, a.enter, a.leave)
-                   for a in links]
+    return parts, [
+        Link(a.name, a.grid, damages[a.grid], a.maker, a.readers, a.outside, a.enter, a.leave) for a in links
+    ]
 
 
 def test_the_cut_is_the_cheapest_of_all_choices() -> None:
@@ -72,8 +92,11 @@ def test_the_cut_is_the_cheapest_of_all_choices() -> None:
         rng = np.random.default_rng(seed)
         parts, links = random_net(rng)
         price = float(rng.choice([0.0, 0.1, 1.0, 10.0]))
-        every = [evaluate(parts, links, frozenset(c)) for r in range(len(parts) + 1)
-                 for c in itertools.combinations([p.name for p in parts], r)]
+        every = [
+            evaluate(parts, links, frozenset(c))
+            for r in range(len(parts) + 1)
+            for c in itertools.combinations([p.name for p in parts], r)
+        ]
         least = min(c.seconds + price * c.damage for c in every)
         found = choose(parts, links, price)
         assert found.seconds + price * found.damage == pytest.approx(least)
@@ -81,9 +104,13 @@ def test_the_cut_is_the_cheapest_of_all_choices() -> None:
 
 def test_an_island_too_small_for_its_conversions_is_dissolved() -> None:
     parts = [Part("a", 3.0, 1.0), Part("small", 1.0, 0.9), Part("b", 3.0, 1.0)]
-    links = [Link("x", "x", 0, None, ("small",), False, 0.2, 0.2), Link("s", "s", 0, "small", (), True, 0.2, 0.2),
-             Link("u", "u", 0, None, ("a",), False, 0.2, 0.2), Link("v", "v", 0, "a", ("b",), False, 9, 9),
-             Link("w", "w", 0, "b", (), True, 0.2, 0.2)]
+    links = [
+        Link("x", "x", 0, None, ("small",), False, 0.2, 0.2),
+        Link("s", "s", 0, "small", (), True, 0.2, 0.2),
+        Link("u", "u", 0, None, ("a",), False, 0.2, 0.2),
+        Link("v", "v", 0, "a", ("b",), False, 9, 9),
+        Link("w", "w", 0, "b", (), True, 0.2, 0.2),
+    ]
     assert choose(parts, links, 0.0).integer == {"a", "b"}
 
 
@@ -108,8 +135,9 @@ def test_damage_is_measured_where_it_is_done() -> None:
     coarse = type(grid)(grid.type, np.asarray(grid.scale * 60, np.float32), np.array(0))
     sources[bad] = Source(sources[bad].name, grid=coarse, local=1e-9)  # the local figure is of no help
     measured: list[int] = []
-    found = sensitivities(made.quantizer.model, sources, made.distance, executor, 14,
-                          lambda done, total: measured.append(done))
+    found = sensitivities(
+        made.quantizer.model, sources, made.distance, executor, 14, lambda done, total: measured.append(done)
+    )
     assert max(measured) <= 14
     assert int(np.argmax(found)) in (bad - 1, bad, bad + 1)
     assert max(found) > 10 * float(np.median(found))
@@ -155,8 +183,10 @@ def test_disturbed_times_decide_nothing() -> None:
     class Disturbed(Timed):
         def profile(self, model: ir.Model, feeds: Sequence[Feeds]) -> list[Kernel]:
             self.calls += 1
-            return [replace(k, seconds=k.seconds * (1.0 if self.calls % 3 == 0 else 7.0))
-                    for k in super().profile(model, feeds)]
+            return [
+                replace(k, seconds=k.seconds * (1.0 if self.calls % 3 == 0 else 7.0))
+                for k in super().profile(model, feeds)
+            ]
 
         calls = 0
 
@@ -227,7 +257,8 @@ def test_without_a_limit_ruin_is_avoided_and_little_damage_is_not_paid_for() -> 
 
 @pytest.mark.parametrize(("mixed", "kept"), [(1.9, True), (2.1, False)])
 def test_a_large_error_is_not_traded_for_time_if_another_mix_is_faster_than_floats(
-        monkeypatch: pytest.MonkeyPatch, mixed: float, kept: bool) -> None:
+    monkeypatch: pytest.MonkeyPatch, mixed: float, kept: bool
+) -> None:
     """Integers are so fast that without a ceiling the ruined model would be taken."""
     names = ("first", "mixing", "blowing", "last")
     executor = Timed(dict.fromkeys(names, 2e-3), dict.fromkeys(names, 1e-4))
@@ -276,11 +307,13 @@ def test_a_judge_of_ones_own() -> None:
     wanted = [next(iter(run(f).values())).argmax() for f in data]
 
     def judge(candidate: Run) -> float:
-        return float(np.mean([next(iter(candidate(f).values())).argmax() != w
-                              for f, w in zip(data, wanted, strict=True)]))
+        return float(
+            np.mean([next(iter(candidate(f).values())).argmax() != w for f, w in zip(data, wanted, strict=True)])
+        )
 
     made = Quantize(calibration_method="minmax", equalize=False).within(
-        model, Context(executor=executor, data=list(data)), max_loss=0.9, judge=judge)
+        model, Context(executor=executor, data=list(data)), max_loss=0.9, judge=judge
+    )
     assert made.model is not None and (made.loss is None or 0 <= made.loss <= 0.9)
     assert ir.fingerprint(model) == ir.fingerprint(detector())
 
@@ -323,7 +356,8 @@ def test_the_worst_tensors_get_ranges_of_their_own(monkeypatch: pytest.MonkeyPat
 
 def test_ranges_that_do_not_help_the_whole_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "lwgraph.passes.quantize.judging.mixed_precision.better_ranges", lambda *_: {"x": (("percentile", 60.0), 0.0)})
+        "lwgraph.passes.quantize.judging.mixed_precision.better_ranges", lambda *_: {"x": (("percentile", 60.0), 0.0)}
+    )
     made = mixer(fragile(), images(), Timed(dict.fromkeys(NAMES, 2e-3), dict.fromkeys(NAMES, 1e-3)), FAST)
     made.find()
     assert not made.quantizer.chosen

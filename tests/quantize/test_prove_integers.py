@@ -32,8 +32,9 @@ class Shifted:
     def __init__(self, value: str, by: float) -> None:
         self.value, self.by = value, by
 
-    def prepare(self, model: ir.Model, outputs: Sequence[str] | None = None
-                ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    def prepare(
+        self, model: ir.Model, outputs: Sequence[str] | None = None
+    ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
         run = ORT.prepare(model, outputs)
 
         def wrong(feeds: Mapping[str, Any]) -> dict[str, Any]:

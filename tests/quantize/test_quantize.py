@@ -51,8 +51,10 @@ def ops(model: ir.Model) -> Counter[str]:
     return Counter(node.op_type for node in model.graph)
 
 
-COMPUTE = {"residual": ["stem", "inner", "outer", "depthwise", "pointwise", "classifier"],
-           "detector": ["stem", "low", "mixed", "boxes", "scores"]}
+COMPUTE = {
+    "residual": ["stem", "inner", "outer", "depthwise", "pointwise", "classifier"],
+    "detector": ["stem", "low", "mixed", "boxes", "scores"],
+}
 
 
 @pytest.mark.parametrize("name", ["residual", "detector"])
@@ -77,8 +79,10 @@ def test_a_tail_that_mixes_ranges_stays_in_float_without_being_named() -> None:
     count = ran(made)
     assert count["QLinearConcat"] == 1  # the inner one
     tail = next(n for n in made.graph if n.name == "tail")
-    assert all(v is not None and v.producer() is not None and v.producer().op_type != "DequantizeLinear"  # type: ignore
-               for v in tail.inputs)
+    assert all(
+        v is not None and v.producer() is not None and v.producer().op_type != "DequantizeLinear"  # type: ignore
+        for v in tail.inputs
+    )
     assert {"QLinearSigmoid", "QLinearMul"} <= set(count)
 
 
@@ -171,8 +175,9 @@ def test_bias_correction_keeps_the_mean() -> None:
     data = [{"x": f["x"] + 3} for f in images(6, (1, 16, 8, 8))]
 
     def shift(correction: bool) -> float:
-        made, _, _ = quantized(model, data, bias_correction=correction, weight_type="int4", per_channel=False,
-                               target="qnn")
+        made, _, _ = quantized(
+            model, data, bias_correction=correction, weight_type="int4", per_channel=False, target="qnn"
+        )
         a, b = (registry.executor("ort").prepare(m) for m in (model, made))
         means = [np.mean([next(iter(r(f).values())).mean(axis=(0, 2, 3)) for f in data], axis=0) for r in (a, b)]
         return float(np.abs(means[0] - means[1]).max())
@@ -198,7 +203,8 @@ def test_a_graph_output_in_the_middle_keeps_name_and_meaning(outputs: str) -> No
     x = n.input("x", [1, 3, 8, 8])
     a = n.conv(x, 3, 8, name="a")
     b = {"middle": a, "scaled": "", "rectified": ""}[outputs] or (
-        n.op("Mul", a, n.constant(np.float32(2))) if outputs == "scaled" else n.op("Relu", a))
+        n.op("Mul", a, n.constant(np.float32(2))) if outputs == "scaled" else n.op("Relu", a)
+    )
     model, data = n.model(n.conv(b, 8, 4, name="b"), b), images(4, (1, 3, 8, 8))
     made, _, _ = quantized(model, data)
     assert [v.name for v in made.graph.outputs] == [v.name for v in model.graph.outputs]
@@ -286,8 +292,13 @@ def test_shared_weights_and_biases_serve_two_layers() -> None:
     c = n.op("Conv", n.op("Relu", a), "c0", "c1", pads=[1] * 4, name="c")
     model, data = n.model(n.op("Add", b, c)), images(4, (1, 8, 8, 8))
     made, _, _ = quantized(model, data)
-    assert sum(v.dtype == ir.DataType.INT8 and ir.constant_shape(v) == (8, 8, 3, 3)
-               for v in made.graph.initializers.values()) == 1
+    assert (
+        sum(
+            v.dtype == ir.DataType.INT8 and ir.constant_shape(v) == (8, 8, 3, 3)
+            for v in made.graph.initializers.values()
+        )
+        == 1
+    )
     assert lost(model, made, data) < 2e-3
 
 
@@ -311,8 +322,14 @@ def test_attention_products_of_two_activations() -> None:
     assert failures(registry.executor("ort"), made, ["scores"]) == {}
 
 
-@pytest.mark.parametrize("option", [{"nodes_to_exclude": ("stem", "outer")}, {"ignored_scope": ("re:^(stem|outer)$",)},
-                                    {"ignored_scope": ("stem", "outer")}])
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"nodes_to_exclude": ("stem", "outer")},
+        {"ignored_scope": ("re:^(stem|outer)$",)},
+        {"ignored_scope": ("stem", "outer")},
+    ],
+)
 def test_exclusion_by_name(option: dict[str, Any]) -> None:
     made, context, _ = quantized(residual(), images(), **option)
     assert set(failures(registry.executor("ort"), made, COMPUTE["residual"]) or ()) == {"stem", "outer"}
@@ -325,13 +342,19 @@ def test_exclusion_by_type() -> None:
         assert count["QLinearConv"] == 5 and count["QGemm"] == 0 and count["Gemm"] == 1
 
 
-@pytest.mark.parametrize(("options", "match"), [
-    ({"nodes_to_exclude": ("steam",)}, "did you mean 'stem'"), ({"ignored_scope": ("re:*a",)}, "no regular expression"),
-    ({"op_types_to_quantize": ("Conv", "Konv")}, "did you mean 'Conv'"),
-    ({"ignored_scope": ("type:Konv",)}, "matches no node"),
-    ({"weight_type": "int4"}, "no integer kernel"), ({"activation_type": "uint16"}, "no integer kernel"),
-    ({"target": "ort-cpo"}, "did you mean 'ort-cpu'"), ({"activation_type": "uint7"}, "allowed: uint8"),
-])
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"nodes_to_exclude": ("steam",)}, "did you mean 'stem'"),
+        ({"ignored_scope": ("re:*a",)}, "no regular expression"),
+        ({"op_types_to_quantize": ("Conv", "Konv")}, "did you mean 'Conv'"),
+        ({"ignored_scope": ("type:Konv",)}, "matches no node"),
+        ({"weight_type": "int4"}, "no integer kernel"),
+        ({"activation_type": "uint16"}, "no integer kernel"),
+        ({"target": "ort-cpo"}, "did you mean 'ort-cpu'"),
+        ({"activation_type": "uint7"}, "allowed: uint8"),
+    ],
+)
 def test_wrong_names(options: dict[str, Any], match: str) -> None:
     with pytest.raises(UsageError, match=match):
         quantized(residual(), images(), **options)
@@ -372,8 +395,7 @@ def test_auto_takes_what_is_clearly_closer() -> None:
     model, data = residual(), images()
     data[0]["x"][0, 0, 0, 0] = 60  # an outlier
     methods = ("minmax", "moving-average", "mse")
-    errors = {m: lost(model, quantized(model, data, calibration_method=m)[0], data)
-              for m in ("auto", *methods)}
+    errors = {m: lost(model, quantized(model, data, calibration_method=m)[0], data) for m in ("auto", *methods)}
     assert errors["auto"] <= 1.05 * CLEARLY * min(errors[m] for m in methods)
 
 
@@ -424,8 +446,10 @@ def test_only_what_a_fixed_placement_needs_is_observed(monkeypatch: pytest.Monke
     monkeypatch.setattr(Placement, "observed", everything)
     all_, _, _ = quantized(residual(), images(4), keep="none", calibration_method="minmax", equalize=False)
     assert set(observed[0]) < set(observed[1])
-    scales = [[np.asarray(ir.constant(n.inputs[1])).item() for n in made.graph if n.op_type == "QuantizeLinear"]
-              for made in (few, all_)]
+    scales = [
+        [np.asarray(ir.constant(n.inputs[1])).item() for n in made.graph if n.op_type == "QuantizeLinear"]
+        for made in (few, all_)
+    ]
     assert len(scales[0]) > 3 and scales[0] == pytest.approx(scales[1])
 
 

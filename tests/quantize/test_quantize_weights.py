@@ -26,13 +26,23 @@ def language(opset: int = 17, alpha: float = 1.0) -> ir.Model:
     """An embedding, a MatMul with a bias, and a Gemm with its weight transposed."""
     n = Net(opset)
     n.inputs.append(helper.make_tensor_value_info("ids", TensorProto.INT64, ["n"]))
-    table = n.constant(n.rng.normal(size=(200, DEPTH)).astype(np.float32) * np.geomspace(1, 9, 200)[:, None]
-                       .astype(np.float32), "table")
+    table = n.constant(
+        n.rng.normal(size=(200, DEPTH)).astype(np.float32) * np.geomspace(1, 9, 200)[:, None].astype(np.float32),
+        "table",
+    )
     x = n.op("Gather", table, "ids", name="embed")
     weight = n.constant((n.rng.normal(size=(DEPTH, WIDTH)) / 8).astype(np.float32), "weight")
     h = n.op("Add", n.op("MatMul", x, weight, name="product"), n.constant(np.ones(WIDTH, np.float32), "bias"))
-    return n.model(n.op("Gemm", n.op("Relu", h), n.constant((n.rng.normal(size=(48, WIDTH)) / 8).astype(np.float32)),
-                        transB=1, name="head", alpha=alpha))
+    return n.model(
+        n.op(
+            "Gemm",
+            n.op("Relu", h),
+            n.constant((n.rng.normal(size=(48, WIDTH)) / 8).astype(np.float32)),
+            transB=1,
+            name="head",
+            alpha=alpha,
+        )
+    )
 
 
 def sqnr(truth: Array, found: Array) -> float:
@@ -57,16 +67,20 @@ def quantized(model: ir.Model, **options: object) -> tuple[ir.Model, Context]:
     return made, context
 
 
-@pytest.mark.parametrize(("bits", "block", "decibel", "size"),
-                         [(8, None, 38, 0.3), (8, 32, 38, 0.35), (4, None, 18, 0.3), (4, 16, 19, 0.31)])
+@pytest.mark.parametrize(
+    ("bits", "block", "decibel", "size"), [(8, None, 38, 0.3), (8, 32, 38, 0.35), (4, None, 18, 0.3), (4, 16, 19, 0.31)]
+)
 def test_close_and_small(bits: int, block: int | None, decibel: float, size: float) -> None:
     model = language()
     made, _ = quantized(model, bits=bits, block_size=block)
     before, after = run(model), run(made)
     assert sqnr(np.concatenate(before), np.concatenate(after)) > decibel
     assert ir.size(made) < size * ir.size(model) + 4000
-    floats = [v.const_value.size for v in made.graph.initializers.values()
-              if v.dtype == ir.DataType.FLOAT and v.const_value is not None]
+    floats = [
+        v.const_value.size
+        for v in made.graph.initializers.values()
+        if v.dtype == ir.DataType.FLOAT and v.const_value is not None
+    ]
     assert max(floats) <= 8 * WIDTH, "a weight is still stored as floats"
 
 
@@ -154,8 +168,9 @@ def test_an_excluded_node_stays() -> None:
         QuantizeWeights(nodes_to_exclude=("nobody",)).run(language(), Context())
 
 
-@pytest.mark.parametrize("options", [{"bits": 3}, {"block_size": 24}, {"op_types_to_quantize": ("Conv",)},
-                                     {"minimum": 0}])
+@pytest.mark.parametrize(
+    "options", [{"bits": 3}, {"block_size": 24}, {"op_types_to_quantize": ("Conv",)}, {"minimum": 0}]
+)
 def test_options_are_checked(options: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="allowed"):
         QuantizeWeights(**options)  # type: ignore[arg-type]
@@ -177,7 +192,8 @@ def test_an_opset_that_cannot_be_raised_is_a_reason() -> None:
     model.graph.append(ir.make_node("Thing", [model.graph.inputs[0]], domain="org.example"))
     model.graph[-1].outputs[0].name = "thing"
     model.functions[("org.example", "Thing", "")] = ir.Function(
-        "org.example", "Thing", graph=ir.Graph([], [], nodes=[], opset_imports={"": 13}), attributes=[])
+        "org.example", "Thing", graph=ir.Graph([], [], nodes=[], opset_imports={"": 13}), attributes=[]
+    )
     with pytest.raises(OpsetError, match="functions"):
         raise_opset(ir.clone(model), 21)
     assert QuantizeWeights(bits=4).run(model, context) == 0

@@ -22,8 +22,10 @@ def filled(*arrays: npt.ArrayLike, bins: int = 256) -> Histogram:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=9), min_size=1, max_size=6),
-       st.randoms(use_true_random=False))
+@given(
+    st.lists(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=9), min_size=1, max_size=6),
+    st.randoms(use_true_random=False),
+)
 def test_neither_the_order_nor_the_split_of_the_stream_matters(parts: list[list[float]], random: object) -> None:
     whole = filled([x for part in parts for x in part])
     streamed = filled(*reversed(parts))
@@ -80,8 +82,11 @@ def test_mse_range_is_as_good_as_brute_force(shape: str, symmetric: bool) -> Non
     found = mse_range(filled(values, bins=8192), levels=128, symmetric=symmetric)
     grid = np.geomspace(0.02, 1, 50)
     reach = max(-values.min(), values.max())
-    best = min(error(-reach * a, reach * a) for a in grid) if symmetric else min(
-        error(values.min() * a, values.max() * b) for a in grid for b in grid)
+    best = (
+        min(error(-reach * a, reach * a) for a in grid)
+        if symmetric
+        else min(error(values.min() * a, values.max() * b) for a in grid for b in grid)
+    )
     assert error(found.low, found.high) <= 1.1 * best
     full = error(-reach, reach) if symmetric else error(min(values.min(), 0), values.max())
     assert error(found.low, found.high) <= 1.0001 * full
@@ -137,7 +142,9 @@ def test_unknown_method() -> None:
 
 def model(nodes: list[object], outputs: list[str], shape: list[object], opset: int = 17) -> ir.Model:
     graph = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
@@ -148,8 +155,9 @@ def model(nodes: list[object], outputs: list[str], shape: list[object], opset: i
 
 @pytest.mark.parametrize("opset", [11, 17, 18])
 def test_collect_sees_every_tensor_exactly_at_its_extremes(opset: int) -> None:
-    m = model([helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Mul", ["r", "r"], ["y"])], ["y"],
-              ["n", 3, 5], opset)
+    m = model(
+        [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Mul", ["r", "r"], ["y"])], ["y"], ["n", 3, 5], opset
+    )
     before = ir.fingerprint(m)
     rng = np.random.default_rng(0)
     feeds = [{"x": rng.normal(size=(2, 3, 5)).astype(np.float32)} for _ in range(4)]
@@ -170,8 +178,11 @@ def test_collect_sees_every_tensor_exactly_at_its_extremes(opset: int) -> None:
 
 
 def test_extremes_alone_are_the_same_and_nothing_is_counted() -> None:
-    m = model([helper.make_node("Relu", ["x"], ["r"]), helper.make_node("ReduceMax", ["r"], ["y"], keepdims=0)], ["y"],
-              ["n", 3, 5])
+    m = model(
+        [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("ReduceMax", ["r"], ["y"], keepdims=0)],
+        ["y"],
+        ["n", 3, 5],
+    )
     feeds = [{"x": np.random.default_rng(k).normal(size=(2, 3, 5)).astype(np.float32)} for k in range(3)]
     whole, bare = (collect(m, feeds, registry.executor("ort"), samples=n) for n in (64, 0))
     for name in ("x", "r", "y"):

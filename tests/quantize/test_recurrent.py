@@ -21,19 +21,38 @@ HIDDEN, INPUTS, STEPS = 12, 9, 6
 GATES = {"LSTM": 4, "GRU": 3}
 
 
-def model(op: str = "LSTM", direction: str = "forward", *, batch: int | str = "n", opset: int = 17,
-          state: float | None = None, bias: bool = True, lengths: bool = False, outputs: int | None = None,
-          **attributes: Any) -> ir.Model:
+def model(
+    op: str = "LSTM",
+    direction: str = "forward",
+    *,
+    batch: int | str = "n",
+    opset: int = 17,
+    state: float | None = None,
+    bias: bool = True,
+    lengths: bool = False,
+    outputs: int | None = None,
+    **attributes: Any,
+) -> ir.Model:
     rng = np.random.default_rng(0)
     d, g = (2 if direction == "bidirectional" else 1), GATES[op]
-    constants = {"w": rng.normal(0, 0.4, (d, g * HIDDEN, INPUTS)), "r": rng.normal(0, 0.4, (d, g * HIDDEN, HIDDEN)),
-                 "b": rng.normal(0, 0.3, (d, 2 * g * HIDDEN))}
+    constants = {
+        "w": rng.normal(0, 0.4, (d, g * HIDDEN, INPUTS)),
+        "r": rng.normal(0, 0.4, (d, g * HIDDEN, HIDDEN)),
+        "b": rng.normal(0, 0.3, (d, 2 * g * HIDDEN)),
+    }
     if state is not None:
         constants |= {"h": np.full((d, 2, HIDDEN), state), "c": rng.normal(0, 1, (d, 2, HIDDEN))}
     if lengths:
         constants["l"] = np.array([STEPS, STEPS])
-    names = ["x", "w", "r", "b" if bias else "", "l" if lengths else "", "h" if state is not None else "",
-             "c" if state is not None and op == "LSTM" else ""]
+    names = [
+        "x",
+        "w",
+        "r",
+        "b" if bias else "",
+        "l" if lengths else "",
+        "h" if state is not None else "",
+        "c" if state is not None and op == "LSTM" else "",
+    ]
     if op == "GRU":
         names.pop()
     count = outputs or (3 if op == "LSTM" else 2)
@@ -41,10 +60,16 @@ def model(op: str = "LSTM", direction: str = "forward", *, batch: int | str = "n
     node = helper.make_node(op, names, results, name="layer", direction=direction, hidden_size=HIDDEN, **attributes)
     shapes: list[list[int | str]] = [[STEPS, d, batch, HIDDEN], [d, batch, HIDDEN], [d, batch, HIDDEN]]
     graph = helper.make_graph(
-        [node], "recurrent", [helper.make_tensor_value_info("x", 1, [STEPS, batch, INPUTS])],
+        [node],
+        "recurrent",
+        [helper.make_tensor_value_info("x", 1, [STEPS, batch, INPUTS])],
         [helper.make_tensor_value_info(n, 1, s) for n, s in zip(results, shapes, strict=False)],
-        [onnx.numpy_helper.from_array(v.astype(np.int32 if k == "l" else np.float32), k)
-         for k, v in constants.items() if k in names])
+        [
+            onnx.numpy_helper.from_array(v.astype(np.int32 if k == "l" else np.float32), k)
+            for k, v in constants.items()
+            if k in names
+        ],
+    )
     return ir.load(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", opset)]))
 
 
@@ -100,8 +125,12 @@ def test_weights_are_bytes() -> None:
 
 def test_what_would_not_mean_the_same_is_left() -> None:
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"state": 1.5, "batch": 2}, "initial state"), ({"lengths": True, "batch": 2}, "lengths"),
-        ({"clip": 3.0}, "clip"), ({"activations": ["Tanh"] * 3}, "activations"), ({"opset": 10}, "opset")]
+        ({"state": 1.5, "batch": 2}, "initial state"),
+        ({"lengths": True, "batch": 2}, "lengths"),
+        ({"clip": 3.0}, "clip"),
+        ({"activations": ["Tanh"] * 3}, "activations"),
+        ({"opset": 10}, "opset"),
+    ]
     for options, why in cases:
         got, context, count = rewritten(model(**options))
         assert count == 0 and why in context.skipped[0].reason and any(n.op_type == "LSTM" for n in got.graph)
@@ -122,8 +151,10 @@ def test_a_loop_that_is_slower_or_too_inaccurate_is_not_kept(monkeypatch: pytest
     made = model("GRU")
     data = [{"x": np.random.default_rng(2).normal(size=(STEPS, 2, INPUTS)).astype(np.float32)}]
     for seconds, max_loss, why in [(1.0, None, "no faster"), (0.5, 1e-12, "raises the loss"), (0.5, 0.5, "")]:
-        monkeypatch.setattr("lwgraph.passes.quantize.quantize.race",
-                            lambda runs, feed, seconds=seconds: {"before": 1.0, "after": seconds})
+        monkeypatch.setattr(
+            "lwgraph.passes.quantize.quantize.race",
+            lambda runs, feed, seconds=seconds: {"before": 1.0, "after": seconds},
+        )
         mixed = Quantize().within(made, Context(data=list(data)), max_loss)
         assert bool(mixed.loops) == (not why) and why in mixed.kept.get("layer", "")
         assert ir.fingerprint(mixed.model) != ir.fingerprint(made) or why

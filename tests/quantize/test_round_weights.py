@@ -19,8 +19,15 @@ ORT = registry.executor("ort")
 def network():
     """Conv, grouped Conv, ConvTranspose, Gemm and MatMul on correlated inputs."""
     rng = np.random.default_rng(0)
-    shapes = {"w1": (12, 3, 3, 3), "b1": (12,), "w2": (12, 4, 3, 3), "w3": (12, 8, 2, 2), "w4": (6, 8), "b4": (6,),
-              "w5": (6, 5)}
+    shapes = {
+        "w1": (12, 3, 3, 3),
+        "b1": (12,),
+        "w2": (12, 4, 3, 3),
+        "w3": (12, 8, 2, 2),
+        "w4": (6, 8),
+        "b4": (6,),
+        "w5": (6, 5),
+    }
     arrays = {n: (rng.standard_normal(s) / np.sqrt(np.prod(s[1:]) or 1)).astype(np.float32) for n, s in shapes.items()}
     nodes = [
         helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], "conv1", pads=[1, 1, 1, 1]),
@@ -33,9 +40,13 @@ def network():
         helper.make_node("Gemm", ["f", "w4", "b4"], ["g"], "gemm", transB=1),
         helper.make_node("MatMul", ["g", "w5"], ["y"], "matmul"),
     ]
-    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 10, 10])],
-                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 5])],
-                              [numpy_helper.from_array(a, n) for n, a in arrays.items()])
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 10, 10])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 5])],
+        [numpy_helper.from_array(a, n) for n, a in arrays.items()],
+    )
     return ir.load(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]))
 
 
@@ -101,7 +112,8 @@ def test_blocks_have_steps_of_their_own(method):
     def lost(block):
         model = ir.clone(original)
         RoundWeights(bits=3, method=method, block=block, ignored_scope=("conv2", "up", "gemm", "matmul")).run(
-            model, context(original))
+            model, context(original)
+        )
         return np.asarray(ir.constant(model.graph.initializers["w1"])), error(model, original, "c1")
 
     (_, whole), (weight, parts) = lost(0), lost(9)
@@ -138,8 +150,9 @@ def test_statistics_of_an_older_model_are_not_used():
 
 
 def test_the_same_input_gives_the_same_bytes():
-    assert ir.fingerprint(rounded("round-weights{bits=4,sequential=true}")[1]) == \
-        ir.fingerprint(rounded("round-weights{bits=4,sequential=true}")[1])
+    assert ir.fingerprint(rounded("round-weights{bits=4,sequential=true}")[1]) == ir.fingerprint(
+        rounded("round-weights{bits=4,sequential=true}")[1]
+    )
 
 
 def test_means_are_kept_where_there_is_a_bias():
@@ -168,11 +181,14 @@ def test_layers_can_be_left_alone_and_refusals_are_recorded():
         assert np.array_equal(site.weight, before[site.name]) == (site.name in ("conv1", "up"))
 
 
-@pytest.mark.parametrize("text, message", [
-    ("round-weights{bits=1}", "'bits' is 1; allowed: 2 to 8"),
-    ("round-weights{method=closest}", "closest"),
-    ("round-weights{block=-1}", "'block' is -1; allowed: 0 or more"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("round-weights{bits=1}", "'bits' is 1; allowed: 2 to 8"),
+        ("round-weights{method=closest}", "closest"),
+        ("round-weights{block=-1}", "'block' is -1; allowed: 0 or more"),
+    ],
+)
 def test_wrong_options(text, message):
     with pytest.raises(UsageError, match=message):
         Pass.parse(text)
@@ -187,8 +203,12 @@ def test_layers_that_feed_each_other_are_never_corrected_together():
         helper.make_node("Add", ["b", "c"], ["d"]),
         helper.make_node("Conv", ["d", "w3"], ["y"], "last"),
     ]
-    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 2, 2])],
-                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-                              [numpy_helper.from_array(a, n) for n, a in arrays.items()])
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 2, 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(a, n) for n, a in arrays.items()],
+    )
     model = ir.load(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]))
     assert [[s.name for s in wave] for wave in _waves(find_sites(model))] == [["first"], ["left", "right"], ["last"]]

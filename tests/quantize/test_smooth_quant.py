@@ -119,11 +119,14 @@ def gathered(n: Net, x: str) -> str:
     return n.op("Sigmoid", x, name="gate")
 
 
-@pytest.mark.parametrize(("source", "reason"), [
-    (model(normalized, tail="residual"), "would see the scales"),
-    (model(gathered), "cannot take up"),
-    (model(lambda n, x: x), "input of the model"),
-])
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (model(normalized, tail="residual"), "would see the scales"),
+        (model(gathered), "cannot take up"),
+        (model(lambda n, x: x), "input of the model"),
+    ],
+)
 def test_what_is_refused_says_why(source: ir.Model, reason: str) -> None:
     made, count, context = smoothed(source)
     assert count == 0 and ir.fingerprint(made) == ir.fingerprint(source)

@@ -41,12 +41,18 @@ def test_ones_own_target(tmp_path: Path) -> None:
     assert target.has("Conv", "compute", 17)
 
 
-@pytest.mark.parametrize(("text", "match"), [
-    ("activaton_type = 'int8'", "did you mean 'activation_type'"), ("per_channel = 1", "type bool"),
-    ("activation_type = 'int7'", "allowed: uint8"), ("[operators]\ncompute = 'Conv'", "list of operator names"),
-    ("[operators]\ncomputes = ['Conv']", "did you mean 'compute'"), ("minimum_opset = true", "type int"),
-    ("not toml", "not TOML"),
-])
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("activaton_type = 'int8'", "did you mean 'activation_type'"),
+        ("per_channel = 1", "type bool"),
+        ("activation_type = 'int7'", "allowed: uint8"),
+        ("[operators]\ncompute = 'Conv'", "list of operator names"),
+        ("[operators]\ncomputes = ['Conv']", "did you mean 'compute'"),
+        ("minimum_opset = true", "type int"),
+        ("not toml", "not TOML"),
+    ],
+)
 def test_a_wrong_target_file_is_one_clear_line(tmp_path: Path, text: str, match: str) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(text)
@@ -62,8 +68,9 @@ def test_names_of_other_tools() -> None:
 @given(st.floats(-1e4, 0), st.floats(0, 1e4), st.sampled_from(["uint8", "int8", "uint16", "int16"]), st.booleans())
 @example(0.0, 5e-324, "uint8", False)
 @example(-5e-324, 0.0, "int16", True)
-def test_an_activation_grid_covers_its_range_and_has_an_exact_zero(low: float, high: float, kind: str, symmetric: bool
-                                                                   ) -> None:
+def test_an_activation_grid_covers_its_range_and_has_an_exact_zero(
+    low: float, high: float, kind: str, symmetric: bool
+) -> None:
     grid = activation_grid(Range(low, high), kind, symmetric)
     step = float(grid.scale)
     assert grid.decode(grid.encode(np.zeros(1)))[0] == 0

@@ -25,9 +25,14 @@ def convnet(seed: int = 0) -> ir.Model:
         return (rng.standard_normal(shape) * np.sqrt(2 / fan)).astype(np.float32)
 
     constants = {
-        "w0": normal(12, 3, 3, 3), "b0": normal(12) * 0.1, "w1": normal(12, 12, 3, 3), "b1": normal(12) * 0.1,
-        "w2": normal(12, 12, 3, 3), "w3": normal(5, 12), "b3": normal(5) * 0.1,
-    }  # fmt: skip
+        "w0": normal(12, 3, 3, 3),
+        "b0": normal(12) * 0.1,
+        "w1": normal(12, 12, 3, 3),
+        "b1": normal(12) * 0.1,
+        "w2": normal(12, 12, 3, 3),
+        "w3": normal(5, 12),
+        "b3": normal(5) * 0.1,
+    }
     node = helper.make_node
     nodes = [
         node("Conv", ["x", "w0", "b0"], ["c0"], "conv0", pads=[1] * 4), node("Relu", ["c0"], ["r0"], "relu0"),
@@ -38,10 +43,12 @@ def convnet(seed: int = 0) -> ir.Model:
         node("Gemm", ["f", "w3", "b3"], ["y"], "head", transB=1),
     ]  # fmt: skip
     graph = helper.make_graph(
-        nodes, "net", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 5])],
         [numpy_helper.from_array(a, n) for n, a in constants.items()],
-    )  # fmt: skip
+    )
     return ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10))
 
 
@@ -55,9 +62,13 @@ def damaged(teacher: ir.Model, bits: int = 0, noise: float = 0.35, seed: int = 3
         scale = (np.abs(w).max((1, 2, 3)) / (2 ** (bits - 1) - 0.5)).astype(np.float32)
         codes = np.round(w / scale[:, None, None, None]).astype(np.int8)
         (user, _), *_ = value.uses()
-        reader = ir.Node("", "DequantizeLinear", [ir.add_initializer(graph, codes, "w1_codes"),
-                                                  ir.add_initializer(graph, scale, "w1_scale")],
-                         [ir.Attr("axis", ir.AttributeType.INT, 0)], name="dequantize1")  # fmt: skip
+        reader = ir.Node(
+            "",
+            "DequantizeLinear",
+            [ir.add_initializer(graph, codes, "w1_codes"), ir.add_initializer(graph, scale, "w1_scale")],
+            [ir.Attr("axis", ir.AttributeType.INT, 0)],
+            name="dequantize1",
+        )
         graph.insert_before(user, reader)
         reader.outputs[0].name = "w1_real"
         user.replace_input_with(1, reader.outputs[0])

@@ -79,10 +79,17 @@ def test_all_data_are_for_training_and_none_of_the_judged() -> None:
 torch = pytest.importorskip("torch")
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"data": None}, "give --data"), ({"pipeline": "clean"}, "add distill"), ({"preset": "lossless"}, "lossless"),
-    ({"budget": "0s"}, "over 0"), ({"budget": "soon"}, "--budget"), ({"augment": "flop"}, "did you mean 'flip'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data": None}, "give --data"),
+        ({"pipeline": "clean"}, "add distill"),
+        ({"preset": "lossless"}, "lossless"),
+        ({"budget": "0s"}, "over 0"),
+        ({"budget": "soon"}, "--budget"),
+        ({"augment": "flop"}, "did you mean 'flip'"),
+    ],
+)
 def test_what_is_refused(options: dict[str, Any], message: str) -> None:
     given = {"data": inputs(16), **options}
     with pytest.raises(UsageError, match=message):
@@ -92,8 +99,10 @@ def test_what_is_refused(options: dict[str, Any], message: str) -> None:
 def test_a_stated_plan_is_carried_out_and_trained(tmp_path: Path) -> None:
     teacher, feeds = convnet(), inputs(128)
     plan = Plan({"conv1": Choice("low-rank{rank=2}"), "conv2": Choice("low-rank{rank=2}")})
-    found = [optimize(ir.to_proto(teacher), data=feeds, plan=plan, max_drop=1e9, **more)
-             for more in ({}, {"distill": True, "budget": "3s"})]  # fmt: skip
+    found = [
+        optimize(ir.to_proto(teacher), data=feeds, plan=plan, max_drop=1e9, **more)
+        for more in ({}, {"distill": True, "budget": "3s"})
+    ]
     runs = [registry.executor("ort").prepare(m) for m in (teacher, *(r.model for r in found))]
     wanted, plain, trained = (np.concatenate([next(iter(run(f).values())) for f in inputs(64, seed=9)]) for run in runs)
     assert ((trained - wanted) ** 2).mean() < 0.7 * ((plain - wanted) ** 2).mean()

@@ -174,19 +174,30 @@ def layer_model(kind: str) -> ir.Model:
     node = helper.make_node
     shape, constants, nodes = {
         "conv": (["n", 4, 6, 6], {"w": normal(6, 2, 3, 3)}, [node("Conv", ["x", "w"], ["y"], group=2, strides=[2, 2])]),
-        "conv_transpose": (["n", 4, 5, 5], {"w": normal(4, 3, 3, 3), "b": normal(6)},
-                           [node("ConvTranspose", ["x", "w", "b"], ["y"], group=2)]),
-        "gemm": (["n", 4], {"w": normal(4, 6), "b": normal(1, 6)},
-                 [node("Gemm", ["x", "w", "b"], ["y"], alpha=0.5, beta=2.0)]),
+        "conv_transpose": (
+            ["n", 4, 5, 5],
+            {"w": normal(4, 3, 3, 3), "b": normal(6)},
+            [node("ConvTranspose", ["x", "w", "b"], ["y"], group=2)],
+        ),
+        "gemm": (
+            ["n", 4],
+            {"w": normal(4, 6), "b": normal(1, 6)},
+            [node("Gemm", ["x", "w", "b"], ["y"], alpha=0.5, beta=2.0)],
+        ),
         "gemm_transposed": (["n", 4], {"w": normal(6, 4)}, [node("Gemm", ["x", "w"], ["y"], transB=1)]),
-        "matmul": (["n", 3, 4], {"w": normal(4, 6), "b": normal(6)},
-                   [node("MatMul", ["x", "w"], ["m"]), node("Add", ["b", "m"], ["y"])]),
-    }[kind]  # fmt: skip
+        "matmul": (
+            ["n", 3, 4],
+            {"w": normal(4, 6), "b": normal(6)},
+            [node("MatMul", ["x", "w"], ["m"]), node("Add", ["b", "m"], ["y"])],
+        ),
+    }[kind]
     graph = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(a, n) for n, a in constants.items()],
-    )  # fmt: skip
+    )
     return ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10))
 
 
@@ -241,12 +252,16 @@ def forked() -> ir.Model:
     constants |= {n: rng.standard_normal(4).astype(np.float32) for n in ("b0", "b1")}
     node = helper.make_node
     graph = helper.make_graph(
-        [node("Conv", ["x", "w0", "b0"], ["c0"], "left"), node("Conv", ["x", "w1", "b1"], ["c1"], "right"),
-         node("Add", ["c0", "c1"], ["y"], "sum")],
-        "forked", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [
+            node("Conv", ["x", "w0", "b0"], ["c0"], "left"),
+            node("Conv", ["x", "w1", "b1"], ["c1"], "right"),
+            node("Add", ["c0", "c1"], ["y"], "sum"),
+        ],
+        "forked",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4, 8, 8])],
         [numpy_helper.from_array(a, n) for n, a in constants.items()],
-    )  # fmt: skip
+    )
     return ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10))
 
 
@@ -264,11 +279,13 @@ def chain(depth: int) -> ir.Model:
     rng = np.random.default_rng(0)
     names = ["x", *(f"c{i}" for i in range(depth - 1)), "y"]
     weights = {f"w{i}": (rng.standard_normal((3, 3, 3, 3)) / 5).astype(np.float32) for i in range(depth)}
-    nodes = [helper.make_node("Conv", [names[i], f"w{i}"], [names[i + 1]], f"conv{i}", pads=[1] * 4)
-             for i in range(depth)]  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", [names[i], f"w{i}"], [names[i + 1]], f"conv{i}", pads=[1] * 4) for i in range(depth)
+    ]
     shapes = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", 3, 8, 8]) for n in ("x", "y")]
-    graph = helper.make_graph(nodes, "chain", shapes[:1], shapes[1:],
-                              [numpy_helper.from_array(a, n) for n, a in weights.items()])  # fmt: skip
+    graph = helper.make_graph(
+        nodes, "chain", shapes[:1], shapes[1:], [numpy_helper.from_array(a, n) for n, a in weights.items()]
+    )
     return ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10))
 
 
@@ -337,11 +354,12 @@ def test_a_head_that_a_form_replaced_is_refitted() -> None:
 
 def test_nothing_to_refit_is_a_reason() -> None:
     graph = helper.make_graph(
-        [helper.make_node("Mul", ["x", "factor"], ["y"])], "net",
+        [helper.make_node("Mul", ["x", "factor"], ["y"])],
+        "net",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3, 8, 8])],
         [numpy_helper.from_array(np.float32(2), "factor")],
-    )  # fmt: skip
+    )
     teacher = ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10))
     student, c = ir.clone(teacher), context(teacher, inputs(16))
     ir.set_constant(student.graph.initializers["factor"], np.float32(3))

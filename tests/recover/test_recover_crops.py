@@ -27,10 +27,12 @@ def denoiser(size: Any = ("h", "w"), pooled: bool = False, scale: float = 1.0) -
         node("GlobalAveragePool" if pooled else "Identity", ["c1"], ["y"], "end"),
     ]  # fmt: skip
     graph = helper.make_graph(
-        nodes, "net", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, *size])],
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, *size])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(WEIGHT * scale, "w0"), numpy_helper.from_array(WEIGHT[..., :2, :2].copy(), "w1")],
-    )  # fmt: skip
+    )
     return ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10))
 
 
@@ -39,10 +41,17 @@ def images(count: int, side: int = 32, seed: int = 0) -> list[dict[str, Any]]:
     return [{"x": rng.standard_normal((1, 3, side, side)).astype(np.float32)} for _ in range(count)]
 
 
-@pytest.mark.parametrize(("model", "side", "size", "found"), [
-    (denoiser(), 16, 32, True), (denoiser(), 0, 32, False), (denoiser(), 16, 30, False),
-    (denoiser(pooled=True), 16, 32, False), (denoiser((32, 32)), 16, 32, False), (denoiser(("h", 32)), 16, 32, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("model", "side", "size", "found"),
+    [
+        (denoiser(), 16, 32, True),
+        (denoiser(), 0, 32, False),
+        (denoiser(), 16, 30, False),
+        (denoiser(pooled=True), 16, 32, False),
+        (denoiser((32, 32)), 16, 32, False),
+        (denoiser(("h", 32)), 16, 32, False),
+    ],
+)
 def test_only_models_from_images_to_images(model: ir.Model, side: int, size: int, found: bool) -> None:
     inputs = signature(model)
     run = registry.executor("ort").prepare(model)
@@ -100,10 +109,13 @@ def test_by_itself_it_compares_images_alone_and_steps_along_eigenvectors(monkeyp
     from lwgraph.passes.recover.training import Trainer
 
     seen = []
-    monkeypatch.setattr(Trainer, "run", lambda self: seen.append((self.objective.weights, self.settings.optimizer))
-                        or self.progress)  # fmt: skip
-    for teacher, student, data in ((denoiser(), denoiser(scale=0.7), images(8)),
-                                   (convnet(), damaged(convnet()), inputs(16))):
+    monkeypatch.setattr(
+        Trainer, "run", lambda self: seen.append((self.objective.weights, self.settings.optimizer)) or self.progress
+    )
+    for teacher, student, data in (
+        (denoiser(), denoiser(scale=0.7), images(8)),
+        (convnet(), damaged(convnet()), inputs(16)),
+    ):
         Pass.parse("distill{minutes=0,steps=1}").run(
             student, Context(executor=registry.executor("ort"), data=data, teacher=teacher)
         )

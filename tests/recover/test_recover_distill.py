@@ -21,8 +21,10 @@ def context(teacher: ir.Model, data: Any, **more: Any) -> Context:
 
 def distance(model: ir.Model, teacher: ir.Model, feeds: Any) -> float:
     """Squared error of the outputs over the teacher's variance, on new inputs, in ONNX Runtime."""
-    ours, theirs = (np.concatenate([next(iter(run(f).values())) for f in feeds]) for run in
-                    (registry.executor("ort").prepare(m) for m in (model, teacher)))  # fmt: skip
+    ours, theirs = (
+        np.concatenate([next(iter(run(f).values())) for f in feeds])
+        for run in (registry.executor("ort").prepare(m) for m in (model, teacher))
+    )
     return float(((ours - theirs) ** 2).mean() / theirs.var())
 
 
@@ -33,8 +35,18 @@ def test_without_torch_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
         Pass.parse("distill{steps=1}").run(damaged(teacher), context(teacher, inputs(8)))
 
 
-@pytest.mark.parametrize("text", ["distill{steps=-1}", "distill{minutes=0}", "distill{held_out=1}", "distill{rate=-1}",
-                                  "distill{optimizer=lbfgs}", "distill{batch=-1}", "distill{crop=-1}"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "distill{steps=-1}",
+        "distill{minutes=0}",
+        "distill{held_out=1}",
+        "distill{rate=-1}",
+        "distill{optimizer=lbfgs}",
+        "distill{batch=-1}",
+        "distill{crop=-1}",
+    ],
+)
 def test_bad_options(text: str) -> None:
     with pytest.raises(UsageError):
         Pass.parse(text)
@@ -52,11 +64,22 @@ torch = pytest.importorskip("torch")
 STEPS = "distill{minutes=0,steps=60,batch=16,precision=float32"
 
 
-@pytest.mark.parametrize("options", [
-    "", ",optimizer=sgd,rate=0.05", ",optimizer=soap", ",precision=gradients",
-    ",objective=mse", ",objective=cosine+features:0.5", ",blocks=student",
-    ",blocks=teacher", ",augment=flip+shift+mixup", ",precision=bfloat16", ",objective=kl,temperature=4",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        "",
+        ",optimizer=sgd,rate=0.05",
+        ",optimizer=soap",
+        ",precision=gradients",
+        ",objective=mse",
+        ",objective=cosine+features:0.5",
+        ",blocks=student",
+        ",blocks=teacher",
+        ",augment=flip+shift+mixup",
+        ",precision=bfloat16",
+        ",objective=kl,temperature=4",
+    ],
+)
 def test_it_recovers(options: str) -> None:
     teacher = convnet()
     student = damaged(teacher)
@@ -64,8 +87,9 @@ def test_it_recovers(options: str) -> None:
     structure = [(n.op_type, [v.name for v in (*n.inputs, *n.outputs)]) for n in student.graph]
     c = context(teacher, inputs(96))
     before = distance(student, teacher, inputs(64, seed=9))
-    changed = Pass.parse(STEPS.replace(",precision=float32", "" if "precision" in options else ",precision=float32")
-                         + options + "}").run(student, c)  # fmt: skip
+    changed = Pass.parse(
+        STEPS.replace(",precision=float32", "" if "precision" in options else ",precision=float32") + options + "}"
+    ).run(student, c)
     after = distance(student, teacher, inputs(64, seed=9))
     assert changed > 0 and ir.fingerprint(student) != text
     assert [(n.op_type, [v.name for v in (*n.inputs, *n.outputs)]) for n in student.graph] == structure
@@ -199,19 +223,29 @@ def test_checkpoint_and_resume(tmp_path: Path) -> None:
         Pass.parse(text).run(damaged(teacher), context(teacher, inputs(64)))
 
 
-@pytest.mark.parametrize(("option", "message"), [
-    ("rate=-1", "option 'rate' is -1.0; allowed: 0 or more"), ("held_out=1", "'held_out' is 1.0; allowed: above 0, be"),
-    ("objective=kll", "did you mean 'kl'"), ("objective=mse:-1", "weight"), ("augment=flop", "did you mean 'flip'"),
-    ("steps=0,minutes=0", "needs a limit"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("rate=-1", "option 'rate' is -1.0; allowed: 0 or more"),
+        ("held_out=1", "'held_out' is 1.0; allowed: above 0, be"),
+        ("objective=kll", "did you mean 'kl'"),
+        ("objective=mse:-1", "weight"),
+        ("augment=flop", "did you mean 'flip'"),
+        ("steps=0,minutes=0", "needs a limit"),
+    ],
+)
 def test_options_are_judged_before_any_work(option: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Pass.parse(f"distill{{{option}}}")
 
 
-@pytest.mark.parametrize(("option", "message"), [
-    ("objective=labels", "needs data with labels"), ("features=[nothing]", "not computed by both"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("objective=labels", "needs data with labels"),
+        ("features=[nothing]", "not computed by both"),
+    ],
+)
 def test_one_line_errors(option: str, message: str) -> None:
     teacher = convnet()
     with pytest.raises((UsageError, ModelError), match=message) as info:
@@ -248,12 +282,26 @@ def test_two_processes_agree_on_one_model(tmp_path: Path) -> None:
     ir.save(damaged(teacher), tmp_path / "student.onnx")
     np.savez(tmp_path / "data.npz", x=np.concatenate([f["x"] for f in inputs(64)]))
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m",
-        "lwgraph.passes.recover", str(tmp_path / "student.onnx"), "--teacher", str(tmp_path / "teacher.onnx"),
-        "--data", str(tmp_path / "data.npz"), "-o", str(tmp_path / "out.onnx"), "-p", STEPS.replace("60", "20") + "}",
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "lwgraph.passes.recover",
+        str(tmp_path / "student.onnx"),
+        "--teacher",
+        str(tmp_path / "teacher.onnx"),
+        "--data",
+        str(tmp_path / "data.npz"),
+        "-o",
+        str(tmp_path / "out.onnx"),
+        "-p",
+        STEPS.replace("60", "20") + "}",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("held-out loss") == 1  # process 0 speaks for all
     out, feeds = ir.load(tmp_path / "out.onnx"), inputs(64, seed=9)
@@ -290,9 +338,14 @@ def test_labels_are_not_mixed() -> None:
     Pass.parse(text + ",augment=auto}").run(damaged(teacher), context(teacher, Labelled(inputs(32))))
 
 
-@pytest.mark.parametrize(("most", "has", "expected"), [
-    (1e9, True, "bfloat16"), (0.0, True, "gradients"), (1e9, False, "float32"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("most", "has", "expected"),
+    [
+        (1e9, True, "bfloat16"),
+        (0.0, True, "gradients"),
+        (1e9, False, "float32"),
+    ],
+)
 def test_bfloat16_is_used_as_far_as_it_rounds_little(
     most: float, has: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

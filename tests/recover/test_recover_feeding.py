@@ -15,8 +15,9 @@ from lwgraph.passes.recover.feeding import Feeder  # noqa: E402
 from lwgraph.passes.recover.sample_pool import Pool  # noqa: E402
 
 
-def feeder(versions: int, augmentations: tuple[str, ...] = (), rows: int = 20, fixed: int = 0,
-           together: bool = False) -> Feeder:  # fmt: skip
+def feeder(
+    versions: int, augmentations: tuple[str, ...] = (), rows: int = 20, fixed: int = 0, together: bool = False
+) -> Feeder:
     """Steps of eight rows; the teacher answers the sum of each image, and with `together` of the whole batch, too."""
     model = convnet()
     described: Any = signature(model)

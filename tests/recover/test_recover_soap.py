@@ -47,8 +47,10 @@ def test_vectors_are_stepped_as_by_adam() -> None:
     draw = torch.Generator().manual_seed(0)
     start = torch.randn(5, generator=draw)
     ours, theirs = (torch.nn.Parameter(start.clone()) for _ in "ab")
-    pair = (soap.Soap([ours], 1e-2, weight_decay=0.1),
-            torch.optim.AdamW([theirs], 1e-2, betas=(0.95, 0.95), weight_decay=0.1))  # fmt: skip
+    pair = (
+        soap.Soap([ours], 1e-2, weight_decay=0.1),
+        torch.optim.AdamW([theirs], 1e-2, betas=(0.95, 0.95), weight_decay=0.1),
+    )
     for _ in range(10):
         ours.grad = torch.randn(5, generator=draw)
         theirs.grad = ours.grad.clone()

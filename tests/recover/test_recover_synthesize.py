@@ -21,8 +21,10 @@ def with_batch_norms() -> ir.Model:
         run = registry.executor("ort").prepare(model, [name])
         values = np.concatenate([run(f)[name] for f in inputs(64)])
         mean, variance = values.mean((0, 2, 3)), values.var((0, 2, 3))
-        parts = [ir.add_initializer(model.graph, a.astype(np.float32), f"{conv.name}_{n}") for n, a in
-                 (("scale", np.sqrt(variance + 1e-5)), ("bias", mean), ("mean", mean), ("var", variance))]  # fmt: skip
+        parts = [
+            ir.add_initializer(model.graph, a.astype(np.float32), f"{conv.name}_{n}")
+            for n, a in (("scale", np.sqrt(variance + 1e-5)), ("bias", mean), ("mean", mean), ("var", variance))
+        ]
         users = list(conv.outputs[0].uses())
         node = ir.Node("", "BatchNormalization", [conv.outputs[0], *parts], name=f"{conv.name}_bn")
         node.outputs[0].name = f"{conv.name}_bn_out"

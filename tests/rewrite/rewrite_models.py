@@ -59,8 +59,11 @@ def verify(model: ir.Model) -> None:
 
 def lines(model: ir.Model) -> list[str]:
     """One line a node of the main graph: `Type(inputs) -> outputs`."""
-    return [f"{n.op_type}({', '.join(v.name or '' if v is not None else '' for v in n.inputs)})"
-            f" -> {', '.join(v.name or '' for v in n.outputs)}" for n in model.graph]
+    return [
+        f"{n.op_type}({', '.join(v.name or '' if v is not None else '' for v in n.inputs)})"
+        f" -> {', '.join(v.name or '' for v in n.outputs)}"
+        for n in model.graph
+    ]
 
 
 @dataclass(frozen=True)

@@ -114,23 +114,32 @@ class TestScopes:
         assert run(MergeMuls(), model) == 0
 
     def test_functions_get_constant_nodes(self) -> None:
-        model = parse("g (float[2] x) => (float[2] y) { y = local.f(x) }", extra="""
+        model = parse(
+            "g (float[2] x) => (float[2] y) { y = local.f(x) }",
+            extra="""
             <domain: "local", opset_import: ["" : 17]> f (x) => (y) {
-                a = Constant<value_float=2.0>() b = Constant<value_float=3.0>() t = Mul(x, a) y = Mul(t, b) }""")
+                a = Constant<value_float=2.0>() b = Constant<value_float=3.0>() t = Mul(x, a) y = Mul(t, b) }""",
+        )
         assert run(MergeMuls(), model) == 1
         (function,) = model.functions.values()
         assert [n.op_type for n in function] == ["Constant", "Mul"]
         assert function.outputs[0].name == "y"
 
     def test_an_older_opset_is_left_alone_and_said(self) -> None:
-        model = parse("g (float[2] x) => (float[2] y) <float[2] a = {2,2}, float[2] b = {3,3}> { t = Mul(x, a) y = Mul(t, b) }", opset=6, ir_version=4)
+        model = parse(
+            "g (float[2] x) => (float[2] y) <float[2] a = {2,2}, float[2] b = {3,3}> { t = Mul(x, a) y = Mul(t, b) }",
+            opset=6,
+            ir_version=4,
+        )
         context = Context()
         assert MergeMuls().run(model, context) == 0
         assert "needs opset 7" in context.skipped[0].reason
 
 
 def test_provenance_names_the_original_nodes() -> None:
-    model = parse("g (float[1] x) => (float[1] y) <float[1] a = {2}, float[1] b = {3}, float[1] c = {4}> { [n1] s = Mul(x, a) [n2] t = Mul(s, b) [n3] y = Mul(t, c) }")
+    model = parse(
+        "g (float[1] x) => (float[1] y) <float[1] a = {2}, float[1] b = {3}, float[1] c = {4}> { [n1] s = Mul(x, a) [n2] t = Mul(s, b) [n3] y = Mul(t, c) }"
+    )
     assert run(MergeMuls(), model) == 2
     (node,) = model.graph
     assert node.name == "n3"
@@ -206,9 +215,16 @@ def chain(count: int, shared: bool) -> onnx.ModelProto:
         nodes.append(helper.make_node("Mul", [last, name], [f"v{i}"], name=f"n{i}"))
         last = f"v{i}"
     return helper.make_model(
-        helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", 1, [1])],
-                          [helper.make_tensor_value_info(last, 1, [1])], initializers),
-        opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+        helper.make_graph(
+            nodes,
+            "g",
+            [helper.make_tensor_value_info("x", 1, [1])],
+            [helper.make_tensor_value_info(last, 1, [1])],
+            initializers,
+        ),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=10,
+    )
 
 
 @pytest.mark.parametrize("shared", [False, True])

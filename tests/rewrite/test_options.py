@@ -63,9 +63,15 @@ def test_only_changed_options_are_spelled() -> None:
 
 
 @given(
-    ratio=st.floats(allow_nan=False), count=st.integers(), loud=st.booleans(), label=st.text(),
-    axes=st.lists(st.integers()).map(tuple), pair=st.tuples(st.integers(), st.floats(allow_nan=False)),
-    names=st.lists(st.text()).map(tuple), limit=st.none() | st.integers(), mode=st.sampled_from(["fast", "slow"]),
+    ratio=st.floats(allow_nan=False),
+    count=st.integers(),
+    loud=st.booleans(),
+    label=st.text(),
+    axes=st.lists(st.integers()).map(tuple),
+    pair=st.tuples(st.integers(), st.floats(allow_nan=False)),
+    names=st.lists(st.text()).map(tuple),
+    limit=st.none() | st.integers(),
+    mode=st.sampled_from(["fast", "slow"]),
     basis=st.sampled_from(Basis),
 )
 def test_text_round_trip(**values: object) -> None:
@@ -73,25 +79,28 @@ def test_text_round_trip(**values: object) -> None:
     assert Pass.parse(str(p)) == p
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("everything", "no pass is named 'everything'"),
-    (HERE + "{coutn=3}", "pass 'everything' has no option 'coutn'; did you mean 'count'?"),
-    (HERE + "{count=x}", "option 'count' of pass 'everything' is 'x'; allowed: an integer"),
-    (HERE + "{loud=maybe}", "allowed: true or false"),
-    (HERE + "{mode=medium}", "allowed: fast or slow"),
-    (HERE + "{basis=odd}", "allowed: plain or whitened"),
-    (HERE + "{pair=[1]}", "allowed: [an integer,a number]"),
-    (HERE + "{ratio=nan}", "allowed: a number"),
-    (HERE + "{limit=x}", "allowed: an integer or none"),
-    (HERE + "{count}", "'count' in"),
-    (HERE + "{count=1,count=2}", "given twice"),
-    (HERE + "{count=1", "unclosed bracket"),
-    ('a{b="x}', "unclosed quote"),
-    (f"{__name__}:Required", "pass 'required' needs option 'ratio'"),
-    (f"{__name__}:Nothing", "has no attribute 'Nothing'"),
-    ("lwgraph.errors:UsageError", "is not a pass"),
-    ("no.such.module:Thing", "no module named"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("everything", "no pass is named 'everything'"),
+        (HERE + "{coutn=3}", "pass 'everything' has no option 'coutn'; did you mean 'count'?"),
+        (HERE + "{count=x}", "option 'count' of pass 'everything' is 'x'; allowed: an integer"),
+        (HERE + "{loud=maybe}", "allowed: true or false"),
+        (HERE + "{mode=medium}", "allowed: fast or slow"),
+        (HERE + "{basis=odd}", "allowed: plain or whitened"),
+        (HERE + "{pair=[1]}", "allowed: [an integer,a number]"),
+        (HERE + "{ratio=nan}", "allowed: a number"),
+        (HERE + "{limit=x}", "allowed: an integer or none"),
+        (HERE + "{count}", "'count' in"),
+        (HERE + "{count=1,count=2}", "given twice"),
+        (HERE + "{count=1", "unclosed bracket"),
+        ('a{b="x}', "unclosed quote"),
+        (f"{__name__}:Required", "pass 'required' needs option 'ratio'"),
+        (f"{__name__}:Nothing", "has no attribute 'Nothing'"),
+        ("lwgraph.errors:UsageError", "is not a pass"),
+        ("no.such.module:Thing", "no module named"),
+    ],
+)
 def test_errors_say_what_is_allowed(text: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         for part in split(text):

@@ -33,7 +33,9 @@ class Given(RewritePass):
         return [Rule(pattern.__get__(self), replace.__get__(self))]
 
 
-def rewrite(body: str, pattern: Callable[..., Any], replace: Callable[..., Any], **options: Any) -> tuple[int, list[str]]:
+def rewrite(
+    body: str, pattern: Callable[..., Any], replace: Callable[..., Any], **options: Any
+) -> tuple[int, list[str]]:
     model = parse(body, **options)
     count = Given((pattern, replace)).run(model, Context())
     verify(model)
@@ -62,11 +64,14 @@ def test_overridable_initializer_is_no_constant() -> None:
 
 
 def test_skip_is_recorded_with_its_place() -> None:
-    model = parse("g (float[2] x) => (float[2] y) <float[2] a = {2,2}, float[1] b = {3}> { t = Mul(x, a) [last] y = Mul(b, t) }")
+    model = parse(
+        "g (float[2] x) => (float[2] y) <float[2] a = {2,2}, float[1] b = {3}> { t = Mul(x, a) [last] y = Mul(b, t) }"
+    )
     context = Context()
     assert MergeMuls(max_size=1).run(model, context) == 0
     assert [(s.pass_name, s.place, s.reason) for s in context.skipped] == [
-        ("merge-muls", "last", "a constant has more than max_size=1 elements")]
+        ("merge-muls", "last", "a constant has more than max_size=1 elements")
+    ]
 
 
 class TestRepeatedNames:
@@ -74,10 +79,15 @@ class TestRepeatedNames:
     replace = staticmethod(lambda self, op, x: op.Abs(x))
 
     def test_same_value(self) -> None:
-        assert rewrite("g (float[2] x) => (float[2] y) { y = Sub(x, x) }", self.pattern, self.replace) == (1, ["Abs(x) -> y"])
+        assert rewrite("g (float[2] x) => (float[2] y) { y = Sub(x, x) }", self.pattern, self.replace) == (
+            1,
+            ["Abs(x) -> y"],
+        )
 
     def test_other_value(self) -> None:
-        assert rewrite("g (float[2] x, float[2] z) => (float[2] y) { y = Sub(x, z) }", self.pattern, self.replace)[0] == 0
+        assert (
+            rewrite("g (float[2] x, float[2] z) => (float[2] y) { y = Sub(x, z) }", self.pattern, self.replace)[0] == 0
+        )
 
 
 class TestCommutativity:
@@ -113,7 +123,9 @@ class TestOptionalInputs:
         assert rewrite(body, self.pattern, self.replace) == (1, ["Conv(x, w) -> y"])
 
     def test_present(self) -> None:
-        body = "g (float[1,1,4,4] x, float[1,1,1,1] w, float[1] b) => (float[1,1,2,2] y) { t = Conv(x, w, b) y = Relu(t) }"
+        body = (
+            "g (float[1,1,4,4] x, float[1,1,1,1] w, float[1] b) => (float[1,1,2,2] y) { t = Conv(x, w, b) y = Relu(t) }"
+        )
         assert rewrite(body, self.pattern, self.replace) == (1, ["Conv(x, w, b) -> y"])
 
     def test_a_required_input_must_be_there(self) -> None:
@@ -121,7 +133,9 @@ class TestOptionalInputs:
         assert rewrite(body, lambda self, op, x, w, b: op.Relu(op.Conv(x, w, b)), lambda self, op, x: op.Abs(x))[0] == 0
 
     def test_an_unmentioned_input_blocks(self) -> None:
-        body = "g (float[1,1,4,4] x, float[1,1,1,1] w, float[1] b) => (float[1,1,4,4] y) { t = Conv(x, w, b) y = Relu(t) }"
+        body = (
+            "g (float[1,1,4,4] x, float[1,1,1,1] w, float[1] b) => (float[1,1,4,4] y) { t = Conv(x, w, b) y = Relu(t) }"
+        )
         assert rewrite(body, lambda self, op, x, w: op.Relu(op.Conv(x, w)), lambda self, op, x: op.Abs(x))[0] == 0
 
 
@@ -244,7 +258,9 @@ class TestSeveralOutputs:
 
     def test_of_two_nodes_found_through_a_shared_input(self) -> None:
         pattern = lambda self, op, x, p, q: (op.MatMul(x, p), op.MatMul(x, q))  # noqa: E731
-        body = self.QKV.replace("<float[4,2] p, float[4,2] q>", "").replace("float[1,4] x)", "float[1,4] x, float[4,2] p, float[4,2] q)")
+        body = self.QKV.replace("<float[4,2] p, float[4,2] q>", "").replace(
+            "float[1,4] x)", "float[1,4] x, float[4,2] p, float[4,2] q)"
+        )
         model = parse(body, opset=18)
         assert Given((pattern, self.merge)).run(model, Context()) == 1
         verify(model)
@@ -305,7 +321,9 @@ class TestMalformed:
         assert "allowed: 1 value" in self.refused(lambda self, op, x: op.Neg(x), lambda self, op, x: (x, x))
 
     def test_wrong_input_of_a_built_node(self) -> None:
-        assert "cannot be an input of Abs" in self.refused(lambda self, op, x: op.Neg(x), lambda self, op, x: op.Abs("x"))
+        assert "cannot be an input of Abs" in self.refused(
+            lambda self, op, x: op.Neg(x), lambda self, op, x: op.Abs("x")
+        )
 
 
 def test_a_refused_replacement_leaves_no_trace() -> None:

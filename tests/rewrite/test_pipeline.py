@@ -111,14 +111,17 @@ class TestRecipe:
         assert Pipeline.from_recipe(text) == pipeline
         assert 'lwgraph = "' in text and 'onnx = "' in text
 
-    @pytest.mark.parametrize(("text", "message"), [
-        ("passes = 3", "must be"),
-        ("[[passes]]\nratio = 1", "each with a name"),
-        ("[[pases]]\nname = 'x'", "unknown section 'pases'; did you mean 'passes'"),
-        ("= 1", "recipe is not TOML"),
-        (f"[[passes]]\nname = '{HERE}'\nmax_size = 'x'", "allowed: an integer"),
-        (f"[[passes]]\nname = '{HERE}'\nmx_size = 1", "did you mean 'max_size'"),
-    ])
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("passes = 3", "must be"),
+            ("[[passes]]\nratio = 1", "each with a name"),
+            ("[[pases]]\nname = 'x'", "unknown section 'pases'; did you mean 'passes'"),
+            ("= 1", "recipe is not TOML"),
+            (f"[[passes]]\nname = '{HERE}'\nmax_size = 'x'", "allowed: an integer"),
+            (f"[[passes]]\nname = '{HERE}'\nmx_size = 1", "did you mean 'max_size'"),
+        ],
+    )
     def test_errors(self, text: str, message: str) -> None:
         with pytest.raises(UsageError) as caught:
             Pipeline.from_recipe(text)
@@ -234,7 +237,8 @@ class TestBisect:
 
     def test_finds_the_rewrite(self) -> None:
         body = MULS.replace("float[1] c = {4}", "float[1] c = {4}, float[1] d = {2}, float[1] e = {0.5}").replace(
-            "[n3] y = Mul(t, c)", "[n3] u = Mul(t, c) [n4] v = Mul(u, d) [n5] y = Mul(v, e)")
+            "[n3] y = Mul(t, c)", "[n3] u = Mul(t, c) [n4] v = Mul(u, d) [n5] y = Mul(v, e)"
+        )
         culprit = find_culprit(parse(body), Pipeline([Scale(), MergeMuls()]), self.good)
         assert culprit is not None
         assert (culprit.number, culprit.total, culprit.pass_name, culprit.place) == (1, 5, "scale", "n2")
@@ -256,7 +260,8 @@ def test_reproducer(tmp_path: Path) -> None:
     data = [{"x": np.ones(2, np.float32)}]
     with pytest.raises(CheckError, match="to reproduce: "):
         Pipeline([MergeMuls(max_size=0), Scale()]).run(
-            parse(MULS), Context(data=data), [Verify(), Reproducer(tmp_path)])  # type: ignore[arg-type]
+            parse(MULS), Context(data=data), [Verify(), Reproducer(tmp_path)]
+        )  # type: ignore[arg-type]
     folder = tmp_path / "scale"
     text = (folder / "pipeline.txt").read_text().strip()
     assert "lwgraph optimize model.onnx -p" in (folder / "README.txt").read_text()

@@ -74,14 +74,23 @@ for flags in ((0, 0), (1, 0), (0, 1), (1, 1)):
 for mode in ("nearest", "linear", "cubic"):
     for transform in ("half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel"):
         case(
-            f"{mode}-{transform}", "Resize", [normal(1, 2, 5, 6), None, None, integers(1, 2, 9, 4)], mode=mode,
+            f"{mode}-{transform}",
+            "Resize",
+            [normal(1, 2, 5, 6), None, None, integers(1, 2, 9, 4)],
+            mode=mode,
             coordinate_transformation_mode=transform,
-        )  # fmt: skip
+        )
 case("scales", "Resize", [normal(1, 2, 5, 6), None, np.array([1, 1, 1.7, 2.3], np.float32)], mode="linear")
 for rounding in ("floor", "ceil", "round_prefer_ceil", "round_prefer_floor"):
     case(rounding, "Resize", [normal(1, 2, 5, 6), None, None, integers(1, 2, 8, 9)], nearest_mode=rounding)
-case("exclude", "Resize", [normal(1, 1, 5, 6), None, None, integers(1, 1, 9, 4)], mode="cubic", exclude_outside=1,
-     cubic_coeff_a=-0.5)  # fmt: skip
+case(
+    "exclude",
+    "Resize",
+    [normal(1, 1, 5, 6), None, None, integers(1, 1, 9, 4)],
+    mode="cubic",
+    exclude_outside=1,
+    cubic_coeff_a=-0.5,
+)
 case("9", "Upsample", [normal(1, 2, 3, 4), np.array([1, 1, 2, 3], np.float32)], opset=9, mode="nearest")
 for mode in ("constant", "reflect", "edge"):
     case(mode, "Pad", [normal(2, 4, 5), integers(0, 1, 2, 1, 2, 1)], mode=mode)
@@ -105,8 +114,9 @@ for direction in ("forward", "reverse", "bidirectional"):
     weights = [normal(n, 20, 4), normal(n, 20, 5), normal(n, 40)]
     state = [None, normal(n, 2, 5), normal(n, 2, 5), normal(n, 15)]
     case(direction, "LSTM", [normal(6, 2, 4), *weights], outputs=3, hidden_size=5, direction=direction)
-    case(f"{direction}-state", "LSTM", [normal(6, 2, 4), *weights, *state], outputs=3, hidden_size=5,
-         direction=direction)  # fmt: skip
+    case(
+        f"{direction}-state", "LSTM", [normal(6, 2, 4), *weights, *state], outputs=3, hidden_size=5, direction=direction
+    )
 for op in ("Sigmoid", "Tanh", "HardSigmoid", "LeakyRelu", "Exp", "Relu", "HardSwish"):
     case("large", op, [normal(9, 8) * 30])
 

@@ -20,14 +20,20 @@ def scales(rng, whole):
 
 def group(kind, a, b, constants):
     """QuantizeLinear of the sum or product of two dequantized inputs."""
-    nodes = [helper.make_node("DequantizeLinear", ["a", "s", "p"], ["ad"]),
-             helper.make_node("DequantizeLinear", ["b", "t", "q"], ["bd"]),
-             helper.make_node(kind, ["ad", "bd"], ["z"]), helper.make_node("QuantizeLinear", ["z", "u", "r"], ["y"])]
+    nodes = [
+        helper.make_node("DequantizeLinear", ["a", "s", "p"], ["ad"]),
+        helper.make_node("DequantizeLinear", ["b", "t", "q"], ["bd"]),
+        helper.make_node(kind, ["ad", "bd"], ["z"]),
+        helper.make_node("QuantizeLinear", ["z", "u", "r"], ["y"]),
+    ]
     element = helper.np_dtype_to_tensor_dtype(a.dtype)
     graph = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info(name, element, x.shape) for name, x in (("a", a), ("b", b))],
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, element, x.shape) for name, x in (("a", a), ("b", b))],
         [helper.make_tensor_value_info("y", element, None)],
-        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()])
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
+    )
     return ir.load(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]))
 
 
@@ -50,9 +56,20 @@ def test_all_pairs_of_bytes(kind, whole):
     assert far > 0  # the graph read in floats rounds some ties the other way
 
 
-@pytest.mark.parametrize("shapes", [
-    ((2, 8, 9, 7), (1, 8, 1, 1)), ((1, 8, 1, 1), (2, 8, 9, 7)), ((2, 8, 9, 7), (7,)), ((64, 1), (64, 50)),
-    ((40, 40), ()), ((), (40, 40)), ((40, 1), (1, 30)), ((1, 1), (1, 1)), ((5, 6, 1), (1, 6, 1))])
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        ((2, 8, 9, 7), (1, 8, 1, 1)),
+        ((1, 8, 1, 1), (2, 8, 9, 7)),
+        ((2, 8, 9, 7), (7,)),
+        ((64, 1), (64, 50)),
+        ((40, 40), ()),
+        ((), (40, 40)),
+        ((40, 1), (1, 30)),
+        ((1, 1), (1, 1)),
+        ((5, 6, 1), (1, 6, 1)),
+    ],
+)
 def test_one_side_broadcasts(shapes):
     rng = np.random.default_rng(2)
     for _ in range(25):

@@ -25,9 +25,11 @@ def reference(**options: Any) -> Any:
 def test_our_operators_run_inside_subgraphs_and_see_outer_values() -> None:
     """If with a Conv on an outer value in one branch, nested in a Loop."""
     then = helper.make_graph(
-        [helper.make_node("Conv", ["state", "w"], ["t"], pads=[1] * 4)], "then", [],
+        [helper.make_node("Conv", ["state", "w"], ["t"], pads=[1] * 4)],
+        "then",
+        [],
         [helper.make_tensor_value_info("t", F, None)],
-    )  # fmt: skip
+    )
     other = helper.make_graph(
         [helper.make_node("Identity", ["state"], ["e"])], "else", [], [helper.make_tensor_value_info("e", F, None)]
     )
@@ -59,22 +61,33 @@ def test_our_operators_run_inside_subgraphs_and_see_outer_values() -> None:
 
 def test_functions_and_their_attributes() -> None:
     inner = helper.make_function(
-        "local", "Scaled", ["v"], ["r"], [helper.make_node("LeakyRelu", ["v"], ["r"])],
-        [helper.make_opsetid("", 18)], ["alpha"],
-    )  # fmt: skip
+        "local",
+        "Scaled",
+        ["v"],
+        ["r"],
+        [helper.make_node("LeakyRelu", ["v"], ["r"])],
+        [helper.make_opsetid("", 18)],
+        ["alpha"],
+    )
     inner.node[0].attribute.add(name="alpha", type=1, ref_attr_name="alpha")
     outer = helper.make_function(
-        "local", "Twice", ["v"], ["r"],
+        "local",
+        "Twice",
+        ["v"],
+        ["r"],
         [
             helper.make_node("Scaled", ["v"], ["s"], domain="local", alpha=0.5),
             helper.make_node("Scaled", ["s"], ["r"], domain="local", alpha=0.25),
         ],
         [helper.make_opsetid("", 18), helper.make_opsetid("local", 1)],
-    )  # fmt: skip
+    )
     m = model(
         [helper.make_node("Twice", ["x"], ["y"], domain="local")],
-        {"x": (F, [3])}, ["y"], functions=[outer, inner], domains=["local"],
-    )  # fmt: skip
+        {"x": (F, [3])},
+        ["y"],
+        functions=[outer, inner],
+        domains=["local"],
+    )
     got = reference().prepare(m)({"x": np.array([-8, 0, 8], np.float32)})["y"]
     assert got.tolist() == [-1, 0, 8]
 
@@ -82,14 +95,21 @@ def test_functions_and_their_attributes() -> None:
 def test_functions_of_another_opset() -> None:
     """They cannot be inlined: onnx's evaluator runs them, with our operators."""
     function = helper.make_function(
-        "local", "Layer", ["v", "w"], ["r"],
+        "local",
+        "Layer",
+        ["v", "w"],
+        ["r"],
         [helper.make_node("Conv", ["v", "w"], ["c"]), helper.make_node("Relu", ["c"], ["r"])],
         [helper.make_opsetid("", 17)],
-    )  # fmt: skip
+    )
     m = model(
         [helper.make_node("Layer", ["x", "w"], ["y"], domain="local")],
-        {"x": (F, [1, 3, 8, 8])}, ["y"], {"w": W}, functions=[function], domains=["local"],
-    )  # fmt: skip
+        {"x": (F, [1, 3, 8, 8])},
+        ["y"],
+        {"w": W},
+        functions=[function],
+        domains=["local"],
+    )
     np.testing.assert_allclose(
         reference().prepare(m)({"x": X})["y"], registry.executor("ort").prepare(m)({"x": X})["y"], atol=1e-4
     )
@@ -110,8 +130,10 @@ def test_values_are_freed_after_their_last_use() -> None:
 def test_results_belong_to_the_caller() -> None:
     m = model(
         [helper.make_node("Reshape", ["x", "s"], ["y"]), helper.make_node("Identity", ["c"], ["z"])],
-        {"x": (F, [2, 2])}, ["y", "z"], {"s": np.array([4]), "c": np.ones(3, np.float32)},
-    )  # fmt: skip
+        {"x": (F, [2, 2])},
+        ["y", "z"],
+        {"s": np.array([4]), "c": np.ones(3, np.float32)},
+    )
     run, x = reference().prepare(m), np.zeros((2, 2), np.float32)
     first = run({"x": x})
     first["y"] += 1
@@ -123,8 +145,10 @@ def test_results_belong_to_the_caller() -> None:
 def test_only_what_is_wanted_is_computed() -> None:
     m = model(
         [helper.make_node("Reshape", ["x", "s"], ["bad"]), helper.make_node("Relu", ["x"], ["y"])],
-        {"x": (F, [3])}, ["y", "bad"], {"s": np.array([5])},
-    )  # fmt: skip
+        {"x": (F, [3])},
+        ["y", "bad"],
+        {"s": np.array([5])},
+    )
     x = np.ones(3, np.float32)
     assert reference().prepare(m, ["y"])({"x": x})["y"].tolist() == [1, 1, 1]
     with pytest.raises(DataError, match=r"fails at Reshape 'bad'"):
@@ -134,8 +158,10 @@ def test_only_what_is_wanted_is_computed() -> None:
 def test_small_constants_are_computed_once() -> None:
     m = model(
         [helper.make_node("Add", ["c", "c"], ["d"]), helper.make_node("Mul", ["x", "d"], ["y"])],
-        {"x": (F, [2])}, ["y", "d"], {"c": np.array([1, 2], np.float32)},
-    )  # fmt: skip
+        {"x": (F, [2])},
+        ["y", "d"],
+        {"c": np.array([1, 2], np.float32)},
+    )
     run = reference().prepare(m)
     assert [step.label for step in run._program.steps] == ["Mul 'y'"]
     got = run({"x": np.ones(2, np.float32)})
@@ -149,8 +175,12 @@ def test_random_operators_are_not_folded() -> None:
 
 
 def test_a_contrib_operator_is_refused_on_one_line() -> None:
-    m = model([helper.make_node("Gelu", ["x"], ["y"], domain="com.microsoft")], {"x": (F, [2])}, ["y"],
-              domains=["com.microsoft"])  # fmt: skip
+    m = model(
+        [helper.make_node("Gelu", ["x"], ["y"], domain="com.microsoft")],
+        {"x": (F, [2])},
+        ["y"],
+        domains=["com.microsoft"],
+    )
     with pytest.raises(ModelError, match=r"cannot run com\.microsoft\.Gelu 'y', opset 1") as info:
         reference().prepare(m)
     assert "\n" not in str(info.value)
@@ -169,8 +199,12 @@ def test_precise_is_nearer_to_float64() -> None:
     w = (RNG.standard_normal((8, 64, 3, 3)) * 100).astype(np.float32)
     x = RNG.standard_normal((1, 64, 9, 9)).astype(np.float32)
     m = model([helper.make_node("Conv", ["x", "w"], ["y"])], {"x": (F, x.shape)}, ["y"], {"w": w})
-    d = model([helper.make_node("Conv", ["x", "w"], ["y"])], {"x": (TensorProto.DOUBLE, x.shape)}, ["y"],
-              {"w": w.astype(np.float64)})  # fmt: skip
+    d = model(
+        [helper.make_node("Conv", ["x", "w"], ["y"])],
+        {"x": (TensorProto.DOUBLE, x.shape)},
+        ["y"],
+        {"w": w.astype(np.float64)},
+    )
     exact = reference().prepare(d)({"x": x.astype(np.float64)})["y"]
     errors = [np.abs(reference(precise=p).prepare(m)({"x": x})["y"] - exact).max() for p in (False, True)]
     assert errors[1] <= np.spacing(np.abs(exact).max().astype(np.float32)) < errors[0]
@@ -188,19 +222,29 @@ def test_threads_do_not_change_results() -> None:
 
 
 def qdq(
-    op: str = "Conv", weight: Any = None, x_type: Any = np.uint8, relu: bool = False, bias: bool = False,
-    y_zero: int | None = None, per_channel: bool = False, **attributes: Any,
-) -> ir.Model:  # fmt: skip
+    op: str = "Conv",
+    weight: Any = None,
+    x_type: Any = np.uint8,
+    relu: bool = False,
+    bias: bool = False,
+    y_zero: int | None = None,
+    per_channel: bool = False,
+    **attributes: Any,
+) -> ir.Model:
     """Q - DQ - op - (Relu) - Q - DQ."""
     weight = RNG.integers(-127, 128, (4, 3, 3, 3)).astype(np.int8) if weight is None else weight
     outputs = weight.shape[0] if op != "MatMul" else weight.shape[1]
     scale = np.full(outputs, 0.01, np.float32) if per_channel else np.float32(0.01)
     zero = x_type(128) if x_type is np.uint8 else x_type(3)
     constants = {
-        "xs": np.float32(0.02), "xz": zero, "w": weight, "ws": scale,
-        "wz": np.zeros(outputs, np.int8) if per_channel else np.int8(0), "ys": np.float32(0.3),
+        "xs": np.float32(0.02),
+        "xz": zero,
+        "w": weight,
+        "ws": scale,
+        "wz": np.zeros(outputs, np.int8) if per_channel else np.int8(0),
+        "ys": np.float32(0.3),
         "yz": x_type(zero if y_zero is None else y_zero),
-    }  # fmt: skip
+    }
     axis = {"axis": 1 if op == "MatMul" else 0} if per_channel else {}
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "xs", "xz"], ["xq"]),
@@ -285,14 +329,18 @@ def test_initializers_in_subgraphs_with_external_data(tmp_path: Any) -> None:
     import onnx
 
     branch = helper.make_graph(
-        [helper.make_node("Add", ["x", "big"], ["t"])], "b", [], [helper.make_tensor_value_info("t", F, None)],
+        [helper.make_node("Add", ["x", "big"], ["t"])],
+        "b",
+        [],
+        [helper.make_tensor_value_info("t", F, None)],
         [numpy_helper.from_array(np.full((64, 64), 2, np.float32), "big")],
-    )  # fmt: skip
+    )
     graph = helper.make_graph(
-        [helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)], "g",
+        [helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)],
+        "g",
         [helper.make_tensor_value_info("x", F, [64, 64]), helper.make_tensor_value_info("c", B, [])],
         [helper.make_tensor_value_info("y", F, None)],
-    )  # fmt: skip
+    )
     path = tmp_path / "m.onnx"
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.save(proto, path, save_as_external_data=True, size_threshold=0)

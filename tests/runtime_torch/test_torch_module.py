@@ -19,16 +19,23 @@ from lwgraph.rewrite.base import Contract  # noqa: E402
 RNG = np.random.default_rng(0)
 
 
-def build(nodes: list[onnx.NodeProto], inputs: dict[str, list[Any]], outputs: list[str], constants: dict[str, Any],
-          opset: int = 21) -> ir.Model:  # fmt: skip
+def build(
+    nodes: list[onnx.NodeProto],
+    inputs: dict[str, list[Any]],
+    outputs: list[str],
+    constants: dict[str, Any],
+    opset: int = 21,
+) -> ir.Model:
     def tensor(name: str, array: Any) -> onnx.TensorProto:
         return numpy_helper.from_array(np.asarray(array), name)
 
     graph = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in inputs.items()],
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in inputs.items()],
         [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in outputs],
         [tensor(n, a) for n, a in constants.items()],
-    )  # fmt: skip
+    )
     return ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10))
 
 
@@ -37,8 +44,9 @@ def normal(*shape: int) -> Any:
 
 
 def node(kind: str, inputs: str, outputs: str, **attributes: Any) -> onnx.NodeProto:
-    return helper.make_node(kind, ["" if n == "_" else n for n in inputs.split()], outputs.split(), kind + outputs,
-                            **attributes)  # fmt: skip
+    return helper.make_node(
+        kind, ["" if n == "_" else n for n in inputs.split()], outputs.split(), kind + outputs, **attributes
+    )
 
 
 def test_the_demo_model_agrees_with_ort() -> None:
@@ -49,12 +57,26 @@ def test_the_demo_model_agrees_with_ort() -> None:
 
 def test_parameters_are_the_weights_and_come_back() -> None:
     model = build(
-        [node("Conv", "x w b", "h", pads=[1, 1, 1, 1]), node("Clip", "h low high", "c"), node("Pow", "c two", "p"),
-         node("Mul", "p gain", "g"), node("Mul", "g half", "y")],
-        {"x": ["n", 3, 8, 8]}, ["y"],
-        {"w": normal(4, 3, 3, 3), "b": normal(4), "low": np.float32(0), "high": np.float32(6), "two": np.float32(2),
-         "gain": normal(4, 1, 1), "half": np.float32(0.5), "unused": normal(3)},
-    )  # fmt: skip
+        [
+            node("Conv", "x w b", "h", pads=[1, 1, 1, 1]),
+            node("Clip", "h low high", "c"),
+            node("Pow", "c two", "p"),
+            node("Mul", "p gain", "g"),
+            node("Mul", "g half", "y"),
+        ],
+        {"x": ["n", 3, 8, 8]},
+        ["y"],
+        {
+            "w": normal(4, 3, 3, 3),
+            "b": normal(4),
+            "low": np.float32(0),
+            "high": np.float32(6),
+            "two": np.float32(2),
+            "gain": normal(4, 1, 1),
+            "half": np.float32(0.5),
+            "unused": normal(3),
+        },
+    )
     before = {name: ir.constant(v).copy() for name, v in model.graph.initializers.items()}
     module = registry.executor("torch").module(model)
     assert {name for name, _ in module.weights()} == {"w", "b", "gain"}
@@ -73,8 +95,12 @@ def test_parameters_are_the_weights_and_come_back() -> None:
 
 
 def test_a_weight_behind_moves_is_a_weight() -> None:
-    model = build([node("Transpose", "w", "t"), node("Identity", "t", "i"), node("MatMul", "x i", "y")],
-                  {"x": ["n", 4]}, ["y"], {"w": normal(3, 4)})  # fmt: skip
+    model = build(
+        [node("Transpose", "w", "t"), node("Identity", "t", "i"), node("MatMul", "x i", "y")],
+        {"x": ["n", 4]},
+        ["y"],
+        {"w": normal(3, 4)},
+    )
     assert [name for name, _ in registry.executor("torch").module(model).weights()] == ["w"]
 
 
@@ -89,9 +115,12 @@ def quantized(kind: str, bias: bool = True) -> ir.Model:
     w = RNG.integers(-7, 8, (4, 3, 3, 3))
     scale = (np.abs(normal(4)) * 0.1 + 0.05).astype(np.float32)
     constants: dict[str, Any] = {
-        "xs": np.float32(0.02), "xz": np.uint8(120), "ws": scale, "bs": np.float32(0.02) * scale,
+        "xs": np.float32(0.02),
+        "xz": np.uint8(120),
+        "ws": scale,
+        "bs": np.float32(0.02) * scale,
         "b": RNG.integers(-(2**28), 2**28, 4).astype(np.int32) // 2**16,
-    }  # fmt: skip
+    }
     array = w.astype(getattr(ir.DataType, kind).numpy())
     constants["w"] = array
     nodes = [
@@ -134,9 +163,12 @@ def test_scales_learn_only_when_asked() -> None:
 
 
 def test_batch_statistics() -> None:
-    model = build([node("BatchNormalization", "x s b m v", "y", momentum=0.5)], {"x": ["n", 3, 4]}, ["y"],
-                  {"s": np.ones(3, np.float32), "b": normal(3), "m": normal(3),
-                   "v": np.ones(3, np.float32)})  # fmt: skip
+    model = build(
+        [node("BatchNormalization", "x s b m v", "y", momentum=0.5)],
+        {"x": ["n", 3, 4]},
+        ["y"],
+        {"s": np.ones(3, np.float32), "b": normal(3), "m": normal(3), "v": np.ones(3, np.float32)},
+    )
     module = registry.executor("torch").module(model)
     assert {name for name, _ in module.weights()} == {"s", "b"}
     x = normal(5, 3, 4) * 3 + 1
@@ -163,14 +195,16 @@ def test_state_goes_round() -> None:
 
 
 def test_functions_are_inlined() -> None:
-    function = helper.make_function("f", "Twice", ["a"], ["c"], [helper.make_node("Add", ["a", "a"], ["c"])],
-                                    [helper.make_opsetid("", 18)])  # fmt: skip
+    function = helper.make_function(
+        "f", "Twice", ["a"], ["c"], [helper.make_node("Add", ["a", "a"], ["c"])], [helper.make_opsetid("", 18)]
+    )
     graph = helper.make_graph(
-        [helper.make_node("Twice", ["x"], ["h"], domain="f"), helper.make_node("Add", ["h", "b"], ["y"])], "g",
+        [helper.make_node("Twice", ["x"], ["h"], domain="f"), helper.make_node("Add", ["h", "b"], ["y"])],
+        "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])],
         [numpy_helper.from_array(np.ones(2, np.float32), "b")],
-    )  # fmt: skip
+    )
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("f", 1)]
     model = ir.load(helper.make_model(graph, opset_imports=opsets, functions=[function], ir_version=10))
     assert registry.executor("torch").prepare(model)({"x": np.ones(2, np.float32)})["y"].tolist() == [3, 3]
@@ -205,8 +239,12 @@ def test_float64_inside_float32_outside() -> None:
 
 @pytest.mark.parametrize("pads", [[1, 1, 1, 1], [0, 1, 2, 1]])
 def test_rounded_gradients_are_near_the_exact_ones(pads: list[int]) -> None:
-    model = build([node("Conv", "x w b", "y", pads=pads, strides=[2, 1], group=2)], {"x": ["n", 4, 9, 8]}, ["y"],
-                  {"w": normal(6, 2, 3, 3), "b": normal(6)})  # fmt: skip
+    model = build(
+        [node("Conv", "x w b", "y", pads=pads, strides=[2, 1], group=2)],
+        {"x": ["n", 4, 9, 8]},
+        ["y"],
+        {"w": normal(6, 2, 3, 3), "b": normal(6)},
+    )
     x = torch.from_numpy(normal(2, 4, 9, 8)).requires_grad_()
     found = []
     for rounded in (False, True):

@@ -21,13 +21,47 @@ from lwgraph.runtime.torch_ops import OPERATORS, to_torch  # noqa: E402
 # Refused by design: random, training losses and optimizers, strings, sequences, optionals, control flow, and what no
 # network that is compressed here has. Everything else must run and agree.
 REFUSED = {
-    "BitCast", "DFT", "STFT", "ImageDecoder", "TfIdfVectorizer", "Unique", "Col2Im", "DeformConv", "TensorScatter",
-    "MelWeightMatrix", "BlackmanWindow", "HammingWindow", "HannWindow", "Bernoulli", "RandomUniformLike", "MaxRoiPool",
-    "NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss", "StringSplit", "StringNormalizer", "StringConcat",
-    "RegexFullMatch", "If", "Loop", "Scan", "SequenceMap", "SequenceLength", "SequenceInsert", "SequenceAt",
-    "SplitToSequence", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "ConcatFromSequence", "Optional",
-    "OptionalHasElement", "OptionalGetElement", "CausalConvWithState", "LinearAttention", "Attention",
-}  # fmt: skip
+    "BitCast",
+    "DFT",
+    "STFT",
+    "ImageDecoder",
+    "TfIdfVectorizer",
+    "Unique",
+    "Col2Im",
+    "DeformConv",
+    "TensorScatter",
+    "MelWeightMatrix",
+    "BlackmanWindow",
+    "HammingWindow",
+    "HannWindow",
+    "Bernoulli",
+    "RandomUniformLike",
+    "MaxRoiPool",
+    "NegativeLogLikelihoodLoss",
+    "SoftmaxCrossEntropyLoss",
+    "StringSplit",
+    "StringNormalizer",
+    "StringConcat",
+    "RegexFullMatch",
+    "If",
+    "Loop",
+    "Scan",
+    "SequenceMap",
+    "SequenceLength",
+    "SequenceInsert",
+    "SequenceAt",
+    "SplitToSequence",
+    "SequenceConstruct",
+    "SequenceEmpty",
+    "SequenceErase",
+    "ConcatFromSequence",
+    "Optional",
+    "OptionalHasElement",
+    "OptionalGetElement",
+    "CausalConvWithState",
+    "LinearAttention",
+    "Attention",
+}
 ELEMENT_TYPES = {"FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ", "FLOAT8E8M0", "FLOAT4E2M1"}
 DIFFERENT = {
     # onnx divides by the unrounded size here; ONNX Runtime, which the models are made for, by the rounded one.
@@ -100,8 +134,15 @@ def test_forward() -> None:
 
 def test_what_is_refused_is_refused_in_one_line() -> None:
     executor = registry.executor("torch")
-    for name in ("test_if", "test_loop11", "test_scan_sum", "test_sequence_insert_at_back", "test_equal_string",
-                 "test_training_dropout", "test_cast_FLOAT_to_FLOAT8E5M2"):  # fmt: skip
+    for name in (
+        "test_if",
+        "test_loop11",
+        "test_scan_sum",
+        "test_sequence_insert_at_back",
+        "test_equal_string",
+        "test_training_dropout",
+        "test_cast_FLOAT_to_FLOAT8E5M2",
+    ):
         case = cases()[name]
         with pytest.raises((ModelError, DataError), match="torch executor") as info:
             run = executor.prepare(ir.load(case.model))
@@ -112,9 +153,22 @@ def test_what_is_refused_is_refused_in_one_line() -> None:
 # Inputs that are sizes, scales or indices in float clothes; straight-through estimation, which is not the derivative;
 # and reductions of which torch spreads a tie evenly.
 NOT_DIFFERENTIATED = {
-    "QuantizeLinear", "DynamicQuantizeLinear", "DequantizeLinear", "Resize", "Upsample", "RoiAlign",
-    "NonMaxSuppression", "Range", "Cast", "CastLike", "Mod", "OneHot", "TopK", "Pow", "BatchNormalization",
-}  # fmt: skip
+    "QuantizeLinear",
+    "DynamicQuantizeLinear",
+    "DequantizeLinear",
+    "Resize",
+    "Upsample",
+    "RoiAlign",
+    "NonMaxSuppression",
+    "Range",
+    "Cast",
+    "CastLike",
+    "Mod",
+    "OneHot",
+    "TopK",
+    "Pow",
+    "BatchNormalization",
+}
 
 
 def jittered(feeds: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
@@ -138,13 +192,17 @@ def test_gradients_are_finite_differences() -> None:
         rng = np.random.default_rng(0)
         module, feeds = executor.module(ir.load(case.model)), jittered(next(arrays(case))[0], rng)
         fills = {n.input[2] for n in case.model.graph.node if n.op_type == "Pad" and len(n.input) > 2}
-        free = {n: t for n, t in feeds.items()
-                if t.dtype == torch.float64 and t.numel() and torch.isfinite(t).all() and n not in fills}
+        free = {
+            n: t
+            for n, t in feeds.items()
+            if t.dtype == torch.float64 and t.numel() and torch.isfinite(t).all() and n not in fills
+        }
         direction = {n: torch.from_numpy(rng.standard_normal(tuple(t.shape))) for n, t in free.items()}
         weights: dict[str, Any] = {}
 
-        def scalar(at: float, module: Any = module, feeds: Any = feeds, direction: Any = direction,
-                   weights: Any = weights) -> Any:  # fmt: skip
+        def scalar(
+            at: float, module: Any = module, feeds: Any = feeds, direction: Any = direction, weights: Any = weights
+        ) -> Any:
             moved = {n: t + at * direction[n] if n in direction else t for n, t in feeds.items()}
             total = torch.zeros((), dtype=torch.float64)
             for n, y in module(moved).items():
@@ -166,6 +224,28 @@ def test_gradients_are_finite_differences() -> None:
         if not np.isclose(analytic, numeric, rtol=1e-4, atol=1e-5 * max(1.0, abs(value.item()))):
             wrong.append((name, analytic, numeric))
     assert not wrong, "\n".join(map(str, wrong))
-    assert {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "Softmax",
-            "LayerNormalization", "InstanceNormalization", "GridSample", "Pad", "Gather", "ScatterND", "Einsum",
-            "LRN", "Clip", "HardSwish", "Slice", "DepthToSpace", "ReduceLogSumExp"} <= checked  # fmt: skip
+    assert {
+        "Conv",
+        "ConvTranspose",
+        "MaxPool",
+        "AveragePool",
+        "Gemm",
+        "MatMul",
+        "LSTM",
+        "GRU",
+        "RNN",
+        "Softmax",
+        "LayerNormalization",
+        "InstanceNormalization",
+        "GridSample",
+        "Pad",
+        "Gather",
+        "ScatterND",
+        "Einsum",
+        "LRN",
+        "Clip",
+        "HardSwish",
+        "Slice",
+        "DepthToSpace",
+        "ReduceLogSumExp",
+    } <= checked

@@ -76,32 +76,42 @@ def swap_inputs(model):
     model.graph.node("add").replace_input_with(1, model.graph.inputs[0])
 
 
-@pytest.mark.parametrize(("what", "expected"), [
-    (("alpha = 0.1", "alpha = 0.2"), ["changed node act"]),
-    (("LeakyRelu <alpha = 0.1>", "Relu"), ["changed node act"]),
-    (("w = {1,2}", "w = {1,3}"), ["changed initializer w"]),
-    (("float[2] v = {3,4}", "float[2] u = {3,4}, float[2] v = {3,4}"), ["added initializer u"]),
-    (("t = Neg (m)", "t = Sqrt (m)"), ["changed node t in pick.then_branch"]),
-    (("q = Relu (p)", "q = Neg (p)"), ["changed node q in local::f"]),
-    (('f (p)', 'f <s> (p)'), ["changed function local::f"]),
-    (("ir_version: 8", "ir_version: 9"), ["changed model model"]),
-    (('["" : 17, "local" : 1]>', '["" : 18, "local" : 1], metadata_props: ["k": "v"]>'), ["changed model model"]),
-    (("float[N,2] x, bool c", "bool c, float[N,2] x"), ["changed graph order of inputs"]),
-    (("float[N,2] y, float[N,2] z", "float[1,2] y, float[N,2] z"), ["changed output y"]),
-    (("float[N,2] x", "float[3,2] x"), ["changed input x"]),
-    (drop_mul, ["removed node mul", "changed node t in pick.then_branch", "changed node e in pick.else_branch",
-                "changed node call"]),
-    (insert_relu, ["changed node act", "added node new"]),
-    (rename_value, ["renamed value b"]),
-    (lose_a_name, ["renamed node act"]),
-    (swap_inputs, ["changed node add"]),
-    (lambda m: m.graph.outputs.pop(), ["removed output z"]),
-    (lambda m: m.graph.inputs.append(ir.Value(name="more")), ["added input more"]),
-    (lambda m: setattr(m.graph.initializers["w"], "name", "u"), ["renamed initializer w"]),
-    (lambda m: m.functions.clear(), ["removed function local::f"]),
-    (lambda m: setattr(m.graph, "doc_string", "text"), ["changed graph g"]),
-    (lambda m: m.graph.node("add").metadata_props.update(k="v"), ["changed node add"]),
-])
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [
+        (("alpha = 0.1", "alpha = 0.2"), ["changed node act"]),
+        (("LeakyRelu <alpha = 0.1>", "Relu"), ["changed node act"]),
+        (("w = {1,2}", "w = {1,3}"), ["changed initializer w"]),
+        (("float[2] v = {3,4}", "float[2] u = {3,4}, float[2] v = {3,4}"), ["added initializer u"]),
+        (("t = Neg (m)", "t = Sqrt (m)"), ["changed node t in pick.then_branch"]),
+        (("q = Relu (p)", "q = Neg (p)"), ["changed node q in local::f"]),
+        (("f (p)", "f <s> (p)"), ["changed function local::f"]),
+        (("ir_version: 8", "ir_version: 9"), ["changed model model"]),
+        (('["" : 17, "local" : 1]>', '["" : 18, "local" : 1], metadata_props: ["k": "v"]>'), ["changed model model"]),
+        (("float[N,2] x, bool c", "bool c, float[N,2] x"), ["changed graph order of inputs"]),
+        (("float[N,2] y, float[N,2] z", "float[1,2] y, float[N,2] z"), ["changed output y"]),
+        (("float[N,2] x", "float[3,2] x"), ["changed input x"]),
+        (
+            drop_mul,
+            [
+                "removed node mul",
+                "changed node t in pick.then_branch",
+                "changed node e in pick.else_branch",
+                "changed node call",
+            ],
+        ),
+        (insert_relu, ["changed node act", "added node new"]),
+        (rename_value, ["renamed value b"]),
+        (lose_a_name, ["renamed node act"]),
+        (swap_inputs, ["changed node add"]),
+        (lambda m: m.graph.outputs.pop(), ["removed output z"]),
+        (lambda m: m.graph.inputs.append(ir.Value(name="more")), ["added input more"]),
+        (lambda m: setattr(m.graph.initializers["w"], "name", "u"), ["renamed initializer w"]),
+        (lambda m: m.functions.clear(), ["removed function local::f"]),
+        (lambda m: setattr(m.graph, "doc_string", "text"), ["changed graph g"]),
+        (lambda m: m.graph.node("add").metadata_props.update(k="v"), ["changed node add"]),
+    ],
+)
 def test_each_kind_of_change(what, expected):
     assert change(what) == expected
 
@@ -139,8 +149,9 @@ def test_text_and_json():
 
 def test_a_large_constant_inside_an_attribute():
     def constant(value: float) -> ir.Model:
-        node = onnx.helper.make_node("Constant", [], ["y"], name="c", value=onnx.numpy_helper.from_array(
-            np.full(1000, value, np.float32)))
+        node = onnx.helper.make_node(
+            "Constant", [], ["y"], name="c", value=onnx.numpy_helper.from_array(np.full(1000, value, np.float32))
+        )
         output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1000])
         return ir.load(onnx.helper.make_model(onnx.helper.make_graph([node], "g", [], [output])))
 

@@ -64,21 +64,39 @@ def test_text_is_stable_through_a_file(tmp_path):
 
 
 def test_types_and_constants_of_every_kind():
-    kinds = [helper.make_tensor_type_proto(TensorProto.FLOAT16, None),
-             helper.make_tensor_type_proto(TensorProto.INT64, [2, "n", None])]
-    kinds += [helper.make_sequence_type_proto(kinds[0]), helper.make_optional_type_proto(kinds[1]),
-              helper.make_sparse_tensor_type_proto(TensorProto.FLOAT, [3])]
-    nodes = [helper.make_node("Constant", [], ["a"], value_strings=["p", "q"]),
-             helper.make_node("Optional", [], ["b"], type=kinds[1]),
-             helper.make_node("Constant", [], ["odd name"], value=helper.make_tensor(
-                 "", TensorProto.BFLOAT16, [2], [1.0, 2.0])),
-             helper.make_node("Custom", ["", "a"], ["", "d"], domain="com.microsoft", many=[1.5, float("inf")])]
-    graph = helper.make_graph(nodes, "g", [helper.make_value_info(f"i{k}", kind) for k, kind in enumerate(kinds)],
-                              [helper.make_value_info("d", kinds[0])])
-    model = ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17),
-                                                            helper.make_opsetid("com.microsoft", 1)]))
+    kinds = [
+        helper.make_tensor_type_proto(TensorProto.FLOAT16, None),
+        helper.make_tensor_type_proto(TensorProto.INT64, [2, "n", None]),
+    ]
+    kinds += [
+        helper.make_sequence_type_proto(kinds[0]),
+        helper.make_optional_type_proto(kinds[1]),
+        helper.make_sparse_tensor_type_proto(TensorProto.FLOAT, [3]),
+    ]
+    nodes = [
+        helper.make_node("Constant", [], ["a"], value_strings=["p", "q"]),
+        helper.make_node("Optional", [], ["b"], type=kinds[1]),
+        helper.make_node(
+            "Constant", [], ["odd name"], value=helper.make_tensor("", TensorProto.BFLOAT16, [2], [1.0, 2.0])
+        ),
+        helper.make_node("Custom", ["", "a"], ["", "d"], domain="com.microsoft", many=[1.5, float("inf")]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_value_info(f"i{k}", kind) for k, kind in enumerate(kinds)],
+        [helper.make_value_info("d", kinds[0])],
+    )
+    model = ir.load(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)])
+    )
     assert [type_text(value) for value in model.graph.inputs] == [
-        "float16", "int64[2,n,?]", "seq(float16)", "optional(int64[2,n,?])", "sparse_float[3]"]
+        "float16",
+        "int64[2,n,?]",
+        "seq(float16)",
+        "optional(int64[2,n,?])",
+        "sparse_float[3]",
+    ]
     assert [node_text(node) for node in model.graph] == [
         "a = Constant() {value_strings=['p','q']}",
         "b = Optional() {type=int64[2,n,?]}",

@@ -32,8 +32,11 @@ def coupling(body: str, constants: str = "", opset: int = 18, inputs: str = "flo
     for info in proto.graph.value_info:
         dims = tuple(d.dim_value for d in info.type.tensor_type.shape.dim)
         if info.name in {*shapes, *constants.replace(",", " ").split()} and info.name not in known and 0 not in dims:
-            proto.graph.initializer.append(onnx.numpy_helper.from_array(
-                np.random.default_rng(0).standard_normal(dims).astype(np.float32), info.name))
+            proto.graph.initializer.append(
+                onnx.numpy_helper.from_array(
+                    np.random.default_rng(0).standard_normal(dims).astype(np.float32), info.name
+                )
+            )
     del proto.graph.value_info[:]
     return couple_channels(ir.load(proto))
 
@@ -47,7 +50,12 @@ def test_a_group_knows_its_slices():
     made = group(found)
     assert made.width == 8 and not made.frozen and not made.caveats
     assert {(s.axis.value.name, s.axis.axis, s.axis.role) for s in made.slices} == {
-        ("w", 0, "out"), ("b", 0, "channel"), ("a", 1, "data"), ("c", 1, "data"), ("v", 1, "in")}
+        ("w", 0, "out"),
+        ("b", 0, "channel"),
+        ("a", 1, "data"),
+        ("c", 1, "data"),
+        ("v", 1, "in"),
+    }
     assert all(s.indices.shape == (8, 1) for s in made.slices)
     assert [n.name for n in made.makers] == ["make"] and [n.name for n in made.readers] == ["read"]
     assert made.parameters == 3 + 1 + 4
@@ -67,18 +75,36 @@ FROZEN = [
     ("[g] c = Gather <axis=1> (a, q) y = Conv (c, v)", "", "node 'g' (Gather) picks from it by computed indices"),
     ("[s] c = Slice (a, q, q) y = Conv (c, v)", "", "node 's' (Slice) computes its bounds"),
     ("[r] c = Reshape (a, q) y = Relu (c)", "", "does not split or merge whole axes"),
-    ("[r] c = Reshape (a, to) y = Relu (c)", "int64[3] to = {-1, 3, 4}",
-     "node 'r' (Reshape) from [N,8,8,8] to [unk__0,3,4] does not split or merge whole axes"),
-    ("[n] s = Shape (a) i = Gather (s, one) f = Cast <to=1> (i) c = Mul (a, f) y = Conv (c, v)", "int64 one = {1}",
-     "node 'n2' (Mul) computes with the number of channels"),
-    ("[n] s = Size (a) f = Cast <to=1> (s) c = Mul (a, f) y = Conv (c, v)", "",
-     "node 'n' (Size) computes with the number of channels"),
-    ("[i] y = If (o) <then_branch = t () => (float p) {p = Abs (a)}, else_branch = e () => (float q) {q = Neg (a)}>",
-     "", "node 'i' (If) uses it in a subgraph"),
-    ("[e] e = Einsum <equation = \"nchw,nchw->nhw\"> (a, z) y = Relu (e)", "",
-     "node 'e' (Einsum) sums over 'c' with what carries no channels"),
-    ("[p] c, i = MaxPool <kernel_shape=[2,2]> (a) d = Cast <to=1> (i) y = Add (c, d)", "",
-     "the indices of node 'p' (MaxPool) are used"),
+    (
+        "[r] c = Reshape (a, to) y = Relu (c)",
+        "int64[3] to = {-1, 3, 4}",
+        "node 'r' (Reshape) from [N,8,8,8] to [unk__0,3,4] does not split or merge whole axes",
+    ),
+    (
+        "[n] s = Shape (a) i = Gather (s, one) f = Cast <to=1> (i) c = Mul (a, f) y = Conv (c, v)",
+        "int64 one = {1}",
+        "node 'n2' (Mul) computes with the number of channels",
+    ),
+    (
+        "[n] s = Size (a) f = Cast <to=1> (s) c = Mul (a, f) y = Conv (c, v)",
+        "",
+        "node 'n' (Size) computes with the number of channels",
+    ),
+    (
+        "[i] y = If (o) <then_branch = t () => (float p) {p = Abs (a)}, else_branch = e () => (float q) {q = Neg (a)}>",
+        "",
+        "node 'i' (If) uses it in a subgraph",
+    ),
+    (
+        '[e] e = Einsum <equation = "nchw,nchw->nhw"> (a, z) y = Relu (e)',
+        "",
+        "node 'e' (Einsum) sums over 'c' with what carries no channels",
+    ),
+    (
+        "[p] c, i = MaxPool <kernel_shape=[2,2]> (a) d = Cast <to=1> (i) y = Add (c, d)",
+        "",
+        "the indices of node 'p' (MaxPool) are used",
+    ),
     ("[u] c = CumSum (a, one) y = Conv (c, v)", "int64 one = {1}", "node 'u' (CumSum) works along it"),
     ("[t] c = Transpose <perm=[0,2,1,3]> (a) [n] y = Conv (c, v)", "", "node 'n' (Conv) works along it"),
     ("c = Conv (a, z) y = Relu (c)", "", "the weight or bias of node '' (Conv) is not constant"),
@@ -93,14 +119,22 @@ def test_frozen_with_the_reason(body, constants, reason):
 
 
 CAVEATS = [
-    ("c = Transpose <perm=[0,2,3,1]> (a) [n] c2 = LayerNormalization (c, b) d = Transpose <perm=[0,3,1,2]> (c2) "
-     "y = Conv (d, v)", "node 'n' (LayerNormalization) normalizes over it"),
+    (
+        "c = Transpose <perm=[0,2,3,1]> (a) [n] c2 = LayerNormalization (c, b) d = Transpose <perm=[0,3,1,2]> (c2) "
+        "y = Conv (d, v)",
+        "node 'n' (LayerNormalization) normalizes over it",
+    ),
     ("[m] m = ReduceMax <keepdims=1> (a, one) c = Mul (a, m) y = Conv (c, v)", "node 'm' (ReduceMax) is over it"),
     ("s = Sigmoid (a) [m] m = ReduceMean (s, one) c = Mul (a, m) y = Conv (c, v)", "node 'm' (ReduceMean) is over it"),
-    ("m0 = ReduceMean (a, two) s = Sub (a, m0) q = ReduceMean (a, one) t = Sub (a, q) [m] m = ReduceSum (t, one) "
-     "c = Mul (a, m) y = Conv (c, v)", "node 'm' (ReduceSum) is over it"),
-    ("[n] c = GroupNormalization <num_groups=2> (a, k, k) y = Conv (c, v)",
-     "node 'n' (GroupNormalization) normalizes over it"),
+    (
+        "m0 = ReduceMean (a, two) s = Sub (a, m0) q = ReduceMean (a, one) t = Sub (a, q) [m] m = ReduceSum (t, one) "
+        "c = Mul (a, m) y = Conv (c, v)",
+        "node 'm' (ReduceSum) is over it",
+    ),
+    (
+        "[n] c = GroupNormalization <num_groups=2> (a, k, k) y = Conv (c, v)",
+        "node 'n' (GroupNormalization) normalizes over it",
+    ),
 ]
 
 
@@ -116,8 +150,9 @@ def test_what_is_zero_where_zeros_come_in_needs_no_caveat():
 
 
 def test_batch_norm_of_groups_are_channels_of_every_group():
-    found = group(coupling("[n] c = GroupNormalization <num_groups=2> (a, k, k) y = Conv (c, v)",
-                           "float[2] k = {1, 2}"))
+    found = group(
+        coupling("[n] c = GroupNormalization <num_groups=2> (a, k, k) y = Conv (c, v)", "float[2] k = {1, 2}")
+    )
     assert found.width == 4
     rows = next(s for s in found.slices if s.axis.value.name == "w")
     assert rows.indices.tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
@@ -125,10 +160,12 @@ def test_batch_norm_of_groups_are_channels_of_every_group():
 
 def test_shapes_computed_in_the_graph_are_followed():
     """x.view(x.size(0), x.size(1) * 64), as PyTorch writes it with a free batch."""
-    found = coupling("""s = Shape (a) n = Gather <axis=0> (s, zero) c = Gather <axis=0> (s, one) m = Mul (c, area)
+    found = coupling(
+        """s = Shape (a) n = Gather <axis=0> (s, zero) c = Gather <axis=0> (s, one) m = Mul (c, area)
         n1 = Unsqueeze (n, zeros) m1 = Unsqueeze (m, zeros) to = Concat <axis=0> (n1, m1) f = Reshape (a, to)
         [fc] y = Gemm <transB=1> (f, big)""",
-                     "int64 zero = {0}, int64 one = {1}, int64 area = {64}, int64[1] zeros = {0}, float[5,512] big")
+        "int64 zero = {0}, int64 one = {1}, int64 area = {64}, int64[1] zeros = {0}, float[5,512] big",
+    )
     made = group(found)
     assert not made.frozen and made.width == 8
     assert next(s for s in made.slices if s.axis.value.name == "big").indices.shape == (8, 64)
@@ -147,26 +184,44 @@ def test_shared_constants():
     assert [(g.width, bool(g.frozen)) for g in found.groups] == [(8, False), (4, True)]
     uses = [s.axis.use for s in found.groups[0].slices if s.axis.value.name == "b"]
     assert len(uses) == 3 and None not in uses
-    outside = coupling("c = Conv (a, m) d = Conv (z, m) e = Add (c, d) y = Conv (e, v)", "float[8,8,1,1] m",
-                       inputs="float[N,3,8,8] x, float[N,8,8,8] z")
+    outside = coupling(
+        "c = Conv (a, m) d = Conv (z, m) e = Add (c, d) y = Conv (e, v)",
+        "float[8,8,1,1] m",
+        inputs="float[N,3,8,8] x, float[N,8,8,8] z",
+    )
     assert "'m' is also input 1 of node" in group(outside).frozen
 
 
-@pytest.mark.parametrize(("before", "after", "expected"), [
-    (("N", 8, 4, 4), ("N", 128), [((8, 4, 4), {1: range(1), 2: range(1, 2), 3: range(2, 3)}, {1: range(3)})]),
-    (("N", 12, 4), (None, 3, 4, 4), [((4,), {2: range(1)}, {3: range(1)}),
-                                     ((3, 4), {1: range(2)}, {1: range(1), 2: range(1, 2)})]),
-    ((2, 6, 4), (2, 3, 8), [((3, 2, 4), {1: range(2), 2: range(2, 3)}, {1: range(1), 2: range(1, 3)}),
-                            ((2,), {0: range(1)}, {0: range(1)})]),
-    ((10, "A", 2, 6), (10, "B", 12), [((2, 6), {2: range(1), 3: range(1, 2)}, {2: range(2)}),
-                                      ((10,), {0: range(1)}, {0: range(1)})]),
-    (("N", 1, 6, 1), ("N", 6), [((6,), {2: range(1)}, {1: range(1)})]),
-    ((6, 4), (4, 6), None),
-    (("N", "T", 6), ("M", 6), None),
-    (("N", "T", 6), (None, None, 6), None),
-    (("N", "T", 6), ("N", "T", 2, 3), [((2, 3), {2: range(2)}, {2: range(1), 3: range(1, 2)})]),
-    ((4, "T", 6), ("T", 4, 6), None),
-])
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (("N", 8, 4, 4), ("N", 128), [((8, 4, 4), {1: range(1), 2: range(1, 2), 3: range(2, 3)}, {1: range(3)})]),
+        (
+            ("N", 12, 4),
+            (None, 3, 4, 4),
+            [((4,), {2: range(1)}, {3: range(1)}), ((3, 4), {1: range(2)}, {1: range(1), 2: range(1, 2)})],
+        ),
+        (
+            (2, 6, 4),
+            (2, 3, 8),
+            [
+                ((3, 2, 4), {1: range(2), 2: range(2, 3)}, {1: range(1), 2: range(1, 3)}),
+                ((2,), {0: range(1)}, {0: range(1)}),
+            ],
+        ),
+        (
+            (10, "A", 2, 6),
+            (10, "B", 12),
+            [((2, 6), {2: range(1), 3: range(1, 2)}, {2: range(2)}), ((10,), {0: range(1)}, {0: range(1)})],
+        ),
+        (("N", 1, 6, 1), ("N", 6), [((6,), {2: range(1)}, {1: range(1)})]),
+        ((6, 4), (4, 6), None),
+        (("N", "T", 6), ("M", 6), None),
+        (("N", "T", 6), (None, None, 6), None),
+        (("N", "T", 6), ("N", "T", 2, 3), [((2, 3), {2: range(2)}, {2: range(1), 3: range(1, 2)})]),
+        ((4, "T", 6), ("T", 4, 6), None),
+    ],
+)
 def test_segments_of_a_reshape(before, after, expected):
     found = segments(before, after)
     assert (found if found is None else [(s.factors, s.inputs, s.outputs) for s in found]) == expected
@@ -179,7 +234,8 @@ def test_components_are_those_of_networkx(count, links):
     graph.add_nodes_from(range(count))
     label = components(count, np.array([a for a, _ in links], np.int64), np.array([b for _, b in links], np.int64))
     assert {frozenset(np.flatnonzero(label == number).tolist()) for number in np.unique(label)} == {
-        frozenset(part) for part in nx.connected_components(graph)}
+        frozenset(part) for part in nx.connected_components(graph)
+    }
 
 
 def test_the_graph_of_axes():
@@ -187,8 +243,11 @@ def test_the_graph_of_axes():
     view = found.graph()
     parts = [{(axis.value.name, axis.axis) for axis in part} for part in nx.connected_components(view)]
     assert {("w", 0), ("b", 0), ("a", 1), ("c", 1), ("u", 1)} in parts
-    edges = [(d["here"].tolist(), d["there"].tolist()) for a, b, d in view.edges(data=True) if len(d["here"]) == 8
-             and d["here"][0] == 8]
+    edges = [
+        (d["here"].tolist(), d["there"].tolist())
+        for a, b, d in view.edges(data=True)
+        if len(d["here"]) == 8 and d["here"][0] == 8
+    ]
     assert edges == [(list(range(8, 16)), list(range(8)))]
     assert group(found).slices[0].axis in view
 

@@ -31,24 +31,46 @@ def names(found) -> dict[str, str]:
 def test_dataflow_of_a_residual_block():
     view = dataflow(graph(RESIDUAL))
     assert sorted((a.name, b.name) for a, b in view.edges) == [
-        ("join", "head"), ("left", "join"), ("right1", "right2"), ("right2", "join"), ("stem", "left"),
-        ("stem", "right1")]
+        ("join", "head"),
+        ("left", "join"),
+        ("right1", "right2"),
+        ("right2", "join"),
+        ("stem", "left"),
+        ("stem", "right1"),
+    ]
     assert [v.name for v in next(d for a, b, d in view.edges(data="values") if b.name == "head")] == ["e"]
     assert nx.is_directed_acyclic_graph(view)
 
 
 def test_dominators_of_a_residual_block():
     assert names(dominators(graph(RESIDUAL))) == {
-        "stem": SOURCE, "left": "stem", "right1": "stem", "right2": "right1", "join": "stem", "head": "join",
-        SINK: "head"}
+        "stem": SOURCE,
+        "left": "stem",
+        "right1": "stem",
+        "right2": "right1",
+        "join": "stem",
+        "head": "join",
+        SINK: "head",
+    }
     assert names(post_dominators(graph(RESIDUAL))) == {
-        SOURCE: "stem", "stem": "join", "left": "join", "right1": "right2", "right2": "join", "join": "head",
-        "head": SINK}
+        SOURCE: "stem",
+        "stem": "join",
+        "left": "join",
+        "right1": "right2",
+        "right2": "join",
+        "join": "head",
+        "head": SINK,
+    }
 
 
 def test_generations():
     assert [[node.name for node in layer] for layer in generations(graph(RESIDUAL))] == [
-        ["stem"], ["left", "right1"], ["right2"], ["join"], ["head"]]
+        ["stem"],
+        ["left", "right1"],
+        ["right2"],
+        ["join"],
+        ["head"],
+    ]
 
 
 def test_a_second_output_and_a_second_input_leave_no_common_node():

@@ -74,5 +74,6 @@ class EliminateCommonSubexpressions(Pass):
 
 def _can_merge(node: ir.Node, first: ir.Node) -> bool:
     """Two outputs of the graph cannot be one value: an Identity would stand where the node stood."""
-    return not any(old.is_graph_output() and new.is_graph_output()
-                   for old, new in zip(node.outputs, first.outputs, strict=True))
+    return not any(
+        old.is_graph_output() and new.is_graph_output() for old, new in zip(node.outputs, first.outputs, strict=True)
+    )

@@ -27,9 +27,11 @@ class FoldConstants(Pass):
         """See Pass.run."""
         functions = {function.graph for function in model.functions.values()}
         return sum(
-            Folder(graph, ir.root(graph) in functions, self.name, context, self.wanted,
-                   self.max_growth, self.max_bytes).run()
-            for graph in map(ir.graph_of, ir.scopes(model)))
+            Folder(
+                graph, ir.root(graph) in functions, self.name, context, self.wanted, self.max_growth, self.max_bytes
+            ).run()
+            for graph in map(ir.graph_of, ir.scopes(model))
+        )
 
     def wanted(self, node: ir.Node) -> bool:
         """Whether the node is this pass's to fold."""

@@ -15,28 +15,124 @@ from lwgraph.rewrite import Context
 from lwgraph.rewrite.operators import is_deterministic
 
 # Results are made of the inputs' own bits, or of single IEEE operations that every runtime rounds the same way.
-EXACT = frozenset({
-    "Abs", "Add", "And", "ArgMax", "ArgMin", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Cast",
-    "CastLike", "Ceil", "Clip", "Compress", "Concat", "ConstantOfShape", "DepthToSpace", "Div", "Equal", "Expand",
-    "EyeLike", "Flatten", "Floor", "Gather", "GatherElements", "GatherND", "Greater", "GreaterOrEqual", "Identity",
-    "IsInf", "IsNaN", "Less", "LessOrEqual", "Max", "Min", "Mul", "Neg", "NonZero", "Not", "OneHot", "Or", "Pad",
-    "Range", "ReduceMax", "ReduceMin", "Relu", "Reshape", "ScatterElements", "ScatterND", "Shape", "Sign", "Size",
-    "Slice", "SpaceToDepth", "Split", "Sqrt", "Squeeze", "Sub", "Tile", "TopK", "Transpose", "Trilu", "Unsqueeze",
-    "Where", "Xor",
-})  # fmt: skip
+EXACT = frozenset(
+    {
+        "Abs",
+        "Add",
+        "And",
+        "ArgMax",
+        "ArgMin",
+        "BitShift",
+        "BitwiseAnd",
+        "BitwiseNot",
+        "BitwiseOr",
+        "BitwiseXor",
+        "Cast",
+        "CastLike",
+        "Ceil",
+        "Clip",
+        "Compress",
+        "Concat",
+        "ConstantOfShape",
+        "DepthToSpace",
+        "Div",
+        "Equal",
+        "Expand",
+        "EyeLike",
+        "Flatten",
+        "Floor",
+        "Gather",
+        "GatherElements",
+        "GatherND",
+        "Greater",
+        "GreaterOrEqual",
+        "Identity",
+        "IsInf",
+        "IsNaN",
+        "Less",
+        "LessOrEqual",
+        "Max",
+        "Min",
+        "Mul",
+        "Neg",
+        "NonZero",
+        "Not",
+        "OneHot",
+        "Or",
+        "Pad",
+        "Range",
+        "ReduceMax",
+        "ReduceMin",
+        "Relu",
+        "Reshape",
+        "ScatterElements",
+        "ScatterND",
+        "Shape",
+        "Sign",
+        "Size",
+        "Slice",
+        "SpaceToDepth",
+        "Split",
+        "Sqrt",
+        "Squeeze",
+        "Sub",
+        "Tile",
+        "TopK",
+        "Transpose",
+        "Trilu",
+        "Unsqueeze",
+        "Where",
+        "Xor",
+    }
+)
 # Exact on integers only: sums and products of floats depend on their order.
 EXACT_ON_INTEGERS = frozenset({"CumSum", "MatMul", "Mod", "Pow", "ReduceProd", "ReduceSum", "Round", "Sum"})
 # Never folded: quantization is there to keep data small and for runtimes to see; sequences have no constants.
-_KEPT = frozenset({
-    "Constant", "DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear", "If", "Loop", "Scan", "Optional",
-    "OptionalGetElement", "OptionalHasElement", "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceErase",
-    "SequenceInsert", "SequenceLength", "SequenceMap", "SplitToSequence", "ConcatFromSequence", "TfIdfVectorizer",
-})  # fmt: skip
+_KEPT = frozenset(
+    {
+        "Constant",
+        "DequantizeLinear",
+        "QuantizeLinear",
+        "DynamicQuantizeLinear",
+        "If",
+        "Loop",
+        "Scan",
+        "Optional",
+        "OptionalGetElement",
+        "OptionalHasElement",
+        "SequenceAt",
+        "SequenceConstruct",
+        "SequenceEmpty",
+        "SequenceErase",
+        "SequenceInsert",
+        "SequenceLength",
+        "SequenceMap",
+        "SplitToSequence",
+        "ConcatFromSequence",
+        "TfIdfVectorizer",
+    }
+)
 # Their result may be much larger than their inputs, by a size that stands in an input.
-_GROWING = frozenset({
-    "ConstantOfShape", "Expand", "EyeLike", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample", "CenterCropPad",
-    "Col2Im", "MaxUnpool", "ConvTranspose", "Gather", "GatherND", "GatherElements",
-})  # fmt: skip
+_GROWING = frozenset(
+    {
+        "ConstantOfShape",
+        "Expand",
+        "EyeLike",
+        "OneHot",
+        "Pad",
+        "Range",
+        "Resize",
+        "Tile",
+        "Upsample",
+        "CenterCropPad",
+        "Col2Im",
+        "MaxUnpool",
+        "ConvTranspose",
+        "Gather",
+        "GatherND",
+        "GatherElements",
+    }
+)
 _FLOATS = frozenset({"FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16"})
 
 
@@ -71,8 +167,9 @@ class Folder:
         count = 0
         while not self.stopped:
             refused = len(self.refused)
-            groups = [(group, results) for group in _groups(self._foldable(), self.max_growth)
-                      if (results := _results(group))]
+            groups = [
+                (group, results) for group in _groups(self._foldable(), self.max_growth) if (results := _results(group))
+            ]
             done = self._fold_all(groups)
             count += done
             if not done and len(self.refused) == refused:
@@ -97,11 +194,16 @@ class Folder:
         """Nodes, in graph order, that depend on constants only."""
         found: dict[ir.Node, None] = {}
         for node in self.graph:
-            if (node.op_type in _KEPT or not is_deterministic(node.op_type, node.domain) or node in self.refused
-                    or not node.inputs or not self.wanted(node)
-                    or (node.op_type == "Identity" and node.outputs[0].is_graph_output())
-                    or any(a.is_ref() for a in node.attributes.values())
-                    or any(v.type is not None and not isinstance(v.type, ir.TensorType) for v in node.outputs)):
+            if (
+                node.op_type in _KEPT
+                or not is_deterministic(node.op_type, node.domain)
+                or node in self.refused
+                or not node.inputs
+                or not self.wanted(node)
+                or (node.op_type == "Identity" and node.outputs[0].is_graph_output())
+                or any(a.is_ref() for a in node.attributes.values())
+                or any(v.type is not None and not isinstance(v.type, ir.TensorType) for v in node.outputs)
+            ):
                 continue
             growing = node.op_type in _GROWING
             known = True
@@ -120,8 +222,12 @@ class Folder:
         size = _grown_elements(node)
         if size is not None and size * 8 <= self.max_bytes:
             return True
-        self._refuse(node, "its result would be too large to compute" if size is not None
-                     else "the size of its result is not known before computing it")
+        self._refuse(
+            node,
+            "its result would be too large to compute"
+            if size is not None
+            else "the size of its result is not known before computing it",
+        )
         return False
 
     def _fold_group(self, group: list[ir.Node], arrays: dict[ir.Value, npt.NDArray[np.generic]]) -> int:
@@ -152,8 +258,13 @@ class Folder:
                 initializers.append(copies[value])
         nodes = []
         for index, node in enumerate(group):
-            made = ir.make_node(node.op_type, [None if v is None else copies[v] for v in node.inputs],
-                                node.attributes, node.domain, len(node.outputs))
+            made = ir.make_node(
+                node.op_type,
+                [None if v is None else copies[v] for v in node.inputs],
+                node.attributes,
+                node.domain,
+                len(node.outputs),
+            )
             made.name = f"n{index}"
             for position, (old, new) in enumerate(zip(node.outputs, made.outputs, strict=True)):
                 new.name = f"v{index}_{position}"
@@ -162,8 +273,9 @@ class Folder:
             nodes.append(made)
         opsets = dict(ir.root(self.graph).opset_imports)
         opsets.update(self.graph.opset_imports)
-        graph = ir.Graph([], [copies[v] for v in results], nodes=nodes, initializers=initializers,
-                         opset_imports=opsets, name="fold")
+        graph = ir.Graph(
+            [], [copies[v] for v in results], nodes=nodes, initializers=initializers, opset_imports=opsets, name="fold"
+        )
         run = self.context.evaluator().prepare(ir.Model(graph, ir_version=_IR_VERSION))
         found = run({})
         return {value: np.asarray(found[copies[value].name or ""]) for value in results}
@@ -199,8 +311,9 @@ _IR_VERSION = 10  # of the models that are only computed; every runtime reads it
 def _results(group: list[ir.Node]) -> list[ir.Value]:
     """The values of a group that something outside it uses."""
     inside = set(group)
-    return [v for n in group for v in n.outputs
-            if v.is_graph_output() or any(use.node not in inside for use in v.uses())]
+    return [
+        v for n in group for v in n.outputs if v.is_graph_output() or any(use.node not in inside for use in v.uses())
+    ]
 
 
 def _groups(nodes: dict[ir.Node, None], small: int) -> list[list[ir.Node]]:

@@ -123,7 +123,7 @@ def _expand(node: ir.Node) -> bool:
     target, shape = ir.constant(node.inputs[1]), _batch_of(node.inputs[0])
     if target is None or shape is None or target.size > len(shape):
         return False
-    tail = list(shape)[len(shape) - target.size:]
+    tail = list(shape)[len(shape) - target.size :]
     return all(wanted == 1 or wanted == size for wanted, size in zip(target.tolist(), tail, strict=True))
 
 
@@ -146,7 +146,7 @@ def _neutral(number: float, *, positive_zero: bool = False) -> Callable[[ir.Node
         if not all(d == 1 for d in shape):
             if source is None or len(shape) > len(source):
                 return False
-            tail = list(source)[len(source) - len(shape):]
+            tail = list(source)[len(source) - len(shape) :]
             if not all(d in (1, size) for d, size in zip(shape, tail, strict=True)):
                 return False
         elif shape and (source is None or len(source) < len(shape)):
@@ -178,8 +178,13 @@ def _pool(node: ir.Node) -> bool:
     ones, zeros = ir.attribute(node, "kernel_shape"), ir.attribute(node, "pads") or (0,)
     strides = ir.attribute(node, "strides") or (1,)
     auto = ir.attribute(node, "auto_pad", "NOTSET")
-    return set(ones) == {1} and set(strides) == {1} and not any(zeros) and auto in ("NOTSET", "VALID") \
+    return (
+        set(ones) == {1}
+        and set(strides) == {1}
+        and not any(zeros)
+        and auto in ("NOTSET", "VALID")
         and len(node.outputs) == 1
+    )
 
 
 def _resize(node: ir.Node) -> bool:
@@ -194,10 +199,31 @@ def _block_of_one(node: ir.Node) -> bool:
 
 
 _IS_IDENTITY: dict[str, Callable[[ir.Node], bool]] = {
-    "Add": _add, "AveragePool": _pool, "Cast": _cast, "CastLike": _cast_like, "Concat": _one_input,
-    "DepthToSpace": _block_of_one, "Div": _neutral(1), "Dropout": _dropout, "Expand": _expand, "Flatten": _flatten,
-    "Identity": _always, "Max": _one_input, "MaxPool": _pool, "Mean": _one_input, "Min": _one_input,
-    "Mul": _neutral(1), "Pad": _pad, "Reshape": _reshape, "Resize": _resize, "Slice": _slice,
-    "SpaceToDepth": _block_of_one, "Squeeze": _squeeze, "Sub": _neutral(0, positive_zero=True), "Sum": _one_input,
-    "Tile": _tile, "Transpose": _transpose, "Unsqueeze": _squeeze,
-}  # fmt: skip
+    "Add": _add,
+    "AveragePool": _pool,
+    "Cast": _cast,
+    "CastLike": _cast_like,
+    "Concat": _one_input,
+    "DepthToSpace": _block_of_one,
+    "Div": _neutral(1),
+    "Dropout": _dropout,
+    "Expand": _expand,
+    "Flatten": _flatten,
+    "Identity": _always,
+    "Max": _one_input,
+    "MaxPool": _pool,
+    "Mean": _one_input,
+    "Min": _one_input,
+    "Mul": _neutral(1),
+    "Pad": _pad,
+    "Reshape": _reshape,
+    "Resize": _resize,
+    "Slice": _slice,
+    "SpaceToDepth": _block_of_one,
+    "Squeeze": _squeeze,
+    "Sub": _neutral(0, positive_zero=True),
+    "Sum": _one_input,
+    "Tile": _tile,
+    "Transpose": _transpose,
+    "Unsqueeze": _squeeze,
+}

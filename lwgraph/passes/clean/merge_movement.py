@@ -28,8 +28,13 @@ class MergeDataMovement(RewritePass):
 
     def rules(self) -> Sequence[Rule]:
         """One rule for each outer operator."""
-        return (Rule(self.transposes, self.transpose), Rule(self.pattern, self.replace),
-                Rule(self.squeezes, self.squeeze), Rule(self.casts, self.cast), Rule(self.slices, self.slice))
+        return (
+            Rule(self.transposes, self.transpose),
+            Rule(self.pattern, self.replace),
+            Rule(self.squeezes, self.squeeze),
+            Rule(self.casts, self.cast),
+            Rule(self.slices, self.slice),
+        )
 
     def transposes(self, op: Any, x: Any, *, perm: Any) -> Any:
         """A Transpose of anything."""
@@ -90,11 +95,15 @@ class MergeDataMovement(RewritePass):
         """A Cast that loses nothing, and the Cast after it, are one Cast."""
         inner = _producer(x, "Cast")
         source = inner.inputs[0] if inner is not None else None
-        if (source is None or source.dtype is None or x.dtype is None or to == ir.DataType.STRING
-                or not _lossless(source.dtype, x.dtype)):
+        if (
+            source is None
+            or source.dtype is None
+            or x.dtype is None
+            or to == ir.DataType.STRING
+            or not _lossless(source.dtype, x.dtype)
+        ):
             return None
         return source if source.dtype == to else op.Cast(source, to=to)
-
 
     def slices(self, op: Any, x: Any, *places: Any) -> Any:
         """A Slice of anything."""

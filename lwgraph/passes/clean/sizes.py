@@ -15,12 +15,43 @@ from lwgraph.passes.clean.polynomial import Poly
 Polys: TypeAlias = "npt.NDArray[Any]"  # of Poly objects
 _MOST = 64  # elements of a tensor of sizes
 _INTEGERS = (ir.DataType.INT64, ir.DataType.INT32)
-_SAME_SHAPE = frozenset({
-    "Abs", "Cast", "Ceil", "Clip", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish",
-    "Identity", "LayerNormalization", "LeakyRelu", "Log", "LogSoftmax", "Mish", "Neg", "Not", "Reciprocal", "Relu",
-    "Round", "Selu", "Sigmoid", "Sign", "Softmax", "Softplus", "Sqrt", "Tanh", "InstanceNormalization",
-    "BatchNormalization", "GroupNormalization",
-})  # fmt: skip
+_SAME_SHAPE = frozenset(
+    {
+        "Abs",
+        "Cast",
+        "Ceil",
+        "Clip",
+        "Dropout",
+        "Elu",
+        "Erf",
+        "Exp",
+        "Floor",
+        "Gelu",
+        "HardSigmoid",
+        "HardSwish",
+        "Identity",
+        "LayerNormalization",
+        "LeakyRelu",
+        "Log",
+        "LogSoftmax",
+        "Mish",
+        "Neg",
+        "Not",
+        "Reciprocal",
+        "Relu",
+        "Round",
+        "Selu",
+        "Sigmoid",
+        "Sign",
+        "Softmax",
+        "Softplus",
+        "Sqrt",
+        "Tanh",
+        "InstanceNormalization",
+        "BatchNormalization",
+        "GroupNormalization",
+    }
+)
 
 
 class Sizes:
@@ -65,7 +96,8 @@ class Sizes:
         if shape is None:
             return None
         return tuple(
-            Poly.of(d if isinstance(d, int) else (d.value or f"?{value.name}.{axis}")) for axis, d in enumerate(shape))
+            Poly.of(d if isinstance(d, int) else (d.value or f"?{value.name}.{axis}")) for axis, d in enumerate(shape)
+        )
 
     def array(self, value: ir.Value | None) -> Polys | None:
         """The elements of a small integer tensor, None when nothing is known of them."""
@@ -191,8 +223,10 @@ def slice_parts(
     count = found[0].size
     axes_ = list(range(count)) if found[2] is None else found[2].reshape(-1).tolist()
     steps = [1] * count if found[3] is None else found[3].reshape(-1).tolist()
-    return [(int(a), int(s), int(e), int(t))
-            for a, s, e, t in zip(axes_, found[0].reshape(-1), found[1].reshape(-1), steps, strict=True)]
+    return [
+        (int(a), int(s), int(e), int(t))
+        for a, s, e, t in zip(axes_, found[0].reshape(-1), found[1].reshape(-1), steps, strict=True)
+    ]
 
 
 def _concat(sizes: Sizes, node: ir.Node) -> Polys | None:
@@ -258,8 +292,18 @@ def _divide(a: Poly, b: Poly) -> Poly | None:
 
 
 _HANDLERS: dict[str, Callable[[Sizes, ir.Node], Polys | None]] = {
-    "Add": _elementwise(lambda a, b: a + b), "Cast": _cast, "Concat": _concat, "Div": _elementwise(_divide),
-    "Gather": _gather, "Identity": _identity, "Mul": _elementwise(lambda a, b: a * b), "Reshape": _reshape,
-    "Shape": _shape, "Size": _size, "Slice": _slice, "Squeeze": _squeeze,
-    "Sub": _elementwise(lambda a, b: a - b), "Unsqueeze": _unsqueeze,
-}  # fmt: skip
+    "Add": _elementwise(lambda a, b: a + b),
+    "Cast": _cast,
+    "Concat": _concat,
+    "Div": _elementwise(_divide),
+    "Gather": _gather,
+    "Identity": _identity,
+    "Mul": _elementwise(lambda a, b: a * b),
+    "Reshape": _reshape,
+    "Shape": _shape,
+    "Size": _size,
+    "Slice": _slice,
+    "Squeeze": _squeeze,
+    "Sub": _elementwise(lambda a, b: a - b),
+    "Unsqueeze": _unsqueeze,
+}

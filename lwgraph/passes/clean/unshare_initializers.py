@@ -20,7 +20,12 @@ class UnshareInitializers(Pass):
     contract = Contract.EXACT
     asks = True
     operators: Annotated[tuple[str, ...], "operators whose inputs are unshared"] = (
-        "Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization")
+        "Conv",
+        "ConvTranspose",
+        "Gemm",
+        "MatMul",
+        "BatchNormalization",
+    )
 
     def run(self, model: ir.Model, context: Context) -> int:
         """See Pass.run."""

@@ -37,8 +37,9 @@ def halved_pads(site: Site) -> tuple[int, ...]:
         begin.append(max(0, math.floor(middle / 2 + 0.5)))
         least = max(1, reach - own)
         sizes = range(least, least + 4 * stride + 1)  # both counts grow by one with 2 s positions
-        end.append(next(e for e in itertools.count() if all(_pairs(n, own, reach, stride, begin[axis] + e)
-                                                            for n in sizes)))  # fmt: skip
+        end.append(
+            next(e for e in itertools.count() if all(_pairs(n, own, reach, stride, begin[axis] + e) for n in sizes))
+        )
     return (*begin, *end)
 
 

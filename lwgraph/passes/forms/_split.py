@@ -186,9 +186,7 @@ def inverse_average(block: Block, axes: Sequence[int]) -> Array:
     return found
 
 
-def first_stage(
-    moments: Floats, cross: Floats, first: Floats, second: Floats, average_inverse: Floats
-) -> Array:
+def first_stage(moments: Floats, cross: Floats, first: Floats, second: Floats, average_inverse: Floats) -> Array:
     """A better first stage (r, I) for a second stage (o, T, r): preconditioned conjugate gradients from `first`.
 
     The normal operator is V -> sum_ts (H_t^T H_s) V R_st, never formed as a matrix of (r I)^2. In float32: the second

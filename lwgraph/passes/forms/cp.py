@@ -165,15 +165,21 @@ def _factors(block: Block, first: Array, taps: Array, last: Array) -> tuple[Arra
     other: npt.NDArray[Any] = first.astype(np.float32)
     tap_inverse = np.linalg.inv(block.tap_moments).astype(np.float32)
     start = conjugate_gradients(
-        lambda v: along(other, image(_features(other, v))), along(other, target), start, STEPS,
+        lambda v: along(other, image(_features(other, v))),
+        along(other, target),
+        start,
+        STEPS,
         lambda v: v / scale @ tap_inverse,
-    )  # fmt: skip
+    )
     start = start / np.maximum(np.linalg.norm(start, axis=1, keepdims=True), 1e-30)
     channel_inverse = np.linalg.inv(block.channel_moments).astype(np.float32)
     other = conjugate_gradients(
-        lambda v: along(start, image(_features(v, start)).swapaxes(1, 2)), along(start, target.swapaxes(1, 2)), other,
-        STEPS, lambda v: v / scale @ channel_inverse,
-    )  # fmt: skip
+        lambda v: along(start, image(_features(v, start)).swapaxes(1, 2)),
+        along(start, target.swapaxes(1, 2)),
+        other,
+        STEPS,
+        lambda v: v / scale @ channel_inverse,
+    )
     taps, first = start.astype(np.float64), other.astype(np.float64)
     return taps, first / np.maximum(np.linalg.norm(first, axis=1, keepdims=True), 1e-300)
 

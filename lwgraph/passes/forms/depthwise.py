@@ -258,8 +258,12 @@ def _solve_pointwise(
     """Better pointwise weights (o, T, c) for taps k (o, T, t); one system per output."""
     return conjugate_gradients(
         lambda v: k @ image(v.swapaxes(1, 2) @ k).swapaxes(1, 2),
-        k @ cross.swapaxes(1, 2), p, STEPS, lambda v: small @ v @ channel_inverse, separate=True,
-    )  # fmt: skip
+        k @ cross.swapaxes(1, 2),
+        p,
+        STEPS,
+        lambda v: small @ v @ channel_inverse,
+        separate=True,
+    )
 
 
 def _solve_taps(
@@ -267,9 +271,13 @@ def _solve_taps(
 ) -> Array:
     """Better taps (o, T, t) for pointwise weights p (o, T, c)."""
     better = conjugate_gradients(
-        lambda v: p @ image(p.swapaxes(1, 2) @ v), p @ cross, k, STEPS // 2,
-        lambda v: small @ v @ tap_inverse, separate=True,
-    )  # fmt: skip
+        lambda v: p @ image(p.swapaxes(1, 2) @ v),
+        p @ cross,
+        k,
+        STEPS // 2,
+        lambda v: small @ v @ tap_inverse,
+        separate=True,
+    )
     return np.asarray(better / np.maximum(np.linalg.norm(better, axis=2, keepdims=True), 1e-300))
 
 

@@ -201,9 +201,9 @@ def _inner(block: Block, runs: Sequence[slice], inner: Array, points: Array, ran
 
     def operate(v: Floats) -> Floats:
         spread = products @ expand(v, groups)
-        return np.concatenate([
-            (block.single[run] @ spread[g * rank : (g + 1) * rank].T).T for g, run in enumerate(runs)
-        ])  # fmt: skip
+        return np.concatenate(
+            [(block.single[run] @ spread[g * rank : (g + 1) * rank].T).T for g, run in enumerate(runs)]
+        )
 
     scale = np.maximum(np.diagonal(products), 1e-300)[:, None]
     keys = [(INVERSE, run.start, run.stop) for run in runs]

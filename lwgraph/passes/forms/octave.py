@@ -115,8 +115,7 @@ class Octave(Form):
         random = np.random.default_rng(0)
         low_in, low_out = self.counts(site)
         inputs, outputs = (
-            np.sort(random.permutation(size)[:low])
-            for size, low in ((site.inputs, low_in), (site.outputs, low_out))
+            np.sort(random.permutation(size)[:low]) for size, low in ((site.inputs, low_in), (site.outputs, low_out))
         )
         shape = (site.outputs, 2 * site.inputs, *site.kernel)
         return self.unfitted(site, self._arrays(site, random.standard_normal(shape) / site.fan_in, inputs, outputs))
@@ -127,8 +126,13 @@ class Octave(Form):
         inputs, outputs = (arrays[side].astype(np.int64) for side in ("inputs", "outputs"))
         high_in, high_out = (_others(low, size) for low, size in ((inputs, site.inputs), (outputs, site.outputs)))
         own, other = (None if bias is None else bias[which] for which in (high_out, outputs))
-        y = op.part(_pick(op, x, high_in, site.inputs, "high_inputs"), arrays["high"], "high",
-                    first=(0,) * len(site.kernel), bias=own)  # fmt: skip
+        y = op.part(
+            _pick(op, x, high_in, site.inputs, "high_inputs"),
+            arrays["high"],
+            "high",
+            first=(0,) * len(site.kernel),
+            bias=own,
+        )
         if not len(inputs) and not len(outputs):
             return y
         if len(outputs):
@@ -185,17 +189,19 @@ def low_conv(op: Emitter, x: ir.Value, weight: Array, stem: str, bias: Array | N
     if bias is not None:
         operands.append(op.const(bias, f"{stem}_bias"))
     return op.Conv(
-        *operands, kernel_shape=site.kernel, strides=site.strides, dilations=site.dilations, pads=pads,
-    )  # fmt: skip
+        *operands,
+        kernel_shape=site.kernel,
+        strides=site.strides,
+        dilations=site.dilations,
+        pads=pads,
+    )
 
 
 def doubled(op: Emitter, x: ir.Value, like: ir.Value, stem: str, cut: bool) -> ir.Value:
     """Each position twice per spatial axis; where it may be too large, cut to the image size of `like`."""
     rank = len(op.site.kernel)
     scales = op.const(np.asarray([1.0, 1.0, *[2.0] * rank]), f"{stem}_scales")
-    y = op.Resize(
-        x, None, scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
-    )
+    y = op.Resize(x, None, scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")
     if not cut:
         return y
     first, last = (op.const(np.asarray([n]), f"{stem}_{name}") for name, n in (("first", 2), ("last", 2 + rank)))

@@ -29,9 +29,16 @@ class MergeActivations(RewritePass):
         return op.any_of("Relu", "Clip")(first, low2, high2, _name="second")
 
     def replace(
-        self, op: Any, x: Any, low: Const | None, high: Const | None, low2: Const | None, high2: Const | None,
-        first: Any, second: Any,
-    ) -> Any:  # fmt: skip
+        self,
+        op: Any,
+        x: Any,
+        low: Const | None,
+        high: Const | None,
+        low2: Const | None,
+        high2: Const | None,
+        first: Any,
+        second: Any,
+    ) -> Any:
         """The intersection of both ranges, as a Relu where it is [0, inf)."""
         a, b = _range(first, low, high)
         c, d = _range(second, low2, high2)

@@ -34,9 +34,18 @@ class FoldBatchNorm(RewritePass):
         return op.BatchNormalization(y, scale, bias, mean, var, _name="norm")
 
     def replace(
-        self, op: Any, x: Any, w: Const, scale: Const, bias: Const, mean: Const, var: Const, b: Const | None,
-        layer: Any, norm: Any,
-    ) -> Any:  # fmt: skip
+        self,
+        op: Any,
+        x: Any,
+        w: Const,
+        scale: Const,
+        bias: Const,
+        mean: Const,
+        var: Const,
+        b: Const | None,
+        layer: Any,
+        norm: Any,
+    ) -> Any:
         """The layer with scaled outputs."""
         linear = Linear(layer, w, b)
         if layer.op_type == "MatMul" and rank_of(layer.outputs[0]) != 2:
@@ -49,9 +58,18 @@ class FoldBatchNorm(RewritePass):
         return op.any_of("Conv", "ConvTranspose", "Gemm")(y, w, b, _name="layer")
 
     def replace_before(
-        self, op: Any, x: Any, w: Const, scale: Const, bias: Const, mean: Const, var: Const, b: Const | None,
-        layer: Any, norm: Any,
-    ) -> Any:  # fmt: skip
+        self,
+        op: Any,
+        x: Any,
+        w: Const,
+        scale: Const,
+        bias: Const,
+        mean: Const,
+        var: Const,
+        b: Const | None,
+        layer: Any,
+        norm: Any,
+    ) -> Any:
         """The layer with scaled inputs."""
         return Linear(layer, w, b).input_affine(op, x, *_affine(norm, scale, bias, mean, var))
 

@@ -36,17 +36,22 @@ class FoldChannelOrder(RewritePass):
             Rule(self.behind, self.replace_behind),
         )
 
-    def pattern(
-        self, op: Any, x: Any, w: Any, order: Any, b: Any = None, low: Any = None, high: Any = None
-    ) -> Any:
+    def pattern(self, op: Any, x: Any, w: Any, order: Any, b: Any = None, low: Any = None, high: Any = None) -> Any:
         """A convolution, perhaps an activation, some of its channels."""
         y = op.Conv(x, w, b, _name="conv")
         return op.Gather(op.either(y, op.any_of(*UNARY)(y, low, high, _name="unary")), order, _name="gather")
 
     def replace(
-        self, op: Any, x: Any, w: Const, order: Const, b: Const | None, conv: ir.Node, unary: ir.Node | None,
+        self,
+        op: Any,
+        x: Any,
+        w: Const,
+        order: Const,
+        b: Const | None,
+        conv: ir.Node,
+        unary: ir.Node | None,
         gather: ir.Node,
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         """The convolution with these filters only, in this order."""
         picked = _channels(gather, order, w.shape[0])
         if ir.attribute(conv, "group", 1) != 1:
@@ -57,17 +62,22 @@ class FoldChannelOrder(RewritePass):
         y = op.copy(conv, x, op.const(w.numpy()[picked], "weight"), bias)
         return y if unary is None else op.copy(unary, y, *unary.inputs[1:])
 
-    def depthwise(
-        self, op: Any, x: Any, w: Any, order: Any, b: Any = None, low: Any = None, high: Any = None
-    ) -> Any:
+    def depthwise(self, op: Any, x: Any, w: Any, order: Any, b: Any = None, low: Any = None, high: Any = None) -> Any:
         """Channels reordered, perhaps an activation, a depthwise convolution."""
         y = op.Gather(x, order, _name="gather")
         return op.Conv(op.either(y, op.any_of(*UNARY)(y, low, high, _name="unary")), w, b, _name="conv")
 
     def replace_depthwise(
-        self, op: Any, x: Any, w: Const, order: Const, b: Const | None, conv: ir.Node, unary: ir.Node | None,
+        self,
+        op: Any,
+        x: Any,
+        w: Const,
+        order: Const,
+        b: Const | None,
+        conv: ir.Node,
+        unary: ir.Node | None,
         gather: ir.Node,
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         """The Gather behind it."""
         if w.shape[1] != 1 or ir.attribute(conv, "group", 1) != w.shape[0] or w.shape[0] == 1:
             return None
@@ -83,9 +93,16 @@ class FoldChannelOrder(RewritePass):
         return self.depthwise(op, x, w, order, b, low, high)
 
     def replace_behind(
-        self, op: Any, x: Any, w: Const, order: Const, b: Const | None, conv: ir.Node, unary: ir.Node | None,
+        self,
+        op: Any,
+        x: Any,
+        w: Const,
+        order: Const,
+        b: Const | None,
+        conv: ir.Node,
+        unary: ir.Node | None,
         gather: ir.Node,
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         """The convolution with its weights in the order of what it reads."""
         if ir.attribute(conv, "group", 1) != 1:
             return None

@@ -38,9 +38,7 @@ class EarlyStride(RewritePass):
         """A convolution, perhaps an activation, every s-th position."""
         return op.any_of(*SUBSAMPLES)(_first(op, x, w, b, low, high), *rest, _name="pool")
 
-    def replace(
-        self, op: Any, x: Any, w: Any, b: Any, first: ir.Node, unary: ir.Node | None, pool: ir.Node
-    ) -> Any:
+    def replace(self, op: Any, x: Any, w: Any, b: Any, first: ir.Node, unary: ir.Node | None, pool: ir.Node) -> Any:
         """The convolution with the strides of both."""
         steps = subsampling(pool, _rank(first))
         return None if steps is None else _strided(op, x, w, b, first, unary, steps)
@@ -124,4 +122,3 @@ def _rank(conv: ir.Node) -> int | None:
 
 def _strides(conv: ir.Node) -> Sequence[int]:
     return tuple(ir.attribute(conv, "strides", (1,) * (_rank(conv) or 0)))
-

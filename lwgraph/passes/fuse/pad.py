@@ -25,9 +25,16 @@ class FusePad(RewritePass):
         return op.any_of("Conv", "AveragePool")(y, *rest, _name="layer")
 
     def replace(
-        self, op: Any, x: Any, pads: Const | None, value: Const | None, axes: Const | None, rest: Any, pad: Any,
+        self,
+        op: Any,
+        x: Any,
+        pads: Const | None,
+        value: Const | None,
+        axes: Const | None,
+        rest: Any,
+        pad: Any,
         layer: Any,
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         """The layer with the pads of both."""
         if ir.attribute(pad, "mode", "constant") != "constant":
             raise Skip(f"mode={ir.attribute(pad, 'mode')}: only padding with a constant can be fused")

@@ -46,7 +46,10 @@ class Simplify(Pass):
         if removed < 0 or (removed == 0 and after.graph.ByteSize() >= before.graph.ByteSize()):
             return 0
         made.ir_version, made.producer_name, made.producer_version = (
-            model.ir_version, model.producer_name, model.producer_version)
+            model.ir_version,
+            model.producer_name,
+            model.producer_version,
+        )
         made.metadata_props.clear()
         made.metadata_props.update(model.metadata_props)
         self._check(model, made, context)
@@ -69,6 +72,7 @@ def _shape_difference(before: ir.Model, after: ir.Model) -> str:
         if a.shape is None or b.shape is None:
             continue
         if len(a.shape) != len(b.shape) or any(
-                isinstance(q, int) and p != q for p, q in zip(a.shape, b.shape, strict=True)):
+            isinstance(q, int) and p != q for p, q in zip(a.shape, b.shape, strict=True)
+        ):
             return f"output '{a.name}' had shape {a.shape} and has {b.shape}"
     return ""

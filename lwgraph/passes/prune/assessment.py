@@ -50,7 +50,7 @@ class Study:
             group = self.group(name)
             if not 1 <= width <= group.width:
                 raise UsageError(f"group '{name}' cannot keep {width} channels; allowed: 1 to {group.width}")
-            found[name] = self.rankings[group].order[:group.width - width]
+            found[name] = self.rankings[group].order[: group.width - width]
         return found
 
 
@@ -61,8 +61,16 @@ def ready(model: ir.Model, context: Context, biases: bool) -> tuple[Scene, list[
     return Scene(model, context), made
 
 
-def cut(model: ir.Model, removed: Mapping[str, Ints], context: Context, fit: Context, *, compensated: bool,
-        refitted: bool, name: str) -> int:
+def cut(
+    model: ir.Model,
+    removed: Mapping[str, Ints],
+    context: Context,
+    fit: Context,
+    *,
+    compensated: bool,
+    refitted: bool,
+    name: str,
+) -> int:
     """Remove channels of the groups named, in place; their number.
 
     Args:
@@ -136,8 +144,11 @@ def matches(patterns: str, names: Iterable[str]) -> bool:
     """Whether one of the comma-separated patterns fits one of the names: a glob, or `re:` and a regular expression."""
     known = list(names)
     for pattern in filter(None, (part.strip() for part in patterns.split(","))):
-        test: Callable[[str], object] = (re.compile(pattern[3:]).search if pattern.startswith("re:")
-                                         else lambda name, p=pattern: fnmatch.fnmatchcase(name, p))  # type: ignore[misc]
+        test: Callable[[str], object] = (
+            re.compile(pattern[3:]).search
+            if pattern.startswith("re:")
+            else lambda name, p=pattern: fnmatch.fnmatchcase(name, p)
+        )  # type: ignore[misc]
         if any(test(name) for name in known):
             return True
     return False

@@ -80,8 +80,10 @@ class PruneBlocks(Pass):
         if self.blocks:
             gone = [name for name, block in found.items() if matches(self.blocks, [name])]
             if not gone:
-                raise UsageError(f"option 'blocks' is '{self.blocks}', which fits no residual block; "
-                                 f"the model has: {', '.join(found) or 'none'}")
+                raise UsageError(
+                    f"option 'blocks' is '{self.blocks}', which fits no residual block; "
+                    f"the model has: {', '.join(found) or 'none'}"
+                )
             for name in gone:
                 self._remove(model, original, name, context)
         else:
@@ -167,8 +169,9 @@ class PruneBlocks(Pass):
         if not context.data or context.executor is None:
             return math.nan
         quiet = Context(executor=context.executor, data=context.data, seed=context.seed, reference=context.reference)
-        report = refit_layers(original, model, quiet, scope="all", only=neighbours(model, left), samples=samples,
-                       name=self.name)
+        report = refit_layers(
+            original, model, quiet, scope="all", only=neighbours(model, left), samples=samples, name=self.name
+        )
         return report.after if math.isfinite(report.after) else math.inf
 
     def _search(self, model: ir.Model, original: ir.Model, names: list[str], context: Context) -> list[str]:

@@ -62,8 +62,10 @@ class PruneChannels(Pass):
         inner, held = apart or (context, [])
         study = self.study(model, inner)
         if self.widths:
-            chosen = {group: study.rankings[group].order[:group.width - kept]
-                      for group, kept in self._stated(list(study.rankings)).items()}
+            chosen = {
+                group: study.rankings[group].order[: group.width - kept]
+                for group, kept in self._stated(list(study.rankings)).items()
+            }
         elif self.scope == "group":
             chosen = by_group(study.rankings, self.ratio, self.multiple)
         else:
@@ -81,13 +83,22 @@ class PruneChannels(Pass):
     def _measured(self, study: Study, model: ir.Model, fit: Context, held: list[Feeds]) -> dict[Group, Ranking]:
         """The rankings with their costs at the network's outputs, on samples that no fit has seen."""
         options = [each for each in self.options(model, fit) if each.kept in _probes(study.group(each.item), self)]
-        return at_outputs(study.rankings, measure_sensitivity(model, self, fit, held[:self.sensitivity],
-                                                              options=options))
+        return at_outputs(
+            study.rankings, measure_sensitivity(model, self, fit, held[: self.sensitivity], options=options)
+        )
 
     def study(self, model: ir.Model, context: Context) -> Study:
         """Rank the channels of every group that may shrink; kept in the context. The model is not changed."""
-        key = (self.name, self.importance, self.compensate, self.multiple, self.only, self.ignore,
-               context.statistics, ir.fingerprint(model))
+        key = (
+            self.name,
+            self.importance,
+            self.compensate,
+            self.multiple,
+            self.only,
+            self.ignore,
+            context.statistics,
+            ir.fingerprint(model),
+        )
         if not isinstance(found := context.memory.get(key), Study):
             found = context.memory[key] = self._study(ir.clone(model), context)
         return found
@@ -114,8 +125,17 @@ class PruneChannels(Pass):
             for kept in menu(group, step_of(group, self.multiple), self.most):
                 shares = shares_after(group, group.width, kept, {})
                 left = work.changed(shares)
-                found.append(Removal(group.name, kept, group.width, round(work.total(shares)),
-                                     float(ranking.cost[group.width - kept]), tuple(left), tuple(left.values())))
+                found.append(
+                    Removal(
+                        group.name,
+                        kept,
+                        group.width,
+                        round(work.total(shares)),
+                        float(ranking.cost[group.width - kept]),
+                        tuple(left),
+                        tuple(left.values()),
+                    )
+                )
         return found
 
     def apply(self, model: ir.Model, kept: Mapping[str, int], context: Context, *, refit: bool = False) -> int:
@@ -127,15 +147,20 @@ class PruneChannels(Pass):
         found: dict[Group, int] = {}
         for pattern, text in _widths(self.widths).items():
             fitting = [group for group in groups if matches(pattern, [group.name])] or [
-                group for group in groups if matches(pattern, names_of(group))]
+                group for group in groups if matches(pattern, names_of(group))
+            ]
             if not fitting:
-                raise UsageError(f"option 'widths' names '{pattern}', which fits no group that may shrink; "
-                                 "`lwgraph inspect --groups` lists them")
+                raise UsageError(
+                    f"option 'widths' names '{pattern}', which fits no group that may shrink; "
+                    "`lwgraph inspect --groups` lists them"
+                )
             for group in fitting:
                 kept = round(float(text) * group.width) if "." in text else int(text)
                 if not 1 <= kept <= group.width:
-                    raise UsageError(f"option 'widths' keeps {text} of group '{group.name}', which has {group.width} "
-                                     f"channels; allowed: 1 to {group.width}, or a share as 0.5")
+                    raise UsageError(
+                        f"option 'widths' keeps {text} of group '{group.name}', which has {group.width} "
+                        f"channels; allowed: 1 to {group.width}, or a share as 0.5"
+                    )
                 found[group] = kept
         return found
 
@@ -146,8 +171,13 @@ def _held_out(model: ir.Model, context: Context) -> tuple[Context, list[Feeds]] 
         return None
     feeds, held = chosen_feeds(context.data, model, ALL, context.seed)  # the same as those of the refit
     fit = [feed for index, feed in enumerate(feeds) if index not in held] or feeds
-    statistics = Statistics(model, fit, context.executor, context.seed,
-                            progress=lambda what, done, total: context.progress(what, done, total))
+    statistics = Statistics(
+        model,
+        fit,
+        context.executor,
+        context.seed,
+        progress=lambda what, done, total: context.progress(what, done, total),
+    )
     return replace(context, data=fit, statistics=statistics), [feeds[index] for index in sorted(held)]
 
 

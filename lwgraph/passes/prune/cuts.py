@@ -39,8 +39,10 @@ def reshape(node: ir.Node, state: Cut) -> None:
     """The target in numbers: what is not known is copied (0) or follows (-1)."""
     before, after = state.dims(node.inputs[0]), state.dims(node.outputs[0])
     assert before is not None and after is not None  # else its channels are frozen
-    target = [size if isinstance(size, int) else 0 if is_copied(before, after, axis) else -1
-              for axis, size in enumerate(state.after(node.outputs[0]))]
+    target = [
+        size if isinstance(size, int) else 0 if is_copied(before, after, axis) else -1
+        for axis, size in enumerate(state.after(node.outputs[0]))
+    ]
     node.attributes.pop("allowzero", None)
     state.give(node, 1, np.array(target, np.int64))
 
@@ -140,7 +142,7 @@ def pad(node: ir.Node, state: Cut) -> None:
     for axis, (before, after) in tuple(pads.items()):
         mask = state.kept(node.outputs[0], axis)
         if mask is not None and (before or after):
-            pads[axis] = int(mask[:before].sum()), int(mask[len(mask) - after:].sum())
+            pads[axis] = int(mask[:before].sum()), int(mask[len(mask) - after :].sum())
             changed = True
     if changed:
         flat = [pads[axis][side] for side in (0, 1) for axis in pads]
@@ -155,9 +157,11 @@ def expand(node: ir.Node, state: Cut) -> None:
     """A size that is asked for in numbers."""
     shape = ir.constant(node.inputs[1])
     if shape is not None:
-        after = state.after(node.outputs[0])[-len(shape):]
-        asked = [size if number > 1 and isinstance(size, int) else int(number)
-                 for number, size in zip(shape, after, strict=True)]
+        after = state.after(node.outputs[0])[-len(shape) :]
+        asked = [
+            size if number > 1 and isinstance(size, int) else int(number)
+            for number, size in zip(shape, after, strict=True)
+        ]
         state.give(node, 1, np.array(asked, np.int64))
 
 
@@ -169,8 +173,11 @@ def resize(node: ir.Node, state: Cut) -> None:
         return
     axes = ir.attribute(node, "axes", tuple(range(len(sizes))))
     after = state.after(node.outputs[0])
-    asked = [size if state.kept(node.outputs[0], axis) is not None else int(number)
-             for axis, number in zip(axes, sizes, strict=True) for size in [after[axis]]]
+    asked = [
+        size if state.kept(node.outputs[0], axis) is not None else int(number)
+        for axis, number in zip(axes, sizes, strict=True)
+        for size in [after[axis]]
+    ]
     state.give(node, 3, np.array(asked, np.int64))
 
 

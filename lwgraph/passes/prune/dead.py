@@ -64,7 +64,7 @@ class RemoveDeadChannels(Pass):
             readers = {site.node: site for reader in scene.readers(group) for site in reader.sites}
             dead = np.array([c for c in range(group.width) if _removable(group, c, known, readers)], np.int64)
             # One channel stays: a layer without channels is no layer.
-            dead = dead[:group.width - 1] if len(dead) == group.width else dead
+            dead = dead[: group.width - 1] if len(dead) == group.width else dead
             if len(dead):
                 _fold(scene, group, dead, known)
                 removed[group] = dead

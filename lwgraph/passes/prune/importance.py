@@ -210,8 +210,10 @@ def _parts(scene: Scene, readers: list[Reader]) -> list[_Part]:
     for reader in readers:
         moments = scene.moments(reader)
         power = sum(block.power for block in moments.blocks)
-        found += [_Part(block, columns, 1 / power if power > 0 else 0.0)
-                  for block, columns in zip(moments.blocks, reader.columns, strict=True)]
+        found += [
+            _Part(block, columns, 1 / power if power > 0 else 0.0)
+            for block, columns in zip(moments.blocks, reader.columns, strict=True)
+        ]
     return found
 
 
@@ -239,8 +241,10 @@ def importance(name: str) -> Importance:
     if ":" in name:
         found = load_object(name, "importance")
         if not (isinstance(found, type) and issubclass(found, Importance)):
-            raise UsageError(f"'{name}' is not an importance; allowed: a class derived from "
-                             "lwgraph.passes.prune.importance.Importance")
+            raise UsageError(
+                f"'{name}' is not an importance; allowed: a class derived from "
+                "lwgraph.passes.prune.importance.Importance"
+            )
         return found()
     if name not in BUILT_IN:
         raise UsageError(f"importance '{name}' is unknown{did_you_mean(name, [*BUILT_IN, *MORE])}")

@@ -45,18 +45,33 @@ _INCREASING: dict[str, Callable[[ir.Node], Callable[[Array], Array]]] = {
     "LeakyRelu": lambda node: _leaky(ir.attribute(node, "alpha", 0.01)),
     "Sigmoid": lambda node: lambda x: 0.5 * (1 + np.tanh(0.5 * x)),
     "Tanh": lambda node: np.tanh,
-    "HardSigmoid": lambda node: lambda x: np.clip(
-        ir.attribute(node, "alpha", 0.2) * x + ir.attribute(node, "beta", 0.5), 0, 1),
+    "HardSigmoid": lambda node: (
+        lambda x: np.clip(ir.attribute(node, "alpha", 0.2) * x + ir.attribute(node, "beta", 0.5), 0, 1)
+    ),
     "Elu": lambda node: lambda x: np.where(x > 0, x, ir.attribute(node, "alpha", 1.0) * np.expm1(np.minimum(x, 0))),
     "Softplus": lambda node: lambda x: np.logaddexp(0, x),
     "Exp": lambda node: np.exp,
     "Clip": lambda node: _clip(node),
-    **dict.fromkeys(("Identity", "Dropout", "MaxPool", "GlobalMaxPool", "GlobalAveragePool", "Upsample"),
-                    lambda node: lambda x: x),
+    **dict.fromkeys(
+        ("Identity", "Dropout", "MaxPool", "GlobalMaxPool", "GlobalAveragePool", "Upsample"), lambda node: lambda x: x
+    ),
 }
 # What only moves elements; a Resize may interpolate beyond its neighbours, and is left out.
-_MOVES = ("Concat", "Split", "Slice", "Gather", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Tile",
-          "DepthToSpace", "SpaceToDepth", "Expand")  # fmt: skip
+_MOVES = (
+    "Concat",
+    "Split",
+    "Slice",
+    "Gather",
+    "Transpose",
+    "Reshape",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+    "Tile",
+    "DepthToSpace",
+    "SpaceToDepth",
+    "Expand",
+)
 
 
 def _leaky(alpha: float) -> Callable[[Array], Array]:
@@ -90,8 +105,15 @@ def channel_bounds(model: ir.Model, coupling: Coupling) -> Mapping[tuple[ir.Valu
     return known
 
 
-def _node(node: ir.Node, output: ir.Value, axis: int, size: int, coupling: Coupling,
-          known: Mapping[tuple[ir.Value, int], Bounds], moved: Mapping[tuple[ir.Value, ir.Value], list[Any]]) -> Bounds:
+def _node(
+    node: ir.Node,
+    output: ir.Value,
+    axis: int,
+    size: int,
+    coupling: Coupling,
+    known: Mapping[tuple[ir.Value, int], Bounds],
+    moved: Mapping[tuple[ir.Value, ir.Value], list[Any]],
+) -> Bounds:
     kind, unknown = node.op_type, Bounds.unknown(size)
     first = known.get((node.inputs[0], axis)) if node.inputs and node.inputs[0] is not None else None
     if kind in ("Conv", "Gemm") and axis == 1:
@@ -146,8 +168,14 @@ def _batch_norm(node: ir.Node, x: Bounds) -> Bounds | None:
     return Bounds(np.minimum(*ends), np.maximum(*ends))
 
 
-def _arithmetic(node: ir.Node, output: ir.Value, axis: int, size: int, coupling: Coupling,
-                known: Mapping[tuple[ir.Value, int], Bounds]) -> Bounds | None:
+def _arithmetic(
+    node: ir.Node,
+    output: ir.Value,
+    axis: int,
+    size: int,
+    coupling: Coupling,
+    known: Mapping[tuple[ir.Value, int], Bounds],
+) -> Bounds | None:
     rank = len(coupling.builder.dims(output) or ())
     operands = []
     for value in node.inputs:
@@ -172,8 +200,15 @@ def _arithmetic(node: ir.Node, output: ir.Value, axis: int, size: int, coupling:
     return Bounds(np.minimum.reduce(products), np.maximum.reduce(products))
 
 
-def _move(node: ir.Node, output: ir.Value, axis: int, size: int, coupling: Coupling,
-          known: Mapping[tuple[ir.Value, int], Bounds], moved: Mapping[tuple[ir.Value, ir.Value], list[Any]]) -> Bounds:
+def _move(
+    node: ir.Node,
+    output: ir.Value,
+    axis: int,
+    size: int,
+    coupling: Coupling,
+    known: Mapping[tuple[ir.Value, int], Bounds],
+    moved: Mapping[tuple[ir.Value, ir.Value], list[Any]],
+) -> Bounds:
     """Where an output's channels come from the coupling has recorded: index by index, or axis by axis."""
     low, high = np.full(size, math.inf), np.full(size, -math.inf)
     mine = coupling.builder.get(output, axis)

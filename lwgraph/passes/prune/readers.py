@@ -65,8 +65,10 @@ class Scene:
 
         Measured when asked for first: cutting does not need them, and it takes a run of the model.
         """
-        found = {value.name or "": [size if isinstance(size, int) else None for size in dims]
-                 for value, dims in self.coupling.builder.shapes.items()}
+        found = {
+            value.name or "": [size if isinstance(size, int) else None for size in dims]
+            for value, dims in self.coupling.builder.shapes.items()
+        }
         context = self.context
         if context.executor is not None and context.feeds and _open(self.model, found):
             measured = layer_shapes(self.model, next(iter(context.feeds)), context.executor)
@@ -85,8 +87,9 @@ class Scene:
         """The layers that read a group through a plain weight, so that their inputs' moments say what is lost."""
         found = []
         for each in group.weights("in"):
-            sites = tuple(site for node, index in each.axis.users
-                          if index == 1 and (site := self._sites.get(node)) is not None)
+            sites = tuple(
+                site for node, index in each.axis.users if index == 1 and (site := self._sites.get(node)) is not None
+            )
             if sites and len(sites) == len(each.axis.users):
                 found.append(Reader(sites, _columns(sites[0], each.axis, each.indices)))
         return found
@@ -143,13 +146,19 @@ class Work:
         for node in scene.model.graph:
             # A recurrent layer is two products, with its inputs and with its own state.
             weights = (1, 2) if node.op_type in ("RNN", "GRU", "LSTM") else (1, 0) if node.op_type == "MatMul" else (1,)
-            found = [tuple({axis.root(): axis for (index, _), axis in axes.get(node, {}).items()
-                            if index == weight}.values()) for weight in weights]
+            found = [
+                tuple(
+                    {axis.root(): axis for (index, _), axis in axes.get(node, {}).items() if index == weight}.values()
+                )
+                for weight in weights
+            ]
             macs = node_macs(node, scene.shapes)
             if macs is None:  # the model leaves the image's size open, and there is no sample to measure it on
                 macs = math.prod(ir.constant_shape(node.inputs[1]) or (0,))
-                scene.context.warn("the work of some layers depends on the inputs' sizes, which are not known without "
-                                   "calibration data; these layers count as if they ran at one position")
+                scene.context.warn(
+                    "the work of some layers depends on the inputs' sizes, which are not known without "
+                    "calibration data; these layers count as if they ran at one position"
+                )
             if macs:
                 sizes = [math.prod(ir.constant_shape(node.inputs[weight]) or (0,)) for weight in weights]
                 parts = [(macs * size / max(sum(sizes), 1), each) for size, each in zip(sizes, found, strict=True)]

@@ -36,8 +36,10 @@ class Cut:
         self.masks = coupling.kept(removed)
         for axis, mask in self.masks.items():
             if not mask.any():
-                raise CheckError(f"these channels are all that '{axis.value.name}' has along axis {axis.axis}; "
-                                 "at least one must stay")
+                raise CheckError(
+                    f"these channels are all that '{axis.value.name}' has along axis {axis.axis}; "
+                    "at least one must stay"
+                )
 
     def kept(self, value: ir.Value | None, axis: int) -> Mask | None:
         """Which indices of an activation's axis stay; None when all do."""
@@ -95,8 +97,12 @@ class Cut:
         for value in {axis.value for axis in self.masks}:
             if value.shape is not None and not ir.is_constant(value):
                 sizes = [size if isinstance(size, int) else None for size in self.after(value)]
-                value.shape = ir.Shape([new if self.kept(value, axis) is not None else old
-                                        for axis, (new, old) in enumerate(zip(sizes, value.shape, strict=True))])
+                value.shape = ir.Shape(
+                    [
+                        new if self.kept(value, axis) is not None else old
+                        for axis, (new, old) in enumerate(zip(sizes, value.shape, strict=True))
+                    ]
+                )
 
     def _slice_constants(self) -> None:
         # One new constant for each set of users that read the same slices of the same value.
@@ -115,8 +121,9 @@ class Cut:
                 assert array is not None
                 for axis_, mask in masks.items():
                     array = np.compress(mask, array, axis_)
-                made[key] = ir.add_initializer(self.model.graph, array, value.name or "constant",
-                                               dtype=ir.constant_dtype(value))
+                made[key] = ir.add_initializer(
+                    self.model.graph, array, value.name or "constant", dtype=ir.constant_dtype(value)
+                )
             node.replace_input_with(index, made[key])
             self._drop(value)
 

@@ -55,8 +55,9 @@ def _scores(scene: Scene) -> dict[Group, Array]:
     import torch
 
     module = executor.module(scene.model)
-    weights = {module.initializer(key): parameter for key, parameter in module.named_parameters()
-               if parameter.requires_grad}
+    weights = {
+        module.initializer(key): parameter for key, parameter in module.named_parameters() if parameter.requires_grad
+    }
     groups = [group for group in scene.coupling.groups if group.weights("out")]
     scores = {group: np.zeros(group.width) for group in groups}
     draw = torch.Generator().manual_seed(scene.context.seed)
@@ -67,11 +68,16 @@ def _scores(scene: Scene) -> dict[Group, Array]:
         outputs = module({name: torch.as_tensor(np.asarray(array)) for name, array in feed.items()})
         outputs = {name: value for name, value in outputs.items() if value.requires_grad}
         for probe in range(PROBES):
-            total = sum((_signs(value, draw) * value).sum() / value.detach().std().clamp_min(1e-12)
-                        for value in outputs.values())
+            total = sum(
+                (_signs(value, draw) * value).sum() / value.detach().std().clamp_min(1e-12)
+                for value in outputs.values()
+            )
             found = torch.autograd.grad(total, parameters, allow_unused=True, retain_graph=probe + 1 < PROBES)
-            products = {name: (weight.detach() * slope).double().numpy()
-                        for name, weight, slope in zip(names, parameters, found, strict=True) if slope is not None}
+            products = {
+                name: (weight.detach() * slope).double().numpy()
+                for name, weight, slope in zip(names, parameters, found, strict=True)
+                if slope is not None
+            }
             for group in groups:
                 scores[group] += np.square(_slope(group, products)) / (PROBES * len(feeds))
     return scores

@@ -118,8 +118,8 @@ def _kept(scores: Array, sparsity: float, part: float, pattern: str) -> Mask:
     if not among:
         grouped = np.add.reduceat(scores, np.arange(0, scores.shape[1], run), axis=1)
         gone = np.zeros(grouped.shape, bool)
-        gone.reshape(-1)[np.argsort(grouped, axis=None, kind="stable")[:round(part * sparsity * grouped.size)]] = True
-        return ~np.repeat(gone, run, axis=1)[:, :scores.shape[1]]
+        gone.reshape(-1)[np.argsort(grouped, axis=None, kind="stable")[: round(part * sparsity * grouped.size)]] = True
+        return ~np.repeat(gone, run, axis=1)[:, : scores.shape[1]]
     rows, columns = scores.shape
     missing = -columns % among  # an incomplete last group is filled up with zeros
     padded = np.column_stack([scores, np.full((rows, missing), -np.inf)]).reshape(rows, -1, among)

@@ -45,12 +45,15 @@ def menu(group: Group, step: int, most: float) -> list[int]:
 
 def by_group(rankings: Mapping[Group, Ranking], ratio: float, multiple: int) -> dict[Group, Ints]:
     """Each group loses the same share."""
-    return {group: ranking.order[:group.width - kept_by_ratio(group, ratio, multiple)]
-            for group, ranking in rankings.items()}
+    return {
+        group: ranking.order[: group.width - kept_by_ratio(group, ratio, multiple)]
+        for group, ranking in rankings.items()
+    }
 
 
-def by_work(rankings: Mapping[Group, Ranking], ratio: float, multiple: int, scene: Scene, most: float
-            ) -> dict[Group, Ints]:
+def by_work(
+    rankings: Mapping[Group, Ranking], ratio: float, multiple: int, scene: Scene, most: float
+) -> dict[Group, Ints]:
     """Remove a share of the multiply-accumulates: always the step that costs least for the work it saves.
 
     Args:
@@ -82,7 +85,7 @@ def by_work(rankings: Mapping[Group, Ranking], ratio: float, multiple: int, scen
         if best is None:
             break
         _, group, kept[group], share, now = best
-    return {group: ranking.order[:group.width - kept[group]] for group, ranking in rankings.items()}
+    return {group: ranking.order[: group.width - kept[group]] for group, ranking in rankings.items()}
 
 
 def at_outputs(rankings: Mapping[Group, Ranking], found: Iterable[Sensitivity]) -> dict[Group, Ranking]:

@@ -170,8 +170,12 @@ def _check_reader(site: Site) -> None:
 
 
 def _is_plain_average(node: ir.Node) -> bool:
-    return node.op_type == "AveragePool" and not any(ir.attribute(node, "pads", ())) and ir.attribute(
-        node, "auto_pad", "NOTSET") in ("NOTSET", "VALID") and not ir.attribute(node, "ceil_mode", 0)
+    return (
+        node.op_type == "AveragePool"
+        and not any(ir.attribute(node, "pads", ()))
+        and ir.attribute(node, "auto_pad", "NOTSET") in ("NOTSET", "VALID")
+        and not ir.attribute(node, "ceil_mode", 0)
+    )
 
 
 def _absorb(model: ir.Model, chain: _Chain, shift: Floats) -> None:

@@ -48,8 +48,12 @@ class Equalize(Pass):
         names = [v.name or "" for v in observed_tensors(channels)]
         if context.data and names:
             executor = context.executor or registry.executor("ort", threads=context.threads)
-            return self.balance(model, collect(model, context.data, executor, names, channels=dict.fromkeys(names, 1),
-                                               samples=0, seed=context.seed))
+            return self.balance(
+                model,
+                collect(
+                    model, context.data, executor, names, channels=dict.fromkeys(names, 1), samples=0, seed=context.seed
+                ),
+            )
         return apply_scales(channels, weight_scales(channels))
 
     def balance(self, model: ir.Model, seen: Mapping[str, Observed], least: float = 0.0) -> int:
@@ -61,13 +65,16 @@ class Equalize(Pass):
         channels = Channels.of(model.graph)
         scales = activation_scales(channels, seen, self.weight_bits, self.per_channel)
         if least > 0 and self._errors(channels, np.ones_like(scales), seen) < least * self._errors(
-                channels, scales, seen):
+            channels, scales, seen
+        ):
             return 0
         return apply_scales(channels, scales)
 
     def _errors(self, channels: Channels, scales: Array, seen: Mapping[str, Observed]) -> float:
-        return sum(_predicted(layer, scales[channels.roots(layer.inputs)], seen, self.weight_bits, self.per_channel)
-                   for layer in channels.layers)
+        return sum(
+            _predicted(layer, scales[channels.roots(layer.inputs)], seen, self.weight_bits, self.per_channel)
+            for layer in channels.layers
+        )
 
 
 def wanted(model: ir.Model) -> list[str]:
@@ -79,8 +86,11 @@ def wanted(model: ir.Model) -> list[str]:
 
 def observed_tensors(channels: Channels) -> list[ir.Value]:
     """The tensors with free channels whose ranges matter: the inputs of layers, and what is clipped."""
-    found = [x for layer in channels.layers
-             if (x := layer.node.inputs[0]) is not None and not channels.frozen(layer.inputs).all()]
+    found = [
+        x
+        for layer in channels.layers
+        if (x := layer.node.inputs[0]) is not None and not channels.frozen(layer.inputs).all()
+    ]
     found += [value for value, _, _ in channels.clips if not channels.frozen(channels.ids[value]).all()]
     return list(dict.fromkeys(found))
 

@@ -23,8 +23,19 @@ _OBSERVED = 64  # feeds whose ranges are looked at
 DTYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 LARGEST = {"float16": 65504.0, "bfloat16": 3.38e38}
 SMALLEST = {"float16": 2.0**-14, "bfloat16": 2.0**-126}  # normal numbers: below, precision goes
-_ACCUMULATE = ("CumSum", "Exp", "Log", "NonMaxSuppression", "Pow", "Range", "ReduceL2", "ReduceLogSum",
-               "ReduceLogSumExp", "ReduceProd", "ReduceSumSquare")
+_ACCUMULATE = (
+    "CumSum",
+    "Exp",
+    "Log",
+    "NonMaxSuppression",
+    "Pow",
+    "Range",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "ReduceProd",
+    "ReduceSumSquare",
+)
 
 
 @dataclass(frozen=True)
@@ -34,10 +45,14 @@ class Half(Pass):
     name: ClassVar[str] = "half"
     contract: ClassVar[Contract] = Contract.APPROXIMATE
 
-    type: Annotated[Literal["float16", "bfloat16"], "float16: 11 bits up to 65504; bfloat16: 8 bits, float32's range"
-                    ] = "float16"
-    activations: Annotated[bool, "also compute in 16 bits, for hardware that does; ONNX Runtime's processor kernels do "
-                           "not: they run float16 in float32 with Casts between, and have no bfloat16"] = False
+    type: Annotated[
+        Literal["float16", "bfloat16"], "float16: 11 bits up to 65504; bfloat16: 8 bits, float32's range"
+    ] = "float16"
+    activations: Annotated[
+        bool,
+        "also compute in 16 bits, for hardware that does; ONNX Runtime's processor kernels do "
+        "not: they run float16 in float32 with Casts between, and have no bfloat16",
+    ] = False
     keep_io: Annotated[bool, "with activations: inputs and outputs of the model stay float32"] = True
     minimum: Annotated[int, "weights of fewer elements stay float32, unless activations are 16-bit, too"] = 256
     op_types_to_exclude: Annotated[tuple[str, ...], "operators that compute in float32"] = _ACCUMULATE
@@ -60,8 +75,10 @@ class Half(Pass):
         names = [node.name or "" for node in model.graph]
         for excluded in self.nodes_to_exclude:
             if excluded not in names:
-                raise UsageError(f"option 'nodes_to_exclude' names '{excluded}', which the model does not have"
-                                 f"{did_you_mean(excluded, names)}")
+                raise UsageError(
+                    f"option 'nodes_to_exclude' names '{excluded}', which the model does not have"
+                    f"{did_you_mean(excluded, names)}"
+                )
         if not self.activations:
             return self._store(model, context)
         return self._compute(model, context)
@@ -74,8 +91,13 @@ class Half(Pass):
                 continue
             for value in list(scope.initializers.values()):
                 shape = ir.constant_shape(value)
-                if (ir.constant_dtype(value) != ir.DataType.FLOAT or shape is None or value.is_graph_output()
-                        or int(np.prod(shape)) < self.minimum or not value.uses()):
+                if (
+                    ir.constant_dtype(value) != ir.DataType.FLOAT
+                    or shape is None
+                    or value.is_graph_output()
+                    or int(np.prod(shape)) < self.minimum
+                    or not value.uses()
+                ):
                     continue
                 weight = ir.constant(value)
                 assert weight is not None
@@ -121,15 +143,21 @@ class Half(Pass):
         if not done:
             return 0
         if context.executor is not None and (refusal := _refusal(context.executor, working)):
-            context.skip(self.name, model.graph.name or "the model", f"the target cannot compute in {self.type} "
-                         f"({refusal}); activations=false stores weights in it")
+            context.skip(
+                self.name,
+                model.graph.name or "the model",
+                f"the target cannot compute in {self.type} ({refusal}); activations=false stores weights in it",
+            )
             return 0
         if self.type == "bfloat16":
-            context.warn("half: ONNX Runtime's processor kernels do not compute in bfloat16: the model is for other "
-                         "hardware")
+            context.warn(
+                "half: ONNX Runtime's processor kernels do not compute in bfloat16: the model is for other hardware"
+            )
         else:
-            context.warn("half: ONNX Runtime's processor kernels compute float16 in float32 with Casts between: slower "
-                         "here; activations=false keeps the speed and the file as small")
+            context.warn(
+                "half: ONNX Runtime's processor kernels compute float16 in float32 with Casts between: slower "
+                "here; activations=false keeps the speed and the file as small"
+            )
         if not context.allow(self.name, "the whole model"):
             return 0
         ir.replace_contents(model, working)

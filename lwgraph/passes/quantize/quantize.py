@@ -48,22 +48,30 @@ class Quantize(Pass):
     target: Annotated[str, "ort-cpu, ort-cpu-avx2, openvino, tensorrt, qnn, or the path of a target file"] = "ort-cpu"
     calibration_method: Annotated[
         Literal["auto", "minmax", "moving-average", "percentile", "entropy", "mse"],
-        "how ranges are chosen; auto tries all but entropy and keeps what is closest to the float outputs"] = "auto"
+        "how ranges are chosen; auto tries all but entropy and keeps what is closest to the float outputs",
+    ] = "auto"
     percentile: Annotated[float, "for calibration_method=percentile: share of the values inside, in %"] = 99.99
     activation_type: Annotated[str | None, "integer type of activations; none: the target's"] = None
     weight_type: Annotated[str | None, "integer type of weights; none: the target's"] = None
     per_channel: Annotated[bool | None, "one weight scale per output channel; none: as the target can"] = None
     reduce_range: Annotated[bool | None, "7-bit weights, for processors that saturate; none: detected"] = None
     equalize: Annotated[bool, "also try with channels evened out across layers, and keep what is closer"] = True
-    rounding: Annotated[Literal["auto", "nearest", "second-order"],
-                        "of weights: to the nearest integer, or by the moments of their inputs (round-weights); auto: "
-                        "the second where it is closer"] = "auto"
+    rounding: Annotated[
+        Literal["auto", "nearest", "second-order"],
+        "of weights: to the nearest integer, or by the moments of their inputs (round-weights); auto: "
+        "the second where it is closer",
+    ] = "auto"
     bias_correction: Annotated[bool, "shift biases by the mean error of the rounded weights"] = True
-    keep: Annotated[Literal["auto", "none"],
-                    "auto: leave in float what is not faster in integers or harms the outputs most; none: only what "
-                    "has no integer kernel"] = "auto"
-    max_loss: Annotated[float | None, "with keep=auto: the largest relative squared error of the outputs on the "
-                        "calibration data; none: as little as is worth its time"] = None
+    keep: Annotated[
+        Literal["auto", "none"],
+        "auto: leave in float what is not faster in integers or harms the outputs most; none: only what "
+        "has no integer kernel",
+    ] = "auto"
+    max_loss: Annotated[
+        float | None,
+        "with keep=auto: the largest relative squared error of the outputs on the "
+        "calibration data; none: as little as is worth its time",
+    ] = None
     nodes_to_exclude: Annotated[tuple[str, ...], "names of nodes that stay in float"] = ()
     op_types_to_quantize: Annotated[tuple[str, ...], "only these operators; empty: all that the target has"] = ()
     ignored_scope: Annotated[tuple[str, ...], "nodes that stay in float: name, type:Conv, or re:expression"] = ()
@@ -81,8 +89,12 @@ class Quantize(Pass):
         target = self.resolved_target(context)
         opset = model.graph.opset_imports.get("", 1)
         if opset < target.minimum_opset:
-            context.skip(self.name, model.graph.name or "the model", f"opset {opset} has no QuantizeLinear; "
-                         f"at least {target.minimum_opset} is needed: export or convert the model anew")
+            context.skip(
+                self.name,
+                model.graph.name or "the model",
+                f"opset {opset} has no QuantizeLinear; "
+                f"at least {target.minimum_opset} is needed: export or convert the model anew",
+            )
             return 0
         if not context.data:
             raise DataError("quantize needs calibration data to know the ranges of activations; give --data")
@@ -91,18 +103,21 @@ class Quantize(Pass):
             context.skip(self.name, node, reason)
         if context.details is not None:
             executor = context.executor or registry.executor("ort", threads=context.threads)
-            context.details["quantization"] = describe(model, mixed, spread(context.data, DESCRIBED), executor,
-                                                       context.seed)
+            context.details["quantization"] = describe(
+                model, mixed, spread(context.data, DESCRIBED), executor, context.seed
+            )
         count = len(mixed.loops) + (len(mixed.built.compute) + len(mixed.built.others) if mixed.built else 0)
         if count:
             ir.replace_contents(model, mixed.model)
         elif not mixed.kept:
-            context.skip(self.name, model.graph.name or "the model",
-                         f"it has no layer that {target.name} computes in integers")
+            context.skip(
+                self.name, model.graph.name or "the model", f"it has no layer that {target.name} computes in integers"
+            )
         return count
 
-    def within(self, model: ir.Model, context: Context, max_loss: float | None = None, judge: Judge | None = None
-               ) -> Mixed:
+    def within(
+        self, model: ir.Model, context: Context, max_loss: float | None = None, judge: Judge | None = None
+    ) -> Mixed:
         """Quantize a copy of `model` so that its loss is at most `max_loss`, as fast as can be.
 
         For callers that plan: the result has the quantized model (`model`; the float model where integers do not pay or
@@ -152,14 +167,21 @@ class Quantize(Pass):
         if not why:
             return copy
         if wide and opset < WIDE_OPSET:
-            raise UsageError(f"{wide[0]} needs opset {WIDE_OPSET} and the model has {opset}: {why}; "
-                             "allowed here: int8, uint8")
+            raise UsageError(
+                f"{wide[0]} needs opset {WIDE_OPSET} and the model has {opset}: {why}; allowed here: int8, uint8"
+            )
         context.skip(self.name, model.graph.name or "the model", f"weights keep one scale per tensor: {why}")
         return ir.clone(model)
 
     def _placed(
-        self, working: ir.Model, target: Target, executor: Executor, refused: dict[str, str], context: Context,
-        max_loss: float | None, judge: Judge | None,
+        self,
+        working: ir.Model,
+        target: Target,
+        executor: Executor,
+        refused: dict[str, str],
+        context: Context,
+        max_loss: float | None,
+        judge: Judge | None,
     ) -> Mixed:
         """What QuantizeLinear and DequantizeLinear do."""
         assert context.data
@@ -171,19 +193,37 @@ class Quantize(Pass):
             reasons = failures(executor, built.model, built.compute) if built.compute and measurable else None
             for node, reason in (reasons or {}).items():
                 context.warn(f"'{node}' was quantized but does not run in integers: {reason}")
-            mixed = Mixed(built.model, dict(built.reasons), built=built) if built.compute else Mixed(
-                working, dict(built.reasons))
+            mixed = (
+                Mixed(built.model, dict(built.reasons), built=built)
+                if built.compute
+                else Mixed(working, dict(built.reasons))
+            )
         else:
-            mixer = Mixer(working, quantizer, executor, judged(working, context.data, JUDGED), judge, refused,
-                          parts={one.name: one.parts for one in opened},
-                          methods=AUTO if self.calibration_method == "auto" else (), progress=context.progress)
+            mixer = Mixer(
+                working,
+                quantizer,
+                executor,
+                judged(working, context.data, JUDGED),
+                judge,
+                refused,
+                parts={one.name: one.parts for one in opened},
+                methods=AUTO if self.calibration_method == "auto" else (),
+                progress=context.progress,
+            )
             mixed = mixer.find(max_loss)
         _close(mixed, opened)
         return mixed
 
     def _recurrent(
-        self, original: ir.Model, mixed: Mixed, target: Target, executor: Executor, refused: dict[str, str],
-        context: Context, max_loss: float | None, judge: Judge | None,
+        self,
+        original: ir.Model,
+        mixed: Mixed,
+        target: Target,
+        executor: Executor,
+        refused: dict[str, str],
+        context: Context,
+        max_loss: float | None,
+        judge: Judge | None,
     ) -> None:
         """Loops over integer products in place of LSTM and GRU, kept where measured faster and accurate enough."""
         assert context.data
@@ -203,8 +243,10 @@ class Quantize(Pass):
         times, lost = race(runs, feeds[0]), loss(runs["after"])
         why = ""
         if self.keep == "auto" and times["after"] > EVEN * times["before"]:
-            why = (f"no faster as a loop over integers: {1e3 * times['after']:.3g} ms against "
-                   f"{1e3 * times['before']:.3g} ms for the model")
+            why = (
+                f"no faster as a loop over integers: {1e3 * times['after']:.3g} ms against "
+                f"{1e3 * times['before']:.3g} ms for the model"
+            )
         elif self.keep == "auto" and not worth(max_loss, times["before"], mixed.loss, times["after"], lost):
             why = f"a loop over integers raises the loss to {lost:.3g}"
         if why:
@@ -220,12 +262,19 @@ class Quantize(Pass):
         reduced = self.reduce_range
         if reduced is None and target.vnni and not has_vnni():
             reduced = True
-            context.warn("this processor has no VNNI: weights keep to 7 bits so that products do not saturate "
-                         "(quantize{reduce_range=false} overrides)")
+            context.warn(
+                "this processor has no VNNI: weights keep to 7 bits so that products do not saturate "
+                "(quantize{reduce_range=false} overrides)"
+            )
         return target.with_types(self.activation_type, self.weight_type, self.per_channel, reduced)
 
     def best(
-        self, model: ir.Model, target: Target, data: Sequence[Feeds], executor: Executor, refused: dict[str, str],
+        self,
+        model: ir.Model,
+        target: Target,
+        data: Sequence[Feeds],
+        executor: Executor,
+        refused: dict[str, str],
         context: Context,
     ) -> tuple[Quantizer, Built]:
         """The variant whose outputs are closest to the float model's: each method, with even channels and without.
@@ -265,8 +314,16 @@ class Quantize(Pass):
         return quantizer, built
 
     def _second_order(
-        self, quantizer: Quantizer, built: Built, known: Sequence[Feeds], distance: Distance | None, executor: Executor,
-        score: float, margin: float, refused: dict[str, str], context: Context,
+        self,
+        quantizer: Quantizer,
+        built: Built,
+        known: Sequence[Feeds],
+        distance: Distance | None,
+        executor: Executor,
+        score: float,
+        margin: float,
+        refused: dict[str, str],
+        context: Context,
     ) -> Quantizer | None:
         """The quantizer with weights rounded by second moments, where asked for or `margin` times closer than `score`;
         else None. Where the weights' part of the distance is too small for that, nothing is tried."""
@@ -274,8 +331,12 @@ class Quantize(Pass):
             return None
         if not rounds(quantizer):
             if self.rounding == "second-order":
-                context.skip(self.name, "rounding", "second-order needs a step for each output channel and at most 8 "
-                             "bits for weights: rounded to the nearest")
+                context.skip(
+                    self.name,
+                    "rounding",
+                    "second-order needs a step for each output channel and at most 8 "
+                    "bits for weights: rounded to the nearest",
+                )
             return None
         if self.rounding == "second-order":
             return finer(quantizer, built.compute, known, context)
@@ -286,8 +347,15 @@ class Quantize(Pass):
         return second if margin * distance(executor.prepare(second.build(refused).model)) < score else None
 
     def _bases(
-        self, model: ir.Model, target: Target, known: Sequence[Feeds], executor: Executor, context: Context,
-        methods: Sequence[tuple[str, float]], total: int, fixed: Mapping[str, str] | None,
+        self,
+        model: ir.Model,
+        target: Target,
+        known: Sequence[Feeds],
+        executor: Executor,
+        context: Context,
+        methods: Sequence[tuple[str, float]],
+        total: int,
+        fixed: Mapping[str, str] | None,
     ) -> list[tuple[ir.Model, Observer]]:
         """The model, and with `equalize` the model with even channels where that makes a difference; their observers.
 
@@ -313,15 +381,27 @@ class Quantize(Pass):
             changed = pass_.run(even, replace(context, data=fitting, executor=executor))
         return [(model, first), (even, observer(even))] if changed else [(model, first)]
 
-    def quantizers(self, model: ir.Model, target: Target, data: Sequence[Feeds], observer: Observer,
-                   methods: Sequence[tuple[str, float]], fixed: Mapping[str, str] | None = None
-                   ) -> Iterator[Quantizer]:
+    def quantizers(
+        self,
+        model: ir.Model,
+        target: Target,
+        data: Sequence[Feeds],
+        observer: Observer,
+        methods: Sequence[tuple[str, float]],
+        fixed: Mapping[str, str] | None = None,
+    ) -> Iterator[Quantizer]:
         """One for each calibration method, from one run over the data; `fixed`: see `only` of `Quantizer`."""
         recipe = Recipe(bias_correction=self.bias_correction)
         weights = rounding(target, recipe)
         for method, percentile in methods:
-            yield Quantizer(model, target, lambda names, axes: observer.observe(data, names, axes),
-                            replace(recipe, method=method, percentile=percentile), only=fixed, weights=weights)
+            yield Quantizer(
+                model,
+                target,
+                lambda names, axes: observer.observe(data, names, axes),
+                replace(recipe, method=method, percentile=percentile),
+                only=fixed,
+                weights=weights,
+            )
 
     def refused(self, graph: ir.Graph) -> dict[str, str]:
         """Names of the nodes that the options keep in float -> why."""
@@ -329,8 +409,10 @@ class Quantize(Pass):
         found: dict[str, str] = {}
         for name in self.nodes_to_exclude:
             if name not in nodes:
-                raise UsageError(f"option 'nodes_to_exclude' names '{name}', which the model does not have"
-                                 f"{did_you_mean(name, nodes)}")
+                raise UsageError(
+                    f"option 'nodes_to_exclude' names '{name}', which the model does not have"
+                    f"{did_you_mean(name, nodes)}"
+                )
             found[name] = "excluded by nodes_to_exclude"
         for entry in self.ignored_scope:
             kind, _, text = entry.partition(":")
@@ -341,17 +423,24 @@ class Quantize(Pass):
             else:
                 matches = [entry] if entry in nodes else []
             if not matches:
-                raise UsageError(f"option 'ignored_scope': '{entry}' matches no node of the model; "
-                                 "allowed: a node's name, type:Conv, re:expression")
+                raise UsageError(
+                    f"option 'ignored_scope': '{entry}' matches no node of the model; "
+                    "allowed: a node's name, type:Conv, re:expression"
+                )
             found.update((n, f"excluded by ignored_scope ({entry})") for n in matches)
         if self.op_types_to_quantize:
             known = {*load_target(self.target).roles, *(node.op_type for node in nodes.values())}
             for kind in self.op_types_to_quantize:
                 if kind not in known:
-                    raise UsageError(f"option 'op_types_to_quantize': neither the target nor the model has '{kind}'"
-                                     f"{did_you_mean(kind, known)}")
-            found.update((n, "not in op_types_to_quantize") for n, node in nodes.items()
-                         if node.op_type not in (*self.op_types_to_quantize, "Relu", "Clip"))
+                    raise UsageError(
+                        f"option 'op_types_to_quantize': neither the target nor the model has '{kind}'"
+                        f"{did_you_mean(kind, known)}"
+                    )
+            found.update(
+                (n, "not in op_types_to_quantize")
+                for n, node in nodes.items()
+                if node.op_type not in (*self.op_types_to_quantize, "Relu", "Clip")
+            )
         return found
 
 

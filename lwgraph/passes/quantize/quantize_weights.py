@@ -26,9 +26,9 @@ _CHANNEL_OPSET = 13
 _LARGEST = 3e10  # multiply-accumulates of one pass of second-order rounding; larger layers are rounded to nearest
 _UNPACKED = {
     "Conv": "ONNX Runtime unpacks a convolution's weights at every run, which is slower than float (benchmarks/"
-            "QUANTIZE.md); 'quantize' computes convolutions in integers",
+    "QUANTIZE.md); 'quantize' computes convolutions in integers",
     "LSTM": "ONNX Runtime unpacks a recurrent layer's weights at every run, which is slower than float (benchmarks/"
-            "QUANTIZE.md)",
+    "QUANTIZE.md)",
 }
 _UNPACKED |= {"ConvTranspose": _UNPACKED["Conv"], "GRU": _UNPACKED["LSTM"], "RNN": _UNPACKED["LSTM"]}
 
@@ -41,18 +41,26 @@ class QuantizeWeights(Pass):
     contract: ClassVar[Contract] = Contract.APPROXIMATE
 
     bits: Annotated[int, "8 or 4 bits per weight; embeddings take 8"] = 8
-    block_size: Annotated[int | None, "inputs that share a scale, a power of two from 16 to 256; 0: one scale per "
-                          "output; none: 0 for 8 bits, 32 for 4"] = None
-    second_order: Annotated[bool | None, "with data, round by what the inputs make of it (GPTQ) instead of to nearest; "
-                            "none: for 4 bits"] = None
+    block_size: Annotated[
+        int | None,
+        "inputs that share a scale, a power of two from 16 to 256; 0: one scale per "
+        "output; none: 0 for 8 bits, 32 for 4",
+    ] = None
+    second_order: Annotated[
+        bool | None, "with data, round by what the inputs make of it (GPTQ) instead of to nearest; none: for 4 bits"
+    ] = None
     minimum: Annotated[int, "weights of fewer elements stay float"] = 4096
     op_types_to_quantize: Annotated[tuple[str, ...], "of MatMul, Gemm, Gather"] = ("MatMul", "Gemm", "Gather")
     nodes_to_exclude: Annotated[tuple[str, ...], "names of nodes that stay in float"] = ()
 
     def __post_init__(self) -> None:
         self.check_option("bits", self.bits in (4, 8), self.bits, "4 or 8")
-        self.check_option("block_size", self.block_size in (None, 0, 16, 32, 64, 128, 256), self.block_size,
-                          "0, 16, 32, 64, 128 or 256")
+        self.check_option(
+            "block_size",
+            self.block_size in (None, 0, 16, 32, 64, 128, 256),
+            self.block_size,
+            "0, 16, 32, 64, 128 or 256",
+        )
         self.check_option("minimum", self.minimum >= 1, self.minimum, "1 or more")
         for op in self.op_types_to_quantize:
             self.check_option("op_types_to_quantize", op in ("MatMul", "Gemm", "Gather"), op, "MatMul, Gemm, Gather")
@@ -201,8 +209,9 @@ class QuantizeWeights(Pass):
         lost = unpacked(context.executor, model) or set()
         for site in sites:
             if stored[site.name] in lost:
-                context.warn(f"'{site.name}': the runtime unpacks its {self.bits}-bit weights at every run: smaller, "
-                             "not faster")
+                context.warn(
+                    f"'{site.name}': the runtime unpacks its {self.bits}-bit weights at every run: smaller, not faster"
+                )
 
 
 def _families(sites: Sequence[Site]) -> list[list[Site]]:

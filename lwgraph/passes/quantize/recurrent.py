@@ -119,15 +119,27 @@ class Layer:
             gates = self._projected(cell, x, scale, zero, index, reduced)
             states = [self._state(cell, source, place, index) for place in ((5, 6) if lstm else (5,))]
             body = (lstm_body if lstm else gru_body)(
-                cell, self.recurrent[index], self.bias[index], reduced, bool(ir.attribute(
-                    node, "linear_before_reset", 0)) if not lstm else False, _batch(source))
+                cell,
+                self.recurrent[index],
+                self.bias[index],
+                reduced,
+                bool(ir.attribute(node, "linear_before_reset", 0)) if not lstm else False,
+                _batch(source),
+            )
             backward = self.direction == "reverse" or index == 1  # by slices: onnx's own evaluator scans forward only
-            outs = cell.add("Scan", [*states, cell.reversed(gates) if backward else gates], outputs=len(states) + 1,
-                            body=body, num_scan_inputs=1)
+            outs = cell.add(
+                "Scan",
+                [*states, cell.reversed(gates) if backward else gates],
+                outputs=len(states) + 1,
+                body=body,
+                num_scan_inputs=1,
+            )
             lasts.append(list(outs[:-1]))
             steps.append(cell.reversed(outs[-1]) if backward else outs[-1])
-        results = [self._joined(cell, steps, 1), *(self._joined(cell, [row[i] for row in lasts], 0)
-                                                    for i in range(len(lasts[0])))]
+        results = [
+            self._joined(cell, steps, 1),
+            *(self._joined(cell, [row[i] for row in lasts], 0) for i in range(len(lasts[0]))),
+        ]
         graph.insert_before(node, cell.nodes)
         for old, new in zip(node.outputs, results, strict=False):
             new.shape = old.shape
@@ -142,8 +154,9 @@ class Layer:
             if ir.is_removable_initializer(value):
                 graph.initializers.pop(value.name or "")
 
-    def _projected(self, cell: Cell, x: ir.Value, scale: ir.Value, zero: ir.Value, index: int, reduced: bool
-                   ) -> ir.Value:
+    def _projected(
+        self, cell: Cell, x: ir.Value, scale: ir.Value, zero: ir.Value, index: int, reduced: bool
+    ) -> ir.Value:
         """(steps, batch, gates * hidden): the inputs' part of all gates, with the biases, for all steps at once."""
         weight = np.ascontiguousarray(self.weight[index].T)
         grid = weight_grid(weight, 1, "int8", reduced=reduced)
@@ -169,10 +182,15 @@ class Layer:
         batch = _batch(source)
         if batch is not None:
             return cell.constant(np.zeros((batch, self.hidden), np.float32), "state")
-        size = cell.one("Gather", [cell.one("Shape", [source], ir.DataType.INT64),
-                                   cell.constant(np.array([1], np.int64), "batch_axis")], ir.DataType.INT64, axis=0)
-        shape = cell.one("Concat", [size, cell.constant(np.array([self.hidden], np.int64), "hidden")],
-                         ir.DataType.INT64, axis=0)
+        size = cell.one(
+            "Gather",
+            [cell.one("Shape", [source], ir.DataType.INT64), cell.constant(np.array([1], np.int64), "batch_axis")],
+            ir.DataType.INT64,
+            axis=0,
+        )
+        shape = cell.one(
+            "Concat", [size, cell.constant(np.array([self.hidden], np.int64), "hidden")], ir.DataType.INT64, axis=0
+        )
         return cell.one("ConstantOfShape", [shape], value=np.zeros(1, np.float32))
 
     def _joined(self, cell: Cell, parts: Sequence[ir.Value], axis: int) -> ir.Value:

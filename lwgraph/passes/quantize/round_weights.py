@@ -43,11 +43,16 @@ class RoundWeights(Pass):
     contract: ClassVar[Contract] = Contract.APPROXIMATE
 
     bits: Annotated[int, "bits per weight, 2 to 8"] = 8
-    method: Annotated[Literal["second-order", "adaround", "nearest"],
-                      "second-order (GPTQ, then coordinate descent), adaround, or nearest"] = "second-order"
+    method: Annotated[
+        Literal["second-order", "adaround", "nearest"],
+        "second-order (GPTQ, then coordinate descent), adaround, or nearest",
+    ] = "second-order"
     block: Annotated[int, "inputs that share a step, by taps within channels; 0: all of an output channel"] = 0
-    sequential: Annotated[bool, "round each layer by the activations that the rounded layers before it leave, "
-                          "aiming at the original's outputs; one run over the data per layer"] = False
+    sequential: Annotated[
+        bool,
+        "round each layer by the activations that the rounded layers before it leave, "
+        "aiming at the original's outputs; one run over the data per layer",
+    ] = False
     ignored_scope: Annotated[tuple[str, ...], "names of layers that stay as they are"] = ()
 
     def __post_init__(self) -> None:
@@ -65,8 +70,11 @@ class RoundWeights(Pass):
         Layers whose inputs cannot be seen (no data, or inside a subgraph) are rounded by the weights alone, with a
         warning.
         """
-        sites = [site for site in find_sites(model, refused=lambda place, why: context.skip(self.name, place, why))
-                 if self._takes(site, context)]
+        sites = [
+            site
+            for site in find_sites(model, refused=lambda place, why: context.skip(self.name, place, why))
+            if self._takes(site, context)
+        ]
         aiming = self.sequential and bool(context.data)
         context = self._observing(model, sites, context, prefetch=not aiming)
         original, done = ir.clone(model), 0
@@ -111,8 +119,9 @@ class RoundWeights(Pass):
         return True
 
     @staticmethod
-    def _aims(original: ir.Model, model: ir.Model, sites: Sequence[Site], context: Context
-              ) -> dict[str, tuple[CrossMoments, CrossMoments]]:
+    def _aims(
+        original: ir.Model, model: ir.Model, sites: Sequence[Site], context: Context
+    ) -> dict[str, tuple[CrossMoments, CrossMoments]]:
         """What the layers should give (in the original) and what they now see: on most samples, and on every fourth."""
         assert context.data is not None
         executor = context.executor or registry.executor("ort", threads=context.threads)
@@ -122,8 +131,9 @@ class RoundWeights(Pass):
         most = [f for i, f in enumerate(context.data) if i % 4] if held else []
         if not aimed or not most:
             return {}
-        fitted, checked = (cross_moments(original, targets, model, aimed, feeds, executor, context.seed)
-                           for feeds in (most, held))
+        fitted, checked = (
+            cross_moments(original, targets, model, aimed, feeds, executor, context.seed) for feeds in (most, held)
+        )
         return {name: (fitted[name], checked[name]) for name in targets}
 
     def _aim(self, site: Site, moments: CrossMoments, held: CrossMoments) -> None:
@@ -164,7 +174,7 @@ class RoundWeights(Pass):
         if not self.block:
             return row_scales(rows, self.limit, importance)
         scale = block_scales(rows, self.limit, self.block, importance)
-        return np.repeat(scale, self.block, axis=1)[:, :rows.shape[1]]
+        return np.repeat(scale, self.block, axis=1)[:, : rows.shape[1]]
 
 
 def _error(kernel: Floats, moments: CrossMoments) -> float:

@@ -33,8 +33,11 @@ class SmoothQuant(Pass):
     contract: ClassVar[Contract] = Contract.ROUNDING
     asks: ClassVar[bool] = True
 
-    alpha: Annotated[float | None, "how much of the difficulty moves to the weights, 0 to 1; none: for each chain what "
-                     "loses least on samples kept apart, or nothing"] = None
+    alpha: Annotated[
+        float | None,
+        "how much of the difficulty moves to the weights, 0 to 1; none: for each chain what "
+        "loses least on samples kept apart, or nothing",
+    ] = None
     weight_bits: Annotated[int, "the weights' width that alpha is found for"] = 8
     per_channel: Annotated[bool, "whether weights will have one scale per output"] = True
 
@@ -120,8 +123,7 @@ def smoothing(reach: Floats, weights: list[Floats], alpha: float) -> Floats:
     return np.clip(scale, 1e-4, 1e4)
 
 
-def _observe(model: ir.Model, chains: list[Chain], context: Context, executor: Any
-             ) -> dict[str, tuple[Floats, Floats]]:
+def _observe(model: ir.Model, chains: list[Chain], context: Context, executor: Any) -> dict[str, tuple[Floats, Floats]]:
     """Chain -> (max|x_j| on every second feed, rows of x on the others). With one feed, every second row."""
     assert context.data is not None
     by_value: dict[str, list[Chain]] = {}
@@ -140,9 +142,14 @@ def _observe(model: ir.Model, chains: list[Chain], context: Context, executor: A
                 reach[name] = np.maximum(reach[name], found) if name in reach else found
             if len(apart):
                 rows[name].append(apart[random.permutation(len(apart))[:share]])
-    return {chain.name: (reach.get(name, np.zeros(chain.channels)),
-                         np.concatenate(rows[name]) if rows[name] else np.zeros((0, chain.channels)))
-            for name, members in by_value.items() for chain in members}
+    return {
+        chain.name: (
+            reach.get(name, np.zeros(chain.channels)),
+            np.concatenate(rows[name]) if rows[name] else np.zeros((0, chain.channels)),
+        )
+        for name, members in by_value.items()
+        for chain in members
+    }
 
 
 __all__ = ["ALPHAS", "SmoothQuant", "smoothing"]

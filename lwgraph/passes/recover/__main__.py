@@ -1,6 +1,6 @@
 """python -m lwgraph.passes.recover: one recovery pass on a rewritten model; under torchrun, in several processes.
 
-    torchrun --nproc-per-node=2 -m lwgraph.passes.recover small.onnx --teacher original.onnx --data images -o out.onnx
+torchrun --nproc-per-node=2 -m lwgraph.passes.recover small.onnx --teacher original.onnx --data images -o out.onnx
 """
 
 from __future__ import annotations
@@ -28,8 +28,17 @@ if TYPE_CHECKING:
 @click.option("--threads", default=1, show_default=True, help="Threads of each process.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--overwrite", is_flag=True, help="Replace OUTPUT if it exists.")
-def main(model: Path, teacher: Path, data: str, preprocess: str | None, output: Path, text: str, threads: int,
-         seed: int, overwrite: bool) -> None:  # fmt: skip
+def main(
+    model: Path,
+    teacher: Path,
+    data: str,
+    preprocess: str | None,
+    output: Path,
+    text: str,
+    threads: int,
+    seed: int,
+    overwrite: bool,
+) -> None:
     """Recover what MODEL lost against the model it was made from."""
     from lwgraph import ir, registry
     from lwgraph.calibrate import open_data
@@ -38,8 +47,9 @@ def main(model: Path, teacher: Path, data: str, preprocess: str | None, output: 
     first, several = int(os.environ.get("RANK", 0)) == 0, int(os.environ.get("WORLD_SIZE", 1)) > 1
     student = ir.load(model)
     reader = open_data(data, student, preprocess=preprocess)
-    context = Context(executor=registry.executor("ort", threads=threads), teacher=ir.load(teacher), seed=seed,
-                      threads=threads)  # fmt: skip
+    context = Context(
+        executor=registry.executor("ort", threads=threads), teacher=ir.load(teacher), seed=seed, threads=threads
+    )
     context.data = cast("list[Feeds]", reader)  # iterated and counted only
     if first and sys.stderr.isatty():
         context.progress = lambda what, done, total: click.echo(

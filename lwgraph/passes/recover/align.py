@@ -47,8 +47,10 @@ class AlignBlocks(ClosedForm):
     def correct(self, job: Job, site: Site, target: Target) -> bool:
         """Align one layer."""
         if site.outputs // site.group > WIDEST:
-            raise Skip(f"it has {site.outputs // site.group} outputs, at most {WIDEST} are aligned; refit-head fits "
-                       "such a layer to its inputs")  # fmt: skip
+            raise Skip(
+                f"it has {site.outputs // site.group} outputs, at most {WIDEST} are aligned; refit-head fits "
+                "such a layer to its inputs"
+            )
         most = max(LEAST_ROWS, ROWS_PER_CHANNEL * site.outputs)
         x, y = job.rows(site, target, job.fit, most)
         if float(((x - y) ** 2).mean()) <= EQUAL * max(float(y.var()), 1e-30):

@@ -159,8 +159,10 @@ class ClosedForm(Pass):
         """Correct in place; how many layers were. Undone as a whole if the held-out outputs come no nearer."""
         teacher = context.teacher
         if teacher is None:
-            raise UsageError(f"pass '{self.name}' needs the original model to compare with; run it from optimize, or "
-                             "set the teacher of the context")
+            raise UsageError(
+                f"pass '{self.name}' needs the original model to compare with; run it from optimize, or "
+                "set the teacher of the context"
+            )
         if not context.data:
             raise UsageError(f"pass '{self.name}' needs calibration samples; give --data")
         executor = context.executor or context.evaluator()
@@ -177,8 +179,11 @@ class ClosedForm(Pass):
         if better:
             return done
         ir.replace_contents(model, saved)
-        context.skip(self.name, model.graph.name or "model", f"the error of the held-out outputs did not fall "
-                     f"({before:.4g} -> {after:.4g}); undone")  # fmt: skip
+        context.skip(
+            self.name,
+            model.graph.name or "model",
+            f"the error of the held-out outputs did not fall ({before:.4g} -> {after:.4g}); undone",
+        )
         return 0
 
     def _correct_all(self, job: Job, context: Context) -> int:
@@ -226,9 +231,7 @@ def _feeds(context: Context, model: ir.Model, limit: int) -> tuple[list[Feeds], 
     return [b.feeds for b in fit.batches(BATCH)], [b.feeds for b in held.batches(BATCH)]
 
 
-def better_of(
-    held: tuple[Array, Array], candidates: Sequence[Callable[[Array], Array]]
-) -> tuple[int, float, float]:
+def better_of(held: tuple[Array, Array], candidates: Sequence[Callable[[Array], Array]]) -> tuple[int, float, float]:
     """The map of the layer's outputs with the least squared error on held-out rows; that error, and that of none."""
     x, y = held
     plain = float(((x - y) ** 2).mean())

@@ -71,9 +71,9 @@ def cut(feeds: Mapping[str, Tensor], names: Collection[str], side: int, generato
         return found
     top, left = (torch.randint(0, n - side + 1, (rows,), generator=generator).tolist() for n in (height, width))
     for name in names:
-        found[name] = torch.stack([
-            image[:, y : y + side, x : x + side] for image, y, x in zip(feeds[name], top, left, strict=True)
-        ])  # fmt: skip
+        found[name] = torch.stack(
+            [image[:, y : y + side, x : x + side] for image, y, x in zip(feeds[name], top, left, strict=True)]
+        )
     return found
 
 

@@ -49,19 +49,25 @@ class Distill(Pass):
     objective: Annotated[str, "terms, such as kl+features:0.5, of kl, mse, cosine, features, labels"] = "auto"
     features: Annotated[tuple[str, ...], "values to match besides the outputs; none named: the penultimate ones"] = ()
     temperature: Annotated[float, "of the softmax in kl"] = 2.0
-    blocks: Annotated[Literal["end", "student", "teacher"],
-                      "train end to end, or block by block, fed by the student or by the teacher"] = "end"  # fmt: skip
-    optimizer: Annotated[Literal["auto", "adam", "soap", "sgd"],
-                         "how to step; auto: adam where class scores are compared, else soap"] = "auto"  # fmt: skip
+    blocks: Annotated[
+        Literal["end", "student", "teacher"],
+        "train end to end, or block by block, fed by the student or by the teacher",
+    ] = "end"
+    optimizer: Annotated[
+        Literal["auto", "adam", "soap", "sgd"], "how to step; auto: adam where class scores are compared, else soap"
+    ] = "auto"
     rate: Annotated[float, "learning rate at its highest; 0: the highest that does no harm in a trial"] = 0.0
     warmup: Annotated[float, "share of the run in which the rate rises; then it falls along a cosine"] = 0.05
     decay: Annotated[float, "weight decay"] = 0.0
     clip: Annotated[float, "largest norm of the gradient; 0: none"] = 1.0
-    augment: Annotated[str, "none, auto (what the data allow), or flip, turn, zoom, shift, tone, mixup joined "
-                            "by +"] = "auto"  # fmt: skip
-    precision: Annotated[Literal["auto", "float32", "gradients", "bfloat16"],
-                         "of training; gradients: bfloat16 in the backward run only; auto: bfloat16 where that is fast "
-                         "and exact enough, else gradients"] = "auto"  # fmt: skip
+    augment: Annotated[str, "none, auto (what the data allow), or flip, turn, zoom, shift, tone, mixup joined by +"] = (
+        "auto"
+    )
+    precision: Annotated[
+        Literal["auto", "float32", "gradients", "bfloat16"],
+        "of training; gradients: bfloat16 in the backward run only; auto: bfloat16 where that is fast "
+        "and exact enough, else gradients",
+    ] = "auto"
     scales: Annotated[bool, "train the scales of quantization, too"] = False
     held_out: Annotated[float, "share of the samples to judge by"] = 0.15
     patience: Annotated[int, "stop after so many checks (of twenty) without improvement; 0: never"] = 8
@@ -91,8 +97,10 @@ class Distill(Pass):
             DataError: training diverged, or a checkpoint cannot be used.
         """
         if context.teacher is None:
-            raise UsageError("pass 'distill' needs the original model to imitate; run it from optimize, or set the "
-                             "teacher of the context")
+            raise UsageError(
+                "pass 'distill' needs the original model to imitate; run it from optimize, or set the "
+                "teacher of the context"
+            )
         registry.executor("torch")  # says how to install it, before anything else is done
         data = context.data if context.data else self._without_data(context.teacher, context)
         trainer, student = self._trainer(model, context.teacher, data, context)
@@ -122,20 +130,26 @@ class Distill(Pass):
         """Inputs synthesized from what was recorded: the file's moments, or those of the BatchNormalizations."""
         moments = synthesize.load(self.recorded) if self.recorded else synthesize.batch_norm_moments(teacher)
         if not moments:
-            raise UsageError("pass 'distill' needs calibration samples; give --data (the original model has no "
-                             "BatchNormalization whose statistics could stand in for them)")
+            raise UsageError(
+                "pass 'distill' needs calibration samples; give --data (the original model has no "
+                "BatchNormalization whose statistics could stand in for them)"
+            )
         feeds, first, last = synthesize.synthesize(
-            teacher, moments, self.synthetic, context.seed, threads=context.threads,
+            teacher,
+            moments,
+            self.synthetic,
+            context.seed,
+            threads=context.threads,
             progress=lambda done, total: context.progress("synthesizing inputs", done, total),
-        )  # fmt: skip
+        )
         source = f"'{self.recorded}'" if self.recorded else "its BatchNormalizations"
-        context.warn(f"no calibration data: distilled on {self.synthetic} inputs synthesized to match the statistics "
-                     f"of {source} (distance {first:.3g} -> {last:.3g}); real data would do better")  # fmt: skip
+        context.warn(
+            f"no calibration data: distilled on {self.synthetic} inputs synthesized to match the statistics "
+            f"of {source} (distance {first:.3g} -> {last:.3g}); real data would do better"
+        )
         return feeds
 
-    def _trainer(
-        self, model: ir.Model, teacher: ir.Model, data: Any, context: Context
-    ) -> tuple[Trainer | None, Any]:
+    def _trainer(self, model: ir.Model, teacher: ir.Model, data: Any, context: Context) -> tuple[Trainer | None, Any]:
         executor: Any = registry.executor("torch", threads=context.threads)
         from lwgraph.passes.recover import augment, training
 
@@ -156,22 +170,38 @@ class Distill(Pass):
         crops = croppable(self.crop, inputs, batched_inputs(inputs), sample, runs)
         pieces = max(1, sample[crops[0]][0, 0].size // self.crop**2) if crops else 1  # a version shows one of each row
         settings = training.Settings(
-            steps=self.steps, seconds=60 * self.minutes, batch=self.batch, versions=self.versions * pieces,
+            steps=self.steps,
+            seconds=60 * self.minutes,
+            batch=self.batch,
+            versions=self.versions * pieces,
             optimizer=self.optimizer if self.optimizer != "auto" else "adam" if "kl" in objective.weights else "soap",
-            rate=self.rate, warmup=self.warmup, decay=self.decay,
-            clip=self.clip, patience=self.patience, augmentations=variations, crops=(crops, self.crop),
+            rate=self.rate,
+            warmup=self.warmup,
+            decay=self.decay,
+            clip=self.clip,
+            patience=self.patience,
+            augmentations=variations,
+            crops=(crops, self.crop),
             precision="float32" if self.precision == "auto" and not _convolves(model) else self.precision,
-            cuts=tuple(name for name in objective.features if name in cuts), forced=self.blocks == "teacher",
-            seed=context.seed, threads=context.threads,
+            cuts=tuple(name for name in objective.features if name in cuts),
+            forced=self.blocks == "teacher",
+            seed=context.seed,
+            threads=context.threads,
             checkpoint=Path(self.checkpoint) if self.checkpoint else None,
-        )  # fmt: skip
+        )
         trainer = training.Trainer(
-            student, executor.module(teacher, objective.values), objective, pool, held, settings,
-            batched_inputs(inputs), _fingerprint(self, model, teacher, context.seed),
+            student,
+            executor.module(teacher, objective.values),
+            objective,
+            pool,
+            held,
+            settings,
+            batched_inputs(inputs),
+            _fingerprint(self, model, teacher, context.seed),
             lambda step, loss, held, share: context.progress(
                 f"distilling: step {step}, loss {loss:.4g}, held-out {held:.4g}", round(1000 * share), 1000
             ),
-        )  # fmt: skip
+        )
         return trainer, student
 
     def _labels(self, data: Any) -> Any:
@@ -179,9 +209,15 @@ class Distill(Pass):
         return None if labels is None else np.asarray(labels)
 
     def _objective(
-        self, model: ir.Model, teacher: ir.Model, executor: Any, held: Pool, candidates: Sequence[str],
-        names: Sequence[str], cuts: Collection[str],
-    ) -> Objective:  # fmt: skip
+        self,
+        model: ir.Model,
+        teacher: ir.Model,
+        executor: Any,
+        held: Pool,
+        candidates: Sequence[str],
+        names: Sequence[str],
+        cuts: Collection[str],
+    ) -> Objective:
         """The objective over those values that have one shape in both models on a sample."""
         from lwgraph.passes.recover import objectives
 
@@ -192,12 +228,16 @@ class Distill(Pass):
         same = [n for n in wanted if theirs[n].shape == ours[n].shape and theirs[n].dtype.kind == "f"]
         for name in outputs:
             if theirs[name].shape != ours[name].shape:
-                raise ModelError(f"output '{name}' has shape {list(ours[name].shape)}, the original's has "
-                                 f"{list(theirs[name].shape)}: the model cannot imitate it")
+                raise ModelError(
+                    f"output '{name}' has shape {list(ours[name].shape)}, the original's has "
+                    f"{list(theirs[name].shape)}: the model cannot imitate it"
+                )
         for name in self.features:
             if name not in same:
-                raise ModelError(f"value '{name}' has shape {list(ours[name].shape)} here and "
-                                 f"{list(theirs[name].shape)} in the original")
+                raise ModelError(
+                    f"value '{name}' has shape {list(ours[name].shape)} here and "
+                    f"{list(theirs[name].shape)} in the original"
+                )
         import torch
 
         sample = {n: torch.from_numpy(a) for n, a in theirs.items()}

@@ -49,9 +49,16 @@ class Feeder:
     """
 
     def __init__(
-        self, pool: Pool, size: int, versions: int, augmentations: Collection[str], batched: Collection[str],
-        teacher: Callable[[Values], Values], seed: tuple[int, ...], crops: tuple[tuple[str, ...], int] = ((), 0),
-    ) -> None:  # fmt: skip
+        self,
+        pool: Pool,
+        size: int,
+        versions: int,
+        augmentations: Collection[str],
+        batched: Collection[str],
+        teacher: Callable[[Values], Values],
+        seed: tuple[int, ...],
+        crops: tuple[tuple[str, ...], int] = ((), 0),
+    ) -> None:
         self._pool, self._size, self._versions, self._seed = pool, size, versions, seed
         self._augmentations, self._batched, self._teacher = augmentations, batched, teacher
         self._kept: dict[tuple[int, ...], Values] = {}

@@ -101,7 +101,8 @@ def cut_points(student: ir.Model, common: Collection[str]) -> list[str]:
     position = {node: index for index, node in enumerate(graph)}
     outputs = set(graph.outputs)
     last = {
-        value: len(position) if value in outputs
+        value: len(position)
+        if value in outputs
         else max((position[u] for u, _ in value.uses() if u in position), default=-1)
         for value in [*graph.inputs, *(v for node in graph for v in node.outputs)]
     }

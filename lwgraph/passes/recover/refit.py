@@ -39,16 +39,26 @@ class RefitLayers(Pass):
     def run(self, model: ir.Model, context: Context) -> int:
         """Refit in place; how many layers were."""
         if context.teacher is None:
-            raise UsageError(f"pass '{self.name}' needs the original model to compare with; run it from optimize, or "
-                             "set the teacher of the context")
+            raise UsageError(
+                f"pass '{self.name}' needs the original model to compare with; run it from optimize, or "
+                "set the teacher of the context"
+            )
         report = refit(
-            context.teacher, model, context, scope=self.scope, only=self.chosen(model), samples=self.samples,
+            context.teacher,
+            model,
+            context,
+            scope=self.scope,
+            only=self.chosen(model),
+            samples=self.samples,
             name=self.name,
-        )  # fmt: skip
+        )
         if not report.layers:
             equal = report.before <= EQUAL
-            context.skip(self.name, model.graph.name or "model", "its outputs are those of the original" if equal else
-                         "it has no layer that this could refit")  # fmt: skip
+            context.skip(
+                self.name,
+                model.graph.name or "model",
+                "its outputs are those of the original" if equal else "it has no layer that this could refit",
+            )
         return report.kept
 
     def chosen(self, model: ir.Model) -> Collection[str] | None:

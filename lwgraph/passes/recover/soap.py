@@ -29,9 +29,13 @@ class Soap(torch.optim.Optimizer):  # type: ignore[misc]
     """
 
     def __init__(
-        self, parameters: Iterable[Tensor], lr: float, betas: tuple[float, float] = (0.95, 0.95),
-        weight_decay: float = 0.0, eps: float = 1e-8,
-    ) -> None:  # fmt: skip
+        self,
+        parameters: Iterable[Tensor],
+        lr: float,
+        betas: tuple[float, float] = (0.95, 0.95),
+        weight_decay: float = 0.0,
+        eps: float = 1e-8,
+    ) -> None:
         super().__init__(parameters, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "eps": eps})
 
     @torch.no_grad()  # type: ignore[untyped-decorator]

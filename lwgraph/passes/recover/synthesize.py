@@ -157,6 +157,8 @@ def _distance(torch: Any, values: Mapping[str, Any], targets: Mapping[str, Any])
         axes = [a for a in range(value.ndim) if a != 1]
         found_variance, found_mean = torch.var_mean(value, axes, correction=0)
         floor = variance.mean() * 1e-3 + 1e-12
-        parts.append(((found_mean - mean) ** 2 / (variance + floor)).mean()
-                     + (torch.log((found_variance + floor) / (variance + floor)) ** 2).mean())  # fmt: skip
+        parts.append(
+            ((found_mean - mean) ** 2 / (variance + floor)).mean()
+            + (torch.log((found_variance + floor) / (variance + floor)) ** 2).mean()
+        )
     return torch.stack(parts).mean()

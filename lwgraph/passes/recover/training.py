@@ -95,10 +95,17 @@ class Trainer:
     """
 
     def __init__(
-        self, student: Any, teacher: Any, objective: Objective, pool: Pool, held: Pool, settings: Settings,
-        batched: frozenset[str], fingerprint: str,
+        self,
+        student: Any,
+        teacher: Any,
+        objective: Objective,
+        pool: Pool,
+        held: Pool,
+        settings: Settings,
+        batched: frozenset[str],
+        fingerprint: str,
         report: Callable[[int, float, float, float], None] = lambda step, loss, held, share: None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.student, self.teacher, self.objective = student, teacher, objective
         self.pool, self.held, self.settings, self.batched = pool, held, settings, batched
         self.fingerprint, self.report = fingerprint, report
@@ -177,8 +184,16 @@ class Trainer:
 
     def _feeds(self, batch: int) -> Feeder:
         settings = self.settings
-        return Feeder(self.pool, max(1, batch // self.world), settings.versions, settings.augmentations, self.batched,
-                      self._ask, (settings.seed, self.rank), settings.crops)  # fmt: skip
+        return Feeder(
+            self.pool,
+            max(1, batch // self.world),
+            settings.versions,
+            settings.augmentations,
+            self.batched,
+            self._ask,
+            (settings.seed, self.rank),
+            settings.crops,
+        )
 
     def _fitting_batch(self) -> int:
         """How many samples make a step last as long as STEPS of them may, a power of two; process 0 decides."""
@@ -275,8 +290,10 @@ class Trainer:
             with together:
                 loss = self._loss(fed) / len(runs)
                 if not trial and not torch.isfinite(loss):
-                    raise DataError(f"distillation diverged at step {self.progress.step}: the loss is {loss.item()}; "
-                                    f"use a smaller rate than {self.progress.rate:g}")
+                    raise DataError(
+                        f"distillation diverged at step {self.progress.step}: the loss is {loss.item()}; "
+                        f"use a smaller rate than {self.progress.rate:g}"
+                    )
                 loss.backward()
             total += loss.item()
         if self.settings.clip:
@@ -349,9 +366,12 @@ class Trainer:
         if path is None or self.rank:
             return
         content = {
-            "fingerprint": self.fingerprint, "progress": vars(self.progress), "best": self._best,
-            "state": self.student.state(), "optimizer": self._optimizer.state_dict(),
-        }  # fmt: skip
+            "fingerprint": self.fingerprint,
+            "progress": vars(self.progress),
+            "best": self._best,
+            "state": self.student.state(),
+            "optimizer": self._optimizer.state_dict(),
+        }
         beside = path.with_name(f"{path.name}.{os.getpid()}")
         try:
             torch.save(content, beside)
@@ -369,8 +389,9 @@ class Trainer:
         except Exception as error:  # whatever a damaged file makes torch raise
             raise DataError(f"the checkpoint '{path}' cannot be read: {' '.join(str(error).split())[:200]}") from error
         if not isinstance(content, dict) or content.get("fingerprint") != self.fingerprint:
-            raise DataError(f"the checkpoint '{path}' belongs to another model or other settings; "
-                            "remove it or name another file")
+            raise DataError(
+                f"the checkpoint '{path}' belongs to another model or other settings; remove it or name another file"
+            )
         self.student.load_state(content["state"])
         self._optimizer.load_state_dict(content["optimizer"])
         self._best = content["best"]

@@ -22,9 +22,16 @@ from lwgraph.plan.price.timed_model import OnFeeds, Rig
 
 LENT_BYTES = 4096  # tensors from this size on are not in the kit: the script makes random ones
 LENT = {
-    ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.UINT8,
-    ir.DataType.INT16, ir.DataType.UINT16, ir.DataType.INT32, ir.DataType.INT64,
-}  # fmt: skip
+    ir.DataType.FLOAT,
+    ir.DataType.DOUBLE,
+    ir.DataType.FLOAT16,
+    ir.DataType.INT8,
+    ir.DataType.UINT8,
+    ir.DataType.INT16,
+    ir.DataType.UINT16,
+    ir.DataType.INT32,
+    ir.DataType.INT64,
+}
 
 
 @dataclass(frozen=True, eq=False)

@@ -65,9 +65,12 @@ class Oracle:
         self.executor, self.budget = executor, budget
         self.cache = PriceCache() if cache is None else cache
         self._target = [
-            executor.name, str(getattr(executor, "version", "")), str(getattr(executor, "level", "")),
-            str(getattr(executor, "threads", "")), processor(),
-        ]  # fmt: skip
+            executor.name,
+            str(getattr(executor, "version", "")),
+            str(getattr(executor, "level", "")),
+            str(getattr(executor, "threads", "")),
+            processor(),
+        ]
 
     @property
     def target(self) -> str:
@@ -140,9 +143,7 @@ class Oracle:
 
     def _carry_out(self, kind: str, keys: Sequence[str], runs: Sequence[Run], rig: Rig) -> None:
         """Time `runs` side by side, and keep the prices that come of it; see `settle`."""
-        least, rounds = shortest(
-            runs, rig.feeds, seconds=self.budget * len(runs), clock=self._clock, hopeless=HOPELESS
-        )
+        least, rounds = shortest(runs, rig.feeds, seconds=self.budget * len(runs), clock=self._clock, hopeless=HOPELESS)
         rows = settle(kind, [1e3 * value for value in least])
         self.cache.put_many([(key, *row, rounds) for key, row in zip(keys, rows, strict=True)])
 

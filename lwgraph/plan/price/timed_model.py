@@ -95,9 +95,7 @@ class Rig:
         return tuple(self.executor.prepare(model)(self.feeds)["y"].shape)
 
     def _integers(self, build: Build, floats: Sequence[int] = ()) -> Run | None:
-        model = small_integer_model(
-            self.site, build, self.shape, self._calibration, self.opset, self.executor, floats
-        )
+        model = small_integer_model(self.site, build, self.shape, self._calibration, self.opset, self.executor, floats)
         try:
             return None if model is None else self.executor.prepare(model)
         except LwgraphError:

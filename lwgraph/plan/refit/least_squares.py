@@ -121,17 +121,15 @@ def behind_relu(rows: Rows, moments: Gram, weight: Array, bias: Array, ridge: fl
         gap -= shift.astype(gap.dtype)
         grouped = gap.reshape(len(gap), groups, -1)
         # The gap has no mean, so that the mean of x does not count.
-        step = np.stack([
-            (grouped[:, g].T @ rows.x[:, g]).astype(np.float64) / len(gap) @ inverses[g] for g in range(groups)
-        ])
+        step = np.stack(
+            [(grouped[:, g].T @ rows.x[:, g]).astype(np.float64) / len(gap) @ inverses[g] for g in range(groups)]
+        )
         start = start + step
         bias = bias + shift - np.einsum("god,gd->go", step, moments.mean).reshape(-1)
     return start.reshape(weight.shape), bias
 
 
-def target_site(
-    site: Site, moments: CrossMoments, weight: Array, bias: Array, shifts: bool
-) -> tuple[Site, Pooled]:
+def target_site(site: Site, moments: CrossMoments, weight: Array, bias: Array, shifts: bool) -> tuple[Site, Pooled]:
     """The layer that a form should imitate now, and the moments to fit it on.
 
     E||y - K x||^2 = E||y - W x||^2 + tr((W - K) G (W - K)^T) for the least-squares W: so a form is refitted, all of its

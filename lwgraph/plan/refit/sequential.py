@@ -123,8 +123,12 @@ def refit(
     report.after, report.kept = best, standing
     context.gains.append(Gain(name, "held-out output error", report.before, report.after, standing > 0))
     if standing < len(done):
-        context.skip(name, compressed.graph.name or "model", f"{len(done) - standing} of {len(done)} refits were "
-                     "undone: with them the held-out outputs are farther from the original's")  # fmt: skip
+        context.skip(
+            name,
+            compressed.graph.name or "model",
+            f"{len(done) - standing} of {len(done)} refits were "
+            "undone: with them the held-out outputs are farther from the original's",
+        )
     return report
 
 
@@ -135,9 +139,19 @@ def _stand(done: Sequence[tuple[Snapshot, Snapshot]], count: int) -> None:
 
 
 class _Refit:
-    def __init__(self, original: ir.Model, compressed: ir.Model, context: Context, executor: Executor,
-                 feeds: Sequence[Feeds], held: Collection[int], units: Sequence[Unit], rows: tuple[int, int],
-                 memory_bytes: int, name: str) -> None:  # fmt: skip
+    def __init__(
+        self,
+        original: ir.Model,
+        compressed: ir.Model,
+        context: Context,
+        executor: Executor,
+        feeds: Sequence[Feeds],
+        held: Collection[int],
+        units: Sequence[Unit],
+        rows: tuple[int, int],
+        memory_bytes: int,
+        name: str,
+    ) -> None:
         self.context, self.units, self.name, self.seed = context, units, name, context.seed
         self.rows_per_unknown, self.least_rows = rows
         self.student = Walk(compressed, feeds, executor, memory_bytes // 2)
@@ -191,8 +205,13 @@ class _Refit:
             before.restore()
         best = min(errors, key=lambda how: errors[how] if math.isfinite(errors[how]) else math.inf, default="")
         if not best or not errors[best] < plain:
-            return LayerRefit(unit.name, "", plain / power, plain / power,
-                              "no refit brings its held-out outputs nearer to the original's")  # fmt: skip
+            return LayerRefit(
+                unit.name,
+                "",
+                plain / power,
+                plain / power,
+                "no refit brings its held-out outputs nearer to the original's",
+            )
         results[best].restore()
         return LayerRefit(unit.name, best, plain / power, errors[best] / power)
 
@@ -291,9 +310,12 @@ class _Refit:
     def _now(self, unit: Unit) -> Array:
         """(r, o) what the unit gives now, on the held-out samples, at the places that were looked at first."""
         found = self.student.look([unit.output], self.held)
-        return np.concatenate([
-            output_rows(values[unit.output], unit.site)[self.places[feed]].astype(np.float64) for feed, values in found
-        ])
+        return np.concatenate(
+            [
+                output_rows(values[unit.output], unit.site)[self.places[feed]].astype(np.float64)
+                for feed, values in found
+            ]
+        )
 
     def _rows(
         self, unit: Unit, feeds: Sequence[int], size: int, wanted: bool = True

@@ -93,13 +93,17 @@ class _Finder:
     def _grouped(self, name: str, form: Form, nodes: Sequence[ir.Node]) -> Unit | None:
         inside = set(nodes)
         inputs = dict.fromkeys(
-            v for node in nodes for v in node.inputs
+            v
+            for node in nodes
+            for v in node.inputs
             if v is not None and v.producer() not in inside and ir.constant_shape(v) is None
-        )  # fmt: skip
+        )
         outputs = [
-            v for node in nodes for v in node.outputs
+            v
+            for node in nodes
+            for v in node.outputs
             if v.is_graph_output() or any(use.node not in inside for use in v.uses())
-        ]  # fmt: skip
+        ]
         if len(inputs) != 1 or len(outputs) != 1:
             self._refuse(name, f"its nodes have {len(inputs)} inputs and {len(outputs)} outputs")
             return None
@@ -136,10 +140,14 @@ class _Finder:
             maker = None if other is None else other.producer()
             sums = self.theirs[total].producer() if total in self.theirs else None
             if (
-                other is not None and other.name and maker in self.place
+                other is not None
+                and other.name
+                and maker in self.place
                 and self.place[maker] < self.place[unit.nodes[0]]
-                and sums is not None and sums.op_type == "Add" and self._alike(add.outputs[0])
-            ):  # fmt: skip
+                and sums is not None
+                and sums.op_type == "Add"
+                and self._alike(add.outputs[0])
+            ):
                 return replace(unit, target=total, minus=other.name, channels=self.kept.get(total))
         if unit.output not in self.theirs:
             self._refuse(unit.name, "the original has no value of its name")

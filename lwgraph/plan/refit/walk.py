@@ -163,9 +163,10 @@ class Walk:
 
     def _live(self, position: int) -> set[str]:
         return {
-            name for name, first in self._first.items()
+            name
+            for name, first in self._first.items()
             if first < position and (self._last.get(name, -1) >= position or name in self._keep)
-        }  # fmt: skip
+        }
 
     def _forget(self) -> None:
         for name in self._have - self._live(self.position) - self._keep:

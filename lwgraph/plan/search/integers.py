@@ -95,9 +95,7 @@ def quick_integers(
     return best[0], best[1]
 
 
-def survey(
-    model: ir.Model, context: Context, folder: Path | None = None, *, samples: int = RANGE_SAMPLES
-) -> Survey:
+def survey(model: ir.Model, context: Context, folder: Path | None = None, *, samples: int = RANGE_SAMPLES) -> Survey:
     """Let the quantizing pass look at a network, or remember what it found: its judgement takes many runs.
 
     Args:
@@ -118,8 +116,14 @@ def survey(
     judge: Any = make_pass()
     if not hasattr(judge, "within"):
         return Survey()
-    quiet = Context(executor=executor, reference=context.reference, data=feeds, seed=context.seed,
-                    threads=context.threads, progress=context.progress)  # fmt: skip
+    quiet = Context(
+        executor=executor,
+        reference=context.reference,
+        data=feeds,
+        seed=context.seed,
+        threads=context.threads,
+        progress=context.progress,
+    )
     mixed = judge.within(model, quiet)
     damage = {n.name: float(n.damage) for n in mixed.nodes if n.damage is not None and math.isfinite(n.damage)}
     named = {node.name for node in model.graph}

@@ -83,9 +83,7 @@ class Planner:
         self.model, self.context, self.oracle, self.shapes = model, context, oracle, shapes
         self._fits: dict[tuple[str, str], Fitted] = {}
         classes = [registry.form_class(name) for name in (registry.names("forms") if forms is None else forms)]
-        self.items = find_items(
-            model, context, oracle, classes, shapes=shapes, weights=weights, precisions=precisions
-        )
+        self.items = find_items(model, context, oracle, classes, shapes=shapes, weights=weights, precisions=precisions)
         self.run_ms: float | None = None  # of one run of the network, about; to do no more with it than takes long
         self._float_ms: float | None = None  # measured, of the whole network
         self.rest: dict[str, float] = {}  # of each resource, outside all items
@@ -318,5 +316,15 @@ class Planner:
 
 
 __all__ = [
-    "BYTES", "LATENCY", "MACS", "Chosen", "Found", "Item", "Judge", "Option", "Planner", "Trial", "undominated",
-]  # fmt: skip
+    "BYTES",
+    "LATENCY",
+    "MACS",
+    "Chosen",
+    "Found",
+    "Item",
+    "Judge",
+    "Option",
+    "Planner",
+    "Trial",
+    "undominated",
+]

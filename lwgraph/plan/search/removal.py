@@ -44,9 +44,7 @@ class Removes(Protocol):
     def options(self, model: ir.Model, context: Context) -> list[Removal]:
         """Every item's sizes, largest first, by item. The model is not changed."""
 
-    def apply(
-        self, model: ir.Model, kept: Mapping[str, int], context: Context, *, refit: bool = False
-    ) -> int:
+    def apply(self, model: ir.Model, kept: Mapping[str, int], context: Context, *, refit: bool = False) -> int:
         """Leave out all but `kept` of the items named, in place, and compensate; how much was removed.
 
         With `refit`, all layers that this changes are then fitted anew to what the model gave before, in order.

@@ -88,8 +88,10 @@ class Reference:
                     gaps[name] += _gap(np.asarray(wanted), np.asarray(found[name]))
         except LwgraphError:
             return math.inf
-        shares = [gap / self._power[name] if self._power[name] > 0 else (math.inf if gap else 0.0)
-                  for name, gap in gaps.items()]
+        shares = [
+            gap / self._power[name] if self._power[name] > 0 else (math.inf if gap else 0.0)
+            for name, gap in gaps.items()
+        ]
         return float(np.mean(shares)) if shares else 0.0
 
 
@@ -103,8 +105,13 @@ def _gap(wanted: npt.NDArray[Any], found: npt.NDArray[Any]) -> float:
 
 
 def measure_sensitivity(
-    model: ir.Model, remover: Removes, context: Context, feeds: Sequence[Feeds], *,
-    options: Sequence[Removal] | None = None, folder: Path | None = None,
+    model: ir.Model,
+    remover: Removes,
+    context: Context,
+    feeds: Sequence[Feeds],
+    *,
+    options: Sequence[Removal] | None = None,
+    folder: Path | None = None,
 ) -> list[Sensitivity]:
     """Leave out one thing at a time, at each size, and measure what becomes of the network's output.
 
@@ -188,7 +195,7 @@ def split_feeds(feeds: Sequence[Feeds]) -> tuple[list[Feeds], list[Feeds]]:
     if len(feeds) < 2:
         return list(feeds), list(feeds)
     every = min(4, len(feeds))
-    held = list(feeds[every - 1::every])
+    held = list(feeds[every - 1 :: every])
     return [feed for index, feed in enumerate(feeds) if index % every != every - 1], held
 
 

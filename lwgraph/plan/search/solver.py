@@ -40,8 +40,9 @@ class Menu:
     edge: Array | None = None
 
     @classmethod
-    def of(cls, cost: Sequence[float], loss: Sequence[float], state: Sequence[int] | None = None,
-           edge: Array | None = None) -> Menu:
+    def of(
+        cls, cost: Sequence[float], loss: Sequence[float], state: Sequence[int] | None = None, edge: Array | None = None
+    ) -> Menu:
         """From plain sequences; one state unless told."""
         states = np.zeros(len(cost), np.intp) if state is None else np.asarray(state, np.intp)
         return cls(np.asarray(cost, np.float64), np.asarray(loss, np.float64), states, edge)

@@ -73,9 +73,7 @@ class Offer:
         return self.sizes[0].item
 
 
-def find_offers(
-    model: ir.Model, context: Context, feeds: Sequence[Feeds], run_ms: float | None = None
-) -> list[Offer]:
+def find_offers(model: ir.Model, context: Context, feeds: Sequence[Feeds], run_ms: float | None = None) -> list[Offer]:
     """What may go, with the losses measured at the outputs for some sizes and predicted for those between.
 
     Args:
@@ -150,8 +148,11 @@ def _front(offers: Sequence[Offer], times: Mapping[str, float], whole: float) ->
     found = []
     for solution in Knapsack(menus).front() if menus else []:
         if 0 < solution.loss < HOPELESS:
-            chosen = [(offer, offer.sizes[o - 1], float(offer.losses[o - 1]))
-                      for offer, o in zip(offers, solution.choice, strict=True) if o]  # fmt: skip
+            chosen = [
+                (offer, offer.sizes[o - 1], float(offer.losses[o - 1]))
+                for offer, o in zip(offers, solution.choice, strict=True)
+                if o
+            ]
             found.append(_structure(chosen, times, whole, solution.loss))
     return found
 

@@ -41,12 +41,20 @@ def _row(group: dict[str, Any], place: dict[str, float], y: int) -> str:
     about = f"{group['name']}: {group['channels']} channels, {group['parameters']:,} parameters each"
     about += f"; frozen: {group['frozen']}" if group["frozen"] else ""
     name = group["name"] if len(group["name"]) <= 30 else "..." + group["name"][-28:]
-    line = "" if not known else (
-        f'<line x1="{min(known):.1f}" x2="{max(known):.1f}" y1="{y}" y2="{y}" stroke="var(--bar)" stroke-width="2"/>')
-    dots = "".join(f'<circle cx="{place[n]:.1f}" cy="{y}" r="4" fill="var(--paper)" stroke="var(--bar)" '
-                   f'stroke-width="2"/>' for n in group["readers"] if n in place)
-    dots += "".join(f'<circle cx="{place[n]:.1f}" cy="{y}" r="4.5" fill="var(--bar)"/>'
-                    for n in group["makers"] if n in place)
+    line = ""
+    if known:
+        ends = f'x1="{min(known):.1f}" x2="{max(known):.1f}" y1="{y}" y2="{y}"'
+        line = f'<line {ends} stroke="var(--bar)" stroke-width="2"/>'
+    dots = "".join(
+        f'<circle cx="{place[n]:.1f}" cy="{y}" r="4" fill="var(--paper)" stroke="var(--bar)" stroke-width="2"/>'
+        for n in group["readers"]
+        if n in place
+    )
+    dots += "".join(
+        f'<circle cx="{place[n]:.1f}" cy="{y}" r="4.5" fill="var(--bar)"/>' for n in group["makers"] if n in place
+    )
     pale = ' opacity="0.35"' if group["frozen"] else ""
-    return (f'<g{pale}><title>{escape(about)}</title><text x="0" y="{y + 4}">{escape(name)}</text>'
-            f'<text x="{LABEL - 10}" y="{y + 4}" text-anchor="end">{group["channels"]}</text>{line}{dots}</g>')
+    return (
+        f'<g{pale}><title>{escape(about)}</title><text x="0" y="{y + 4}">{escape(name)}</text>'
+        f'<text x="{LABEL - 10}" y="{y + 4}" text-anchor="end">{group["channels"]}</text>{line}{dots}</g>'
+    )

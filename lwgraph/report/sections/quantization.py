@@ -24,8 +24,10 @@ def quantization(report: Report) -> str:
     if not found or not found.get("layers"):
         return ""
     layers: Rows = found["layers"]
-    return (f"<h2>Quantization</h2><p>{escape(_summary(found, layers))}</p>{_picture(layers)}{_layers(layers)}"
-            f"{_tensors(found.get('tensors') or ())}")
+    return (
+        f"<h2>Quantization</h2><p>{escape(_summary(found, layers))}</p>{_picture(layers)}{_layers(layers)}"
+        f"{_tensors(found.get('tensors') or ())}"
+    )
 
 
 def _summary(found: Mapping[str, Any], layers: Rows) -> str:
@@ -36,8 +38,10 @@ def _summary(found: Mapping[str, Any], layers: Rows) -> str:
     if found.get("samples"):
         words += f" Measured on {found['samples']} samples."
     if found.get("loss") is not None and found.get("integer_loss") is not None:
-        words += (f" Relative squared error of the outputs {found['loss']:.3g}; with everything in integers "
-                  f"{found['integer_loss']:.3g}.")
+        words += (
+            f" Relative squared error of the outputs {found['loss']:.3g}; with everything in integers "
+            f"{found['integer_loss']:.3g}."
+        )
     if found.get("float_ms") and found.get("ms"):
         words += f" {found['float_ms']:.3g} ms in float, {found['ms']:.3g} ms as it is."
     return words
@@ -47,8 +51,11 @@ def _picture(layers: Rows) -> str:
     """Decibels at each layer, from the input to the output."""
 
     def points(precision: str, key: str) -> list[Point]:
-        return [Point(float(i), float(n[key]), f"{n['name']} ({n['op_type']}, {n['precision']}): {n[key]:.1f} dB")
-                for i, n in enumerate(layers) if n.get(key) is not None and n["precision"] == precision]
+        return [
+            Point(float(i), float(n[key]), f"{n['name']} ({n['op_type']}, {n['precision']}): {n[key]:.1f} dB")
+            for i, n in enumerate(layers)
+            if n.get(key) is not None and n["precision"] == precision
+        ]
 
     series = [
         Series("at the layer, in integers", points("integer", "sqnr"), "var(--bar)", 3.5, line=True),
@@ -65,16 +72,31 @@ def _layers(layers: Rows) -> str:
     worst = sorted(layers, key=lambda n: math.inf if n.get("sqnr") is None else float(n["sqnr"]))
     rows = [
         [
-            f"<code>{escape(str(n['name']))}</code>", escape(str(n["op_type"])), escape(str(n["precision"])),
-            _number(n.get("sqnr"), ".1f"), _number(n.get("output"), ".1f"), _number(n.get("weight"), ".1f"),
-            _share(n.get("saturated")), _number(n.get("float_ms"), ".4g"), _number(n.get("integer_ms"), ".4g"),
+            f"<code>{escape(str(n['name']))}</code>",
+            escape(str(n["op_type"])),
+            escape(str(n["precision"])),
+            _number(n.get("sqnr"), ".1f"),
+            _number(n.get("output"), ".1f"),
+            _number(n.get("weight"), ".1f"),
+            _share(n.get("saturated")),
+            _number(n.get("float_ms"), ".4g"),
+            _number(n.get("integer_ms"), ".4g"),
             escape(str(n.get("reason") or "")),
         ]
         for n in worst
     ]
-    head = [("layer, worst first", False), ("operator", False), ("computes in", False), ("at the layer, dB", True),
-            ("alone, at the output, dB", True), ("weights, dB", True), ("saturated", True), ("float, ms", True),
-            ("integer, ms", True), ("why in float", False)]
+    head = [
+        ("layer, worst first", False),
+        ("operator", False),
+        ("computes in", False),
+        ("at the layer, dB", True),
+        ("alone, at the output, dB", True),
+        ("weights, dB", True),
+        ("saturated", True),
+        ("float, ms", True),
+        ("integer, ms", True),
+        ("why in float", False),
+    ]
     return table(head, rows)
 
 
@@ -83,15 +105,31 @@ def _tensors(tensors: Rows) -> str:
         return ""
     rows = [
         [
-            f"<code>{escape(str(t['name']))}</code>", escape(str(t["type"])),
-            f"{t['low']:.4g} to {t['high']:.4g}", f"{t['grid_low']:.4g} to {t['grid_high']:.4g}", f"{t['scale']:.4g}",
-            str(t["zero"]), _share(t["saturated"]), f"{100 * t['used']:.0f} %", _number(t.get("rounding"), ".1f"),
+            f"<code>{escape(str(t['name']))}</code>",
+            escape(str(t["type"])),
+            f"{t['low']:.4g} to {t['high']:.4g}",
+            f"{t['grid_low']:.4g} to {t['grid_high']:.4g}",
+            f"{t['scale']:.4g}",
+            str(t["zero"]),
+            _share(t["saturated"]),
+            f"{100 * t['used']:.0f} %",
+            _number(t.get("rounding"), ".1f"),
             _number(t.get("sqnr"), ".1f"),
         ]
         for t in tensors
     ]
-    head = [("tensor", False), ("type", False), ("on the data", True), ("grid", True), ("scale", True), ("zero", True),
-            ("saturated", True), ("grid used", True), ("own rounding, dB", True), ("in all, dB", True)]
+    head = [
+        ("tensor", False),
+        ("type", False),
+        ("on the data", True),
+        ("grid", True),
+        ("scale", True),
+        ("zero", True),
+        ("saturated", True),
+        ("grid used", True),
+        ("own rounding, dB", True),
+        ("in all, dB", True),
+    ]
     return f"<details><summary>{len(rows)} quantized tensors</summary>{table(head, rows)}</details>"
 
 

@@ -54,6 +54,8 @@ def _cell(each: dict[str, Any], x: int, y: int) -> str:
     level = 0.0 if loss <= LOWEST else min(1.0, math.log(loss / LOWEST) / math.log(HIGHEST / LOWEST))
     text = f"{each['kept']}: {loss:.2g}" if math.isfinite(loss) else f"{each['kept']}: fails"
     about = f"{each['item']}: {each['kept']} of {each['width']} kept, {each['macs']:,} multiply-adds left, {text}"
-    return (f'<g><title>{escape(about)}</title><rect x="{x}" y="{y - 9}" width="{CELL - 4}" height="{STEP - 3}" rx="3" '
-            f'fill="var(--bad)" opacity="{0.04 + 0.6 * level:.2f}"/>'
-            f'<text x="{x + 6}" y="{y + 4}">{escape(text)}</text></g>')
+    return (
+        f'<g><title>{escape(about)}</title><rect x="{x}" y="{y - 9}" width="{CELL - 4}" height="{STEP - 3}" rx="3" '
+        f'fill="var(--bad)" opacity="{0.04 + 0.6 * level:.2f}"/>'
+        f'<text x="{x + 6}" y="{y + 4}">{escape(text)}</text></g>'
+    )

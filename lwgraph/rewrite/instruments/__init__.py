@@ -14,9 +14,15 @@ if TYPE_CHECKING:
     from lwgraph.rewrite.instruments.verify import Verify
 
 _HOME = {
-    "BisectLimit": "bisect", "Culprit": "bisect", "Dump": "dump", "Instrument": "base", "Reproducer": "reproducer",
-    "Timing": "timing", "Verify": "verify", "find_culprit": "bisect",
-}  # fmt: skip
+    "BisectLimit": "bisect",
+    "Culprit": "bisect",
+    "Dump": "dump",
+    "Instrument": "base",
+    "Reproducer": "reproducer",
+    "Timing": "timing",
+    "Verify": "verify",
+    "find_culprit": "bisect",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -42,5 +42,7 @@ class Reproducer(Instrument):
         given = " --data feeds_0.npz" if data else ""
         (folder / "README.txt").write_text(
             f"{error}\n\nTo reproduce, in this folder:\n"
-            f"    lwgraph optimize model.onnx -p {shlex.quote(str(p))}{given} -o after.onnx\n", "utf-8")
+            f"    lwgraph optimize model.onnx -p {shlex.quote(str(p))}{given} -o after.onnx\n",
+            "utf-8",
+        )
         return f"to reproduce: '{folder}'"

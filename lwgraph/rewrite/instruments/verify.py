@@ -58,8 +58,9 @@ class Verify(Instrument):
         self._results = None
         if self.numeric:
             self._executors = self._executors or [plain_executor()]
-            self.feeds = self.feeds or context.feeds[: self.samples] or list(
-                generate(model, self.samples, context.seed))
+            self.feeds = (
+                self.feeds or context.feeds[: self.samples] or list(generate(model, self.samples, context.seed))
+            )
 
     def assume(self, model: ir.Model, results: list[list[dict[str, Array]]]) -> None:
         """Start from `model` and its known outputs (by executor, then by feed), without running it."""
@@ -118,6 +119,7 @@ def plain_executor() -> Executor:
     Its own fusions, and the kernels it prefers for weights that are constant (prepacking), would round differently
     after a rewrite that is exact.
     """
+
     def configure(options: Any) -> None:
         options.add_session_config_entry("session.disable_prepacking", "1")
 
@@ -151,8 +153,10 @@ def interface_difference(before: ir.Model, after: ir.Model) -> str:
     inputs: Sequence[ir.Value] = before.graph.inputs
     if before.ir_version < 4 <= after.ir_version:
         inputs = [value for value in inputs if not value.is_initializer()]
-    for what, old, new in (("inputs", inputs, after.graph.inputs),
-                           ("outputs", before.graph.outputs, after.graph.outputs)):
+    for what, old, new in (
+        ("inputs", inputs, after.graph.inputs),
+        ("outputs", before.graph.outputs, after.graph.outputs),
+    ):
         names = [v.name for v in old], [v.name for v in new]
         if names[0] != names[1]:
             return f"its {what} were {names[0]} and are {names[1]}"
@@ -169,8 +173,10 @@ def _shared_change(before: ir.Model, after: ir.Model) -> str:
         if old is None or ir.constant_shape(old) == ir.constant_shape(value) or len(value.consumers()) < 2:
             continue
         users = " and ".join(f"'{node.name}'" for node in value.consumers()[:2])
-        return (f"; initializer '{name}', which nodes {users} share, had shape {list(ir.constant_shape(old) or ())} "
-                f"and has {list(ir.constant_shape(value) or ())}")
+        return (
+            f"; initializer '{name}', which nodes {users} share, had shape {list(ir.constant_shape(old) or ())} "
+            f"and has {list(ir.constant_shape(value) or ())}"
+        )
     return ""
 
 

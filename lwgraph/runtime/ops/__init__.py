@@ -16,6 +16,19 @@ from lwgraph.runtime.ops.base import BUILDERS, Function, Options, Spec, Unsuppor
 OURS = tuple(sorted(BUILDERS))
 
 __all__ = [
-    "BUILDERS", "OURS", "Function", "Options", "Spec", "Unsupported", "convolution", "elementwise", "movement",
-    "normalization", "pooling", "product", "quantization", "recurrent", "resize",
-]  # fmt: skip
+    "BUILDERS",
+    "OURS",
+    "Function",
+    "Options",
+    "Spec",
+    "Unsupported",
+    "convolution",
+    "elementwise",
+    "movement",
+    "normalization",
+    "pooling",
+    "product",
+    "quantization",
+    "recurrent",
+    "resize",
+]

@@ -60,9 +60,17 @@ def conv_transpose(spec: Spec) -> Function:
         elif auto_pad == "VALID":
             pads = [0] * 2 * rank
         return kernels.conv_transpose(
-            x, w, bias, strides=strides, dilations=dilations, pads=pads, output_padding=extra,
-            group=spec.get("group", 1), precise=options.precise, threads=options.threads,
-        )  # fmt: skip
+            x,
+            w,
+            bias,
+            strides=strides,
+            dilations=dilations,
+            pads=pads,
+            output_padding=extra,
+            group=spec.get("group", 1),
+            precise=options.precise,
+            threads=options.threads,
+        )
 
     return run
 
@@ -90,9 +98,14 @@ def conv_integer(spec: Spec) -> Function:
     def run(x: Array, w: Array, x_zero: Array | None = None, w_zero: Array | None = None) -> Array:
         is_byte(x, w)
         return kernels.conv_integer(
-            x, w, zero_of(x_zero), 0 if w_zero is None else w_zero, **_geometry(spec, x, w),
-            saturate=options.saturate, threads=options.threads,
-        )  # fmt: skip
+            x,
+            w,
+            zero_of(x_zero),
+            0 if w_zero is None else w_zero,
+            **_geometry(spec, x, w),
+            saturate=options.saturate,
+            threads=options.threads,
+        )
 
     return run
 
@@ -103,15 +116,30 @@ def qlinear_conv(spec: Spec) -> Function:
     options = spec.options
 
     def run(
-        x: Array, x_scale: Array, x_zero: Array, w: Array, w_scale: Array, w_zero: Array, y_scale: Array, y_zero: Array,
+        x: Array,
+        x_scale: Array,
+        x_zero: Array,
+        w: Array,
+        w_scale: Array,
+        w_zero: Array,
+        y_scale: Array,
+        y_zero: Array,
         bias: Array | None = None,
-    ) -> Array:  # fmt: skip
+    ) -> Array:
         is_byte(x, w, y_zero)
         scale = combined_scale(x_scale, w_scale, y_scale)
         return kernels.conv_integer(
-            x, w, zero_of(x_zero), w_zero, bias, **_geometry(spec, x, w), scale=scale, y_zero=y_zero.reshape(()),
-            saturate=options.saturate, threads=options.threads,
-        )  # fmt: skip
+            x,
+            w,
+            zero_of(x_zero),
+            w_zero,
+            bias,
+            **_geometry(spec, x, w),
+            scale=scale,
+            y_zero=y_zero.reshape(()),
+            saturate=options.saturate,
+            threads=options.threads,
+        )
 
     return run
 

@@ -17,8 +17,13 @@ def identity(spec: Spec) -> Function:
 @operator("Constant")
 def constant(spec: Spec) -> Function:
     """Constant holding a dense tensor or numbers."""
-    names = {"value": None, "value_float": np.float32, "value_floats": np.float32, "value_int": np.int64,
-             "value_ints": np.int64}  # fmt: skip
+    names = {
+        "value": None,
+        "value_float": np.float32,
+        "value_floats": np.float32,
+        "value_int": np.int64,
+        "value_ints": np.int64,
+    }
     for name, dtype in names.items():
         if name in spec.attributes:
             value = spec.attributes[name]
@@ -127,9 +132,12 @@ def slice_(spec: Spec) -> Function:
     """Slice-1 (attributes), 10, 11, 13 (inputs)."""
 
     def run(
-        x: Array, starts: Array | None = None, ends: Array | None = None, axes: Array | None = None,
+        x: Array,
+        starts: Array | None = None,
+        ends: Array | None = None,
+        axes: Array | None = None,
         steps: Array | None = None,
-    ) -> Array:  # fmt: skip
+    ) -> Array:
         begin = spec.get("starts") if starts is None else integers(starts)
         end = spec.get("ends") if ends is None else integers(ends)
         along = spec.get("axes") if axes is None else integers(axes)
@@ -179,8 +187,17 @@ def expand(spec: Spec) -> Function:
     return run
 
 
-_CAST = {1: np.float32, 2: np.uint8, 3: np.int8, 5: np.int16, 6: np.int32, 7: np.int64, 9: np.bool_, 10: np.float16,
-         11: np.float64}  # fmt: skip
+_CAST = {
+    1: np.float32,
+    2: np.uint8,
+    3: np.int8,
+    5: np.int16,
+    6: np.int32,
+    7: np.int64,
+    9: np.bool_,
+    10: np.float16,
+    11: np.float64,
+}
 
 
 @operator("Cast")

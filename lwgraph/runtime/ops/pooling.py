@@ -29,10 +29,17 @@ def pool(spec: Spec) -> Function:
         auto_pad = spec.get("auto_pad", "NOTSET")
         pads = kernels.pads_of(auto_pad, spec.get("pads"), x.shape[2:], kernel, strides, dilations)
         return kernels.pool(
-            kind, x, kernel=kernel, strides=strides, dilations=dilations, pads=pads,
+            kind,
+            x,
+            kernel=kernel,
+            strides=strides,
+            dilations=dilations,
+            pads=pads,
             ceil=bool(spec.get("ceil_mode", 0)) and not auto_pad.startswith("SAME"),
-            count_pad=bool(spec.get("count_include_pad", 0)), p=spec.get("p", 2), threads=spec.options.threads,
-        )  # fmt: skip
+            count_pad=bool(spec.get("count_include_pad", 0)),
+            p=spec.get("p", 2),
+            threads=spec.options.threads,
+        )
 
     return run
 

@@ -107,9 +107,15 @@ def qlinear_matmul(spec: Spec) -> Function:
             raise Unsupported
         scale = combined_scale(a_scale, b_scale, y_scale).ravel()
         y = kernels.matmul_integer(
-            a, b, _row_zeros(a_zero, a), _column_zeros(b_zero, b), scale=scale,
-            y_zero=y_zero.reshape(()), saturate=options.saturate, threads=options.threads,
-        )  # fmt: skip
+            a,
+            b,
+            _row_zeros(a_zero, a),
+            _column_zeros(b_zero, b),
+            scale=scale,
+            y_zero=y_zero.reshape(()),
+            saturate=options.saturate,
+            threads=options.threads,
+        )
         return y.squeeze(drop) if drop else y
 
     return run

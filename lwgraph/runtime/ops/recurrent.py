@@ -36,9 +36,15 @@ def lstm(spec: Spec) -> Function:
         return by_rows[d]
 
     def run(
-        x: Array, w: Array, r: Array, b: Array | None = None, lengths: Array | None = None, h0: Array | None = None,
-        c0: Array | None = None, p: Array | None = None,
-    ) -> tuple[Array, Array, Array]:  # fmt: skip
+        x: Array,
+        w: Array,
+        r: Array,
+        b: Array | None = None,
+        lengths: Array | None = None,
+        h0: Array | None = None,
+        c0: Array | None = None,
+        p: Array | None = None,
+    ) -> tuple[Array, Array, Array]:
         floating(x)
         kind = wider(x[:0], precise).dtype
         steps = (x.swapaxes(0, 1) if batch_first else x).astype(kind, copy=False)

@@ -31,9 +31,12 @@ def _nms(op: Op) -> Compute:
         return torch.cat([torch.minimum(a, b), torch.maximum(a, b)], -1)
 
     def compute(
-        boxes: Tensor, scores: Tensor, most: Tensor | None = None, iou: Tensor | None = None,
+        boxes: Tensor,
+        scores: Tensor,
+        most: Tensor | None = None,
+        iou: Tensor | None = None,
         least: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         limit = 0 if most is None else int(most)
         threshold = 0.0 if iou is None else float(iou)
         boxes, found = corners(boxes), []
@@ -81,8 +84,9 @@ def _roi_align(op: Op) -> Compute:
             next_row, next_col = (rows + 1).clamp(max=x.shape[2] - 1), (cols + 1).clamp(max=x.shape[3] - 1)
             parts = [
                 x[n][:, r[:, :, None, None], c[None, None]] * (a * b * valid)
-                for r, a in ((rows, wy), (next_row, 1 - wy)) for c, b in ((cols, wx), (next_col, 1 - wx))
-            ]  # fmt: skip
+                for r, a in ((rows, wy), (next_row, 1 - wy))
+                for c, b in ((cols, wx), (next_col, 1 - wx))
+            ]
             if mode == "max":
                 pooled.append(torch.stack(parts).amax(0).amax((2, 4)))
             else:

@@ -33,13 +33,23 @@ def _divide(a: Tensor, b: Tensor) -> Tensor:
 
 
 _BINARY = {
-    "Add": torch.add, "Sub": torch.sub, "Mul": torch.mul, "Div": _divide,
-    "And": torch.logical_and, "Or": torch.logical_or, "Xor": torch.logical_xor,
-    "Equal": torch.eq, "Greater": torch.gt, "Less": torch.lt,
-    "GreaterOrEqual": torch.ge, "LessOrEqual": torch.le,
-    "BitwiseAnd": torch.bitwise_and, "BitwiseOr": torch.bitwise_or, "BitwiseXor": torch.bitwise_xor,
+    "Add": torch.add,
+    "Sub": torch.sub,
+    "Mul": torch.mul,
+    "Div": _divide,
+    "And": torch.logical_and,
+    "Or": torch.logical_or,
+    "Xor": torch.logical_xor,
+    "Equal": torch.eq,
+    "Greater": torch.gt,
+    "Less": torch.lt,
+    "GreaterOrEqual": torch.ge,
+    "LessOrEqual": torch.le,
+    "BitwiseAnd": torch.bitwise_and,
+    "BitwiseOr": torch.bitwise_or,
+    "BitwiseXor": torch.bitwise_xor,
     "Pow": lambda a, b: torch.pow(a, b).to(a.dtype),
-}  # fmt: skip
+}
 
 
 @operator(*_BINARY)
@@ -58,15 +68,42 @@ def _binary(op: Op) -> Compute:
 
 
 simple(
-    Abs=torch.abs, Neg=torch.neg, Ceil=torch.ceil, Floor=torch.floor, Round=torch.round, Sign=torch.sign,
-    Sqrt=torch.sqrt, Exp=torch.exp, Log=torch.log, Reciprocal=torch.reciprocal, Erf=torch.erf,
-    Sin=torch.sin, Cos=torch.cos, Tan=torch.tan, Asin=torch.asin, Acos=torch.acos, Atan=torch.atan,
-    Sinh=torch.sinh, Cosh=torch.cosh, Tanh=torch.tanh, Asinh=torch.asinh, Acosh=torch.acosh, Atanh=torch.atanh,
-    Sigmoid=torch.sigmoid, Relu=torch.relu, Softplus=F.softplus, Softsign=F.softsign, HardSwish=F.hardswish,
-    Mish=F.mish, IsNaN=torch.isnan, Not=torch.logical_not, BitwiseNot=widened(torch.bitwise_not),
-    Identity=lambda x: x, Where=torch.where,
+    Abs=torch.abs,
+    Neg=torch.neg,
+    Ceil=torch.ceil,
+    Floor=torch.floor,
+    Round=torch.round,
+    Sign=torch.sign,
+    Sqrt=torch.sqrt,
+    Exp=torch.exp,
+    Log=torch.log,
+    Reciprocal=torch.reciprocal,
+    Erf=torch.erf,
+    Sin=torch.sin,
+    Cos=torch.cos,
+    Tan=torch.tan,
+    Asin=torch.asin,
+    Acos=torch.acos,
+    Atan=torch.atan,
+    Sinh=torch.sinh,
+    Cosh=torch.cosh,
+    Tanh=torch.tanh,
+    Asinh=torch.asinh,
+    Acosh=torch.acosh,
+    Atanh=torch.atanh,
+    Sigmoid=torch.sigmoid,
+    Relu=torch.relu,
+    Softplus=F.softplus,
+    Softsign=F.softsign,
+    HardSwish=F.hardswish,
+    Mish=F.mish,
+    IsNaN=torch.isnan,
+    Not=torch.logical_not,
+    BitwiseNot=widened(torch.bitwise_not),
+    Identity=lambda x: x,
+    Where=torch.where,
     PRelu=lambda x, slope: torch.where(x > 0, x, x * slope),
-)  # fmt: skip
+)
 
 
 @operator("Max", "Min", "Sum", "Mean")

@@ -117,12 +117,15 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]
             op = self._op(node)
             compute = _fake_quantize(op, shadowed[node]) if node in shadowed else OPERATORS[node.op_type](op)
             touched = {self._slot(v) for v in (*node.inputs, *node.outputs) if v is not None}
-            steps.append(_Step(
-                node, compute,
-                tuple(-1 if v is None else self._slot(v) for v in node.inputs),
-                tuple(self._slot(v) for v in node.outputs),
-                tuple(sorted(s for s in touched - keep if last[s] == index)),
-            ))  # fmt: skip
+            steps.append(
+                _Step(
+                    node,
+                    compute,
+                    tuple(-1 if v is None else self._slot(v) for v in node.inputs),
+                    tuple(self._slot(v) for v in node.outputs),
+                    tuple(sorted(s for s in touched - keep if last[s] == index)),
+                )
+            )
         return steps
 
     # ------------------------------------------------------------------ running

@@ -145,8 +145,9 @@ def _slice(op: Op) -> Compute:
     def compute(x: Tensor, *given: Tensor | None) -> Tensor:
         starts, ends, axes, steps = (
             [*(None if t is None else integers(t) for t in given), None, None, None, None][:4]
-            if given else [*fixed, None]
-        )  # fmt: skip
+            if given
+            else [*fixed, None]
+        )
         assert starts is not None and ends is not None
         axes = axes_of(list(range(len(starts))) if axes is None else axes, x.ndim)
         for start, end, axis, step in zip(starts, ends, axes, steps or [1] * len(starts), strict=True):

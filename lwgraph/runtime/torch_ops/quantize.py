@@ -112,8 +112,17 @@ def _conv_integer(op: Op) -> Compute:
     def integer(x: Tensor, w: Tensor, xz: Tensor | None = None, wz: Tensor | None = None) -> Tensor:
         return convolve(_exact(x, xz), _exact(w, wz, 0)).to(torch.int32)
 
-    def linear(x: Tensor, xs: Tensor, xz: Tensor, w: Tensor, ws: Tensor, wz: Tensor, ys: Tensor, yz: Tensor,
-               b: Tensor | None = None) -> Tensor:  # fmt: skip
+    def linear(
+        x: Tensor,
+        xs: Tensor,
+        xz: Tensor,
+        w: Tensor,
+        ws: Tensor,
+        wz: Tensor,
+        ys: Tensor,
+        yz: Tensor,
+        b: Tensor | None = None,
+    ) -> Tensor:
         per_channel = [-1] + [1] * (w.ndim - 2)
         y = convolve(_exact(x, xz), _exact(w, wz, 0))
         y = y if b is None else y + b.double().reshape(per_channel)

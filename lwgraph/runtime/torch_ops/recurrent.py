@@ -55,9 +55,15 @@ def _recurrent(op: Op) -> Compute:
     step_of = {"LSTM": _lstm_step, "GRU": _gru_step, "RNN": _rnn_step}[kind]
 
     def compute(
-        x: Tensor, w: Tensor, r: Tensor, b: Tensor | None = None, lengths: Tensor | None = None,
-        h0: Tensor | None = None, c0: Tensor | None = None, p: Tensor | None = None,
-    ) -> Any:  # fmt: skip
+        x: Tensor,
+        w: Tensor,
+        r: Tensor,
+        b: Tensor | None = None,
+        lengths: Tensor | None = None,
+        h0: Tensor | None = None,
+        c0: Tensor | None = None,
+        p: Tensor | None = None,
+    ) -> Any:
         x, h0, c0 = (t if t is None or not batch_first else t.transpose(0, 1) for t in (x, h0, c0))
         hidden, gates = r.shape[-1], _GATES[kind]
         ys, hs, cs = [], [], []

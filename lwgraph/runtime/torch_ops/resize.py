@@ -59,9 +59,17 @@ def _kernel(distance: Array, mode: str, a: float) -> Array:
 
 @functools.lru_cache(maxsize=256)
 def taps(
-    size: int, out: int, scale: float, mode: str, coordinates: str, nearest: str, cubic: float, antialias: bool,
-    exclude: bool, roi: tuple[float, float],
-) -> tuple[Array, Array, Array]:  # fmt: skip
+    size: int,
+    out: int,
+    scale: float,
+    mode: str,
+    coordinates: str,
+    nearest: str,
+    cubic: float,
+    antialias: bool,
+    exclude: bool,
+    roi: tuple[float, float],
+) -> tuple[Array, Array, Array]:
     """Indices (out, T), weights (out, T) of one axis, and which outputs lie outside the input (tf_crop_and_resize)."""
     x = _source(size, out, scale, coordinates, roi)
     outside = (x < 0) | (x > size - 1) if coordinates == "tf_crop_and_resize" else np.zeros(out, bool)
@@ -117,9 +125,17 @@ def _resize(op: Op) -> Compute:
             if outs[i] == sizes[i] and scales[i] == 1 and coordinates != "tf_crop_and_resize":
                 continue
             index, weight, outside = taps(
-                sizes[i], outs[i], scales[i], mode, coordinates, nearest, cubic, antialias and scales[i] < 1, exclude,
+                sizes[i],
+                outs[i],
+                scales[i],
+                mode,
+                coordinates,
+                nearest,
+                cubic,
+                antialias and scales[i] < 1,
+                exclude,
                 bounds,
-            )  # fmt: skip
+            )
             y = _blend(y, axis, index, weight)
             if outside.any():
                 mask = torch.from_numpy(outside).reshape([-1] + [1] * (x.ndim - 1 - axis))

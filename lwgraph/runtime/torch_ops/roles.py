@@ -33,11 +33,34 @@ _THROUGH = {
     "DequantizeLinear",
 }
 # These move integers without computing with them.
-_MOVES = {"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Slice", "Split", "MaxPool",
-          "Expand", "Tile", "DepthToSpace", "SpaceToDepth"}  # fmt: skip
+_MOVES = {
+    "Identity",
+    "Transpose",
+    "Reshape",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+    "Concat",
+    "Slice",
+    "Split",
+    "MaxPool",
+    "Expand",
+    "Tile",
+    "DepthToSpace",
+    "SpaceToDepth",
+}
 _SCALES = {"QuantizeLinear", "DequantizeLinear"}
-_INTEGERS = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.INT2,
-             ir.DataType.UINT2, ir.DataType.INT16, ir.DataType.UINT16, ir.DataType.INT32)  # fmt: skip
+_INTEGERS = (
+    ir.DataType.INT8,
+    ir.DataType.UINT8,
+    ir.DataType.INT4,
+    ir.DataType.UINT4,
+    ir.DataType.INT2,
+    ir.DataType.UINT2,
+    ir.DataType.INT16,
+    ir.DataType.UINT16,
+    ir.DataType.INT32,
+)
 
 
 def is_trainable(value: ir.Value, scales: bool = False) -> bool:

@@ -21,9 +21,15 @@ _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 class _Convolution(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, strides: Sequence[int], pads: Sequence[int],
-        dilations: Sequence[int], group: int,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any,
+        x: Tensor,
+        w: Tensor,
+        b: Tensor | None,
+        strides: Sequence[int],
+        pads: Sequence[int],
+        dilations: Sequence[int],
+        group: int,
+    ) -> Tensor:
         ctx.save_for_backward(x.bfloat16(), w.bfloat16())
         ctx.geometry = (list(strides), list(pads), list(dilations), group)
         ctx.bias = None if b is None else [b.shape[0]]
@@ -42,9 +48,14 @@ class _Convolution(torch.autograd.Function):  # type: ignore[misc]
 
 
 def convolution(
-    x: Tensor, w: Tensor, b: Tensor | None, strides: Sequence[int], pads: Sequence[int], dilations: Sequence[int],
+    x: Tensor,
+    w: Tensor,
+    b: Tensor | None,
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
     group: int,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """A Conv (n, c, *spatial) in float32; gradients of x and w have the relative error of bfloat16, that of b none."""
     result: Tensor = _Convolution.apply(x, w, b, strides, pads, dilations, group)
     return result

@@ -18,15 +18,26 @@ Compute = Callable[..., Any]  # the inputs in order (None: not given) -> a tenso
 _DOMAINS = {"": "", "ai.onnx": ""}
 
 _DTYPES = {
-    ir.DataType.FLOAT: torch.float32, ir.DataType.DOUBLE: torch.float64, ir.DataType.FLOAT16: torch.float16,
-    ir.DataType.BFLOAT16: torch.bfloat16, ir.DataType.BOOL: torch.bool,
-    ir.DataType.INT8: torch.int8, ir.DataType.INT16: torch.int16, ir.DataType.INT32: torch.int32,
-    ir.DataType.INT64: torch.int64, ir.DataType.UINT8: torch.uint8, ir.DataType.UINT16: torch.uint16,
-    ir.DataType.UINT32: torch.uint32, ir.DataType.UINT64: torch.uint64,
-    ir.DataType.INT4: torch.int8, ir.DataType.UINT4: torch.uint8,  # one per byte: torch computes with no smaller type
-    ir.DataType.INT2: torch.int8, ir.DataType.UINT2: torch.uint8,
-    ir.DataType.COMPLEX64: torch.complex64, ir.DataType.COMPLEX128: torch.complex128,
-}  # fmt: skip
+    ir.DataType.FLOAT: torch.float32,
+    ir.DataType.DOUBLE: torch.float64,
+    ir.DataType.FLOAT16: torch.float16,
+    ir.DataType.BFLOAT16: torch.bfloat16,
+    ir.DataType.BOOL: torch.bool,
+    ir.DataType.INT8: torch.int8,
+    ir.DataType.INT16: torch.int16,
+    ir.DataType.INT32: torch.int32,
+    ir.DataType.INT64: torch.int64,
+    ir.DataType.UINT8: torch.uint8,
+    ir.DataType.UINT16: torch.uint16,
+    ir.DataType.UINT32: torch.uint32,
+    ir.DataType.UINT64: torch.uint64,
+    ir.DataType.INT4: torch.int8,
+    ir.DataType.UINT4: torch.uint8,  # one per byte: torch computes with no smaller type
+    ir.DataType.INT2: torch.int8,
+    ir.DataType.UINT2: torch.uint8,
+    ir.DataType.COMPLEX64: torch.complex64,
+    ir.DataType.COMPLEX128: torch.complex128,
+}
 LIMITS = {
     ir.DataType.INT2: (-2, 1), ir.DataType.UINT2: (0, 3), ir.DataType.INT4: (-8, 7), ir.DataType.UINT4: (0, 15),
     ir.DataType.INT8: (-128, 127), ir.DataType.UINT8: (0, 255), ir.DataType.INT16: (-32768, 32767),

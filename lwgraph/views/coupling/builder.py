@@ -220,8 +220,16 @@ class Builder:
 
     # What most rules say
 
-    def merge(self, node: ir.Node, output: ir.Value, axis: int, sources: Sequence[tuple[int, int]], *,
-              keeps_zero: bool = True, any_zero: bool = False) -> None:
+    def merge(
+        self,
+        node: ir.Node,
+        output: ir.Value,
+        axis: int,
+        sources: Sequence[tuple[int, int]],
+        *,
+        keeps_zero: bool = True,
+        any_zero: bool = False,
+    ) -> None:
         """An axis of an output is index by index the given axes of inputs, as in an elementwise operator.
 
         Args:
@@ -269,13 +277,15 @@ class Builder:
         for index, position in constants:
             self.equal(made, self.constant(node, index, position))
         for value, position in outside:
-            self.freeze(made, f"node '{node.name}' ({node.op_type}) joins it with '{value.name}': "
-                              f"{self.why(value, position)}")
+            self.freeze(
+                made, f"node '{node.name}' ({node.op_type}) joins it with '{value.name}': {self.why(value, position)}"
+            )
         if size is not None and size != known[0].size:
             self.freeze(made, f"'{output.name}' is recorded with {size} channels and has {known[0].size}")
 
-    def passes(self, node: ir.Node, output: ir.Value, source: int, axes: dict[int, int], *,
-               keeps_zero: bool = True) -> None:
+    def passes(
+        self, node: ir.Node, output: ir.Value, source: int, axes: dict[int, int], *, keeps_zero: bool = True
+    ) -> None:
         """Each axis of `axes` (output axis: input axis) goes through unchanged."""
         for axis, position in axes.items():
             self.merge(node, output, axis, [(source, position)], keeps_zero=keeps_zero)

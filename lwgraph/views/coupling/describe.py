@@ -20,10 +20,18 @@ def as_dicts(coupling: Coupling) -> list[dict[str, Any]]:
             "readers": [node.name for node in group.readers],
             "frozen": group.frozen,
             "caveats": list(group.caveats),
-            "slices": [{"value": each.axis.value.name, "axis": each.axis.axis, "role": each.axis.role,
-                        "indices": each.indices.tolist()} for each in group.slices],
+            "slices": [
+                {
+                    "value": each.axis.value.name,
+                    "axis": each.axis.axis,
+                    "role": each.axis.role,
+                    "indices": each.indices.tolist(),
+                }
+                for each in group.slices
+            ],
         }
-        for group in coupling.groups if interesting(group)
+        for group in coupling.groups
+        if interesting(group)
     ]
 
 
@@ -33,9 +41,17 @@ def picture(coupling: Coupling) -> dict[str, Any]:
     touched = {node for group in groups for node in (*group.makers, *group.readers)}
     return {
         "layers": [_called(node) for node in coupling.builder.graph if node in touched],
-        "groups": [{"name": group.name, "channels": group.width, "parameters": group.parameters,
-                    "makers": [_called(node) for node in group.makers],
-                    "readers": [_called(node) for node in group.readers], "frozen": group.frozen} for group in groups],
+        "groups": [
+            {
+                "name": group.name,
+                "channels": group.width,
+                "parameters": group.parameters,
+                "makers": [_called(node) for node in group.makers],
+                "readers": [_called(node) for node in group.readers],
+                "frozen": group.frozen,
+            }
+            for group in groups
+        ],
     }
 
 

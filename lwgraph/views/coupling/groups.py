@@ -224,8 +224,9 @@ def couple_channels(model: ir.Model) -> Coupling:
     return best
 
 
-def _walk(model: ir.Model, shapes: dict[ir.Value, ir.Dims], choices: dict[tuple[int, ...], int]
-          ) -> tuple[Coupling, int, dict[tuple[int, ...], list[Axis]]]:
+def _walk(
+    model: ir.Model, shapes: dict[ir.Value, ir.Dims], choices: dict[tuple[int, ...], int]
+) -> tuple[Coupling, int, dict[tuple[int, ...], list[Axis]]]:
     rules, builder = load(), Builder(model, shapes, choices)
     for node in model.graph:
         follow(node, builder)

@@ -77,7 +77,9 @@ def _hard_sigmoid(graph: ir.Graph, node: ir.Node, x: ir.Value) -> Opened | None:
 
 
 _OPENERS: dict[str, Callable[[ir.Graph, ir.Node, ir.Value], Opened | None]] = {
-    "HardSwish": _hard_swish, "HardSigmoid": _hard_sigmoid}
+    "HardSwish": _hard_swish,
+    "HardSigmoid": _hard_sigmoid,
+}
 
 
 def _number(graph: ir.Graph, number: float) -> ir.Value:
@@ -129,8 +131,9 @@ def close_activations(model: ir.Model, opened: Collection[Opened]) -> dict[str, 
         parts = [node for node in chain if node is not None]
         inside = set(parts)
         if len(parts) < len(chain) or not all(
-                any(v is a.outputs[0] for v in b.inputs) and inside.issuperset(a.outputs[0].consumers())
-                for a, b in itertools.pairwise(parts)):
+            any(v is a.outputs[0] for v in b.inputs) and inside.issuperset(a.outputs[0].consumers())
+            for a, b in itertools.pairwise(parts)
+        ):
             continue
         x, last = parts[0].inputs[0], parts[-1]
         read = parts[0].outputs[0] if parts[0].op_type == "Clip" else x

@@ -17,8 +17,19 @@ Ids = npt.NDArray[np.int64]
 
 # f(s x) = s f(x) for s > 0, channel by channel (axis 1)
 _HOMOGENEOUS = {
-    "Relu", "LeakyRelu", "PRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Identity",
-    "Dropout", "Resize", "Upsample", "Abs", "Neg",
+    "Relu",
+    "LeakyRelu",
+    "PRelu",
+    "MaxPool",
+    "AveragePool",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "Identity",
+    "Dropout",
+    "Resize",
+    "Upsample",
+    "Abs",
+    "Neg",
 }
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -129,8 +140,11 @@ class Channels:
         if node.op_type == "MatMul":
             fits = fits and x is not None and x.shape is not None and len(x.shape) == 2 and len(weight) == 2
         if node.op_type == "Gemm":
-            fits = fits and not ir.attribute(node, "transA", 0) and (
-                bias is None or ir.constant_shape(bias) in ((outputs,), (1, outputs)))
+            fits = (
+                fits
+                and not ir.attribute(node, "transA", 0)
+                and (bias is None or ir.constant_shape(bias) in ((outputs,), (1, outputs)))
+            )
         if node.op_type == "MatMul" and (out.shape is None or len(out.shape) != 2):
             return False
         inputs = self.ids[x] if fits and x is not None else self._held(layer_inputs(node, weight))

@@ -26,8 +26,12 @@ def quantize_embeddings(graph: ir.Graph, nodes: Sequence[ir.Node]) -> int:
     return len(nodes)
 
 
-def _install(graph: ir.Graph, node: ir.Node, integers: np.ndarray[tuple[int, ...], np.dtype[np.int8]],
-             scale: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> None:
+def _install(
+    graph: ir.Graph,
+    node: ir.Node,
+    integers: np.ndarray[tuple[int, ...], np.dtype[np.int8]],
+    scale: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
+) -> None:
     old, indices, output = node.inputs[0], node.inputs[1], node.outputs[0]
     assert old is not None
     stem = old.name or "table"

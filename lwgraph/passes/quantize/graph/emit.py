@@ -70,8 +70,9 @@ class Emitter:
         for (node, index), grid in self.constants.items():
             constant = ir.constant(node.inputs[index])
             assert constant is not None
-            node.replace_input_with(index, self._stored_constant(
-                grid.encode(constant), grid, _name(node.inputs[index]), node))
+            node.replace_input_with(
+                index, self._stored_constant(grid.encode(constant), grid, _name(node.inputs[index]), node)
+            )
         free = [node for node, role in made.roles.items() if role.kind == "free"]
         ir.sweep([*free, *([] if self.keep_clips else made.clips)])
         if self.guard:
@@ -184,8 +185,14 @@ class Emitter:
         return self._stored[key]
 
     def _dequantized(
-        self, integers: ir.Value, grid: Grid, like: ir.Value, *, before: ir.Node | None = None,
-        after: ir.Value | None = None, stem: str = "",
+        self,
+        integers: ir.Value,
+        grid: Grid,
+        like: ir.Value,
+        *,
+        before: ir.Node | None = None,
+        after: ir.Value | None = None,
+        stem: str = "",
     ) -> ir.Value:
         name = f"{stem or like.name}_dequantized"
         value = self._node("DequantizeLinear", integers, grid, name, before=before, after=after)
@@ -193,7 +200,13 @@ class Emitter:
         return value
 
     def _node(
-        self, op_type: str, source: ir.Value, grid: Grid, name: str, *, before: ir.Node | None = None,
+        self,
+        op_type: str,
+        source: ir.Value,
+        grid: Grid,
+        name: str,
+        *,
+        before: ir.Node | None = None,
         after: ir.Value | None = None,
     ) -> ir.Value:
         graph = self.placement.graph

@@ -49,8 +49,12 @@ class HalfGraph:
         self._dissolve()
         if not self.narrow:
             return 0
-        wanted = [(node, index, value, self._wants(node, index)) for node in self.graph
-                  for index, value in enumerate(node.inputs) if value is not None and _is_float(value)]
+        wanted = [
+            (node, index, value, self._wants(node, index))
+            for node in self.graph
+            for index, value in enumerate(node.inputs)
+            if value is not None and _is_float(value)
+        ]
         returned = [v for v in self.graph.outputs if _is_float(v)]
         for node in self.narrow:
             for value in node.outputs:
@@ -85,7 +89,8 @@ class HalfGraph:
         assert schema is not None
         formal = schema.inputs[min(index, len(schema.inputs) - 1)]
         return formal.type_str in {c.type_param_str for c in schema.type_constraints} and self._allowed(
-            schema, formal.type_str)
+            schema, formal.type_str
+        )
 
     def _allowed(self, schema: onnx.defs.OpSchema, variable: str) -> bool:
         name = f"tensor({self.dtype.name.lower()})"
@@ -101,16 +106,18 @@ class HalfGraph:
         floats = [i for i, v in enumerate(node.inputs) if v is not None and _is_float(v)]
         if not any(self._follows(node, i) for i in floats):
             return f"{node.op_type} makes float32"
-        formals = [schema.outputs[min(i, len(schema.outputs) - 1)].type_str for i, v in enumerate(node.outputs)
-                   if _is_float(v)]
+        formals = [
+            schema.outputs[min(i, len(schema.outputs) - 1)].type_str for i, v in enumerate(node.outputs) if _is_float(v)
+        ]
         formals += [schema.inputs[min(i, len(schema.inputs) - 1)].type_str for i in floats]
         variables = {c.type_param_str for c in schema.type_constraints}
         for variable in formals:
             if variable in variables and not self._allowed(schema, variable):
                 return f"{node.op_type} has no {self.dtype.name.lower()} at opset {self.opset}"
         following = {schema.inputs[min(i, len(schema.inputs) - 1)].type_str for i in floats}
-        made = [schema.outputs[min(i, len(schema.outputs) - 1)].type_str for i, v in enumerate(node.outputs)
-                if _is_float(v)]
+        made = [
+            schema.outputs[min(i, len(schema.outputs) - 1)].type_str for i, v in enumerate(node.outputs) if _is_float(v)
+        ]
         if any(variable not in following for variable in made):
             return f"{node.op_type} makes float32"
         return ""

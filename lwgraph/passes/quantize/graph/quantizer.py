@@ -77,9 +77,13 @@ class Quantizer:
     """
 
     def __init__(
-        self, model: ir.Model, target: Target,
-        observe: Callable[[list[str], dict[str, int]], Mapping[str, Observed]], recipe: Recipe = Recipe(),
-        chosen: Mapping[str, tuple[str, float]] = {}, only: Mapping[str, str] | None = None,
+        self,
+        model: ir.Model,
+        target: Target,
+        observe: Callable[[list[str], dict[str, int]], Mapping[str, Observed]],
+        recipe: Recipe = Recipe(),
+        chosen: Mapping[str, tuple[str, float]] = {},
+        only: Mapping[str, str] | None = None,
         weights: RoundedWeights | None = None,
     ) -> None:
         self.model = ir.clone(model)
@@ -88,8 +92,11 @@ class Quantizer:
         self.target, self.recipe, self.chosen = target, recipe, dict(chosen)
         self.opset = self.model.graph.opset_imports.get("", 1)
         placement = place(self.model.graph, target, self.opset, _named(self.model.graph, only or {}))
-        axes = {v.name or "": channel_axis(node) for node in placement.compute
-                if (v := node.inputs[0]) is not None and ir.constant_tensor(node.inputs[1]) is not None}
+        axes = {
+            v.name or "": channel_axis(node)
+            for node in placement.compute
+            if (v := node.inputs[0]) is not None and ir.constant_tensor(node.inputs[1]) is not None
+        }
         names = candidates(self.model.graph, target, self.opset) if only is None else placement.observed()
         self.observed = dict(observe(names, axes)) if names else {}
         self.weights = weights or rounding(target, recipe)
@@ -105,11 +112,18 @@ class Quantizer:
         model, placement = self.placement(refused)
         grids = self.grids(placement)
         weights = {node: rounded for node in placement.compute if (rounded := self.rounded(node, grids)) is not None}
-        constants = {(node, i): self._constant_grid(node.inputs[i])
-                     for node, role in placement.roles.items() for i in role.constants}
-        found = Built(model, {v.name or "": g for v, g in grids.items()}, [n.name or "" for n in placement.compute],
-                      [n.name or "" for n, r in placement.roles.items() if r.kind != "compute"],
-                      {n.name or "": why for n, why in placement.reasons.items()})
+        constants = {
+            (node, i): self._constant_grid(node.inputs[i])
+            for node, role in placement.roles.items()
+            for i in role.constants
+        }
+        found = Built(
+            model,
+            {v.name or "": g for v, g in grids.items()},
+            [n.name or "" for n in placement.compute],
+            [n.name or "" for n, r in placement.roles.items() if r.kind != "compute"],
+            {n.name or "": why for n, why in placement.reasons.items()},
+        )
         emitter = Emitter(placement, grids, weights, constants, self.target.keep_clips, self.target.requantizes)
         names = {v: v.name or "" for v in grids}
         emitter.run()

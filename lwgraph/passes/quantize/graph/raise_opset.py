@@ -32,8 +32,10 @@ def raise_opset(model: ir.Model, wanted: int) -> None:
     if model.functions:
         raise OpsetError(f"opset {now} cannot be raised to {wanted}: the model has functions of its own; inline them")
     if ir.size(model) > _LARGEST:
-        raise OpsetError(f"opset {now} cannot be raised to {wanted}: the model has {ir.size(model) / 1e9:.1f} GB, "
-                         f"at most {_LARGEST / 1e9:.1f} GB can be converted; export it at opset {wanted}")
+        raise OpsetError(
+            f"opset {now} cannot be raised to {wanted}: the model has {ir.size(model) / 1e9:.1f} GB, "
+            f"at most {_LARGEST / 1e9:.1f} GB can be converted; export it at opset {wanted}"
+        )
     before = ir.to_proto(model)
     bare = onnx.ModelProto()
     bare.CopyFrom(before)

@@ -27,8 +27,14 @@ class Cell:
     nodes: list[ir.Node] = field(default_factory=list)
     initializers: list[ir.Value] = field(default_factory=list)
 
-    def add(self, op_type: str, inputs: Sequence[ir.Value], dtype: ir.DataType = ir.DataType.FLOAT, outputs: int = 1,
-            **attributes: Any) -> Sequence[ir.Value]:
+    def add(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value],
+        dtype: ir.DataType = ir.DataType.FLOAT,
+        outputs: int = 1,
+        **attributes: Any,
+    ) -> Sequence[ir.Value]:
         """A node; its outputs are floats unless said otherwise."""
         node = ir.make_node(op_type, list(inputs), attributes, outputs=outputs)
         node.name = ir.fresh_name(self.graph, f"{self.stem}_{op_type.lower()}")
@@ -37,8 +43,9 @@ class Cell:
         self.nodes.append(node)
         return node.outputs
 
-    def one(self, op_type: str, inputs: Sequence[ir.Value], dtype: ir.DataType = ir.DataType.FLOAT, **attributes: Any
-            ) -> ir.Value:
+    def one(
+        self, op_type: str, inputs: Sequence[ir.Value], dtype: ir.DataType = ir.DataType.FLOAT, **attributes: Any
+    ) -> ir.Value:
         """A node with one output."""
         return self.add(op_type, inputs, dtype, **attributes)[0]
 
@@ -48,8 +55,9 @@ class Cell:
         if not self.inner:
             return ir.add_initializer(self.graph, array, name)
         tensor = ir.Tensor(np.asarray(array), name=ir.fresh_name(self.graph, name))
-        value = ir.Value(name=tensor.name, const_value=tensor, type=ir.TensorType(tensor.dtype),
-                         shape=ir.Shape(tensor.shape.numpy()))
+        value = ir.Value(
+            name=tensor.name, const_value=tensor, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy())
+        )
         self.initializers.append(value)
         return value
 
@@ -62,8 +70,10 @@ class Cell:
     def reversed(self, value: ir.Value) -> ir.Value:
         """The first axis backwards."""
         last, first = np.array([-1], np.int64), np.array([np.iinfo(np.int64).min], np.int64)
-        ends = [self.constant(a, stem) for a, stem in (
-            (last, "from"), (first, "to"), (np.array([0], np.int64), "first_axis"), (last, "back"))]
+        ends = [
+            self.constant(a, stem)
+            for a, stem in ((last, "from"), (first, "to"), (np.array([0], np.int64), "first_axis"), (last, "back"))
+        ]
         return self.one("Slice", [value, *ends])
 
     def split(self, value: ir.Value, parts: int) -> Sequence[ir.Value]:
@@ -73,8 +83,11 @@ class Cell:
 
     def input(self, stem: str, shape: Sequence[int | None]) -> ir.Value:
         """An input of the body."""
-        return ir.Value(name=ir.fresh_name(self.graph, f"{self.stem}_{stem}"), type=ir.TensorType(ir.DataType.FLOAT),
-                        shape=ir.Shape(list(shape)))
+        return ir.Value(
+            name=ir.fresh_name(self.graph, f"{self.stem}_{stem}"),
+            type=ir.TensorType(ir.DataType.FLOAT),
+            shape=ir.Shape(list(shape)),
+        )
 
     def body(self) -> Cell:
         """For the nodes of a loop's body."""
@@ -84,8 +97,14 @@ class Cell:
         """The body as a graph."""
         for output, like in zip(outputs, [*inputs[:-1], inputs[0]], strict=True):
             output.shape = like.shape
-        return ir.Graph(list(inputs), list(outputs), nodes=self.nodes, initializers=self.initializers,
-                        opset_imports={"": self.opset}, name=f"{self.stem}_body")
+        return ir.Graph(
+            list(inputs),
+            list(outputs),
+            nodes=self.nodes,
+            initializers=self.initializers,
+            opset_imports={"": self.opset},
+            name=f"{self.stem}_body",
+        )
 
     def product(self, state: ir.Value, weight: Array, reduced: bool, stem: str) -> ir.Value:
         """state (batch, hidden) in -1..1 times weight (hidden, n), in integers."""
@@ -99,8 +118,9 @@ class Cell:
         return self.one("Mul", [self.one("Cast", [whole], to=int(ir.DataType.FLOAT)), factor])
 
 
-def lstm_body(outer: Cell, recurrent: Array, bias: Array, reduced: bool, before_reset: bool, batch: int | None
-              ) -> ir.Graph:
+def lstm_body(
+    outer: Cell, recurrent: Array, bias: Array, reduced: bool, before_reset: bool, batch: int | None
+) -> ir.Graph:
     """(h, c, gates of the inputs) -> (h, c, h); gates in the order i, o, f, c. `bias` is in the gates already.
 
     Args:
@@ -117,8 +137,9 @@ def lstm_body(outer: Cell, recurrent: Array, bias: Array, reduced: bool, before_
     return op.finish([h, c, gates], [state, new, op.one("Identity", [state])])
 
 
-def gru_body(outer: Cell, recurrent: Array, bias: Array, reduced: bool, before_reset: bool, batch: int | None
-             ) -> ir.Graph:
+def gru_body(
+    outer: Cell, recurrent: Array, bias: Array, reduced: bool, before_reset: bool, batch: int | None
+) -> ir.Graph:
     """(h, gates of the inputs) -> (h, h); gates in the order z, r, h. `before_reset`: linear_before_reset of ONNX.
 
     Args:

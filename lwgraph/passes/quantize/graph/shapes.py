@@ -28,8 +28,9 @@ def infer(model: ir.Model) -> None:
         if value.dtype is None and tensor.elem_type:
             value.type = ir.TensorType(ir.DataType(tensor.elem_type))
         if value.shape is None and tensor.HasField("shape"):
-            value.shape = ir.Shape([d.dim_value if d.HasField("dim_value") else (d.dim_param or None)
-                                    for d in tensor.shape.dim])
+            value.shape = ir.Shape(
+                [d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in tensor.shape.dim]
+            )
 
 
 __all__ = ["infer"]

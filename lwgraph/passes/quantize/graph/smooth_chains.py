@@ -77,8 +77,13 @@ def _is_product(node: ir.Node) -> bool:
     if node.op_type not in ("MatMul", "Gemm") or node.domain not in ("", "ai.onnx"):
         return False
     weight = ir.constant_shape(node.inputs[1])
-    return (weight is not None and len(weight) == 2 and ir.constant_dtype(node.inputs[1]) == ir.DataType.FLOAT
-            and ir.constant_tensor(node.inputs[0]) is None and not ir.attribute(node, "transA", 0))
+    return (
+        weight is not None
+        and len(weight) == 2
+        and ir.constant_dtype(node.inputs[1]) == ir.DataType.FLOAT
+        and ir.constant_tensor(node.inputs[0]) is None
+        and not ir.attribute(node, "transA", 0)
+    )
 
 
 def _turned(node: ir.Node) -> bool:
@@ -115,8 +120,9 @@ def _givers(value: ir.Value, channels: int) -> list[tuple[ir.Node, int, int | No
             return found
 
 
-def _step(node: ir.Node, value: ir.Value, channels: int, found: list[tuple[ir.Node, int, int | None]]
-          ) -> tuple[bool, ir.Value]:
+def _step(
+    node: ir.Node, value: ir.Value, channels: int, found: list[tuple[ir.Node, int, int | None]]
+) -> tuple[bool, ir.Value]:
     """Look at one node from behind: whether it takes up all, and the value to go on from."""
     op = node.op_type
     first = node.inputs[0]
@@ -147,8 +153,9 @@ def _step(node: ir.Node, value: ir.Value, channels: int, found: list[tuple[ir.No
     raise Skip(f"'{node.name}' ({op}) before it cannot take up the inverse scales")
 
 
-def _arithmetic(node: ir.Node, op: str, channels: int, found: list[tuple[ir.Node, int, int | None]]
-                ) -> tuple[bool, ir.Value]:
+def _arithmetic(
+    node: ir.Node, op: str, channels: int, found: list[tuple[ir.Node, int, int | None]]
+) -> tuple[bool, ir.Value]:
     constants = [i for i in (0, 1) if ir.constant_tensor(node.inputs[i]) is not None]
     if not constants or (op in ("Sub", "Div") and constants[0] == 0):
         raise Skip(f"'{node.name}' ({op}) before it combines tensors and cannot take up the inverse scales")

@@ -57,8 +57,10 @@ def better_ranges(
                 grids[method, percentile] = grid
         if len(grids) < 2:
             continue
-        lost = {key: distance(onward.run(simulated(quantizer.model, [replace(source, grid=g)]), places[index]))
-                for key, g in grids.items()}
+        lost = {
+            key: distance(onward.run(simulated(quantizer.model, [replace(source, grid=g)]), places[index]))
+            for key, g in grids.items()
+        }
         best = min(lost, key=lambda key: lost[key])
         if lost[best] < _WORTH * lost[quantizer.recipe.method, quantizer.recipe.percentile]:
             found[source.name] = best, lost[best]
@@ -67,8 +69,14 @@ def better_ranges(
 
 def refined(quantizer: Quantizer, chosen: Mapping[str, tuple[str, float]]) -> Quantizer:
     """A quantizer with the same observations and other ranges for some tensors."""
-    return Quantizer(quantizer.model, quantizer.target, lambda names, axes: quantizer.observed, quantizer.recipe,
-                     {**quantizer.chosen, **chosen}, weights=quantizer.weights)
+    return Quantizer(
+        quantizer.model,
+        quantizer.target,
+        lambda names, axes: quantizer.observed,
+        quantizer.recipe,
+        {**quantizer.chosen, **chosen},
+        weights=quantizer.weights,
+    )
 
 
 __all__ = ["TRIED", "better_ranges", "refined"]

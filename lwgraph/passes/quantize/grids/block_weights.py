@@ -80,8 +80,9 @@ def encode(weight: Floats, bits: int, block: int, moments: Floats | None = None)
         q = second_order(weight, steps, limit, moments, pin=False)
         if weight.size * width <= _DESCENT:
             q = descend(weight, q, steps, limit, moments, _SWEEPS, pin=False)
-    return Stored(np.ascontiguousarray(q.T.astype(np.int8)), np.ascontiguousarray(scale.T.astype(np.float32)), bits,
-                  block)
+    return Stored(
+        np.ascontiguousarray(q.T.astype(np.int8)), np.ascontiguousarray(scale.T.astype(np.float32)), bits, block
+    )
 
 
 class Writer:

@@ -13,8 +13,13 @@ from lwgraph.calibrate.thresholds import Range
 
 Array = npt.NDArray[Any]
 LIMITS: dict[str, tuple[int, int]] = {
-    "uint8": (0, 255), "int8": (-128, 127), "uint16": (0, 65535), "int16": (-32768, 32767),
-    "int4": (-8, 7), "uint4": (0, 15), "int32": (-(2**31), 2**31 - 1),
+    "uint8": (0, 255),
+    "int8": (-128, 127),
+    "uint16": (0, 65535),
+    "int16": (-32768, 32767),
+    "int4": (-8, 7),
+    "uint4": (0, 15),
+    "int32": (-(2**31), 2**31 - 1),
 }
 _SMALLEST_SCALE = 1e-30  # keeps 1/scale finite in float32
 
@@ -42,8 +47,12 @@ class Grid:
 
     def equals(self, other: Grid) -> bool:
         """Whether both give every integer the same meaning."""
-        return (self.type == other.type and self.axis == other.axis and np.array_equal(self.scale, other.scale)
-                and np.array_equal(self.zero, other.zero))
+        return (
+            self.type == other.type
+            and self.axis == other.axis
+            and np.array_equal(self.scale, other.scale)
+            and np.array_equal(self.zero, other.zero)
+        )
 
     def range(self) -> tuple[float, float]:
         """The smallest and the largest real number of a grid with one scale."""

@@ -59,16 +59,27 @@ class Observer:
         self.channels = ()
         self._collect(data, list(self.observed), self.observed)
 
-    def _collect(self, data: Sequence[Feeds], names: list[str], into: dict[str, Observed] | None = None
-                 ) -> dict[str, Observed]:
+    def _collect(
+        self, data: Sequence[Feeds], names: list[str], into: dict[str, Observed] | None = None
+    ) -> dict[str, Observed]:
         before = self.done
 
         def progress(count: int) -> None:
             self.done = before + count
             self.context.progress("calibrating", self.done, self.total)
 
-        return collect(self.model, data, self.executor, names, channels=self.axes, extremes=self.channels,
-                       samples=self._samples(), seed=self.context.seed, progress=progress, into=into)
+        return collect(
+            self.model,
+            data,
+            self.executor,
+            names,
+            channels=self.axes,
+            extremes=self.channels,
+            samples=self._samples(),
+            seed=self.context.seed,
+            progress=progress,
+            into=into,
+        )
 
     def _samples(self) -> int:
         if all(method in ("minmax", "moving-average") for method, _ in self.methods):

@@ -43,8 +43,9 @@ def row_scales(weight: Floats, limit: int, importance: Floats | None = None) -> 
 def block_scales(weight: Floats, limit: int, block: int, importance: Floats | None = None) -> Floats:
     """(o, n) the steps of `row_scales` for every `block` columns of a row; n = ceil(D / block)."""
     parts = [slice(start, start + block) for start in range(0, weight.shape[1], block)]
-    return np.stack([row_scales(weight[:, part], limit, None if importance is None else importance[part])
-                     for part in parts], axis=1)
+    return np.stack(
+        [row_scales(weight[:, part], limit, None if importance is None else importance[part]) for part in parts], axis=1
+    )
 
 
 def steps_of(scale: Floats, width: int) -> Floats:
@@ -106,8 +107,9 @@ def second_order(weight: Floats, scale: Floats, limit: int, moments: Floats, *, 
     return _better(weight, scale, moments, found, nearest)
 
 
-def descend(weight: Floats, integers: Floats, scale: Floats, limit: int, moments: Floats, sweeps: int = 4, *,
-            pin: bool = True) -> Floats:
+def descend(
+    weight: Floats, integers: Floats, scale: Floats, limit: int, moments: Floats, sweeps: int = 4, *, pin: bool = True
+) -> Floats:
     """Coordinate descent from given integers: each one in turn is set to its best value, the others fixed.
 
     Never makes a row worse; stops when a sweep changes nothing. Arguments as in `second_order`.
@@ -142,8 +144,7 @@ def descend(weight: Floats, integers: Floats, scale: Floats, limit: int, moments
     return q
 
 
-def learned(weight: Floats, scale: Floats, limit: int, moments: Floats, steps: int = 300, rate: float = 0.05
-            ) -> Floats:
+def learned(weight: Floats, scale: Floats, limit: int, moments: Floats, steps: int = 300, rate: float = 0.05) -> Floats:
     """AdaRound: learn for every weight whether to round up or down (Nagel et al. 2020, section 3.2).
 
     The rectified sigmoid h(V) stands between 0 (down) and 1 (up); a regularizer 1 - |2h - 1|^beta with falling beta

@@ -29,13 +29,17 @@ def rounds(quantizer: Quantizer) -> bool:
     return per_channel and _bits(quantizer) <= _MOST_BITS
 
 
-def weight_share(quantizer: Quantizer, refused: dict[str, str], whole: float, distance: Distance, executor: Executor
-                 ) -> float:
+def weight_share(
+    quantizer: Quantizer, refused: dict[str, str], whole: float, distance: Distance, executor: Executor
+) -> float:
     """The distance that rounded weights alone cause, relative to `whole`, that of the quantized model."""
     _, placement = quantizer.placement(refused)
     grids = quantizer.grids(placement)
-    sources = [Source(node.name or "", weights=rounded) for node in placement.compute
-               if (rounded := quantizer.rounded(node, grids)) is not None]
+    sources = [
+        Source(node.name or "", weights=rounded)
+        for node in placement.compute
+        if (rounded := quantizer.rounded(node, grids)) is not None
+    ]
     return distance(executor.prepare(simulated(quantizer.model, sources))) / max(whole, 1e-30)
 
 
@@ -64,10 +68,17 @@ def finer(quantizer: Quantizer, names: Collection[str], data: Sequence[Feeds], c
         weight = ir.constant(node.inputs[1])
         assert weight is not None
         grid = weight_grid(weight, weight_axis(node), target.weight_type, reduced=target.reduced_range, search=False)
-        weights.know(node.name or "", grid, grid.encode(weight, weight_limits(target.weight_type,
-                                                                              target.reduced_range)))
-    return Quantizer(quantizer.model, target, lambda names, axes: quantizer.observed, quantizer.recipe,
-                     quantizer.chosen, weights=weights)
+        weights.know(
+            node.name or "", grid, grid.encode(weight, weight_limits(target.weight_type, target.reduced_range))
+        )
+    return Quantizer(
+        quantizer.model,
+        target,
+        lambda names, axes: quantizer.observed,
+        quantizer.recipe,
+        quantizer.chosen,
+        weights=weights,
+    )
 
 
 def _bits(quantizer: Quantizer) -> int:

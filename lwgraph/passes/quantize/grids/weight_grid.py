@@ -64,7 +64,6 @@ def weight_grid(
     return Grid(type, scale, zero, axis)
 
 
-
 def _error(rows: Array, scale: Array, low: int, high: int, weights: Array | None) -> Array:
     column = scale[:, None]
     difference = np.clip(np.rint(rows / column), low, high)

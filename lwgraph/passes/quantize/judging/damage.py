@@ -165,8 +165,13 @@ def measure(
 
 
 def _observe(
-    original: ir.Model, quantized: ir.Model, feeds: Sequence[Feeds], executor: Executor,
-    pairs: Mapping[str, tuple[str, Grid]], activation_bytes: int, seed: int,
+    original: ir.Model,
+    quantized: ir.Model,
+    feeds: Sequence[Feeds],
+    executor: Executor,
+    pairs: Mapping[str, tuple[str, Grid]],
+    activation_bytes: int,
+    seed: int,
 ) -> dict[str, _Sums]:
     names = list(pairs)
     back = {integer: name for name, (integer, _) in pairs.items()}
@@ -176,8 +181,14 @@ def _observe(
     # Shapes are equal in both models, so both are captured in the same portions.
     shapes = measured_shapes(original, names, max(feeds, key=_size), executor)
     floats = capture(original, names, feeds, executor, activation_bytes=activation_bytes, shapes=shapes)
-    integers = capture(quantized, [pairs[n][0] for n in names], feeds, executor, activation_bytes=activation_bytes,
-                       shapes={pairs[name][0]: shape for name, shape in shapes.items()})
+    integers = capture(
+        quantized,
+        [pairs[n][0] for n in names],
+        feeds,
+        executor,
+        activation_bytes=activation_bytes,
+        shapes={pairs[name][0]: shape for name, shape in shapes.items()},
+    )
     for (index, truth), (_, found) in zip(floats, integers, strict=True):
         for integer, q in found.items():
             name = back[integer]
@@ -216,12 +227,24 @@ def _tensor(name: str, sums: _Sums, grid: Grid) -> TensorFacts:
     low, high = grid.range()
     inside = max(min(sums.high, high) - max(sums.low, low), 0.0)
     return TensorFacts(
-        name, grid.type, sums.low, sums.high, low, high, float(grid.scale), int(grid.zero), sums.beyond / sums.count,
-        inside / (high - low), decibels(sums.signal, sums.rounded), decibels(sums.signal, sums.lost))
+        name,
+        grid.type,
+        sums.low,
+        sums.high,
+        low,
+        high,
+        float(grid.scale),
+        int(grid.zero),
+        sums.beyond / sums.count,
+        inside / (high - low),
+        decibels(sums.signal, sums.rounded),
+        decibels(sums.signal, sums.lost),
+    )
 
 
-def _outputs(original: ir.Model, quantized: ir.Model, feeds: Iterable[Feeds], executor: Executor
-             ) -> dict[str, float | None]:
+def _outputs(
+    original: ir.Model, quantized: ir.Model, feeds: Iterable[Feeds], executor: Executor
+) -> dict[str, float | None]:
     executor = untimed(executor)
     runs = executor.prepare(original), executor.prepare(quantized)
     signal: dict[str, float] = {}
@@ -237,8 +260,9 @@ def _outputs(original: ir.Model, quantized: ir.Model, feeds: Iterable[Feeds], ex
     return {name: decibels(signal[name], lost[name]) for name in signal}
 
 
-def _layers(original: ir.Model, quantized: ir.Model, tensors: Mapping[str, TensorFacts],
-            outputs: Mapping[str, float | None]) -> list[LayerFacts]:
+def _layers(
+    original: ir.Model, quantized: ir.Model, tensors: Mapping[str, TensorFacts], outputs: Mapping[str, float | None]
+) -> list[LayerFacts]:
     now = {node.name: node for node in quantized.graph if node.name}
     found = []
     for node in original.graph:

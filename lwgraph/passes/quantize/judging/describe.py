@@ -12,8 +12,9 @@ from lwgraph.passes.quantize.judging.damage import LAYERS, Damage, LayerFacts, m
 from lwgraph.passes.quantize.judging.mixed_precision import Mixed
 
 
-def describe(original: ir.Model, mixed: Mixed, feeds: Sequence[Feeds], executor: Executor, seed: int = 0
-             ) -> dict[str, Any]:
+def describe(
+    original: ir.Model, mixed: Mixed, feeds: Sequence[Feeds], executor: Executor, seed: int = 0
+) -> dict[str, Any]:
     """Every tensor and layer of a quantized model against the float one, with what the search measured, as plain data.
 
     The keys are those of `damage.Damage` and "loss", "integer_loss" (relative squared errors of the outputs: of the
@@ -26,8 +27,9 @@ def describe(original: ir.Model, mixed: Mixed, feeds: Sequence[Feeds], executor:
     elif mixed.loops:
         found = measure(original, mixed.model, feeds, executor, {}, seed=seed)
     else:
-        found = Damage(0, {}, [LayerFacts(n.name or "", n.op_type, "float") for n in original.graph
-                               if n.op_type in LAYERS], [])
+        found = Damage(
+            0, {}, [LayerFacts(n.name or "", n.op_type, "float") for n in original.graph if n.op_type in LAYERS], []
+        )
     for layer in found.layers:
         if layer.name in mixed.loops:
             layer.precision = "integer"
@@ -40,8 +42,13 @@ def describe(original: ir.Model, mixed: Mixed, feeds: Sequence[Feeds], executor:
         layer.float_ms, layer.integer_ms = known.float_ms, known.integer_ms
         if known.damage is not None and known.damage > 0:
             layer.output = -10 * math.log10(known.damage)
-    return {**found.to_dict(), "loss": mixed.loss, "integer_loss": mixed.integer_loss,
-            "float_ms": mixed.float_ms, "ms": mixed.ms}
+    return {
+        **found.to_dict(),
+        "loss": mixed.loss,
+        "integer_loss": mixed.integer_loss,
+        "float_ms": mixed.float_ms,
+        "ms": mixed.ms,
+    }
 
 
 __all__ = ["describe"]

@@ -92,8 +92,9 @@ def race(runs: Mapping[str, Run], feed: Feeds) -> dict[str, float]:
     return {name: times.timing(name).minimum for name in runs}
 
 
-def worth(max_loss: float | None, seconds: float, loss: float | None, new_seconds: float, new_loss: float,
-          slack: float = 1.0) -> bool:
+def worth(
+    max_loss: float | None, seconds: float, loss: float | None, new_seconds: float, new_loss: float, slack: float = 1.0
+) -> bool:
     """Whether less time is worth a higher loss: it keeps `max_loss`; without one, by RATE, ENOUGH and `slack`."""
     if max_loss is not None:
         return new_loss <= max_loss
@@ -210,29 +211,47 @@ class Mixer:
         self.integers = node_seconds(self.executor, whole.model, self.feeds[0]) or {}
         return measured_border(self.executor)
 
-    def _refine(self, whole: Built, region: Region, refused: Mapping[str, str], loss: float
-                ) -> tuple[Built, Region, float]:
+    def _refine(
+        self, whole: Built, region: Region, refused: Mapping[str, str], loss: float
+    ) -> tuple[Built, Region, float]:
         """Measure the damages, and give the worst tensors better ranges where that brings the whole model closer."""
         sources, keys = region.sources()
         few = Distance(self.smooth.prepare(self.quantizer.model), self.feeds[:FEW])
-        found = sensitivities(self.quantizer.model, sources, few, self.smooth, self.runs,
-                              lambda done, total: self.progress("measuring sensitivities", done, total))
-        ranges = better_ranges(self.quantizer, region, sources, found, self.methods, few, self.smooth,
-                               lambda done, total: self.progress("trying ranges", done, total))
+        found = sensitivities(
+            self.quantizer.model,
+            sources,
+            few,
+            self.smooth,
+            self.runs,
+            lambda done, total: self.progress("measuring sensitivities", done, total),
+        )
+        ranges = better_ranges(
+            self.quantizer,
+            region,
+            sources,
+            found,
+            self.methods,
+            few,
+            self.smooth,
+            lambda done, total: self.progress("trying ranges", done, total),
+        )
         if ranges:
             quantizer = refined(self.quantizer, {name: method for name, (method, _) in ranges.items()})
             built = quantizer.build(refused)
             if CLEARLY * (new := self.loss(built.model)) < loss:
                 self.quantizer, whole, loss = quantizer, built, new
                 region = Region(quantizer, refused)
-                found = [ranges[s.name][1] if s.grid is not None and s.name in ranges else damage
-                         for s, damage in zip(sources, found, strict=True)]
+                found = [
+                    ranges[s.name][1] if s.grid is not None and s.name in ranges else damage
+                    for s, damage in zip(sources, found, strict=True)
+                ]
         for key, damage in zip(keys, found, strict=True):
             self.damage[key] = self.damage.get(key, 0.0) + self.unit * damage
         return whole, region, loss
 
-    def _pick(self, choices: Sequence[Choice], region: Region, refused: Mapping[str, str], max_loss: float | None
-              ) -> tuple[frozenset[str], Built, float] | None:
+    def _pick(
+        self, choices: Sequence[Choice], region: Region, refused: Mapping[str, str], max_loss: float | None
+    ) -> tuple[frozenset[str], Built, float] | None:
         if not choices:
             return None
         if max_loss is None:
@@ -252,8 +271,9 @@ class Mixer:
                 low = middle + 1
         return found
 
-    def _raced(self, choices: Sequence[Choice], region: Region, refused: Mapping[str, str]
-               ) -> tuple[frozenset[str], Built, float] | None:
+    def _raced(
+        self, choices: Sequence[Choice], region: Region, refused: Mapping[str, str]
+    ) -> tuple[frozenset[str], Built, float] | None:
         """Of RACED rungs of the ladder the one of least cost by its measured time, CEILING kept where one keeps it.
 
         Estimates of time leave out what many small parts in float cost together. None: none is faster than the float
@@ -279,33 +299,59 @@ class Mixer:
             self._judged[integer] = built, self.loss(built.model)
         return self._judged[integer]
 
-    def _timed(self, region: Region, refused: Mapping[str, str], integer: frozenset[str], built: Built, loss: float,
-               integer_loss: float, everything: frozenset[str], max_loss: float | None) -> Mixed:
+    def _timed(
+        self,
+        region: Region,
+        refused: Mapping[str, str],
+        integer: frozenset[str],
+        built: Built,
+        loss: float,
+        integer_loss: float,
+        everything: frozenset[str],
+        max_loss: float | None,
+    ) -> Mixed:
         """Against the float model and the all-integer one; the mix must be worth it when measured."""
         runs = {"float": self.executor.prepare(self.original), "mixed": self.executor.prepare(built.model)}
         whole = self._judged[everything]
         if integer != everything:
             runs["whole"] = self.executor.prepare(whole[0].model)
         shortest = self.race(runs, self.feeds[0])
-        if integer != everything and shortest["whole"] < shortest["mixed"] and worth(
-                max_loss, shortest["mixed"], loss, shortest["whole"], whole[1], SURELY):
+        if (
+            integer != everything
+            and shortest["whole"] < shortest["mixed"]
+            and worth(max_loss, shortest["mixed"], loss, shortest["whole"], whole[1], SURELY)
+        ):
             integer, built, loss = everything, *whole
             shortest["mixed"] = shortest["whole"]
         if shortest["mixed"] > EVEN * shortest["float"] and can_profile(self.executor):
-            made = self._float(region, refused, f"integers save no time: {1e3 * shortest['mixed']:.3g} ms against "
-                               f"{1e3 * shortest['float']:.3g} ms in float", integer_loss)
+            made = self._float(
+                region,
+                refused,
+                f"integers save no time: {1e3 * shortest['mixed']:.3g} ms against "
+                f"{1e3 * shortest['float']:.3g} ms in float",
+                integer_loss,
+            )
             made.float_ms = made.ms = 1e3 * shortest["float"]
             return made
         kept = self._reasons(region, refused, integer, built)
-        return Mixed(built.model, kept, self._facts(region, kept), loss, integer_loss, 1e3 * shortest["float"],
-                     1e3 * shortest["mixed"], built)
+        return Mixed(
+            built.model,
+            kept,
+            self._facts(region, kept),
+            loss,
+            integer_loss,
+            1e3 * shortest["float"],
+            1e3 * shortest["mixed"],
+            built,
+        )
 
     def _float(self, region: Region, refused: Mapping[str, str], why: str, integer_loss: float) -> Mixed:
         kept = {**refused, **{n.name or "": why for n in region.nodes}}
         return Mixed(self.original, kept, self._facts(region, kept), 0.0, integer_loss)
 
-    def _reasons(self, region: Region, refused: Mapping[str, str], integer: frozenset[str], built: Built
-                 ) -> dict[str, str]:
+    def _reasons(
+        self, region: Region, refused: Mapping[str, str], integer: frozenset[str], built: Built
+    ) -> dict[str, str]:
         found = {**built.reasons, **refused}
         done = {*built.compute, *built.others}
         for node in region.nodes:
@@ -340,9 +386,17 @@ class Mixer:
         damages = self._damages(region)
         times = ({k: 1e3 * v for k, v in t.items()} for t in (self.floats, self.integers))
         floats, integers = times
-        return [NodeFacts(n.name or "", n.op_type, damages.get(n.name or "") if self.damage else None,
-                          floats.get(n.name or ""), integers.get(n.name or ""), kept.get(n.name or "", ""))
-                for n in region.nodes]
+        return [
+            NodeFacts(
+                n.name or "",
+                n.op_type,
+                damages.get(n.name or "") if self.damage else None,
+                floats.get(n.name or ""),
+                integers.get(n.name or ""),
+                kept.get(n.name or "", ""),
+            )
+            for n in region.nodes
+        ]
 
 
 __all__ = ["CLEARLY", "ENOUGH", "EVEN", "RATE", "Judge", "Mixed", "Mixer", "NodeFacts", "race", "worth"]

@@ -6,8 +6,10 @@ import re
 
 from lwgraph import ir
 
-_OPERATORS = re.compile(r"QLinear\w+|QGemm|QAttention|QEmbed\w+|QMoE|ConvInteger|MatMulInteger\w*|MatMulNBits|"
-                        r"DynamicQuantize\w+|NhwcMaxPool")
+_OPERATORS = re.compile(
+    r"QLinear\w+|QGemm|QAttention|QEmbed\w+|QMoE|ConvInteger|MatMulInteger\w*|MatMulNBits|"
+    r"DynamicQuantize\w+|NhwcMaxPool"
+)
 
 
 def quantized_already(model: ir.Model) -> str | None:
@@ -17,7 +19,8 @@ def quantized_already(model: ir.Model) -> str | None:
             if node.op_type in ("DequantizeLinear", "QuantizeLinear"):
                 return f"it has QuantizeLinear and DequantizeLinear (QDQ) nodes such as '{node.name}'"
             if node.op_type == "DynamicQuantizeLinear" or (
-                    node.op_type.startswith("DynamicQuantize") and _OPERATORS.fullmatch(node.op_type)):
+                node.op_type.startswith("DynamicQuantize") and _OPERATORS.fullmatch(node.op_type)
+            ):
                 return f"it quantizes activations dynamically, at '{node.name}' ({node.op_type})"
             if _OPERATORS.fullmatch(node.op_type):
                 return f"it has integer operators such as '{node.name}' ({node.op_type})"

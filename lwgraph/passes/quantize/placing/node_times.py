@@ -97,8 +97,9 @@ def _convert(node: ir.Node, seconds: float, present: dict[str, float]) -> None:
 
 def _integer(node: ir.Node) -> bool:
     """Whether the node was meant to run in integers: it reads a DequantizeLinear and feeds a QuantizeLinear."""
-    reads = any(v is not None and (m := v.producer()) is not None and m.op_type == "DequantizeLinear"
-                for v in node.inputs)
+    reads = any(
+        v is not None and (m := v.producer()) is not None and m.op_type == "DequantizeLinear" for v in node.inputs
+    )
     return reads and any(u.op_type == "QuantizeLinear" for v in node.outputs for u in v.consumers())
 
 
@@ -106,8 +107,14 @@ def _owner(node: ir.Node, ran: set[str]) -> ir.Node:
     """The computing node among those fused into the kernel that makes `node`'s output."""
     current, seen = node, 0
     while current.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") and seen < 4:
-        makers = [m for v in current.inputs if v is not None and (m := v.producer()) is not None
-                  and (m.name or "") not in ran and not any((o.name or "") in ran for o in m.outputs)]
+        makers = [
+            m
+            for v in current.inputs
+            if v is not None
+            and (m := v.producer()) is not None
+            and (m.name or "") not in ran
+            and not any((o.name or "") in ran for o in m.outputs)
+        ]
         if not makers:
             return node
         current, seen = makers[-1], seen + 1
@@ -138,22 +145,38 @@ def _sandwich(side: int) -> ir.Model:
     """A float 1x1 convolution, one between Q and DQ, and a float one."""
     shape = [1, _CHANNELS, side, side]
     eye = np.eye(_CHANNELS, dtype=np.float32).reshape(_CHANNELS, _CHANNELS, 1, 1)
-    constants = {"w": eye, "wq": eye.astype(np.int8), "s": np.float32(0.05), "z": np.uint8(128), "zw": np.int8(0),
-                 "b": np.zeros(_CHANNELS, np.float32)}
+    constants = {
+        "w": eye,
+        "wq": eye.astype(np.int8),
+        "s": np.float32(0.05),
+        "z": np.uint8(128),
+        "zw": np.int8(0),
+        "b": np.zeros(_CHANNELS, np.float32),
+    }
 
     def node(op: str, inputs: str, output: str, **attributes: Any) -> onnx.NodeProto:
         return helper.make_node(op, inputs.split(), [output], **attributes)
 
-    nodes = [node("MaxPool", "x", "p", kernel_shape=[1, 1]), node("Conv", "p w b", "a"),
-             node("LeakyRelu", "a", "al", alpha=1.0), node("QuantizeLinear", "al s z", "aq"),
-             node("DequantizeLinear", "aq s z", "ad"), node("DequantizeLinear", "wq s zw", "wd"),
-             node("Conv", "ad wd", "c"), node("QuantizeLinear", "c s z", "cq"),
-             node("DequantizeLinear", "cq s z", "cd"), node("Conv", "cd w b", "d"),
-             node("GlobalMaxPool", "d", "y")]
+    nodes = [
+        node("MaxPool", "x", "p", kernel_shape=[1, 1]),
+        node("Conv", "p w b", "a"),
+        node("LeakyRelu", "a", "al", alpha=1.0),
+        node("QuantizeLinear", "al s z", "aq"),
+        node("DequantizeLinear", "aq s z", "ad"),
+        node("DequantizeLinear", "wq s zw", "wd"),
+        node("Conv", "ad wd", "c"),
+        node("QuantizeLinear", "c s z", "cq"),
+        node("DequantizeLinear", "cq s z", "cd"),
+        node("Conv", "cd w b", "d"),
+        node("GlobalMaxPool", "d", "y"),
+    ]
     graph = helper.make_graph(
-        nodes, "sandwich", [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)],
+        nodes,
+        "sandwich",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, _CHANNELS, 1, 1])],
-        [onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()])
+        [onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()],
+    )
     return ir.load(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 13)]))
 
 

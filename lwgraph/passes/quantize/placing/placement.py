@@ -59,8 +59,11 @@ class Placement:
 
     def integer_uses(self, value: ir.Value) -> list[tuple[ir.Node, int]]:
         """The inputs of integer nodes that read `value` as data; clips do not count."""
-        return [(use.node, use.idx) for use in value.uses()
-                if (role := self.roles.get(use.node)) is not None and role.kind != "clip" and use.idx in role.data]
+        return [
+            (use.node, use.idx)
+            for use in value.uses()
+            if (role := self.roles.get(use.node)) is not None and role.kind != "clip" and use.idx in role.data
+        ]
 
     def observed(self) -> list[str]:
         """Names of the tensors whose ranges this placement needs."""
@@ -161,8 +164,12 @@ def _between(graph: ir.Graph, roles: dict[ir.Node, Role]) -> dict[ir.Node, Role]
         role = roles.get(node)
         if role is not None and (role.kind == "compute" or any(v in before for v in node.outputs)):
             before.update(v for i in role.data if (v := node.inputs[i]) is not None)
-    return {node: role for node, role in roles.items() if role.kind in ("compute", "clip") or (
-        any(v in after for v in node.outputs) and any(v in before for v in node.outputs))}
+    return {
+        node: role
+        for node, role in roles.items()
+        if role.kind in ("compute", "clip")
+        or (any(v in after for v in node.outputs) and any(v in before for v in node.outputs))
+    }
 
 
 __all__ = ["Groups", "Placement", "candidates", "place"]

@@ -61,7 +61,8 @@ def unpacked(executor: Executor, model: ir.Model) -> set[str] | None:
     if show is None:
         return None
     return {node.input[0] for node in show(model).graph.node if node.op_type == "DequantizeLinear"} & set(
-        model.graph.initializers)
+        model.graph.initializers
+    )
 
 
 def _reason(node: ir.Node | None, op: str | None) -> str:

@@ -105,8 +105,13 @@ class Region:
                 lost = weights[node].grid.decode(weights[node].integers) - constant
                 local = float(np.square(lost).sum() / max(float(np.square(constant).sum()), 1e-30))
                 found.append((Source(node.name or "", weights=weights[node], local=local), f"node:{node.name}"))
-            for key, value in ([(k, v) for k, v in named.items() if v.producer() is None] if node is None
-                               else [by_maker[node]] if node in by_maker else []):
+            for key, value in (
+                [(k, v) for k, v in named.items() if v.producer() is None]
+                if node is None
+                else [by_maker[node]]
+                if node in by_maker
+                else []
+            ):
                 grid = self.grids[value]
                 seen = self.quantizer.observed[value.name or ""].histogram
                 found.append((Source(value.name or "", grid=grid, local=_local(grid, seen)), key))
@@ -122,8 +127,9 @@ class Region:
             maker = value.producer()
         return value.name or ""
 
-    def parts(self, floats: Mapping[str, float], integers: Mapping[str, float], damage: Mapping[str, float]
-              ) -> list[Part]:
+    def parts(
+        self, floats: Mapping[str, float], integers: Mapping[str, float], damage: Mapping[str, float]
+    ) -> list[Part]:
         """One part per node. A compute node of which one of the times is unknown counts as twice as fast in integers,
         one that is slower in integers by less than TIE as just as fast: its two times can hardly be told apart.
 
@@ -140,8 +146,9 @@ class Region:
                 real, whole = (known, known / 2) if known is not None else (2e-6, 1e-6)
             if real is not None and whole is not None and real <= whole <= TIE * real:
                 whole = _JUST * real
-            found.append(Part(name, real or 0.0, whole or 0.0, damage.get(f"node:{name}", 0.0),
-                              self.may_return_floats(node)))
+            found.append(
+                Part(name, real or 0.0, whole or 0.0, damage.get(f"node:{name}", 0.0), self.may_return_floats(node))
+            )
         return found
 
     def may_return_floats(self, node: ir.Node) -> bool:
@@ -156,11 +163,18 @@ class Region:
             key = self._grid_key(tensor.value)
             if not tensor.readers and not tensor.outside:
                 continue
-            found.append(Link(
-                tensor.value.name or "", key, damage.get(key, 0.0),
-                None if tensor.maker is None else tensor.maker.name or "",
-                tuple(n.name or "" for n in tensor.readers), tensor.outside,
-                border.enter(elements), border.leave(elements)))
+            found.append(
+                Link(
+                    tensor.value.name or "",
+                    key,
+                    damage.get(key, 0.0),
+                    None if tensor.maker is None else tensor.maker.name or "",
+                    tuple(n.name or "" for n in tensor.readers),
+                    tensor.outside,
+                    border.enter(elements),
+                    border.leave(elements),
+                )
+            )
         return found
 
     def values(self) -> list[str]:

@@ -12,9 +12,25 @@ from lwgraph.passes.quantize.placing.target import Target
 
 # Operators of which only some inputs carry data; the rest are shapes, indices and the like. Others: all inputs.
 _DATA_INPUTS = {
-    "MaxPool": (0,), "AveragePool": (0,), "GlobalAveragePool": (0,), "Flatten": (0,), "Gather": (0,), "Reshape": (0,),
-    "Slice": (0,), "Split": (0,), "Squeeze": (0,), "Unsqueeze": (0,), "Transpose": (0,), "Resize": (0,), "Clip": (0,),
-    "Expand": (0,), "Tile": (0,), "DepthToSpace": (0,), "SpaceToDepth": (0,), "ReduceMean": (0,), "PRelu": (0,),
+    "MaxPool": (0,),
+    "AveragePool": (0,),
+    "GlobalAveragePool": (0,),
+    "Flatten": (0,),
+    "Gather": (0,),
+    "Reshape": (0,),
+    "Slice": (0,),
+    "Split": (0,),
+    "Squeeze": (0,),
+    "Unsqueeze": (0,),
+    "Transpose": (0,),
+    "Resize": (0,),
+    "Clip": (0,),
+    "Expand": (0,),
+    "Tile": (0,),
+    "DepthToSpace": (0,),
+    "SpaceToDepth": (0,),
+    "ReduceMean": (0,),
+    "PRelu": (0,),
 }
 
 
@@ -35,8 +51,9 @@ class Role:
     factor: float = 1.0
 
 
-def roles_of(graph: ir.Graph, target: Target, refused: Mapping[ir.Node, str], opset: int
-             ) -> tuple[dict[ir.Node, Role], dict[ir.Node, str]]:
+def roles_of(
+    graph: ir.Graph, target: Target, refused: Mapping[ir.Node, str], opset: int
+) -> tuple[dict[ir.Node, Role], dict[ir.Node, str]]:
     """The role of every node of `graph` that has one, and why the compute operators without one have none."""
     roles: dict[ir.Node, Role] = {}
     reasons: dict[ir.Node, str] = {}
@@ -71,8 +88,9 @@ def _role(node: ir.Node, target: Target, opset: int) -> Role | None:
         return None
     if target.has(op, "compute", opset):
         return _compute(node)
-    data = tuple(i for i in _DATA_INPUTS.get(op, range(len(node.inputs)))
-                 if i < len(node.inputs) and node.inputs[i] is not None)
+    data = tuple(
+        i for i in _DATA_INPUTS.get(op, range(len(node.inputs))) if i < len(node.inputs) and node.inputs[i] is not None
+    )
     constants = tuple(i for i in data if ir.constant_tensor(node.inputs[i]) is not None)
     data = tuple(i for i in data if i not in constants)
     if not data or any(not is_float(node.inputs[i]) for i in (*data, *constants)):

@@ -57,8 +57,9 @@ class Target:
         """Whether an operator at this opset has `role`."""
         return role in self.roles.get(op_type, ()) and opset >= self.minimum_opsets.get(op_type, 1)
 
-    def with_types(self, activation_type: str | None, weight_type: str | None, per_channel: bool | None,
-                   reduced_range: bool | None) -> Target:
+    def with_types(
+        self, activation_type: str | None, weight_type: str | None, per_channel: bool | None, reduced_range: bool | None
+    ) -> Target:
         """The target with some of its defaults replaced; None keeps one.
 
         Raises:
@@ -73,8 +74,10 @@ class Target:
         if self.no_kernel:
             for option in ("activation_type", "weight_type"):
                 if changes.get(option, "int8") not in ("int8", "uint8"):
-                    raise UsageError(f"option '{option}' is '{changes[option]}', for which target '{self.name}' has no "
-                                     f"integer kernel: {self.no_kernel}; allowed: int8, uint8")
+                    raise UsageError(
+                        f"option '{option}' is '{changes[option]}', for which target '{self.name}' has no "
+                        f"integer kernel: {self.no_kernel}; allowed: int8, uint8"
+                    )
         if per_channel is not None:
             changes["per_channel"] = per_channel
         if reduced_range is not None:
@@ -106,8 +109,10 @@ def load_target(spec: str) -> Target:
     path = Path(spec)
     if path.suffix == ".toml" or path.exists():
         return _read(path)
-    raise UsageError(f"target '{spec}' is unknown{did_you_mean(spec, target_names())}; "
-                     "allowed: a built-in name or the path of a .toml file")
+    raise UsageError(
+        f"target '{spec}' is unknown{did_you_mean(spec, target_names())}; "
+        "allowed: a built-in name or the path of a .toml file"
+    )
 
 
 def _read(path: Path) -> Target:
@@ -124,8 +129,9 @@ def _read(path: Path) -> Target:
             found.discard(role)
         for op in listed:
             roles.setdefault(op, set()).add(role)
-    known = {f.name: type(getattr(base, f.name)) for f in fields(Target)
-             if f.name not in ("name", "roles", "minimum_opsets")}
+    known = {
+        f.name: type(getattr(base, f.name)) for f in fields(Target) if f.name not in ("name", "roles", "minimum_opsets")
+    }
     changes: dict[str, Any] = {}
     if "minimum_opsets" in table:
         changes["minimum_opsets"] = {**base.minimum_opsets, **_take(table, "minimum_opsets", dict, path)}
@@ -157,5 +163,13 @@ def has_vnni() -> bool:
     return flags is None or bool(re.search(r"\b(avx512_vnni|avx_vnni|amx_int8)\b", flags[1]))
 
 
-__all__ = ["ACTIVATION_TYPES", "ROLES", "WEIGHT_TYPES", "Target", "check_type", "has_vnni", "load_target",
-           "target_names"]
+__all__ = [
+    "ACTIVATION_TYPES",
+    "ROLES",
+    "WEIGHT_TYPES",
+    "Target",
+    "check_type",
+    "has_vnni",
+    "load_target",
+    "target_names",
+]

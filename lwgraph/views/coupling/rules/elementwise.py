@@ -10,21 +10,73 @@ from lwgraph.views.coupling.rules import rule
 
 # One input; f(0) = 0 for those in the first list.
 ZERO_TO_ZERO = (
-    "Abs", "Asin", "Asinh", "Atan", "Atanh", "Cast", "Ceil", "Celu", "Clip", "Dropout", "Elu", "Erf", "Floor", "Gelu",
-    "HardSwish", "Identity", "LeakyRelu", "Mish", "Neg", "Relu", "Round", "Selu", "Shrink", "Sign", "Sin", "Sinh",
-    "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu",
-)  # fmt: skip
+    "Abs",
+    "Asin",
+    "Asinh",
+    "Atan",
+    "Atanh",
+    "Cast",
+    "Ceil",
+    "Celu",
+    "Clip",
+    "Dropout",
+    "Elu",
+    "Erf",
+    "Floor",
+    "Gelu",
+    "HardSwish",
+    "Identity",
+    "LeakyRelu",
+    "Mish",
+    "Neg",
+    "Relu",
+    "Round",
+    "Selu",
+    "Shrink",
+    "Sign",
+    "Sin",
+    "Sinh",
+    "Softsign",
+    "Sqrt",
+    "Swish",
+    "Tan",
+    "Tanh",
+    "ThresholdedRelu",
+)
 ZERO_TO_OTHER = (
-    "Acos", "Acosh", "BitwiseNot", "Cos", "Cosh", "Exp", "HardSigmoid", "IsInf", "IsNaN", "Log", "Not", "Reciprocal",
-    "Sigmoid", "Softplus",
-)  # fmt: skip
+    "Acos",
+    "Acosh",
+    "BitwiseNot",
+    "Cos",
+    "Cosh",
+    "Exp",
+    "HardSigmoid",
+    "IsInf",
+    "IsNaN",
+    "Log",
+    "Not",
+    "Reciprocal",
+    "Sigmoid",
+    "Softplus",
+)
 # Several inputs, broadcast. A product is zero where one factor is.
 PRODUCTS = ("Mul", "And", "BitwiseAnd")
 SUMS = ("Add", "Max", "Mean", "Min", "Sub", "Sum")
 OTHERS = (
-    "BitShift", "BitwiseOr", "BitwiseXor", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Mod", "Or",
-    "Pow", "Where", "Xor",
-)  # fmt: skip
+    "BitShift",
+    "BitwiseOr",
+    "BitwiseXor",
+    "Equal",
+    "Greater",
+    "GreaterOrEqual",
+    "Less",
+    "LessOrEqual",
+    "Mod",
+    "Or",
+    "Pow",
+    "Where",
+    "Xor",
+)
 
 
 def aligned(node: ir.Node, builder: Builder, output: ir.Value, axis: int) -> list[tuple[int, int]]:
@@ -70,13 +122,15 @@ def broadcast(node: ir.Node, builder: Builder) -> None:
         sources = aligned(node, builder, output, axis)
         if first_only:
             numerator = next((builder.get(node.inputs[i], p) for i, p in sources if i == 0), None)
-            builder.merge(node, output, axis, sources, keeps_zero=numerator is not None and numerator.zero,
-                          any_zero=True)
+            builder.merge(
+                node, output, axis, sources, keeps_zero=numerator is not None and numerator.zero, any_zero=True
+            )
         elif node.op_type in PRODUCTS:
             builder.merge(node, output, axis, sources, any_zero=True)
         else:
-            builder.merge(node, output, axis, sources,
-                          keeps_zero=node.op_type in SUMS and _adds_zero(node, builder, sources))
+            builder.merge(
+                node, output, axis, sources, keeps_zero=node.op_type in SUMS and _adds_zero(node, builder, sources)
+            )
 
 
 def _adds_zero(node: ir.Node, builder: Builder, sources: list[tuple[int, int]]) -> bool:

@@ -68,8 +68,9 @@ def concat(node: ir.Node, builder: Builder) -> None:
     if not any(parts):
         builder.untracked(output, axis, next((builder.why(v, axis) for v in node.inputs if v is not None), ""))
         return
-    made = builder.track(output, axis, sum(size or 0 for size in sizes),
-                         zero=all(part.zero for part in parts if part is not None))
+    made = builder.track(
+        output, axis, sum(size or 0 for size in sizes), zero=all(part.zero for part in parts if part is not None)
+    )
     offset = 0
     for index, (part, size) in enumerate(zip(parts, sizes, strict=True)):
         value, places = node.inputs[index], np.arange(offset, offset + (size or 0))
@@ -78,8 +79,13 @@ def concat(node: ir.Node, builder: Builder) -> None:
         if part is not None:
             builder.link(made, part, places, np.arange(part.size))
         elif value is not None:
-            builder.freeze(made, f"node '{node.name}' (Concat) puts it beside {builder.why(value, axis)}"
-                           if value.is_graph_input() else builder.why(value, axis), places)
+            builder.freeze(
+                made,
+                f"node '{node.name}' (Concat) puts it beside {builder.why(value, axis)}"
+                if value.is_graph_input()
+                else builder.why(value, axis),
+                places,
+            )
         offset += size or 0
 
 
@@ -121,8 +127,9 @@ def split(node: ir.Node, builder: Builder) -> None:
     offset = 0
     for output, size in zip(node.outputs, sizes, strict=True):
         if size > 1:
-            builder.link(builder.track(output, axis, size, found.zero), found, np.arange(size),
-                         np.arange(offset, offset + size))
+            builder.link(
+                builder.track(output, axis, size, found.zero), found, np.arange(size), np.arange(offset, offset + size)
+            )
         else:
             reason = f"node '{node.name}' (Split) takes it alone"
             builder.freeze(found, reason, np.arange(offset, offset + size))

@@ -183,8 +183,9 @@ def _contract(node: ir.Node, builder: Builder, k_a: int, k_b: int) -> None:
                 builder.caveat(one, f"node '{node.name}' ({node.op_type}) sums over it")
         for found, value, axis in ((one, b, k_b), (two, a, k_a)):
             if found is not None and builder.get(value, axis) is None:
-                builder.freeze(found, f"node '{node.name}' ({node.op_type}) multiplies it with "
-                                      f"{builder.why(value, axis)}")
+                builder.freeze(
+                    found, f"node '{node.name}' ({node.op_type}) multiplies it with {builder.why(value, axis)}"
+                )
 
 
 @rule("Gather")
@@ -204,8 +205,9 @@ def gather(node: ir.Node, builder: Builder) -> None:
     if builder.is_constant(data) and picks is None:
         for other, place in where.items():
             size = dims[other]
-            _makes(builder, output, place, size if isinstance(size, int) else 1,
-                   [builder.constant(node, 0, other, "out")])
+            _makes(
+                builder, output, place, size if isinstance(size, int) else 1, [builder.constant(node, 0, other, "out")]
+            )
         return
     builder.passes(node, output, 0, {place: other for other, place in where.items()})
     found = builder.constant(node, 0, axis) if builder.is_constant(data) else builder.get(data, axis)
@@ -250,8 +252,13 @@ def _einsum_letter(node: ir.Node, builder: Builder, letter: str, places: list[tu
     if letter in right:
         if not others:
             size = max(builder.size(node.inputs[i], a) or 1 for i, a in constants)  # type: ignore[arg-type]
-            _makes(builder, node.outputs[0], right.index(letter), size,
-                   [builder.constant(node, i, a, "out") for i, a in constants])
+            _makes(
+                builder,
+                node.outputs[0],
+                right.index(letter),
+                size,
+                [builder.constant(node, i, a, "out") for i, a in constants],
+            )
         else:
             builder.merge(node, node.outputs[0], right.index(letter), places, any_zero=True)
         return

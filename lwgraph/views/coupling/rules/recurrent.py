@@ -20,8 +20,12 @@ def recurrent(node: ir.Node, builder: Builder) -> None:
     gates, x = GATES[node.op_type], node.inputs[0]
     hidden = ir.attribute(node, "hidden_size", 0)
     weights = [builder.constant(node, 1, 1, "out"), builder.constant(node, 2, 1, "out")]
-    if x is None or not hidden or None in weights or not all(
-            builder.is_constant(v) for v in (*node.inputs[1:4], *node.inputs[7:8]) if v is not None):
+    if (
+        x is None
+        or not hidden
+        or None in weights
+        or not all(builder.is_constant(v) for v in (*node.inputs[1:4], *node.inputs[7:8]) if v is not None)
+    ):
         builder.freeze_inputs(node, f"the weights of node '{node.name}' ({node.op_type}) are not constant")
         return
     found = builder.get(x, 2)

@@ -49,5 +49,6 @@ def arg(node: ir.Node, builder: Builder) -> None:
     builder.freeze(builder.get(value, over), f"node '{node.name}' ({node.op_type}) gives indices of it")
     kept = [axis for axis in range(rank) if axis != over]
     keep = ir.attribute(node, "keepdims", 1)
-    builder.passes(node, output, 0, {axis if keep else place: axis for place, axis in enumerate(kept)},
-                   keeps_zero=False)
+    builder.passes(
+        node, output, 0, {axis if keep else place: axis for place, axis in enumerate(kept)}, keeps_zero=False
+    )

@@ -120,8 +120,11 @@ def reshape(node: ir.Node, builder: Builder) -> None:
         return
     found = segments(before, after)
     if found is None:
-        builder.freeze_inputs(node, f"node '{node.name}' ({node.op_type}) from {_text(before)} to {_text(after)} does "
-                                    "not split or merge whole axes")
+        builder.freeze_inputs(
+            node,
+            f"node '{node.name}' ({node.op_type}) from {_text(before)} to {_text(after)} does "
+            "not split or merge whole axes",
+        )
         return
     if node.op_type == "Reshape" and not expressible(before, after):
         builder.freeze_inputs(node, f"node '{node.name}' (Reshape) to {_text(after)} cannot be given in numbers")

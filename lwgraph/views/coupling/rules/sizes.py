@@ -16,8 +16,24 @@ from lwgraph.views.coupling.builder import Axis, Builder
 from lwgraph.views.coupling.rules import rule
 
 _MOVES = ("Gather", "Slice", "Concat", "Squeeze", "Unsqueeze", "Cast", "Identity", "Reshape")
-_COMPUTES = ("Add", "Sub", "Mul", "Div", "Mod", "Floor", "Ceil", "Min", "Max", "Sqrt", "Neg", "ReduceProd", "Where",
-             "Equal", "Greater", "Less")  # fmt: skip
+_COMPUTES = (
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Mod",
+    "Floor",
+    "Ceil",
+    "Min",
+    "Max",
+    "Sqrt",
+    "Neg",
+    "ReduceProd",
+    "Where",
+    "Equal",
+    "Greater",
+    "Less",
+)
 
 
 @rule("Shape")
@@ -30,7 +46,7 @@ def shape(node: ir.Node, builder: Builder) -> None:
         return
     elements: list[Any] = [builder.get(value, axis) or dims[axis] for axis in range(len(dims))]
     end = ir.attribute(node, "end")
-    builder.sizes[node.outputs[0]] = elements[ir.attribute(node, "start", 0):len(dims) if end is None else end]
+    builder.sizes[node.outputs[0]] = elements[ir.attribute(node, "start", 0) : len(dims) if end is None else end]
 
 
 @rule("Size")
@@ -128,8 +144,18 @@ def constant_of_shape(node: ir.Node, builder: Builder) -> None:
 
 def follow_zeros(node: ir.Node, builder: Builder) -> None:
     """Called for every node: what is zero stays zero when it is only moved or repeated."""
-    if node.op_type not in ("Expand", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose",
-                            "Unsqueeze", "Cast"):
+    if node.op_type not in (
+        "Expand",
+        "Gather",
+        "Identity",
+        "Reshape",
+        "Slice",
+        "Squeeze",
+        "Tile",
+        "Transpose",
+        "Unsqueeze",
+        "Cast",
+    ):
         return
     value = node.inputs[0]
     constant = ir.constant(value) if node.op_type in ("Expand", "Tile") else None
