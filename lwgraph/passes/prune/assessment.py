@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -144,11 +144,7 @@ def matches(patterns: str, names: Iterable[str]) -> bool:
     """Whether one of the comma-separated patterns fits one of the names: a glob, or `re:` and a regular expression."""
     known = list(names)
     for pattern in filter(None, (part.strip() for part in patterns.split(","))):
-        test: Callable[[str], object] = (
-            re.compile(pattern[3:]).search
-            if pattern.startswith("re:")
-            else lambda name, p=pattern: fnmatch.fnmatchcase(name, p)
-        )  # type: ignore[misc]
-        if any(test(name) for name in known):
+        expression = pattern[3:] if pattern.startswith("re:") else r"\A" + fnmatch.translate(pattern)
+        if any(re.search(expression, name) for name in known):
             return True
     return False
