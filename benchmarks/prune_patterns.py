@@ -1,4 +1,4 @@
-"""`python -m benchmarks.prune_patterns`: every pattern of tests/prune/networks.py pruned by half; writes PRUNE.md.
+"""`python -m benchmarks.prune_patterns`: every pattern of tests/passes/prune/networks.py halved; writes PRUNE.md.
 
 Each group that can loses half of its channels; onnxsim and Torch-Pruning (through onnx2torch) are told a half, on the
 same files. What counts is the share of the parameters that is kept, after the default passes on both sides (a peer's
@@ -7,8 +7,6 @@ exporter may fold batch normalization, which must not count as pruning), and whe
 
 from __future__ import annotations
 
-import importlib
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -25,9 +23,8 @@ from lwgraph.errors import LwgraphError
 from lwgraph.passes.prune.surgery import remove_channels
 from lwgraph.rewrite import Context, Pipeline
 from lwgraph.views.coupling import couple_channels
+from tests.passes.prune import networks
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "prune"))
-networks = importlib.import_module("networks")
 NETWORKS = {**networks.PATTERNS, "resnet18": networks.resnet18}
 
 PEERS = {

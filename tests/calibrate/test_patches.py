@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from calibration_layers import canonical, conv_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lwgraph import registry
 from lwgraph.calibrate.patches import Patches, positions
+from tests.calibrate.calibration_layers import canonical, conv_model
 
 ORT = registry.executor("ort")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from calibration_layers import FakeLayer, build
 from onnx import helper
 
 from lwgraph import registry
@@ -13,6 +12,7 @@ from lwgraph.calibrate import statistics as module
 from lwgraph.calibrate.capture import grouped
 from lwgraph.calibrate.store import Store
 from lwgraph.errors import DataError, ModelError
+from tests.calibrate.calibration_layers import FakeLayer, build
 
 ORT = registry.executor("ort")
 RNG = np.random.default_rng(0)

@@ -11,9 +11,9 @@ import onnx
 import onnx.backend.test
 import pytest
 from onnx.backend.test.case import model, node
-from protos import normal
 
 from lwgraph import ir
+from tests.ir.protos import normal
 
 FILES = sorted((Path(onnx.backend.test.__file__).parent / "data").rglob("*.onnx"))
 

@@ -12,11 +12,11 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import numpy_helper
-from protos import normal
 
 from lwgraph import ir
 from lwgraph.errors import ModelError
 from lwgraph.ir import saving
+from tests.ir.protos import normal
 
 HEADER = '<ir_version: 8, opset_import: ["" : 17]>\n'
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,23 +12,20 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "rewrite"))
-sys.path.insert(0, str(Path(__file__).parent.parent / "golden"))
-from rewrite_models import parse
-from test_golden import CASES
-
 from lwgraph import ir, registry
 from lwgraph.check import verify
 from lwgraph.errors import CheckError
 from lwgraph.rewrite import Context, Contract, Pass, Pipeline
 from lwgraph.rewrite.instruments import Verify
 from lwgraph.testing import Sample, check_pass, graphs, random_model, samples
+from tests.passes.test_golden import CASES
+from tests.rewrite.rewrite_models import parse
 
 NAMES = [n for n in registry.names("passes") if registry.pass_class(n).contract is not Contract.APPROXIMATE]
 # What random models do not hold; golden cases trigger the first, tests beside this one (named after them) the others.
 IN_GOLDEN_CASES = {"constant-inputs", "default-inputs", "inline-branches", "remove-dead-channels"}
 IN_OWN_TESTS = {"early-pool", "early-stride", "fold-channel-order", "inline-functions"}
-NEED_DATA = {"smooth-quant"}  # checked with data in tests/quantize
+NEED_DATA = {"smooth-quant"}  # checked with data in tests/passes/quantize
 
 
 @pytest.mark.parametrize("name", NAMES)

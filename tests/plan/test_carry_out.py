@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from test_form_pass import FEEDS, ORT, chain
 
 from lwgraph import ir
 from lwgraph.calibrate import Statistics
@@ -17,6 +16,7 @@ from lwgraph.plan.carry_out import carry_out, nodes_of
 from lwgraph.plan.plan import Choice, Plan, Precision, Removed, Width
 from lwgraph.rewrite.base import Context
 from lwgraph.views.residual import find_residuals
+from tests.layers.test_form_pass import FEEDS, ORT, chain
 
 FORM = Choice("low-rank{rank=16,split=output}")
 

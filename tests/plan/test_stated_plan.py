@@ -1,7 +1,6 @@
 """A stated plan through `optimize` is carried out as the search carried it out: layers fitted anew to what they see."""
 
 import pytest
-from test_refit import FORMS, ORT, distance, inputs, network
 
 import lwgraph
 from lwgraph.calibrate import Statistics
@@ -10,6 +9,7 @@ from lwgraph.plan import deliver
 from lwgraph.plan.carry_out import carry_out
 from lwgraph.plan.plan import Choice, Plan
 from lwgraph.rewrite import Context
+from tests.plan.refit.test_refit import FORMS, ORT, distance, inputs, network
 
 
 def test_layers_are_fitted_anew(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,12 +10,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
-from rewrite_models import MergeMuls, lines, parse, verify
 
 from lwgraph import ir
 from lwgraph.errors import CheckError
 from lwgraph.rewrite import Const, Context, Contract, RewritePass
 from lwgraph.rewrite.commit import FROM_KEY, PASS_KEY
+from tests.rewrite.rewrite_models import MergeMuls, lines, parse, verify
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from lwgraph import ir
 from lwgraph.errors import UsageError
 from lwgraph.rewrite import Context, Contract, Pass
 from lwgraph.rewrite.options import build, describe, split
+from tests.rewrite.rewrite_models import MergeMuls
 
 
 class Basis(enum.Enum):
@@ -110,9 +111,7 @@ def test_errors_say_what_is_allowed(text: str, message: str) -> None:
 
 
 def test_hyphens_spell_underscores() -> None:
-    from rewrite_models import MergeMuls
-
-    assert Pass.parse("rewrite_models:MergeMuls{max-size=7}") == MergeMuls(max_size=7)
+    assert Pass.parse("tests.rewrite.rewrite_models:MergeMuls{max-size=7}") == MergeMuls(max_size=7)
 
 
 def test_native_values_are_checked() -> None:

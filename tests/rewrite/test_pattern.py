@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from rewrite_models import MergeMuls, lines, parse, verify
 
 from lwgraph import ir
 from lwgraph.errors import UsageError
 from lwgraph.rewrite import Const, Context, Contract, RewritePass, Rule, Skip
+from tests.rewrite.rewrite_models import MergeMuls, lines, parse, verify
 
 
 @dataclass(frozen=True)

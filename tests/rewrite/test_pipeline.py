@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rewrite_models import MergeMuls, parse
 
 from lwgraph import ir, registry
 from lwgraph.errors import CheckError, UsageError
@@ -17,9 +16,10 @@ from lwgraph.rewrite import Const, Context, Contract, Pass, Pipeline, RewritePas
 from lwgraph.rewrite.instruments import BisectLimit, Dump, Reproducer, Timing, Verify, find_culprit
 from lwgraph.rewrite.instruments.verify import interface_difference
 from lwgraph.rewrite.recipe import KEY
+from tests.rewrite.rewrite_models import MergeMuls, parse
 
 MULS = "g (float[2] x) => (float[2] y) <float[1] a = {2}, float[1] b = {3}, float[1] c = {4}> { [n1] s = Mul(x, a) [n2] t = Mul(s, b) [n3] y = Mul(t, c) }"
-HERE = "rewrite_models:MergeMuls"
+HERE = "tests.rewrite.rewrite_models:MergeMuls"
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from models import mlp, model
 from onnx import TensorProto, helper
 
 from lwgraph import ir, registry
 from lwgraph.errors import DataError, ModelError, UsageError
 from lwgraph.executor import Executor
+from tests.runtime.models import mlp, model
 
 EXECUTORS = ["ort", "reference"]
 X = np.arange(8, dtype=np.float32).reshape(2, 4)

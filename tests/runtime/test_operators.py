@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import model
 from onnx import TensorProto, helper
 
 from benchmarks import runtime_integers
 from lwgraph import ir, registry
+from tests.runtime.models import model
 
 F = TensorProto.FLOAT
 RNG = np.random.default_rng(0)

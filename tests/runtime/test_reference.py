@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import model
 from onnx import TensorProto, helper, numpy_helper
 
 from lwgraph import ir, registry
 from lwgraph.errors import DataError, ModelError, UsageError
 from lwgraph.runtime.reference import ReferenceExecutor
+from tests.runtime.models import model
 
 F, B, U8, I8 = TensorProto.FLOAT, TensorProto.BOOL, TensorProto.UINT8, TensorProto.INT8
 RNG = np.random.default_rng(0)

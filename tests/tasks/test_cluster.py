@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jobs
 import numpy as np
 import pytest
 
 from lwgraph.errors import UsageError
 from lwgraph.tasks import Pool, open_pool
 from lwgraph.tasks import cluster as module
+from tests.tasks import jobs
 
 distributed = pytest.importorskip("distributed")
 

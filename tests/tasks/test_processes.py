@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from concurrent.futures import wait
 from pathlib import Path
 
-import jobs
 import numpy as np
 import pytest
 
 from lwgraph.errors import CheckError, UsageError
 from lwgraph.tasks import Pool, open_pool
+from tests.tasks import jobs
 
 
 @pytest.fixture(scope="module")

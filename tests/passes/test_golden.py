@@ -1,0 +1,108 @@
+"""Before and after of each pass, as text.
+
+A file holds the cases of one pass and lies where the pass does: `=== title`, a line of settings (`pass:`, `opset:`),
+`--- before` with a model in onnx's syntax (see `rewrite_models.parse`), `--- after` with the count of rewrites and the
+model as lwgraph shows it. A twin that must not match has the line `unchanged` instead.
+`LWGRAPH_UPDATE_GOLDEN=1 pytest tests/passes/test_golden.py` writes what is found into the files, and fails, for a
+person to read the difference.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lwgraph import ir, registry
+from lwgraph.calibrate.generate import generate
+from lwgraph.measure import compare_runs
+from lwgraph.rewrite import Context, Pass
+from lwgraph.rewrite.instruments.verify import plain_executor
+from lwgraph.text import to_text
+from tests.rewrite.rewrite_models import parse, verify
+
+HERE = Path(__file__).parent
+UPDATE = os.environ.get("LWGRAPH_UPDATE_GOLDEN") == "1"
+
+
+@dataclass(frozen=True)
+class Case:
+    path: Path
+    title: str
+    settings: dict[str, str]
+    before: str
+    after: str
+
+    @property
+    def model(self) -> ir.Model:
+        return parse(
+            self.before,
+            opset=int(self.settings.get("opset", "17")),
+            extra=self.settings.get("extra", ""),
+            ir_version=int(self.settings.get("ir", "10")),
+        )
+
+
+def read(path: Path) -> list[Case]:
+    cases = []
+    shared: dict[str, str] = {}
+    head, *blocks = re.split(r"^=== ", path.read_text("utf-8"), flags=re.MULTILINE)
+    shared.update(_settings(head))
+    for block in blocks:
+        title, _, rest = block.partition("\n")
+        settings, before, after = re.split(r"^--- (?:before|after)\n", rest, flags=re.MULTILINE)
+        cases.append(Case(path, title.strip(), shared | _settings(settings), before.strip(), after.strip()))
+    return cases
+
+
+def _settings(text: str) -> dict[str, str]:
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines() if line)}
+
+
+CASES = [case for path in sorted(HERE.rglob("*.txt")) for case in read(path)]
+
+
+def shown(model: ir.Model, count: int) -> str:
+    if count == 0:
+        return "unchanged"
+    text = re.sub(r"^model .*\n", "", to_text(model))
+    return f"{count} rewrite{'s' if count > 1 else ''}\n{text.strip()}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=[f"{c.path.stem}-{c.title.replace(' ', '_')}" for c in CASES])
+def test_golden(case: Case) -> None:
+    p, before = Pass.parse(case.settings["pass"]), case.model
+    verify(before)
+    after = ir.clone(before)
+    count = p.run(after, Context())
+    verify(after)
+    assert (ir.fingerprint(after) == ir.fingerprint(before)) == (count == 0)
+    found = shown(after, count)
+    if UPDATE and found != case.after:
+        case.path.write_text(_updated(case, found), "utf-8")
+    assert found == case.after
+    if count:
+        feeds = generate(before, 2, seed=1)
+        for executor in (plain_executor(), registry.executor("reference", precise=True)):
+            comparison = compare_runs(executor.prepare(before), executor.prepare(after), feeds, p.contract)
+            assert comparison.ok, str(comparison)
+
+
+def _updated(case: Case, found: str) -> str:
+    text = case.path.read_text("utf-8")
+    start = text.index(f"=== {case.title}\n")
+    start = text.index("--- after\n", start) + len("--- after\n")
+    end = text.find("\n=== ", start)
+    tail = text[end:] if end >= 0 else ""
+    return text[:start] + found + "\n" + tail
+
+
+@pytest.mark.parametrize("path", sorted(HERE.rglob("*.txt")), ids=lambda p: p.stem)
+def test_each_pass_has_a_rewrite_and_a_twin(path: Path) -> None:
+    cases = read(path)
+    assert any(c.after == "unchanged" for c in cases)
+    assert any(c.after != "unchanged" for c in cases)
+    assert len({c.title for c in cases}) == len(cases)

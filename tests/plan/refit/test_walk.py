@@ -1,0 +1,127 @@
+"""Running a model piece by piece: the same values, few runs of each node, bounded memory."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from lwgraph import ir, registry
+from lwgraph.errors import ModelError
+from lwgraph.plan.refit.walk import Walk
+from tests.plan.refit.test_refit import inputs, network
+
+ORT = registry.executor("ort")
+
+
+class Counting:
+    """Counts how often each operator of the pieces runs."""
+
+    name = "counting"
+
+    def __init__(self) -> None:
+        self.runs: dict[str, int] = {}
+
+    def prepare(self, model: ir.Model, outputs: Any = None) -> Any:
+        run, names = ORT.prepare(model, outputs), [node.name or "" for node in model.graph]
+
+        def counted(feeds: Any) -> Any:
+            for name in names:
+                self.runs[name] = self.runs.get(name, 0) + 1
+            return run(feeds)
+
+        return counted
+
+
+def test_every_value_is_that_of_the_whole_model_and_each_node_runs_once() -> None:
+    model, feeds, executor = network(), inputs(3), Counting()
+    walk = Walk(model, feeds, executor, 1 << 20)
+    whole = ORT.prepare(model, [n.outputs[0].name for n in model.graph])
+    expected = [whole(feed) for feed in feeds]
+    for index, node in enumerate(model.graph):
+        walk.to(index)
+        for value in node.inputs:
+            if value.name in walk:
+                for feed in range(3):
+                    got = walk.get(value.name, feed)
+                    want = feeds[feed]["x"] if value.name == "x" else expected[feed][value.name]
+                    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    walk.to(index + 1)
+    assert set(executor.runs.values()) == {3}
+    assert walk._have == {"y"}
+
+
+def test_what_is_kept_stays_until_released_and_the_rest_goes() -> None:
+    model, feeds = network(), inputs(2)
+    walk = Walk(model, feeds, ORT, 1 << 20, keep={"a0"})
+    walk.to(8)
+    assert "a0" in walk._have and "r0" not in walk._have
+    assert [v["a0"].shape for _, v in walk.look(["a0"], [0])] == [(1, 16, 8, 8)]
+    walk.release({"a0"})
+    assert "a0" not in walk._have
+    with pytest.raises(ModelError, match="behind"):
+        list(walk.look(["a0"], [0]))
+
+
+def test_what_does_not_fit_into_memory_goes_to_files() -> None:
+    model, feeds = network(), inputs(6)
+    small, large = Walk(model, feeds, ORT, 9000), Walk(model, feeds, ORT, 1 << 22)
+    for walk in (small, large):
+        walk.to(7)
+        assert walk._have == {"a1", "o0"} or "o0" in walk._have
+    for name in small._have:
+        for feed in range(6):
+            assert np.array_equal(small.get(name, feed), large.get(name, feed))
+            assert small._store.resident <= 9000
+    assert large._store.resident > 40000
+
+
+def test_looking_ahead_does_not_move_and_sees_new_weights() -> None:
+    model, feeds = network(), inputs(2)
+    walk = Walk(model, feeds, ORT, 1 << 20)
+    walk.to(5)
+    ((_, before),) = walk.look(["a1"], [1])
+    value = model.graph.initializers["w1a"]
+    ir.set_constant(value, 2 * ir.constant(value))
+    bias = model.graph.initializers["b1a"]
+    ir.set_constant(bias, 2 * ir.constant(bias))
+    ((_, after),) = walk.look(["a1"], [1])
+    np.testing.assert_allclose(after["a1"], 2 * before["a1"], rtol=1e-4, atol=1e-4)
+    assert walk.position == 5
+
+
+def test_values_that_subgraphs_use_and_sequences() -> None:
+    node, info = helper.make_node, helper.make_tensor_value_info
+    inner = [
+        helper.make_graph(
+            [node("Add", ["a", "a"] if yes else ["a", "b"], [f"i{yes}"])],
+            f"g{yes}",
+            [],
+            [info(f"i{yes}", TensorProto.FLOAT, None)],
+        )
+        for yes in (0, 1)
+    ]
+    nodes = [
+        node("Relu", ["x"], ["a"], "na"), node("Neg", ["x"], ["b"], "nb"),
+        node("Constant", [], ["k"], "nk", value_float=1.0),
+        node("SequenceConstruct", ["a", "b"], ["s"], "ns"), node("Exp", ["b"], ["e"], "ne"),
+        node("SequenceAt", ["s", "zero"], ["t"], "nt"),
+        node("If", ["yes"], ["f"], "nf", then_branch=inner[1], else_branch=inner[0]),
+        node("Sum", ["t", "f", "e", "k"], ["y"], "ny"),
+    ]  # fmt: skip
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [info("x", TensorProto.FLOAT, [4]), info("yes", TensorProto.BOOL, [])],
+        [info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.int64(0), "zero")],
+    )
+    model = ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10))
+    ir.infer_shapes(model)
+    feeds = [{"x": np.float32([1, -2, 3, -4]), "yes": np.array(flag)} for flag in (True, False)]
+    walk = Walk(model, feeds, ORT, 1 << 20)
+    assert "k" not in walk
+    for index in range(len(nodes) + 1):
+        walk.to(index)
+        (found,) = [v["y"] for _, v in walk.look(["y"], [0])]
+        np.testing.assert_allclose(found, ORT.prepare(model)(feeds[0])["y"], rtol=1e-5)

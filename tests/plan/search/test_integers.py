@@ -1,0 +1,140 @@
+"""What integers cost, layer by layer, and with which ranges plans are tried."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+
+from lwgraph import ir
+from lwgraph.calibrate.layer_shapes import layer_shapes
+from lwgraph.measure.distance import Loss
+from lwgraph.optimizer.obvious import obvious_plans
+from lwgraph.plan.precision import FLOAT, INT8, spelling
+from lwgraph.plan.search import integers
+from lwgraph.plan.search.planner import Planner
+from lwgraph.rewrite.base import Context
+from tests.layers.test_form_pass import FEEDS, ORT, Measured, chain
+from tests.plan.search.test_planner import ByWork
+
+
+@pytest.fixture
+def planner(tmp_path):
+    model = chain()
+    context = Context(executor=ORT, reference=ORT, statistics=Measured(ir.clone(model), FEEDS), data=[FEEDS])
+    made = Planner(
+        model,
+        context,
+        ByWork(tmp_path),
+        shapes=layer_shapes(model, FEEDS, ORT),
+        forms=["low-rank"],
+        precisions=(FLOAT, INT8),
+    )
+    made.anchor(10.0, 4.0, 1000, 2000)
+    return made
+
+
+def test_what_was_measured_of_a_layer_is_what_its_integers_cost(planner):
+    first, second = planner.items
+    first.weight, second.weight = 0.5, 2.0
+    before = second.integer_error
+    planner.set_damages({first.name: 0.25})
+    whole = planner.uniform(INT8)
+    assert first.loss(first.options[whole[0]]) == pytest.approx(0.25) and first.integer_error == pytest.approx(0.5)
+    assert second.integer_error == before
+    form = next(o for o in first.options if o.form is not None and o.precision == INT8)
+    twin = next((o for o in first.options if str(o.form) == str(form.form) and o.precision == FLOAT), None)
+    if twin is not None:
+        assert form.error == pytest.approx(twin.error + 2 * 0.5)
+
+
+def test_damages_are_those_of_the_items_and_none_is_nothing(planner):
+    first, second = (item.sites[0].node.name for item in planner.items)
+    found = integers.damages_of(planner, {first: 0.3, second: 0.0, "another": 1.0})
+    assert found == {planner.items[0].name: 0.3, planner.items[1].name: pytest.approx(0.3 * integers.LEAST)}
+    assert integers.damages_of(planner, {}) == {} and integers.damages_of(planner, {first: 0.0}) == {}
+
+
+def test_trials_get_the_ranges_that_lose_least_clearly(planner, monkeypatch):
+    losses = {"minmax": 1.0, "percentile": 0.9, "mse": 0.5}
+    monkeypatch.setattr(planner, "apply", lambda chosen, quick: (planner.quick, []))
+    runner = SimpleNamespace(prepare=lambda model: model)
+
+    def loss(text):
+        return next(value for name, value in losses.items() if f"calibration_method={name}" in text)
+
+    model, lost = integers.quick_integers(planner, loss, runner)
+    assert "mse" in planner.quick and model == planner.quick and lost == 0.5
+    (earnest,) = planner.plan(planner.chosen(planner.uniform(INT8))).precision.passes
+    assert "calibration_method=mse" in earnest and "equalize" not in earnest  # as the pass does unless told otherwise
+    integers.quick_integers(planner, loss, runner, even=False)
+    (earnest,) = planner.plan(planner.chosen(planner.uniform(INT8))).precision.passes
+    assert "calibration_method=mse" in earnest and "equalize=false" in earnest  # found out before, for all plans
+    losses["mse"] = 0.9  # hardly better than what clips nothing
+    integers.quick_integers(planner, loss, runner)
+    assert "mse" not in planner.quick and "percentile" not in planner.quick
+    assert planner.plan(planner.chosen(planner.uniform(INT8)), quick=True).precision.passes == (planner.quick,)
+
+
+@pytest.mark.parametrize(("needed", "taken"), [(8, 16), (20, 32), (100, 120), (1000, 120)])
+def test_trials_take_ranges_from_as_many_samples_as_they_need(planner, monkeypatch, needed, taken):
+    planner.run_ms = 100.0  # 120 samples can be afforded
+    monkeypatch.setattr(planner, "apply", lambda chosen, quick: (planner.quick_samples, []))
+    runner = SimpleNamespace(prepare=lambda samples: samples)
+    model, lost = integers.quick_integers(planner, lambda samples: 0.01 if samples >= min(needed, 120) else 0.5, runner)
+    assert (model, lost, planner.quick_samples) == (120, 0.01, taken)
+
+
+def test_a_survey_is_made_once_and_tells_layers_apart(planner, tmp_path, monkeypatch):
+    facts = [
+        SimpleNamespace(name=name, damage=damage, reason=reason, integer_ms=ms, float_ms=3.0)
+        for name, damage, reason, ms in (
+            ("a", 0.1, "", 1.0),
+            ("y", None, "slow", 5.0),
+            ("made up", math.inf, "x", 2.0),
+            ("z", None, "?", None),
+        )
+    ]
+    calls = []
+
+    def within(model, context):
+        calls.append(context)
+        return SimpleNamespace(nodes=facts, built=SimpleNamespace(even=False))
+
+    monkeypatch.setattr(integers, "make_pass", lambda **o: SimpleNamespace(within=within))
+    for _ in range(2):
+        found = integers.survey(planner.model, planner.context, tmp_path)
+        assert found == integers.Survey({"a": 0.1}, ("y",), 2 / 8, even=False)
+    assert len(calls) == 1
+    (path,) = tmp_path.glob("integers-*/*.json")
+    path.write_text("cut o")
+    assert integers.survey(planner.model, planner.context, tmp_path) == found and len(calls) == 2
+
+
+def test_the_whole_network_loses_what_was_measured_of_it(planner, tmp_path, monkeypatch):
+    monkeypatch.setenv("LWGRAPH_CACHE", str(tmp_path))
+    loss = Loss(ORT.prepare(planner.model), [FEEDS])
+    model, known = integers.weigh_integers(planner, loss, ORT)
+    measured = loss(ORT.prepare(model))
+    assert 0 < measured < 0.1 and planner.predicted_loss(planner.uniform(INT8)) == pytest.approx(measured)
+    assert isinstance(known, integers.Survey)
+
+
+def test_the_obvious_plans_go_from_everything_to_what_the_pass_would_do(planner):
+    first, last = obvious_plans(planner, integers.Survey({}, ("y",), slower=0.2))
+    plans = [c.plan.precision for c in (*first, *last)]
+    assert [p.passes for p in plans] == [(spelling(),), (spelling(),), ("quantize",)]
+    assert [p.keep_float for p in plans] == [(), ("y",), ()] and len({c.key for c in (*first, *last)}) == 3
+    for candidate in first:
+        model, _ = planner.carry_out(candidate.plan)
+        assert "QuantizeLinear" in [n.op_type for n in model.graph]
+    again = obvious_plans(planner, integers.Survey({}, ("y",), slower=0.001))  # hardly faster: only for its accuracy
+    assert [c.key for c in (*again[0], *again[1])] == [c.key for c in (*first, *last)] and len(again[0]) == 1
+    assert [len(part) for part in obvious_plans(planner, integers.Survey())] == [1, 1]
+    assert [len(part) for part in obvious_plans(planner, None)] == [1, 0]
+
+
+def test_slow_networks_are_run_on_fewer_samples(planner):
+    assert planner.affordable(128, 12.0) == 128
+    for ms, samples in ((1.0, 128), (100.0, 120), (1000.0, 48)):
+        planner.run_ms = ms
+        assert planner.affordable(128, 12.0) == samples

@@ -1,0 +1,172 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from lwgraph import ir
+from lwgraph.calibrate.layer_shapes import layer_shapes
+from lwgraph.errors import UsageError
+from lwgraph.layers.moments import Moments
+from lwgraph.plan.plan import Choice, Plan, apply_plan
+from lwgraph.plan.price.oracle import Oracle, Price
+from lwgraph.plan.price.price_table import PriceCache
+from lwgraph.plan.search.planner import Planner, undominated
+from lwgraph.rewrite.base import Context
+from tests.layers.test_form_pass import FEEDS, ORT, Measured, chain
+
+
+class ByWork(Oracle):
+    """Prices in proportion to the multiply-accumulates."""
+
+    def __init__(self, folder, factor=1.0):
+        super().__init__(ORT, PriceCache(folder))
+        self.factor = factor
+
+    def prices(self, site, forms, precision="float"):
+        speed, dense = 1 if precision == "float" else 4, site.macs() * 1e-6
+        taken = [dense if form is None else self.factor * form.macs(site) * 1e-6 for form in forms]
+        return [Price(dense, ms / speed) for ms in taken]
+
+    def switch(self, site):
+        return 0.01
+
+
+def context(model):
+    return Context(executor=ORT, reference=ORT, statistics=Measured(ir.clone(model), FEEDS))
+
+
+@pytest.fixture
+def planner(tmp_path):
+    model = chain()
+    shapes = layer_shapes(model, FEEDS, ORT)
+    return Planner(model, context(model), ByWork(tmp_path), shapes=shapes, forms=["low-rank"])
+
+
+def quality(original):
+    """1 - the relative error of the output."""
+    truth = ORT.prepare(original)(FEEDS)["y"]
+
+    def judge(model):
+        y = ORT.prepare(model)(FEEDS)["y"]
+        return 1 - float(np.square(y - truth).mean() / truth.var())
+
+    return judge
+
+
+def test_shapes_are_measured(planner):
+    assert planner.shapes == {"x": (4, 32, 12, 12), "a": (4, 32, 12, 12), "r": (4, 32, 12, 12), "y": (4, 32, 12, 12)}
+    assert planner.items[0].sites[0].macs() == 4 * 144 * 32 * 32 * 9
+
+
+def test_items_and_options(planner):
+    assert [item.name for item in planner.items] == ["a", "y"]
+    for item in planner.items:
+        assert item.dense.form is None and item.dense.error == 0
+        times = [option.price.ms for option in item.options[1:]]
+        assert times == sorted(times) and max(times) < item.dense.price.ms
+        assert not planner._fits  # nothing is fitted before it is chosen
+
+
+def test_the_fastest_option_under_the_threshold(planner):
+    for threshold in (1e-4, 0.05, 0.3, 1.0):
+        chosen = planner.at(threshold)
+        for item in planner.items:
+            good = [o for o in item.options if o.error <= threshold]
+            best = min(good, key=lambda o: o.price.ms)
+            assert chosen.get(item.name) is (best if best.form is not None else None)
+    assert planner.at(1e-9) == {} and len(planner.at(1.0)) == 2
+
+
+def test_estimates_are_near_the_error_on_unseen_inputs(planner):
+    fresh = {"x": np.random.default_rng(7).standard_normal((16, 32, 12, 12)).astype(np.float32)}
+    unseen = Measured(planner.model, fresh)
+    for item in planner.items:
+        moments = Moments(item.sites[0], unseen.gram(item.sites[0]))
+        for option in item.options[1:]:
+            fitted = planner.fitted(item, option)
+            assert fitted.error <= option.error
+            assert 0.5 < option.error / moments.error(fitted.kernel) < 2
+
+
+def test_clearly_worse_forms_are_not_measured():
+    a, b, c, d = (100, 0.01, "a"), (70, 0.01, "b"), (70, 0.02, "c"), (60, 0.005, "d")
+    assert undominated([a, b, c]) == [b, c]  # c does the same work as b: only a measurement can tell
+    assert undominated([a, b, d]) == [b, d]
+    assert undominated([(100, 0.9, "hopeless")]) == []
+
+
+def test_weights_tighten_the_threshold(tmp_path):
+    model = chain()
+    heavy = Planner(model, context(model), ByWork(tmp_path), forms=["low-rank"], weights={"a": 1e6})
+    assert set(heavy.at(1.0)) == {"y"}
+
+
+@pytest.mark.parametrize("floor", [0.999, 0.9, 0.5])
+def test_search_keeps_the_floor_and_uses_it(planner, floor):
+    judge = quality(planner.model)
+    text = str(planner.model)
+    found = planner.search(judge, floor)
+    assert judge(found.model) >= floor and str(planner.model) == text
+    good = [trial.saved_ms for trial in found.trials if trial.accepted]
+    assert found.plan.saved_ms == max(good, default=0)
+    assert all(trial.accepted == (trial.score >= floor) for trial in found.trials)
+    if floor < 0.95:
+        assert found.plan.saved_ms > 0 and all(record.done for record in found.records)
+
+
+def test_search_that_finds_nothing_keeps_the_model(planner):
+    found = planner.search(lambda model: -1.0, 0.0)
+    assert found.model is planner.model and not found.plan.sites and not found.records
+    assert found.trials and not any(trial.accepted for trial in found.trials)
+
+
+def test_a_nan_score_is_not_accepted(planner):
+    assert not planner.search(lambda model: math.nan, 0.0).plan.sites
+
+
+def test_no_form_that_is_slower(tmp_path):
+    model = chain()
+    slow = Planner(model, context(model), ByWork(tmp_path, factor=10), forms=["low-rank"])
+    assert not slow.items
+    assert any("no form is measured faster" in skipped.reason for skipped in slow.context.skipped)
+
+
+def test_a_shared_weight_is_one_item(tmp_path):
+    model = chain(shared=True)
+    p = Planner(model, context(model), ByWork(tmp_path), forms=["low-rank"])
+    (item,) = p.items
+    assert [site.name for site in item.sites] == ["a", "y"]
+    new, records = p.apply(p.at(0.5))
+    assert all(record.done for record in records)
+    convs = [n for n in new.graph if n.op_type == "Conv"]
+    assert convs[0].inputs[1] is convs[2].inputs[1]
+
+
+def test_plan_round_trip_and_editing(planner):
+    plan = planner.plan(planner.at(0.3))
+    again = Plan.from_json(plan.to_json())
+    assert again.to_json() == plan.to_json() and again.sites.keys() == plan.sites.keys()
+    edited = dataclasses.replace(plan, sites={"a": Choice("keep"), "y": Choice("low-rank{rank=16,split=output}")})
+    model = ir.clone(planner.model)
+    (record,) = apply_plan(model, Plan.from_json(edited.to_json()), planner.context)
+    assert record.done and record.site == "y" and record.measured and 0 < record.error < 1
+    assert record.macs[1] < record.macs[0] and len(model.graph) == 4
+
+
+def test_the_same_plan_gives_the_same_bytes(planner):
+    chosen = planner.at(0.3)
+    prints = {ir.fingerprint(planner.apply(chosen)[0]) for _ in range(2)}
+    model = ir.clone(planner.model)
+    apply_plan(model, planner.plan(chosen), planner.context, shapes=planner.shapes)
+    assert len(prints) == 1 and ir.fingerprint(model) in prints
+
+
+def test_a_plan_for_another_model(planner):
+    with pytest.raises(UsageError, match="site 'b', which the model does not have"):
+        apply_plan(ir.clone(planner.model), Plan({"b": Choice()}), planner.context)
+
+
+def test_a_plan_file_that_is_not_there(tmp_path):
+    with pytest.raises(UsageError, match="cannot be read"):
+        Plan.load(tmp_path / "none.json")
