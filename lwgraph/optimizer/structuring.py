@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
 from lwgraph import ir
+from lwgraph.cache import Models, facts_of
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.executor import Feeds
 from lwgraph.layers.site import find_sites
 from lwgraph.optimizer.backoff import STEP
 from lwgraph.optimizer.bench import Made
 from lwgraph.optimizer.drafts import Drafts
-from lwgraph.optimizer.shelf import Shelf, said
 from lwgraph.plan.carry_out import cut
 from lwgraph.plan.deliver import deliver
-from lwgraph.plan.plan import Plan
+from lwgraph.plan.plan import KEEP, Plan
 from lwgraph.plan.precision import INT8
 from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.search.front import Candidate
-from lwgraph.plan.search.kept import facts_of
 from lwgraph.plan.search.planner import Planner
 from lwgraph.plan.search.structure import NOTHING, Structure
 from lwgraph.rewrite import Context
@@ -51,11 +51,11 @@ class Trunks:
         context: with its statistics, and data to refit with.
         shapes: of the network.
         probe: a sample to measure sizes on.
-        shelf: where they are kept.
+        models: where they are kept.
     """
 
-    def __init__(self, clean: ir.Model, context: Context, shapes: Shapes, probe: Feeds, shelf: Shelf) -> None:
-        self.clean, self.context, self.shapes, self.probe, self.shelf = clean, context, shapes, probe, shelf
+    def __init__(self, clean: ir.Model, context: Context, shapes: Shapes, probe: Feeds, models: Models) -> None:
+        self.clean, self.context, self.shapes, self.probe, self.models = clean, context, shapes, probe, models
         self._made: dict[str, Trunk] = {}
 
     def of(self, plan: Plan) -> Trunk:
@@ -69,7 +69,7 @@ class Trunks:
             return Trunk(structure, self.clean, self.shapes)
         key = said(structure)
         if key not in self._made:
-            kept = self.shelf.get(structure)
+            kept = self.models.get(key)
             model = self._cut(structure) if kept is None else kept[0]
             executor = self.context.executor or self.context.evaluator()
             self._made[key] = Trunk(structure, model, layer_shapes(model, self.probe, executor))
@@ -78,7 +78,7 @@ class Trunks:
     def _cut(self, structure: Plan) -> ir.Model:
         model = ir.clone(self.clean)
         cut(model, structure, self.context, refit=True)
-        self.shelf.put(structure, model, {})
+        self.models.put(said(structure), model, {})
         return model
 
 
@@ -97,8 +97,8 @@ class Workshop:
         executor = context.executor or context.evaluator()
         told = context.details is not None
         facts = (version("lwgraph"), ir.fingerprint(clean), *facts_of(executor), context.seed, told)
-        self.shelf = Shelf(facts, context.data or [])
-        self.trunks, self.context = Trunks(clean, context, shapes, probe, self.shelf), context
+        self.models = Models(facts, context.data or [])
+        self.trunks, self.context = Trunks(clean, context, shapes, probe, self.models), context
         self.run_ms = run_ms
         self.planner: Planner | None = None
 
@@ -112,14 +112,16 @@ class Workshop:
     def make(self, candidate: Candidate) -> Made:
         """See `Bench.make`."""
         plan, told = self.plan(candidate), self.context
-        kept = self.shelf.get(plan)
+        kept = self.models.get(said(plan))
         if kept is None:
             warned, skipped = len(told.warnings), set(told.skipped)
             model, details = self._make(candidate, plan)
             refusals = [[s.pass_name, s.place, s.reason] for s in told.skipped if s not in skipped]
-            self.shelf.put(plan, model, {"details": details, "warnings": told.warnings[warned:], "skipped": refusals})
-            if self.shelf.warning:
-                told.warn(self.shelf.warning)
+            self.models.put(
+                said(plan), model, {"details": details, "warnings": told.warnings[warned:], "skipped": refusals}
+            )
+            if self.models.warning:
+                told.warn(self.models.warning)
             return Made(replace(candidate, plan=plan), model, details)
         model, beside = kept
         for words in beside.get("warnings", []):
@@ -180,6 +182,20 @@ def choose(structures: Sequence[Structure], drafts: Drafts) -> Structure:
     taken = {each: drafts.taken(each) for each in good}
     least = min(taken.values())
     return max((each for each in good if taken[each] <= STEP * least), key=lambda each: each.share)
+
+
+def said(plan: Plan) -> str:
+    """What a plan says of the model that comes of it: not what was predicted."""
+    return json.dumps(
+        {
+            "blocks": sorted(plan.blocks),
+            "groups": {name: width.keep for name, width in plan.groups.items()},
+            "sites": {name: choice.form for name, choice in plan.sites.items() if choice.form != KEEP},
+            "passes": plan.precision.passes,
+            "float": plan.precision.keep_float,
+        },
+        sort_keys=True,
+    )
 
 
 __all__ = ["Trunk", "Trunks", "Workshop", "choose", "layer_times"]

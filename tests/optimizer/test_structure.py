@@ -1,6 +1,5 @@
 """Which channels and blocks go: offers, the knapsack over them, the choice among structures."""
 
-import os
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +9,10 @@ from lwgraph import ir
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.layers.site import find_sites
 from lwgraph.measure.work import count
-from lwgraph.optimizer import shelf, structuring
+from lwgraph.optimizer import structuring
 from lwgraph.optimizer.bench import Bench, Made
 from lwgraph.optimizer.drafts import Drafts, Line
 from lwgraph.optimizer.goal import Goal
-from lwgraph.optimizer.shelf import Shelf
 from lwgraph.optimizer.structuring import Workshop, choose
 from lwgraph.plan.carry_out import BLOCKS, GROUPS
 from lwgraph.plan.plan import Plan, Precision, Removed, Width
@@ -124,22 +122,6 @@ def test_what_passes_said_is_kept_with_the_model(found, tmp_path, monkeypatch):
         told.append((context.warnings, context.skipped, made.details, context.details))
         monkeypatch.setattr(structuring, "deliver", lambda *a, **k: pytest.fail("made again"))
     assert told[0] == told[1] and told[0][0] == ["take care"] and told[0][2] == {"quantization": {"loss": 0.5}}
-
-
-def test_the_shelf_does_not_grow_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setenv("LWGRAPH_CACHE", str(tmp_path))
-    model = net(4)
-    monkeypatch.setattr(shelf, "MOST_TOTAL", 2 * len(ir.to_proto(model).SerializeToString()) + 100)
-    plans = [Plan(blocks={name: Removed()}) for name in "abc"]
-    on = Shelf(("facts",), [])
-    for age, plan in enumerate(plans):
-        on.put(plan, model, {"number": age})
-        os.utime(on._path(plan), (age, age))
-    assert [on.get(plan) is not None for plan in plans] == [False, True, True]
-    assert on.get(plans[2])[1] == {"number": 2} and Shelf(("others",), []).get(plans[2]) is None
-    monkeypatch.setattr(shelf, "MOST_BYTES", 1)
-    on.put(plans[0], model, {})
-    assert on.get(plans[0]) is None  # one that is too large
 
 
 def test_nothing_is_offered_where_nothing_takes_time(found):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import distributed
 
+from lwgraph.cache import write_beside
 from lwgraph.errors import DataError
 from lwgraph.passes.recover import optimizers
 from lwgraph.passes.recover.feeding import Fed, Feeder
@@ -372,12 +372,10 @@ class Trainer:
             "state": self.student.state(),
             "optimizer": self._optimizer.state_dict(),
         }
-        beside = path.with_name(f"{path.name}.{os.getpid()}")
         try:
-            torch.save(content, beside)
-            os.replace(beside, path)
+            with write_beside(path) as beside:
+                torch.save(content, beside)
         except (OSError, RuntimeError) as error:
-            beside.unlink(missing_ok=True)
             raise DataError(f"the checkpoint '{path}' cannot be written: {error}") from error
 
     def _resume(self) -> bool:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import sqlite3
-import sys
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+
+from lwgraph.cache import cache_folder, not_kept
 
 VERSION = 1  # part of the file name: raise it when the meaning of a row changes
 SCHEMA = """
@@ -22,18 +22,6 @@ DEVICES = "CREATE TABLE IF NOT EXISTS devices (name TEXT PRIMARY KEY, facts TEXT
 SELECT = "SELECT dense_ms, form_ms, rounds FROM prices WHERE key = ?"
 INSERT = "INSERT OR REPLACE INTO prices VALUES (?, ?, ?, ?)"
 INSERT_DEVICE = "INSERT OR REPLACE INTO devices VALUES (?, ?)"
-
-
-def cache_folder() -> Path:
-    """LWGRAPH_CACHE when set, else the platform's folder for caches, /lwgraph."""
-    chosen = os.environ.get("LWGRAPH_CACHE")
-    if chosen:
-        return Path(chosen)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "lwgraph" / "Cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "lwgraph"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lwgraph"
 
 
 class PriceCache:
@@ -129,7 +117,7 @@ class PriceCache:
 
     def _give_up(self, error: Exception) -> None:
         self._on_disk = False
-        self.warning = f"measured prices are not kept: '{self.path}' cannot be used ({error}); set LWGRAPH_CACHE"
+        self.warning = not_kept("measured prices are", self.path, error)
 
 
 def processor() -> str:
@@ -145,4 +133,4 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-__all__ = ["PriceCache", "cache_folder", "processor"]
+__all__ = ["PriceCache", "processor"]

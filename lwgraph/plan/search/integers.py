@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from lwgraph import ir
+from lwgraph.cache import Rows, cache_path, facts_of
 from lwgraph.calibrate.subsample import spread
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Run, untimed
 from lwgraph.plan.deliver import RANGE_SAMPLES, RANGE_SECONDS
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.precision import EXACTLY, INT8, QUICK, make_pass, spelling
-from lwgraph.plan.search.kept import Kept, facts_of, kept_path
 from lwgraph.plan.search.planner import QUICK_SAMPLES, Planner
 from lwgraph.rewrite.base import Context
 
@@ -110,7 +110,7 @@ def survey(model: ir.Model, context: Context, folder: Path | None = None, *, sam
     feeds = spread(context.data or [], samples)
     executor = context.executor or context.evaluator()
     facts = (ir.fingerprint(model), make_pass(), *facts_of(executor))
-    memory = Kept(kept_path(f"integers-{VERSION}", facts, feeds, folder=folder), "what integers do is")
+    memory = Rows(cache_path(f"integers-{VERSION}", facts, feeds, folder=folder), "what integers do is")
     if (row := memory.get(KEY)) is not None:
         return Survey(dict(row["damage"]), tuple(row["kept"]), float(row["slower"]), row["even"])
     judge: Any = make_pass()

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lwgraph import ir
+from lwgraph.cache import Rows, cache_path
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds, Run, untimed
 from lwgraph.plan.precision import FLOAT
 from lwgraph.plan.search.front import Candidate, Front, undominated, worth
-from lwgraph.plan.search.kept import Kept, kept_path
 from lwgraph.plan.search.planner import BYTES, LATENCY, MACS, Planner
 from lwgraph.plan.search.solver import BUCKETS, Knapsack
 
@@ -51,12 +51,12 @@ class _Slot:
     best: Candidate | None = None
 
 
-def memory_of(planner: Planner, feeds: Sequence[Feeds], seed: int) -> Kept:
+def memory_of(planner: Planner, feeds: Sequence[Feeds], seed: int) -> Rows:
     """The losses, and seconds that they took, of the plans that were run: one file for a model, its options, the
     samples and the seed."""
     menus = [f"{item.name}: {' '.join(option.name for option in item.options)}" for item in planner.items]
     facts = (ir.fingerprint(planner.model), seed, planner.oracle.target, planner.quick, planner.quick_samples, *menus)
-    return Kept(kept_path(f"search-{VERSION}", facts, feeds), "the search is")
+    return Rows(cache_path(f"search-{VERSION}", facts, feeds), "the search is")
 
 
 class Search:
@@ -89,14 +89,14 @@ class Search:
         prices: Mapping[str, float] | None = None,
         seed: int = 0,
         seconds: float = SECONDS,
-        memory: Kept | None = None,
+        memory: Rows | None = None,
         trials: Trials | None = None,
         timed: Callable[[ir.Model], float] | None = None,
         base_ms: float | None = None,
     ) -> None:
         self.planner, self.loss, self.executor = planner, loss, executor
         self.objective, self.prices = objective, prices
-        self.seconds, self.memory = seconds, memory or Kept(None, "the search is")
+        self.seconds, self.memory = seconds, memory or Rows(None, "the search is")
         self.trials, self.timed, self.base_ms = trials, timed, base_ms
         self.spent, self._most = 0.0, math.inf
         self._random = np.random.default_rng(seed)

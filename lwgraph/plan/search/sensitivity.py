@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.cache import Rows, cache_path, facts_of
 from lwgraph.calibrate.partial_runs import Onward, first_change
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds, Run, untimed
-from lwgraph.plan.search.kept import Kept, facts_of, kept_path
 from lwgraph.plan.search.removal import Removal, Removes
 from lwgraph.rewrite.base import Context
 
@@ -138,7 +138,7 @@ def measure_sensitivity(
     listed = remover.options(model, context) if options is None else list(options)
     facts = (ir.fingerprint(model), remover, *facts_of(executor), context.seed)
     fit = context.data or [] if context.statistics is not None else []
-    kept = Kept(kept_path(f"sensitivity-{VERSION}", facts, feeds, fit, folder=folder), "sensitivities are")
+    kept = Rows(cache_path(f"sensitivity-{VERSION}", facts, feeds, fit, folder=folder), "sensitivities are")
     reference: Reference | None = None
     onward: Onward | None = None
     numbers = {node.name: index for index, node in enumerate(model.graph) if node.name}

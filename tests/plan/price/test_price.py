@@ -11,7 +11,7 @@ from lwgraph.errors import ModelError
 from lwgraph.layers.site import find_sites
 from lwgraph.passes.forms.low_rank import LowRank
 from lwgraph.plan.price.oracle import Oracle
-from lwgraph.plan.price.price_table import PriceCache, cache_folder
+from lwgraph.plan.price.price_table import PriceCache
 from lwgraph.testing.layers import make_layer
 
 
@@ -92,20 +92,6 @@ def test_real_prices_of_each_kind(kind, tmp_path):
     prices = oracle.prices(layer, [LowRank(16, split="output")])
     assert all(0 < p.ms < math.inf and p.dense_ms > 0 for p in prices)
     assert "ort" in oracle.target
-
-
-def test_cache_folder(monkeypatch, tmp_path):
-    monkeypatch.setenv("LWGRAPH_CACHE", str(tmp_path / "here"))
-    assert cache_folder() == tmp_path / "here"
-    monkeypatch.delenv("LWGRAPH_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("sys.platform", "linux")
-    assert cache_folder() == tmp_path / "lwgraph"
-    monkeypatch.setattr("sys.platform", "darwin")
-    assert cache_folder().parts[-3:] == ("Library", "Caches", "lwgraph")
-    monkeypatch.setattr("sys.platform", "win32")
-    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
-    assert cache_folder() == tmp_path / "lwgraph" / "Cache"
 
 
 def test_a_cache_that_cannot_be_used_says_so_and_works_in_memory(tmp_path):

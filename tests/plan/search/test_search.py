@@ -9,6 +9,7 @@ import pytest
 
 import lwgraph
 from lwgraph import ir
+from lwgraph.cache import Rows
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.layers.moments import Moments
 from lwgraph.measure.distance import Loss
@@ -17,7 +18,6 @@ from lwgraph.plan.price.oracle import WORK, WorkOracle
 from lwgraph.plan.search import site_sensitivity
 from lwgraph.plan.search.front import Candidate, Front, undominated
 from lwgraph.plan.search.integer_error import integer_error
-from lwgraph.plan.search.kept import Kept
 from lwgraph.plan.search.planner import BYTES, FASTEST, LATENCY, MACS, Planner
 from lwgraph.plan.search.search import Search, limit_prices, memory_of
 from lwgraph.plan.search.solver import Knapsack
@@ -133,7 +133,7 @@ def test_the_first_plans_set_what_others_are_predicted_to_take(planner, loss, mo
         calls.append(model)
         return 1.5  # whatever it is
 
-    memory = Kept(tmp_path / "search.json", "it is")
+    memory = Rows(tmp_path / "search.json", "it is")
     front = Search(planner, loss, ORT, seconds=0.0, timed=timed, memory=memory).run()
     formed = [c for c in front.candidates if any(o.form for o in planner.chosen(c.choice).values())]
     assert calls and formed
@@ -142,7 +142,7 @@ def test_the_first_plans_set_what_others_are_predicted_to_take(planner, loss, mo
     assert planner.predicted(whole, LATENCY) == pytest.approx(4.0)  # anchors hold
     assert planner.predicted(planner.uniform(FLOAT), LATENCY) == pytest.approx(10.0)
     count = len(calls)
-    again = Search(planner, loss, ORT, seconds=0.0, timed=timed, memory=Kept(tmp_path / "search.json", "it is")).run()
+    again = Search(planner, loss, ORT, seconds=0.0, timed=timed, memory=Rows(tmp_path / "search.json", "it is")).run()
     assert len(calls) == count and again.candidates == front.candidates  # times are remembered
 
 
@@ -167,11 +167,11 @@ def test_a_search_that_was_stopped_goes_on_to_the_same_plans(planner, loss, tmp_
         return counted(runner)
 
     with pytest.raises(KeyboardInterrupt):
-        run(planner, stopped, Kept(path, "it is"))
+        run(planner, stopped, Rows(path, "it is"))
     assert len(calls) == 3
-    first = run(planner, counted, Kept(path, "it is"))
+    first = run(planner, counted, Rows(path, "it is"))
     done = len(calls)
-    again = run(planner, counted, Kept(path, "it is"))
+    again = run(planner, counted, Rows(path, "it is"))
     assert len(calls) == done  # nothing was measured twice
     assert [(c.choice, c.loss) for c in again.candidates] == [(c.choice, c.loss) for c in first.candidates]
     assert again.seconds == pytest.approx(first.seconds)
