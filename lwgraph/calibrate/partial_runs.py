@@ -17,7 +17,7 @@ from lwgraph.views.dataflow import uses
 MEMORY_BYTES = 256 << 20
 
 
-class Onward:
+class PartialRuns:
     """Keeps, for some feeds, the values that are live at some places of a model, its cuts.
 
     Args:
@@ -147,4 +147,4 @@ def _live(model: ir.Model, places: Sequence[int], feed: Feeds) -> dict[int, list
     }
 
 
-__all__ = ["MEMORY_BYTES", "Onward", "first_change"]
+__all__ = ["MEMORY_BYTES", "PartialRuns", "first_change"]

@@ -116,7 +116,7 @@ def collect(
     executor = untimed(executor)
     for feed in feeds:
         if run is None:
-            run = _Probe(model, names, channels or {}, samples, seed, careful, more).prepare(executor)
+            run = _ObservedModel(model, names, channels or {}, samples, seed, careful, more).prepare(executor)
         try:
             results = run(feed)
         except DataError:
@@ -124,7 +124,7 @@ def collect(
                 raise
             # An empty tensor has no extremes and stops the run; the careful probe pads every tensor with a zero.
             careful = True
-            run = _Probe(model, names, channels or {}, samples, seed, careful, more).prepare(executor)
+            run = _ObservedModel(model, names, channels or {}, samples, seed, careful, more).prepare(executor)
             results = run(feed)
         for index, name in enumerate(names):
             _count(observed[name], name, index, results)
@@ -169,7 +169,7 @@ def _count(seen: Observed, name: str, index: int, results: dict[str, npt.NDArray
 _PREFIX = "lwgraph.observe."
 
 
-class _Probe:
+class _ObservedModel:
     """A copy of a model whose outputs are the extremes and samples of some of its tensors."""
 
     def __init__(

@@ -46,7 +46,7 @@ class Reader:
 
     def __init__(
         self,
-        source: sources.Source,
+        source: sources.DataSource,
         inputs: Signature,
         place: str,
         batch: int | None = None,
@@ -247,7 +247,7 @@ def split(reader: Reader, fractions: Sequence[float], seed: int) -> list[Reader]
 
 def _source(
     spec: Any, inputs: Signature, preprocess: Preprocess | None, limit: int | None, option: str, place: str
-) -> tuple[sources.Source, Sequence[str]]:
+) -> tuple[sources.DataSource, Sequence[str]]:
     """The samples, and how the object that they came from says that they may be varied."""
     if isinstance(spec, (str, Path)):
         path = Path(spec)
@@ -271,7 +271,7 @@ def _source(
     return sources.Spool(samples, inputs, place, limit), getattr(samples, "augment", getattr(spec, "augment", ()))
 
 
-def _from_path(path: Path, inputs: Signature, preprocess: Preprocess | None, limit: int | None) -> sources.Source:
+def _from_path(path: Path, inputs: Signature, preprocess: Preprocess | None, limit: int | None) -> sources.DataSource:
     if path.is_file():
         if path.suffix not in (".npz", ".npy"):
             raise DataError(f"'{path}' is neither a folder nor .npz or .npy")

@@ -24,7 +24,7 @@ LABELS = "labels"  # the key of an array file that holds the classes
 _SPOOL_BYTES = 256 << 20  # one-shot samples kept in memory; the rest goes to temporary files
 
 
-class Source(Protocol):
+class DataSource(Protocol):
     """Random access to checked items. Loading is lazy; everything bad has been found when the source was made."""
 
     rows: list[int]  # samples per item: the length of axis 0 of its batched inputs
@@ -327,7 +327,7 @@ def samples_of(thing: Any, place: str) -> Iterable[Any]:
     return thing  # type: ignore[no-any-return]
 
 
-def _check_all(source: Source, inputs: Signature, place: str) -> list[int]:
+def _check_all(source: DataSource, inputs: Signature, place: str) -> list[int]:
     """Load every item once, so that what is wrong is found at the start; the number of rows of each."""
     batched = batched_inputs(inputs)
     return [count_rows(source[index], batched, place) for index in range(len(source))]

@@ -8,7 +8,7 @@ from lwgraph.check.error import InvariantError, named
 
 def check_structure(model: ir.Model) -> None:
     """Invariants 1 to 5, in one walk over the model."""
-    checker = _Structure()
+    checker = _StructureCheck()
     checker.graph(model.graph, {})
     for function in model.functions.values():
         if len(function.graph.initializers):
@@ -21,7 +21,7 @@ def check_structure(model: ir.Model) -> None:
     checker.uses()
 
 
-class _Structure:
+class _StructureCheck:
     def __init__(self) -> None:
         self.nodes: dict[ir.Node, ir.Graph] = {}
         self.values: list[ir.Value] = []

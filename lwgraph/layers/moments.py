@@ -35,7 +35,7 @@ SINGLE, LOWER, SHARED = "single", "lower", ("single", "lower")  # keys of what d
 FEW, ENOUGH = 3, 5  # samples per unknown below which fits are doubtful, and from which they are good
 
 
-class Gram(Protocol):
+class GramLike(Protocol):
     """What calibration measures of a layer's input patches: see `lwgraph.calibrate.gram`."""
 
     @property
@@ -60,7 +60,7 @@ class Pooled:
     count: int
 
     @classmethod
-    def of(cls, grams: Sequence[Gram]) -> Pooled:
+    def of(cls, grams: Sequence[GramLike]) -> Pooled:
         """The moments over the samples of all `grams`."""
         count = sum(gram.count for gram in grams)
         matrix: Array = np.zeros_like(grams[0].matrix, np.float64)
@@ -237,8 +237,8 @@ class Moments:
     def __init__(
         self,
         site: Site | Probe,
-        gram: Gram | None = None,
-        measure: Callable[[Callable[[Site], Site | Probe]], Gram] | None = None,
+        gram: GramLike | None = None,
+        measure: Callable[[Callable[[Site], Site | Probe]], GramLike] | None = None,
     ) -> None:
         self.site = site
         self._measure = measure
@@ -350,4 +350,4 @@ def refit(block: Block, features: Array) -> Array:
     return solve(features @ block.moments @ features.T, block.cross @ features.T)
 
 
-__all__ = ["SHARED", "WIDE", "Block", "Gram", "Moments", "Pooled", "ratio", "refit", "too_wide"]
+__all__ = ["SHARED", "WIDE", "Block", "GramLike", "Moments", "Pooled", "ratio", "refit", "too_wide"]

@@ -18,7 +18,7 @@ _QUIET = 1e-8  # variance below this share of the loudest index's counts as this
 
 
 @dataclass
-class _Sums:
+class _AxisSums:
     """Per index of an axis: numbers, their sum, their squares, and the squared differences."""
 
     count: Array
@@ -63,7 +63,7 @@ class Distance:
 
     def __call__(self, run: Run) -> float:
         """The distance of one model. NaN or infinite outputs count as 1."""
-        sums: dict[tuple[str, int], _Sums] = {}
+        sums: dict[tuple[str, int], _AxisSums] = {}
         broken: set[str] = set()
         for feed, wanted in zip(self.feeds, self.outputs, strict=True):
             got = run(feed)
@@ -79,19 +79,21 @@ class Distance:
             found.append(1.0 if name in broken or not parts else max(parts))
         return float(np.mean(found)) if found else 0.0
 
-    def _add(self, sums: dict[tuple[str, int], _Sums], name: str, y: Array, z: Array) -> None:
+    def _add(self, sums: dict[tuple[str, int], _AxisSums], name: str, y: Array, z: Array) -> None:
         square = (z - y) ** 2
         for axis in range(max(y.ndim, 1)):
             if axis and (y.shape[axis] > _WIDEST or y.shape[axis] == 1):
                 continue
             others = tuple(i for i in range(y.ndim) if i != axis) if axis else None
             size = y.shape[axis] if axis else 1
-            now = _Sums(np.full(size, y.size / size), *(np.atleast_1d(v.sum(axis=others)) for v in (y, y * y, square)))
+            now = _AxisSums(
+                np.full(size, y.size / size), *(np.atleast_1d(v.sum(axis=others)) for v in (y, y * y, square))
+            )
             old = sums.get((name, axis))
             if old is None:
                 sums[name, axis] = now
             elif len(old.count) == size:
-                sums[name, axis] = _Sums(
+                sums[name, axis] = _AxisSums(
                     old.count + now.count, old.first + now.first, old.second + now.second, old.lost + now.lost
                 )
             else:
@@ -99,7 +101,7 @@ class Distance:
                 old.count = np.zeros_like(old.count)
 
 
-def _relative(sums: _Sums, changes: float | None) -> float:
+def _relative(sums: _AxisSums, changes: float | None) -> float:
     if not sums.count.any():
         return 0.0
     variance = np.maximum(sums.second / sums.count - (sums.first / sums.count) ** 2, 0)

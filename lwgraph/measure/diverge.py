@@ -80,11 +80,11 @@ def first_divergence(
     Raises:
         LwgraphError: a model cannot be run with `feeds` at all.
     """
-    search = _Search(model_a, model_b, executor_a, executor_b, feeds, contract, tolerances, max(at_once, 1))
+    search = _Bisection(model_a, model_b, executor_a, executor_b, feeds, contract, tolerances, max(at_once, 1))
     return search.run()
 
 
-class _Search:
+class _Bisection:
     def __init__(
         self,
         model_a: ir.Model,

@@ -212,7 +212,7 @@ class Agreement(_Sampled):
         return {name: value.argmax(class_axis(value, name)) if value.dtype.kind == "f" else value}
 
 
-class _Distance(_Sampled):
+class _Nearness(_Sampled):
     """How near outputs are to the original's; the worst output counts."""
 
     def _pairs(self, run: Run) -> Iterator[tuple[Batch, dict[str, tuple[Array, Array]]]]:
@@ -231,7 +231,7 @@ class _Distance(_Sampled):
             yield batch, pairs
 
 
-class Sqnr(_Distance):
+class Sqnr(_Nearness):
     """Signal to quantization noise over all samples: 10 log10(sum original^2 / sum difference^2), at most 100 dB."""
 
     name = "sqnr"
@@ -251,7 +251,7 @@ class Sqnr(_Distance):
         return Score(value, low, high, len(worst))
 
 
-class Cosine(_Distance):
+class Cosine(_Nearness):
     """The mean over samples of the cosine between output and original."""
 
     name = "cosine"
@@ -270,7 +270,7 @@ class Cosine(_Distance):
         return mean_score(min(joined.values(), key=lambda v: float(v.mean())), self._seed)
 
 
-class Psnr(_Distance):
+class Psnr(_Nearness):
     """The mean over samples of 10 log10(peak^2 / mean squared error), at most 100 dB.
 
     Against the labels where these are images of the output's shape (peak 1, or 255 when they exceed 1.5), otherwise

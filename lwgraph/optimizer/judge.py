@@ -12,7 +12,7 @@ from lwgraph.executor import Executor, untimed
 from lwgraph.measure import METRICS, Metric, Score, drop, open_metric, suggest
 from lwgraph.measure.metrics import HIGHEST_DB
 from lwgraph.objects import is_object_name
-from lwgraph.report import Score as ScoreRecord
+from lwgraph.report import ScoreRecord
 
 SHARE_DROP = 0.01  # the promise made when the user states none: one point
 ROUNDING = 1e-9

@@ -10,7 +10,7 @@ from lwgraph.plan.plan import KEEP, Choice, Plan, Precision, Removed, Width
 
 
 @dataclass(frozen=True)
-class Change:
+class ChoiceChange:
     """One choice that differs.
 
     Attributes:
@@ -40,9 +40,9 @@ def words(choice: Choice | Width | Removed | Precision | None) -> str:
     return "as it is"
 
 
-def differences(a: Plan, b: Plan) -> list[Change]:
+def differences(a: Plan, b: Plan) -> list[ChoiceChange]:
     """The choices in which `b` differs from `a`, in the order they are carried out; predictions do not count."""
-    found: list[Change] = []
+    found: list[ChoiceChange] = []
     parts: tuple[tuple[str, Mapping[str, Any], Mapping[str, Any]], ...] = (
         ("block", a.blocks, b.blocks),
         ("group", a.groups, b.groups),
@@ -53,12 +53,12 @@ def differences(a: Plan, b: Plan) -> list[Change]:
         for name in dict.fromkeys([*old, *new]):
             before, after = old.get(name), new.get(name)
             if words(before) != words(after):
-                found.append(Change(kind, name, words(before), words(after), _saved(after) - _saved(before)))
+                found.append(ChoiceChange(kind, name, words(before), words(after), _saved(after) - _saved(before)))
     spared = (set(a.precision.keep_float), set(b.precision.keep_float))
     for name in dict.fromkeys([*a.precision.keep_float, *b.precision.keep_float]):
         before_float, after_float = (name in each for each in spared)
         if before_float != after_float:
-            found.append(Change("float", name, _kept(before_float), _kept(after_float), 0.0))
+            found.append(ChoiceChange("float", name, _kept(before_float), _kept(after_float), 0.0))
     return found
 
 
@@ -70,4 +70,4 @@ def _saved(choice: Choice | Width | Removed | Precision | None) -> float:
     return 0.0 if choice is None or words(choice) == "as it is" else choice.ms[0] - choice.ms[1]
 
 
-__all__ = ["Change", "differences", "words"]
+__all__ = ["ChoiceChange", "differences", "words"]

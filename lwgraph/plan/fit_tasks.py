@@ -12,7 +12,7 @@ import numpy as np
 
 from lwgraph.errors import DataError
 from lwgraph.layers.form import Fitted, Form, parse_form
-from lwgraph.layers.moments import Gram, Moments, Pooled
+from lwgraph.layers.moments import GramLike, Moments, Pooled
 from lwgraph.layers.probe import Probe
 from lwgraph.layers.site import Site
 
@@ -66,11 +66,11 @@ class FitTask:
     def of(
         cls,
         site: Site,
-        gram: Gram | None,
+        gram: GramLike | None,
         forms: Sequence[Form],
         *,
         estimate: bool = False,
-        measure: Callable[[Site | Probe], Gram] | None = None,
+        measure: Callable[[Site | Probe], GramLike] | None = None,
     ) -> FitTask:
         """A task for a layer of a model.
 
@@ -102,7 +102,7 @@ def run_task(task: FitTask) -> FitResult:
     """Fit every form of the task. The same task gives the same bytes wherever it runs with the same BLAS threads."""
     seen = dict(task.seen)
 
-    def measure(look: Callable[[Site], Site | Probe]) -> Gram:
+    def measure(look: Callable[[Site], Site | Probe]) -> GramLike:
         probe = look(task.site)
         assert isinstance(probe, Probe)
         if probe.patches not in seen:

@@ -44,7 +44,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Axis:
+class ChartAxis:
     """A label, and whether the scale is logarithmic."""
 
     label: str
@@ -81,7 +81,9 @@ class Axis:
         return (value - low) / (high - low)
 
 
-def scatter(series: Sequence[Series], x: Axis, y: Axis, *, diagonal: float | None = None, width: int = WIDTH) -> str:
+def scatter(
+    series: Sequence[Series], x: ChartAxis, y: ChartAxis, *, diagonal: float | None = None, width: int = WIDTH
+) -> str:
     """The plot, or "" when there is no point to show.
 
     Args:
@@ -113,11 +115,13 @@ def scatter(series: Sequence[Series], x: Axis, y: Axis, *, diagonal: float | Non
     return f'<div class="chart">{box}{"".join(parts)}</svg>{legend}</div>'
 
 
-def _shown(value: float, axis: Axis) -> bool:
+def _shown(value: float, axis: ChartAxis) -> bool:
     return math.isfinite(value) and (value > 0 or not axis.log)
 
 
-def _grid(x: Axis, y: Axis, across: tuple[float, float], up: tuple[float, float], place: _Place, right: int) -> str:
+def _grid(
+    x: ChartAxis, y: ChartAxis, across: tuple[float, float], up: tuple[float, float], place: _Place, right: int
+) -> str:
     bottom = HEIGHT - BOTTOM
     parts = []
     for tick in x.ticks(*across):
@@ -171,4 +175,4 @@ def _legend(series: Sequence[Series]) -> str:
     return f'<p class="legend">{entries}</p>' if entries else ""
 
 
-__all__ = ["Axis", "Point", "Series", "scatter"]
+__all__ = ["ChartAxis", "Point", "Series", "scatter"]

@@ -41,7 +41,7 @@ class Stage:
 
 
 @dataclass
-class Score:
+class ScoreRecord:
     """The metric and the promise made on it."""
 
     name: str
@@ -101,7 +101,7 @@ class Report:
     seed: int
     recipe: str = ""
     stages: list[Stage] = field(default_factory=list)
-    score: Score | None = None
+    score: ScoreRecord | None = None
     passes: list[PassRun] = field(default_factory=list)
     sites: list[SiteChoice] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)

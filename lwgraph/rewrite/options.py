@@ -25,7 +25,7 @@ _TRUE, _FALSE = (True, "true", "yes", "1"), (False, "false", "no", "0")
 
 
 @dataclass(frozen=True)
-class Option:
+class PassOption:
     """One option of a pass, for help texts: its name, type, default (as text; "" when required) and help."""
 
     name: str
@@ -34,7 +34,7 @@ class Option:
     help: str
 
 
-def describe(cls: type[Any]) -> list[Option]:
+def describe(cls: type[Any]) -> list[PassOption]:
     """The options of a pass class (or of any dataclass whose fields are options, such as a form), in order."""
     hints = get_type_hints(cls, include_extras=True)
     found = []
@@ -43,7 +43,7 @@ def describe(cls: type[Any]) -> list[Option]:
         if get_origin(hint) is Annotated:
             hint, *extras = get_args(hint)
             text = next((e for e in extras if isinstance(e, str)), "")
-        found.append(Option(f.name, _type_name(hint), "" if _default(f) is MISSING else _write(_default(f)), text))
+        found.append(PassOption(f.name, _type_name(hint), "" if _default(f) is MISSING else _write(_default(f)), text))
     return found
 
 

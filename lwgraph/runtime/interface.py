@@ -54,7 +54,7 @@ def _dims(value: ir.Value) -> str:
     return "[" + ",".join(str(d) if isinstance(d, int) else (d.value or "?") for d in value.shape) + "]"
 
 
-class Inputs:
+class FeedCheck:
     """The inputs a caller must or may feed.
 
     An input that has an initializer of the same name is optional: the initializer is its default.
@@ -116,4 +116,4 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-__all__ = ["Array", "Inputs", "describe", "named_values", "one_line", "requested"]
+__all__ = ["Array", "FeedCheck", "describe", "named_values", "one_line", "requested"]

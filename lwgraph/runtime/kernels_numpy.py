@@ -52,7 +52,7 @@ def _part(part: int, parts: int) -> None:
         raise ValueError("part is not in [0, parts)")
 
 
-class _Window:
+class _KernelWindow:
     def __init__(self, values: Sequence[int]) -> None:
         fields = [values[i : i + 3] for i in range(0, 18, 3)]
         self.input, self.output, self.kernel, self.stride, self.dilation, self.pad = fields
@@ -82,12 +82,12 @@ class _Window:
         return gathered
 
 
-def _convolution(x: Array, w: Array, y: Array, sizes: Array) -> tuple[_Window, Array, Array, Array]:
+def _convolution(x: Array, w: Array, y: Array, sizes: Array) -> tuple[_KernelWindow, Array, Array, Array]:
     values = _sizes(sizes, 22)
     batch, groups, channels, outputs = values[:4]
     if batch < 0 or groups < 1 or channels < 0 or outputs < 0:
         raise ValueError("batch, groups or channels are negative")
-    window = _Window(values[4:])
+    window = _KernelWindow(values[4:])
     return (
         window,
         _holds(x, (batch, groups, channels, *window.input), "x"),
@@ -314,7 +314,7 @@ def pool(
     """Maximum (kind 0; NaN wins), average (1) or p-norm (2); sizes: channels, window, padding after the image."""
     _part(part, parts)
     values = _sizes(sizes, 22)
-    window, end = _Window(values[1:19]), values[19:]
+    window, end = _KernelWindow(values[1:19]), values[19:]
     if values[0] < 0:
         raise ValueError("channels are negative")
     if kind_of_element not in ("f", "d", "B", "b"):
@@ -365,7 +365,7 @@ def shift(item: int, x: Array, y: Array, sizes: Array, offset: Array, part: int,
         return
     for c in range(channels):
         pads = [-int(v) for v in offsets[c]]
-        window = _Window([*values[2:5], *values[5:8], 1, 1, 1, *values[8:], 1, 1, 1, *pads])
+        window = _KernelWindow([*values[2:5], *values[5:8], 1, 1, 1, *values[8:], 1, 1, 1, *pads])
         out[:, c] = window.patches(x[:, c], 0).reshape(batch, *values[5:8])
 
 

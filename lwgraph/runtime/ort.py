@@ -19,7 +19,7 @@ import onnxruntime
 from lwgraph import ir
 from lwgraph.errors import DataError, ModelError, UsageError
 from lwgraph.executor import Array, Feeds
-from lwgraph.runtime.interface import Inputs, one_line, requested
+from lwgraph.runtime.interface import FeedCheck, one_line, requested
 
 LEVELS = {
     "none": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -88,7 +88,7 @@ class OrtExecutor:
         external data stays memory-mapped until ONNX Runtime packs it.
         """
         names = requested(model, outputs)
-        inputs = Inputs(model.graph)
+        inputs = FeedCheck(model.graph)
         proto, lent = ir.detached_proto(model, names, SHARED_BYTES, _LENDABLE)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
@@ -186,7 +186,7 @@ class Kernel:
 class OrtRun:
     """A session with checked feeds; `session` is the onnxruntime.InferenceSession."""
 
-    def __init__(self, session: Any, names: list[str], inputs: Inputs, keep: object) -> None:
+    def __init__(self, session: Any, names: list[str], inputs: FeedCheck, keep: object) -> None:
         self.session = session
         self._names, self._inputs, self._keep = names, inputs, keep  # ONNX Runtime does not own what it was lent
         self._unique = list(dict.fromkeys(names))

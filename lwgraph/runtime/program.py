@@ -20,7 +20,7 @@ _RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "Rand
 
 
 @dataclass
-class Step:
+class Instruction:
     """One operator: what it computes, from which values, into which, and which die afterwards."""
 
     function: Function
@@ -61,10 +61,12 @@ class Program:
             self._start.append(_held(value) if value is not None else None)
         return self._slots[value]
 
-    def _steps(self, graph: ir.Graph, wanted: Sequence[ir.Value], replace: dict[ir.Node, Replacement]) -> list[Step]:
+    def _steps(
+        self, graph: ir.Graph, wanted: Sequence[ir.Value], replace: dict[ir.Node, Replacement]
+    ) -> list[Instruction]:
         needed = _needed(wanted, replace)
         by_name: dict[str, ir.Value] = {}
-        steps: list[Step] = []
+        steps: list[Instruction] = []
         for name, value in graph.initializers.items():
             by_name[name] = value
         by_name.update({value.name or "": value for value in graph.inputs})
@@ -76,18 +78,18 @@ class Program:
             by_name.update({value.name: value for value in node.outputs if value.name})
         return steps
 
-    def _replaced(self, node: ir.Node, other: Replacement) -> Step:
+    def _replaced(self, node: ir.Node, other: Replacement) -> Instruction:
         inputs = tuple(self._slot(value) for value in other.inputs)
-        return Step(other.function, inputs, (self._slot(other.output),), _label(node))
+        return Instruction(other.function, inputs, (self._slot(other.output),), _label(node))
 
-    def _step(self, node: ir.Node, by_name: dict[str, ir.Value]) -> Step:
+    def _step(self, node: ir.Node, by_name: dict[str, ir.Value]) -> Instruction:
         inputs = [self._slot(value) for value in node.inputs]
         outputs = tuple(self._slot(value) if value.name else -1 for value in node.outputs)
         function = self._own(node, [self._start[i] for i in inputs])
         if function is None:
             function, outer = self._onnx_function(node)
             inputs += [self._slot(by_name[name]) for name in outer]
-        return Step(function, tuple(inputs), outputs, _label(node))
+        return Instruction(function, tuple(inputs), outputs, _label(node))
 
     def _own(self, node: ir.Node, constants: list[Any]) -> Function | None:
         builder = BUILDERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
@@ -131,7 +133,7 @@ class Program:
                 f"the reference executor cannot run {_label(node)}, opset {_version(node)}: {one_line(error, 160)}"
             ) from error
 
-    def _folds(self, node: ir.Node, step: Step) -> bool:
+    def _folds(self, node: ir.Node, step: Instruction) -> bool:
         """Compute now what depends on constants only, when it is small."""
         if any(self._start[i] is None for i in step.inputs if i) or node.op_type in _RANDOM or not step.outputs:
             return False
@@ -154,7 +156,7 @@ class Program:
                 self._start[slot] = result
         return True
 
-    def _free(self, steps: list[Step]) -> None:
+    def _free(self, steps: list[Instruction]) -> None:
         keep = set(self._wanted) | {0} | {i for i, value in enumerate(self._start) if value is not None}
         seen = set(keep)
         for step in reversed(steps):
@@ -260,4 +262,4 @@ def _version(node: ir.Node) -> str:
         return "unknown"
 
 
-__all__ = ["Program", "Replacement", "Step"]
+__all__ = ["Instruction", "Program", "Replacement"]

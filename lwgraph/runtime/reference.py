@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lwgraph import ir
 from lwgraph.errors import UsageError
 from lwgraph.executor import Array, Feeds
-from lwgraph.runtime.interface import Inputs, requested
+from lwgraph.runtime.interface import FeedCheck, requested
 from lwgraph.runtime.ops import Options
 from lwgraph.runtime.program import Program
 from lwgraph.runtime.qdq import integer_groups
@@ -59,7 +59,7 @@ class ReferenceRun:
         self.mode = mode
         groups = integer_groups(model, names, options) if mode == "integer" else {}
         self.fused = tuple(replacement.output.name or "" for replacement in groups.values())
-        self._inputs = Inputs(model.graph)
+        self._inputs = FeedCheck(model.graph)
         self._program = Program(model, names, options, groups)
 
     def __call__(self, feeds: Feeds) -> dict[str, Array]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lwgraph import ir
 from lwgraph.errors import DataError, ModelError, UsageError
 from lwgraph.executor import Array, Feeds, Run
-from lwgraph.runtime.interface import Inputs
+from lwgraph.runtime.interface import FeedCheck
 
 if TYPE_CHECKING:
     from lwgraph.runtime.torch_ops.module import GraphModule
@@ -53,7 +53,7 @@ class TorchExecutor:
 
         from lwgraph.runtime.torch_ops import to_numpy, to_torch
 
-        module, inputs = self.module(model, outputs), Inputs(model.graph)
+        module, inputs = self.module(model, outputs), FeedCheck(model.graph)
 
         def run(feeds: Feeds) -> dict[str, Array]:
             checked = inputs.check(feeds)

@@ -15,7 +15,7 @@ from lwgraph.layers.form import Fitted, Form
 from lwgraph.layers.moments import Moments
 from lwgraph.layers.site import Site
 from lwgraph.layers.substitute import difference, formed, small_model
-from lwgraph.testing.layers import Layer, layers, moments_on, patches
+from lwgraph.testing.layers import SampleLayer, layers, moments_on, patches
 
 Array = npt.NDArray[np.float64]
 EXACT = 1e-5  # relative error of the weight at full size
@@ -27,7 +27,7 @@ SLACK = 1.05  # alternating fits may end in neighbouring optima
 def check_form(
     form: type[Form],
     *,
-    on: Iterable[Layer] | None = None,
+    on: Iterable[SampleLayer] | None = None,
     sizes: Callable[[Site], Sequence[Form]] = lambda site: (),
     reference: Executor | None = None,
     seed: int = 0,
@@ -63,14 +63,14 @@ def check_form(
         if form.refusal(site):
             continue
         taken += 1
-        _Check(form, layer, site, runner, seed).run(sizes(site))
+        _FormCheck(form, layer, site, runner, seed).run(sizes(site))
     if not taken:
         raise CheckError(f"form '{form.name}' refuses every layer, so nothing was checked")
     return taken
 
 
-class _Check:
-    def __init__(self, form: type[Form], layer: Layer, site: Site, runner: Executor, seed: int) -> None:
+class _FormCheck:
+    def __init__(self, form: type[Form], layer: SampleLayer, site: Site, runner: Executor, seed: int) -> None:
         self.form, self.layer, self.site, self.runner, self.seed = form, layer, site, runner, seed
         self.x = layer.samples(seed)
         found = patches(site, self.x)

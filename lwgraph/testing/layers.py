@@ -20,7 +20,7 @@ Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Layer:
+class SampleLayer:
     """A model of one layer from "x" to "y", and the shape of an input sample batch."""
 
     name: str
@@ -96,7 +96,7 @@ def make_layer(
     return ir.Model(graph, ir_version=9)
 
 
-def layers() -> Iterator[Layer]:
+def layers() -> Iterator[SampleLayer]:
     """Strides, dilations, even and lopsided pads, each auto_pad, groups, no bias, odd sizes, 1-D, 2-D, products."""
     grid: list[tuple[str, str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
         ("plain", "Conv", (3, 20, 13, 15), (24, 20, 3, 3), {"pads": (1, 1, 1, 1)}),
@@ -120,7 +120,9 @@ def layers() -> Iterator[Layer]:
          {"group": 2, "strides": (2, 2), "pads": (1, 1, 1, 1), "bias": False}),
     ]  # fmt: skip
     for index, (name, op_type, shape, weight, attributes) in enumerate(grid):
-        yield Layer(name, make_layer(op_type, shape, weight, seed=index, dynamic=index % 2 == 0, **attributes), shape)
+        yield SampleLayer(
+            name, make_layer(op_type, shape, weight, seed=index, dynamic=index % 2 == 0, **attributes), shape
+        )
 
 
 def patches(site: Site, x: npt.NDArray[Any]) -> Array:
@@ -181,4 +183,4 @@ def _taken(site: Site, sizes: Sequence[int]) -> Iterator[npt.NDArray[np.int64]]:
         yield np.where((index < 0) | (index >= size), size, index)
 
 
-__all__ = ["Layer", "layers", "make_layer", "moments_on", "patches"]
+__all__ = ["SampleLayer", "layers", "make_layer", "moments_on", "patches"]

@@ -6,7 +6,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from lwgraph import ir, registry
-from lwgraph.calibrate.partial_runs import Onward, first_change
+from lwgraph.calibrate.partial_runs import PartialRuns, first_change
 
 RNG = np.random.default_rng(0)
 FEEDS = [{"x": RNG.standard_normal((2, 6)).astype(np.float32)} for _ in range(3)]
@@ -49,11 +49,11 @@ class Counting:
 
 def test_a_variant_is_run_from_the_last_cut_before_it():
     m, executor = model(), Counting()
-    onward = Onward(m, FEEDS, executor, [0, 2, 5])
-    assert onward.cuts == [2, 5]
+    partial = PartialRuns(m, FEEDS, executor, [0, 2, 5])
+    assert partial.cuts == [2, 5]
     for name, start, nodes in (("w0", 0, 6), ("w1", 2, 4), ("w2", 5, 1), ("w2", 4, 4)):
         variant = scaled(m, name)
-        run, whole = onward.run(variant, start), executor.inner.prepare(variant)
+        run, whole = partial.run(variant, start), executor.inner.prepare(variant)
         assert executor.sizes[-1] == nodes
         for feed in FEEDS:
             np.testing.assert_allclose(run(feed)["y"], whole(feed)["y"], rtol=1e-6)
@@ -64,13 +64,13 @@ def test_cuts_fit_into_memory():
     size = 4 * 2 * 6 * len(FEEDS)  # of one value
 
     def cuts(memory):
-        return Onward(m, FEEDS, registry.executor("ort"), [1, 2, 3, 4, 5], memory_bytes=memory * size).cuts
+        return PartialRuns(m, FEEDS, registry.executor("ort"), [1, 2, 3, 4, 5], memory_bytes=memory * size).cuts
 
     assert [cuts(5), cuts(4), cuts(2), cuts(1), cuts(0)] == [[1, 2, 3, 4, 5], [1, 2, 4, 5], [2, 5], [5], []]
 
 
 def test_no_cut_behind_an_output():
-    assert Onward(model(early=True), FEEDS, registry.executor("ort"), [1, 2, 3, 5]).cuts == [1]
+    assert PartialRuns(model(early=True), FEEDS, registry.executor("ort"), [1, 2, 3, 5]).cuts == [1]
 
 
 def test_the_first_change_is_found():

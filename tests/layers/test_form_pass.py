@@ -12,7 +12,7 @@ from lwgraph.layers.substitute import PASS_KEY
 from lwgraph.measure.compare import compare
 from lwgraph.rewrite.base import Context, Contract, Pass
 from lwgraph.rewrite.options import parse_pass
-from lwgraph.testing.layers import Layer, layers, patches
+from lwgraph.testing.layers import SampleLayer, layers, patches
 
 LAYERS = {layer.name: layer for layer in layers()}
 ORT = registry.executor("ort")
@@ -208,7 +208,7 @@ def test_a_layer_in_the_body_of_an_if_is_not_fitted_without_the_samples_that_the
 
 
 def test_a_weight_in_a_body_and_outside_is_fitted_to_what_is_seen_outside():
-    smooth = Layer("smooth", model=branched(), shape=(4, 32, 12, 12)).samples()
+    smooth = SampleLayer("smooth", model=branched(), shape=(4, 32, 12, 12)).samples()
     feeds = {"x": smooth, "c": np.array(True)}
     model = branched(shared=True)
     before = ORT.prepare(model)(feeds)["y"]

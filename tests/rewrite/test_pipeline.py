@@ -13,7 +13,7 @@ import pytest
 from lwgraph import ir, registry
 from lwgraph.errors import CheckError, UsageError
 from lwgraph.rewrite import Const, Context, Contract, Pass, Pipeline, RewritePass
-from lwgraph.rewrite.instruments import BisectLimit, Dump, Reproducer, Timing, Verify, find_culprit
+from lwgraph.rewrite.instruments import BisectLimit, Dump, PassTimer, Reproducer, Verify, find_culprit
 from lwgraph.rewrite.instruments.verify import interface_difference
 from lwgraph.rewrite.recipe import KEY
 from tests.rewrite.rewrite_models import MergeMuls, parse
@@ -211,7 +211,7 @@ class TestVerify:
 
 
 def test_timing() -> None:
-    timing = Timing()
+    timing = PassTimer()
     Pipeline([MergeMuls(), MergeMuls()]).run(parse(MULS), Context(), [timing])
     assert [(name, count) for name, count, _ in timing.table()] == [(HERE, 2), (HERE, 0)]
     assert timing.seconds > 0

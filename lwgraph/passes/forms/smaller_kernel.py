@@ -28,7 +28,7 @@ from lwgraph.layers.site import Site
 from lwgraph.passes.forms.fire import partly_known
 
 Array = npt.NDArray[np.float64]
-Line = tuple[int, ...]  # taps kept on one axis, evenly spaced
+Taps = tuple[int, ...]  # taps kept on one axis, evenly spaced
 MANY = 27  # placements tried together; of more, each axis is placed on its own
 CLOSE = 3  # placements of a wide layer that are fitted, those that promise most
 
@@ -37,7 +37,7 @@ CLOSE = 3  # placements of a wide layer that are fitted, those that promise most
 class Support:
     """The taps that are kept: the grid of `lines`, one per axis; or the row and the column through its one tap."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[Taps, ...]
     cross: bool = False
 
     def taps(self, kernel: tuple[int, ...]) -> npt.NDArray[np.intp]:
@@ -171,7 +171,7 @@ def _crossings(site: Site) -> list[Support]:
     return [Support(((y,), (x,)), cross=True) for y, x in np.ndindex(*site.kernel)]
 
 
-def _lines(kernel: int, size: int) -> list[Line]:
+def _lines(kernel: int, size: int) -> list[Taps]:
     """Every `size` evenly spaced taps of an axis."""
     steps = range(1, (kernel - 1) // (size - 1) + 1) if size > 1 else (1,)
     return [tuple(range(a, a + (size - 1) * s + 1, s)) for s in steps for a in range(kernel - (size - 1) * s)]

@@ -14,7 +14,7 @@ from lwgraph.errors import UsageError, did_you_mean
 from lwgraph.passes.clean.constants_to_initializers import ConstantsToInitializers
 from lwgraph.passes.prune.compensate import compensate, drop_zero_biases, own_biases
 from lwgraph.passes.prune.importance import Ranking
-from lwgraph.passes.prune.readers import Ints, Scene
+from lwgraph.passes.prune.readers import Ints, PruneView
 from lwgraph.passes.prune.surgery import remove_channels
 from lwgraph.passes.prune.widths import step_of
 from lwgraph.plan.refit.sequential import refit
@@ -25,15 +25,15 @@ REFIT_ROWS = 32768  # patches to which a layer is refitted, at least: for narrow
 
 
 @dataclass(frozen=True, eq=False)
-class Study:
+class GroupRankings:
     """The groups of one model that may shrink, and their rankings, by the groups' names.
 
     Attributes:
-        scene: a copy of the model, ready for pruning, as it was ranked.
+        view: a copy of the model, ready for pruning, as it was ranked.
         rankings: by group of that copy.
     """
 
-    scene: Scene
+    view: PruneView
     rankings: Mapping[Group, Ranking]
 
     def group(self, name: str) -> Group:
@@ -54,11 +54,11 @@ class Study:
         return found
 
 
-def ready(model: ir.Model, context: Context, biases: bool) -> tuple[Scene, list[tuple[ir.Node, ir.Value]]]:
+def ready(model: ir.Model, context: Context, biases: bool) -> tuple[PruneView, list[tuple[ir.Node, ir.Value]]]:
     """Make the constants of a model such that they can be cut and refitted; see `own_biases`."""
     ConstantsToInitializers().run(model, Context())
-    made = own_biases(model, Scene(model, context).sites()) if biases else []
-    return Scene(model, context), made
+    made = own_biases(model, PruneView(model, context).sites()) if biases else []
+    return PruneView(model, context), made
 
 
 def cut(
@@ -85,38 +85,38 @@ def cut(
     """
     if not any(len(channels) for channels in removed.values()):
         return 0
-    scene, made = ready(model, fit, compensated or refitted)
-    by_name = {group.name: group for group in scene.coupling.groups}
+    view, made = ready(model, fit, compensated or refitted)
+    by_name = {group.name: group for group in view.coupling.groups}
     channels = {by_name[name]: indices for name, indices in removed.items() if len(indices)}
     original = ir.clone(model) if refitted else model
-    kept = _kept(scene, channels) if refitted else {}
+    kept = _kept(view, channels) if refitted else {}
     if compensated:
-        compensate(scene, channels)
-    count = remove_channels(model, scene.coupling, channels)
+        compensate(view, channels)
+    count = remove_channels(model, view.coupling, channels)
     if refitted:
         refit(original, model, context, scope="all", kept=kept, relu=True, least_rows=REFIT_ROWS, name=name)
     drop_zero_biases(model, made)
     return count
 
 
-def _kept(scene: Scene, removed: Mapping[Group, Ints]) -> dict[str, Ints]:
+def _kept(view: PruneView, removed: Mapping[Group, Ints]) -> dict[str, Ints]:
     """By name, the channels that are left of what layers give, and of the sums behind them."""
-    masks = scene.coupling.kept(removed)
+    masks = view.coupling.kept(removed)
     found = {}
-    for site in scene.sites():
+    for site in view.sites():
         sums = [node.outputs[0] for node, _ in site.output.uses() if node.op_type == "Add"]
         for value in (site.output, *sums):
-            axis = 1 if site.kernel else len(scene.coupling.builder.dims(value) or ()) - 1
-            tracked = scene.coupling.builder.get(value, axis)
+            axis = 1 if site.kernel else len(view.coupling.builder.dims(value) or ()) - 1
+            tracked = view.coupling.builder.get(value, axis)
             if tracked is not None and tracked in masks:
                 found[value.name or ""] = np.flatnonzero(masks[tracked])
     return found
 
 
-def candidates(scene: Scene, multiple: int, only: str, ignore: str, name: str) -> list[Group]:
+def candidates(view: PruneView, multiple: int, only: str, ignore: str, name: str) -> list[Group]:
     """The groups that may shrink; `context.skip` records a reason for each other one, under the pass's `name`."""
     found = []
-    for group in scene.coupling.groups:
+    for group in view.coupling.groups:
         if not group.weights("out"):
             continue
         names = names_of(group)
@@ -128,7 +128,7 @@ def candidates(scene: Scene, multiple: int, only: str, ignore: str, name: str) -
         if not reason and group.width <= step_of(group, multiple):
             reason = f"it has {group.width} channels; kept widths are multiples of {multiple}"
         if reason:
-            scene.context.skip(name, group.name, reason)
+            view.context.skip(name, group.name, reason)
         else:
             found.append(group)
     return found

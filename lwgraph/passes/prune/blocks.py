@@ -27,7 +27,7 @@ SECONDS = 0.2  # of measuring, per model
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
+class ReducedModel:
     """A model without some blocks.
 
     Attributes:
@@ -40,7 +40,7 @@ class Trial:
     error: float
     share: float
 
-    def price(self, now: Trial) -> float:
+    def price(self, now: ReducedModel) -> float:
         """What it errs more than another model, per share of the time saved."""
         return (self.error - now.error) / max(now.share - self.share, 1e-9)
 
@@ -176,7 +176,7 @@ class PruneBlocks(Pass):
 
     def _search(self, model: ir.Model, original: ir.Model, names: list[str], context: Context) -> list[str]:
         """Remove the best block, again and again, until enough time is saved; the names of those removed."""
-        left, now = list(names), Trial(model, 0.0, 1.0)
+        left, now = list(names), ReducedModel(model, 0.0, 1.0)
         gone: list[str] = []
         while left and 1 - now.share < self.ratio:
             trials = self._try(model, original, left[:AGAIN] if gone else left, context)
@@ -201,7 +201,9 @@ class PruneBlocks(Pass):
             gone.append(best)
         return gone
 
-    def _try(self, model: ir.Model, original: ir.Model, names: Sequence[str], context: Context) -> dict[str, Trial]:
+    def _try(
+        self, model: ir.Model, original: ir.Model, names: Sequence[str], context: Context
+    ) -> dict[str, ReducedModel]:
         """The model without each of some blocks, refitted around it, timed in turn with the original."""
         executor, data = self._needs(context)
         copies, errors = {}, {}
@@ -212,4 +214,4 @@ class PruneBlocks(Pass):
         runs = {"": executor.prepare(original)} | {name: executor.prepare(copy) for name, copy in copies.items()}
         context.progress("measuring blocks", 0, 0)
         timed = paired_latency(runs, [next(iter(data))], threads=context.threads, seconds=SECONDS * len(runs))
-        return {name: Trial(copies[name], errors[name], 1 / timed.speedup(name).median) for name in names}
+        return {name: ReducedModel(copies[name], errors[name], 1 / timed.speedup(name).median) for name in names}

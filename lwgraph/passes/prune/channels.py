@@ -10,7 +10,7 @@ from lwgraph import ir
 from lwgraph.calibrate import Statistics
 from lwgraph.errors import UsageError
 from lwgraph.executor import Feeds
-from lwgraph.passes.prune.assessment import Study, candidates, cut, matches, names_of, ready
+from lwgraph.passes.prune.assessment import GroupRankings, candidates, cut, matches, names_of, ready
 from lwgraph.passes.prune.importance import Ranking, importance
 from lwgraph.passes.prune.readers import Ints, Work
 from lwgraph.passes.prune.widths import at_outputs, by_group, by_work, menu, shares_after, step_of
@@ -60,17 +60,17 @@ class PruneChannels(Pass):
         measured = self.scope == "work" and self.sensitivity and not self.widths
         apart = _held_out(model, context) if measured else None
         inner, held = apart or (context, [])
-        study = self.study(model, inner)
+        ranked = self.ranked(model, inner)
         if self.widths:
             chosen = {
-                group: study.rankings[group].order[: group.width - kept]
-                for group, kept in self._stated(list(study.rankings)).items()
+                group: ranked.rankings[group].order[: group.width - kept]
+                for group, kept in self._stated(list(ranked.rankings)).items()
             }
         elif self.scope == "group":
-            chosen = by_group(study.rankings, self.ratio, self.multiple)
+            chosen = by_group(ranked.rankings, self.ratio, self.multiple)
         else:
-            rankings = self._measured(study, model, inner, held) if held else study.rankings
-            chosen = by_work(rankings, self.ratio, self.multiple, study.scene, self.most)
+            rankings = self._measured(ranked, model, inner, held) if held else ranked.rankings
+            chosen = by_work(rankings, self.ratio, self.multiple, ranked.view, self.most)
         for each in inner.skipped:
             context.skip(each.pass_name, each.place, each.reason)
         removed = {group.name: channels for group, channels in chosen.items()}
@@ -80,14 +80,16 @@ class PruneChannels(Pass):
         refit = refit and self.compensate and context.executor is not None and bool(context.data)
         return cut(model, removed, context, fit, compensated=self.compensate, refitted=refit, name=self.name)
 
-    def _measured(self, study: Study, model: ir.Model, fit: Context, held: list[Feeds]) -> dict[Group, Ranking]:
+    def _measured(
+        self, ranked: GroupRankings, model: ir.Model, fit: Context, held: list[Feeds]
+    ) -> dict[Group, Ranking]:
         """The rankings with their costs at the network's outputs, on samples that no fit has seen."""
-        options = [each for each in self.options(model, fit) if each.kept in _probes(study.group(each.item), self)]
+        options = [each for each in self.options(model, fit) if each.kept in _probes(ranked.group(each.item), self)]
         return at_outputs(
-            study.rankings, measure_sensitivity(model, self, fit, held[: self.sensitivity], options=options)
+            ranked.rankings, measure_sensitivity(model, self, fit, held[: self.sensitivity], options=options)
         )
 
-    def study(self, model: ir.Model, context: Context) -> Study:
+    def ranked(self, model: ir.Model, context: Context) -> GroupRankings:
         """Rank the channels of every group that may shrink; kept in the context. The model is not changed."""
         key = (
             self.name,
@@ -99,29 +101,29 @@ class PruneChannels(Pass):
             context.statistics,
             ir.fingerprint(model),
         )
-        if not isinstance(found := context.memory.get(key), Study):
+        if not isinstance(found := context.memory.get(key), GroupRankings):
             found = context.memory[key] = self._study(ir.clone(model), context)
         return found
 
-    def _study(self, model: ir.Model, context: Context) -> Study:
+    def _study(self, model: ir.Model, context: Context) -> GroupRankings:
         ranker = importance(self.importance)
         if context.statistics is None and (ranker.needs_data or self.compensate):
             context.warn(f"{self.name}: no calibration data; channels are chosen and refitted by the weights alone")
-        scene, _ = ready(model, context, self.compensate)
-        groups = candidates(scene, self.multiple, self.only, self.ignore, self.name)
-        scene.prefetch(groups)
+        view, _ = ready(model, context, self.compensate)
+        groups = candidates(view, self.multiple, self.only, self.ignore, self.name)
+        view.prefetch(groups)
         rankings: dict[Group, Ranking] = {}
         for done, group in enumerate(groups):
             context.progress("ranking channels", done, len(groups))
-            rankings[group] = ranker.rank(group, scene)
-        return Study(scene, rankings)
+            rankings[group] = ranker.rank(group, view)
+        return GroupRankings(view, rankings)
 
     def options(self, model: ir.Model, context: Context) -> list[Removal]:
         """See `lwgraph.plan.search.removal.Removes`. At most choice.MENU sizes each, down to what `most` leaves."""
-        study = self.study(model, context)
-        work = Work(study.scene)
+        ranked = self.ranked(model, context)
+        work = Work(ranked.view)
         found = []
-        for group, ranking in study.rankings.items():
+        for group, ranking in ranked.rankings.items():
             for kept in menu(group, step_of(group, self.multiple), self.most):
                 shares = shares_after(group, group.width, kept, {})
                 left = work.changed(shares)
@@ -140,7 +142,7 @@ class PruneChannels(Pass):
 
     def apply(self, model: ir.Model, kept: Mapping[str, int], context: Context, *, refit: bool = False) -> int:
         """See `lwgraph.plan.search.removal.Removes`."""
-        return self._cut(model, self.study(model, context).removed(kept), context, context, refit)
+        return self._cut(model, self.ranked(model, context).removed(kept), context, context, refit)
 
     def _stated(self, groups: list[Group]) -> dict[Group, int]:
         """What the option `widths` says of each group that it names."""

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from lwgraph import ir
 from lwgraph.layers.linalg import solve
-from lwgraph.layers.moments import Gram, Moments, Pooled
+from lwgraph.layers.moments import GramLike, Moments, Pooled
 from lwgraph.layers.site import Site
-from lwgraph.passes.prune.readers import Ints, Reader, Scene
+from lwgraph.passes.prune.readers import GroupReader, Ints, PruneView
 from lwgraph.views.coupling import Group
 
 Array = npt.NDArray[np.float64]
@@ -55,30 +55,30 @@ def drop_zero_biases(model: ir.Model, made: list[tuple[ir.Node, ir.Value]]) -> N
             model.graph.initializers.pop(current.name or "")
 
 
-def compensate(scene: Scene, removed: Mapping[Group, Ints]) -> None:
+def compensate(view: PruneView, removed: Mapping[Group, Ints]) -> None:
     """Refit every layer that reads removed channels on those that stay, in place, before they are cut.
 
     With moments R of a layer's patches and K the entries that stay, the weight W R_:K (R_KK)^-1 loses least of the
     output (He, Zhang, Sun 2017, "Channel Pruning", eq. 4, solved on moments), and the bias keeps the mean output.
     Weights of removed entries are left as they are. O(D^3) per layer with patches of length D.
     """
-    gone: dict[int, tuple[Reader, list[list[Ints]]]] = {}
+    gone: dict[int, tuple[GroupReader, list[list[Ints]]]] = {}
     for group, channels in removed.items():
         if not len(channels):
             continue
-        for reader in scene.readers(group):
+        for reader in view.readers(group):
             _, columns = gone.setdefault(id(reader.site), (reader, [[] for _ in reader.columns]))
             for place, each in zip(columns, reader.columns, strict=True):
                 place.append(each[channels].reshape(-1))
     for reader, columns in gone.values():
-        _refit(scene, reader, [np.unique(np.concatenate(each)) for each in columns])
+        _refit(view, reader, [np.unique(np.concatenate(each)) for each in columns])
 
 
-def _refit(scene: Scene, reader: Reader, gone: list[Ints]) -> None:
-    moments, site = scene.moments(reader), reader.site
+def _refit(view: PruneView, reader: GroupReader, gone: list[Ints]) -> None:
+    moments, site = view.moments(reader), reader.site
     has_bias = site.bias is not None
-    if not has_bias and scene.context.statistics is not None:
-        moments = _uncentred(scene, reader)  # no bias can take up the mean
+    if not has_bias and view.context.statistics is not None:
+        moments = _uncentred(view, reader)  # no bias can take up the mean
     kernel = site.weight.reshape(site.group, -1, site.fan_in).copy()
     zeroed = kernel.copy()
     for index, (block, columns) in enumerate(zip(moments.blocks, gone, strict=True)):
@@ -93,11 +93,11 @@ def _refit(scene: Scene, reader: Reader, gone: list[Ints]) -> None:
             add_to_bias(each, shift)
 
 
-def _uncentred(scene: Scene, reader: Reader) -> Moments:
-    statistics = scene.context.statistics
+def _uncentred(view: PruneView, reader: GroupReader) -> Moments:
+    statistics = view.context.statistics
     assert statistics is not None
     pooled = Pooled.of([statistics.gram(site) for site in reader.sites])
-    raw: Gram = replace(pooled, mean=np.zeros_like(pooled.mean))
+    raw: GramLike = replace(pooled, mean=np.zeros_like(pooled.mean))
     return Moments(reader.site, raw)
 
 

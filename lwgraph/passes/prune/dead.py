@@ -14,7 +14,7 @@ from lwgraph.layers.site import Site
 from lwgraph.passes.clean.constants_to_initializers import ConstantsToInitializers
 from lwgraph.passes.prune.compensate import add_to_bias, drop_zero_biases, own_biases
 from lwgraph.passes.prune.intervals import Bounds, channel_bounds
-from lwgraph.passes.prune.readers import Ints, Scene
+from lwgraph.passes.prune.readers import Ints, PruneView
 from lwgraph.passes.prune.surgery import remove_channels
 from lwgraph.rewrite.base import Context, Contract, Pass
 from lwgraph.views.coupling import Group
@@ -39,7 +39,7 @@ class RemoveDeadChannels(Pass):
         """Remove them; the number of channels removed. Repeats while a removal makes others constant."""
         total = 0
         while True:
-            known = channel_bounds(model, Scene(model, context).coupling)
+            known = channel_bounds(model, PruneView(model, context).coupling)
             if not any(bounds.constant.any() for bounds in known.values()):
                 return self._done(total, "no channel is constant whatever the inputs are", model, context)
             copy = ir.clone(model)  # where nothing can be removed, the model stays untouched
@@ -56,19 +56,19 @@ class RemoveDeadChannels(Pass):
 
     def _once(self, model: ir.Model, context: Context) -> int:
         ConstantsToInitializers().run(model, Context())
-        made = own_biases(model, Scene(model, context).sites())
-        scene = Scene(model, context)
-        known = channel_bounds(model, scene.coupling)
+        made = own_biases(model, PruneView(model, context).sites())
+        view = PruneView(model, context)
+        known = channel_bounds(model, view.coupling)
         removed: dict[Group, Ints] = {}
-        for group in scene.coupling.prunable:
-            readers = {site.node: site for reader in scene.readers(group) for site in reader.sites}
+        for group in view.coupling.prunable:
+            readers = {site.node: site for reader in view.readers(group) for site in reader.sites}
             dead = np.array([c for c in range(group.width) if _removable(group, c, known, readers)], np.int64)
             # One channel stays: a layer without channels is no layer.
             dead = dead[: group.width - 1] if len(dead) == group.width else dead
             if len(dead):
-                _fold(scene, group, dead, known)
+                _fold(view, group, dead, known)
                 removed[group] = dead
-        count = remove_channels(model, scene.coupling, removed) if removed else 0
+        count = remove_channels(model, view.coupling, removed) if removed else 0
         drop_zero_biases(model, made)
         return count
 
@@ -106,9 +106,9 @@ def _folds(site: Site, value: ir.Value) -> bool:
     return site.kind == "gemm" or (site.kind == "matmul" and len(site.nodes) > 1)
 
 
-def _fold(scene: Scene, group: Group, dead: Ints, known: Known) -> None:
+def _fold(view: PruneView, group: Group, dead: Ints, known: Known) -> None:
     """Add what the channels give to every layer that reads them to its bias."""
-    for reader in scene.readers(group):
+    for reader in view.readers(group):
         for site in reader.sites:
             data = next((each for each in group.slices if each.axis.value is site.input), None)
             if data is None or not _folds(site, site.input):

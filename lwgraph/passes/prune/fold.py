@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph.passes.prune.importance import L2, Importance, Ranking
-from lwgraph.passes.prune.readers import Scene
+from lwgraph.passes.prune.readers import PruneView
 from lwgraph.views.coupling import Group
 
 Array = npt.NDArray[np.float64]
@@ -27,19 +27,19 @@ class Fold(Importance):
     name = "fold"
     needs_data: ClassVar[bool] = True
 
-    def rank(self, group: Group, scene: Scene) -> Ranking:
+    def rank(self, group: Group, view: PruneView) -> Ranking:
         """See `Importance.rank`."""
         width = group.width
         cross, gain, power = np.zeros((width, width)), np.zeros(width), 0.0
-        for reader in scene.readers(group):
-            moments = scene.moments(reader)
+        for reader in view.readers(group):
+            moments = view.moments(reader)
             power += sum(block.power for block in moments.blocks)
             for block, columns in zip(moments.blocks, reader.columns, strict=True):
                 for tap in range(columns.shape[1]):
                     cross += block.moments[np.ix_(columns[:, tap], columns[:, tap])] / columns.shape[1]
                 gain += np.square(block.matrix).sum(0)[columns].sum(1)
         if power <= 0 or not cross.any():
-            return L2().rank(group, scene)
+            return L2().rank(group, view)
         variance = np.diagonal(cross).copy()
         scale = np.sqrt(np.maximum(variance, 1e-300))
         left = 1 - np.minimum(1.0, np.square(cross / scale / scale[:, None]))

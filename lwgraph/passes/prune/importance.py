@@ -13,7 +13,7 @@ from lwgraph import ir
 from lwgraph.errors import UsageError, did_you_mean
 from lwgraph.layers.moments import Block
 from lwgraph.objects import load_object
-from lwgraph.passes.prune.readers import Ints, Reader, Scene
+from lwgraph.passes.prune.readers import GroupReader, Ints, PruneView
 from lwgraph.views.coupling import Group
 
 Array = npt.NDArray[np.float64]
@@ -45,7 +45,7 @@ class Importance(ABC):
     needs_data: ClassVar[bool] = False
 
     @abstractmethod
-    def rank(self, group: Group, scene: Scene) -> Ranking:
+    def rank(self, group: Group, view: PruneView) -> Ranking:
         """Rank the channels of one group."""
 
 
@@ -73,7 +73,7 @@ class L1(Importance):
 
     name = "l1"
 
-    def rank(self, group: Group, scene: Scene) -> Ranking:
+    def rank(self, group: Group, view: PruneView) -> Ranking:
         """See `Importance.rank`."""
         return by_score(_norms(group, 1.0, "out"))
 
@@ -83,7 +83,7 @@ class L2(Importance):
 
     name = "l2"
 
-    def rank(self, group: Group, scene: Scene) -> Ranking:
+    def rank(self, group: Group, view: PruneView) -> Ranking:
         """See `Importance.rank`."""
         made, read = _norms(group, 2.0, "out"), _norms(group, 2.0, "in")
         return by_score(made * read if read.any() else made)
@@ -98,16 +98,16 @@ class Activation(Importance):
     name = "activation"
     needs_data = True
 
-    def rank(self, group: Group, scene: Scene) -> Ranking:
+    def rank(self, group: Group, view: PruneView) -> Ranking:
         """See `Importance.rank`."""
         total = np.zeros(group.width)
-        for reader in scene.readers(group):
-            moments = scene.moments(reader)
+        for reader in view.readers(group):
+            moments = view.moments(reader)
             power = sum(block.power for block in moments.blocks) or 1.0
             for block, columns in zip(moments.blocks, reader.columns, strict=True):
                 each = np.diagonal(block.moments) * np.square(block.matrix).sum(0)
                 total += each[columns].sum(1) / power
-        return by_score(total) if total.any() else L2().rank(group, scene)
+        return by_score(total) if total.any() else L2().rank(group, view)
 
 
 class Obs(Importance):
@@ -124,18 +124,18 @@ class Obs(Importance):
     needs_data = True
     rounds: ClassVar[int] = 32
 
-    def rank(self, group: Group, scene: Scene) -> Ranking:
+    def rank(self, group: Group, view: PruneView) -> Ranking:
         """See `Importance.rank`."""
-        readers = scene.readers(group)
+        readers = view.readers(group)
         if not readers:
-            return L2().rank(group, scene)
+            return L2().rank(group, view)
         size = sum(_bytes(reader) for reader in readers)
         if size > MEMORY_BYTES:
             total = np.zeros(group.width)
             for reader in readers:
-                total += _costs(_parts(scene, [reader]), np.arange(group.width))
+                total += _costs(_parts(view, [reader]), np.arange(group.width))
             return by_score(total)
-        parts = _parts(scene, readers)
+        parts = _parts(view, readers)
         alive = np.arange(group.width)
         order: list[int] = []
         marks, cost = [0], [0.0]
@@ -149,7 +149,7 @@ class Obs(Importance):
         return Ranking(np.array(order), np.interp(np.arange(group.width + 1), marks, cost))
 
 
-class _Part:
+class _ShrinkingWeight:
     """One weight W (of one group of a layer) whose columns go, and the inverse of its moments, for what is left.
 
     All that is asked of W is W^T W, which stands in its place where it is smaller. What is gone stays in both until a
@@ -205,25 +205,25 @@ class _Part:
         self._left = self._left[kept]
 
 
-def _parts(scene: Scene, readers: list[Reader]) -> list[_Part]:
+def _parts(view: PruneView, readers: list[GroupReader]) -> list[_ShrinkingWeight]:
     found = []
     for reader in readers:
-        moments = scene.moments(reader)
+        moments = view.moments(reader)
         power = sum(block.power for block in moments.blocks)
         found += [
-            _Part(block, columns, 1 / power if power > 0 else 0.0)
+            _ShrinkingWeight(block, columns, 1 / power if power > 0 else 0.0)
             for block, columns in zip(moments.blocks, reader.columns, strict=True)
         ]
     return found
 
 
-def _bytes(reader: Reader) -> int:
+def _bytes(reader: GroupReader) -> int:
     """What the parts of a layer take, about."""
     width = reader.site.fan_in
     return 8 * len(reader.columns) * width * (width + min(width, reader.site.outputs // reader.site.group))
 
 
-def _costs(parts: list[_Part], alive: Ints) -> Array:
+def _costs(parts: list[_ShrinkingWeight], alive: Ints) -> Array:
     return np.asarray(sum(part.costs(alive) for part in parts))
 
 

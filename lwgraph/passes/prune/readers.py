@@ -22,7 +22,7 @@ Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class Reader:
+class GroupReader:
     """A layer that reads the channels of a group.
 
     Attributes:
@@ -40,7 +40,7 @@ class Reader:
 
 
 @dataclass(eq=False)
-class Scene:
+class PruneView:
     """A model as pruning sees it. Holds no data but caches; made anew when the model was cut.
 
     Attributes:
@@ -83,7 +83,7 @@ class Scene:
         """The layer of a node."""
         return self._sites.get(node)
 
-    def readers(self, group: Group) -> list[Reader]:
+    def readers(self, group: Group) -> list[GroupReader]:
         """The layers that read a group through a plain weight, so that their inputs' moments say what is lost."""
         found = []
         for each in group.weights("in"):
@@ -91,7 +91,7 @@ class Scene:
                 site for node, index in each.axis.users if index == 1 and (site := self._sites.get(node)) is not None
             )
             if sites and len(sites) == len(each.axis.users):
-                found.append(Reader(sites, _columns(sites[0], each.axis, each.indices)))
+                found.append(GroupReader(sites, _columns(sites[0], each.axis, each.indices)))
         return found
 
     def prefetch(self, groups: list[Group]) -> None:
@@ -100,7 +100,7 @@ class Scene:
             sites = {id(site): site for group in groups for reader in self.readers(group) for site in reader.sites}
             self.context.statistics.prefetch(sites.values())
 
-    def moments(self, reader: Reader) -> Moments:
+    def moments(self, reader: GroupReader) -> Moments:
         """The moments of a reader's patches (those of white inputs without statistics); kept for the last few."""
         name = reader.site.name
         if name not in self._moments:
@@ -136,14 +136,14 @@ def _columns(site: Site, axis: Axis, indices: Ints) -> tuple[Ints, ...]:
 class Work:
     """Multiply-accumulates of a model as a function of how much of each weight's axes is left."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, view: PruneView) -> None:
         self.share: dict[Axis, float] = {}
         self._nodes: list[tuple[ir.Node, float, list[tuple[Axis, ...]]]] = []
         axes: dict[ir.Node, dict[tuple[int, int], Axis]] = {}
-        for axis in scene.coupling.axes:
+        for axis in view.coupling.axes:
             for node, index in axis.users:
                 axes.setdefault(node, {})[index, axis.axis] = axis
-        for node in scene.model.graph:
+        for node in view.model.graph:
             # A recurrent layer is two products, with its inputs and with its own state.
             weights = (1, 2) if node.op_type in ("RNN", "GRU", "LSTM") else (1, 0) if node.op_type == "MatMul" else (1,)
             found = [
@@ -152,10 +152,10 @@ class Work:
                 )
                 for weight in weights
             ]
-            macs = node_macs(node, scene.shapes)
+            macs = node_macs(node, view.shapes)
             if macs is None:  # the model leaves the image's size open, and there is no sample to measure it on
                 macs = math.prod(ir.constant_shape(node.inputs[1]) or (0,))
-                scene.context.warn(
+                view.context.warn(
                     "the work of some layers depends on the inputs' sizes, which are not known without "
                     "calibration data; these layers count as if they ran at one position"
                 )

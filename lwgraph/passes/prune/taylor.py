@@ -11,7 +11,7 @@ import numpy.typing as npt
 from lwgraph import ir, registry
 from lwgraph.errors import UsageError
 from lwgraph.passes.prune.importance import Importance, Ranking
-from lwgraph.passes.prune.readers import Scene
+from lwgraph.passes.prune.readers import PruneView
 from lwgraph.views.coupling import Group
 
 Array = npt.NDArray[np.float64]
@@ -31,40 +31,40 @@ class Taylor(Importance):
     needs_data: ClassVar[bool] = True
 
     def __init__(self) -> None:
-        self._scene: Scene | None = None
+        self._scene: PruneView | None = None
         self._scores: dict[Group, Array] = {}
 
-    def rank(self, group: Group, scene: Scene) -> Ranking:
+    def rank(self, group: Group, view: PruneView) -> Ranking:
         """See `Importance.rank`. The cost is the sum of what the channels cost alone.
 
         Raises:
             UsageError: no calibration data, or PyTorch is not installed. ModelError: PyTorch cannot run the model.
         """
-        if scene is not self._scene:
-            self._scene, self._scores = scene, _scores(scene)
+        if view is not self._scene:
+            self._scene, self._scores = view, _scores(view)
         scores = self._scores[group]
         order = np.argsort(scores, kind="stable")
         return Ranking(order, np.cumsum(np.r_[0.0, scores[order]]))
 
 
-def _scores(scene: Scene) -> dict[Group, Array]:
-    data = scene.context.data
+def _scores(view: PruneView) -> dict[Group, Array]:
+    data = view.context.data
     if not data:
         raise UsageError("importance 'taylor' needs calibration samples; give --data")
-    executor: Any = registry.executor("torch", threads=scene.context.threads)  # says how to install it
+    executor: Any = registry.executor("torch", threads=view.context.threads)  # says how to install it
     import torch
 
-    module = executor.module(scene.model)
+    module = executor.module(view.model)
     weights = {
         module.initializer(key): parameter for key, parameter in module.named_parameters() if parameter.requires_grad
     }
-    groups = [group for group in scene.coupling.groups if group.weights("out")]
+    groups = [group for group in view.coupling.groups if group.weights("out")]
     scores = {group: np.zeros(group.width) for group in groups}
-    draw = torch.Generator().manual_seed(scene.context.seed)
+    draw = torch.Generator().manual_seed(view.context.seed)
     names, parameters = list(weights), list(weights.values())
     feeds = data[:FEEDS]
     for done, feed in enumerate(feeds):
-        scene.context.progress("gradients of the outputs", done, len(feeds))
+        view.context.progress("gradients of the outputs", done, len(feeds))
         outputs = module({name: torch.as_tensor(np.asarray(array)) for name, array in feed.items()})
         outputs = {name: value for name, value in outputs.items() if value.requires_grad}
         for probe in range(PROBES):

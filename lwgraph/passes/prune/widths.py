@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from lwgraph.passes.prune.importance import Ranking
-from lwgraph.passes.prune.readers import Ints, Scene, Work
+from lwgraph.passes.prune.readers import Ints, PruneView, Work
 from lwgraph.plan.search.sensitivity import Sensitivity, to_measured
 from lwgraph.views.coupling import Axis, Group
 
@@ -52,7 +52,7 @@ def by_group(rankings: Mapping[Group, Ranking], ratio: float, multiple: int) -> 
 
 
 def by_work(
-    rankings: Mapping[Group, Ranking], ratio: float, multiple: int, scene: Scene, most: float
+    rankings: Mapping[Group, Ranking], ratio: float, multiple: int, view: PruneView, most: float
 ) -> dict[Group, Ints]:
     """Remove a share of the multiply-accumulates: always the step that costs least for the work it saves.
 
@@ -60,13 +60,13 @@ def by_work(
         rankings: of the groups that may shrink.
         ratio: the share of the model's work to remove.
         multiple: see `step_of`.
-        scene: the model.
+        view: the model.
         most: the largest share of any group that may go.
 
     Returns:
         the channels to remove. Less than asked for when nothing is left to remove.
     """
-    work = Work(scene)
+    work = Work(view)
     kept = {group: group.width for group in rankings}
     share: dict[Axis, float] = {}
     start = now = work.total(share)

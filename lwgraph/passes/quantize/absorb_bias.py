@@ -72,7 +72,7 @@ class AbsorbBias(Pass):
             ir.replace_contents(model, working)
         return done
 
-    def _shift(self, chain: _Chain, seen: Observed) -> Floats | str:
+    def _shift(self, chain: _ShiftPath, seen: Observed) -> Floats | str:
         """(channels,) what to subtract, or why nothing."""
         if seen.channel_low is None or seen.channel_high is None:
             return "its output was always empty"
@@ -95,7 +95,7 @@ class AbsorbBias(Pass):
 
 
 @dataclass
-class _Chain:
+class _ShiftPath:
     """A layer, the clip behind it (floor None: none), and the layers that read it with the shift's way to them."""
 
     site: Site
@@ -109,7 +109,7 @@ def _span(low: Floats, high: Floats) -> float:
     return max(float(high.max()), 0.0) - min(float(low.min()), 0.0)
 
 
-def _chains(model: ir.Model, name: str, context: Context) -> list[_Chain]:
+def _chains(model: ir.Model, name: str, context: Context) -> list[_ShiftPath]:
     sites = {site.node: site for site in find_sites(model)}
     found = []
     for site in sites.values():
@@ -128,7 +128,7 @@ def _chains(model: ir.Model, name: str, context: Context) -> list[_Chain]:
                     raise Skip("its Clip has no constant lower end")
                 floor, ceiling = low, None if high is None or np.isinf(high) else high
                 output = users[0].outputs[0]
-            found.append(_Chain(site, floor, ceiling, _readers(output, 1, sites)))
+            found.append(_ShiftPath(site, floor, ceiling, _readers(output, 1, sites)))
         except Skip as reason:
             context.skip(name, site.name, str(reason))
     return found
@@ -178,7 +178,7 @@ def _is_plain_average(node: ir.Node) -> bool:
     )
 
 
-def _absorb(model: ir.Model, chain: _Chain, shift: Floats) -> None:
+def _absorb(model: ir.Model, chain: _ShiftPath, shift: Floats) -> None:
     sites: dict[str, Any] = {site.name: site for site in find_sites(model)}  # anew: weights may just have been written
     site: Site = sites[chain.site.name]
     write(site, site.weight, (0.0 if site.bias is None else site.bias) - shift)

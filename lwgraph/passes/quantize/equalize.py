@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from lwgraph import ir, registry
 from lwgraph.calibrate.ranges import Observed, collect
-from lwgraph.passes.quantize.graph.channels import Channels, Layer, oi_weight
+from lwgraph.passes.quantize.graph.channels import Channels, ScaledLayer, oi_weight
 from lwgraph.passes.quantize.graph.shapes import infer
 from lwgraph.passes.quantize.placing.already_quantized import quantized_already
 from lwgraph.rewrite import Context, Contract, Pass
@@ -191,7 +191,7 @@ def _set(node: ir.Node, index: int, array: Array, dtype: Any) -> None:
         ir.graph_of(node.graph).initializers.pop(value.name or "")
 
 
-def _reach(layer: Layer, seen: Mapping[str, Observed]) -> Array | None:
+def _reach(layer: ScaledLayer, seen: Mapping[str, Observed]) -> Array | None:
     x = layer.node.inputs[0]
     found = seen.get(x.name or "") if x is not None else None
     if found is None or found.channel_low is None or found.channel_high is None:
@@ -200,7 +200,7 @@ def _reach(layer: Layer, seen: Mapping[str, Observed]) -> Array | None:
     return reach
 
 
-def _predicted(layer: Layer, scale: Array, seen: Mapping[str, Observed], bits: int, per_channel: bool) -> float:
+def _predicted(layer: ScaledLayer, scale: Array, seen: Mapping[str, Observed], bits: int, per_channel: bool) -> float:
     """Squared output error of a layer whose input channels are divided by `scale`, relative to its signal."""
     reach, weight = _reach(layer, seen), ir.constant(layer.node.inputs[1])
     if reach is None or weight is None or not reach.any():
@@ -227,7 +227,7 @@ def _predicted(layer: Layer, scale: Array, seen: Mapping[str, Observed], bits: i
     return float((activation + rounding) / max(signal, 1e-30))
 
 
-def _producer_loss(layer: Layer, outputs: Array, seen: Mapping[str, Observed], bits: int) -> float:
+def _producer_loss(layer: ScaledLayer, outputs: Array, seen: Mapping[str, Observed], bits: int) -> float:
     """With one scale per weight tensor, raising the rows of quiet channels coarsens the others."""
     weight, x = ir.constant(layer.node.inputs[1]), layer.node.inputs[0]
     found = seen.get(x.name or "") if x is not None else None

@@ -23,7 +23,7 @@ from lwgraph.passes.quantize.grids.observer import Observer, judged, parted
 from lwgraph.passes.quantize.grids.second_order_weights import finer, rounds, weight_share
 from lwgraph.passes.quantize.judging.before_softmax import Logits
 from lwgraph.passes.quantize.judging.describe import describe
-from lwgraph.passes.quantize.judging.mixed_precision import CLEARLY, EVEN, Judge, Mixed, Mixer, race, worth
+from lwgraph.passes.quantize.judging.mixed_precision import CLEARLY, EVEN, MeasureLoss, Mixed, Mixer, race, worth
 from lwgraph.passes.quantize.placing.already_quantized import quantized_already
 from lwgraph.passes.quantize.placing.readback import failures
 from lwgraph.passes.quantize.placing.target import Target, has_vnni, load_target
@@ -116,7 +116,7 @@ class Quantize(Pass):
         return count
 
     def within(
-        self, model: ir.Model, context: Context, max_loss: float | None = None, judge: Judge | None = None
+        self, model: ir.Model, context: Context, max_loss: float | None = None, judge: MeasureLoss | None = None
     ) -> Mixed:
         """Quantize a copy of `model` so that its loss is at most `max_loss`, as fast as can be.
 
@@ -181,7 +181,7 @@ class Quantize(Pass):
         refused: dict[str, str],
         context: Context,
         max_loss: float | None,
-        judge: Judge | None,
+        judge: MeasureLoss | None,
     ) -> Mixed:
         """What QuantizeLinear and DequantizeLinear do."""
         assert context.data
@@ -223,7 +223,7 @@ class Quantize(Pass):
         refused: dict[str, str],
         context: Context,
         max_loss: float | None,
-        judge: Judge | None,
+        judge: MeasureLoss | None,
     ) -> None:
         """Loops over integer products in place of LSTM and GRU, kept where measured faster and accurate enough."""
         assert context.data

@@ -52,7 +52,7 @@ class QuantizeRecurrent(Pass):
                     raise Skip(f"opset {opset} has no DynamicQuantizeLinear; at least {_MINIMUM_OPSET} is needed")
                 if place in self.ignored_scope:
                     raise Skip("in ignored_scope")
-                layer = Layer.of(node)
+                layer = RecurrentLayer.of(node)
             except Skip as reason:
                 context.skip(self.name, place, str(reason))
                 continue
@@ -64,7 +64,7 @@ class QuantizeRecurrent(Pass):
 
 
 @dataclass(frozen=True)
-class Layer:
+class RecurrentLayer:
     """A recurrent node that can be rewritten: its constants, as float arrays of ONNX's shapes."""
 
     node: ir.Node
@@ -75,7 +75,7 @@ class Layer:
     direction: str
 
     @classmethod
-    def of(cls, node: ir.Node) -> Layer:
+    def of(cls, node: ir.Node) -> RecurrentLayer:
         """Raises Skip with the reason where the rewriting would not mean the same."""
         inputs = [*node.inputs, *[None] * (8 - len(node.inputs))]
         constants = [ir.constant(v) for v in inputs[1:4]]
@@ -223,4 +223,4 @@ def _within_one(value: ir.Value) -> bool:
     return False
 
 
-__all__ = ["Layer", "QuantizeRecurrent"]
+__all__ = ["QuantizeRecurrent", "RecurrentLayer"]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from lwgraph.errors import UsageError
 from lwgraph.layers.site import Site
 from lwgraph.layers.weights import has_bias_slot, transform, write
-from lwgraph.passes.recover.closed_form import EQUAL, ClosedForm, Job, Target, better_of
+from lwgraph.passes.recover.closed_form import EQUAL, ClosedForm, FitTarget, Job, better_of
 from lwgraph.rewrite.base import Contract, Skip
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)  # of the mean variance; the best on held-out rows is taken
@@ -44,7 +44,7 @@ class AlignBlocks(ClosedForm):
         """How many samples to use at most."""
         return self.samples
 
-    def correct(self, job: Job, site: Site, target: Target) -> bool:
+    def correct(self, job: Job, site: Site, target: FitTarget) -> bool:
         """Align one layer."""
         if site.outputs // site.group > WIDEST:
             raise Skip(

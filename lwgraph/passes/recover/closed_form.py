@@ -19,7 +19,7 @@ from lwgraph.executor import Executor, Feeds
 from lwgraph.layers.site import Site, find_sites
 from lwgraph.layers.weights import check_writable
 from lwgraph.passes.recover.matching import matched
-from lwgraph.passes.recover.sample_pool import Pool
+from lwgraph.passes.recover.sample_pool import SamplePool
 from lwgraph.plan.refit.walk import Walk
 from lwgraph.rewrite.base import Context, Gain, Pass, Skip
 
@@ -32,7 +32,7 @@ EQUAL = 1e-10  # a relative error below it is rounding: nothing to repair
 
 
 @dataclass(frozen=True)
-class Target:
+class FitTarget:
     """What a layer's output should be: the teacher's value `name`, less the student's value `minus` where there is one.
 
     With a residual sum after the layer, aiming at the teacher's sum corrects the error of the other branch, too.
@@ -64,14 +64,14 @@ class Job:
         self.student = Walk(self.model, self.feeds, self.executor, MEMORY // 2)
         self.original = Walk(self.teacher, self.feeds, self.executor, MEMORY // 2, targets)
 
-    def go_to(self, site: Site, target: Target) -> None:
+    def go_to(self, site: Site, target: FitTarget) -> None:
         """Stand before the layer, with its target at hand. Layers are visited in the order of their first nodes."""
         if target.name not in self.original:
             raise Skip(f"'{target.name}' does not depend on the original's inputs")
         self.student.to(first_node(self.model, site))
         self.original.to(self.original.index_of(target.name) + 1)
 
-    def leave(self, target: Target) -> None:
+    def leave(self, target: FitTarget) -> None:
         """The target is no longer looked at."""
         self.original.release([target.name])
 
@@ -93,7 +93,7 @@ class Job:
         parts = [e / max(moments[n][2] - moments[n][1] ** 2 / moments[n][0], 1e-30) for n, e in error.items()]
         return float(np.mean(parts)) if parts else math.nan
 
-    def rows(self, site: Site, target: Target, feeds: Sequence[int], most: int) -> tuple[Array, Array]:
+    def rows(self, site: Site, target: FitTarget, feeds: Sequence[int], most: int) -> tuple[Array, Array]:
         """(N, o) outputs of the layer and what they should be, at the same sampled positions; float64.
 
         N is about `most`, fewer where they would take more than ROW_BYTES.
@@ -128,7 +128,7 @@ def _rows(value: Array, channels_last: bool) -> Array:
     return (value if channels_last else np.moveaxis(value, 1, -1)).reshape(-1, value.shape[-1 if channels_last else 1])
 
 
-def target_of(site: Site, common: frozenset[str], teacher_kinds: Mapping[str, str]) -> Target | None:
+def target_of(site: Site, common: frozenset[str], teacher_kinds: Mapping[str, str]) -> FitTarget | None:
     """What the layer's output is compared with; None when the original has nothing that corresponds."""
     output = site.output
     uses = list(output.uses())
@@ -139,8 +139,8 @@ def target_of(site: Site, common: frozenset[str], teacher_kinds: Mapping[str, st
         known = other is not None and other.name and ir.constant_tensor(other) is None and other.producer() is not None
         if known and total in common and teacher_kinds.get(total) == "Add":
             assert other is not None
-            return Target(total, other.name)
-    return Target(output.name) if output.name and output.name in common else None
+            return FitTarget(total, other.name)
+    return FitTarget(output.name) if output.name and output.name in common else None
 
 
 class ClosedForm(Pass):
@@ -152,7 +152,7 @@ class ClosedForm(Pass):
         """How many samples to use at most."""
 
     @abstractmethod
-    def correct(self, job: Job, site: Site, target: Target) -> bool:
+    def correct(self, job: Job, site: Site, target: FitTarget) -> bool:
         """Correct one layer; False when that does not help on the held-out feeds. Skip when it cannot be done."""
 
     def run(self, model: ir.Model, context: Context) -> int:
@@ -224,7 +224,7 @@ class ClosedForm(Pass):
 
 def _feeds(context: Context, model: ir.Model, limit: int) -> tuple[list[Feeds], list[Feeds]]:
     assert context.data is not None
-    pool = Pool(context.data, signature(model))
+    pool = SamplePool(context.data, signature(model))
     if len(pool) > limit:
         _, pool = pool.split(limit / len(pool), limit, context.seed)
     fit, held = pool.split(HELD_OUT_SHARE, max(1, limit), context.seed)
@@ -240,4 +240,4 @@ def better_of(held: tuple[Array, Array], candidates: Sequence[Callable[[Array], 
     return best, errors[best], plain
 
 
-__all__ = ["BATCH", "EQUAL", "ClosedForm", "Job", "Target", "better_of", "target_of"]
+__all__ = ["BATCH", "EQUAL", "ClosedForm", "FitTarget", "Job", "better_of", "target_of"]

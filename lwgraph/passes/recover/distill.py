@@ -18,7 +18,7 @@ from lwgraph.passes.recover import synthesize
 from lwgraph.passes.recover.crops import croppable
 from lwgraph.passes.recover.matching import chosen, cut_points, matched, penultimate
 from lwgraph.passes.recover.objective_terms import terms
-from lwgraph.passes.recover.sample_pool import Pool
+from lwgraph.passes.recover.sample_pool import SamplePool
 from lwgraph.rewrite.base import Context, Contract, Gain, Pass
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class Distill(Pass):
         from lwgraph.passes.recover import augment, training
 
         inputs = signature(model)
-        pool, held = Pool(data, inputs, self._labels(data)).split(self.held_out, _MOST_HELD_OUT, context.seed)
+        pool, held = SamplePool(data, inputs, self._labels(data)).split(self.held_out, _MOST_HELD_OUT, context.seed)
         common = matched(teacher, model)
         cuts = cut_points(model, common) if self.blocks != "end" else []
         names = chosen(self.features, common) if self.features else penultimate(model, common)
@@ -213,7 +213,7 @@ class Distill(Pass):
         model: ir.Model,
         teacher: ir.Model,
         executor: Any,
-        held: Pool,
+        held: SamplePool,
         candidates: Sequence[str],
         names: Sequence[str],
         cuts: Collection[str],

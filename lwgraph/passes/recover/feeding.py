@@ -12,7 +12,7 @@ import torch
 from lwgraph.passes.recover.augment import augment
 from lwgraph.passes.recover.crops import cut
 from lwgraph.passes.recover.objectives import tensors
-from lwgraph.passes.recover.sample_pool import Chunk, Pool
+from lwgraph.passes.recover.sample_pool import Chunk, SamplePool
 
 Tensor: TypeAlias = "torch.Tensor"
 Values = Mapping[str, Tensor]
@@ -50,7 +50,7 @@ class Feeder:
 
     def __init__(
         self,
-        pool: Pool,
+        pool: SamplePool,
         size: int,
         versions: int,
         augmentations: Collection[str],

@@ -10,7 +10,7 @@ import numpy as np
 from lwgraph.errors import UsageError
 from lwgraph.layers.site import Site
 from lwgraph.layers.weights import has_bias_slot, transform, write
-from lwgraph.passes.recover.closed_form import EQUAL, ClosedForm, Job, Target, better_of
+from lwgraph.passes.recover.closed_form import EQUAL, ClosedForm, FitTarget, Job, better_of
 from lwgraph.rewrite.base import Contract, Skip
 
 ROWS = 8192
@@ -41,7 +41,7 @@ class RepairStatistics(ClosedForm):
         """How many samples to use at most."""
         return self.samples
 
-    def correct(self, job: Job, site: Site, target: Target) -> bool:
+    def correct(self, job: Job, site: Site, target: FitTarget) -> bool:
         """Scale and shift one layer."""
         if not has_bias_slot(site):
             raise Skip("a MatMul without a bias")

@@ -32,7 +32,7 @@ class _Bucket:
 
 
 @dataclass(frozen=True)
-class Batch:
+class TrainingBatch:
     """What one run is fed; `labels` where the data have any."""
 
     feeds: Feed
@@ -46,13 +46,13 @@ class Chunk:
     bucket: _Bucket
     at: Array
 
-    def batch(self) -> Batch:
+    def batch(self) -> TrainingBatch:
         """The rows."""
         labels = self.bucket.labels
-        return Batch(self.bucket.pick(self.at), None if labels is None else labels[self.at])
+        return TrainingBatch(self.bucket.pick(self.at), None if labels is None else labels[self.at])
 
 
-class Pool:
+class SamplePool:
     """Rows of calibration data in memory.
 
     Args:
@@ -83,7 +83,7 @@ class Pool:
     def __len__(self) -> int:
         return sum(len(bucket) for bucket in self.buckets)
 
-    def split(self, share: float, most: int, seed: int) -> tuple[Pool, Pool]:
+    def split(self, share: float, most: int, seed: int) -> tuple[SamplePool, SamplePool]:
         """The pool without a random share of its rows (at most `most`, at least one), and those.
 
         A single row is in both parts: there is nothing else to judge by.
@@ -94,8 +94,8 @@ class Pool:
         chosen[np.random.default_rng(seed).permutation(total)[:count]] = True
         return self._part(~chosen if total > 1 else chosen), self._part(chosen)
 
-    def _part(self, keep: Array) -> Pool:
-        part = object.__new__(Pool)
+    def _part(self, keep: Array) -> SamplePool:
+        part = object.__new__(SamplePool)
         part.fixed, part.buckets, start = self.fixed, [], 0
         for bucket in self.buckets:
             at = np.flatnonzero(keep[start : start + len(bucket)])
@@ -115,7 +115,7 @@ class Pool:
         together = max(1, size // self.fixed) if self.fixed else 1
         return [[chunks[i] for i in order[s : s + together]] for s in range(0, len(chunks), together)]
 
-    def batches(self, size: int) -> Iterator[Batch]:
+    def batches(self, size: int) -> Iterator[TrainingBatch]:
         """Every row once, in order."""
         for chunk in self._chunks(self.fixed or size, None):
             yield chunk.batch()

@@ -21,7 +21,9 @@ from lwgraph.executor import Executor, Feeds
 from lwgraph.passes.recover.matching import is_linear
 
 Array = npt.NDArray[Any]
-Moments = Mapping[str, tuple[Array, Array]]  # value name -> (mean, variance) of each channel (axis 1, or the only one)
+NormMoments = Mapping[
+    str, tuple[Array, Array]
+]  # value name -> (mean, variance) of each channel (axis 1, or the only one)
 STEPS = 300
 RATE = 0.05
 BATCH = 32
@@ -53,7 +55,7 @@ def record(model: ir.Model, feeds: Iterable[Feeds], executor: Executor) -> dict[
     return {name: (t / n, np.maximum(s / n - (t / n) ** 2, 0.0)) for name, (n, t, s) in sums.items()}
 
 
-def save(moments: Moments, path: str | os.PathLike[str]) -> None:
+def save(moments: NormMoments, path: str | os.PathLike[str]) -> None:
     """Write recorded moments as .npz."""
     arrays = {f"{kind}:{name}": array for name, pair in moments.items() for kind, array in zip("mv", pair, strict=True)}
     with open(path, "wb") as file:
@@ -72,7 +74,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, tuple[Array, Array]]:
 
 def synthesize(
     model: ir.Model,
-    moments: Moments,
+    moments: NormMoments,
     count: int,
     seed: int = 0,
     *,

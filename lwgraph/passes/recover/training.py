@@ -20,10 +20,10 @@ from lwgraph.errors import DataError
 from lwgraph.passes.recover import optimizers
 from lwgraph.passes.recover.feeding import Fed, Feeder
 from lwgraph.passes.recover.objectives import Objective, tensors
-from lwgraph.passes.recover.sample_pool import Batch, Pool
+from lwgraph.passes.recover.sample_pool import SamplePool, TrainingBatch
 
 Tensor: TypeAlias = "torch.Tensor"
-State = dict[str, Tensor]
+StateDict = dict[str, Tensor]
 CHECKS = 20  # held-out checks in a full run
 CHECK_SHARE = 0.1  # of a limited time that checks may take
 EQUAL = 1e-7  # a held-out loss that is rounding: there is nothing to learn
@@ -99,8 +99,8 @@ class Trainer:
         student: Any,
         teacher: Any,
         objective: Objective,
-        pool: Pool,
-        held: Pool,
+        pool: SamplePool,
+        held: SamplePool,
         settings: Settings,
         batched: frozenset[str],
         fingerprint: str,
@@ -119,7 +119,7 @@ class Trainer:
         if self.world > 1:
             self._module = torch.nn.parallel.DistributedDataParallel(student)
         self._optimizer = optimizers.make(settings.optimizer, self._parameters, 0.0, settings.decay)
-        self._best: State = student.state()
+        self._best: StateDict = student.state()
         self._targets: dict[int, Mapping[str, Tensor]] = {}  # the teacher's values on the held-out batches
 
     # ------------------------------------------------------------------ the run
@@ -213,7 +213,7 @@ class Trainer:
             distributed.broadcast(count, 0)
         return int(count.item())
 
-    def _looked(self, run_started: float) -> State:
+    def _looked(self, run_started: float) -> StateDict:
         """The optimizer's state after LOOKS steps of length zero, fewer where the run's time is over. Without them the
         first steps, for which one gradient says how large all are, destroy what a fitted model has."""
         feeds = self._feeder.steps(0)
@@ -224,14 +224,14 @@ class Trainer:
             self._step(list(next(feeds)))
         return copy.deepcopy(self._optimizer.state_dict())
 
-    def _fresh(self, rate: float, state: State | None) -> Any:
+    def _fresh(self, rate: float, state: StateDict | None) -> Any:
         """An optimizer in this state, which stays as it is."""
         optimizer = optimizers.make(self.settings.optimizer, self._parameters, rate, self.settings.decay)
         if state is not None:
             optimizer.load_state_dict(copy.deepcopy(state))
         return optimizer
 
-    def _highest_rate(self, first: float, looked: State, run_started: float) -> float:
+    def _highest_rate(self, first: float, looked: StateDict, run_started: float) -> float:
         """The highest of the optimizer's RATES at which a short run of its own, warm-up and decay included, leaves the
         held-out loss below HARMLESS times what it was; the lowest where none does, or where time is short: TRIALS_SHARE
         of the run. The weights stay as they were. Each trial takes TRIAL_SHARE of the run, at least TRIAL_STEPS."""
@@ -397,7 +397,7 @@ class Trainer:
         return True
 
 
-def _labels(batch: Batch) -> Tensor | None:
+def _labels(batch: TrainingBatch) -> Tensor | None:
     return None if batch.labels is None else torch.from_numpy(batch.labels.astype(np.int64))
 
 

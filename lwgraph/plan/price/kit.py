@@ -18,7 +18,7 @@ from lwgraph.executor import Executor, Feeds, Run
 from lwgraph.plan.price import kit_script
 from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.price.price_table import PriceCache
-from lwgraph.plan.price.timed_model import OnFeeds, Rig
+from lwgraph.plan.price.timed_model import OnFeeds, TimedModels
 
 LENT_BYTES = 4096  # tensors from this size on are not in the kit: the script makes random ones
 LENT = {
@@ -35,7 +35,7 @@ LENT = {
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
+class KitEntry:
     """Models that are timed together.
 
     Attributes:
@@ -82,18 +82,18 @@ class Recorder(Oracle):
 
     def __init__(self, executor: Executor) -> None:
         super().__init__(_Recording(executor), PriceCache.in_memory())
-        self.batches: list[Batch] = []
+        self.batches: list[KitEntry] = []
 
-    def _carry_out(self, kind: str, keys: Sequence[str], runs: Sequence[Run], rig: Rig) -> None:
+    def _carry_out(self, kind: str, keys: Sequence[str], runs: Sequence[Run], timed: TimedModels) -> None:
         models = []
         for run in runs:
-            feeds = run.feeds if isinstance(run, OnFeeds) else rig.feeds
+            feeds = run.feeds if isinstance(run, OnFeeds) else timed.feeds
             recorded = run.run if isinstance(run, OnFeeds) else run
             assert isinstance(recorded, Recorded)
             x = np.asarray(feeds["x"])
             models.append((recorded.model, tuple(x.shape), x.dtype.name))
         plain = tuple(json.loads(key)[1:] for key in keys)
-        self.batches.append(Batch(kind, plain, tuple(models), f"{rig.site.name} {kind}"))
+        self.batches.append(KitEntry(kind, plain, tuple(models), f"{timed.site.name} {kind}"))
         for key in keys:
             self.cache.put(key, 1.0, 0.5, 0)
 
@@ -104,7 +104,7 @@ def check_folder(folder: Path) -> None:
         raise UsageError(f"--export '{folder}' exists and is not an empty folder; name another")
 
 
-def write_kit(batches: Sequence[Batch], folder: Path) -> int:
+def write_kit(batches: Sequence[KitEntry], folder: Path) -> int:
     """Write `measure.py`, `manifest.json` and `models/` into `folder`, which must be new or empty.
 
     The models hold no large weights, which do not matter for time: the script makes random ones of the same shape.
@@ -129,7 +129,7 @@ def write_kit(batches: Sequence[Batch], folder: Path) -> int:
         raise UsageError(f"--export '{folder}' cannot be written: {error.strerror or error}") from None
 
 
-def _entry(batch: Batch, folder: Path) -> dict[str, Any]:
+def _entry(batch: KitEntry, folder: Path) -> dict[str, Any]:
     models = []
     for model, shape, dtype in batch.models:
         names = [str(value.name) for value in model.graph.outputs]
@@ -144,4 +144,4 @@ def _entry(batch: Batch, folder: Path) -> dict[str, Any]:
     return {"id": identity, **plain}
 
 
-__all__ = ["Batch", "Recorded", "Recorder", "check_folder", "write_kit"]
+__all__ = ["KitEntry", "Recorded", "Recorder", "check_folder", "write_kit"]

@@ -20,7 +20,7 @@ from lwgraph.measure.work import count
 from lwgraph.plan.precision import FLOAT
 from lwgraph.plan.price.price_table import PriceCache, processor
 from lwgraph.plan.price.regress import FIRST, FLOATS, INTEGERS, NEVER, SWITCH, settle
-from lwgraph.plan.price.timed_model import Rig
+from lwgraph.plan.price.timed_model import TimedModels
 
 HOPELESS = 1.5  # times what the dense layer takes in floats: a form's time that need not be known well
 WORK = 1e-7  # milliseconds per multiply-accumulate, where work stands for time
@@ -43,10 +43,10 @@ class Price:
 class Oracle:
     """Prices forms at sites for one target, in floats and in integers.
 
-    A layer is timed in a small model (see `Rig`), and what its neighbours cost is measured by a model without the
-    layer and taken off. Dense, forms and the empty models run in turn, so that a busy machine slows
-    all alike; the shortest run of each counts. Layers whose sizes differ by less than a few percent share a measurement
-    (their ratio; the time is scaled by their work). What lies between integers and floats, conversion and change of
+    A layer is timed in a small model (see `TimedModels`), and what its neighbours cost is measured by a model without
+    the layer and taken off. Dense, forms and the empty models run in turn, so that a busy machine slows all alike; the
+    shortest run of each counts. Layers whose sizes differ by less than a few percent share a measurement (their ratio;
+    the time is scaled by their work). What lies between integers and floats, conversion and change of
     layout, is priced on its own: `switch`.
 
     Prices are measured by one process, one after another, and never while calibration or trials run: work side by side
@@ -87,8 +87,8 @@ class Oracle:
         keys, scale = self._keys(site, forms, precision)
         missing = [i for i, key in enumerate(keys) if self.cache.get(key) is None]
         if missing:
-            rig, wanted = Rig(self.executor, site, shape), [(keys[i], forms[i]) for i in missing]
-            (self._measure if precision == FLOAT else self._measure_integers)(rig, wanted)
+            timed, wanted = TimedModels(self.executor, site, shape), [(keys[i], forms[i]) for i in missing]
+            (self._measure if precision == FLOAT else self._measure_integers)(timed, wanted)
         found = [self.cache.get(key) for key in keys]
         return [Price(row[0] * scale, row[1] * scale) for row in found if row is not None]
 
@@ -98,11 +98,11 @@ class Oracle:
         if not key:
             return 0.0
         if self.cache.get(key) is None:
-            rig = Rig(self.executor, site, _bucket(site))
-            runs = rig.switch()
+            timed = TimedModels(self.executor, site, _bucket(site))
+            runs = timed.switch()
             if not runs:
                 return 0.0
-            self._carry_out(SWITCH, [key], runs, rig)
+            self._carry_out(SWITCH, [key], runs, timed)
         row = self.cache.get(key)
         assert row is not None
         return row[1] * scale
@@ -141,9 +141,11 @@ class Oracle:
         other processes have the processor."""
         return time.thread_time if getattr(self.executor, "in_calling_thread", False) else time.perf_counter
 
-    def _carry_out(self, kind: str, keys: Sequence[str], runs: Sequence[Run], rig: Rig) -> None:
+    def _carry_out(self, kind: str, keys: Sequence[str], runs: Sequence[Run], timed: TimedModels) -> None:
         """Time `runs` side by side, and keep the prices that come of it; see `settle`."""
-        least, rounds = shortest(runs, rig.feeds, seconds=self.budget * len(runs), clock=self._clock, hopeless=HOPELESS)
+        least, rounds = shortest(
+            runs, timed.feeds, seconds=self.budget * len(runs), clock=self._clock, hopeless=HOPELESS
+        )
         rows = settle(kind, [1e3 * value for value in least])
         self.cache.put_many([(key, *row, rounds) for key, row in zip(keys, rows, strict=True)])
 
@@ -158,26 +160,26 @@ class Oracle:
         words = [] if precision == FLOAT else [precision, *(["first"] if site.first else [])]
         return json.dumps([self._target, layer, "dense" if form is None else str(form), *words], default=str)
 
-    def _measure(self, rig: Rig, wanted: Sequence[tuple[str, Form | None]]) -> None:
-        runs, kept = [rig.floats(original(rig.site)), rig.empty()], []
+    def _measure(self, timed: TimedModels, wanted: Sequence[tuple[str, Form | None]]) -> None:
+        runs, kept = [timed.floats(original(timed.site)), timed.empty()], []
         for key, form in wanted:
             try:
-                runs.append(rig.floats(_build(rig.site, form)))
+                runs.append(timed.floats(_build(timed.site, form)))
                 kept.append(key)
             except LwgraphError:
                 self.cache.put(key, *NEVER, 0)
-        self._carry_out(FLOATS, kept, runs, rig)
+        self._carry_out(FLOATS, kept, runs, timed)
 
-    def _measure_integers(self, rig: Rig, wanted: Sequence[tuple[str, Form | None]]) -> None:
-        made = [(key, rig.integers(_build(rig.site, form))) for key, form in wanted]
-        relays = rig.relays() if any(run is not None for _, run in made) else []
+    def _measure_integers(self, timed: TimedModels, wanted: Sequence[tuple[str, Form | None]]) -> None:
+        made = [(key, timed.integers(_build(timed.site, form))) for key, form in wanted]
+        relays = timed.relays() if any(run is not None for _, run in made) else []
         kept = [(key, run) for key, run in made if run is not None and relays]
         present = {key for key, _ in kept}
         self.cache.put_many([(key, *NEVER, 0) for key, _ in made if key not in present])
         if not kept:
             return
-        runs = [rig.floats(original(rig.site)), rig.empty(), *relays, *(run for _, run in kept)]
-        self._carry_out(FIRST if rig.first else INTEGERS, [key for key, _ in kept], runs, rig)
+        runs = [timed.floats(original(timed.site)), timed.empty(), *relays, *(run for _, run in kept)]
+        self._carry_out(FIRST if timed.first else INTEGERS, [key for key, _ in kept], runs, timed)
 
 
 class WorkOracle(Oracle):

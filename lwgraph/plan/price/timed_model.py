@@ -17,7 +17,7 @@ from lwgraph.layers.substitute import Build, original, small_model
 from lwgraph.plan.precision import small_integer_model
 
 
-class Rig:
+class TimedModels:
     """Makes the models for one layer at one input shape, ready to run.
 
     In floats: x -> MaxPool 1x1 -> layer -> its activation -> GlobalMaxPool; the pools keep a blocked layout alive.
@@ -65,12 +65,12 @@ class Rig:
         if not self._relaying:
             return [self.empty()] * 2
         runs: list[Run] = []
-        after = Rig(self.executor, self.site, self._output_shape())
-        for rig in (after,) if self.first else (self, after):
-            run = rig._integers(rig._pools(rig._two_relays, before=False))
+        after = TimedModels(self.executor, self.site, self._output_shape())
+        for timed in (after,) if self.first else (self, after):
+            run = timed._integers(timed._pools(timed._two_relays, before=False))
             if run is None:
                 return []
-            runs.append(OnFeeds(run, rig.feeds))
+            runs.append(OnFeeds(run, timed.feeds))
         return runs
 
     def switch(self) -> list[Run]:
@@ -156,4 +156,4 @@ def _least(site: Site, axis: int) -> int:
     return (site.kernel[a] - 1) * site.dilations[a] + 1 + 2 * site.strides[a] if a >= 0 and site.kernel else 8
 
 
-__all__ = ["OnFeeds", "Rig", "activated"]
+__all__ = ["OnFeeds", "TimedModels", "activated"]

@@ -29,7 +29,7 @@ from lwgraph.plan.refit.least_squares import Rows, affine, behind_relu, dense, t
 from lwgraph.plan.refit.report import LayerRefit, RefitReport
 from lwgraph.plan.refit.samples import HELD_OUT_SHARE, Remembering, chosen_feeds, output_error, output_rows
 from lwgraph.plan.refit.unit_weights import Snapshot, check_unit, has_shift, rewrite
-from lwgraph.plan.refit.units import Kept, Unit, find_units
+from lwgraph.plan.refit.units import KeptChannels, Unit, find_units
 from lwgraph.plan.refit.walk import Walk
 from lwgraph.rewrite.base import Context, Gain, Skip
 
@@ -48,7 +48,7 @@ def refit(
     *,
     scope: Scope = "replaced",
     only: Collection[str] | None = None,
-    kept: Kept | None = None,
+    kept: KeptChannels | None = None,
     statistics: bool = True,
     relu: bool = False,
     samples: int = 256,

@@ -14,7 +14,7 @@ from lwgraph.layers.form import Form, parse_form
 from lwgraph.layers.site import Site, find_sites
 from lwgraph.layers.substitute import FROM_KEY, PASS_KEY
 
-Kept = Mapping[str, npt.NDArray[np.int64]]
+KeptChannels = Mapping[str, npt.NDArray[np.int64]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class Unit:
 
 
 def find_units(
-    original: ir.Model, compressed: ir.Model, kept: Kept | None = None
+    original: ir.Model, compressed: ir.Model, kept: KeptChannels | None = None
 ) -> tuple[list[Unit], list[tuple[str, str]]]:
     """The units of `compressed` in the order of its graph, and (layer, reason) for layers that cannot be one.
 
@@ -66,7 +66,7 @@ def find_units(
 
 
 class _Finder:
-    def __init__(self, original: ir.Model, compressed: ir.Model, kept: Kept) -> None:
+    def __init__(self, original: ir.Model, compressed: ir.Model, kept: KeptChannels) -> None:
         self.compressed, self.kept = compressed, kept
         self.before = {site.name: site for site in find_sites(original)}
         self.theirs = {v.name: v for node in original.graph for v in node.outputs if v.name}
@@ -183,4 +183,4 @@ def _form(node: ir.Node) -> Form | None:
         return None
 
 
-__all__ = ["Kept", "Unit", "find_units"]
+__all__ = ["KeptChannels", "Unit", "find_units"]

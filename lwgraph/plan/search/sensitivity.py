@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from lwgraph import ir
 from lwgraph.cache import Rows, cache_path, facts_of
-from lwgraph.calibrate.partial_runs import Onward, first_change
+from lwgraph.calibrate.partial_runs import PartialRuns, first_change
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds, Run, untimed
 from lwgraph.plan.search.removal import Removal, Removes
@@ -77,7 +77,7 @@ class Reference:
 
         Args:
             model: the changed copy.
-            behind: makes it ready to run on `feeds`, the very objects, in another way; see `Onward`.
+            behind: makes it ready to run on `feeds`, the very objects, in another way; see `PartialRuns`.
         """
         gaps = dict.fromkeys(self._power, 0.0)
         try:
@@ -140,7 +140,7 @@ def measure_sensitivity(
     fit = context.data or [] if context.statistics is not None else []
     kept = Rows(cache_path(f"sensitivity-{VERSION}", facts, feeds, fit, folder=folder), "sensitivities are")
     reference: Reference | None = None
-    onward: Onward | None = None
+    partial: PartialRuns | None = None
     numbers = {node.name: index for index, node in enumerate(model.graph) if node.name}
     starts = [min((numbers.get(name, 0) for name in option.nodes), default=0) for option in listed]
     found = []
@@ -150,10 +150,10 @@ def measure_sensitivity(
         loss = kept.get(name)
         if loss is None:
             reference = reference or Reference(model, feeds, executor)
-            onward = onward or Onward(model, feeds, executor, starts)
+            partial = partial or PartialRuns(model, feeds, executor, starts)
             copy = ir.clone(model)
             remover.apply(copy, {option.item: option.kept}, context)
-            loss = reference.loss(copy, functools.partial(_behind, onward, first_change(model, copy)))
+            loss = reference.loss(copy, functools.partial(_behind, partial, first_change(model, copy)))
             kept.put(name, loss)
         found.append(Sensitivity(option, loss))
     context.progress("measuring sensitivities", len(listed), len(listed))
@@ -162,11 +162,11 @@ def measure_sensitivity(
     return found
 
 
-def _behind(onward: Onward, start: int, model: ir.Model) -> Run:
+def _behind(partial: PartialRuns, start: int, model: ir.Model) -> Run:
     try:
-        return onward.run(model, start)
+        return partial.run(model, start)
     except LwgraphError:  # what is live there has another name in the copy
-        return onward.run(model, -1)
+        return partial.run(model, -1)
 
 
 def to_measured(gone: npt.ArrayLike, predicted: npt.ArrayLike, points: Sequence[tuple[int, float]]) -> Array:

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from lwgraph.report.chart import Axis, Point, Series, scatter
+from lwgraph.report.chart import ChartAxis, Point, Series, scatter
 from lwgraph.report.parts import table
 from lwgraph.report.record import Report
 
-Rows = Sequence[Mapping[str, Any]]
+Dicts = Sequence[Mapping[str, Any]]
 
 
 def quantization(report: Report) -> str:
@@ -23,14 +23,14 @@ def quantization(report: Report) -> str:
     found = report.details.get("quantization")
     if not found or not found.get("layers"):
         return ""
-    layers: Rows = found["layers"]
+    layers: Dicts = found["layers"]
     return (
         f"<h2>Quantization</h2><p>{escape(_summary(found, layers))}</p>{_picture(layers)}{_layers(layers)}"
         f"{_tensors(found.get('tensors') or ())}"
     )
 
 
-def _summary(found: Mapping[str, Any], layers: Rows) -> str:
+def _summary(found: Mapping[str, Any], layers: Dicts) -> str:
     integer = sum(layer["precision"] == "integer" for layer in layers)
     words = f"{integer} of {len(layers)} layers compute in integers."
     for name, value in (found.get("outputs") or {}).items():
@@ -47,7 +47,7 @@ def _summary(found: Mapping[str, Any], layers: Rows) -> str:
     return words
 
 
-def _picture(layers: Rows) -> str:
+def _picture(layers: Dicts) -> str:
     """Decibels at each layer, from the input to the output."""
 
     def points(precision: str, key: str) -> list[Point]:
@@ -65,10 +65,10 @@ def _picture(layers: Rows) -> str:
     series = [s for s in series if s.points]
     if sum(len(s.points) for s in series) < 2:
         return ""
-    return scatter(series, Axis("layer"), Axis("signal over error, dB"))
+    return scatter(series, ChartAxis("layer"), ChartAxis("signal over error, dB"))
 
 
-def _layers(layers: Rows) -> str:
+def _layers(layers: Dicts) -> str:
     worst = sorted(layers, key=lambda n: math.inf if n.get("sqnr") is None else float(n["sqnr"]))
     rows = [
         [
@@ -100,7 +100,7 @@ def _layers(layers: Rows) -> str:
     return table(head, rows)
 
 
-def _tensors(tensors: Rows) -> str:
+def _tensors(tensors: Dicts) -> str:
     if not tensors:
         return ""
     rows = [

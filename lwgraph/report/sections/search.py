@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from lwgraph.report.chart import Axis, Point, Series, scatter
+from lwgraph.report.chart import ChartAxis, Point, Series, scatter
 from lwgraph.report.parts import table
 from lwgraph.report.record import Report
 from lwgraph.report.words import count, size
@@ -80,7 +80,7 @@ def _picture(plans: Plans, front: Plans, objective: str, found: Mapping[str, Any
     x = AXES.get(objective, AXES["latency"])
     if objective == "latency" and found.get("base_ms"):
         x += f" (input: {float(found['base_ms']):.3g})"
-    return scatter(series, Axis(x), Axis("loss on calibration data", log=True))
+    return scatter(series, ChartAxis(x), ChartAxis("loss on calibration data", log=True))
 
 
 def _title(plan: Mapping[str, Any]) -> str:
@@ -143,8 +143,10 @@ def _predictions(plans: Plans) -> str:
     ran = [p for p in plans if p.get("loss") is not None and p.get("predicted_loss") is not None]
     times = [Point(float(p["predicted_ms"]), float(p["measured_ms"]), _title(p)) for p in timed]
     losses = [Point(float(p["predicted_loss"]), float(p["loss"]), _title(p)) for p in ran]
-    left = scatter([Series("", times)], Axis("predicted ms"), Axis("measured ms"), diagonal=BAND, width=HALF)
-    right = scatter([Series("", losses)], Axis("predicted loss", log=True), Axis("measured loss", log=True), width=HALF)
+    left = scatter([Series("", times)], ChartAxis("predicted ms"), ChartAxis("measured ms"), diagonal=BAND, width=HALF)
+    right = scatter(
+        [Series("", losses)], ChartAxis("predicted loss", log=True), ChartAxis("measured loss", log=True), width=HALF
+    )
     if not left and not right:
         return ""
     words = []

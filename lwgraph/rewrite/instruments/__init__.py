@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from lwgraph.rewrite.instruments.bisect import BisectLimit, Culprit, find_culprit
     from lwgraph.rewrite.instruments.dump import Dump
     from lwgraph.rewrite.instruments.reproducer import Reproducer
-    from lwgraph.rewrite.instruments.timing import Timing
+    from lwgraph.rewrite.instruments.timing import PassTimer
     from lwgraph.rewrite.instruments.verify import Verify
 
 _HOME = {
@@ -19,7 +19,7 @@ _HOME = {
     "Dump": "dump",
     "Instrument": "base",
     "Reproducer": "reproducer",
-    "Timing": "timing",
+    "PassTimer": "timing",
     "Verify": "verify",
     "find_culprit": "bisect",
 }
@@ -31,4 +31,4 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
 
 
-__all__ = ["BisectLimit", "Culprit", "Dump", "Instrument", "Reproducer", "Timing", "Verify", "find_culprit"]
+__all__ = ["BisectLimit", "Culprit", "Dump", "Instrument", "PassTimer", "Reproducer", "Verify", "find_culprit"]

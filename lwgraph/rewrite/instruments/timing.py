@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lwgraph.rewrite.pipeline import Step
 
 
-class Timing(Instrument):
+class PassTimer(Instrument):
     """Collects every step; other instruments' time is not in it."""
 
     def __init__(self) -> None:

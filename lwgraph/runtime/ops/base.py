@@ -47,14 +47,14 @@ class Spec:
         return self.constants[index] if index < len(self.constants) else None
 
 
-Builder = Callable[[Spec], Function]
-BUILDERS: dict[str, Builder] = {}
+MakeFunction = Callable[[Spec], Function]
+BUILDERS: dict[str, MakeFunction] = {}
 
 
-def operator(*names: str) -> Callable[[Builder], Builder]:
+def operator(*names: str) -> Callable[[MakeFunction], MakeFunction]:
     """Register the builder of operators of the standard domain."""
 
-    def register(builder: Builder) -> Builder:
+    def register(builder: MakeFunction) -> MakeFunction:
         BUILDERS.update(dict.fromkeys(names, builder))
         return builder
 

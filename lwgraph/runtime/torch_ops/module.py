@@ -20,7 +20,7 @@ _FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataTy
 
 
 @dataclass(frozen=True)
-class _Step:
+class _TorchInstruction:
     """One node: the function, its input and output slots (-1: not given), and the slots that are dead after it."""
 
     node: ir.Node
@@ -107,7 +107,7 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]
     def _op(self, node: ir.Node) -> Op:
         return Op(node, ir.opset(node), self.precise, stays_soft(node, set(self._wanted)), self.mode)
 
-    def _build(self, nodes: list[ir.Node], shadowed: Mapping[ir.Node, ir.Value]) -> list[_Step]:
+    def _build(self, nodes: list[ir.Node], shadowed: Mapping[ir.Node, ir.Value]) -> list[_TorchInstruction]:
         last: dict[int, int] = {}
         for index, node in enumerate(nodes):
             last.update({self._slot(v): index for v in (*node.inputs, *node.outputs) if v is not None})
@@ -118,7 +118,7 @@ class GraphModule(torch.nn.Module):  # type: ignore[misc]
             compute = _fake_quantize(op, shadowed[node]) if node in shadowed else OPERATORS[node.op_type](op)
             touched = {self._slot(v) for v in (*node.inputs, *node.outputs) if v is not None}
             steps.append(
-                _Step(
+                _TorchInstruction(
                     node,
                     compute,
                     tuple(-1 if v is None else self._slot(v) for v in node.inputs),

@@ -10,9 +10,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from lwgraph.runtime.torch_ops.table import Compute, Op, Tensor, operator
 
-Activation = Callable[[Tensor], Tensor]
+ActivationFunction = Callable[[Tensor], Tensor]
 
-_ACTIVATIONS: dict[str, Callable[[Any, Any], Activation]] = {
+_ACTIVATIONS: dict[str, Callable[[Any, Any], ActivationFunction]] = {
     "relu": lambda a, b: torch.relu,
     "tanh": lambda a, b: torch.tanh,
     "sigmoid": lambda a, b: torch.sigmoid,
@@ -31,7 +31,7 @@ _DEFAULTS = {"LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", "tanh"], "R
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
-def _activations(op: Op, directions: int) -> list[list[Activation]]:
+def _activations(op: Op, directions: int) -> list[list[ActivationFunction]]:
     """The activation functions of each direction; alpha and beta are handed out in order to those that take them."""
     kind = op.node.op_type
     given = [str(n).lower() for n in op.attr("activations") or ()] or _DEFAULTS[kind] * directions
@@ -112,12 +112,12 @@ def _scan(
     return torch.stack(outputs), state
 
 
-def _clip(op: Op) -> Activation:
+def _clip(op: Op) -> ActivationFunction:
     limit = op.attr("clip")
     return (lambda x: x) if not limit else lambda x: torch.clamp(x, -limit, limit)
 
 
-def _lstm_step(op: Op, functions: list[Activation], r: Tensor, bias: Tensor, p: Tensor | None) -> Compute:
+def _lstm_step(op: Op, functions: list[ActivationFunction], r: Tensor, bias: Tensor, p: Tensor | None) -> Compute:
     f, g, h = functions
     clip, coupled = _clip(op), op.attr("input_forget", 0)
     hidden = r.shape[-1]
@@ -133,7 +133,7 @@ def _lstm_step(op: Op, functions: list[Activation], r: Tensor, bias: Tensor, p: 
     return step
 
 
-def _gru_step(op: Op, functions: list[Activation], r: Tensor, bias: Tensor, p: Tensor | None) -> Compute:
+def _gru_step(op: Op, functions: list[ActivationFunction], r: Tensor, bias: Tensor, p: Tensor | None) -> Compute:
     f, g = functions
     clip, before = _clip(op), op.attr("linear_before_reset", 0)
     hidden = r.shape[-1]
@@ -151,7 +151,7 @@ def _gru_step(op: Op, functions: list[Activation], r: Tensor, bias: Tensor, p: T
     return step
 
 
-def _rnn_step(op: Op, functions: list[Activation], r: Tensor, bias: Tensor, p: Tensor | None) -> Compute:
+def _rnn_step(op: Op, functions: list[ActivationFunction], r: Tensor, bias: Tensor, p: Tensor | None) -> Compute:
     clip, hidden = _clip(op), r.shape[-1]
 
     def step(x: Tensor, state: Tensor, unused: Tensor) -> tuple[Tensor, Tensor]:

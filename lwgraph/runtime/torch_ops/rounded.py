@@ -18,7 +18,7 @@ from lwgraph.runtime.torch_ops.table import Tensor
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
-class _Convolution(torch.autograd.Function):  # type: ignore[misc]
+class _RoundedConvolution(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(
         ctx: Any,
@@ -57,7 +57,7 @@ def convolution(
     group: int,
 ) -> Tensor:
     """A Conv (n, c, *spatial) in float32; gradients of x and w have the relative error of bfloat16, that of b none."""
-    result: Tensor = _Convolution.apply(x, w, b, strides, pads, dilations, group)
+    result: Tensor = _RoundedConvolution.apply(x, w, b, strides, pads, dilations, group)
     return result
 
 

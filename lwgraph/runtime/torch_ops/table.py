@@ -107,14 +107,14 @@ class Op:
         return UnsupportedError(f"the torch executor cannot run node '{self.node.name}' ({self.node.op_type}): {why}")
 
 
-Builder = Callable[[Op], Compute]
-OPERATORS: dict[str, Builder] = {}
+MakeCompute = Callable[[Op], Compute]
+OPERATORS: dict[str, MakeCompute] = {}
 
 
-def operator(*names: str) -> Callable[[Builder], Builder]:
+def operator(*names: str) -> Callable[[MakeCompute], MakeCompute]:
     """Register a builder: called once per node, it returns the function that computes the node."""
 
-    def register(builder: Builder) -> Builder:
+    def register(builder: MakeCompute) -> MakeCompute:
         for name in names:
             OPERATORS[name] = builder
         return builder

@@ -68,7 +68,7 @@ class Note:
     indices: Ints | None = None
 
 
-class Builder:
+class Coupler:
     """The state of one walk over the main graph. Rules (see `rules`) call its methods; they never change the model.
 
     An activation's axis is *tracked* when it carries channels that some constant makes. All other axes (batch, time,

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir
-from lwgraph.views.coupling.builder import Axis, Builder, Note
+from lwgraph.views.coupling.builder import Axis, Coupler, Note
 from lwgraph.views.coupling.components import Ints, components
 from lwgraph.views.coupling.rules import load
 from lwgraph.views.coupling.rules.sizes import follow, follow_zeros
@@ -90,7 +90,7 @@ class Coupling:
         builder: what the walk over the model collected.
     """
 
-    def __init__(self, builder: Builder) -> None:
+    def __init__(self, builder: Coupler) -> None:
         self.builder = builder
         self.axes = builder.axes
         self._roots: dict[Axis, int] = {}  # root -> its first element
@@ -227,7 +227,7 @@ def couple_channels(model: ir.Model) -> Coupling:
 def _walk(
     model: ir.Model, shapes: dict[ir.Value, ir.Dims], choices: dict[tuple[int, ...], int]
 ) -> tuple[Coupling, int, dict[tuple[int, ...], list[Axis]]]:
-    rules, builder = load(), Builder(model, shapes, choices)
+    rules, builder = load(), Coupler(model, shapes, choices)
     for node in model.graph:
         follow(node, builder)
         follow_zeros(node, builder)

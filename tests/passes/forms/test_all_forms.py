@@ -21,7 +21,7 @@ from lwgraph.passes.forms.shuffle import Shuffle
 from lwgraph.passes.forms.smaller_kernel import SmallerKernel
 from lwgraph.passes.forms.tucker import Tucker
 from lwgraph.testing.forms import check_form
-from lwgraph.testing.layers import Layer, layers, make_layer, moments_on
+from lwgraph.testing.layers import SampleLayer, layers, make_layer, moments_on
 
 LAYERS = {layer.name: layer for layer in layers()}
 SIZES = {
@@ -81,7 +81,7 @@ def test_what_a_form_cannot_take_it_refuses_with_a_reason(name):
 
 
 def sampled(shape=(4, 32, 12, 12), weight=(32, 32, 3, 3)):
-    layer = Layer("wide", make_layer("Conv", shape, weight, pads=(1, 1, 1, 1)), shape)
+    layer = SampleLayer("wide", make_layer("Conv", shape, weight, pads=(1, 1, 1, 1)), shape)
     site = layer.site
     return site, moments_on(site, layer.samples())
 
@@ -137,7 +137,7 @@ def test_wrong_options(text):
 @pytest.mark.parametrize("name", sorted(SIZES))
 @pytest.mark.parametrize("inputs", ["zero", "constant", "rank-deficient"])
 def test_degenerate_inputs(name, inputs):
-    layer = Layer("plain", make_layer("Conv", (3, 20, 9, 9), (24, 20, 3, 3)), (3, 20, 9, 9))
+    layer = SampleLayer("plain", make_layer("Conv", (3, 20, 9, 9), (24, 20, 3, 3)), (3, 20, 9, 9))
     x = layer.samples()
     if inputs == "rank-deficient":
         x[:, 10:] = x[:, :10]
@@ -203,7 +203,7 @@ def test_grouped_with_one_channel_per_group_is_depthwise_separable():
 def test_grouped_without_a_pointwise_layer_deals_channels_by_energy():
     shape = (4, 32, 12, 12)
     model = make_layer("Conv", shape, (32, 32, 3, 3), pads=(1, 1, 1, 1))
-    layer = Layer("blocks", model, shape)
+    layer = SampleLayer("blocks", model, shape)
     site = layer.site
     random = np.random.default_rng(0)
     groups = random.permutation(32) % 2, random.permutation(32) % 2

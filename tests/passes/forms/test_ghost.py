@@ -12,7 +12,7 @@ from lwgraph.passes.forms._neighbours import output_probe
 from lwgraph.passes.forms._split import factor
 from lwgraph.passes.forms.ghost import AMPLIFIED, Ghost, growth, pivots, turn
 from lwgraph.passes.forms.low_rank import LowRank
-from lwgraph.testing.layers import Layer, make_layer, moments_on
+from lwgraph.testing.layers import SampleLayer, make_layer, moments_on
 from tests.passes.forms.test_all_forms import sampled
 
 REFERENCE = registry.executor("reference")
@@ -89,7 +89,7 @@ def test_what_rounding_would_spoil_is_pivoted():
 )
 def test_moments_of_the_outputs_of_white_inputs(attributes):
     shape = (3000, 2, 17, 15)
-    site = Layer("layer", make_layer("Conv", shape, (3, 2, 3, 3), bias=False, **attributes), shape).site
+    site = SampleLayer("layer", make_layer("Conv", shape, (3, 2, 3, 3), bias=False, **attributes), shape).site
     probe = output_probe(site)
     y = probe.values(np.random.default_rng(0).standard_normal(shape))
     height, width = y.shape[2:]
@@ -100,7 +100,7 @@ def test_moments_of_the_outputs_of_white_inputs(attributes):
 
 def test_outputs_that_are_moved_copies_are_made_from_them():
     shape = (4, 16, 12, 12)
-    made = Layer("layer", make_layer("Conv", shape, (16, 16, 3, 3), pads=(1, 1, 1, 1)), shape)
+    made = SampleLayer("layer", make_layer("Conv", shape, (16, 16, 3, 3), pads=(1, 1, 1, 1)), shape)
     site, weight = made.site, made.site.weight.copy()
     weight[:, :, :, 2] = 0
     weight[8:] = np.roll(weight[:8], 1, 3)  # outputs 8 to 15 see what is one to the left
@@ -126,6 +126,6 @@ def test_inputs_that_are_dead_on_the_samples_do_not_spoil_unusual_ones():
 
 def test_outputs_that_cost_less_than_a_depthwise_layer_are_not_made_by_one():
     shapes = {"pointwise": (4, 6, 9, 9), "wide": (4, 12, 9, 9)}
-    sites = {n: Layer(n, make_layer("Conv", s, (16, s[1], 1, 1)), s).site for n, s in shapes.items()}
+    sites = {n: SampleLayer(n, make_layer("Conv", s, (16, s[1], 1, 1)), s).site for n, s in shapes.items()}
     form = Ghost(5, cheap="depthwise")
     assert form.at(sites["pointwise"]).cheap == "pointwise" and form.at(sites["wide"]).cheap == "depthwise"

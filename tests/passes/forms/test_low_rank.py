@@ -5,12 +5,12 @@ from lwgraph.errors import UsageError
 from lwgraph.layers.form import parse_form
 from lwgraph.layers.moments import Moments, Pooled
 from lwgraph.passes.forms.low_rank import LowRank
-from lwgraph.testing.layers import Layer, layers, make_layer, patches
+from lwgraph.testing.layers import SampleLayer, layers, make_layer, patches
 
 LAYERS = {layer.name: layer for layer in layers()}
 
 
-def moments(layer: Layer, seed: int = 0) -> Moments:
+def moments(layer: SampleLayer, seed: int = 0) -> Moments:
     found = patches(layer.site, layer.samples(seed))
     gram = Pooled(found.swapaxes(1, 2) @ found / found.shape[1], found.mean(1), found.shape[1])
     return Moments(layer.site, gram)
@@ -55,7 +55,7 @@ def test_spatial_takes_the_better_order():
 
 
 def test_zero_weight():
-    layer = Layer("zero", make_layer("Conv", (3, 20, 9, 9), (24, 20, 3, 3)), (3, 20, 9, 9))
+    layer = SampleLayer("zero", make_layer("Conv", (3, 20, 9, 9), (24, 20, 3, 3)), (3, 20, 9, 9))
     site = layer.site
     site.__dict__["weight"] = np.zeros_like(site.weight)
     fitted = LowRank(16).fit(site, Moments(site))

@@ -11,7 +11,7 @@ from lwgraph.layers.substitute import formed, small_model
 from lwgraph.passes.forms._halved import HalvedPatches, halve
 from lwgraph.passes.forms.octave import Octave
 from lwgraph.rewrite import Context, Pass
-from lwgraph.testing.layers import Layer, make_layer, moments_on, patches
+from lwgraph.testing.layers import SampleLayer, make_layer, moments_on, patches
 
 GEOMETRIES = [
     {"pads": (1, 1, 1, 1)}, {}, {"strides": (2, 1), "pads": (0, 1, 2, 0)}, {"dilations": (2, 3), "strides": (3, 2)},
@@ -20,7 +20,7 @@ GEOMETRIES = [
 
 
 def layer(shape=(2, 32, 12, 12), weight=(32, 32, 3, 3), **attributes):
-    return Layer("layer", make_layer("Conv", shape, weight, **attributes), shape)
+    return SampleLayer("layer", make_layer("Conv", shape, weight, **attributes), shape)
 
 
 @pytest.mark.parametrize("attributes", GEOMETRIES)

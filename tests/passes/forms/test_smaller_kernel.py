@@ -12,14 +12,14 @@ from lwgraph.layers.moments import Moments
 from lwgraph.layers.substitute import difference
 from lwgraph.passes.forms.fire import Fire
 from lwgraph.passes.forms.smaller_kernel import SmallerKernel
-from lwgraph.testing.layers import Layer, make_layer, patches
+from lwgraph.testing.layers import SampleLayer, make_layer, patches
 
 REFERENCE = registry.executor("reference")
 
 
 def layer(kernel, size=11, **attributes):
     shape = (2, 6, *(size,) * len(kernel))
-    return Layer("layer", make_layer("Conv", shape, (8, 6, *kernel), dynamic=False, **attributes), shape)
+    return SampleLayer("layer", make_layer("Conv", shape, (8, 6, *kernel), dynamic=False, **attributes), shape)
 
 
 def keeping(site, taps):
@@ -73,14 +73,14 @@ def test_padding_by_a_size_that_is_not_known_is_refused():
     shape = (2, 6, 9, 9)
     for strides, refused in (((1, 1), False), ((1, 2), True)):
         model = make_layer("Conv", shape, (8, 6, 3, 3), auto_pad="SAME_UPPER", strides=strides)
-        site = Layer("layer", model, shape).site
+        site = SampleLayer("layer", model, shape).site
         assert ("auto_pad=SAME_UPPER" in SmallerKernel.refusal(site)) == refused
         assert ("auto_pad=SAME_UPPER" in Fire.refusal(site)) == refused
 
 
 def test_depthwise_layers_are_taken():
     shape = (2, 12, 9, 9)
-    made = Layer("deep", make_layer("Conv", shape, (12, 1, 5, 5), group=12, pads=(2, 2, 2, 2)), shape)
+    made = SampleLayer("deep", make_layer("Conv", shape, (12, 1, 5, 5), group=12, pads=(2, 2, 2, 2)), shape)
     site = keeping(made.site, ((1, 2, 3), (1, 2, 3)))
     assert SmallerKernel.refusal(site) == ""
     fitted = SmallerKernel("3").fit(site, Moments(site))

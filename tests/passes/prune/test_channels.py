@@ -16,7 +16,7 @@ from lwgraph.passes.prune import importance as importances
 from lwgraph.passes.prune.assessment import matches
 from lwgraph.passes.prune.channels import PruneChannels
 from lwgraph.passes.prune.importance import Importance, Ranking, by_score
-from lwgraph.passes.prune.readers import Scene, Work
+from lwgraph.passes.prune.readers import PruneView, Work
 from lwgraph.passes.prune.widths import by_work, kept_by_ratio, step_of
 from lwgraph.rewrite.base import Context
 from tests.passes.prune.networks import Net
@@ -29,9 +29,9 @@ def context(model: ir.Model, samples: int = 64, seed: int = 5, rows: int = 6) ->
     return Context(executor=executor, data=data, statistics=Statistics(model, data, executor, rows_per_unknown=rows))
 
 
-def scene_of(proto: onnx.ModelProto) -> Scene:
+def scene_of(proto: onnx.ModelProto) -> PruneView:
     model = ir.load(proto)
-    return Scene(model, context(model))
+    return PruneView(model, context(model))
 
 
 def chain(kind: str) -> onnx.ModelProto:
@@ -75,9 +75,9 @@ def test_the_predicted_error_is_the_measured_one(kind):
     option = PruneChannels(ratio=0.5, scope="group", multiple=1, refit=False)
     assert option.run(pruned, ctx) == (3 if "group" in kind else 6)
     verify(pruned)
-    scene = Scene(ir.clone(model), ctx)
-    group = scene.coupling.prunable[0]
-    predicted = importances.Obs().rank(group, scene).cost[group.width // 2]
+    view = PruneView(ir.clone(model), ctx)
+    group = view.coupling.prunable[0]
+    predicted = importances.Obs().rank(group, view).cost[group.width // 2]
     error = measured_error(model, pruned, ctx.data)
     assert error == pytest.approx(predicted, rel=0.1 if kind != "matmul" else 0.3)
     uncompensated = ir.clone(model)
@@ -87,10 +87,10 @@ def test_the_predicted_error_is_the_measured_one(kind):
 
 def test_obs_agrees_with_brute_force():
     """The cost of each single channel is that of the least-squares fit without it."""
-    scene = scene_of(chain("conv"))
-    group = scene.coupling.prunable[0]
-    (reader,) = scene.readers(group)
-    block = scene.moments(reader).blocks[0]
+    view = scene_of(chain("conv"))
+    group = view.coupling.prunable[0]
+    (reader,) = view.readers(group)
+    block = view.moments(reader).blocks[0]
     part = importances._Part(block, reader.columns[0], 1.0)
     costs = part.costs(np.arange(group.width))
     for channel in range(group.width):
@@ -102,10 +102,10 @@ def test_obs_agrees_with_brute_force():
 
 
 def test_removing_in_rounds_adds_up_to_the_joint_cost():
-    scene = scene_of(chain("conv"))
-    group = scene.coupling.prunable[0]
-    (reader,) = scene.readers(group)
-    block = scene.moments(reader).blocks[0]
+    view = scene_of(chain("conv"))
+    group = view.coupling.prunable[0]
+    (reader,) = view.readers(group)
+    block = view.moments(reader).blocks[0]
     one, two = (importances._Part(block, reader.columns[0], 1.0) for _ in range(2))
     assert one.remove(np.array([3])) + one.remove(np.array([0, 7])) == pytest.approx(
         two.remove(np.array([0, 3, 7])), rel=1e-6
@@ -114,11 +114,11 @@ def test_removing_in_rounds_adds_up_to_the_joint_cost():
 
 
 def test_a_group_too_large_for_memory_is_ranked_in_one_round(monkeypatch):
-    scene = scene_of(chain("conv"))
-    group = scene.coupling.prunable[0]
-    exact = importances.Obs().rank(group, scene)
+    view = scene_of(chain("conv"))
+    group = view.coupling.prunable[0]
+    exact = importances.Obs().rank(group, view)
     monkeypatch.setattr(importances, "MEMORY_BYTES", 1000)
-    once = importances.Obs().rank(group, scene)
+    once = importances.Obs().rank(group, view)
     assert once.order[0] == exact.order[0] and np.all(np.diff(once.cost) >= 0)
 
 
@@ -175,11 +175,11 @@ def test_every_importance_prunes_to_the_work_asked_for(name):
     model = ir.load(residual_net())
     ctx = context(model)
     shapes = {"x": [1, 3, 8, 8]}
-    before = Work(Scene(model, ctx)).total({})
-    assert before == count(model, Scene(model, ctx).shapes | shapes).macs
+    before = Work(PruneView(model, ctx)).total({})
+    assert before == count(model, PruneView(model, ctx).shapes | shapes).macs
     assert PruneChannels(ratio=0.4, importance=name, multiple=8).run(model, ctx)
     verify(model)
-    after = Work(Scene(model, ctx)).total({})
+    after = Work(PruneView(model, ctx)).total({})
     assert 0.4 * before < after <= 0.6 * before
     widths = [ir.constant_shape(node.inputs[1])[0] for node in model.graph if node.op_type == "Conv"]
     assert all(width % 8 == 0 for width in widths)
@@ -192,13 +192,13 @@ def test_work_where_the_file_leaves_the_image_open():
         open_.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"side{axis}"
     model, ctx = ir.load(open_), context(ir.load(known))
     sample = len(ctx.data[0]["x"])
-    assert Work(Scene(model, ctx)).total({}) == sample * Work(Scene(ir.load(known), ctx)).total({})
+    assert Work(PruneView(model, ctx)).total({}) == sample * Work(PruneView(ir.load(known), ctx)).total({})
     assert not ctx.warnings
     blind = Context()
-    assert Work(Scene(model, blind)).total({}) > 0 and "not known without calibration data" in blind.warnings[0]
+    assert Work(PruneView(model, blind)).total({}) > 0 and "not known without calibration data" in blind.warnings[0]
     pruned = ir.clone(model)
     assert PruneChannels(ratio=0.4, multiple=8).run(pruned, ctx)
-    after = Work(Scene(pruned, ctx)).total({}) / Work(Scene(model, ctx)).total({})
+    after = Work(PruneView(pruned, ctx)).total({}) / Work(PruneView(model, ctx)).total({})
     assert 0.4 < after <= 0.6
 
 
@@ -212,9 +212,9 @@ def test_the_same_bytes_each_time():
 
 
 def test_steps_stop_when_nothing_is_left():
-    scene = scene_of(residual_net())
-    rankings = {group: by_score(np.ones(group.width)) for group in scene.coupling.prunable}
-    removed = by_work(rankings, 0.99, 16, scene, 0.5)
+    view = scene_of(residual_net())
+    rankings = {group: by_score(np.ones(group.width)) for group in view.coupling.prunable}
+    removed = by_work(rankings, 0.99, 16, view, 0.5)
     assert {group.width: len(channels) for group, channels in removed.items()} == {32: 16, 64: 32}
 
 
@@ -233,15 +233,15 @@ def test_steps_stop_when_nothing_is_left():
 )
 def test_kept_widths(width, ratio, multiple, kept):
     net = Net()
-    scene = scene_of(net.model(net.conv(net.conv(net.input("N", 3, 4, 4), 3, width), width, 2)))
-    assert kept_by_ratio(scene.coupling.prunable[0], ratio, multiple) == kept
+    view = scene_of(net.model(net.conv(net.conv(net.input("N", 3, 4, 4), 3, width), width, 2)))
+    assert kept_by_ratio(view.coupling.prunable[0], ratio, multiple) == kept
 
 
 def test_a_channel_of_a_grouped_layer_is_several_filters():
     net = Net()
     x = net.conv(net.conv(net.input("N", 3, 4, 4), 3, 32), 32, 64, 3, group=4)
-    scene = scene_of(net.model(net.conv(x, 64, 2)))
-    assert [(group.width, step_of(group, 16)) for group in scene.coupling.prunable] == [(8, 4), (16, 4)]
+    view = scene_of(net.model(net.conv(x, 64, 2)))
+    assert [(group.width, step_of(group, 16)) for group in view.coupling.prunable] == [(8, 4), (16, 4)]
 
 
 def test_which_groups():
@@ -293,7 +293,7 @@ class Last(Importance):
 
     name = "last"
 
-    def rank(self, group, scene):
+    def rank(self, group, view):
         return Ranking(np.arange(group.width)[::-1], np.linspace(0, 1, group.width + 1))
 
 

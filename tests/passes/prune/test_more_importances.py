@@ -16,7 +16,7 @@ from lwgraph.errors import UsageError
 from lwgraph.passes.prune.channels import PruneChannels
 from lwgraph.passes.prune.fold import Fold, _greedy
 from lwgraph.passes.prune.importance import MORE, importance
-from lwgraph.passes.prune.readers import Scene
+from lwgraph.passes.prune.readers import PruneView
 from lwgraph.rewrite.base import Context
 from tests.passes.prune.networks import Net
 from tests.passes.prune.pruning import feeds, run
@@ -43,8 +43,8 @@ def twins(act: str = "Relu") -> ir.Model:
 def test_near_duplicates_are_folded_into_one():
     model = twins()
     ctx = context(model)
-    scene = Scene(ir.clone(model), ctx)
-    ranking = Fold().rank(scene.coupling.prunable[0], scene)
+    view = PruneView(ir.clone(model), ctx)
+    ranking = Fold().rank(view.coupling.prunable[0], view)
     first = set(ranking.order[:2].tolist())
     assert len(first & {2, 5}) == 1 and len(first & {1, 6}) == 1  # of each pair one
     assert ranking.cost[2] < 0.4 * ranking.cost[3]  # a ridge is in between
@@ -74,9 +74,9 @@ def test_taylor_is_the_squared_slope_of_the_outputs(monkeypatch):
     net = Net()
     model = ir.load(net.model(net.conv(net.conv(net.input("N", 3, 5, 5), 3, 6, 3, act="Tanh"), 6, 2, 3)))
     ctx = Context(data=[feeds(model, batch=1, seed=i) for i in range(32)])
-    scene = Scene(model, ctx)
-    group = scene.coupling.prunable[0]
-    ranking = taylor.Taylor().rank(group, scene)
+    view = PruneView(model, ctx)
+    group = view.coupling.prunable[0]
+    ranking = taylor.Taylor().rank(group, view)
     scores = np.empty(group.width)
     scores[ranking.order] = np.diff(ranking.cost)
     expected = np.zeros(group.width)

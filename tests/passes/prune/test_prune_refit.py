@@ -8,7 +8,7 @@ import pytest
 from lwgraph import ir, registry
 from lwgraph.calibrate import Statistics
 from lwgraph.check import verify
-from lwgraph.passes.prune import assessment as study
+from lwgraph.passes.prune import assessment
 from lwgraph.passes.prune.channels import PruneChannels
 from lwgraph.passes.prune.importance import Ranking
 from lwgraph.passes.prune.widths import at_outputs
@@ -54,7 +54,7 @@ def test_errors_that_add_up_are_corrected():
 
 def test_layers_are_refitted_behind_a_relu_and_on_many_patches(monkeypatch):
     model, asked = deep(1), {}
-    monkeypatch.setattr(study, "refit", lambda *_, **named: asked.update(named))
+    monkeypatch.setattr(assessment, "refit", lambda *_, **named: asked.update(named))
     PruneChannels(ratio=0.4, scope="group", multiple=1).run(model, context(model, 1))
     assert asked["relu"] and asked["least_rows"] == 32768 and asked["scope"] == "all" and asked["kept"]
 

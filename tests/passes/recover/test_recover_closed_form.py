@@ -11,7 +11,7 @@ from lwgraph import ir, registry
 from lwgraph.errors import UsageError
 from lwgraph.layers.site import find_sites
 from lwgraph.layers.weights import transform, write
-from lwgraph.passes.recover.closed_form import Target, target_of
+from lwgraph.passes.recover.closed_form import FitTarget, target_of
 from lwgraph.rewrite import Context, Pass
 from lwgraph.rewrite.base import Skip
 from tests.passes.recover.nets import convnet, damaged, inputs
@@ -147,8 +147,8 @@ def test_a_sum_is_aimed_at_where_there_is_one() -> None:
     sites = {s.node.name: s for s in find_sites(model)}
     kinds = {v.name: n.op_type for n in model.graph for v in n.outputs}
     common = frozenset(kinds)
-    assert target_of(sites["conv1"], common, kinds) == Target("s1", "r0")
-    assert target_of(sites["conv0"], common, kinds) == Target("c0")
+    assert target_of(sites["conv1"], common, kinds) == FitTarget("s1", "r0")
+    assert target_of(sites["conv0"], common, kinds) == FitTarget("c0")
     assert target_of(sites["conv0"], common - {"c0"}, kinds) is None
 
 

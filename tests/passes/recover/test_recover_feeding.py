@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 from lwgraph.calibrate.signature import signature  # noqa: E402
 from lwgraph.passes.recover import feeding  # noqa: E402
 from lwgraph.passes.recover.feeding import Feeder  # noqa: E402
-from lwgraph.passes.recover.sample_pool import Pool  # noqa: E402
+from lwgraph.passes.recover.sample_pool import SamplePool  # noqa: E402
 
 
 def feeder(
@@ -22,7 +22,7 @@ def feeder(
     """Steps of eight rows; the teacher answers the sum of each image, and with `together` of the whole batch, too."""
     model = convnet()
     described: Any = signature(model)
-    pool = Pool(inputs(rows), described, np.arange(rows))
+    pool = SamplePool(inputs(rows), described, np.arange(rows))
     if fixed:
         pool.fixed = fixed
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lwgraph.report import Report
-from lwgraph.report.chart import Axis, Point, Series, scatter
+from lwgraph.report.chart import ChartAxis, Point, Series, scatter
 from lwgraph.report.sections.search import rank_correlation, search
 
 
@@ -62,7 +62,7 @@ def circles(svg: str) -> list[tuple[float, float]]:
 
 
 def test_points_are_where_their_values_are() -> None:
-    svg = scatter([Series("", [Point(0, 1), Point(5, 10), Point(10, 100)])], Axis("x"), Axis("y", log=True))
+    svg = scatter([Series("", [Point(0, 1), Point(5, 10), Point(10, 100)])], ChartAxis("x"), ChartAxis("y", log=True))
     (x0, y0), (x1, y1), (x2, y2) = circles(svg)
     assert x0 < x1 < x2 and x1 == pytest.approx((x0 + x2) / 2, abs=0.1)
     assert y0 > y1 > y2 and y1 == pytest.approx((y0 + y2) / 2, abs=0.1)  # upwards, and logarithmic
@@ -70,23 +70,23 @@ def test_points_are_where_their_values_are() -> None:
 
 def test_values_that_an_axis_cannot_show_are_left_out() -> None:
     points = [Point(1, 0), Point(1, -1), Point(float("nan"), 1), Point(1, float("inf")), Point(1, 1)]
-    assert len(circles(scatter([Series("", points)], Axis("x"), Axis("y", log=True)))) == 1
-    assert scatter([Series("", points[:1])], Axis("x"), Axis("y", log=True)) == ""
+    assert len(circles(scatter([Series("", points)], ChartAxis("x"), ChartAxis("y", log=True)))) == 1
+    assert scatter([Series("", points[:1])], ChartAxis("x"), ChartAxis("y", log=True)) == ""
 
 
 @pytest.mark.parametrize(
     ("axis", "low", "high", "ticks"),
     [
-        (Axis(""), 0.0, 10.0, [0, 2, 4, 6, 8, 10]),
-        (Axis(""), 0.13, 0.29, [0.15, 0.2, 0.25]),
-        (Axis("", log=True), 0.9, 11.0, [1, 2, 5, 10]),
-        (Axis("", log=True), 1e-4, 2.0, [1e-4, 1e-3, 1e-2, 0.1, 1]),
+        (ChartAxis(""), 0.0, 10.0, [0, 2, 4, 6, 8, 10]),
+        (ChartAxis(""), 0.13, 0.29, [0.15, 0.2, 0.25]),
+        (ChartAxis("", log=True), 0.9, 11.0, [1, 2, 5, 10]),
+        (ChartAxis("", log=True), 1e-4, 2.0, [1e-4, 1e-3, 1e-2, 0.1, 1]),
     ],
 )
-def test_ticks_are_round(axis: Axis, low: float, high: float, ticks: list[float]) -> None:
+def test_ticks_are_round(axis: ChartAxis, low: float, high: float, ticks: list[float]) -> None:
     assert axis.ticks(low, high) == pytest.approx(ticks)
 
 
 def test_one_point_alone_can_be_drawn() -> None:
-    for axis in (Axis("x"), Axis("x", log=True)):
+    for axis in (ChartAxis("x"), ChartAxis("x", log=True)):
         assert len(circles(scatter([Series("", [Point(3, 3)])], axis, axis, diagonal=0.1))) == 1

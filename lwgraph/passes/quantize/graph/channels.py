@@ -35,7 +35,7 @@ _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
-class Layer:
+class ScaledLayer:
     """A layer between channels: its weight takes the scales of both."""
 
     node: ir.Node
@@ -55,7 +55,7 @@ class Channels:
     """
 
     ids: dict[ir.Value, Ids] = field(default_factory=dict)
-    layers: list[Layer] = field(default_factory=list)
+    layers: list[ScaledLayer] = field(default_factory=list)
     constants: dict[tuple[ir.Node, int], Ids] = field(default_factory=dict)
     clips: list[tuple[ir.Value, float, float]] = field(default_factory=list)
     _parent: list[int] = field(default_factory=list)
@@ -151,7 +151,7 @@ class Channels:
         if not (bias is None or ir.constant_tensor(bias) is not None):
             self._freeze(self._new(out, outputs))
             return False
-        self.layers.append(Layer(node, inputs, self._new(out, outputs)))
+        self.layers.append(ScaledLayer(node, inputs, self._new(out, outputs)))
         return fits
 
     def _same(self, node: ir.Node) -> bool:
@@ -324,4 +324,4 @@ def _nonempty(value: ir.Value | None) -> bool:
     return value is not None and ir.constant_shape(value) != (0,)
 
 
-__all__ = ["Channels", "Layer", "layer_inputs", "layer_outputs", "oi_weight"]
+__all__ = ["Channels", "ScaledLayer", "layer_inputs", "layer_outputs", "oi_weight"]

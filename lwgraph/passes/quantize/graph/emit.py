@@ -19,7 +19,7 @@ _REQUANTIZED = ("Conv", "ConvTranspose", "Gemm")
 
 
 @dataclass(frozen=True)
-class Weights:
+class IntegerConstants:
     """What replaces a compute node's constants: integers on a grid, and a bias (float) or None.
 
     `bias_grid` None: the bias stays float.
@@ -32,7 +32,7 @@ class Weights:
 
 
 @dataclass
-class Emitter:
+class QdqWriter:
     """Rewrites `placement.graph` in place.
 
     Args:
@@ -45,7 +45,7 @@ class Emitter:
 
     placement: Placement
     grids: Mapping[ir.Value, Grid]
-    weights: Mapping[ir.Node, Weights]
+    weights: Mapping[ir.Node, IntegerConstants]
     constants: Mapping[tuple[ir.Node, int], Grid]
     keep_clips: bool = False
     guard: bool = False
@@ -131,7 +131,7 @@ class Emitter:
             for use in others:
                 use.node.replace_input_with(use.idx, dq)
 
-    def _weights(self, node: ir.Node, found: Weights) -> None:
+    def _weights(self, node: ir.Node, found: IntegerConstants) -> None:
         weight = node.inputs[1]
         node.replace_input_with(1, self._stored_constant(found.integers, found.grid, _name(weight), node))
         if found.bias is None:
@@ -248,4 +248,4 @@ def _name(value: ir.Value | None) -> str:
     return (value.name if value is not None else "") or "constant"
 
 
-__all__ = ["Emitter", "Weights"]
+__all__ = ["IntegerConstants", "QdqWriter"]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from lwgraph import ir
 from lwgraph.calibrate.ranges import Observed
 from lwgraph.calibrate.thresholds import Range
-from lwgraph.passes.quantize.graph.emit import Emitter, Weights
+from lwgraph.passes.quantize.graph.emit import IntegerConstants, QdqWriter
 from lwgraph.passes.quantize.graph.shapes import infer
 from lwgraph.passes.quantize.grids.grid import Grid, activation_grid
 from lwgraph.passes.quantize.grids.weight_grid import RoundedWeights
@@ -100,7 +100,7 @@ class Quantizer:
         names = candidates(self.model.graph, target, self.opset) if only is None else placement.observed()
         self.observed = dict(observe(names, axes)) if names else {}
         self.weights = weights or rounding(target, recipe)
-        self._rounded: dict[str, tuple[float, Weights]] = {}
+        self._rounded: dict[str, tuple[float, IntegerConstants]] = {}
 
     def placement(self, refused: Mapping[str, str] = {}) -> tuple[ir.Model, Placement]:
         """A copy of the float model and where integers would go in it, with nodes refused by name for a reason."""
@@ -124,7 +124,7 @@ class Quantizer:
             [n.name or "" for n, r in placement.roles.items() if r.kind != "compute"],
             {n.name or "": why for n, why in placement.reasons.items()},
         )
-        emitter = Emitter(placement, grids, weights, constants, self.target.keep_clips, self.target.requantizes)
+        emitter = QdqWriter(placement, grids, weights, constants, self.target.keep_clips, self.target.requantizes)
         names = {v: v.name or "" for v in grids}
         emitter.run()
         found.integers = {names[v]: q.name or "" for v, q in emitter.integers.items()}
@@ -186,7 +186,7 @@ class Quantizer:
                 if alone or part.high - part.low >= _SIMILAR * (whole.high - whole.low):
                     placement.groups.tie(value, output)
 
-    def rounded(self, node: ir.Node, grids: Mapping[ir.Value, Grid]) -> Weights | None:
+    def rounded(self, node: ir.Node, grids: Mapping[ir.Value, Grid]) -> IntegerConstants | None:
         """A compute node's weight in integers, and its bias; None without a constant weight. Remembered."""
         fold_gemm(node)
         weight = ir.constant(node.inputs[1])
@@ -211,7 +211,7 @@ class Quantizer:
         if bias is not None and not self.target.float_bias:
             product = np.asarray(grid.scale.astype(np.float64) * scale, np.float32)
             bias_grid = Grid("int32", product, np.zeros(product.shape, np.int64), None if axis is None else 0)
-        made = Weights(integers, grid, bias, bias_grid)
+        made = IntegerConstants(integers, grid, bias, bias_grid)
         self._rounded[name] = (scale, made)
         return made
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from lwgraph.calibrate.partial_runs import Onward
+from lwgraph.calibrate.partial_runs import PartialRuns
 from lwgraph.executor import Executor
 from lwgraph.measure.distance import Distance
 from lwgraph.passes.quantize.graph.quantizer import Quantizer
-from lwgraph.passes.quantize.judging.sensitivity import Source, simulated, starts
+from lwgraph.passes.quantize.judging.sensitivity import ErrorSource, simulated, starts
 from lwgraph.passes.quantize.placing.region import Region
 
 TRIED = 8  # tensors whose ranges are looked at one by one
@@ -24,7 +24,7 @@ _WORTH = 0.9  # another range must do less than this share of the damage
 def better_ranges(
     quantizer: Quantizer,
     region: Region,
-    sources: Sequence[Source],
+    sources: Sequence[ErrorSource],
     damages: Sequence[float],
     methods: Sequence[tuple[str, float]],
     distance: Distance,
@@ -42,7 +42,7 @@ def better_ranges(
     order = sorted((i for i, s in enumerate(sources) if s.grid is not None), key=lambda i: -damages[i])[:TRIED]
     found: dict[str, tuple[tuple[str, float], float]] = {}
     places = dict(zip(order, starts(quantizer.model, [sources[i] for i in order]), strict=True))
-    onward = Onward(quantizer.model, distance.feeds, executor, list(places.values()))
+    partial = PartialRuns(quantizer.model, distance.feeds, executor, list(places.values()))
     for number, index in enumerate(order):
         progress(number, len(order))
         source = sources[index]
@@ -58,7 +58,7 @@ def better_ranges(
         if len(grids) < 2:
             continue
         lost = {
-            key: distance(onward.run(simulated(quantizer.model, [replace(source, grid=g)]), places[index]))
+            key: distance(partial.run(simulated(quantizer.model, [replace(source, grid=g)]), places[index]))
             for key, g in grids.items()
         }
         best = min(lost, key=lambda key: lost[key])

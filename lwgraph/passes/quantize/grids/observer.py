@@ -87,7 +87,7 @@ class Observer:
         return max(FEW, min(SAMPLES, COUNTED // max(self.total, 1)))
 
 
-class _Slice(Sequence[Feeds]):
+class _SampleRange(Sequence[Feeds]):
     """Some samples in a row, each still read when it is used."""
 
     def __init__(self, data: Sequence[Feeds], start: int, stop: int) -> None:
@@ -108,7 +108,7 @@ def parted(data: Sequence[Feeds]) -> tuple[Sequence[Feeds], Sequence[Feeds]]:
     count = len(data)
     if count < LEAST_PARTED:
         return data, ()
-    return _Slice(data, 0, count - count // 4), _Slice(data, count - count // 4, count)
+    return _SampleRange(data, 0, count - count // 4), _SampleRange(data, count - count // 4, count)
 
 
 def judged(model: ir.Model, data: Sequence[Feeds], rows: int) -> list[Feeds]:

@@ -14,7 +14,7 @@ from lwgraph.measure.distance import Distance
 from lwgraph.passes.quantize.graph.quantizer import Quantizer, fold_gemm, whole_channels
 from lwgraph.passes.quantize.grids.grid import weight_limits
 from lwgraph.passes.quantize.grids.weight_grid import weight_grid
-from lwgraph.passes.quantize.judging.sensitivity import Source, simulated
+from lwgraph.passes.quantize.judging.sensitivity import ErrorSource, simulated
 from lwgraph.passes.quantize.placing.roles import weight_axis
 from lwgraph.passes.quantize.round_weights import RoundWeights
 from lwgraph.rewrite import Context
@@ -36,7 +36,7 @@ def weight_share(
     _, placement = quantizer.placement(refused)
     grids = quantizer.grids(placement)
     sources = [
-        Source(node.name or "", weights=rounded)
+        ErrorSource(node.name or "", weights=rounded)
         for node in placement.compute
         if (rounded := quantizer.rounded(node, grids)) is not None
     ]

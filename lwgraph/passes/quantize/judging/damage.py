@@ -93,7 +93,7 @@ class Damage:
 
 
 @dataclass
-class _Sums:
+class _TensorSums:
     signal: float = 0.0
     rounded: float = 0.0
     lost: float = 0.0
@@ -172,10 +172,10 @@ def _observe(
     pairs: Mapping[str, tuple[str, Grid]],
     activation_bytes: int,
     seed: int,
-) -> dict[str, _Sums]:
+) -> dict[str, _TensorSums]:
     names = list(pairs)
     back = {integer: name for name, (integer, _) in pairs.items()}
-    sums = {name: _Sums() for name in names}
+    sums = {name: _TensorSums() for name in names}
     if not names:
         return sums
     # Shapes are equal in both models, so both are captured in the same portions.
@@ -200,7 +200,7 @@ def _size(feed: Feeds) -> int:
     return sum(np.asarray(array).nbytes for array in feed.values())
 
 
-def _add(sums: _Sums, real: Array, q: Array, grid: Grid, seed: int) -> None:
+def _add(sums: _TensorSums, real: Array, q: Array, grid: Grid, seed: int) -> None:
     if not real.size:
         return
     sums.low, sums.high = min(sums.low, float(real.min())), max(sums.high, float(real.max()))
@@ -223,7 +223,7 @@ def _positions(size: int, seed: int) -> Array:
     return ((np.arange(SAMPLED) + np.random.default_rng(seed).random(SAMPLED)) * (size / SAMPLED)).astype(np.int64)
 
 
-def _tensor(name: str, sums: _Sums, grid: Grid) -> TensorFacts:
+def _tensor(name: str, sums: _TensorSums, grid: Grid) -> TensorFacts:
     low, high = grid.range()
     inside = max(min(sums.high, high) - max(sums.low, low), 0.0)
     return TensorFacts(

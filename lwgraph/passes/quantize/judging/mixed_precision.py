@@ -20,12 +20,12 @@ from lwgraph.passes.quantize.graph.quantizer import Built, Quantizer
 from lwgraph.passes.quantize.grids.better_ranges import better_ranges, refined
 from lwgraph.passes.quantize.judging.before_softmax import Logits, has_logits
 from lwgraph.passes.quantize.judging.sensitivity import sensitivities
-from lwgraph.passes.quantize.placing.min_cut import Choice, ladder
+from lwgraph.passes.quantize.placing.min_cut import Assignment, ladder
 from lwgraph.passes.quantize.placing.node_times import Border, can_profile, measured_border, node_seconds
 from lwgraph.passes.quantize.placing.readback import failures
 from lwgraph.passes.quantize.placing.region import Region
 
-Judge = Callable[[Run], float]  # the loss of a prepared model, comparable with max_loss; lower is better
+MeasureLoss = Callable[[Run], float]  # the loss of a prepared model, comparable with max_loss; lower is better
 RATE = 8.0  # without max_loss: halving the loss is worth a ninth more time (2 ** (1 / RATE))
 ENOUGH = 1e-3  # a relative squared error this small is hardly worth time
 CEILING = 0.02  # a larger error is not traded for time where a mix without it is faster than the float model
@@ -126,7 +126,7 @@ class Mixer:
     quantizer: Quantizer
     executor: Executor
     feeds: Sequence[Feeds]
-    judge: Judge | None = None
+    judge: MeasureLoss | None = None
     refused: Mapping[str, str] = field(default_factory=dict)
     runs: int = 48
     methods: Sequence[tuple[str, float]] = ()
@@ -250,7 +250,7 @@ class Mixer:
         return whole, region, loss
 
     def _pick(
-        self, choices: Sequence[Choice], region: Region, refused: Mapping[str, str], max_loss: float | None
+        self, choices: Sequence[Assignment], region: Region, refused: Mapping[str, str], max_loss: float | None
     ) -> tuple[frozenset[str], Built, float] | None:
         if not choices:
             return None
@@ -272,7 +272,7 @@ class Mixer:
         return found
 
     def _raced(
-        self, choices: Sequence[Choice], region: Region, refused: Mapping[str, str]
+        self, choices: Sequence[Assignment], region: Region, refused: Mapping[str, str]
     ) -> tuple[frozenset[str], Built, float] | None:
         """Of RACED rungs of the ladder the one of least cost by its measured time, CEILING kept where one keeps it.
 
@@ -399,4 +399,4 @@ class Mixer:
         ]
 
 
-__all__ = ["CLEARLY", "ENOUGH", "EVEN", "RATE", "Judge", "Mixed", "Mixer", "NodeFacts", "race", "worth"]
+__all__ = ["CLEARLY", "ENOUGH", "EVEN", "RATE", "MeasureLoss", "Mixed", "Mixer", "NodeFacts", "race", "worth"]

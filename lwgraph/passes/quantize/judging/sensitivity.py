@@ -16,15 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from lwgraph import ir
-from lwgraph.calibrate.partial_runs import Onward
+from lwgraph.calibrate.partial_runs import PartialRuns
 from lwgraph.executor import Executor
 from lwgraph.measure.distance import Distance
-from lwgraph.passes.quantize.graph.emit import Weights
+from lwgraph.passes.quantize.graph.emit import IntegerConstants
 from lwgraph.passes.quantize.grids.grid import Grid
 
 
 @dataclass(frozen=True)
-class Source:
+class ErrorSource:
     """One cause of error: a tensor's grid (`weights` None) or the rounded weights of a node.
 
     `local` is its relative squared error where it arises; damage within a group is shared out by it.
@@ -32,13 +32,13 @@ class Source:
 
     name: str
     grid: Grid | None = None
-    weights: Weights | None = None
+    weights: IntegerConstants | None = None
     local: float = 1.0
 
 
 def sensitivities(
     model: ir.Model,
-    sources: Sequence[Source],
+    sources: Sequence[ErrorSource],
     distance: Distance,
     executor: Executor,
     runs: int,
@@ -57,13 +57,13 @@ def sensitivities(
         return found
     measured = 0
     places = starts(model, sources)
-    onward = Onward(model, distance.feeds, executor, places)
+    partial = PartialRuns(model, distance.feeds, executor, places)
 
     def measure(start: int, stop: int) -> float:
         nonlocal measured
         measured += 1
         progress(measured, runs)
-        return distance(onward.run(simulated(model, sources[start:stop]), min(places[start:stop])))
+        return distance(partial.run(simulated(model, sources[start:stop]), min(places[start:stop])))
 
     first = min(len(sources), max(1, runs // 3 if runs < len(sources) else runs))
     edges = np.linspace(0, len(sources), first + 1).round().astype(int)
@@ -86,7 +86,7 @@ def sensitivities(
     return found
 
 
-def starts(model: ir.Model, sources: Sequence[Source]) -> list[int]:
+def starts(model: ir.Model, sources: Sequence[ErrorSource]) -> list[int]:
     """For each source the number of the first node that it changes or that reads what it changes."""
     numbers = {node: index for index, node in enumerate(model.graph)}
     layers = {node.name: index for node, index in numbers.items()}
@@ -102,7 +102,7 @@ def starts(model: ir.Model, sources: Sequence[Source]) -> list[int]:
     return found
 
 
-def simulated(model: ir.Model, sources: Sequence[Source]) -> ir.Model:
+def simulated(model: ir.Model, sources: Sequence[ErrorSource]) -> ir.Model:
     """A float copy of `model` with the errors of some sources."""
     copy = ir.clone(model)
     values = {v.name: v for v in copy.graph.inputs}
@@ -116,7 +116,7 @@ def simulated(model: ir.Model, sources: Sequence[Source]) -> ir.Model:
     return copy
 
 
-def _round(model: ir.Model, node: ir.Node, weights: Weights) -> None:
+def _round(model: ir.Model, node: ir.Node, weights: IntegerConstants) -> None:
     graph = model.graph
     real = weights.grid.decode(weights.integers).astype(np.float32)
     node.replace_input_with(1, ir.add_initializer(graph, real, f"{node.name}_rounded"))
@@ -156,4 +156,4 @@ def _pass_through(graph: ir.Graph, value: ir.Value, grid: Grid) -> None:
         use.node.replace_input_with(use.idx, stop.outputs[0])
 
 
-__all__ = ["Source", "sensitivities", "simulated", "starts"]
+__all__ = ["ErrorSource", "sensitivities", "simulated", "starts"]

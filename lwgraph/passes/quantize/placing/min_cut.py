@@ -31,7 +31,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Link:
+class TensorLink:
     """A tensor between parts.
 
     Attributes:
@@ -52,7 +52,7 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Assignment:
     """Parts in integers, and what the model of costs says: seconds, and the damage of all grids and weights."""
 
     integer: frozenset[str]
@@ -60,7 +60,7 @@ class Choice:
     damage: float
 
 
-def choose(parts: Sequence[Part], links: Sequence[Link], price: float) -> Choice:
+def choose(parts: Sequence[Part], links: Sequence[TensorLink], price: float) -> Assignment:
     """The cheapest choice by seconds + price * damage. O(V^2 sqrt(E)) for V parts and tensors and E readings."""
     graph: nx.DiGraph[object] = nx.DiGraph()
     graph.add_node("S")  # the integer side; T is the float side
@@ -107,7 +107,7 @@ def choose(parts: Sequence[Part], links: Sequence[Link], price: float) -> Choice
     return evaluate(parts, links, chosen)
 
 
-def evaluate(parts: Iterable[Part], links: Iterable[Link], integer: frozenset[str]) -> Choice:
+def evaluate(parts: Iterable[Part], links: Iterable[TensorLink], integer: frozenset[str]) -> Assignment:
     """Seconds and damage of a choice."""
     seconds = damage = 0.0
     able = set()
@@ -126,10 +126,10 @@ def evaluate(parts: Iterable[Part], links: Iterable[Link], integer: frozenset[st
             seconds += link.enter
         if made and (link.outside or not all(reads)):
             seconds += link.leave
-    return Choice(integer, seconds, damage + sum(grids.values()))
+    return Assignment(integer, seconds, damage + sum(grids.values()))
 
 
-def ladder(parts: Sequence[Part], links: Sequence[Link], steps: int = 24) -> list[Choice]:
+def ladder(parts: Sequence[Part], links: Sequence[TensorLink], steps: int = 24) -> list[Assignment]:
     """Choices from the fastest to the most accurate, none slower without less damage; all float is not among them."""
     found = {(c := choose(parts, links, 0.0)).integer: c}
     spread = sum(p.float_seconds + p.integer_seconds for p in parts)
@@ -138,11 +138,11 @@ def ladder(parts: Sequence[Part], links: Sequence[Link], steps: int = 24) -> lis
         for step in range(steps):
             c = choose(parts, links, spread / most * 10.0 ** (-2 + 6 * step / (steps - 1)))
             found.setdefault(c.integer, c)
-    kept: list[Choice] = []
+    kept: list[Assignment] = []
     for c in sorted((c for c in found.values() if c.integer), key=lambda c: (c.seconds, c.damage, len(c.integer))):
         if not kept or c.damage < kept[-1].damage:
             kept.append(c)
     return kept
 
 
-__all__ = ["Choice", "Link", "Part", "choose", "evaluate", "ladder"]
+__all__ = ["Assignment", "Part", "TensorLink", "choose", "evaluate", "ladder"]

@@ -12,8 +12,8 @@ from lwgraph import ir
 from lwgraph.calibrate.histogram import Histogram
 from lwgraph.passes.quantize.graph.quantizer import Quantizer
 from lwgraph.passes.quantize.grids.grid import Grid
-from lwgraph.passes.quantize.judging.sensitivity import Source
-from lwgraph.passes.quantize.placing.min_cut import Link, Part
+from lwgraph.passes.quantize.judging.sensitivity import ErrorSource
+from lwgraph.passes.quantize.placing.min_cut import Part, TensorLink
 from lwgraph.passes.quantize.placing.node_times import Border
 from lwgraph.passes.quantize.placing.target import Target
 
@@ -87,9 +87,9 @@ class Region:
                 return True
         return False
 
-    def sources(self) -> tuple[list[Source], list[str]]:
+    def sources(self) -> tuple[list[ErrorSource], list[str]]:
         """The causes of error in graph order, and the key of each: a grid's or a node's name."""
-        found: list[tuple[Source, str]] = []
+        found: list[tuple[ErrorSource, str]] = []
         made = self.placement
         weights = {node: w for node in made.compute if (w := self.quantizer.rounded(node, self.grids)) is not None}
         named: dict[str, ir.Value] = {}
@@ -104,7 +104,7 @@ class Region:
                 assert constant is not None
                 lost = weights[node].grid.decode(weights[node].integers) - constant
                 local = float(np.square(lost).sum() / max(float(np.square(constant).sum()), 1e-30))
-                found.append((Source(node.name or "", weights=weights[node], local=local), f"node:{node.name}"))
+                found.append((ErrorSource(node.name or "", weights=weights[node], local=local), f"node:{node.name}"))
             for key, value in (
                 [(k, v) for k, v in named.items() if v.producer() is None]
                 if node is None
@@ -114,7 +114,7 @@ class Region:
             ):
                 grid = self.grids[value]
                 seen = self.quantizer.observed[value.name or ""].histogram
-                found.append((Source(value.name or "", grid=grid, local=_local(grid, seen)), key))
+                found.append((ErrorSource(value.name or "", grid=grid, local=_local(grid, seen)), key))
         return [s for s, _ in found], [k for _, k in found]
 
     def _grid_key(self, value: ir.Value) -> str:
@@ -155,7 +155,9 @@ class Region:
         """Whether the node, in integers, can still return floats."""
         return returns_floats(node, self.target, self.quantizer.opset)
 
-    def links(self, sizes: Mapping[str, tuple[int, ...]], border: Border, damage: Mapping[str, float]) -> list[Link]:
+    def links(
+        self, sizes: Mapping[str, tuple[int, ...]], border: Border, damage: Mapping[str, float]
+    ) -> list[TensorLink]:
         """The tensors between parts. `sizes`: shapes by tensor name; `damage`: by grid key."""
         found = []
         for tensor in self.tensors.values():
@@ -164,7 +166,7 @@ class Region:
             if not tensor.readers and not tensor.outside:
                 continue
             found.append(
-                Link(
+                TensorLink(
                     tensor.value.name or "",
                     key,
                     damage.get(key, 0.0),

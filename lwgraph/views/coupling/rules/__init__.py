@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from lwgraph import ir
-from lwgraph.views.coupling.builder import Builder
+from lwgraph.views.coupling.builder import Coupler
 
-Rule: TypeAlias = Callable[[ir.Node, Builder], None]
+Rule: TypeAlias = Callable[[ir.Node, Coupler], None]
 
 RULES: dict[str, Rule] = {}  # operators of ONNX's own domain
 
@@ -34,7 +34,7 @@ def load() -> dict[str, Rule]:
     return RULES
 
 
-def spatial_frozen(node: ir.Node, builder: Builder, value: ir.Value | None, first: int = 2) -> None:
+def spatial_frozen(node: ir.Node, builder: Coupler, value: ir.Value | None, first: int = 2) -> None:
     """Freeze the tracked axes of `value` from `first` on: the operator mixes positions along them."""
     for axis, found in builder.tracked(value).items():
         if axis >= first:

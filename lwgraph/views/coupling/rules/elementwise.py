@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lwgraph import ir
-from lwgraph.views.coupling.builder import Builder
+from lwgraph.views.coupling.builder import Coupler
 from lwgraph.views.coupling.rules import rule
 
 # One input; f(0) = 0 for those in the first list.
@@ -79,7 +79,7 @@ OTHERS = (
 )
 
 
-def aligned(node: ir.Node, builder: Builder, output: ir.Value, axis: int) -> list[tuple[int, int]]:
+def aligned(node: ir.Node, builder: Coupler, output: ir.Value, axis: int) -> list[tuple[int, int]]:
     """For each input that has it, the (input, axis) that is broadcast to an axis of the output."""
     rank = len(builder.dims(output) or ())
     found = []
@@ -91,7 +91,7 @@ def aligned(node: ir.Node, builder: Builder, output: ir.Value, axis: int) -> lis
 
 
 @rule(*ZERO_TO_ZERO, *ZERO_TO_OTHER)
-def unary(node: ir.Node, builder: Builder) -> None:
+def unary(node: ir.Node, builder: Coupler) -> None:
     """Every axis goes through; a second output (the mask of Dropout) has the same axes, and is refused when used."""
     value = node.inputs[0]
     zero = node.op_type in ZERO_TO_ZERO and not (node.op_type == "Clip" and not _clips_to_zero(node))
@@ -111,7 +111,7 @@ def _clips_to_zero(node: ir.Node) -> bool:
 
 
 @rule(*PRODUCTS, *SUMS, *OTHERS, "Div", "PRelu")
-def broadcast(node: ir.Node, builder: Builder) -> None:
+def broadcast(node: ir.Node, builder: Coupler) -> None:
     """Each axis of the output is the aligned axis of every input that is not of size 1 there."""
     output = node.outputs[0]
     if builder.dims(output) is None or any(builder.dims(v) is None for v in node.inputs if v is not None):
@@ -133,7 +133,7 @@ def broadcast(node: ir.Node, builder: Builder) -> None:
             )
 
 
-def _adds_zero(node: ir.Node, builder: Builder, sources: list[tuple[int, int]]) -> bool:
+def _adds_zero(node: ir.Node, builder: Coupler, sources: list[tuple[int, int]]) -> bool:
     """Whether what is broadcast along an axis leaves a zero there zero."""
     places = dict(sources)
     for index, value in enumerate(node.inputs):
@@ -149,7 +149,7 @@ def _adds_zero(node: ir.Node, builder: Builder, sources: list[tuple[int, int]]) 
 
 
 @rule("QuantizeLinear", "DequantizeLinear")
-def quantize(node: ir.Node, builder: Builder) -> None:
+def quantize(node: ir.Node, builder: Coupler) -> None:
     """All axes go through; scales and zero points per channel go with their axis, blocks of a channel axis do not."""
     value, output = node.inputs[0], node.outputs[0]
     rank = len(builder.dims(value) or ())

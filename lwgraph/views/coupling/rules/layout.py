@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from lwgraph import ir
-from lwgraph.views.coupling.builder import Axis, Builder
+from lwgraph.views.coupling.builder import Axis, Coupler
 from lwgraph.views.coupling.rules import rule, spatial_frozen
 
 
-def axes_of(node: ir.Node, builder: Builder, index: int, rank: int) -> list[int] | None:
+def axes_of(node: ir.Node, builder: Coupler, index: int, rank: int) -> list[int] | None:
     """The axes given as an attribute `axes` (older opsets) or as input `index`; [] when absent, None when computed."""
     axes = ir.attribute(node, "axes")
     if axes is None and len(node.inputs) > index and node.inputs[index] is not None:
@@ -22,7 +22,7 @@ def axes_of(node: ir.Node, builder: Builder, index: int, rank: int) -> list[int]
     return [] if axes is None else [int(axis) % rank for axis in axes]
 
 
-def slice_indices(node: ir.Node, builder: Builder) -> dict[int, np.ndarray] | None:
+def slice_indices(node: ir.Node, builder: Coupler) -> dict[int, np.ndarray] | None:
     """Axis -> the indices that a Slice takes of it, for axes of known size; None when its bounds are computed."""
     dims = builder.dims(node.inputs[0])
     if dims is None:
@@ -50,7 +50,7 @@ def slice_indices(node: ir.Node, builder: Builder) -> dict[int, np.ndarray] | No
 
 
 @rule("Concat")
-def concat(node: ir.Node, builder: Builder) -> None:
+def concat(node: ir.Node, builder: Coupler) -> None:
     """Along its axis the output is the inputs one after the other; the other axes are equal."""
     output = node.outputs[0]
     dims = builder.dims(output)
@@ -89,7 +89,7 @@ def concat(node: ir.Node, builder: Builder) -> None:
         offset += size or 0
 
 
-def split_sizes(node: ir.Node, builder: Builder) -> list[int] | None:
+def split_sizes(node: ir.Node, builder: Coupler) -> list[int] | None:
     """How many indices each output of a Split takes; None when that is not known."""
     size = builder.size(node.inputs[0], ir.attribute(node, "axis", 0))  # type: ignore[arg-type]
     sizes = ir.attribute(node, "split")
@@ -106,7 +106,7 @@ def split_sizes(node: ir.Node, builder: Builder) -> list[int] | None:
 
 
 @rule("Split")
-def split(node: ir.Node, builder: Builder) -> None:
+def split(node: ir.Node, builder: Coupler) -> None:
     """Along its axis each output is a range of the input; the other axes are equal."""
     value = node.inputs[0]
     dims = builder.dims(value)
@@ -138,7 +138,7 @@ def split(node: ir.Node, builder: Builder) -> None:
 
 
 @rule("Slice")
-def slice_(node: ir.Node, builder: Builder) -> None:
+def slice_(node: ir.Node, builder: Coupler) -> None:
     """Along a sliced axis the output is some indices of the input; those left out simply go."""
     value, output = node.inputs[0], node.outputs[0]
     taken = slice_indices(node, builder)
@@ -160,7 +160,7 @@ def slice_(node: ir.Node, builder: Builder) -> None:
 
 
 @rule("Transpose")
-def transpose(node: ir.Node, builder: Builder) -> None:
+def transpose(node: ir.Node, builder: Coupler) -> None:
     """Axis k of the output is axis perm[k] of the input."""
     rank = len(builder.dims(node.inputs[0]) or ())
     perm: Sequence[int] = ir.attribute(node, "perm", tuple(reversed(range(rank))))
@@ -168,7 +168,7 @@ def transpose(node: ir.Node, builder: Builder) -> None:
 
 
 @rule("Squeeze")
-def squeeze(node: ir.Node, builder: Builder) -> None:
+def squeeze(node: ir.Node, builder: Coupler) -> None:
     """The axes that stay, in order."""
     dims = builder.dims(node.inputs[0])
     axes = axes_of(node, builder, 1, len(dims)) if dims else None
@@ -181,7 +181,7 @@ def squeeze(node: ir.Node, builder: Builder) -> None:
 
 
 @rule("Unsqueeze")
-def unsqueeze(node: ir.Node, builder: Builder) -> None:
+def unsqueeze(node: ir.Node, builder: Coupler) -> None:
     """The axes that were there, in order."""
     dims, axes = builder.dims(node.inputs[0]), ir.attribute(node, "axes")
     if axes is None:
@@ -196,7 +196,7 @@ def unsqueeze(node: ir.Node, builder: Builder) -> None:
     builder.passes(node, node.outputs[0], 0, {place: axis for axis, place in enumerate(old)})
 
 
-def pads_of(node: ir.Node, builder: Builder) -> dict[int, tuple[int, int]] | None:
+def pads_of(node: ir.Node, builder: Coupler) -> dict[int, tuple[int, int]] | None:
     """Axis -> how much is put before and after it; None when that is computed."""
     dims, pads = builder.dims(node.inputs[0]), ir.attribute(node, "pads")
     if pads is None and len(node.inputs) > 1:
@@ -212,7 +212,7 @@ def pads_of(node: ir.Node, builder: Builder) -> dict[int, tuple[int, int]] | Non
 
 
 @rule("Pad")
-def pad(node: ir.Node, builder: Builder) -> None:
+def pad(node: ir.Node, builder: Coupler) -> None:
     """Channels put before and after with a constant are channels without a maker; they may be removed as well."""
     value, output = node.inputs[0], node.outputs[0]
     pads = pads_of(node, builder)
@@ -240,7 +240,7 @@ def _pads_zero(node: ir.Node) -> bool:
 
 
 @rule("Tile")
-def tile(node: ir.Node, builder: Builder) -> None:
+def tile(node: ir.Node, builder: Coupler) -> None:
     """A channel that is repeated lives or dies with its copies."""
     value, output = node.inputs[0], node.outputs[0]
     repeats = ir.constant(node.inputs[1])
@@ -257,7 +257,7 @@ def tile(node: ir.Node, builder: Builder) -> None:
 
 
 @rule("Expand")
-def expand(node: ir.Node, builder: Builder) -> None:
+def expand(node: ir.Node, builder: Coupler) -> None:
     """Axes that keep their size go through."""
     value, output = node.inputs[0], node.outputs[0]
     dims, wide = builder.dims(value), builder.dims(output)
@@ -269,7 +269,7 @@ def expand(node: ir.Node, builder: Builder) -> None:
 
 
 @rule("Resize", "Upsample")
-def resize(node: ir.Node, builder: Builder) -> None:
+def resize(node: ir.Node, builder: Coupler) -> None:
     """Axes that keep their size go through; along the others the operator interpolates."""
     value, output = node.inputs[0], node.outputs[0]
     before, after = builder.dims(value), builder.dims(output)
@@ -281,7 +281,7 @@ def resize(node: ir.Node, builder: Builder) -> None:
             builder.passes(node, output, 0, {axis: axis})
 
 
-def _blocked(node: ir.Node, builder: Builder) -> tuple[ir.Value, Axis | None, int]:
+def _blocked(node: ir.Node, builder: Coupler) -> tuple[ir.Value, Axis | None, int]:
     """Output, channels of the input, block size; the spatial axes are frozen, the batch goes through."""
     value, output = node.inputs[0], node.outputs[0]
     spatial_frozen(node, builder, value)
@@ -290,7 +290,7 @@ def _blocked(node: ir.Node, builder: Builder) -> tuple[ir.Value, Axis | None, in
 
 
 @rule("DepthToSpace")
-def depth_to_space(node: ir.Node, builder: Builder) -> None:
+def depth_to_space(node: ir.Node, builder: Coupler) -> None:
     """Each output channel is made of b*b input channels."""
     output, found, block = _blocked(node, builder)
     if found is None:
@@ -302,7 +302,7 @@ def depth_to_space(node: ir.Node, builder: Builder) -> None:
 
 
 @rule("SpaceToDepth")
-def space_to_depth(node: ir.Node, builder: Builder) -> None:
+def space_to_depth(node: ir.Node, builder: Coupler) -> None:
     """Each input channel gives b*b output channels."""
     output, found, block = _blocked(node, builder)
     if found is not None:
@@ -310,7 +310,7 @@ def space_to_depth(node: ir.Node, builder: Builder) -> None:
         builder.link(made, found, np.arange(made.size), np.arange(made.size) % found.size)
 
 
-def _blocks(node: ir.Node, builder: Builder, output: ir.Value, found: Axis, size: int, places: np.ndarray) -> None:
+def _blocks(node: ir.Node, builder: Coupler, output: ir.Value, found: Axis, size: int, places: np.ndarray) -> None:
     if size < 2:
         builder.freeze(found, f"node '{node.name}' ({node.op_type}) makes a single channel of it")
         builder.untracked(output, 1, f"node '{node.name}' ({node.op_type}) makes a single channel of it")
@@ -319,7 +319,7 @@ def _blocks(node: ir.Node, builder: Builder, output: ir.Value, found: Axis, size
 
 
 @rule("MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
-def pool(node: ir.Node, builder: Builder) -> None:
+def pool(node: ir.Node, builder: Coupler) -> None:
     """Channels go through; the indices that MaxPool may give speak of all channels at once."""
     if len(node.outputs) > 1 and (ir.use_count(node.outputs[1]) or node.outputs[1].is_graph_output()):
         builder.freeze_inputs(node, f"the indices of node '{node.name}' (MaxPool) are used")
@@ -329,7 +329,7 @@ def pool(node: ir.Node, builder: Builder) -> None:
 
 
 @rule("CumSum", "ReverseSequence", "Trilu")
-def along(node: ir.Node, builder: Builder) -> None:
+def along(node: ir.Node, builder: Coupler) -> None:
     """Axes along which nothing moves go through."""
     value, output = node.inputs[0], node.outputs[0]
     rank = len(builder.dims(value) or ())

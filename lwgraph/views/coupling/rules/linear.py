@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from lwgraph import ir
-from lwgraph.views.coupling.builder import Axis, Builder
+from lwgraph.views.coupling.builder import Axis, Coupler
 from lwgraph.views.coupling.rules import rule, spatial_frozen
 
 
-def _makes(builder: Builder, output: ir.Value, axis: int, size: int, sources: list[Axis | None]) -> Axis | None:
+def _makes(builder: Coupler, output: ir.Value, axis: int, size: int, sources: list[Axis | None]) -> Axis | None:
     """Track an axis of the output, equal to `sources`: where a layer makes channels."""
     if size < 2:
         builder.untracked(output, axis, f"'{output.name}' has {size} channel")
@@ -20,7 +20,7 @@ def _makes(builder: Builder, output: ir.Value, axis: int, size: int, sources: li
     return made
 
 
-def _reads(builder: Builder, node: ir.Node, value: ir.Value, axis: int, weight: int, at: int) -> None:
+def _reads(builder: Coupler, node: ir.Node, value: ir.Value, axis: int, weight: int, at: int) -> None:
     """The weight's axis `at` is contracted with the value's `axis`."""
     found = builder.get(value, axis)
     if found is None:
@@ -32,7 +32,7 @@ def _reads(builder: Builder, node: ir.Node, value: ir.Value, axis: int, weight: 
         builder.freeze(found, f"the weight of node '{node.name}' ({node.op_type}) does not have its size")
 
 
-def _convolved(node: ir.Node, builder: Builder) -> tuple[ir.Value, ir.Value, int, int, int] | None:
+def _convolved(node: ir.Node, builder: Coupler) -> tuple[ir.Value, ir.Value, int, int, int] | None:
     """Input, output, groups and the weight's first two sizes of a convolution; None, and frozen, without constants.
 
     The spatial axes of the input are frozen, the batch goes through.
@@ -50,7 +50,7 @@ def _convolved(node: ir.Node, builder: Builder) -> tuple[ir.Value, ir.Value, int
 
 
 @rule("Conv")
-def conv(node: ir.Node, builder: Builder) -> None:
+def conv(node: ir.Node, builder: Coupler) -> None:
     """Weight (o, c/g, *k): o makes the output's channels, c/g reads the input's.
 
     With groups, index j of every group is one channel, in and out, so that all groups stay equally large; a depthwise
@@ -81,7 +81,7 @@ def conv(node: ir.Node, builder: Builder) -> None:
 
 
 @rule("ConvTranspose")
-def conv_transpose(node: ir.Node, builder: Builder) -> None:
+def conv_transpose(node: ir.Node, builder: Coupler) -> None:
     """Weight (c, o/g, *k): the other way round than Conv, with the same rule for groups."""
     found_sizes = _convolved(node, builder)
     if found_sizes is None:
@@ -108,7 +108,7 @@ def conv_transpose(node: ir.Node, builder: Builder) -> None:
 
 
 @rule("Gemm")
-def gemm(node: ir.Node, builder: Builder) -> None:
+def gemm(node: ir.Node, builder: Coupler) -> None:
     """Y (m, n) = A (m, k) B (k, n) + C, each of A and B perhaps transposed."""
     output = node.outputs[0]
     _product(node, builder, bool(ir.attribute(node, "transA", 0)), bool(ir.attribute(node, "transB", 0)))
@@ -132,12 +132,12 @@ def gemm(node: ir.Node, builder: Builder) -> None:
 
 
 @rule("MatMul")
-def matmul(node: ir.Node, builder: Builder) -> None:
+def matmul(node: ir.Node, builder: Coupler) -> None:
     """Y (..., m, n) = A (..., m, k) B (..., k, n); the axes before are broadcast."""
     _product(node, builder, False, False)
 
 
-def _product(node: ir.Node, builder: Builder, trans_a: bool, trans_b: bool) -> None:
+def _product(node: ir.Node, builder: Coupler, trans_a: bool, trans_b: bool) -> None:
     a, b, output = node.inputs[0], node.inputs[1], node.outputs[0]
     dims_a, dims_b = builder.dims(a), builder.dims(b)
     if a is None or b is None or dims_a is None or dims_b is None:
@@ -163,7 +163,7 @@ def _product(node: ir.Node, builder: Builder, trans_a: bool, trans_b: bool) -> N
         builder.merge(node, output, batch, sources, any_zero=True)
 
 
-def _contract(node: ir.Node, builder: Builder, k_a: int, k_b: int) -> None:
+def _contract(node: ir.Node, builder: Coupler, k_a: int, k_b: int) -> None:
     a, b = node.inputs[0], node.inputs[1]
     assert a is not None and b is not None
     constants = builder.is_constant(a), builder.is_constant(b)
@@ -189,7 +189,7 @@ def _contract(node: ir.Node, builder: Builder, k_a: int, k_b: int) -> None:
 
 
 @rule("Gather")
-def gather(node: ir.Node, builder: Builder) -> None:
+def gather(node: ir.Node, builder: Coupler) -> None:
     """An embedding makes channels of its table's columns; a constant choice among channels is followed index by index.
 
     A channel that is picked alone (by a scalar, or by a table of indices) cannot be removed.
@@ -228,7 +228,7 @@ def gather(node: ir.Node, builder: Builder) -> None:
 
 
 @rule("Einsum")
-def einsum(node: ir.Node, builder: Builder) -> None:
+def einsum(node: ir.Node, builder: Coupler) -> None:
     """Axes of one letter are equal; a letter that only a constant has makes channels."""
     equation = "".join(str(ir.attribute(node, "equation", "")).split())
     if "." in equation:
@@ -246,7 +246,7 @@ def einsum(node: ir.Node, builder: Builder) -> None:
         _einsum_letter(node, builder, letter, places, right)
 
 
-def _einsum_letter(node: ir.Node, builder: Builder, letter: str, places: list[tuple[int, int]], right: str) -> None:
+def _einsum_letter(node: ir.Node, builder: Coupler, letter: str, places: list[tuple[int, int]], right: str) -> None:
     constants = [(i, a) for i, a in places if builder.is_constant(node.inputs[i])]
     others = [(i, a) for i, a in places if (i, a) not in constants]
     if letter in right:

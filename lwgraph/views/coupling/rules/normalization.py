@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from lwgraph import ir
-from lwgraph.views.coupling.builder import Builder
+from lwgraph.views.coupling.builder import Coupler
 from lwgraph.views.coupling.rules import rule
 
 
-def _gives_statistics(node: ir.Node, builder: Builder) -> bool:
+def _gives_statistics(node: ir.Node, builder: Coupler) -> bool:
     """Whether more than the normalized values is used; the inputs are frozen then."""
     used = any(o.name and (ir.use_count(o) or o.is_graph_output()) for o in node.outputs[1:])
     if used:
@@ -18,7 +18,7 @@ def _gives_statistics(node: ir.Node, builder: Builder) -> bool:
 
 
 @rule("BatchNormalization", "InstanceNormalization")
-def per_channel(node: ir.Node, builder: Builder) -> None:
+def per_channel(node: ir.Node, builder: Coupler) -> None:
     """Scale, bias (and mean, variance) go with the channel. Instance statistics may be over what carries channels."""
     value, output = node.inputs[0], node.outputs[0]
     if _gives_statistics(node, builder):
@@ -34,7 +34,7 @@ def per_channel(node: ir.Node, builder: Builder) -> None:
 
 
 @rule("LayerNormalization", "RMSNormalization")
-def over_last(node: ir.Node, builder: Builder) -> None:
+def over_last(node: ir.Node, builder: Coupler) -> None:
     """Normalized over the axes from `axis` on: removing one of n channels changes the statistics of the others."""
     value, output = node.inputs[0], node.outputs[0]
     rank = len(builder.dims(value) or ())
@@ -53,7 +53,7 @@ def over_last(node: ir.Node, builder: Builder) -> None:
 
 
 @rule("GroupNormalization")
-def group_normalization(node: ir.Node, builder: Builder) -> None:
+def group_normalization(node: ir.Node, builder: Coupler) -> None:
     """Groups stay equally large: index j of every group is one channel."""
     value, output = node.inputs[0], node.outputs[0]
     builder.passes(node, output, 0, {axis: axis for axis in range(len(builder.dims(value) or ())) if axis != 1})
@@ -69,7 +69,7 @@ def group_normalization(node: ir.Node, builder: Builder) -> None:
 
 
 @rule("LpNormalization", "MeanVarianceNormalization")
-def over_axes(node: ir.Node, builder: Builder) -> None:
+def over_axes(node: ir.Node, builder: Coupler) -> None:
     """A norm is not changed by a zero; a mean is."""
     value, output = node.inputs[0], node.outputs[0]
     rank = len(builder.dims(value) or ())
@@ -84,7 +84,7 @@ def over_axes(node: ir.Node, builder: Builder) -> None:
 
 
 @rule("Softmax", "LogSoftmax", "Hardmax")
-def softmax(node: ir.Node, builder: Builder) -> None:
+def softmax(node: ir.Node, builder: Coupler) -> None:
     """Over channels, a softmax gives a share to every channel, also to one that is zero: frozen there."""
     value, output = node.inputs[0], node.outputs[0]
     rank = len(builder.dims(value) or ())
@@ -99,7 +99,7 @@ def softmax(node: ir.Node, builder: Builder) -> None:
 
 
 @rule("LRN")
-def lrn(node: ir.Node, builder: Builder) -> None:
+def lrn(node: ir.Node, builder: Coupler) -> None:
     """Each channel is divided by what is in its neighbours."""
     for axis, found in tuple(builder.tracked(node.inputs[0]).items()):
         if axis == 1:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from lwgraph import ir
-from lwgraph.views.coupling.builder import Axis, Builder
+from lwgraph.views.coupling.builder import Axis, Coupler
 from lwgraph.views.coupling.rules import rule
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 
 
 @rule(*GATES)
-def recurrent(node: ir.Node, builder: Builder) -> None:
+def recurrent(node: ir.Node, builder: Coupler) -> None:
     """A hidden unit is a row of every gate in W, R and both biases, a column of R, and an index of every state.
 
     The two directions have the same number of units, and pair them index by index.
@@ -48,13 +48,13 @@ def recurrent(node: ir.Node, builder: Builder) -> None:
             builder.equal(builder.track(output, axis, hidden, ir.attribute(node, "activations") is None), unit)
 
 
-def _units(builder: Builder, unit: Axis, rows: Axis | None, gates: int) -> None:
+def _units(builder: Coupler, unit: Axis, rows: Axis | None, gates: int) -> None:
     """Row k*hidden + j of every gate k belongs to unit j."""
     if rows is not None:
         builder.link(rows, unit, np.arange(gates * unit.size), np.arange(gates * unit.size) % unit.size)
 
 
-def _states(node: ir.Node, builder: Builder, unit: Axis) -> None:
+def _states(node: ir.Node, builder: Coupler, unit: Axis) -> None:
     """The initial states: constants are cut with the units, channels are units, others freeze them."""
     for index in (5, 6):
         value = node.inputs[index] if len(node.inputs) > index else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lwgraph import ir
-from lwgraph.views.coupling.builder import Builder
+from lwgraph.views.coupling.builder import Coupler
 from lwgraph.views.coupling.rules import rule
 from lwgraph.views.coupling.rules.layout import axes_of
 
@@ -12,7 +12,7 @@ NEUTRAL = ("ReduceL1", "ReduceL2", "ReduceMean", "ReduceSum", "ReduceSumSquare")
 OTHERS = ("ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMin", "ReduceProd")
 
 
-def reduced_axes(node: ir.Node, builder: Builder) -> list[int] | None:
+def reduced_axes(node: ir.Node, builder: Coupler) -> list[int] | None:
     """The axes over which a Reduce works, None when they are computed."""
     rank = len(builder.dims(node.inputs[0]) or ())
     axes = axes_of(node, builder, 1, max(rank, 1))
@@ -22,7 +22,7 @@ def reduced_axes(node: ir.Node, builder: Builder) -> list[int] | None:
 
 
 @rule(*NEUTRAL, *OTHERS)
-def reduce(node: ir.Node, builder: Builder) -> None:
+def reduce(node: ir.Node, builder: Coupler) -> None:
     """Channels that are reduced over are read, and free to go; where a zero would count, with a caveat."""
     value, output = node.inputs[0], node.outputs[0]
     axes = reduced_axes(node, builder)
@@ -41,7 +41,7 @@ def reduce(node: ir.Node, builder: Builder) -> None:
 
 
 @rule("ArgMax", "ArgMin")
-def arg(node: ir.Node, builder: Builder) -> None:
+def arg(node: ir.Node, builder: Coupler) -> None:
     """An index among channels has a meaning outside: frozen. Other axes go through."""
     value, output = node.inputs[0], node.outputs[0]
     rank = len(builder.dims(value) or ())

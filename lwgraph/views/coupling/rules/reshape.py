@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lwgraph import ir
-from lwgraph.views.coupling.builder import Axis, Builder
+from lwgraph.views.coupling.builder import Axis, Coupler
 from lwgraph.views.coupling.rules import rule
 
 
@@ -108,7 +108,7 @@ def is_copied(before: ir.Dims, after: ir.Dims, axis: int) -> bool:
 
 
 @rule("Reshape", "Flatten")
-def reshape(node: ir.Node, builder: Builder) -> None:
+def reshape(node: ir.Node, builder: Coupler) -> None:
     """An axis that is split passes its channels to one of its factors; merged axes, to the axis that holds them."""
     value, output = node.inputs[0], node.outputs[0]
     before, after = builder.dims(value), builder.dims(output)
@@ -142,7 +142,7 @@ def _text(dims: ir.Dims) -> str:
     return "[" + ",".join(str(size) if size is not None else "?" for size in dims) + "]"
 
 
-def _segment_links(node: ir.Node, builder: Builder, segment: Segment, rank: int) -> None:
+def _segment_links(node: ir.Node, builder: Coupler, segment: Segment, rank: int) -> None:
     value, output = node.inputs[0], node.outputs[0]
     assert value is not None
     taken: set[int] = set()  # output axes that carry channels already
@@ -173,7 +173,7 @@ def _segment_links(node: ir.Node, builder: Builder, segment: Segment, rank: int)
             builder.untracked(output, place, f"node '{node.name}' ({node.op_type}) keeps its channels in another axis")
 
 
-def _carrier(builder: Builder, found: Axis, factors: tuple[int, ...], own: range, last_axis: bool) -> int:
+def _carrier(builder: Coupler, found: Axis, factors: tuple[int, ...], own: range, last_axis: bool) -> int:
     """Which factor of an axis carries its channels. Heads of an attention come first, channels of a group last."""
     if len(own) == 1:
         return own[0]

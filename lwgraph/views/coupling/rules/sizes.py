@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lwgraph import ir
-from lwgraph.views.coupling.builder import Axis, Builder
+from lwgraph.views.coupling.builder import Axis, Coupler
 from lwgraph.views.coupling.rules import rule
 
 _MOVES = ("Gather", "Slice", "Concat", "Squeeze", "Unsqueeze", "Cast", "Identity", "Reshape")
@@ -37,7 +37,7 @@ _COMPUTES = (
 
 
 @rule("Shape")
-def shape(node: ir.Node, builder: Builder) -> None:
+def shape(node: ir.Node, builder: Coupler) -> None:
     """Each element is the size of an axis."""
     value = node.inputs[0]
     dims = builder.dims(value)
@@ -50,12 +50,12 @@ def shape(node: ir.Node, builder: Builder) -> None:
 
 
 @rule("Size")
-def size(node: ir.Node, builder: Builder) -> None:
+def size(node: ir.Node, builder: Coupler) -> None:
     """The product of all sizes."""
     builder.freeze_inputs(node, f"node '{node.name}' (Size) computes with the number of channels")
 
 
-def follow(node: ir.Node, builder: Builder) -> None:
+def follow(node: ir.Node, builder: Coupler) -> None:
     """Called for every node: pass sizes on, or freeze what is computed with."""
     if not any(value in builder.sizes for value in node.inputs):
         return
@@ -72,7 +72,7 @@ def follow(node: ir.Node, builder: Builder) -> None:
                 builder.freeze(axis, f"node '{node.name}' ({node.op_type}) computes with the number of channels")
 
 
-def _axes(value: ir.Value, builder: Builder) -> list[Axis]:
+def _axes(value: ir.Value, builder: Coupler) -> list[Axis]:
     """The tracked axes whose sizes a vector holds, or is computed from."""
     found: list[Axis] = []
     for element in builder.sizes.get(value, ()):
@@ -80,7 +80,7 @@ def _axes(value: ir.Value, builder: Builder) -> list[Axis]:
     return found
 
 
-def _harmless(node: ir.Node, builder: Builder, index: int) -> bool:
+def _harmless(node: ir.Node, builder: Coupler, index: int) -> bool:
     """Whether a vector of sizes asks for a shape that follows the channels by itself, or that is rewritten anyway."""
     if node.op_type == "Reshape" and index == 1:
         return True
@@ -96,7 +96,7 @@ def _harmless(node: ir.Node, builder: Builder, index: int) -> bool:
     return True
 
 
-def _carried(node: ir.Node, builder: Builder) -> list[Any] | None:
+def _carried(node: ir.Node, builder: Coupler) -> list[Any] | None:
     """The elements of the output of an operator that only moves them; None when it does more."""
     first = node.inputs[0]
     elements = builder.sizes.get(first) if first is not None else None
@@ -118,7 +118,7 @@ def _carried(node: ir.Node, builder: Builder) -> list[Any] | None:
     return None if taken is None else list(array[taken.get(0, np.arange(len(elements)))])
 
 
-def _elements(value: ir.Value | None, builder: Builder) -> list[Any] | None:
+def _elements(value: ir.Value | None, builder: Coupler) -> list[Any] | None:
     if value is None:
         return None
     if value in builder.sizes:
@@ -135,14 +135,14 @@ def _elements(value: ir.Value | None, builder: Builder) -> list[Any] | None:
 
 
 @rule("ConstantOfShape")
-def constant_of_shape(node: ir.Node, builder: Builder) -> None:
+def constant_of_shape(node: ir.Node, builder: Coupler) -> None:
     """Not tracked; zero when it is filled with zeros."""
     fill = ir.attribute(node, "value")
     if fill is None or not np.any(fill):
         builder.zeros.add(node.outputs[0])
 
 
-def follow_zeros(node: ir.Node, builder: Builder) -> None:
+def follow_zeros(node: ir.Node, builder: Coupler) -> None:
     """Called for every node: what is zero stays zero when it is only moved or repeated."""
     if node.op_type not in (
         "Expand",

@@ -17,8 +17,8 @@ from lwgraph.executor import Feeds, Run
 from lwgraph.measure.distance import Distance
 from lwgraph.passes.quantize.graph.quantizer import Quantizer, name_nodes
 from lwgraph.passes.quantize.judging.mixed_precision import CEILING, ENOUGH, SURELY, Mixer
-from lwgraph.passes.quantize.judging.sensitivity import Source, sensitivities, simulated
-from lwgraph.passes.quantize.placing.min_cut import Choice, Link, Part, choose, evaluate, ladder
+from lwgraph.passes.quantize.judging.sensitivity import ErrorSource, sensitivities, simulated
+from lwgraph.passes.quantize.placing.min_cut import Assignment, Part, TensorLink, choose, evaluate, ladder
 from lwgraph.passes.quantize.placing.node_times import measured_border, node_seconds
 from lwgraph.passes.quantize.placing.region import TIE, Region
 from lwgraph.passes.quantize.placing.target import load_target
@@ -55,7 +55,7 @@ def mixer(
     return Mixer(model, quantizer, executor, data, race=lambda runs, feed: {n: seconds[n] for n in runs}, **options)
 
 
-def random_net(rng: np.random.Generator) -> tuple[list[Part], list[Link]]:
+def random_net(rng: np.random.Generator) -> tuple[list[Part], list[TensorLink]]:
     count = int(rng.integers(2, 7))
     parts = [
         Part(
@@ -71,7 +71,7 @@ def random_net(rng: np.random.Generator) -> tuple[list[Part], list[Link]]:
     for i in range(-1, count):
         readers = tuple(f"p{j}" for j in range(i + 1, count) if rng.random() < 0.5)
         links.append(
-            Link(
+            TensorLink(
                 f"t{i}",
                 f"g{max(i, 0) // 2}",
                 float(rng.uniform(0, 2)),
@@ -83,7 +83,7 @@ def random_net(rng: np.random.Generator) -> tuple[list[Part], list[Link]]:
         )
     damages = {link.grid: link.damage for link in reversed(links)}
     return parts, [
-        Link(a.name, a.grid, damages[a.grid], a.maker, a.readers, a.outside, a.enter, a.leave) for a in links
+        TensorLink(a.name, a.grid, damages[a.grid], a.maker, a.readers, a.outside, a.enter, a.leave) for a in links
     ]
 
 
@@ -105,18 +105,18 @@ def test_the_cut_is_the_cheapest_of_all_choices() -> None:
 def test_an_island_too_small_for_its_conversions_is_dissolved() -> None:
     parts = [Part("a", 3.0, 1.0), Part("small", 1.0, 0.9), Part("b", 3.0, 1.0)]
     links = [
-        Link("x", "x", 0, None, ("small",), False, 0.2, 0.2),
-        Link("s", "s", 0, "small", (), True, 0.2, 0.2),
-        Link("u", "u", 0, None, ("a",), False, 0.2, 0.2),
-        Link("v", "v", 0, "a", ("b",), False, 9, 9),
-        Link("w", "w", 0, "b", (), True, 0.2, 0.2),
+        TensorLink("x", "x", 0, None, ("small",), False, 0.2, 0.2),
+        TensorLink("s", "s", 0, "small", (), True, 0.2, 0.2),
+        TensorLink("u", "u", 0, None, ("a",), False, 0.2, 0.2),
+        TensorLink("v", "v", 0, "a", ("b",), False, 9, 9),
+        TensorLink("w", "w", 0, "b", (), True, 0.2, 0.2),
     ]
     assert choose(parts, links, 0.0).integer == {"a", "b"}
 
 
 def test_the_ladder_climbs() -> None:
     parts = [Part(f"p{i}", 3.0, 1.0, 10.0**-i) for i in range(5)]
-    links = [Link(f"t{i}", f"t{i}", 0.0, f"p{i}", (f"p{i + 1}",), False, 0.1, 0.1) for i in range(4)]
+    links = [TensorLink(f"t{i}", f"t{i}", 0.0, f"p{i}", (f"p{i + 1}",), False, 0.1, 0.1) for i in range(4)]
     steps = ladder(parts, links)
     assert len(steps) >= 4 and steps[0].integer == {p.name for p in parts}
     assert all(a.seconds <= b.seconds and a.damage > b.damage for a, b in itertools.pairwise(steps))
@@ -133,7 +133,7 @@ def test_damage_is_measured_where_it_is_done() -> None:
     grid = sources[bad].grid
     assert grid is not None
     coarse = type(grid)(grid.type, np.asarray(grid.scale * 60, np.float32), np.array(0))
-    sources[bad] = Source(sources[bad].name, grid=coarse, local=1e-9)  # the local figure is of no help
+    sources[bad] = ErrorSource(sources[bad].name, grid=coarse, local=1e-9)  # the local figure is of no help
     measured: list[int] = []
     found = sensitivities(
         made.quantizer.model, sources, made.distance, executor, 14, lambda done, total: measured.append(done)
@@ -201,9 +201,9 @@ def test_a_little_accuracy_is_not_bought_with_time_that_noise_could_be() -> None
     made = mixer(residual(), images(), Timed({}, {}), FAST)
     region = Region(made.quantizer, {})
     parts = frozenset(n.name or "" for n in region.nodes)
-    fast = Choice(parts, 1.0, 1.0)
+    fast = Assignment(parts, 1.0, 1.0)
     for better, wanted in ((0.9 / SURELY, parts - {"stem"}), (1.1 / SURELY, parts)):
-        slow = Choice(parts - {"stem"}, 1.0 + 1e-9, better * (1.0 + ENOUGH) - ENOUGH)
+        slow = Assignment(parts - {"stem"}, 1.0 + 1e-9, better * (1.0 + ENOUGH) - ENOUGH)
         picked = made._pick([fast, slow], region, {}, None)
         assert picked is not None and picked[0] == wanted
 
