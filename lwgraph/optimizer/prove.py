@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from lwgraph import ir
 from lwgraph.check import verify
 from lwgraph.errors import CheckError, ModelError
 from lwgraph.executor import Executor, Feeds
+from lwgraph.failures import say
 from lwgraph.measure import compare_runs
 from lwgraph.measure.tolerances import tolerance
 from lwgraph.optimizer.prove_integers import quantizes, same_integers
@@ -67,6 +69,50 @@ def same_in_both(model: ir.Model, target: Executor, reference: Executor, feeds: 
     return Check(what, f"{reference.name} and {target.name}", "rounding", found.ok, str(found))
 
 
+@dataclass(frozen=True)
+class Proof:
+    """What is held against a result: its structure, and its outputs in two executors that share no code.
+
+    Attributes:
+        original: the input model.
+        executor: the target.
+        reference: the second executor.
+        feeds: one of them is run.
+        real: whether the inputs are real ones; on generated ones results are held to the table's tolerances.
+    """
+
+    original: ir.Model
+    executor: Executor
+    reference: Executor
+    feeds: Sequence[Feeds]
+    real: bool
+
+    def checks(self, model: ir.Model, exact: bool) -> tuple[list[Check], str]:
+        """What was checked, and why the second executor could not be asked ("" when it could).
+
+        Args:
+            model: the result.
+            exact: whether all that was done keeps the outputs, to rounding.
+
+        Raises:
+            LwgraphError: the target cannot run the model.
+        """
+        feeds, what = self.feeds[:1], "outputs equal the input model's"
+        contract = Contract.ROUNDING if exact else Contract.APPROXIMATE
+        against = exact or not self.real
+        checks = [sound(model, self.original)]
+        if against:
+            checks.append(same_outputs(self.original, model, self.executor, feeds, contract, what))
+        try:
+            if against:
+                checks.append(same_outputs(self.original, model, self.reference, feeds, contract, what))
+            else:
+                checks.append(same_in_both(model, self.executor, self.reference, feeds, "both executors agree"))
+        except Exception as error:  # a second executor that cannot run the model says nothing against it
+            return checks, f"no second executor verified the result: {say(error)}"
+        return checks, ""
+
+
 def _narrowest(model: ir.Model) -> str | None:
     """The 16-bit type that nodes compute in, if any; converting constants does not count."""
     kinds = {
@@ -96,4 +142,4 @@ def sound(model: ir.Model, original: ir.Model) -> Check:
     return Check("structure", "structural verifier", "exact", ok, detail)
 
 
-__all__ = ["runs_soundly", "same_in_both", "same_outputs", "sound"]
+__all__ = ["Proof", "runs_soundly", "same_in_both", "same_outputs", "sound"]

@@ -3,98 +3,63 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lwgraph import ir, registry
 from lwgraph.calibrate import Statistics
+from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.check import verify
-from lwgraph.errors import CheckError, ModelError, UsageError
-from lwgraph.executor import Executor
-from lwgraph.optimizer import recovery
-from lwgraph.optimizer.data import Inputs, gather
-from lwgraph.optimizer.goal import Goal, parse_amount, parse_seconds
-from lwgraph.optimizer.idle import idle
+from lwgraph.errors import CheckError, UsageError
+from lwgraph.executor import Executor, watched
+from lwgraph.failures import Failures, say
+from lwgraph.measure.score import Score
+from lwgraph.optimizer import distill, report_rows
+from lwgraph.optimizer.annotations import make_lean, same_graph
+from lwgraph.optimizer.candidates import Candidates, Incumbent
+from lwgraph.optimizer.clock import Clock, OutOfTime, Progress
+from lwgraph.optimizer.first_run import FirstRuns
+from lwgraph.optimizer.front import FrontRow, front_rows, keep_front
+from lwgraph.optimizer.inputs import Inputs, gather
 from lwgraph.optimizer.judge import Judge, check_metric
-from lwgraph.optimizer.measuring import Measuring
-from lwgraph.optimizer.planning import Planning
-from lwgraph.optimizer.presets import find_preset
-from lwgraph.optimizer.prove import runs_soundly, same_in_both, same_outputs, sound
+from lwgraph.optimizer.making import Making
+from lwgraph.optimizer.memory import allowance
+from lwgraph.optimizer.prove import Proof, runs_soundly
+from lwgraph.optimizer.request import Request, takes_request
 from lwgraph.optimizer.result import Result
-from lwgraph.optimizer.target import STAND_IN, TARGETS
+from lwgraph.optimizer.stages import STAGES, Stage, Work
+from lwgraph.optimizer.target import MACS, STAND_IN, TARGETS, open_oracle
+from lwgraph.optimizer.timing import SECONDS, Timed, compare_untimed, facts_of, time_models
+from lwgraph.optimizer.without_data import estimate, exact_plan
+from lwgraph.plan.carry_out import Refit, carry_out
 from lwgraph.plan.plan import Plan
-from lwgraph.report import PassRun, Report
+from lwgraph.plan.price.oracle import Oracle
+from lwgraph.report import Check, Report, StageRun
+from lwgraph.report import Stage as StageRow
 from lwgraph.rewrite import Context, Contract, Pipeline
 from lwgraph.rewrite.instruments import Verify
+from lwgraph.rewrite.pipeline import Step
 from lwgraph.tasks import Pool, open_pool
 
-Progress = Callable[[str, int, int], None]
 DEFAULT_PIPELINE = "default"
+TIMING_ROUNDS = 10  # runs of each of three models that the final timing takes at least, about
 
 
+@takes_request
 def optimize(
-    model: ir.Source,
-    *,
-    data: Any = None,
-    preprocess: Any = None,
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
-    eval_data: Any = None,
-    metric: Any = None,
-    max_drop: float | None = None,
-    speedup: float | None = None,
-    max_latency: float | None = None,
-    max_bytes: float | str | None = None,
-    max_macs: float | str | None = None,
-    objective: str | None = None,
-    budget: float | str | None = None,
-    preset: str | None = None,
-    distill: bool = False,
-    augment: str | Sequence[str] | None = None,
-    pipeline: str | Pipeline | None = None,
-    recipe: str | Path | None = None,
-    plan: str | Path | Plan | None = None,
-    target: str = "ort-cpu",
-    threads: int = 1,
-    seed: int = 0,
-    workers: int = 1,
-    dask: str | None = None,
-    progress: Progress = lambda what, done, total: None,
+    model: ir.Source, *, progress: Progress = lambda what, done, total: None, **asked: Any
 ) -> Result:
     """Make a model smaller and faster, and prove the result.
 
+    A result is there from the first seconds on; everything after that improves it. Whatever fails on the way costs its
+    own contribution and is told in `Result.report.failures`. Ctrl-C, and the end of `budget`, deliver what is there.
+
     Args:
         model: a path, bytes, a ModelProto or an onnx_ir.Model; it is not changed.
-        data: inputs for fitting, unlabelled (see `lwgraph.calibrate.open_data`). None: only approximations that
-            keep the output within the tolerance table's "approximate" on generated inputs.
-        preprocess: how images become inputs.
-        input_shapes: sizes of generated inputs by name, where they cannot be found.
-        eval_data: inputs for judging, never used for fitting. None: a quarter of `data` is kept apart.
-        metric: a name, `module:function` or a function (see `lwgraph.measure.open_metric`). None: what suits the data.
-        max_drop: largest loss of the metric allowed, in its own unit. None: one point (0.01), 0.1 dB, or 40 dB against
-            the original.
-        speedup: speed asked for, relative to the input. Without `max_drop`, the plan that loses least is sought.
-        max_latency: milliseconds of one run allowed on the target.
-        max_bytes: size of the model allowed: a number, or text such as "600kB".
-        max_macs: multiply-accumulates of one run allowed: a number, or text such as "1.5G".
-        objective: what is made little among plans that keep all promises: "latency", "bytes" or "macs". None: the
-            preset's.
-        budget: seconds (or "90s", "10m", "1h") to spend on running trial plans, with `data`. None: the preset's.
-            With `distill` it is the time of training, None: ten minutes; the search takes at most a quarter of it.
-        distill: train the chosen plan to imitate the input model on `data`, unlabelled; needs the extra `torch`. Plans
-            are then chosen with what a short training brings back in mind.
-        augment: how training may vary the inputs: flip, turn, zoom, shift, tone, mixup; None: as the data say, see
-            `open_data`.
-        preset: what is asked for where nothing else is stated, of `PRESETS`. None: "balanced".
-        pipeline, recipe: run just these passes instead of the exact and rounding ones and the search.
-        plan: apply this plan instead of searching.
-        target: what the result must be fast on.
-        threads: of the target runtime.
-        seed: the same input, options and seed give the same bytes, as long as measured times choose the same forms;
-            they are cached on disk.
-        workers: processes of this machine that try plans side by side; the plan found is the same with any number.
-        dask: address of a Dask scheduler, whose workers do that instead.
+        **asked: ...
         progress: called with (what, done, total).
 
     Returns:
@@ -104,263 +69,520 @@ def optimize(
         UsageError: an option is wrong.
         ModelError: the model cannot be read or run.
         DataError: the data or the metric is unusable.
-        CheckError: a pass broke its contract.
+        CheckError: a pass that was asked for broke its contract; with `strict`, any did.
     """
-    asked = find_preset(preset)
-    training = 0.0
-    if distill:
-        _check_distill(data, pipeline or recipe, asked.approximate)
-        training = recovery.SECONDS if budget is None else parse_seconds(budget)
-        if not training > 0:
-            raise UsageError(f"--budget is {budget}; with --distill it is the time of training: over 0")
-        budget = min(asked.budget, training / 4)
-    goal = Goal(
-        max_drop,
-        speedup,
-        target,
-        threads,
-        seed,
-        max_latency,
-        parse_amount(max_bytes, "--max-bytes"),
-        parse_amount(max_macs, "--max-macs"),
-        asked.objective if objective is None else objective,
-        asked.budget if budget is None else parse_seconds(budget),
-        asked.drop_factor,
-        asked.approximate,
-        training,
-    )
-    if pipeline is not None and recipe is not None:
-        raise UsageError("--pipeline and --recipe both name the passes; give one of them")
-    if (pipeline is not None or recipe is not None) and plan is not None:
-        raise UsageError("--plan adds to the default passes; give it without --pipeline and --recipe")
-    if not asked.approximate and (pipeline is not None or recipe is not None or plan is not None):
-        raise UsageError(f"--preset {preset} says what to do; give it without --pipeline, --recipe and --plan")
-    check_metric(metric)
-    passes = _pipeline(pipeline, recipe)
-    stated = plan if isinstance(plan, Plan) or plan is None else Plan.load(plan)
-    with open_pool(workers, dask) as pool:
-        run = _Run(model, goal, progress, dict(input_shapes or {}), pool)
-        return run.go(data, preprocess, eval_data, metric, passes, stated, augment)
+    request = Request(**asked)
+    check_metric(request.metric)
+    if request.distill:
+        distill.require()
+    passes, plan = _pipeline(request), _plan(request)
+    with open_pool(request.workers, request.dask) as pool:
+        return Run(model, request, progress, pool).go(passes, plan)
 
 
-def _check_distill(data: Any, passes: Any, approximate: bool) -> None:
-    """UsageError, before any work, where training was asked for and cannot be done."""
-    recovery.require()
-    if passes is not None:
-        raise UsageError("--distill trains the plan that was searched or given; to passes, add distill{minutes=10}")
-    if not approximate:
-        raise UsageError("--distill changes the outputs, which --preset lossless rules out; leave out one of them")
-    if data is None:
-        raise UsageError("--distill needs inputs to learn from; give --data (unlabelled will do)")
-
-
-def _pipeline(pipeline: str | Pipeline | None, recipe: str | Path | None) -> Pipeline | None:
-    if recipe is not None:
+def _pipeline(request: Request) -> Pipeline | None:
+    if request.recipe is not None:
         try:
-            return Pipeline.from_recipe(Path(recipe).read_text(encoding="utf8"))
+            return Pipeline.from_recipe(Path(request.recipe).read_text(encoding="utf8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"recipe '{recipe}' cannot be read: {error}") from None
-    return Pipeline.parse(pipeline) if isinstance(pipeline, str) else pipeline
+            raise UsageError(f"recipe '{request.recipe}' cannot be read: {error}") from None
+    return Pipeline.parse(request.pipeline) if isinstance(request.pipeline, str) else request.pipeline
 
 
-class _Run:
-    def __init__(
-        self,
-        source: ir.Source,
-        goal: Goal,
-        progress: Progress,
-        shapes: Mapping[str, Sequence[int]],
-        pool: Pool | None,
-    ) -> None:
-        self.pool = pool
-        self.goal, self.progress, self.shapes = goal, progress, shapes
+def _plan(request: Request) -> Plan | None:
+    return request.plan if isinstance(request.plan, Plan) or request.plan is None else Plan.load(request.plan)
+
+
+@dataclass(frozen=True, eq=False)
+class Cleaned:
+    """What the passes made of the input.
+
+    Attributes:
+        model: the model.
+        recipe: the passes, as text.
+        steps: what each did.
+        exact: whether all of them keep the outputs, to rounding.
+    """
+
+    model: ir.Model
+    recipe: str
+    steps: tuple[Step, ...]
+    exact: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Searched:
+    """What the stages found.
+
+    Attributes:
+        candidates: all that was looked at, and the incumbent.
+        work: what the stages ended with.
+        front: the table of plans that can be picked.
+    """
+
+    candidates: Candidates
+    work: Work
+    front: tuple[FrontRow, ...] = ()
+
+
+class Run:
+    """One run; `go` is called once.
+
+    Args:
+        source: the model.
+        request: what was asked for.
+        progress: called with (what, done, total).
+        pool: works side by side; None: this process does everything.
+    """
+
+    def __init__(self, source: ir.Source, request: Request, progress: Progress, pool: Pool | None) -> None:
+        self.request, self.pool = request, pool
+        self.clock = Clock(None if request.budget is None else float(request.budget))
+        self.progress = self.clock.watching(progress)
         self.progress("reading", 0, 0)
         self.source = Path(source) if isinstance(source, (str, Path)) else None
-        name = str(source) if isinstance(source, (str, Path)) else "model"
-        self.report = Report(source=Path(name).name, target=goal.target, threads=goal.threads, seed=goal.seed)
+        self.name = Path(str(source)).name if isinstance(source, (str, Path)) else "model"
         self.original = ir.load(source)
         verify(self.original)
-        self.executor: Executor = registry.executor(TARGETS.get(goal.target, STAND_IN), threads=goal.threads)
+        self.executor: Executor = registry.executor(TARGETS.get(request.target, STAND_IN), threads=request.threads)
         self.reference: Executor = registry.executor("reference")
+        self.failures = Failures(report_rows.plain(request), self.original, request.strict)
+        self.seconds: dict[str, float] = {}
+        self.stages: list[StageRun] = []
+        self.notes: list[str] = []
 
-    def go(
-        self,
-        data: Any,
-        preprocess: Any,
-        eval_data: Any,
-        metric: Any,
-        passes: Pipeline | None,
-        plan: Plan | None,
-        augment: str | Sequence[str] | None,
-    ) -> Result:
+    def go(self, passes: Pipeline | None, stated: Plan | None) -> Result:
+        """Everything, in order."""
+        request = self.request
         with self._timed("reading"):
-            own_metric = callable(metric) or (isinstance(metric, str) and ":" in metric)
-            inputs = gather(
-                self.original,
-                data,
-                eval_data,
-                preprocess,
-                self.executor,
-                self.goal.seed,
-                own_metric,
-                self.shapes,
-                train=self.goal.training > 0,
-                augment=augment,
-            )
-            self.report.notes += inputs.notes
+            own = callable(request.metric) or (isinstance(request.metric, str) and ":" in request.metric)
+            inputs = gather(self.original, request, self.executor, own)
+            first = FirstRuns(self.executor, inputs.probe)
+            first.check(self.original)
             runs_soundly(self.original, self.executor, inputs.probe)
+        try:
+            return self._with(inputs, own, passes, stated, first)
+        finally:
+            first.close()
+
+    def _with(
+        self, inputs: Inputs, own: bool, passes: Pipeline | None, stated: Plan | None, first: FirstRuns
+    ) -> Result:
+        request = self.request
         context = Context(
             executor=self.executor,
             reference=self.reference,
             data=inputs.fit or None,
             probe=inputs.probe,
-            seed=self.goal.seed,
-            threads=self.goal.threads,
+            seed=request.seed,
+            threads=request.threads,
             progress=self.progress,
-            details=self.report.details,
+            details={},
+            memory_bytes=allowance(request.memory),  # type: ignore[arg-type]
+            failures=self.failures,
         )
         if inputs.real:
-            context.statistics = self._statistics(self.original, inputs)
-        judge = self._judge(inputs, metric, own_metric)
+            context = context.beside(statistics=self._statistics(self.original, inputs, context))
+        judge = self._judge(inputs, own)
+        proof = Proof(self.original, self.executor, self.reference, inputs.probe, inputs.real)
         with self._timed("rewriting"):
-            clean, exact = self._rewrite(passes, context, inputs)
-        result, used = clean, Plan()
-        if passes is None:
-            with self._timed("planning"):
-                result, used = self._plan(clean, plan, context, judge, inputs)
-        measuring = Measuring(self.original, self.executor, self.goal, self.report, self.progress)
-        with self._timed("measuring"):
-            stated = passes is not None or plan is not None
-            result, used = measuring.keep_the_best(clean, result, used, inputs, stated)
-        with self._timed("judging"):
-            self._score(judge, result)
-        predicted = None if measuring.measures else self._predicted(used)
-        with self._timed("verifying"):
-            self._prove(result, exact and used.empty, inputs)
-        self.report.skipped = [{"pass": s.pass_name, "place": s.place, "reason": s.reason} for s in context.skipped]
-        self.report.notes += context.warnings
-        untouched = self.source if result is self.original else None
-        return Result(result, self.report, used, self._kept(judge, predicted), untouched)
+            cleaned = self._clean(passes, context, inputs)
+            incumbent = self._first(cleaned, proof, passes is not None)
+        searched: Searched | None = None
+        if passes is None and incumbent.model is cleaned.model:
+            incumbent, searched = self._improve(incumbent, stated, context, judge, inputs, proof, first)
+        return self._deliver(cleaned, incumbent, searched, context, judge, inputs, passes is not None or stated is not None)
 
-    # ------------------------------------------------------------ phases
+    # ------------------------------------------------------------ before the stages
 
-    def _statistics(self, model: ir.Model, inputs: Inputs) -> Statistics:
-        return Statistics(model, inputs.fit, self.executor, self.goal.seed, progress=self.progress)
+    def _statistics(self, model: ir.Model, inputs: Inputs, context: Context) -> Statistics:
+        return Statistics(
+            model,
+            inputs.fit,
+            self.executor,
+            self.request.seed,
+            allowance=context.memory_bytes,
+            progress=self.progress,
+        )
 
-    def _judge(self, inputs: Inputs, metric: Any, own_metric: bool) -> Judge | None:
+    def _judge(self, inputs: Inputs, own: bool) -> Judge | None:
         """None when there is nothing to judge with: no data, and no metric that brings its own."""
-        if inputs.judge is None and not own_metric:
-            if metric is not None:
-                raise UsageError(f"--metric '{metric}' needs samples; give --data or --eval-data")
-            if self.goal.max_drop is not None:
+        request = self.request
+        if inputs.judge is None and not own:
+            if request.metric is not None:
+                raise UsageError(f"--metric '{request.metric}' needs samples; give --data or --eval-data")
+            if request.max_drop is not None:
                 raise UsageError(
                     "--max-drop needs something to measure the drop on; give --data, or --metric module:function"
                 )
             return None
         self.progress("judging the input", 0, 0)
-        goal = self.goal
-        return Judge(self.original, self.executor, inputs.judge, metric, goal.max_drop, goal.seed, goal.drop_factor)
+        return Judge(
+            self.original, self.executor, inputs.judge, request.metric, request.max_drop, request.seed,
+            request.asked.drop_factor,
+        )
 
-    def _rewrite(self, passes: Pipeline | None, context: Context, inputs: Inputs) -> tuple[ir.Model, bool]:
-        """The model after the pipeline, and whether all its passes keep the outputs (to rounding)."""
+    def _clean(self, passes: Pipeline | None, context: Context, inputs: Inputs) -> Cleaned:
+        """The model after the passes. Of the default ones, what fails is undone; passes that were asked for may not."""
         pipeline = passes or Pipeline.parse(DEFAULT_PIPELINE)
         model = ir.clone(self.original)
         self.progress("rewriting", 0, 0)
-        steps = pipeline.run(model, context, [Verify(feeds=inputs.probe[:1], approximate=not inputs.real)])
-        self.report.recipe = str(pipeline)
-        self.report.passes = [
-            PassRun(str(step.spec), step.spec.contract.name.lower(), step.count, step.seconds) for step in steps
-        ]
-        if passes is not None:
-            self.report.notes += idle(self.report.passes, context.skipped)
-        return model, all(p.contract is not Contract.APPROXIMATE for p in pipeline)
+        held = Verify(feeds=inputs.probe[:1], approximate=not inputs.real)
+        steps = pipeline.run(model, context, [held], guarded=passes is None and not self.request.strict)
+        exact = all(p.contract is not Contract.APPROXIMATE for p in pipeline)
+        return Cleaned(model, str(pipeline), tuple(steps), exact)
 
-    def _plan(
-        self, clean: ir.Model, stated: Plan | None, context: Context, judge: Judge | None, inputs: Inputs
-    ) -> tuple[ir.Model, Plan]:
-        """The clean model with lighter forms in it: those of a stated plan, or the best that keep the promises."""
-        planning = Planning(self.original, clean, self.executor, context, inputs, self.goal, self.report, self.pool)
-        if stated is not None:
-            return planning.carry_out(stated)
-        if not self.goal.approximate:
-            return planning.nothing()
-        if judge is None or not inputs.real:
-            return planning.without_data(judge)
-        return planning.searched(judge)
+    def _first(self, cleaned: Cleaned, proof: Proof, stated: bool) -> Incumbent:
+        """The cleaned model, proved; the input itself where it is not what it should be."""
+        checks = self._proved(proof, cleaned.model, cleaned.exact)
+        broken = next((check for check in checks if not check.ok), None)
+        if broken is None:
+            return Incumbent(cleaned.model, checks=tuple(checks))
+        error = CheckError(f"the result failed a check ({broken.what}, {broken.executor}): {broken.detail}")
+        if stated:
+            raise error
+        self.failures.take("clean", error)
+        return Incumbent(self.original, checks=tuple(self._proved(proof, self.original, True)))
 
-    # ------------------------------------------------------------ proving
-
-    def _score(self, judge: Judge | None, result: ir.Model) -> None:
-        if judge is None:
-            return
-        score = judge.score(result) if result is not self.original else judge.base
-        self.report.score = judge.record(score)
-        self.report.stages[0].score = judge.base.value
-        self.report.stages[-1].score = score.value
-
-    def _prove(self, result: ir.Model, exact: bool, inputs: Inputs) -> None:
+    def _proved(self, proof: Proof, model: ir.Model, exact: bool) -> list[Check]:
         self.progress("verifying", 0, 0)
-        feeds = inputs.probe[:1]
-        checks = [sound(result, self.original)]
-        contract = Contract.ROUNDING if exact else Contract.APPROXIMATE
-        independent = self._independent()
-        if exact or not inputs.real:
-            for executor in (self.executor, *independent):
-                checks.append(
-                    same_outputs(self.original, result, executor, feeds, contract, "outputs equal the input model's")
-                )
-        elif independent:
-            checks.append(same_in_both(result, self.executor, self.reference, feeds, "both executors agree"))
-        self.report.checks = checks
-        broken = next((c for c in checks if not c.ok), None)
+        checks, note = proof.checks(model, exact)
+        if note:
+            self._note(note)
+        return checks
+
+    # ------------------------------------------------------------ the stages
+
+    def _improve(
+        self,
+        incumbent: Incumbent,
+        stated: Plan | None,
+        context: Context,
+        judge: Judge | None,
+        inputs: Inputs,
+        proof: Proof,
+        first: FirstRuns,
+    ) -> tuple[Incumbent, Searched | None]:
+        """The best that can be made of the cleaned model, and what was searched."""
+        request = self.request
+        if stated is not None:
+            return self._carried_out(incumbent, stated, context, inputs, proof, first), None
+        if not request.asked.approximate:
+            self._note("nothing approximate was tried: --preset lossless asks for exact rewrites only")
+            return incumbent, None
+        if judge is None or not inputs.real:
+            return self._without_data(incumbent, context, inputs, proof), None
+        with self._timed("planning"):
+            return self._stages(incumbent, context, judge, inputs, proof, first)
+
+    def _stages(
+        self,
+        incumbent: Incumbent,
+        context: Context,
+        judge: Judge,
+        inputs: Inputs,
+        proof: Proof,
+        first: FirstRuns,
+    ) -> tuple[Incumbent, Searched | None]:
+        """Let each stage propose; what stands in the end is the incumbent, however they end."""
+        clean, candidates = incumbent.model, None
+        try:
+            with self.failures.guard("preparation"), self.clock.limit(), watched(self.clock.check):
+                work = self._work(incumbent, context, judge, inputs, proof, first)
+                candidates = work.candidates
+                self.clock.reserve += min(SECONDS, 3 * TIMING_ROUNDS * work.float_ms / 1e3) + 1.0
+                for stage in STAGES:
+                    work = self._stage(stage, work)
+                with self.failures.guard("race"):
+                    candidates.settle()
+        except OutOfTime:
+            self._note(f"the budget of {self.request.budget:g} s was spent; more time may find a better result")
+        except KeyboardInterrupt:
+            self._note("stopped by the user: this is the best result until then; a second run goes on from here")
+        if candidates is None:
+            return incumbent, None
+        rows, made = front_rows(candidates)
+        with self.failures.guard("front"):
+            if warning := keep_front(self.original, rows, made, work.making.models.folder):
+                context.warn(warning)
+        del clean
+        return candidates.incumbent, Searched(candidates, work, tuple(rows))
+
+    def _stage(self, stage: Stage, work: Work) -> Work:
+        """One stage; what fails in it, or its share of the time, ends only it."""
+        before, known = self.clock.spent, len(work.candidates.all())
+        outcome = ""
+        failed = len(self.failures.rows)
+        try:
+            reason = stage.idle(work)
+            if reason:
+                self.stages.append(StageRun(stage.name, 0.0, 0, f"nothing to do: {reason}"))
+                return work
+            with self.failures.guard(stage.name), self.clock.limit(stage.share * self.clock.left):
+                work = stage.run(work)
+        except OutOfTime:
+            outcome = "its share of the time was over"
+            if self.clock.left <= 0:
+                raise
+        finally:
+            if len(self.failures.rows) > failed and not outcome:
+                last = self.failures.rows[-1]
+                outcome = f"failed: {last.reason}" if last.step == stage.name else ""
+            looked = len(work.candidates.all()) - known
+            if not (self.stages and self.stages[-1].name == stage.name):
+                self.stages.append(StageRun(stage.name, self.clock.spent - before, looked, outcome or "done"))
+        return work
+
+    def _work(
+        self,
+        incumbent: Incumbent,
+        context: Context,
+        judge: Judge,
+        inputs: Inputs,
+        proof: Proof,
+        first: FirstRuns,
+    ) -> Work:
+        clean = incumbent.model
+        shapes = layer_shapes(clean, inputs.probe[0], self.executor)
+        context = context.beside(statistics=self._statistics(clean, inputs, context))
+        oracle = open_oracle(self.request.target, self.request.threads, self.executor)
+        here = oracle if oracle.measures else Oracle(self.executor)
+        float_ms = here.whole({"clean": clean}, inputs.probe)[0]
+        making = Making(clean, context, shapes, inputs.probe[0], float_ms, first.check)
+        measures = oracle.measures
+
+        def milliseconds(model: ir.Model) -> float:
+            return oracle.against(clean, float_ms, model, inputs.probe, 2.0)
+
+        def race(models: Sequence[ir.Model]) -> list[float]:
+            named = {str(index): model for index, model in enumerate(models)}
+            return oracle.whole(named, inputs.probe, 2.0 * len(models))
+
+        base_ms = float_ms if measures else oracle.whole({"clean": clean}, inputs.probe)[0]
+        candidates = Candidates(
+            self.request,
+            judge,
+            replace(incumbent, score=judge.base),
+            make=making.stated,
+            prove=lambda model: self._proved(proof, model, False),
+            milliseconds=milliseconds if measures else None,
+            race=race if measures else None,
+            base_ms=base_ms,
+            context=context,
+            seconds=lambda: self.clock.spent,
+        )
+        return Work(
+            self.request, clean, shapes, context, self.executor, inputs, oracle, here, float_ms, candidates, making,
+            self.clock, self.pool, making.trunk(Plan()),
+        )
+
+    # ------------------------------------------------------------ a stated plan, and runs without data
+
+    def _carried_out(
+        self,
+        incumbent: Incumbent,
+        stated: Plan,
+        context: Context,
+        inputs: Inputs,
+        proof: Proof,
+        first: FirstRuns,
+    ) -> Incumbent:
+        """The cleaned model with a stated plan carried out."""
+        clean = incumbent.model
+        shapes = layer_shapes(clean, inputs.probe[0], self.executor)
+        if inputs.real:
+            context = context.beside(statistics=self._statistics(clean, inputs, context))
+        with self._timed("planning"):
+            if self.request.training:
+                done = distill.recover(clean, stated, context, self.request.training, data=inputs.training)
+                model, records = done.model, done.records
+                for gain in done.gains:
+                    self._note(str(gain))
+            else:
+                here = Oracle(self.executor)
+                run_ms = here.whole({"clean": clean}, inputs.probe)[0] if inputs.real else None
+                carried = carry_out(clean, stated, context, shapes=shapes, refit=Refit(run_ms))
+                model, records = carried.model, carried.records
+        first.check(model)
+        checks = self._proved(proof, model, stated.empty)
+        broken = next((check for check in checks if not check.ok), None)
         if broken is not None:
             raise CheckError(f"the result failed a check ({broken.what}, {broken.executor}): {broken.detail}")
+        done_sites = {record.site for record in records if record.done}
+        used = replace(stated, sites={name: c for name, c in stated.sites.items() if name in done_sites})
+        return Incumbent(model, used, checks=tuple(checks))
 
-    def _independent(self) -> tuple[Executor, ...]:
-        """The reference; none, and a note, where it does not know an operator of the input model."""
+    def _without_data(self, incumbent: Incumbent, context: Context, inputs: Inputs, proof: Proof) -> Incumbent:
+        """The cleaned model with what its weights alone allow; tells what data would buy."""
+        from lwgraph.optimizer.stages.forms import searched_forms
+
+        clean = incumbent.model
+        oracle = open_oracle(self.request.target, self.request.threads, self.executor)
+        with self._timed("planning"):
+            with self.failures.guard("redundant weights"):
+                plan = exact_plan(clean, context, oracle, searched_forms(), inputs.probe[0])
+                if not plan.empty:
+                    model = carry_out(clean, plan, context).model
+                    checks = self._proved(proof, model, exact=True)
+                    if all(check.ok for check in checks):
+                        incumbent = Incumbent(model, plan, checks=tuple(checks))
+            with self.failures.guard("estimate of what data would buy"):
+                if oracle.measures:
+                    integers = self.request.target != MACS
+                    self._note(str(estimate(clean, self.executor, oracle, inputs.probe, integers)))
+        return incumbent
+
+    # ------------------------------------------------------------ after the stages
+
+    def _deliver(
+        self,
+        cleaned: Cleaned,
+        incumbent: Incumbent,
+        searched: Searched | None,
+        context: Context,
+        judge: Judge | None,
+        inputs: Inputs,
+        stated: bool,
+    ) -> Result:
+        models = {"input": self.original}
+        for model in (cleaned.model, incumbent.model):
+            make_lean(model, self.original)
+        if not same_graph(self.original, cleaned.model):
+            models["cleaned"] = cleaned.model
+        if incumbent.model is self.original:
+            models = {"input": self.original}
+        elif not incumbent.plan.empty:
+            models["result"] = incumbent.model
+        with self._timed("measuring"):
+            timed = self._measured(models, incumbent.plan, inputs, stated)
+        result = models[timed.kept]
+        plan = incumbent.plan if timed.kept == "result" else Plan()
+        with self._timed("judging"):
+            score = self._score(judge, result, incumbent)
+        checks = incumbent.checks
+        report = self._report(cleaned, timed, plan, score, checks, searched, context, judge, inputs)
+        if timed.kept == "input" and not stated:
+            report.notes.append("nothing helped: lwgraph found nothing that makes the input smaller or faster")
+        outcome = self._broken(report, judge, score, plan, searched)
+        report.outcome = outcome or "done"
+        untouched = self.source if result is self.original else None
+        return Result(result, report, plan, not outcome, untouched)
+
+    def _measured(self, models: dict[str, ir.Model], plan: Plan, inputs: Inputs, stated: bool) -> Timed:
+        """The times of the models; without them where timing fails or there is no time for it."""
+        request = self.request
         try:
-            self.reference.prepare(self.original)
-        except ModelError as error:
-            self.report.notes.append(f"no second executor verified the result: {error}")
-            return ()
-        return (self.reference,)
+            with self.failures.guard("timing"):
+                if request.target not in TARGETS:
+                    return compare_untimed(
+                        models, self.executor, inputs.probe, request.target, plan.ms, stated=stated
+                    )
+                seconds = SECONDS
+                if self.clock.budget is not None:
+                    seconds = min(SECONDS, max(0.5, self.clock.budget - self.clock.spent - 1.0))
+                return time_models(
+                    models, self.executor, inputs.probe, request.target, request.threads, self.progress,
+                    stated=stated, seconds=seconds,
+                )
+        except KeyboardInterrupt:
+            self._note("stopped by the user while the result was timed: its speed is not known")
+        last = list(models)[-1]
+        return Timed(
+            tuple(
+                StageRow(name, facts_of(models[name], inputs.probe[0], self.executor))
+                for name in dict.fromkeys(["input", last])
+            )
+        )
 
-    def _predicted(self, used: Plan) -> tuple[float, float]:
-        """Milliseconds before and after on a target elsewhere; what an empty plan leaves takes what it took."""
-        base = float(self.report.details.get("search", {}).get("base_ms") or 0.0)
-        return used.ms if used.ms != (0.0, 0.0) else (base, base)
+    def _score(self, judge: Judge | None, result: ir.Model, incumbent: Incumbent) -> Score | None:
+        if judge is None:
+            return None
+        if result is self.original:
+            return judge.base
+        if result is incumbent.model and incumbent.candidate is not None and incumbent.score is not None:
+            return incumbent.score
+        return judge.score(result)
 
-    def _kept(self, judge: Judge | None, predicted: tuple[float, float] | None) -> bool:
-        """Whether the promises hold; says in the report which one does not.
+    def _report(
+        self,
+        cleaned: Cleaned,
+        timed: Timed,
+        plan: Plan,
+        score: Score | None,
+        checks: Sequence[Check],
+        searched: Searched | None,
+        context: Context,
+        judge: Judge | None,
+        inputs: Inputs,
+    ) -> Report:
+        """The report, of what the steps returned."""
+        request = self.request
+        report = Report(source=self.name, target=request.target, threads=request.threads, seed=request.seed)
+        report.recipe = cleaned.recipe
+        report.passes = report_rows.pass_rows(cleaned.steps)
+        report.stages = list(timed.stages)
+        report.checks = list(checks)
+        if judge is not None and score is not None:
+            report.score = judge.record(score)
+            report.stages[0].score = judge.base.value
+            report.stages[-1].score = score.value
+        report.notes = [*inputs.notes, *self.notes, *timed.notes]
+        if request.pipeline is not None or request.recipe is not None:
+            report.notes += report_rows.idle(report.passes, context.skipped)
+        else:
+            shapes = layer_shapes(cleaned.model, inputs.probe[0], self.executor)
+            report.sites = report_rows.choices(cleaned.model, plan, context.skipped, shapes)
+        report.skipped = [{"pass": s.pass_name, "place": s.place, "reason": s.reason} for s in context.skipped]
+        report.notes += context.warnings
+        report.failures = [str(failure) for failure in self.failures.rows]
+        report.runs = list(self.stages)
+        report.details = dict(context.details or {})
+        if searched is not None:
+            found = searched.candidates.incumbent
+            report.details.update(found.details if not plan.empty else {})
+            report.details["search"] = report_rows.searched(searched.candidates, searched.work.search)
+            report.details["front"] = report_rows.front(searched.front)
+            report.details["progress"] = report_rows.moments(searched.candidates)
+        report.seconds = dict(self.seconds)
+        return report
 
-        Args:
-            judge: of the metric.
-            predicted: milliseconds before and after, for a target that cannot be timed here.
-        """
-        last = self.report.stages[-1]
-        if self.report.score is not None and judge is not None and judge.stated:
-            score = self.report.score
-            if score.after < judge.floor:
-                lost = f"{score.name} lost {score.drop:.4g}, --max-drop allows {judge.max_drop:g}"
-                self.report.outcome = f"the promise was not kept: {lost}"
-                return False
-        if self.goal.limited:
-            after = last.milliseconds or 0.0
-            before = after / (last.ratio or 1.0)
-            if predicted is not None:
-                before, after = predicted
-                if not before:
-                    self.report.outcome = f"there are no prices for this model on {self.goal.target}"
-                    return False
-            broken = self.goal.violations(after, before, last.facts.bytes, last.facts.macs or 0)
-            if broken:
-                room = "a larger --max-drop leaves more room" if judge is not None else "--data leaves more room"
-                self.report.outcome = f"{'; '.join(broken)} is the nearest that keeps the accuracy; {room}"
-                return False
-        return True
+    def _broken(
+        self, report: Report, judge: Judge | None, score: Score | None, plan: Plan, searched: Searched | None
+    ) -> str:
+        """Which promise does not hold, in words; "" where all do."""
+        request, last = self.request, report.stages[-1]
+        if judge is not None and judge.stated and score is not None and score.value < judge.floor:
+            assert report.score is not None
+            lost = f"{report.score.name} lost {report.score.drop:.4g}, --max-drop allows {judge.max_drop:g}"
+            return f"the promise was not kept: {lost}"
+        if not request.limited:
+            return ""
+        before, after = report.stages[0].milliseconds, last.milliseconds
+        if request.target not in TARGETS:
+            base = searched.candidates.base_ms if searched is not None else 0.0
+            before, after = plan.ms if plan.ms != (0.0, 0.0) else (base, base)
+        if before is None or after is None:
+            return "the speed of the result was not measured"
+        ratio = last.ratio if last.ratio is not None else after / max(before, 1e-12)
+        broken = request.violations(ratio * before, before, last.facts.bytes, last.facts.macs or 0)
+        if not broken:
+            return ""
+        hint = "" if judge is not None else "; --data leaves more room"
+        return f"{broken[0]} is the nearest that was found{hint}"
+
+    # ------------------------------------------------------------ small things
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
 
     @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
+    def _timed(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
-        yield
-        self.report.seconds[phase] = self.report.seconds.get(phase, 0.0) + time.perf_counter() - start
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+__all__ = ["optimize"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from lwgraph.cache import Rows, cache_path, facts_of
 from lwgraph.calibrate.subsample import spread
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Run, untimed
-from lwgraph.plan.deliver import RANGE_SAMPLES, RANGE_SECONDS
+from lwgraph.plan.carry_out import RANGE_SAMPLES, RANGE_SECONDS, affordable
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.precision import EXACTLY, INT8, QUICK, make_pass, spelling
-from lwgraph.plan.search.planner import QUICK_SAMPLES, Planner
+from lwgraph.plan.search.planner import QUICK_SAMPLES, Planner, Quantizing
 from lwgraph.rewrite.base import Context
 
 VERSION = 2  # part of the file name: raise it when the meaning of a survey changes
@@ -50,8 +50,8 @@ class Survey:
 
 def quick_integers(
     planner: Planner, loss: Callable[[Run], float], executor: Executor, even: bool | None = None
-) -> tuple[ir.Model, float]:
-    """Choose the ranges with which plans are tried, by the loss of the whole network in integers, and set them.
+) -> tuple[Planner, ir.Model, float]:
+    """Choose the ranges with which plans are tried, by the loss of the whole network in integers.
 
     The method is chosen on as many samples as ranges are taken from in earnest, and by samples that these do not know;
     plans that may be delivered get it, too, so that the pass need not try all methods for each. Then trials get the
@@ -62,37 +62,40 @@ def quick_integers(
         even: whether channels are evened out in what may be delivered; None: the pass finds out each time.
 
     Returns:
-        that network with its ranges taken in earnest, and its loss.
+        the planner that has them, that network with its ranges taken in earnest, and its loss.
 
     Raises:
         LwgraphError: the network cannot be quantized with any of METHODS.
     """
-    choice, best, reason = planner.chosen(planner.uniform(INT8)), None, None
-    planner.quick_samples = enough = planner.affordable(RANGE_SAMPLES, RANGE_SECONDS)
+    choice = planner.chosen(planner.uniform(INT8))
+    best: tuple[Planner, ir.Model, float] | None = None
+    reason: LwgraphError | None = None
+    enough = affordable(RANGE_SAMPLES, RANGE_SECONDS, planner.run_ms)
+    evenly = {} if even is None else {"equalize": even}
     for method in METHODS:
-        planner.quick = str(make_pass(**{**QUICK, "calibration_method": method}))
+        quick = str(make_pass(**{**QUICK, "calibration_method": method}))
+        earnest = str(make_pass(**{**EXACTLY, **evenly, "calibration_method": method}))
+        tried = planner.quantized(Quantizing(quick, earnest, enough))
         try:
-            model, _ = planner.apply(choice, quick=True)
+            model = tried.apply(choice, quick=True).model
             found = loss(untimed(executor).prepare(model))
         except LwgraphError as error:
             reason = error
             continue
-        if best is None or found * CLEARLY < best[1]:
-            best = model, found, planner.quick
-            evenly = {} if even is None else {"equalize": even}
-            planner.earnest = str(make_pass(**{**EXACTLY, **evenly, "calibration_method": method}))
+        if best is None or found * CLEARLY < best[2]:
+            best = tried, model, found
     if best is None:
         assert reason is not None
         raise reason
-    planner.quick = best[2]
-    planner.quick_samples = QUICK_SAMPLES
-    while planner.quick_samples < enough:
-        model, _ = planner.apply(choice, quick=True)
-        if loss(untimed(executor).prepare(model)) <= ALIKE * best[1] + NEGLIGIBLE:
+    planner, whole, lost = best
+    samples = QUICK_SAMPLES
+    while samples < enough:
+        tried = planner.quantized(replace(planner.quantizing, samples=samples))
+        model = tried.apply(choice, quick=True).model
+        if loss(untimed(executor).prepare(model)) <= ALIKE * lost + NEGLIGIBLE:
             break
-        planner.quick_samples *= 2
-    planner.quick_samples = min(planner.quick_samples, enough)
-    return best[0], best[1]
+        samples *= 2
+    return planner.quantized(replace(planner.quantizing, samples=min(samples, enough))), whole, lost
 
 
 def survey(model: ir.Model, context: Context, folder: Path | None = None, *, samples: int = RANGE_SAMPLES) -> Survey:
@@ -143,30 +146,31 @@ def _slower(nodes: Sequence[Any]) -> float:
     return float(lost / max(sum(integer for integer, _, _ in times), 1e-12))
 
 
-def weigh_integers(planner: Planner, loss: Callable[[Run], float], executor: Executor) -> tuple[ir.Model, Survey]:
-    """Set what integers cost in a planner whose weights are set, and the ranges with which it tries plans.
+def weigh_integers(
+    planner: Planner, loss: Callable[[Run], float], executor: Executor
+) -> tuple[Planner, ir.Model, Survey]:
+    """Find out what integers cost, and the ranges with which plans are tried.
 
     Layers share out what the whole network in integers loses by what was measured of each, where it was.
 
     Args:
-        planner: one that has integers to choose.
+        planner: a weighed one that has integers to choose.
         loss: of a network, ready to run; 0 for the original.
         executor: the target, or what stands for it.
 
     Returns:
-        the whole network in integers, as trials are quantized, and the survey.
+        the planner that knows it, the whole network in integers, as trials are quantized, and the survey.
 
     Raises:
         LwgraphError: the network cannot be quantized.
     """
-    affordable = planner.affordable(RANGE_SAMPLES, RANGE_SECONDS)
-    known = survey(planner.model, planner.context, samples=affordable)
-    planner.set_damages(damages_of(planner, known.damage))
-    model, measured = quick_integers(planner, loss, executor, known.even)
+    known = survey(planner.model, planner.context, samples=affordable(RANGE_SAMPLES, RANGE_SECONDS, planner.run_ms))
+    planner = planner.with_damages(damages_of(planner, known.damage))
+    planner, model, measured = quick_integers(planner, loss, executor, known.even)
     predicted = planner.predicted_loss(planner.uniform(INT8))
     if predicted > 0 and 0 < measured < math.inf:
-        planner.scale_integers(measured / predicted)
-    return model, known
+        planner = planner.with_integers_scaled(measured / predicted)
+    return planner, model, known
 
 
 def damages_of(planner: Planner, damage: Mapping[str, float]) -> dict[str, float]:

@@ -53,7 +53,7 @@ class Option:
         return form if self.precision == FLOAT else f"{form} {self.precision}"
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Item:
     """Sites that are decided together (they share a weight; mostly one site), and their options.
 
@@ -65,7 +65,7 @@ class Item:
     """
 
     sites: tuple[Site, ...]
-    options: list[Option]
+    options: tuple[Option, ...]
     weight: float = 1.0
     integer_error: float = 0.0
     switch_ms: float = 0.0
@@ -81,14 +81,14 @@ class Item:
         """The layer as it is."""
         return self.options[0]
 
-    def set_integer_error(self, error: float) -> None:
-        """Replace the error that integers add: it is in the errors of all options in integers."""
+    def with_integer_error(self, error: float) -> Item:
+        """The item in which integers add another error; it is part of the errors of all options in integers."""
         more = error - self.integer_error
-        self.options[:] = [
+        options = tuple(
             replace(o, error=o.error + more * (1 if o.form is None else STAGES)) if o.precision == INT8 else o
             for o in self.options
-        ]
-        self.integer_error = error
+        )
+        return replace(self, options=options, integer_error=error)
 
     def loss(self, option: Option) -> float:
         """What an option adds to the network's loss, as predicted."""
@@ -136,10 +136,11 @@ def find_items(
     items = []
     for index, (family, menu) in enumerate(menus):
         context.progress("weighing forms", index, len(menus))
-        item = _item(family, menu, context, oracle, INT8 in precisions)
-        item.weight = max((weights or {}).get(s.name, 1.0) for s in family)
-        if len(item.options) > 1:
-            items.append(item)
+        with context.failures.guard(f"forms: layer '{family[0].name}'"):
+            item = _item(family, menu, context, oracle, INT8 in precisions)
+            weight = max((weights or {}).get(s.name, 1.0) for s in family)
+            if len(item.options) > 1:
+                items.append(replace(item, weight=weight))
     context.progress("weighing forms", len(menus), len(menus))
     if oracle.cache.warning:
         context.warn(oracle.cache.warning)
@@ -162,7 +163,7 @@ def _item(family: tuple[Site, ...], menu: list[Form], context: Context, oracle: 
     site = family[0]
     integers = integers and all(map(_may_be_integer, family))
     if not menu and not integers:
-        return Item(family, [])
+        return Item(family, ())
     moments = moments_of(family, context)
     weighed = [(form.macs(site), form.estimate(site, moments), form) for form in menu]
     sizes: list[tuple[Form | None, float]] = [(None, 0.0), *((f, e) for _, e, f in undominated(weighed))]
@@ -172,20 +173,19 @@ def _item(family: tuple[Site, ...], menu: list[Form], context: Context, oracle: 
     if not faster and menu:
         best = min((option.price.ratio for option in options[1:]), default=math.inf)
         context.skip("plan", site.name, f"no form is measured faster (the best takes {best:.2f} of the time)")
-    item = Item(family, [dense, *faster], moments=moments)
+    added = switch_ms = 0.0
     if integers:
-        low, high = _range(site, moments, context)
-        item.integer_error = integer_error(moments, low, high)
+        added = integer_error(moments, *_range(site, moments, context))
         # A form that is slower than the dense layer in floats may be the fastest in integers.
         found = _priced(family, [(None, 0.0), *_spread(options[1:])], oracle, INT8)
-        item.options += [
-            replace(option, error=option.error + item.integer_error * (1 if option.form is None else STAGES))
+        faster += [
+            replace(option, error=option.error + added * (1 if option.form is None else STAGES))
             for option in found
             if math.isfinite(option.price.ms)
         ]
-        item.switch_ms = oracle.switch(site) if found else 0.0
-    item.options[1:] = sorted(item.options[1:], key=lambda option: option.price.ms)
-    return item
+        switch_ms = oracle.switch(site) if found else 0.0
+    ordered = sorted(faster, key=lambda option: option.price.ms)
+    return Item(family, (dense, *ordered), integer_error=added, switch_ms=switch_ms, moments=moments)
 
 
 def _priced(

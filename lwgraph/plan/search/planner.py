@@ -1,131 +1,141 @@
-"""Plans one model: from choices at items to plans, stitched models, predicted times and losses."""
+"""Plans one model: from choices at items to plans, models, predicted times and losses."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir, registry
-from lwgraph.layers.apply import Record, moments_of
+from lwgraph.layers.apply import moments_of
 from lwgraph.layers.form import Fitted
-from lwgraph.plan.carry_out import carry_out
-from lwgraph.plan.deliver import affordable, compute, deliver
+from lwgraph.plan.carry_out import Carried, Refit, carry_out
 from lwgraph.plan.plan import Choice, Plan, Precision
 from lwgraph.plan.precision import FLOAT, INT8, available, spelling
 from lwgraph.plan.price.oracle import Oracle
-from lwgraph.plan.search.clock import Clock
-from lwgraph.plan.search.items import Item, Option, find_items, undominated
+from lwgraph.plan.search.items import Item, Option, find_items
 from lwgraph.plan.search.solver import Menu, total
+from lwgraph.plan.search.time_model import TimeModel
 from lwgraph.rewrite.base import Context
 
-LOWEST, HIGHEST, STEPS = 1e-5, 0.5, 8  # thresholds of relative output error, and bisections of their logarithm
 LATENCY, BYTES, MACS = "latency", "bytes", "macs"  # what a network takes of the machine
 QUICK_SAMPLES = 16  # that integer ranges are taken from when plans are only compared, at least
 FASTEST = 1e-3  # share of a network's time that any plan takes at least
 NOTHING = Plan()
-Judge = Callable[[ir.Model], float]
-Array = npt.NDArray[np.float64]
 Chosen = Mapping[str, Option]
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One plan that was judged."""
+class Quantizing:
+    """How plans are put into integers, as a plan spells it.
 
-    threshold: float
-    score: float
-    saved_ms: float
-    accepted: bool
+    Attributes:
+        quick: for plans that are only compared.
+        earnest: for plans that may be delivered.
+        samples: that ranges are taken from in the first case.
+    """
+
+    quick: str = ""
+    earnest: str = ""
+    samples: int = QUICK_SAMPLES
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """The best plan found, the model it gives, what became of each choice, and all that was tried."""
-
-    plan: Plan
-    model: ir.Model
-    records: list[Record]
-    trials: list[Trial] = field(default_factory=list)
-
-
 class Planner:
-    """The items of one model, and what choices among their options mean.
+    """The items of one model, and what choices among their options mean; see `open_planner`.
 
-    Args:
+    Each method that takes in what was measured returns another planner.
+
+    Attributes:
         model: the cleaned model; it is not changed.
         context: `statistics` for the errors (None: weights alone), `reference`, `seed`, `progress`.
         oracle: prices.
         shapes: measured sizes by value name (see `layer_shapes`); without them times are relative only.
-        forms: names of the forms to consider; None: all that are registered.
-        weights: by site name, how much its error matters; 1 where not given.
-        precisions: FLOAT, and INT8 where layers may be computed in integers.
         structure: the groups and blocks that were cut to get the model; every plan says so, too.
+        items: the decisions.
+        times: from prices to milliseconds of the network.
+        rest: what the network takes of each resource outside all items.
+        whole_ms: measured, of the whole network; None before it was.
+        quantizing: how plans are put into integers.
+        run_ms: of one run of the network, about; of slow ones fewer samples are used. None: not known.
     """
 
-    def __init__(
-        self,
-        model: ir.Model,
-        context: Context,
-        oracle: Oracle,
-        *,
-        shapes: Mapping[str, Sequence[int | None]] | None = None,
-        forms: Sequence[str] | None = None,
-        weights: Mapping[str, float] | None = None,
-        precisions: Sequence[str] = (FLOAT,),
-        structure: Plan = NOTHING,
-    ) -> None:
-        self.structure = structure
-        self.model, self.context, self.oracle, self.shapes = model, context, oracle, shapes
-        self._fits: dict[tuple[str, str], Fitted] = {}
-        classes = [registry.form_class(name) for name in (registry.names("forms") if forms is None else forms)]
-        self.items = find_items(model, context, oracle, classes, shapes=shapes, weights=weights, precisions=precisions)
-        self.run_ms: float | None = None  # of one run of the network, about; to do no more with it than takes long
-        self._float_ms: float | None = None  # measured, of the whole network
-        self.rest: dict[str, float] = {}  # of each resource, outside all items
-        self.quick = spelling(quick=True) if available() else ""  # how plans are quantized that are only compared
-        self.earnest = spelling() if available() else ""  # how plans of forms are quantized that may be delivered
-        self.quick_samples = QUICK_SAMPLES  # that their ranges are taken from
-        self.clock = Clock(self.items)
+    model: ir.Model
+    context: Context
+    oracle: Oracle
+    shapes: Mapping[str, Sequence[int | None]] | None
+    structure: Plan
+    items: tuple[Item, ...]
+    times: TimeModel
+    rest: Mapping[str, float] = field(default_factory=dict)
+    whole_ms: float | None = None
+    quantizing: Quantizing = Quantizing()
+    run_ms: float | None = None
+    _fits: dict[tuple[str, str], Fitted] = field(default_factory=dict, repr=False)
 
-    # ------------------------------------------------------------ prediction
+    # ------------------------------------------------------------ taking in what was measured
 
-    def anchor(self, float_ms: float, int8_ms: float | None = None, size: int = 0, macs: int = 0) -> None:
-        """Let predicted totals agree with measured ones: the whole network in floats, and all of it in integers.
+    def anchored(self, float_ms: float, int8_ms: float | None = None, size: int = 0, macs: int = 0) -> Planner:
+        """The planner whose totals agree with measured ones: the whole network in floats, and all of it in integers.
 
         Args:
             float_ms, int8_ms: measured milliseconds of one run; None where there are no integers.
             size, macs: bytes and multiply-accumulates of the float network.
         """
-        self._float_ms, self.rest = None, {}
+        bare = dataclasses.replace(self, rest={}, whole_ms=None)
         everything = self.uniform(FLOAT)
-        for resource, known in ((BYTES, float(size)), (MACS, float(macs))):
-            self.rest[resource] = known - self.predicted(everything, resource)
-        if not self.clock.anchor_floats(float_ms):
-            self.rest[LATENCY] = float_ms
-            return
+        known = {BYTES: float(size), MACS: float(macs)}
+        rest = {resource: amount - bare.predicted(everything, resource) for resource, amount in known.items()}
+        times = self.times.anchored_floats(float_ms)
+        if times is None:
+            return dataclasses.replace(bare, rest={**rest, LATENCY: float_ms})
         if int8_ms is not None:
-            self.clock.anchor_integers(int8_ms, self.uniform(INT8))
-        self._float_ms = float_ms
+            times = times.anchored_integers(int8_ms, self.uniform(INT8))
+        return dataclasses.replace(bare, rest=rest, times=times, whole_ms=float_ms)
 
-    def fit_times(self, plans: Sequence[tuple[Sequence[int], float]]) -> None:
-        """Let predicted times agree with what plans of forms were measured to take; see `Clock.fit`."""
-        self.clock.fit(plans)
+    def timed(self, plans: Sequence[tuple[Sequence[int], float]]) -> Planner:
+        """The planner whose times agree with what plans of forms were measured to take; see `TimeModel.fitted`."""
+        return dataclasses.replace(self, times=self.times.fitted(plans))
 
-    def scale_integers(self, factor: float) -> None:
-        """Multiply the errors that integers add, when a measurement says that they are larger or smaller."""
-        for item in self.items:
-            item.set_integer_error(item.integer_error * factor)
+    def weighed(self, weights: Mapping[str, float]) -> Planner:
+        """The planner in which each item's error matters so much at the outputs, by item name."""
+        return self._with(
+            tuple(dataclasses.replace(item, weight=weights.get(item.name, item.weight)) for item in self.items)
+        )
 
-    def set_damages(self, damages: Mapping[str, float]) -> None:
-        """Let integers cost at the network's outputs what was measured of them, by item name; weights must be set."""
-        for item in self.items:
-            if item.name in damages and item.weight > 0:
-                item.set_integer_error(damages[item.name] / item.weight)
+    def with_integers_scaled(self, factor: float) -> Planner:
+        """The planner in which integers add `factor` times the errors."""
+        return self._with(tuple(item.with_integer_error(item.integer_error * factor) for item in self.items))
+
+    def with_damages(self, damages: Mapping[str, float]) -> Planner:
+        """The planner in which integers cost at the outputs what was measured of them, by item name.
+
+        Args:
+            damages: of weighed items; those without a weight stay as they are.
+        """
+        return self._with(
+            tuple(
+                item.with_integer_error(damages[item.name] / item.weight)
+                if item.name in damages and item.weight > 0
+                else item
+                for item in self.items
+            )
+        )
+
+    def quantized(self, quantizing: Quantizing) -> Planner:
+        """The planner that puts plans into integers in another way."""
+        return dataclasses.replace(self, quantizing=quantizing)
+
+    def within(self, context: Context) -> Planner:
+        """The planner in another context."""
+        return dataclasses.replace(self, context=context)
+
+    def _with(self, items: tuple[Item, ...]) -> Planner:
+        return dataclasses.replace(self, items=items, times=dataclasses.replace(self.times, items=items))
+
+    # ------------------------------------------------------------ prediction
 
     def uniform(self, precision: str) -> tuple[int, ...]:
         """Every layer dense, in one precision where it has the option."""
@@ -157,7 +167,7 @@ class Planner:
             cost = [self._amount(index, o, objective) for o in item.options]
             state = [int(o.precision == INT8) for o in item.options]
             # One way is half of the price; but what one layer reads another reads, too, where a network branches.
-            way = self.clock.switch_ms(item)
+            way = self.times.switch_ms(item)
             edge = np.array([[0.0, way], [way, 0.0]]) if objective == LATENCY else None
             found.append(Menu.of(cost, loss, state, edge))
         return found
@@ -168,24 +178,24 @@ class Planner:
             return float(option.bytes)
         if resource == MACS:
             return float(option.macs)
-        return self.clock.ms(index, option)
+        return self.times.ms(index, option)
 
     def predicted(self, choice: Sequence[int], resource: str) -> float:
-        """What the whole network takes of a resource; without `anchor` the layers alone. Times are over 0."""
+        """What the whole network takes of a resource; the layers alone before it is anchored. Times are over 0."""
         raw = self.rest.get(resource, 0.0) + total(self.menus(objective=resource), choice).cost
-        if resource != LATENCY or self._float_ms is None:
+        if resource != LATENCY or self.whole_ms is None:
             return raw
-        return max(raw, FASTEST * self._float_ms)
+        return max(raw, FASTEST * self.whole_ms)
 
     def predicted_loss(self, choice: Sequence[int]) -> float:
-        """Of the network's outputs."""
+        """The loss at the network's outputs."""
         return sum(item.loss(item.options[o]) for item, o in zip(self.items, choice, strict=True))
 
     def chosen(self, choice: Sequence[int]) -> dict[str, Option]:
         """The options by item name, dense float layers left out."""
         return {item.name: item.options[o] for item, o in zip(self.items, choice, strict=True) if o}
 
-    # ------------------------------------------------------------ application
+    # ------------------------------------------------------------ plans
 
     def fitted(self, item: Item, option: Option) -> Fitted:
         """The fit of an option with a form, remembered."""
@@ -235,9 +245,9 @@ class Planner:
         dense = [o.price for o in chosen.values() if o.form is None]
         ms = (sum(price.dense_ms for price in dense), sum(price.ms for price in dense))
         added = sum(item.weight * item.integer_error for item in self.items if item.name not in kept)
-        return Precision((self.quick if quick else self.earnest,), tuple(kept), added, ms)
+        return Precision((self.quantizing.quick if quick else self.quantizing.earnest,), tuple(kept), added, ms)
 
-    def apply(self, chosen: Chosen, *, quick: bool = False) -> tuple[ir.Model, list[Record]]:
+    def apply(self, chosen: Chosen, *, quick: bool = False) -> Carried:
         """A copy of the model with the chosen options in place, and what became of each.
 
         Args:
@@ -250,81 +260,41 @@ class Planner:
             for item in self.items
             if item.name in chosen and chosen[item.name].form is not None
         }
-        return self.carry_out(self.plan(chosen, quick=quick), fitted, quick=quick)
-
-    def carry_out(
-        self, plan: Plan, fitted: Mapping[str, Fitted] | None = None, *, quick: bool = False
-    ) -> tuple[ir.Model, list[Record]]:
-        """A copy of the model with a plan of forms and precisions carried out, and what became of each choice.
-
-        Args:
-            plan: of this model; groups and blocks are those that it was left by.
-            fitted: fits by site name, where they are known.
-            quick: see `apply`.
-        """
-        plan = dataclasses.replace(plan, groups={}, blocks={})  # the model is that which they leave
-        if not quick:
-            return deliver(self.model, plan, self.context, shapes=self.shapes, fitted=fitted, run_ms=self.run_ms)
-        model, structure = ir.clone(self.model), dataclasses.replace(plan, precision=Precision())
-        context = self.context.beside(details=None)  # nobody will read what passes tell of it
-        records = carry_out(model, structure, context, shapes=self.shapes, fitted=fitted)
-        return model, records + compute(model, plan.precision, context, self.quick_samples)
-
-    def affordable(self, samples: int, seconds: float) -> int:
-        """How many samples to run this planner's network on, see `affordable`."""
-        return affordable(samples, seconds, self.run_ms)
-
-    # ------------------------------------------------------------ search by one threshold
-
-    def at(self, threshold: float) -> dict[str, Option]:
-        """Per item the fastest option whose loss is at most `threshold`; items that stay as they are are left out."""
-        chosen = {}
-        for item in self.items:
-            best = min((o for o in item.options if item.loss(o) <= threshold), key=lambda o: o.price.ms)
-            if best is not item.dense:
-                chosen[item.name] = best
-        return chosen
-
-    def search(self, judge: Judge, floor: float) -> Found:
-        """The fastest plan of one threshold for all items, by predicted time, that `judge` scores at least `floor`.
-
-        Bisection on the logarithm of the threshold, STEPS judgements at most; a plan that was judged is not judged
-        again. The empty plan is taken to be good and is what comes back when no other is. For planners of floats.
-        """
-        best = Found(self.planned(Precision()), self.model, [])
-        trials: list[Trial] = []
-        judged: dict[str, bool] = {}
-        low, high = math.log(LOWEST), math.log(HIGHEST)
-        for step in range(STEPS):
-            self.context.progress("judging plans", step, STEPS)
-            middle = (low + high) / 2
-            chosen = self.at(math.exp(middle))
-            plan = self.plan(chosen)
-            text = plan.to_json()
-            if not chosen:
-                judged[text] = True
-            if text not in judged:
-                model, records = self.apply(chosen)
-                score = judge(model)
-                judged[text] = score >= floor
-                trials.append(Trial(math.exp(middle), score, plan.saved_ms, judged[text]))
-                if judged[text] and plan.saved_ms > best.plan.saved_ms:
-                    best = Found(plan, model, records)
-            low, high = (middle, high) if judged[text] else (low, middle)
-        self.context.progress("judging plans", STEPS, STEPS)
-        return Found(best.plan, best.model, best.records, trials)
+        plan = dataclasses.replace(self.plan(chosen, quick=quick), groups={}, blocks={})  # the model is their trunk
+        context = self.context.beside(details=None) if quick else self.context  # nobody reads the details of a trial
+        refit = None if quick else Refit(self.run_ms)
+        ranges = self.quantizing.samples if quick else None
+        return carry_out(self.model, plan, context, shapes=self.shapes, fitted=fitted, refit=refit, ranges=ranges)
 
 
-__all__ = [
-    "BYTES",
-    "LATENCY",
-    "MACS",
-    "Chosen",
-    "Found",
-    "Item",
-    "Judge",
-    "Option",
-    "Planner",
-    "Trial",
-    "undominated",
-]
+def open_planner(
+    model: ir.Model,
+    context: Context,
+    oracle: Oracle,
+    *,
+    shapes: Mapping[str, Sequence[int | None]] | None = None,
+    forms: Sequence[str] | None = None,
+    weights: Mapping[str, float] | None = None,
+    precisions: Sequence[str] = (FLOAT,),
+    structure: Plan = NOTHING,
+    run_ms: float | None = None,
+) -> Planner:
+    """The planner of a model.
+
+    Args:
+        model, context, oracle, shapes, structure, run_ms: see `Planner`.
+        forms: names of the forms to consider; None: all that are registered.
+        weights: by site name, how much its error matters; 1 where not given.
+        precisions: FLOAT, and INT8 where layers may be computed in integers.
+    """
+    classes = [registry.form_class(name) for name in (registry.names("forms") if forms is None else forms)]
+    items = tuple(
+        find_items(model, context, oracle, classes, shapes=shapes, weights=weights, precisions=precisions)
+    )
+    quantizing = Quantizing(spelling(quick=True), spelling()) if available() else Quantizing()
+    return Planner(
+        model, context, oracle, shapes, structure, items, TimeModel(items), quantizing=quantizing, run_ms=run_ms
+    )
+
+
+__all__ = ["BYTES", "LATENCY", "MACS", "QUICK_SAMPLES", "Chosen", "Planner", "Quantizing", "open_planner"]

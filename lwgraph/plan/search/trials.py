@@ -117,7 +117,7 @@ class Trials:
             ir.to_proto(planner.model).SerializeToString(),
             executor.name,
             int(getattr(executor, "threads", 1)),
-            spread(context.data or [], planner.quick_samples),
+            spread(context.data or [], planner.quantizing.samples),
             loss,
             planner.shapes,
             context.seed,

@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing as npt
 
+from lwgraph.arrays import Floats
 from lwgraph.plan.precision import FLOAT, INT8
 from lwgraph.plan.search.items import Item, Option
 
 BESIDE = 0.05  # share of a network's time that is not in its layers, at least
 PRECISIONS = (FLOAT, INT8)
-NOISE, TRUST = 0.05, 0.3  # how far measured times and factors are from what they should be, about
+NOISE, TRUST = 0.05, 0.3  # relative errors, about: of measured times, and of factors before any
 WIDEST = 4.0  # of a fitted factor, either way
-Array = npt.NDArray[np.float64]
 
 
-class Clock:
+@dataclass(frozen=True, eq=False)
+class TimeModel:
     """What each option takes in its network.
 
     An option takes s p + b: its price p, scaled, and its item's part b of what the network takes beyond its layers
     (pools, sums, what lies between). s and b are set by the whole network in floats and in integers, with all layers
-    dense; of forms both have factors of their own for each precision, 1 until `fit` sets them, as have the ways into
+    dense; of forms both have factors of their own for each precision, 1 until `fitted` sets them, as have the ways into
     integers and back.
 
-    Args:
-        items: of the network; their prices are read when they are asked for.
+    Attributes:
+        items: of the network.
+        scale: s by precision.
+        beside: b (items,) by precision.
+        factors: (5,): of layer and rest for forms in floats and in integers, and of switching.
     """
 
-    def __init__(self, items: Sequence[Item]) -> None:
-        self.items = items
-        self.scale = dict.fromkeys(PRECISIONS, 1.0)
-        self.beside: dict[str, Array] = {name: np.zeros(len(items)) for name in PRECISIONS}
-        self.factors = np.ones(2 * len(PRECISIONS) + 1)
+    items: tuple[Item, ...]
+    scale: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(PRECISIONS, 1.0))
+    beside: Mapping[str, Floats] = field(default_factory=dict)
+    factors: Floats = field(default_factory=lambda: np.ones(2 * len(PRECISIONS) + 1))
 
     def ms(self, index: int, option: Option) -> float:
         """Milliseconds of an option at the item of this number."""
@@ -47,21 +50,24 @@ class Clock:
         """Milliseconds of the way of an item's input into integers and back."""
         return float(self.factors[-1] * item.switch_ms)
 
-    def anchor_floats(self, milliseconds: float) -> bool:
-        """Let all layers dense and in floats take `milliseconds`; False where the layers have no times.
+    def anchored_floats(self, milliseconds: float) -> TimeModel | None:
+        """The model by which all layers dense and in floats take `milliseconds`; None where the layers have no times.
 
         What the network takes beyond its layers is laid on the items in proportion to their time; it is at least
         BESIDE of the whole. Where the layers were timed to take more than that leaves them, they are scaled down.
         """
         dense = self._dense()
         if not dense.sum() > 0:
-            return False
+            return None
         rest = max(milliseconds - float(dense.sum()), BESIDE * milliseconds)
-        self.scale[FLOAT], self.beside[FLOAT] = (milliseconds - rest) / float(dense.sum()), rest * dense / dense.sum()
-        return True
+        return replace(
+            self,
+            scale={**self.scale, FLOAT: (milliseconds - rest) / float(dense.sum())},
+            beside={**self.beside, FLOAT: rest * dense / dense.sum()},
+        )
 
-    def anchor_integers(self, milliseconds: float, whole: Sequence[int]) -> None:
-        """Let `whole`, the options of all layers dense and in integers where that can be, take `milliseconds`.
+    def anchored_integers(self, milliseconds: float, whole: Sequence[int]) -> TimeModel:
+        """The model by which `whole`, all layers dense and in integers where that can be, take `milliseconds`.
 
         Layers without an integer kernel, and the ways there and back, take what they take in floats.
         """
@@ -69,22 +75,27 @@ class Clock:
         inside = np.array([self.items[i].options[o].precision == INT8 for i, o in enumerate(whole)])
         prices = np.array([self.items[i].options[o].price.ms for i, o in enumerate(whole)])
         if not prices[inside].sum() > 0 or not dense[inside].sum() > 0:
-            return
-        self.scale[INT8], self.beside[INT8] = 0.0, np.zeros(len(dense))
-        left = max(milliseconds - self.total(whole), BESIDE * milliseconds)
-        most = max(float(self.beside[FLOAT][inside].sum()), BESIDE * left)
+            return self
+        bare = replace(
+            self, scale={**self.scale, INT8: 0.0}, beside={**self.beside, INT8: np.zeros(len(dense))}
+        )
+        left = max(milliseconds - bare.total(whole), BESIDE * milliseconds)
+        most = max(float(self._beside(FLOAT)[inside].sum()), BESIDE * left)
         rest = min(max(left - float(prices[inside].sum()), BESIDE * left), most)
-        self.scale[INT8] = (left - rest) / float(prices[inside].sum())
-        self.beside[INT8] = rest * np.where(inside, dense, 0.0) / float(dense[inside].sum())
+        return replace(
+            self,
+            scale={**self.scale, INT8: (left - rest) / float(prices[inside].sum())},
+            beside={**self.beside, INT8: rest * np.where(inside, dense, 0.0) / float(dense[inside].sum())},
+        )
 
-    def fit(self, plans: Sequence[tuple[Sequence[int], float]]) -> None:
-        """Set the factors so that plans take what was measured of them: least squares of relative errors, with a ridge.
+    def fitted(self, plans: Sequence[tuple[Sequence[int], float]]) -> TimeModel:
+        """The model whose factors let plans take what was measured of them: least squares of relative errors, ridged.
 
         Args:
             plans: choices, one option per item, and their measured milliseconds.
         """
         if not plans:
-            return
+            return self
         rows, wanted = [], []
         for choice, milliseconds in plans:
             fixed, parts = self._features(choice)
@@ -94,14 +105,14 @@ class Clock:
         left = np.concatenate([np.array(rows) / NOISE, np.eye(count) / TRUST])
         right = np.concatenate([np.array(wanted) / NOISE, np.ones(count) / TRUST])
         found = np.linalg.lstsq(left, right, rcond=None)[0]
-        self.factors = np.clip(found, 1 / WIDEST, WIDEST)
+        return replace(self, factors=np.clip(found, 1 / WIDEST, WIDEST))
 
     def total(self, choice: Sequence[int]) -> float:
         """Milliseconds of the layers of a plan, what lies between them included."""
         fixed, parts = self._features(choice)
         return float(fixed + parts @ self.factors)
 
-    def _features(self, choice: Sequence[int]) -> tuple[float, Array]:
+    def _features(self, choice: Sequence[int]) -> tuple[float, Floats]:
         """What no factor changes, and what each factor is of."""
         fixed, parts = 0.0, np.zeros(len(self.factors))
         before: str | None = None
@@ -119,10 +130,14 @@ class Clock:
         return fixed, parts
 
     def _parts(self, index: int, option: Option) -> tuple[float, float]:
-        return self.scale[option.precision] * option.price.ms, float(self.beside[option.precision][index])
+        return self.scale[option.precision] * option.price.ms, float(self._beside(option.precision)[index])
 
-    def _dense(self) -> Array:
+    def _beside(self, precision: str) -> Floats:
+        found = self.beside.get(precision)
+        return np.zeros(len(self.items)) if found is None else found
+
+    def _dense(self) -> Floats:
         return np.array([item.dense.price.ms for item in self.items])
 
 
-__all__ = ["BESIDE", "Clock"]
+__all__ = ["BESIDE", "TimeModel"]

@@ -26,7 +26,6 @@ CLOSED_FORM = ("align-blocks", "refit-head")  # seconds, before the training
 TRAINER = "distill"
 INTEGER_SHARE = 0.25  # of the time goes to training in integers, where a plan has them
 LEAST_MINUTES = 1e-3
-SECONDS = 600.0  # of training, when none are stated
 PROBED = 3  # plans at most that are trained shortly
 PROBE_SHARE = 0.05  # of the training time, for each of them
 EXPECTED = 3.0  # training is expected to bring back two thirds of a loss
@@ -128,7 +127,7 @@ def _taught_by(teacher: ir.Model, context: Context) -> Iterator[None]:
 
 
 def worth_trying(
-    ladder: Sequence[Candidate], chosen: Candidate | None, goal: Goal, base_ms: float, floor: float | None
+    ladder: Sequence[Candidate], chosen: Candidate | None, request: Request, base_ms: float, floor: float | None
 ) -> list[Candidate]:
     """The candidates that training may make the best: at most PROBED.
 
@@ -139,20 +138,20 @@ def worth_trying(
     Args:
         ladder: candidates of a front, smallest first, losing less and less.
         chosen: the one that keeps the promises untrained, None where none does.
-        goal: the promises.
+        request: the promises.
         base_ms: time of the network as it was.
         floor: the least score allowed; None: no promise on the metric.
     """
-    within = [c for c in ladder if goal.allows(c.predicted_ms, base_ms, c.bytes, c.macs)] or list(ladder)
+    within = [c for c in ladder if request.allows(c.predicted_ms, base_ms, c.bytes, c.macs)] or list(ladder)
     if floor is None or chosen is None:
         return within[-PROBED:]
-    smaller = [c for c in within if c.amount(goal.objective) < chosen.amount(goal.objective)]
+    smaller = [c for c in within if c.amount(str(request.objective)) < chosen.amount(str(request.objective))]
     hopeful = [c for c in smaller if worth(c) <= EXPECTED * worth(chosen)]
     return [*spread(hopeful, PROBED - 1), chosen]
 
 
 @dataclass(frozen=True, eq=False)
-class Probe:
+class TrainedPlan:
     """A plan after a short training.
 
     Attributes:
@@ -172,20 +171,20 @@ def probe(
     value: Callable[[ir.Model], float],
     milliseconds: Callable[[ir.Model], float],
     context: Context,
-) -> list[Probe]:
+) -> list[TrainedPlan]:
     """Train each plan shortly and look at what it is worth then; a plan that fails is left out with a warning."""
     found = []
     for index, plan in enumerate(plans):
         context.progress("trying what training brings back", index, len(plans))
         try:
             model = short(plan)
-            found.append(Probe(plan, value(model), milliseconds(model)))
+            found.append(TrainedPlan(plan, value(model), milliseconds(model)))
         except LwgraphError as error:
             context.warn(f"a plan could not be trained and was left out: {error}")
     return found
 
 
-def best_of(probes: Sequence[Probe], floor: float | None) -> Probe | None:
+def best_of(probes: Sequence[TrainedPlan], floor: float | None) -> TrainedPlan | None:
     """The fastest plan that keeps the floor after its short training; where none does, the one that comes nearest.
 
     Longer training brings back more, so what keeps the promise already will keep it then.
@@ -198,8 +197,7 @@ def best_of(probes: Sequence[Probe], floor: float | None) -> Probe | None:
 
 __all__ = [
     "PROBE_SHARE",
-    "SECONDS",
-    "Probe",
+    "TrainedPlan",
     "Recovered",
     "best_of",
     "probe",

@@ -55,7 +55,7 @@ def memory_of(planner: Planner, feeds: Sequence[Feeds], seed: int) -> Rows:
     """The losses, and seconds that they took, of the plans that were run: one file for a model, its options, the
     samples and the seed."""
     menus = [f"{item.name}: {' '.join(option.name for option in item.options)}" for item in planner.items]
-    facts = (ir.fingerprint(planner.model), seed, planner.oracle.target, planner.quick, planner.quick_samples, *menus)
+    facts = (ir.fingerprint(planner.model), seed, planner.oracle.target, planner.quantizing.quick, planner.quantizing.samples, *menus)
     return Rows(cache_path(f"search-{VERSION}", facts, feeds), "the search is")
 
 
@@ -66,7 +66,7 @@ class Search:
     the time spent is that which the losses took when they were measured, also when they are remembered.
 
     Args:
-        planner: with weights and anchors set.
+        planner: weighed and anchored.
         loss: of a stitched network that is ready to run; 0 for the original.
         executor: the target.
         objective: what is to be little: "latency", "bytes" or "macs".
@@ -77,6 +77,7 @@ class Search:
         timed: milliseconds of one run of a network, measured; the first plans set what others are predicted to take.
             None: predictions stay as they are.
         base_ms: of the network as it was, to compare plans with; None: what the planner predicts of its model.
+        first_run: called with each model before it runs in this process; raises where it must not.
     """
 
     def __init__(
@@ -93,63 +94,78 @@ class Search:
         trials: Trials | None = None,
         timed: Callable[[ir.Model], float] | None = None,
         base_ms: float | None = None,
+        first_run: Callable[[ir.Model], None] = lambda model: None,
     ) -> None:
         self.planner, self.loss, self.executor = planner, loss, executor
         self.objective, self.prices = objective, prices
         self.seconds, self.memory = seconds, memory or Rows(None, "the search is")
-        self.trials, self.timed, self.base_ms = trials, timed, base_ms
+        self.trials, self.timed, self.first_run = trials, timed, first_run
+        self.base_ms = base_ms or planner.predicted(planner.uniform(FLOAT), LATENCY)
         self.spent, self._most = 0.0, math.inf
+        self._slots: list[_Slot] = []
         self._random = np.random.default_rng(seed)
         self._found: dict[tuple[int, ...], Candidate] = {}
         self._models: dict[tuple[int, ...], ir.Model] = {}  # of plans that are still to be timed
         self._fitted = False  # whether predicted times follow measured ones
 
-    def run(self, most: float = math.inf) -> Front:
-        """All plans that were run, fastest first.
+    def first(self, most: float = math.inf) -> Front:
+        """The solver's plans for SLOTS budgets, run and timed; fastest first.
 
         Args:
             most: of the objective; plans that are predicted to take more are of no use.
         """
-        planner = self.planner
-        base = self.base_ms or planner.predicted(planner.uniform(FLOAT), LATENCY)
         self._most = most
-        slots = self._slots()
-        self._look_ahead(lambda search: (search._try(s, s.coefficients, "solver") for s in slots))
-        for number, slot in enumerate(slots):
-            planner.context.progress("running plans", number, len(slots))
+        self._slots = self._budgets()
+        self._look_ahead(lambda search: (search._try(s, s.coefficients, "solver") for s in search._slots))
+        for number, slot in enumerate(self._slots):
+            self.planner.context.progress("running plans", number, len(self._slots))
             self._try(slot, slot.coefficients, "solver")
         if self.timed is not None and self._found:
-            slots = self._timed_slots(slots)
-        barren = 0
-        while slots and self.spent < self.seconds and barren < BARREN:
+            self._time_slots()
+        return self._outcome()
+
+    def go_on(self, most: float = math.inf) -> Front:
+        """All plans that were run once the time for trials is spent, or nothing better was found for long."""
+        self._most, barren = most, 0
+        while self._slots and self.spent < self.seconds and barren < BARREN:
             done = min(999, int(1000 * self.spent / self.seconds)) if self.seconds > 0 else 0
-            planner.context.progress(self._message(base), done, 1000)
-            self._look_ahead(lambda search: (search._next(slots) for _ in range(LOOK_AHEAD)))
-            barren = 0 if self._next(slots) else barren + 1
+            self.planner.context.progress(self._message(), done, 1000)
+            self._look_ahead(lambda search: (search._next(search._slots) for _ in range(LOOK_AHEAD)))
+            barren = 0 if self._next(self._slots) else barren + 1
+        self.planner.context.progress(self._message(), 1000, 1000)
+        return self._outcome()
+
+    def found(self) -> list[Candidate]:
+        """All plans that were run."""
+        return list(self._found.values())
+
+    def stop(self) -> None:
+        """Wait for trials that were begun ahead: what is timed next must run alone."""
         if self.trials is not None:
             self.trials.stop()
-        planner.context.progress(self._message(base), 1000, 1000)
-        ordered = sorted(self._found.values(), key=lambda c: (c.amount(self.objective), worth(c), c.choice))
-        return Front(base, ordered, self.spent, self.objective)
 
-    def _timed_slots(self, slots: Sequence[_Slot]) -> list[_Slot]:
-        """Measure the plans that were run, let predicted times follow, and take the slots anew."""
-        planner, timed = self.planner, []
+    def _outcome(self) -> Front:
+        self.stop()
+        ordered = sorted(self.found(), key=lambda c: (c.amount(self.objective), worth(c), c.choice))
+        return Front(self.base_ms, ordered, self.spent, self.objective)
+
+    def _time_slots(self) -> None:
+        """Measure the plans that were run, let predicted times follow, and take the budgets anew."""
+        timed = []
         for number, choice in enumerate(self._found):
-            planner.context.progress("timing plans", number, len(self._found))
+            self.planner.context.progress("timing plans", number, len(self._found))
             milliseconds = self._milliseconds(choice)
             if milliseconds is not None:
                 timed.append((choice, milliseconds))
-        planner.fit_times(timed)
+        self.planner = self.planner.timed(timed)
         self._models, self._fitted = {}, True
         self._found = {
-            choice: replace(candidate, predicted_ms=planner.predicted(choice, LATENCY))
+            choice: replace(candidate, predicted_ms=self.planner.predicted(choice, LATENCY))
             for choice, candidate in self._found.items()
         }
-        slots = self._slots()
-        for slot in slots:
+        self._slots = self._budgets()
+        for slot in self._slots:
             self._try(slot, slot.coefficients, "solver")
-        return slots
 
     def _milliseconds(self, choice: tuple[int, ...]) -> float | None:
         """Of one run of a plan, measured or remembered; None when it cannot be run."""
@@ -160,7 +176,7 @@ class Search:
             try:
                 model = self._models.get(choice)
                 if model is None:
-                    model, _ = self.planner.apply(self.planner.chosen(choice), quick=True)
+                    model = self.planner.apply(self.planner.chosen(choice), quick=True).model
                 known = (self.timed(model), 0.0)
             except LwgraphError:
                 return None
@@ -193,15 +209,15 @@ class Search:
     def _front(self) -> list[Candidate]:
         return undominated(list(self._found.values()), self.objective)
 
-    def _message(self, base: float) -> str:
+    def _message(self) -> str:
         front = self._front()
         if not front:
             return "searching plans"
         middle = front[len(front) // 2]
-        speed = base / middle.predicted_ms
+        speed = self.base_ms / middle.predicted_ms
         return f"searching plans ({len(self._found)} run; {speed:.1f}x at error {worth(middle):.2g})"
 
-    def _slots(self) -> list[_Slot]:
+    def _budgets(self) -> list[_Slot]:
         """Budgets at which the solver predicts losses in equal ratios, from hopeless to hardly any."""
         front = Knapsack(self.planner.menus(None, self.objective, self.prices)).front()
         front = [s for s in front if self.planner.predicted(s.choice, self.objective) <= self._most]
@@ -280,12 +296,13 @@ class Search:
         if known is None:
             start = time.perf_counter()
             try:
-                model, _ = planner.apply(planner.chosen(choice), quick=True)
+                model = planner.apply(planner.chosen(choice), quick=True).model
+                self.first_run(model)
                 if self.timed is not None and not self._fitted:
                     self._models[choice] = model
                 loss = self.loss(untimed(self.executor).prepare(model))
-            except LwgraphError as error:
-                planner.context.warn(f"a plan could not be run and was left out: {error}")
+            except Exception as error:
+                planner.context.failures.take("search: a plan", error)
                 loss = math.inf
             known = (loss, time.perf_counter() - start)
             self.memory.put(key, known)
@@ -309,7 +326,7 @@ def limit_prices(planner: Planner, limits: Mapping[str, float], objective: str) 
     Lagrange multipliers, by bisection of their logarithm for one resource after the other.
 
     Args:
-        planner: with anchors set.
+        planner: anchored.
         limits: by resource; that of the objective is not looked at: the budget is its limit.
         objective: what the budget is of.
     """

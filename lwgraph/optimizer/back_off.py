@@ -1,0 +1,67 @@
+"""Looks at candidates along a front, from the fastest on, until the promises hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lwgraph.optimizer.candidates import Candidates, Make
+from lwgraph.plan.search.front import Candidate, Front
+
+LOOKS = 8  # at the judged data, at most
+STEP = 1.03  # plans on the front that differ by less than this factor are one to look at
+
+
+def back_off(front: Front, candidates: Candidates, make: Make) -> None:
+    """Look at those of a front that may be the best that keeps the promises.
+
+    Plans on the front lose less the slower they are, so the fastest good one is found by bisection: about log2 of
+    their number looks at the judged data. Searched ones are only looked at where they are predicted not to be worse
+    than what is known to be good (`Candidates.most`). Where the user promised speed or size but not accuracy, it is
+    the plan of least loss that keeps those.
+
+    Args:
+        front: of a search that did not see the judged data.
+        candidates: with the promises, and what was looked at before.
+        make: carries out a candidate of the front.
+    """
+    request, objective, base_ms = candidates.request, front.objective, candidates.base_ms
+    everything = front.best()
+    within = [c for c in everything if request.allows(c.predicted_ms, base_ms, c.bytes, c.macs)]
+    most = candidates.most
+    if request.limited and candidates.floor is None:
+        _least_loss(within or everything[:1], candidates, make)
+        return
+    _bisect(apart([c for c in within if c.amount(objective) <= most], objective), candidates, make)
+    if request.limited and not candidates.good():
+        _bisect(apart(everything, objective), candidates, make)  # out of reach: the nearest plan that keeps the accuracy
+
+
+def apart(ladder: Sequence[Candidate], objective: str) -> list[Candidate]:
+    """Those of a ladder, smallest first, that are STEP apart; of several that are not, the one that loses least."""
+    kept: list[Candidate] = []
+    for candidate in reversed(ladder):
+        if not kept or candidate.amount(objective) * STEP <= kept[-1].amount(objective):
+            kept.append(candidate)
+    return kept[::-1]
+
+
+def _bisect(ladder: Sequence[Candidate], candidates: Candidates, make: Make) -> None:
+    """Look for the first good one of a ladder whose losses fall."""
+    low, high, looks = 0, len(ladder), 0
+    while low < high and looks < LOOKS:
+        middle = (low + high) // 2
+        looks += 1
+        low, high = (low, middle) if candidates.look(ladder[middle], make) else (middle + 1, high)
+
+
+def _least_loss(ladder: Sequence[Candidate], candidates: Candidates, make: Make) -> None:
+    """From the plan of least loss to faster ones, until one keeps the limits as measured."""
+    for looks, candidate in enumerate(reversed(ladder)):
+        if looks >= LOOKS:
+            return
+        made = candidates.made(candidate, make)
+        if made is not None and candidates.meets(made.candidate):
+            return
+
+
+__all__ = ["LOOKS", "STEP", "apart", "back_off"]

@@ -1,0 +1,241 @@
+"""Candidates: what stages propose, looked at once each; the best of them that keeps the promises is the incumbent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from lwgraph import ir
+from lwgraph.measure.score import Score
+from lwgraph.optimizer.judge import Judge
+from lwgraph.optimizer.request import Request
+from lwgraph.plan.plan import Plan
+from lwgraph.plan.search.front import Candidate
+from lwgraph.report import Check
+from lwgraph.rewrite.base import Context
+
+Key = tuple[tuple[int, ...], tuple[str, ...]]
+Make = Callable[[Candidate], "Made"]
+CLOSE = 1.3  # candidates that were timed within this factor of the fastest are raced against each other
+DOUBT = 1.1  # a candidate that is predicted to take this many times what is measured of a good one is not looked at
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A candidate that was carried out, with what was found out of it.
+
+    Attributes:
+        candidate: with its plan, its score, and what it was measured to take.
+        model: the model as it would be delivered.
+        details: what passes told the report of it.
+        score: of the metric; None before it was judged.
+        checks: what was proved of it; empty before it was proved.
+    """
+
+    candidate: Candidate
+    model: ir.Model
+    details: Mapping[str, Any] = field(default_factory=dict)
+    score: Score | None = None
+    checks: tuple[Check, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Incumbent:
+    """The best model so far that keeps the promises; what a run delivers whatever happens afterwards.
+
+    Attributes:
+        model: the model.
+        plan: what was done to the cleaned model; empty for that itself.
+        candidate: None for the cleaned model and the input.
+        score: of the metric; None where nothing is judged.
+        checks: what was proved.
+        details: what passes told the report of it.
+    """
+
+    model: ir.Model
+    plan: Plan = field(default_factory=Plan)
+    candidate: Candidate | None = None
+    score: Score | None = None
+    checks: tuple[Check, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When the incumbent changed: seconds since the run began, and what the new one is."""
+
+    seconds: float
+    origin: str
+    milliseconds: float | None
+    score: float | None
+
+
+class Candidates:
+    """Looks at candidates, at each once, and keeps the best.
+
+    Args:
+        request: the promises.
+        judge: of the metric.
+        make: carries out a candidate whose plan is stated, as it would be delivered.
+        prove: checks a model that is about to become the incumbent.
+        milliseconds: of one run of a model, measured; None where that cannot be done: predictions count then.
+        race: of several models, timed in turn; None: what `milliseconds` says decides.
+        base_ms: milliseconds of the network as it was, on the clock of the candidates' predictions.
+        context: gets progress, and what failed.
+        seconds: since the run began.
+
+    Attributes:
+        incumbent: the best so far; the cleaned model at first.
+        floor: the least score that keeps the promise on the metric; None where other promises count alone: the user
+            stated speed or size, but no accuracy.
+        moments: when the incumbent changed.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        judge: Judge,
+        incumbent: Incumbent,
+        *,
+        make: Make,
+        prove: Callable[[ir.Model], Sequence[Check]],
+        milliseconds: Callable[[ir.Model], float] | None,
+        race: Callable[[Sequence[ir.Model]], Sequence[float]] | None = None,
+        base_ms: float,
+        context: Context,
+        seconds: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        self.request, self.judge, self.incumbent = request, judge, incumbent
+        self.make, self.prove, self.milliseconds, self.race = make, prove, milliseconds, race
+        self.base_ms, self.context, self.seconds = base_ms, context, seconds
+        self.floor = None if request.limited and not judge.stated else judge.floor
+        self.moments = [Moment(seconds(), "cleaned", base_ms if milliseconds else None, judge.base.value)]
+        self._made: dict[Key, Made | None] = {}
+
+    # ------------------------------------------------------------ looking
+
+    def look(self, candidate: Candidate, make: Make | None = None) -> bool:
+        """Whether the candidate keeps the promise on the metric; the best so far becomes the incumbent.
+
+        Args:
+            candidate: what is proposed.
+            make: carries it out, where its plan is not stated.
+        """
+        found = self.made(candidate, make)
+        return found is not None and bool(found.candidate.accepted)
+
+    def made(self, candidate: Candidate, make: Make | None = None) -> Made | None:
+        """What became of a candidate; None when it could not be made, run or judged."""
+        if candidate.key not in self._made:
+            self._made[candidate.key] = None  # whatever happens now, it is not tried again
+            with self.context.failures.guard(f"{candidate.origin}: a plan"):
+                self.put(self._look(candidate, make or self.make))
+        return self._made[candidate.key]
+
+    def put(self, made: Made) -> None:
+        """Take in what was made, judged and timed elsewhere."""
+        self._made[made.candidate.key] = made
+        if made.candidate.accepted and self._better(made.candidate):
+            self._stand(made)
+
+    def _look(self, candidate: Candidate, make: Make) -> Made:
+        self.context.progress(f"judging plans ({self.judge.looks} looked at)", 0, 0)
+        made = make(candidate)
+        score = self.judge.score(made.model)
+        known = made.candidate
+        assert known.plan is not None
+        plan = replace(known.plan, ms=(self.base_ms, known.predicted_ms), error=known.loss or 0.0)
+        accepted = self.floor is None or score.value >= self.floor
+        # What loses too much is timed, too: predictions of what is like it follow from that.
+        taken = None if self.milliseconds is None else self.milliseconds(made.model)
+        known = replace(known, plan=plan, judged=score.value, accepted=accepted, measured_ms=taken)
+        return replace(made, candidate=known, score=score)
+
+    # ------------------------------------------------------------ the incumbent
+
+    def settle(self) -> None:
+        """Race those that are CLOSE to the incumbent in time; the one that wins stands."""
+        standing = self.incumbent.candidate
+        if self.race is None or standing is None or self.request.objective != "latency" or self._for_accuracy:
+            return
+        limit = CLOSE * self.amount(standing)
+        close = [m for m in self.good() if self.meets(m.candidate) and self.amount(m.candidate) <= limit]
+        if len(close) < 2:
+            return
+        times = self.race([made.model for made in close])
+        for at in sorted(range(len(close)), key=lambda index: times[index]):
+            if close[at].candidate.key == standing.key or self._stand(close[at]):
+                return
+
+    @property
+    def _for_accuracy(self) -> bool:
+        """Whether the plan of least loss that keeps the limits is sought, and not the smallest one."""
+        return self.floor is None
+
+    def _better(self, candidate: Candidate) -> bool:
+        """Whether a candidate that keeps the promise on the metric is better than the incumbent."""
+        standing = self.incumbent.candidate
+        if standing is None:  # the cleaned model
+            return self.request.limited or self.request.objective != "latency" or self.amount(candidate) < self.base_ms
+        if self.meets(candidate) != self.meets(standing):
+            return self.meets(candidate)
+        if self._for_accuracy and self.meets(candidate):
+            return (candidate.judged or -math.inf) > (standing.judged or -math.inf)
+        return self.amount(candidate) < self.amount(standing)
+
+    def _stand(self, made: Made) -> bool:
+        """Make it the incumbent once it is proved; one that is not is out."""
+        checks = made.checks
+        if not checks:
+            with self.context.failures.guard(f"{made.candidate.origin}: the proof of a plan"):
+                checks = tuple(self.prove(made.model))
+        if not checks or not all(check.ok for check in checks):
+            out = replace(made.candidate, accepted=False)
+            self._made[out.key] = replace(made, candidate=out)
+            return False
+        self._made[made.candidate.key] = made = replace(made, checks=checks)
+        known = made.candidate
+        assert known.plan is not None
+        self.incumbent = Incumbent(made.model, known.plan, known, made.score, checks, made.details)
+        self.moments.append(Moment(self.seconds(), known.origin, known.measured_ms, known.judged))
+        return True
+
+    # ------------------------------------------------------------ what is known
+
+    def known(self, candidate: Candidate) -> Candidate:
+        """The candidate with what is known of it by now."""
+        made = self._made.get(candidate.key)
+        return candidate if made is None else made.candidate
+
+    def all(self) -> list[Made]:
+        """What was looked at."""
+        return [made for made in self._made.values() if made is not None]
+
+    def good(self) -> list[Made]:
+        """Of those, what keeps the promise on the metric."""
+        return [made for made in self.all() if made.candidate.accepted]
+
+    def meets(self, candidate: Candidate) -> bool:
+        """Whether a candidate keeps the limits, by what is known of it by now."""
+        taken = candidate.predicted_ms if candidate.measured_ms is None else candidate.measured_ms
+        return self.request.allows(taken, self.base_ms, candidate.bytes, candidate.macs)
+
+    def amount(self, candidate: Candidate) -> float:
+        """What a candidate takes of the objective, measured where that is known."""
+        if self.request.objective == "latency" and candidate.measured_ms is not None:
+            return candidate.measured_ms
+        return candidate.amount(str(self.request.objective))
+
+    @property
+    def most(self) -> float:
+        """What a candidate may be predicted to take to be worth a look, given those that keep all promises; inf: any.
+
+        Where the plan of least loss is sought, none is ruled out.
+        """
+        known = [self.amount(made.candidate) for made in self.good() if self.meets(made.candidate)]
+        return DOUBT * min(known) if known and self.floor is not None else math.inf
+
+
+__all__ = ["CLOSE", "DOUBT", "Candidates", "Incumbent", "Made", "Moment"]

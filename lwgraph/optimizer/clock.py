@@ -1,0 +1,74 @@
+"""The time of a run: how much is left, and what ends when none is."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+Progress = Callable[[str, int, int], None]
+
+
+class OutOfTime(BaseException):  # noqa: N818 - like KeyboardInterrupt, it is no error and no handler of errors may take it
+    """Raised where work goes on after its time; the run catches it and delivers what it has."""
+
+
+@dataclass
+class Clock:
+    """The budget of a run.
+
+    Work is asked to end by `check`, which everything calls that reports progress or runs a model, so it overruns by one
+    step of work at most.
+
+    Attributes:
+        budget: seconds of the whole run; None: no limit.
+        reserve: seconds that are kept for what has to follow.
+        now: a monotone clock in seconds.
+    """
+
+    budget: float | None = None
+    reserve: float = 0.0
+    now: Callable[[], float] = time.monotonic
+    start: float = field(init=False)
+    _ends: list[float] = field(init=False, default_factory=list)  # of the work under way, in seconds of the run
+
+    def __post_init__(self) -> None:
+        self.start = self.now()
+
+    @property
+    def spent(self) -> float:
+        """Seconds since the run began."""
+        return self.now() - self.start
+
+    @property
+    def left(self) -> float:
+        """Seconds that work may still take, what follows it left out; inf without a budget."""
+        return math.inf if self.budget is None else max(0.0, self.budget - self.reserve - self.spent)
+
+    def check(self) -> None:
+        """Raise OutOfTime when the time of the work under way is over."""
+        if self._ends and self.spent > min(self._ends):
+            raise OutOfTime
+
+    @contextmanager
+    def limit(self, seconds: float = math.inf) -> Iterator[None]:
+        """Within: work ends after so many seconds, and in any case when the budget does."""
+        self._ends.append(self.spent + min(seconds, self.left))
+        try:
+            yield
+        finally:
+            self._ends.pop()
+
+    def watching(self, progress: Progress) -> Progress:
+        """The progress callback that checks the time as well."""
+
+        def watched(what: str, done: int, total: int) -> None:
+            self.check()
+            progress(what, done, total)
+
+        return watched
+
+
+__all__ = ["Clock", "OutOfTime", "Progress"]

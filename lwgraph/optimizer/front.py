@@ -1,0 +1,139 @@
+"""The front of a run: at most eight plans, "points lost, speed, size", any of which can be had at once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lwgraph import ir
+from lwgraph.cache import Rows, cache_folder
+from lwgraph.errors import CheckError, UsageError
+from lwgraph.executor import Executor
+from lwgraph.optimizer.candidates import Candidates, Made
+from lwgraph.optimizer.prove import Proof
+from lwgraph.plan.plan import Plan
+
+MOST = 8
+FOLDER = "fronts-1"  # raise the number when the format changes
+
+
+@dataclass(frozen=True)
+class FrontRow:
+    """One plan of a front.
+
+    Attributes:
+        number: by which it is picked; 1 is the fastest.
+        drop: loss of the metric on the judged data, in its own unit.
+        speed: over the input, as measured while the run looked at it; None where nothing is timed.
+        bytes: of the model.
+        kept: whether it keeps the promise.
+        chosen: whether it is the one that was delivered.
+    """
+
+    number: int
+    drop: float
+    speed: float | None
+    bytes: int
+    kept: bool
+    chosen: bool
+
+
+def front_rows(candidates: Candidates) -> tuple[list[FrontRow], list[Made]]:
+    """At most MOST judged plans, fastest first, each with less loss than all faster ones; and what was made of each.
+
+    Of more, those that are kept are spread evenly, the first, the last and the one that stands among them.
+    """
+    kept: list[Made] = []
+    judged = [made for made in candidates.all() if made.candidate.judged is not None]
+    for made in sorted(judged, key=lambda m: (candidates.amount(m.candidate), -(m.candidate.judged or 0.0))):
+        if not kept or (made.candidate.judged or 0.0) > (kept[-1].candidate.judged or 0.0):
+            kept.append(made)
+    standing = candidates.incumbent.candidate
+    at = next((i for i, m in enumerate(kept) if standing is not None and m.candidate.key == standing.key), None)
+    if at is None and standing is not None:  # won a race against one that was timed as faster
+        mine = next((made for made in judged if made.candidate.key == standing.key), None)
+        if mine is not None:
+            kept = sorted([*kept, mine], key=lambda m: candidates.amount(m.candidate))
+            at = kept.index(mine)
+    if len(kept) > MOST:
+        wanted = {round(i * (len(kept) - 1) / (MOST - 1)) for i in range(MOST)}
+        if at is not None and at not in wanted:
+            wanted.remove(min(wanted - {0, len(kept) - 1}, key=lambda i: abs(i - at)))
+            wanted.add(at)
+        kept = [kept[i] for i in sorted(wanted)]
+    base = candidates.judge.base.value
+    rows = [
+        FrontRow(
+            number,
+            base - (made.candidate.judged or 0.0),
+            None if made.candidate.measured_ms is None else candidates.base_ms / made.candidate.measured_ms,
+            ir.size(made.model),
+            bool(made.candidate.accepted) and candidates.meets(made.candidate),
+            standing is not None and made.candidate.key == standing.key,
+        )
+        for number, made in enumerate(kept, 1)
+    ]
+    return rows, kept
+
+
+def keep_front(source: ir.Model, rows: Sequence[FrontRow], made: Sequence[Made], models: Path) -> str:
+    """Remember a front for `pick`; why it is not remembered, "" when it is.
+
+    Args:
+        source: the input model.
+        rows, made: see `front_rows`.
+        models: the folder of the cache in which the models lie.
+    """
+    memory = _memory(source)
+    for row, each in zip(rows, made, strict=True):
+        plan = each.candidate.plan
+        assert plan is not None
+        memory.put(str(row.number), {**asdict(row), "plan": plan.to_json(), "models": str(models)})
+    memory.put("count", len(rows))
+    return memory.warning
+
+
+def pick(source: ir.Model, number: int, executor: Executor, reference: Executor, proof_feeds: Any) -> ir.Model:
+    """The model of one plan of the last run's front, proved anew.
+
+    Args:
+        source: the input model of that run.
+        number: of the plan.
+        executor: the target.
+        reference: the second executor.
+        proof_feeds: inputs to prove it on.
+
+    Raises:
+        UsageError: there is no such front or plan, or its model is no longer in the cache.
+        CheckError: the model does not hold what is checked.
+    """
+    memory = _memory(source)
+    count = memory.get("count")
+    if not count:
+        raise UsageError("no front of this model is in the cache; run lwgraph optimize with --data first")
+    row = memory.get(str(number))
+    if row is None or not 1 <= number <= count:
+        raise UsageError(f"there is no plan {number}; allowed: 1 to {count}, as lwgraph optimize listed them")
+    plan = Plan.from_json(row["plan"])
+    path = Path(row["models"], f"{hashlib.sha256(plan.says().encode()).hexdigest()[:32]}.onnx")
+    if not path.is_file():
+        raise UsageError(
+            f"the model of plan {number} is no longer in the cache; "
+            "run lwgraph optimize again, or carry the plan out with lwgraph plan apply"
+        )
+    model = ir.load(path)
+    checks, _ = Proof(source, executor, reference, proof_feeds, real=True).checks(model, exact=False)
+    broken = next((check for check in checks if not check.ok), None)
+    if broken is not None:
+        raise CheckError(f"plan {number} failed a check ({broken.what}, {broken.executor}): {broken.detail}")
+    return model
+
+
+def _memory(source: ir.Model) -> Rows:
+    return Rows(cache_folder() / FOLDER / f"{ir.fingerprint(source)}.json", "the front is")
+
+
+__all__ = ["MOST", "FrontRow", "front_rows", "keep_front", "pick"]

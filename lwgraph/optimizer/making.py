@@ -1,0 +1,136 @@
+"""Carries candidates out as they would be delivered; what was made once is kept in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any
+
+from lwgraph import ir
+from lwgraph.cache import Models, facts_of
+from lwgraph.calibrate.layer_shapes import layer_shapes
+from lwgraph.executor import Feeds
+from lwgraph.optimizer.candidates import Made
+from lwgraph.plan.carry_out import Refit, carry_out
+from lwgraph.plan.plan import Plan
+from lwgraph.plan.search.front import Candidate
+from lwgraph.plan.search.plan_search import Search
+from lwgraph.rewrite import Context
+
+Shapes = Mapping[str, Sequence[int | None]]
+
+
+@dataclass(frozen=True, eq=False)
+class Trunk:
+    """What a structure leaves of a network, its layers refitted; forms and precisions come on top.
+
+    Attributes:
+        plan: the groups and blocks that went.
+        shapes: measured sizes by value name.
+    """
+
+    plan: Plan
+    model: ir.Model
+    shapes: Shapes
+
+
+class Making:
+    """Makes the models of the candidates of one network.
+
+    Args:
+        clean: the network.
+        context: with its statistics, and data to fit with.
+        shapes: of the network.
+        probe: a sample to measure sizes on.
+        run_ms: of one run of the network, about; slow ones are fitted to fewer samples.
+        first_run: called with each model before it runs in this process; raises where it must not.
+    """
+
+    def __init__(
+        self,
+        clean: ir.Model,
+        context: Context,
+        shapes: Shapes,
+        probe: Feeds,
+        run_ms: float,
+        first_run: Callable[[ir.Model], None] = lambda model: None,
+    ) -> None:
+        executor = context.executor or context.evaluator()
+        told = context.details is not None
+        facts = (version("lwgraph"), ir.fingerprint(clean), *facts_of(executor), context.seed, told)
+        self.models = Models(facts, context.data or [])
+        self.clean, self.context, self.shapes, self.probe, self.run_ms = clean, context, shapes, probe, run_ms
+        self.first_run = first_run
+        self._trunks: dict[str, Trunk] = {}
+
+    def trunk(self, plan: Plan) -> Trunk:
+        """What the groups and blocks of a plan leave; each is made once, since its refits take long.
+
+        Raises:
+            UsageError: the plan names what the network does not have.
+        """
+        structure = Plan(groups=plan.groups, blocks=plan.blocks)
+        if structure.empty:
+            return Trunk(structure, self.clean, self.shapes)
+        key = structure.says()
+        if key not in self._trunks:
+            kept = self.models.get(key)
+            model = kept[0] if kept is not None else self._cut(structure)
+            executor = self.context.executor or self.context.evaluator()
+            self._trunks[key] = Trunk(structure, model, layer_shapes(model, self.probe, executor))
+        return self._trunks[key]
+
+    def _cut(self, structure: Plan) -> ir.Model:
+        model = carry_out(self.clean, structure, self.context, shapes=self.shapes, refit=Refit(self.run_ms)).model
+        self.models.put(structure.says(), model, {})
+        return model
+
+    def stated(self, candidate: Candidate) -> Made:
+        """A candidate whose plan says what is done, on the trunk that its groups and blocks leave."""
+        plan = candidate.plan
+        assert plan is not None
+        trunk = self.trunk(plan)
+        rest = replace(plan, groups={}, blocks={})
+
+        def make(context: Context) -> ir.Model:
+            return carry_out(trunk.model, rest, context, shapes=trunk.shapes, refit=Refit(self.run_ms)).model
+
+        return self._made(candidate, plan, self.context, make)
+
+    def searched(self, search: Search, candidate: Candidate) -> Made:
+        """A candidate of a search."""
+        planner = search.planner
+        chosen = planner.chosen(candidate.choice)
+        return self._made(
+            candidate,
+            planner.plan(chosen),
+            planner.context,
+            lambda context: planner.within(context).apply(chosen)[0],
+        )
+
+    def _made(
+        self, candidate: Candidate, plan: Plan, context: Context, make: Callable[[Context], ir.Model]
+    ) -> Made:
+        told, key = self.context, plan.says()
+        kept = self.models.get(key)
+        if kept is None:
+            warned, skipped = len(told.warnings), set(told.skipped)
+            details: dict[str, Any] | None = None if context.details is None else {}
+            model = make(context.beside(details=details))
+            refusals = [[s.pass_name, s.place, s.reason] for s in told.skipped if s not in skipped]
+            beside = {"details": details or {}, "warnings": told.warnings[warned:], "skipped": refusals}
+            self.models.put(key, model, beside)
+            if self.models.warning:
+                told.warn(self.models.warning)
+        else:
+            model, beside = kept
+            for words in beside.get("warnings", []):
+                told.warn(words)
+            for refusal in beside.get("skipped", []):
+                told.skip(*refusal)
+        self.first_run(model)
+        return Made(replace(candidate, plan=plan), model, beside.get("details", {}))
+
+
+__all__ = ["Making", "Trunk"]

@@ -1,0 +1,326 @@
+"""What the user asks for: one dataclass, from which the command line, the Python signature and its texts are made."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+from lwgraph.errors import UsageError, did_you_mean
+from lwgraph.optimizer.presets import PRESETS, Preset, find_preset
+from lwgraph.optimizer.target import check_target
+from lwgraph.tasks.pool import check_workers
+
+OBJECTIVES = ("latency", "bytes", "macs")
+TRAINING = 600.0  # seconds of training where no budget is stated
+SLACK = 1.02  # a measured time within this factor of a limit keeps it: no clock tells more
+_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3}
+
+
+@dataclass(frozen=True)
+class Help:
+    """What is said of one option.
+
+    Attributes:
+        text: for the command line and the documentation alike; whole sentences.
+        metavar: what stands for the value in help texts; "" for a flag.
+        flag: the spelling on the command line where it is not the field's name.
+        many: whether the command line may give it several times.
+    """
+
+    text: str
+    metavar: str = ""
+    flag: str = ""
+    many: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What one run is asked to do; every field is an option of `lwgraph optimize` and an argument of `optimize`.
+
+    Raises:
+        UsageError: a value is out of range, or two options contradict each other.
+    """
+
+    data: Annotated[
+        Any, Help("Inputs for fitting, unlabelled: image folder, .npz/.npy, test_data_set_* folder, module:attribute.", "D")
+    ] = None
+    preprocess: Annotated[
+        Any, Help("How images become inputs: key=value text or a TOML file, e.g. 'resize=256,crop=224,scale=1/255'.", "P")
+    ] = None
+    input_shapes: Annotated[
+        Mapping[str, Sequence[int]] | None,
+        Help("Sizes of generated inputs, where they cannot be found.", "NAME:1,3,224,224", "--input-shape", many=True),
+    ] = None
+    eval_data: Annotated[
+        Any, Help("Data for judging only; never used for fitting. Same kinds as --data.  [default: a quarter of --data]", "D")
+    ] = None
+    metric: Annotated[
+        Any,
+        Help(
+            "top1 (labels), agreement, sqnr, cosine, psnr, or module:function.  "
+            "[default: top1 with labels, agreement for classifiers, else sqnr]",
+            "M",
+        ),
+    ] = None
+    max_drop: Annotated[
+        float | None,
+        Help(
+            "Largest loss of the metric allowed, in its own unit (0.01 = 1 point).  "
+            "[default: one point, 0.1 dB, or 40 dB against the original]",
+            "X",
+        ),
+    ] = None
+    speedup: Annotated[
+        float | None,
+        Help(
+            "Speed asked for, relative to the input (2 = half the time). Without --max-drop, the plan that loses least "
+            "is sought.",
+            "X",
+        ),
+    ] = None
+    max_latency: Annotated[float | None, Help("Milliseconds of one run allowed on the target.", "MS")] = None
+    max_bytes: Annotated[
+        float | str | None, Help("Size of the model allowed: a number, or such as 600kB, 2MiB.", "N")
+    ] = None
+    max_macs: Annotated[
+        float | str | None, Help("Multiply-accumulates of one run allowed: a number, or such as 1.5G.", "N")
+    ] = None
+    preset: Annotated[
+        str | None,
+        Help("What to ask for where no other option does: fast, balanced, small or lossless.  [default: balanced]", "P"),
+    ] = None
+    objective: Annotated[
+        str | None,
+        Help(
+            "What is minimized among plans that keep all promises: latency, bytes or macs.  [default: the preset's]", "O"
+        ),
+    ] = None
+    budget: Annotated[
+        float | str | None,
+        Help(
+            "Time of the whole run, training included, such as 90s, 10m or 1h; the best result so far is delivered "
+            "then.  [default: none]",
+            "T",
+        ),
+    ] = None
+    memory: Annotated[
+        float | str | None,
+        Help(
+            "Memory that statistics, fits and trials may take together, such as 2GB.  [default: half of what is free]",
+            "N",
+        ),
+    ] = None
+    distill: Annotated[
+        bool,
+        Help("Train the chosen plan to imitate MODEL on the --data, which need no labels. Needs 'lwgraph[torch]'."),
+    ] = False
+    augment: Annotated[
+        str | Sequence[str] | None,
+        Help(
+            "How training may vary the data without changing what they show: flip, turn, zoom, shift, tone, mixup, "
+            "joined by commas.",
+            "A",
+        ),
+    ] = None
+    pipeline: Annotated[Any, Help("Run just these passes, e.g. 'clean,low-rank{ratio=0.5}'.", "PIPELINE")] = None
+    recipe: Annotated[str | Path | None, Help("A pipeline from a TOML file.", "FILE")] = None
+    plan: Annotated[
+        Any, Help("Carry out this plan (JSON, as written beside the report) instead of searching.", "FILE")
+    ] = None
+    target: Annotated[
+        str,
+        Help("What the result must be fast on: ort-cpu, or a machine or table of prices (lwgraph measure).", "T"),
+    ] = "ort-cpu"
+    threads: Annotated[int, Help("Threads of the runtime.", "N")] = 1
+    seed: Annotated[
+        int,
+        Help("Seed of every random choice. Without a budget, the same input, options and seed give the same bytes.", "N"),
+    ] = 0
+    workers: Annotated[
+        int, Help("Processes that work side by side; the plan found is the same with any number.", "N")
+    ] = 1
+    dask: Annotated[
+        str | None, Help("A Dask cluster that works side by side: its scheduler's address or file.", "ADDRESS")
+    ] = None
+    unproven: Annotated[
+        bool,
+        Help("Without --data, try approximations on generated inputs all the same; what they lose is not known."),
+    ] = False
+    strict: Annotated[
+        bool, Help("End with the error where a step of the run fails, instead of going on without it.")
+    ] = False
+
+    def __post_init__(self) -> None:
+        for name in ("max_bytes", "max_macs", "memory"):
+            object.__setattr__(self, name, parse_amount(getattr(self, name), spelled(name)))
+        object.__setattr__(self, "budget", None if self.budget is None else parse_seconds(self.budget))
+        object.__setattr__(self, "input_shapes", dict(self.input_shapes or {}))
+        if self.objective is None:
+            object.__setattr__(self, "objective", self.asked.objective)
+        if self.max_drop is not None and not (math.isfinite(self.max_drop) and self.max_drop >= 0):
+            raise UsageError(f"--max-drop is {self.max_drop}; allowed: a number of at least 0, in the metric's unit")
+        for name, meaning in (
+            ("speedup", "2 = half the time"),
+            ("max_latency", "milliseconds of one run"),
+            ("max_bytes", "bytes of the model"),
+            ("max_macs", "multiply-accumulates of one run"),
+            ("budget", "seconds of the whole run"),
+            ("memory", "bytes, or such as 2GB"),
+        ):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise UsageError(f"{spelled(name)} is {value:g}; allowed: a number over 0 ({meaning})")
+        if self.objective not in OBJECTIVES:
+            raise UsageError(f"--objective is '{self.objective}'{did_you_mean(str(self.objective), OBJECTIVES)}")
+        for name, least in (("threads", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise UsageError(f"--{name} is {getattr(self, name)}; allowed: at least {least}")
+        check_target(self.target, self.threads)
+        check_workers(self.workers, self.dask)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        passes = self.pipeline if self.pipeline is not None else self.recipe
+        if self.pipeline is not None and self.recipe is not None:
+            raise UsageError("--pipeline and --recipe both name the passes; give one of them")
+        if passes is not None and self.plan is not None:
+            raise UsageError("--plan adds to the default passes; give it without --pipeline and --recipe")
+        if not self.asked.approximate and (passes is not None or self.plan is not None):
+            raise UsageError(
+                f"--preset {self.preset} says what to do; give it without --pipeline, --recipe and --plan"
+            )
+        if self.unproven and self.data is not None:
+            raise UsageError("--unproven is for runs without data; leave it out, and the --data prove the result")
+        if not self.distill:
+            return
+        if passes is not None:
+            raise UsageError("--distill trains the plan that was searched or given; to passes, add distill{minutes=10}")
+        if not self.asked.approximate:
+            raise UsageError("--distill changes the outputs, which --preset lossless rules out; leave out one of them")
+        if self.data is None:
+            raise UsageError("--distill needs inputs to learn from; give --data (unlabelled will do)")
+
+    # ------------------------------------------------------------ what follows from it
+
+    @property
+    def asked(self) -> Preset:
+        """The preset, which speaks where no option does."""
+        return find_preset(self.preset)
+
+    @property
+    def training(self) -> float:
+        """Seconds of training; 0 where none was asked for."""
+        if not self.distill:
+            return 0.0
+        return TRAINING if self.budget is None else 0.75 * float(self.budget)
+
+    @property
+    def trials(self) -> float:
+        """Seconds of running trial plans, at most; with a budget the clock may end them before."""
+        return self.asked.trials if not self.distill else min(self.asked.trials, self.training / 4)
+
+    @property
+    def limited(self) -> bool:
+        """Whether anything but accuracy is promised."""
+        return any(v is not None for v in (self.speedup, self.max_latency, self.max_bytes, self.max_macs))
+
+    def limits(self, base_ms: float) -> dict[str, float]:
+        """The limits by resource: "latency" in milliseconds, "bytes", "macs".
+
+        Args:
+            base_ms: milliseconds of one run that `speedup` is relative to.
+        """
+        times = [self.max_latency, None if self.speedup is None else base_ms / self.speedup]
+        latency = min((t for t in times if t is not None), default=None)
+        found = {"latency": latency, "bytes": self.max_bytes, "macs": self.max_macs}
+        return {resource: float(limit) for resource, limit in found.items() if limit is not None}
+
+    def allows(self, milliseconds: float, base_ms: float, size: float, macs: float) -> bool:
+        """Whether a model of such figures keeps every limit; `base_ms` is the time that `speedup` is relative to."""
+        return not self.violations(milliseconds, base_ms, size, macs)
+
+    def violations(self, milliseconds: float, base_ms: float, size: float, macs: float) -> list[str]:
+        """The limits that such figures break, in words."""
+        found = []
+        if self.speedup is not None and milliseconds * self.speedup > base_ms * SLACK:
+            found.append(f"--speedup {self.speedup:g} was not reached: {base_ms / max(milliseconds, 1e-12):.2f}")
+        if self.max_latency is not None and milliseconds > self.max_latency * SLACK:
+            found.append(f"--max-latency {self.max_latency:g} was not reached: {milliseconds:.3g} ms")
+        if self.max_bytes is not None and size > float(self.max_bytes):
+            found.append(f"--max-bytes {float(self.max_bytes):,.0f} was not reached: {size:,.0f}")
+        if self.max_macs is not None and macs > float(self.max_macs):
+            found.append(f"--max-macs {float(self.max_macs):,.0f} was not reached: {macs:,.0f}")
+        return found
+
+
+# ------------------------------------------------------------ texts made of it
+
+
+def options() -> Iterator[tuple[Field[Any], Any, Help]]:
+    """Every option: its field, its type and what is said of it, in order."""
+    hints = get_type_hints(Request, include_extras=True)
+    for f in fields(Request):
+        kind, help_ = hints[f.name].__origin__, hints[f.name].__metadata__[0]
+        yield f, kind, help_
+
+
+def spelled(name: str) -> str:
+    """The option on the command line of a field: `--max-drop`."""
+    found = next((help_.flag for f, _, help_ in options() if f.name == name), "")
+    return found or f"--{name.replace('_', '-')}"
+
+
+def takes_request(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator: the signature and the docstring of a function that passes keyword arguments on to `Request`."""
+    own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    asked = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=kind)
+        for f, kind, _ in options()
+        if f.default is not MISSING
+    ]
+    before = [p for p in own if p.kind is not p.KEYWORD_ONLY]
+    after = [p for p in own if p.kind is p.KEYWORD_ONLY]
+    function.__signature__ = inspect.Signature([*before, *asked, *after])  # type: ignore[attr-defined]
+    lines = "\n".join(f"        {f.name}: {help_.text}" for f, _, help_ in options())
+    function.__doc__ = (function.__doc__ or "").replace("        **asked: ...", lines)
+    return function
+
+
+def parse_seconds(text: str | float) -> float:
+    """Seconds from `90`, `90s`, `10m` or `1h`; UsageError for anything else."""
+    if isinstance(text, (int, float)):
+        return float(text)
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([a-z]*)\s*", text)
+    if found is None or found[2] not in _SECONDS:
+        raise UsageError(f"--budget is '{text}'; allowed: seconds, or such as 90s, 10m, 1h")
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+def parse_amount(text: str | float | None, option: str) -> float | None:
+    """A number from `1500000`, `1.5M`, `600kB` or `2MiB`; UsageError for anything else."""
+    if text is None or isinstance(text, (int, float)):
+        return None if text is None else float(text)
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?(?:e\d+)?)\s*([kmg]?)(i?)b?\s*", text.lower())
+    if found is None or (found[3] and not found[2]):
+        raise UsageError(f"{option} is '{text}'; allowed: a number, or such as 600k, 1.5MB, 2MiB, 3G")
+    return float(found[1]) * (1024.0 if found[3] else 1000.0) ** _POWERS[found[2]]
+
+
+__all__ = [
+    "OBJECTIVES",
+    "PRESETS",
+    "TRAINING",
+    "Help",
+    "Request",
+    "options",
+    "parse_amount",
+    "parse_seconds",
+    "spelled",
+    "takes_request",
+]

@@ -1,0 +1,105 @@
+"""What a stage is, and what it has to work with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from lwgraph import ir
+from lwgraph.calibrate.subsample import spread
+from lwgraph.executor import Executor, Feeds
+from lwgraph.optimizer.candidates import Candidates
+from lwgraph.optimizer.clock import Clock
+from lwgraph.optimizer.inputs import Inputs
+from lwgraph.optimizer.making import Making, Trunk
+from lwgraph.optimizer.request import Request
+from lwgraph.optimizer.target import MACS
+from lwgraph.plan import precision
+from lwgraph.plan.price.oracle import Oracle
+from lwgraph.plan.search.plan_search import Search
+from lwgraph.rewrite import Context
+from lwgraph.tasks import Pool
+
+LEAST, MOST = 8, 64  # samples that the loss of a plan is measured on
+LOOK_SECONDS = 2.0  # of timing one candidate, about
+TRIAL_SECONDS = 2.0  # of running one trial plan to measure its loss, about
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What a stage has to work with; a stage that finds out what later ones need returns another.
+
+    Attributes:
+        request: what was asked for.
+        clean: the cleaned model; no stage changes it.
+        shapes: its measured sizes by value name.
+        context: with statistics of the cleaned model, data, and where refusals and failures are recorded.
+        executor: the target, or what stands for it here.
+        inputs: what to fit, compare and judge on.
+        oracle: prices on the target.
+        here: prices on this machine.
+        float_ms: milliseconds of one run of the cleaned model here.
+        candidates: takes proposals.
+        making: carries candidates out.
+        clock: the time of the run.
+        pool: works side by side; None: this process does everything.
+        trunk: what the chosen structure leaves of the cleaned model.
+        search: of forms and precisions on the trunk, once it was begun.
+    """
+
+    request: Request
+    clean: ir.Model
+    shapes: Mapping[str, Sequence[int | None]]
+    context: Context
+    executor: Executor
+    inputs: Inputs
+    oracle: Oracle
+    here: Oracle
+    float_ms: float
+    candidates: Candidates
+    making: Making
+    clock: Clock
+    pool: Pool | None
+    trunk: Trunk
+    search: Search | None = None
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """What layers may be computed in."""
+        integers = precision.available() and self.request.target != MACS
+        return (precision.FLOAT, precision.INT8) if integers else (precision.FLOAT,)
+
+    def milliseconds(self, model: ir.Model, seconds: float = LOOK_SECONDS) -> float:
+        """Milliseconds of one run on the target, by the clock on which the cleaned model takes `float_ms`."""
+        return self.oracle.against(self.clean, self.float_ms, model, self.inputs.probe, seconds)
+
+    def samples(self, milliseconds: float, seconds: float = TRIAL_SECONDS, least: int = LEAST) -> Sequence[Feeds]:
+        """As many of the samples for comparing as a network of `milliseconds` runs on in `seconds`, within bounds."""
+        wanted = int(1e3 * seconds / max(milliseconds, 1e-3))
+        return spread(self.inputs.search, min(max(wanted, least), MOST))
+
+
+class Stage(Protocol):
+    """One step of a run that proposes candidates.
+
+    A stage may fail in any way and be stopped at any time: what it proposed before then counts.
+
+    Attributes:
+        name: for the report.
+        share: of the time that is left, what it may take at most.
+    """
+
+    name: str
+    share: float
+
+    def idle(self, work: Work) -> str:
+        """Why there is nothing for it to do; "" when there is something."""
+        ...
+
+    def run(self, work: Work) -> Work:
+        """Propose candidates to `work.candidates`; return what later stages start from."""
+        ...
+
+
+__all__ = ["LEAST", "LOOK_SECONDS", "MOST", "TRIAL_SECONDS", "Stage", "Work"]

@@ -1,0 +1,163 @@
+"""Forms and precisions of the layers: a knapsack over what is predicted of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+from lwgraph import ir
+from lwgraph.executor import untimed
+from lwgraph.measure.distance import Loss
+from lwgraph.measure.work import count
+from lwgraph.optimizer.back_off import back_off
+from lwgraph.optimizer.stages.base import Work
+from lwgraph.plan import precision
+from lwgraph.plan.plan import Plan, Precision
+from lwgraph.plan.precision import make_pass, spelling
+from lwgraph.plan.price.devices import DeviceOracle
+from lwgraph.plan.search import site_sensitivity
+from lwgraph.plan.search.front import Candidate
+from lwgraph.plan.search.integers import Survey, weigh_integers, whole_network
+from lwgraph.plan.search.planner import BYTES, LATENCY, MACS, Planner, open_planner
+from lwgraph.plan.search.plan_search import Search, limit_prices, memory_of
+from lwgraph.plan.search.trials import Trials
+
+ORIGIN = "quantized"
+SENSING_SECONDS = 20.0  # of running stitched models to measure sensitivities, about
+FEWEST = 3  # samples at least, where one layer after the other is looked at
+TIMED_SECONDS = 0.6  # of timing one of the first plans
+WORTH = 0.02  # share of the time that layers must lose in integers for a look at the plan that leaves them in float
+
+
+class Forms:
+    """Weighs each layer's options, solves for several budgets of time, and proposes the plans that come of it."""
+
+    name = "forms"
+    share = 0.7
+
+    def idle(self, work: Work) -> str:
+        """Nothing is known before the options are weighed."""
+        return ""
+
+    def run(self, work: Work) -> Work:
+        """Look at plans of the trunk; return the work with the search that may go on from them."""
+        planner = _open(work)
+        if not planner.items:
+            return work
+        ms = work.float_ms if work.trunk.plan.empty else work.milliseconds(work.trunk.model)
+        loss = Loss(untimed(work.executor).prepare(work.trunk.model), work.samples(work.float_ms))
+        planner = _weighed(work, planner, ms)
+        planner, survey = _anchored(work, planner, loss, ms)
+        for candidate in whole_in_integers(planner, survey):
+            if not candidate.last or not work.candidates.good():
+                work.candidates.look(candidate.candidate)
+        request = work.request
+        memory = memory_of(planner, loss.feeds, request.seed)
+        measures = work.oracle.measures
+        search = Search(
+            planner,
+            loss,
+            work.executor,
+            seed=request.seed,
+            seconds=request.trials,
+            memory=memory,
+            objective=str(request.objective),
+            base_ms=work.candidates.base_ms,
+            trials=None if work.pool is None else Trials(planner, loss, work.executor, work.pool),
+            prices=limit_prices(planner, request.limits(work.candidates.base_ms), str(request.objective)),
+            timed=(lambda model: work.milliseconds(model, TIMED_SECONDS)) if measures else None,
+            first_run=work.making.first_run,
+        )
+        front = search.first(work.candidates.most)
+        if memory.warning:
+            work.context.warn(memory.warning)
+        if request.trials <= 0 or work.clock.budget is not None:  # else one look after the search does for both
+            back_off(front, work.candidates, partial(work.making.searched, search))
+        return replace(work, search=search)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A plan of all layers in integers.
+
+    Attributes:
+        candidate: the plan.
+        last: whether it matters only where nothing else is good: it takes long, or cannot be the fastest.
+    """
+
+    candidate: Candidate
+    last: bool = False
+
+
+def _open(work: Work) -> Planner:
+    trunk, context = work.trunk, work.context
+    if not trunk.plan.empty and context.statistics is not None:
+        context = context.beside(statistics=context.statistics.of(trunk.model))
+    return open_planner(
+        trunk.model,
+        context,
+        work.oracle,
+        shapes=trunk.shapes,
+        forms=searched_forms(),
+        precisions=work.precisions,
+        structure=trunk.plan,
+        run_ms=work.float_ms,
+    )
+
+
+def _weighed(work: Work, planner: Planner, milliseconds: float) -> Planner:
+    """The planner that knows what each layer's error does to the outputs."""
+    samples = work.samples(milliseconds * len(planner.items), SENSING_SECONDS, FEWEST)
+    loss = Loss(untimed(work.executor).prepare(planner.model), samples)
+    return planner.weighed(
+        site_sensitivity.measure(planner.model, planner.items, loss, work.executor, work.context.progress)
+    )
+
+
+def _anchored(work: Work, planner: Planner, loss: Loss, trunk_ms: float) -> tuple[Planner, Survey | None]:
+    """The planner whose predictions start from the network as measured in floats and in integers.
+
+    Returns it and what the quantizing pass found; None where there are no integers, or for a target elsewhere.
+    """
+    counts, oracle = count(planner.model, planner.shapes), work.oracle
+    int8_ms = known = None
+    if any(planner.uniform(precision.INT8)):
+        work.context.progress("measuring integers", 0, 0)
+        planner, model, known = weigh_integers(planner, loss, work.executor)
+        int8_ms = work.milliseconds(model) if oracle.measures else None
+    if not oracle.measures:  # the layers alone
+        trunk_ms = planner.predicted(planner.uniform(precision.FLOAT), LATENCY)
+    planner = planner.anchored(trunk_ms, int8_ms, ir.size(planner.model), counts.macs or 0)
+    if isinstance(oracle, DeviceOracle) and oracle.note():
+        work.context.warn(oracle.note())
+    return planner, known if oracle.measures else None
+
+
+def whole_in_integers(planner: Planner, survey: Survey | None) -> list[Whole]:
+    """The plans that anyone would try without a search, as candidates.
+
+    Everything in integers that has a kernel; the same but for what the quantizing pass leaves in float; the pass with
+    all its own judgement, which takes longest. Their predictions are those of all layers in integers.
+
+    Args:
+        planner: weighed and anchored; without integers among its precisions there is no such plan.
+        survey: what the pass found; None where the times that it measures say nothing of the target.
+    """
+    choice = planner.uniform(precision.INT8)
+    if not any(choice):
+        return []
+    predicted, lost = planner.predicted(choice, LATENCY), planner.predicted_loss(choice)
+    size, macs = round(planner.predicted(choice, BYTES)), round(planner.predicted(choice, MACS))
+
+    def candidate(plan: Plan) -> Candidate:
+        return Candidate(choice, predicted, lost, ORIGIN, plan=plan, bytes=size, macs=macs, stated=True)
+
+    found = [Whole(candidate(planner.planned(Precision((spelling(),)))))]
+    if survey is None:
+        return found
+    if (mixed := whole_network(planner, survey)) is not None:
+        found.append(Whole(candidate(mixed), survey.slower <= WORTH))
+    return [*found, Whole(candidate(planner.planned(Precision((str(make_pass()),)))), True)]
+
+
+__all__ = ["ORIGIN", "WORTH", "Forms", "Whole", "whole_in_integers"]

@@ -1,0 +1,30 @@
+"""Changes around the best plans: what really happens when many layers change at once is only seen by running them."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from lwgraph.optimizer.back_off import back_off
+from lwgraph.optimizer.stages.base import Work
+
+
+class PlanSearch:
+    """Goes on from the solver's plans, and proposes what lies on the front then."""
+
+    name = "search"
+    share = 0.8
+
+    def idle(self, work: Work) -> str:
+        """Why there is nothing to search."""
+        return "" if work.search is not None else "no layer has an option"
+
+    def run(self, work: Work) -> Work:
+        """Run trial plans, then look at those of the front that may be the best."""
+        search = work.search
+        assert search is not None
+        front = search.go_on(work.candidates.most)
+        back_off(front, work.candidates, partial(work.making.searched, search))
+        return work
+
+
+__all__ = ["PlanSearch"]

@@ -1,0 +1,196 @@
+"""Which channels and blocks go before forms and precisions are searched: the most that keeps the promise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from lwgraph import ir
+from lwgraph.layers.site import find_sites
+from lwgraph.measure.work import count
+from lwgraph.optimizer.back_off import STEP
+from lwgraph.optimizer.candidates import Candidates
+from lwgraph.optimizer.stages.base import Work
+from lwgraph.plan.plan import Precision
+from lwgraph.plan.precision import INT8, spelling
+from lwgraph.plan.price.devices import DeviceOracle
+from lwgraph.plan.price.oracle import Oracle
+from lwgraph.plan.search.front import Candidate
+from lwgraph.plan.search.items import FASTER
+from lwgraph.plan.search.structure import NOTHING, Structure, find_offers, find_structures
+
+ORIGIN = "structure"
+# The share of a network's time that no structure saves: measured 0.46 and 0.30 in integers, where narrow layers fill no
+# vector and what lies between layers weighs more (benchmarks/PLANNER.md).
+FIXED, FIXED_IN_INTEGERS = 0.1, 0.35
+NOISE, TRUST = 0.05, 0.2  # relative errors, about: of measurements, and of what is assumed before any
+LEAST = 1e-3  # share of what the whole takes that anything takes
+
+
+class Structures:
+    """Proposes structures without forms; the one that is chosen is the trunk of the stages that follow."""
+
+    name = "structure"
+    share = 0.4
+
+    def idle(self, work: Work) -> str:
+        """Why nothing may go."""
+        if isinstance(work.oracle, DeviceOracle):
+            return f"target {work.request.target} has no prices of narrower layers"
+        return ""
+
+    def run(self, work: Work) -> Work:
+        """Look at a few structures; return the work on what the best of them leaves."""
+        times, share = layer_times(work.clean, work.oracle, work.shapes)
+        if not times:
+            return work
+        macs, size, base = count(work.clean, work.shapes).macs or 0, ir.size(work.clean), work.candidates.base_ms
+        ladder = Ladder(work.candidates, Precision(), work.oracle.target, base, size, macs)
+        if share < FASTER and len(work.precisions) > 1:
+            integers = Ladder(
+                work.candidates, Precision((spelling(),)), work.oracle.target, share * base, size, macs
+            )
+            if integers.look(NOTHING):  # what comes on top of integers that lose too much is lost, too
+                ladder = integers
+        if work.candidates.floor is None and ladder.meets(NOTHING):
+            return work  # what nothing asks for is not measured
+        offers = find_offers(work.clean, work.context, work.samples(work.float_ms), work.float_ms)
+        chosen = choose(find_structures(work.clean, offers, times), ladder)
+        return replace(work, trunk=work.making.trunk(chosen.plan))
+
+
+@dataclass
+class Line:
+    """What is taken of a resource by the share of the layers' time that is left: fixed + slope * share.
+
+    Attributes:
+        fixed, slope: assumed before anything is measured; their sum is over 0.
+    """
+
+    fixed: float
+    slope: float
+    _seen: dict[float, float] = field(default_factory=dict)
+
+    def at(self, share: float) -> float:
+        """The amount at a share, over 0.
+
+        Least squares of relative errors over what was measured, with a ridge towards what was assumed, scaled to what
+        was measured.
+        """
+        if share in self._seen:
+            return self._seen[share]
+        fixed, slope = self.fixed, self.slope
+        if self._seen:
+            left, amounts = np.array(list(self._seen)), np.array(list(self._seen.values()))
+            scale = math.exp(float(np.log(amounts / (fixed + slope * left)).mean()))
+            assumed = scale * np.array([fixed, slope])
+            doubt = TRUST * float(assumed.sum())
+            rows = np.concatenate([np.stack([1 / amounts, left / amounts], axis=1) / NOISE, np.eye(2) / doubt])
+            wanted = np.concatenate([np.full(len(left), 1 / NOISE), assumed / doubt])
+            fixed, slope = np.maximum(np.linalg.lstsq(rows, wanted, rcond=None)[0], 0.0)
+        return float(max(fixed + slope * share, LEAST * (fixed + slope)))
+
+    def learn(self, share: float, amount: float) -> None:
+        """Take in a measurement."""
+        if amount > 0:
+            self._seen[share] = amount
+
+
+class Ladder:
+    """Structures of one network, each with its layers dense and in one precision.
+
+    Args:
+        candidates: looks at them.
+        precision: of all of them.
+        target: what they are made for.
+        milliseconds: predicted of the whole network in that precision.
+        size: bytes of the network in floats.
+        macs: multiply-accumulates of one run.
+    """
+
+    def __init__(
+        self, candidates: Candidates, precision: Precision, target: str, milliseconds: float, size: int, macs: int
+    ) -> None:
+        self.candidates, self.precision, self.target, self.macs = candidates, precision, target, macs
+        fixed = FIXED_IN_INTEGERS if precision.passes else FIXED
+        self._time = Line(fixed * milliseconds, (1 - fixed) * milliseconds)
+        self._size = Line(0.0, float(size))
+
+    def candidate(self, structure: Structure) -> Candidate:
+        """What a structure is predicted to be, by what is known by now."""
+        left = structure.share
+        plan = replace(structure.plan, precision=self.precision, target=self.target)
+        return Candidate(
+            (),
+            self._time.at(left),
+            structure.loss,
+            ORIGIN,
+            plan=plan,
+            bytes=round(self._size.at(left)),
+            macs=round(self.macs * left),
+            stated=True,
+        )
+
+    def look(self, structure: Structure) -> bool:
+        """Whether a structure keeps the promise on the metric; what it takes is learnt from."""
+        made = self.candidates.made(self.candidate(structure))
+        if made is None:
+            return False
+        self._size.learn(structure.share, ir.size(made.model))
+        if made.candidate.measured_ms is not None:
+            self._time.learn(structure.share, made.candidate.measured_ms)
+        return bool(made.candidate.accepted)
+
+    def taken(self, structure: Structure) -> float:
+        """What a structure takes of the objective, measured where that is known."""
+        return self.candidates.amount(self.candidates.known(self.candidate(structure)))
+
+    def meets(self, structure: Structure) -> bool:
+        """Whether the limits are kept, by what is known by now."""
+        draft = self.candidate(structure)
+        return self.candidates.meets(replace(self.candidates.known(draft), bytes=draft.bytes))
+
+
+def layer_times(
+    model: ir.Model, oracle: Oracle, shapes: Mapping[str, Sequence[int | None]]
+) -> tuple[dict[str, float], float]:
+    """Milliseconds of each layer in floats, by its node's name, and what share of all that they take in integers."""
+    times: dict[str, float] = {}
+    integers = 0.0
+    for site in find_sites(model, shapes):
+        dense = oracle.prices(site, [None])[0].ms
+        times[site.node.name or str(site.output.name)] = dense
+        integers += min(dense, oracle.prices(site, [None], INT8)[0].ms)
+    return times, integers / max(sum(times.values()), 1e-300)
+
+
+def choose(structures: Sequence[Structure], ladder: Ladder) -> Structure:
+    """The structure that forms and precisions are searched for.
+
+    Where a metric is promised: of those that keep the promise without any forms, among about log2 of them that are
+    looked at by bisection, the one that takes least; of several that are not STEP apart, the gentlest, as it leaves
+    most to the forms. Otherwise the gentlest that is predicted to keep every limit, the last where none is.
+
+    Args:
+        structures: gentlest first.
+        ladder: looks at them.
+    """
+    if ladder.candidates.floor is None:
+        return next((each for each in [NOTHING, *structures] if ladder.meets(each)), [NOTHING, *structures][-1])
+    low, high, good = 0, len(structures), [NOTHING]
+    while low < high:
+        middle = (low + high) // 2
+        if ladder.look(structures[middle]):
+            good.append(structures[middle])
+            low = middle + 1
+        else:
+            high = middle
+    taken = {each: ladder.taken(each) for each in good}
+    least = min(taken.values())
+    return max((each for each in good if taken[each] <= STEP * least), key=lambda each: each.share)
+
+
+__all__ = ["ORIGIN", "Ladder", "Line", "Structures", "choose", "layer_times"]

@@ -1,0 +1,142 @@
+"""Times the models of a run against each other: the input, the cleaned one, the result."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lwgraph import ir
+from lwgraph.calibrate.layer_shapes import layer_shapes
+from lwgraph.executor import Executor, Feeds
+from lwgraph.measure import paired_latency
+from lwgraph.measure.work import count
+from lwgraph.optimizer.clock import Progress
+from lwgraph.optimizer.target import MACS
+from lwgraph.report import Facts, Stage
+
+Worse = Callable[[Stage, Stage], str]
+NOISE = 0.02  # a latency ratio within this of 1 is not a difference
+SECONDS = 5.0  # of timing, at most about
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What was found of the models of a run.
+
+    Attributes:
+        stages: one for each model up to the one that is kept, which is the last.
+        notes: why later ones are not kept.
+    """
+
+    stages: tuple[Stage, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def kept(self) -> str:
+        """The name of the model that is delivered."""
+        return self.stages[-1].name
+
+
+def time_models(
+    models: Mapping[str, ir.Model],
+    executor: Executor,
+    feeds: Sequence[Feeds],
+    target: str,
+    threads: int,
+    progress: Progress,
+    *,
+    stated: bool,
+    seconds: float = SECONDS,
+) -> Timed:
+    """Time models in turn; fall back where a step did not help.
+
+    Args:
+        models: by name, in the order in which each came of the one before; the first is the input.
+        executor: the target.
+        feeds: to time on.
+        target: where work counts, and not time, for "macs".
+        threads: of the runtime.
+        progress: called with (what, done, total).
+        stated: what the user stated (passes, a plan) is kept all the same, and a note says what it cost.
+        seconds: of timing, at most about.
+    """
+    runs = {name: executor.prepare(model) for name, model in models.items()}
+    progress("timing", 0, 0)
+    times = paired_latency(
+        runs, feeds, threads=threads, seconds=seconds, progress=lambda d, t: progress("timing", d, t)
+    )
+    stages = {}
+    for name, model in models.items():
+        speed, timing = times.speedup(name), times.timing(name)
+        spread = (1 / speed.high, 1 / speed.low)
+        facts = facts_of(model, feeds[0], executor)
+        stages[name] = Stage(name, facts, 1e3 * timing.median, 1 / speed.median, spread)
+    worse = _heavier if target == MACS else _slower
+    return _best(stages, lambda new, old: worse(new, old) or _larger(new, old), stated)
+
+
+def compare_untimed(
+    models: Mapping[str, ir.Model],
+    executor: Executor,
+    feeds: Sequence[Feeds],
+    target: str,
+    predicted: tuple[float, float],
+    *,
+    stated: bool,
+) -> Timed:
+    """The same for a target elsewhere, whose times are predicted.
+
+    Args:
+        models, executor, feeds, target, stated: see `time_models`; the executor stands for the target.
+        predicted: milliseconds of one run before and after; zeros: not known.
+    """
+    stages = {name: Stage(name, facts_of(model, feeds[0], executor)) for name, model in models.items()}
+    before, after = predicted
+
+    def worse(new: Stage, old: Stage) -> str:
+        slower = "predicted to be slower" if new.name == "result" and after > before else ""
+        return slower or _larger(new, old)
+
+    found = _best(stages, worse, stated)
+    figures = "" if predicted == (0.0, 0.0) else f": {before:.3f} ms before, {after:.3f} ms after"
+    note = f"speed on {target} was not measured here but predicted from prices that were measured there{figures}"
+    return Timed(found.stages, (*found.notes, note))
+
+
+def facts_of(model: ir.Model, feeds: Feeds, executor: Executor) -> Facts:
+    """The size of a model, and its work on one feed."""
+    counts = count(model, layer_shapes(model, feeds, executor))
+    return Facts(counts.nodes, counts.parameters, ir.size(model), counts.macs)
+
+
+def _best(stages: Mapping[str, Stage], worse: Worse, stated: bool) -> Timed:
+    names, notes = list(stages), []
+    kept = names[-1]
+    for before, name in reversed(list(itertools.pairwise(names))):
+        if kept != name:
+            continue
+        reason = worse(stages[name], stages[before])
+        if reason and stated:
+            notes.append(f"the {name} model is {reason} than the {before} model; it is kept, since it was asked for")
+        elif reason:
+            notes.append(f"the {name} model is {reason} than the {before} model, which is kept instead")
+            kept = before
+    return Timed(tuple(stages[name] for name in names[: names.index(kept) + 1]), tuple(notes))
+
+
+def _slower(new: Stage, old: Stage) -> str:
+    """Whether a stage is slower beyond the noise of the measurement."""
+    assert new.ratio is not None and old.ratio is not None and new.ratio_spread is not None
+    return "slower" if new.ratio_spread[0] > old.ratio * (1 + NOISE) else ""
+
+
+def _heavier(new: Stage, old: Stage) -> str:
+    return "heavier" if (new.facts.macs or 0) > (old.facts.macs or 0) else ""
+
+
+def _larger(new: Stage, old: Stage) -> str:
+    return "larger" if new.facts.bytes > old.facts.bytes else ""
+
+
+__all__ = ["NOISE", "SECONDS", "Timed", "compare_untimed", "facts_of", "time_models"]
