@@ -20,13 +20,7 @@ from lwgraph.passes.prune.readers import PruneView, Work
 from lwgraph.passes.prune.widths import by_work, kept_by_ratio, step_of
 from lwgraph.rewrite.base import Context
 from tests.passes.prune.networks import Net
-from tests.passes.prune.pruning import feeds, parameters, run
-
-
-def context(model: ir.Model, samples: int = 64, seed: int = 5, rows: int = 6) -> Context:
-    executor = registry.executor("ort")
-    data = [feeds(model, batch=64, seed=seed + i) for i in range(samples // 64)]
-    return Context(executor=executor, data=data, statistics=Statistics(model, data, executor, rows_per_unknown=rows))
+from tests.passes.prune.pruning import context, parameters, run
 
 
 def scene_of(proto: onnx.ModelProto) -> PruneView:
