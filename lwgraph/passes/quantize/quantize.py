@@ -93,7 +93,7 @@ class Quantize(Pass):
                 self.name,
                 model.graph.name or "the model",
                 f"opset {opset} has no QuantizeLinear; "
-                f"at least {target.minimum_opset} is needed: export or convert the model anew",
+                f"at least {target.minimum_opset} is needed; export or convert the model again",
             )
             return 0
         if not context.data:
@@ -263,7 +263,7 @@ class Quantize(Pass):
         if reduced is None and target.vnni and not has_vnni():
             reduced = True
             context.warn(
-                "this processor has no VNNI: weights keep to 7 bits so that products do not saturate "
+                "this processor has no VNNI, so weights use 7 bits to keep products from saturating "
                 "(quantize{reduce_range=false} overrides)"
             )
         return target.with_types(self.activation_type, self.weight_type, self.per_channel, reduced)

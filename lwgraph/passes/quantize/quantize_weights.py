@@ -149,7 +149,7 @@ class QuantizeWeights(Pass):
         if elements < self.minimum:
             return f"its weight has {elements:,} elements; smaller than minimum={self.minimum:,}"
         if stored_bytes((site.shape[1], site.shape[0]), self.bits, self.block) >= 4 * elements:
-            return "its scales would take what its integers save"
+            return "its scales would take up what its integers save"
         readers = {use.node for use in weight.uses()}
         others = [n for n in readers if n.op_type not in ("MatMul", "Gemm") or n.inputs[1] is not weight]
         if others or weight.is_graph_output():
@@ -209,9 +209,7 @@ class QuantizeWeights(Pass):
         lost = unpacked(context.executor, model) or set()
         for site in sites:
             if stored[site.name] in lost:
-                context.warn(
-                    f"'{site.name}': the runtime unpacks its {self.bits}-bit weights at every run: smaller, not faster"
-                )
+                context.warn(f"'{site.name}' gets smaller, not faster: each run unpacks its {self.bits}-bit weights")
 
 
 def _families(sites: Sequence[Site]) -> list[list[Site]]:
