@@ -40,8 +40,8 @@ class ReducedModel:
     error: float
     share: float
 
-    def price(self, now: ReducedModel) -> float:
-        """What it errs more than another model, per share of the time saved."""
+    def cost_over(self, now: ReducedModel) -> float:
+        """The error that it adds to that of `now`, per share of the running time that it saves beyond `now`."""
         return (self.error - now.error) / max(now.share - self.share, 1e-9)
 
 
@@ -195,8 +195,8 @@ class PruneBlocks(Pass):
             if not good:
                 continue
             if not gone:  # from now on, only the first few are looked at
-                left.sort(key=lambda name: trials[name].price(now))
-            best = min(good, key=lambda name: trials[name].price(now))
+                left.sort(key=lambda name: trials[name].cost_over(now))
+            best = min(good, key=lambda name: trials[name].cost_over(now))
             now = trials[best]
             ir.replace_contents(model, now.model)
             left.remove(best)

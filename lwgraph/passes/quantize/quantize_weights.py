@@ -23,7 +23,7 @@ from lwgraph.rewrite import Context, Contract, Pass
 
 _BLOCKED_OPSET = 21  # blocks and int4 came with it
 _CHANNEL_OPSET = 13
-_LARGEST = 3e10  # multiply-accumulates of one pass of second-order rounding; larger layers are rounded to nearest
+_LARGEST = 3e10  # multiply-accumulates of second-order rounding of one layer; larger layers are rounded to nearest
 _UNPACKED = {
     "Conv": "ONNX Runtime unpacks a convolution's weights at every run, which is slower than float (benchmarks/"
     "QUANTIZE.md); 'quantize' computes convolutions in integers",
@@ -233,7 +233,7 @@ def _install(site: Site, stored: Stored, writer: Writer) -> None:
 
 
 def _cost(site: Site) -> float:
-    """Multiply-accumulates of one pass of second-order rounding: o D^2 + D^3."""
+    """Multiply-accumulates of the second-order rounding of one layer: o D^2 + D^3."""
     outputs, inputs = site.shape
     return float(inputs) ** 2 * (outputs + inputs)
 
