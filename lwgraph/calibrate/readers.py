@@ -231,7 +231,7 @@ def split(reader: Reader, fractions: Sequence[float], seed: int) -> list[Reader]
         UsageError: fractions that are not positive or sum to more than 1.
     """
     if any(f <= 0 for f in fractions) or sum(fractions) > 1 + 1e-9:
-        raise UsageError(f"fractions {list(fractions)} must be over 0 and sum to at most 1")
+        raise UsageError(f"fractions {list(fractions)} must be positive and sum to at most 1")
     total = reader.items
     if total < len(fractions):
         raise DataError(f"{reader.place} has {total} samples; {len(fractions)} disjoint parts need at least as many")

@@ -99,7 +99,7 @@ def fit(feeds: Mapping[str, Any], inputs: Signature, place: str, *, check_batch:
     missing = [name for name in inputs if name not in feeds]
     if missing:
         raise DataError(
-            f"{place}: nothing for input '{missing[0]}' ({inputs[missing[0]]}); given: {', '.join(feeds) or 'nothing'}"
+            f"{place}: no data for input '{missing[0]}' ({inputs[missing[0]]}); given: {', '.join(feeds) or 'nothing'}"
         )
     fitted: dict[str, Array] = {}
     symbols: dict[str, tuple[int, str]] = {}

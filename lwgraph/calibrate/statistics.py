@@ -134,7 +134,7 @@ class Statistics:
             DataError: the statistics were made with held_out=0. Otherwise as `gram`.
         """
         if not self._held_feeds and not self._share:
-            raise DataError("no calibration samples are held out; make the statistics with held_out over 0")
+            raise DataError("no calibration samples are held out; make the statistics with a positive held_out")
         want = _want(site)
         if ("gram", want) not in self._store:
             self.prefetch([site])

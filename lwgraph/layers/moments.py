@@ -281,7 +281,7 @@ class Moments:
         assert isinstance(probe, Probe)
         if probe.patches not in self._others:
             if self.count is not None and self._measure is None:
-                raise DataError(f"of layer '{self.site.name}' only moments of its own input patches are known")
+                raise DataError(f"for layer '{self.site.name}', only the moments of its own input patches are known")
             gram = None if self._measure is None else self._measure(look)
             self._others[probe.patches] = Moments(probe, gram)
         found = self._others[probe.patches]
@@ -295,7 +295,7 @@ class Moments:
         need = ENOUGH * site.fan_in
         return (
             f"layer '{site.name}' has {count} samples for {site.fan_in} unknowns per output; "
-            f"fits are reliable from about {need} samples: give {math.ceil(need / max(1, count))} times the data"
+            f"fits are reliable from about {need} samples: give {math.ceil(need / max(1, count))} times as much data"
         )
 
     def error(self, kernel: Array) -> float:

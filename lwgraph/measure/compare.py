@@ -97,7 +97,7 @@ def compare(
         tolerances: replaces the table, e.g. for a budget that the user states.
 
     Sequences and maps (lists and dicts of arrays) are compared member by member as `name[0]`, `name['key']`.
-    One pass over the data; float64 temporaries of a million elements at most.
+    The data are read once; float64 temporaries of a million elements at most.
     """
     left, right = dict(_leaves(reference)), dict(_leaves(candidate))
     found: list[Difference] = []

@@ -107,13 +107,14 @@ class Goal:
         """The limits that such figures break, in words."""
         found = []
         if self.speedup is not None and milliseconds * self.speedup > base_ms * SLACK:
-            found.append(f"--speedup {self.speedup:g} was not reached: {base_ms / max(milliseconds, 1e-12):.2f}")
+            reached = base_ms / max(milliseconds, 1e-12)
+            found.append(f"--speedup {self.speedup:g} was not reached; the best found is {reached:.2f}")
         if self.max_latency is not None and milliseconds > self.max_latency * SLACK:
-            found.append(f"--max-latency {self.max_latency:g} was not reached: {milliseconds:.3g} ms")
+            found.append(f"--max-latency {self.max_latency:g} was not reached; the best found is {milliseconds:.3g} ms")
         if self.max_bytes is not None and size > self.max_bytes:
-            found.append(f"--max-bytes {self.max_bytes:,.0f} was not reached: {size:,.0f}")
+            found.append(f"--max-bytes {self.max_bytes:,.0f} was not reached; the best found is {size:,.0f}")
         if self.max_macs is not None and macs > self.max_macs:
-            found.append(f"--max-macs {self.max_macs:,.0f} was not reached: {macs:,.0f}")
+            found.append(f"--max-macs {self.max_macs:,.0f} was not reached; the best found is {macs:,.0f}")
         return found
 
 
@@ -123,7 +124,7 @@ def parse_seconds(text: str | float) -> float:
         return float(text)
     found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([a-z]*)\s*", text)
     if found is None or found[2] not in _UNITS:
-        raise UsageError(f"--budget is '{text}'; allowed: seconds, or such as 90s, 10m, 1h")
+        raise UsageError(f"--budget is '{text}'; allowed: a number of seconds, or e.g. 90s, 10m, 1h")
     return float(found[1]) * _UNITS[found[2]]
 
 
@@ -133,7 +134,7 @@ def parse_amount(text: str | float | None, option: str) -> float | None:
         return None if text is None else float(text)
     found = re.fullmatch(r"\s*(\d+(?:\.\d*)?(?:e\d+)?)\s*([a-z]*)\s*", text.lower())
     if found is None or found[2] not in _SIZES:
-        raise UsageError(f"{option} is '{text}'; allowed: a number, or such as 600k, 1.5MB, 2MiB, 3G")
+        raise UsageError(f"{option} is '{text}'; allowed: a number, or e.g. 600k, 1.5MB, 2MiB, 3G")
     return float(found[1]) * _SIZES[found[2]]
 
 

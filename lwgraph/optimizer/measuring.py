@@ -75,9 +75,11 @@ class Measuring:
                 continue
             reason = self._worse(name, before)
             if reason and stated:
-                self.report.notes.append(f"the {name} model is {reason} than the {before} one; as was asked for")
+                self.report.notes.append(
+                    f"the {name} model is {reason} than the {before} model; the options asked for it"
+                )
             elif reason:
-                self.report.notes.append(f"the {name} model is {reason} than the {before} one, which is kept instead")
+                self.report.notes.append(f"the {name} model is {reason} than the {before} model, which is kept instead")
                 kept = before
         if kept == "input" and not stated:
             self.report.notes.append("nothing helped: the input is already as small and fast as lwgraph can make it")
@@ -96,11 +98,13 @@ class Measuring:
             names.remove("result")
             self.report.notes.append("the plan is predicted to be slower, so the cleaned model is kept")
         while len(names) > 1 and not stated and models_larger(self.report, names[-1], names[-2]):
-            self.report.notes.append(f"the {names[-1]} model is larger than the {names[-2]} one, which is kept instead")
+            self.report.notes.append(
+                f"the {names[-1]} model is larger than the {names[-2]} model, which is kept instead"
+            )
             names.pop()
         figures = "" if (before, after) == (0.0, 0.0) else f": {before:.3f} ms before, {after:.3f} ms after"
         self.report.notes.append(
-            f"speed was predicted for {self.goal.target} from prices measured there, not measured{figures}"
+            f"speed was not measured but predicted, from prices measured on {self.goal.target}{figures}"
         )
         del self.report.stages[len(names) :]
         return models[names[-1]], plan if names[-1] == "result" else Plan()

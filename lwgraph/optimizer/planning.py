@@ -103,7 +103,7 @@ class Planning:
 
     def nothing(self) -> tuple[ir.Model, Plan]:
         """The clean model."""
-        self.report.notes.append("nothing approximate was tried, as was asked for")
+        self.report.notes.append("no approximation was tried, because the options rule it out")
         self._record(Plan())
         return self.clean, Plan()
 

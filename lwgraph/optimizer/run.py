@@ -354,8 +354,10 @@ class _Run:
                     return False
             broken = self.goal.violations(after, before, last.facts.bytes, last.facts.macs or 0)
             if broken:
-                room = "a larger --max-drop leaves more room" if judge is not None else "--data leaves more room"
-                self.report.outcome = f"{'; '.join(broken)} is the nearest that keeps the accuracy; {room}"
+                room = (
+                    "a larger --max-drop would leave more room" if judge is not None else "--data would leave more room"
+                )
+                self.report.outcome = f"{'; '.join(broken)}; {room}"
                 return False
         return True
 

@@ -17,7 +17,7 @@ _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 @dataclass(frozen=True)
 class MergeDataMovement(RewritePass):
-    """Transpose of Transpose, Reshape of Reshape, widening Cast and back, and the like become one node or none.
+    """Merge Transpose of Transpose, Reshape of Reshape, widening Cast and back, and the like into one node or none.
 
     The inner node may have other users: the outer one then reads past it, and the graph does not grow.
     """

@@ -35,7 +35,7 @@ GROWTH = 3.0  # how much a sweep may enlarge the terms
 
 @dataclass(frozen=True)
 class Cp(Form):
-    """1 x 1, depthwise, 1 x 1: an inverted residual without its activations."""
+    """A 1 x 1, a depthwise and a 1 x 1 convolution: an inverted residual without its activations."""
 
     name: ClassVar[str] = "cp"
 

@@ -34,7 +34,7 @@ SWEEPS, STEPS = 8, 6  # alternations at most, and conjugate-gradient steps in ea
 
 @dataclass(frozen=True)
 class Depthwise(Form):
-    """Depthwise and 1 x 1 convolutions, `terms` pairs of them, summed."""
+    """A sum of `terms` pairs of a depthwise and a 1 x 1 convolution."""
 
     name: ClassVar[str] = "depthwise"
 

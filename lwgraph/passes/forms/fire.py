@@ -35,7 +35,7 @@ SWEEPS = 3  # alternations of B and H at most
 
 @dataclass(frozen=True)
 class Fire(Form):
-    """1 x 1 into fewer channels, then 1 x 1 for some outputs and k x k for the others."""
+    """A 1 x 1 layer into fewer channels, then a 1 x 1 layer for some outputs and a k x k layer for the others."""
 
     name: ClassVar[str] = "fire"
 

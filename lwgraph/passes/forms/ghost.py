@@ -43,7 +43,7 @@ AMPLIFIED = {2: 4.0, 4: 100.0, 8: 100.0}  # by bytes per number: see `turn`; 100
 
 @dataclass(frozen=True)
 class Ghost(Form):
-    """A smaller dense layer, and a 1 x 1 layer that makes the other outputs from its results; concatenated."""
+    """A smaller dense layer, and a 1 x 1 layer that makes the other outputs from its results."""
 
     name: ClassVar[str] = "ghost"
 

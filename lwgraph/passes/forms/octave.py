@@ -37,7 +37,7 @@ MOST = 10_000  # features of a layer: moments of so many are 800 MB
 
 @dataclass(frozen=True)
 class Octave(Form):
-    """Low-frequency channels at half the resolution, on the input and the output side."""
+    """A convolution that reads and computes some of its channels at half the resolution."""
 
     name: ClassVar[str] = "octave"
 

@@ -38,7 +38,7 @@ BATCHES = 16  # of the matching pursuit, for each c columns
 
 @dataclass(frozen=True)
 class Shift(Form):
-    """Moved channels and 1 x 1 convolutions."""
+    """Moves of whole channels, and 1 x 1 convolutions."""
 
     name: ClassVar[str] = "shift"
 

@@ -38,7 +38,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Tucker(Form):
-    """1 x 1, k x k, 1 x 1: a bottleneck."""
+    """A 1 x 1, a k x k and a 1 x 1 convolution: a bottleneck."""
 
     name: ClassVar[str] = "tucker"
 
@@ -56,7 +56,7 @@ class Tucker(Form):
     def refusal(cls, site: Site) -> str:
         """Why this form cannot stand at `site`; "" when it can."""
         if site.taps == 1:
-            return "the layer has no spatial kernel; low-rank does the same with one stage less"
+            return "the layer has no spatial kernel; low-rank does the same with one stage fewer"
         if min(site.outputs // site.group, site.shape[1]) < 2:
             return "a group has a single input or output channel, so there is no rank to lower"
         return ""

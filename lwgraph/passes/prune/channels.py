@@ -25,7 +25,7 @@ ALL = 1 << 62  # samples
 
 @dataclass(frozen=True)
 class PruneChannels(Pass):
-    """Remove the channels that matter least, with everything coupled to them; the kept weights are refitted.
+    """Remove the channels that matter least, with everything coupled to them, and refit the weights that stay.
 
     Needs calibration data to choose and to refit well; without, both use the weights alone, and a warning says so.
     Groups are named by `lwgraph inspect --groups`.
@@ -153,7 +153,7 @@ class PruneChannels(Pass):
             ]
             if not fitting:
                 raise UsageError(
-                    f"option 'widths' names '{pattern}', which fits no group that may shrink; "
+                    f"option 'widths' names '{pattern}', which matches no group that may shrink; "
                     "`lwgraph inspect --groups` lists them"
                 )
             for group in fitting:
@@ -161,7 +161,7 @@ class PruneChannels(Pass):
                 if not 1 <= kept <= group.width:
                     raise UsageError(
                         f"option 'widths' keeps {text} of group '{group.name}', which has {group.width} "
-                        f"channels; allowed: 1 to {group.width}, or a share as 0.5"
+                        f"channels; allowed: 1 to {group.width}, or a share such as 0.5"
                     )
                 found[group] = kept
         return found

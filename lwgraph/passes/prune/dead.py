@@ -25,7 +25,7 @@ Known = Mapping[tuple[ir.Value, int], Bounds]
 
 @dataclass(frozen=True)
 class RemoveDeadChannels(Pass):
-    """Remove channels that are constant for every input: filters of zeros, ReLUs that cannot open, their like.
+    """Remove channels that are constant for every input, such as filters of zeros and ReLUs that cannot open.
 
     What they add to a layer goes into its bias. Found by interval arithmetic over the weights, so nothing is measured.
     Over the reals the outputs stay as they are, also for channels that are zero. The contract is rounding all the same:

@@ -157,7 +157,7 @@ class Work:
                 macs = math.prod(ir.constant_shape(node.inputs[1]) or (0,))
                 view.context.warn(
                     "the work of some layers depends on the inputs' sizes, which are not known without "
-                    "calibration data; these layers count as if they ran at one position"
+                    "calibration data; these layers are counted as if they ran at a single position"
                 )
             if macs:
                 sizes = [math.prod(ir.constant_shape(node.inputs[weight]) or (0,)) for weight in weights]

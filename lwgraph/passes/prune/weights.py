@@ -26,7 +26,7 @@ ROUNDS, STEPS = 8, 10  # of choosing, and of conjugate gradients after each
 
 @dataclass(frozen=True)
 class PruneWeights(Pass):
-    """Set single weights to zero where that costs least, the others refitted: a smaller file once it is compressed.
+    """Set single weights to zero where that costs least, and refit the others: a smaller file once it is compressed.
 
     No runtime is faster for it; a warning says so. In rounds, the weights of least w^2 E[x^2] go (Sun et al. 2024,
     "A Simple and Effective Pruning Approach", eq. 1) and the others are refitted by least squares on the moments of the
@@ -49,7 +49,7 @@ class PruneWeights(Pass):
     def run(self, model: ir.Model, context: Context) -> int:
         """Prune in place; the number of layers changed."""
         ConstantsToInitializers().run(model, Context())
-        context.warn(f"{self.name}: zeros make the file smaller only when it is compressed, and no runtime is faster")
+        context.warn(f"{self.name}: zeros make the file smaller only once it is compressed, and no runtime faster")
         if context.statistics is None:
             context.warn(f"{self.name}: no calibration data; weights are chosen by their size alone")
         sites = [site for site in find_sites(model) if self._takes(site, context)]
@@ -64,7 +64,7 @@ class PruneWeights(Pass):
             if site.name in done:
                 continue
             if left_out := [name for name in site.shared if name not in by_name]:
-                context.skip(self.name, site.name, f"it shares its weight with '{left_out[0]}', which is left out")
+                context.skip(self.name, site.name, f"it shares its weight with '{left_out[0]}', which is excluded")
                 continue
             family = [site, *(by_name[name] for name in site.shared)]
             self._prune(family, context)
@@ -74,7 +74,7 @@ class PruneWeights(Pass):
     def _takes(self, site: Site, context: Context) -> bool:
         names = [site.name, site.node.op_type]
         if (self.only and not matches(self.only, names)) or (self.ignore and matches(self.ignore, names)):
-            context.skip(self.name, site.name, "left out by only or ignore")
+            context.skip(self.name, site.name, "excluded by only or ignore")
             return False
         return site.node.inputs[1] is not None and site.node.inputs[1].is_initializer()
 

@@ -40,7 +40,7 @@ _ACCUMULATE = (
 
 @dataclass(frozen=True)
 class Half(Pass):
-    """Store weights in 16-bit floating point: half the file; compute in it, too, where the hardware can."""
+    """Store weights in 16-bit floating point, half the file; optionally compute in it, for hardware that does."""
 
     name: ClassVar[str] = "half"
     contract: ClassVar[Contract] = Contract.APPROXIMATE
@@ -130,7 +130,9 @@ class Half(Pass):
         if context.data:
             seen = collect(working, list(context.data[:_OBSERVED]), executor, seed=context.seed, samples=256)
         else:
-            context.warn(f"half: without data nobody knows which activations leave {self.type}'s range; give --data")
+            context.warn(
+                f"half: without data, activations that leave the range of {self.type} go unnoticed; give --data"
+            )
         kept: dict[str, str] = {}
         for node in working.graph:
             reason = self._keeps(node, seen)

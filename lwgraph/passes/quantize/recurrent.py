@@ -31,7 +31,7 @@ _COPIES = ("Expand", "Slice", "Squeeze", "Unsqueeze", "Transpose", "Reshape", "I
 
 @dataclass(frozen=True)
 class QuantizeRecurrent(Pass):
-    """LSTM and GRU with 8-bit weights and states: Scan loops over integer products, standard operators only."""
+    """Compute LSTM and GRU with 8-bit weights and states: Scan loops over integer products, standard operators only."""
 
     name: ClassVar[str] = "quantize-recurrent"
     contract: ClassVar[Contract] = Contract.APPROXIMATE

@@ -22,7 +22,7 @@ WIDEST = 2048  # outputs of a group: the system to solve has as many unknowns pe
 
 @dataclass(frozen=True)
 class AlignBlocks(ClosedForm):
-    """Put after each layer, in order, the 1x1 convolution that best restores the original's outputs, and absorb it.
+    """Append to each layer, in order, the 1x1 convolution that best restores the original's outputs, and absorb it.
 
     Few-sample knowledge distillation (Li et al. 2020, arXiv 1812.01839): min ||Q x + s - y||² in closed form, with a
     ridge towards the identity, W <- Q W, b <- Q b + s. No cost at run time. Where a residual sum follows, y is the
@@ -37,7 +37,7 @@ class AlignBlocks(ClosedForm):
 
     def __post_init__(self) -> None:
         if self.samples < 2:
-            raise UsageError(f"option 'samples' of pass 'align-blocks' is {self.samples}; at least 2")
+            raise UsageError(f"option 'samples' of pass 'align-blocks' is {self.samples}; allowed: 2 or more")
 
     @property
     def limit(self) -> int:

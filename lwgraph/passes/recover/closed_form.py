@@ -210,7 +210,7 @@ class ClosedForm(Pass):
                 if self.correct(job, site, target):
                     done += 1
                 else:
-                    raise Skip("a correction does not bring its held-out outputs nearer")
+                    raise Skip("a correction does not bring its outputs on held-out samples nearer to the original's")
             except Skip as reason:
                 context.skip(self.name, name, str(reason))
             if target is not None and last[target.name] == name:

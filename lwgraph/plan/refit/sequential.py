@@ -276,7 +276,7 @@ class _Refit:
 
     def _affine(self, unit: Unit, rows: Rows, plain: float) -> Iterator[tuple[str, float]]:
         if not has_bias_slot(unit.site):
-            raise Skip("a MatMul without a bias")
+            raise Skip("it is a MatMul without a bias")
         x, y = self._outputs(unit, self.fit)
         fits = [transform(unit.site, *pair) for pair in affine(x, y)]
         yield "affine", self._keep_best(unit, unit.site, rows, fits, plain)
@@ -291,7 +291,7 @@ class _Refit:
         if unit.minus:
             other = output_rows(self.student.get(unit.minus, feed), unit.site)
             if other.shape != y.shape:
-                raise Skip("the sum behind it repeats one of its terms")
+                raise Skip("the sum after it repeats one of its terms")
             y = y - other
         return y
 
@@ -304,7 +304,7 @@ class _Refit:
         cut = max(1, round(HELD_OUT_SHARE * total))
         mine = np.sort(order[:cut] if apart else order[cut:])
         if not len(mine):
-            raise Skip("a single position cannot both fit and judge")
+            raise Skip("it has a single position, which cannot both fit and judge")
         return mine[positions(len(mine), wanted, rng)]
 
     def _now(self, unit: Unit) -> Array:
