@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lwgraph import ir, registry
-from lwgraph.calibrate.signature import Array, Input, signature
+from lwgraph.arrays import Array
+from lwgraph.calibrate.signature import Input, signature
 from lwgraph.errors import DataError, LwgraphError, UsageError, did_you_mean
 
 if TYPE_CHECKING:

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Floats
 
-Array = npt.NDArray[np.float64]
 Kind = Literal["conv", "conv_transpose", "gemm", "matmul"]
 KINDS: Mapping[str, Kind] = {
     "Conv": "conv",
@@ -90,7 +89,7 @@ class Site:
         return raw if transposed else raw[::-1]
 
     @functools.cached_property
-    def weight(self) -> Array:
+    def weight(self) -> Floats:
         """The canonical weight (o, c/g, *k) in float64, a Gemm's alpha included."""
         raw = ir.constant(self.node.inputs[1])
         assert raw is not None
@@ -107,7 +106,7 @@ class Site:
         return np.ascontiguousarray(weight)
 
     @functools.cached_property
-    def bias(self) -> Array | None:
+    def bias(self) -> Floats | None:
         """The bias (o,) in float64, a Gemm's beta included; None when the layer has none."""
         if len(self.nodes) > 1:
             value = next(v for v in self.nodes[1].inputs if v is not self.node.outputs[0])
@@ -133,7 +132,7 @@ class Site:
             waiting += [value for value in maker.inputs if value is not None]
         return isinstance(self.graph, ir.Graph) and ir.parent(self.graph) is None
 
-    def with_weight(self, weight: Array, bias: Array | None) -> Site:
+    def with_weight(self, weight: Floats, bias: Floats | None) -> Site:
         """The layer as it would be with another canonical weight (o, c/g, *k) and bias; the model stays as it is."""
         twin = replace(self)
         vars(twin).update(weight=weight, bias=bias)  # the cached properties

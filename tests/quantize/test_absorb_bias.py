@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from quantize_models import Array, Net, images
+from quantize_models import Net, images
 
 from lwgraph import ir, registry
+from lwgraph.arrays import Array
 from lwgraph.calibrate.ranges import collect
 from lwgraph.check import verify
 from lwgraph.errors import UsageError

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from quantize_models import Array, Net, images
+from quantize_models import Net, images
 
 from lwgraph import ir, registry
+from lwgraph.arrays import Array
 from lwgraph.check import verify
 from lwgraph.passes.quantize.graph.activations import close_activations, open_activations
 from lwgraph.passes.quantize.graph.quantizer import Quantizer

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from quantize_models import Array, Net
+from quantize_models import Net
 
 from lwgraph import ir, registry
+from lwgraph.arrays import Array
 from lwgraph.measure.distance import Distance
 from lwgraph.passes.quantize.quantize import Quantize
 from lwgraph.rewrite import Context

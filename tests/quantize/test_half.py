@@ -6,10 +6,11 @@ import functools
 
 import numpy as np
 import pytest
-from quantize_models import Array, Net, detector, images, residual
+from quantize_models import Net, detector, images, residual
 
 import lwgraph
 from lwgraph import ir, registry
+from lwgraph.arrays import Array
 from lwgraph.check import verify
 from lwgraph.errors import UsageError
 from lwgraph.measure import paired_latency

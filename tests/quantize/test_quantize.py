@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from quantize_models import Array, Net, detector, images, residual
+from quantize_models import Net, detector, images, residual
 
 from lwgraph import ir, registry
+from lwgraph.arrays import Array
 from lwgraph.calibrate.ranges import collect
 from lwgraph.check import verify
 from lwgraph.errors import DataError, UsageError

@@ -7,10 +7,11 @@ import functools
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
-from quantize_models import Array, Net
+from quantize_models import Net
 
 import lwgraph
 from lwgraph import ir, registry
+from lwgraph.arrays import Array
 from lwgraph.check import verify
 from lwgraph.errors import UsageError
 from lwgraph.measure import paired_latency

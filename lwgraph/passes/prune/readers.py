@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Ints
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.layers.apply import tell_shortage
 from lwgraph.layers.moments import Moments, Pooled
@@ -17,8 +17,6 @@ from lwgraph.layers.site import Site, find_sites
 from lwgraph.measure.work import node_macs
 from lwgraph.rewrite.base import Context
 from lwgraph.views.coupling import Axis, Coupling, Group, couple_channels
-
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Floats
 from lwgraph.rewrite.base import Skip
 
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float64]
 _HOMOGENEOUS = ("Dropout", "Identity", "LeakyRelu", "Relu")  # f(x / s) = f(x) / s for s > 0
 
 
