@@ -21,7 +21,7 @@ IMAGE_SIZES = (224, 320, 256, 640, 128, 64, 32, 28)
 SEQUENCE_LENGTHS = (32, 16, 64, 128, 512, 256, 8, 1)
 _TRIALS = 24  # executions spent on finding sizes that the model accepts
 _INDEX_OPS = {"Gather", "GatherElements", "OneHot"}
-_PASSING_OPS = {"Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Transpose", "Clip"}
+_PASSING_OPS = ir.RESHAPES | {"Cast", "Identity", "Transpose", "Clip"}
 
 
 def generate(

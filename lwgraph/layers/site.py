@@ -20,9 +20,7 @@ KINDS: Mapping[str, Kind] = {
     "Gemm": "gemm",
     "MatMul": "matmul",
 }
-RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16)
-RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "Elu"})
 NOMINAL_POSITIONS = 1024  # output positions assumed where the image size is unknown; costs are then relative only
 
@@ -126,7 +124,7 @@ class Site:
             maker = waiting.pop().producer()
             if maker is None or maker in seen:
                 continue
-            if maker.op_type in KINDS or maker.op_type in RECURRENT:
+            if maker.op_type in ir.LINEAR or maker.op_type in ir.RECURRENT:
                 return False
             seen.add(maker)
             waiting += [value for value in maker.inputs if value is not None]

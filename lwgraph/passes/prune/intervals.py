@@ -55,22 +55,6 @@ _INCREASING: dict[str, Callable[[ir.Node], Callable[[Floats], Floats]]] = {
         ("Identity", "Dropout", "MaxPool", "GlobalMaxPool", "GlobalAveragePool", "Upsample"), lambda node: lambda x: x
     ),
 }
-# What only moves elements; a Resize may interpolate beyond its neighbours, and is left out.
-_MOVES = (
-    "Concat",
-    "Split",
-    "Slice",
-    "Gather",
-    "Transpose",
-    "Reshape",
-    "Flatten",
-    "Squeeze",
-    "Unsqueeze",
-    "Tile",
-    "DepthToSpace",
-    "SpaceToDepth",
-    "Expand",
-)
 
 
 def _leaky(alpha: float) -> Callable[[Floats], Floats]:
@@ -126,7 +110,7 @@ def _node(
         return _batch_norm(node, first or unknown) or unknown
     if kind in ("Add", "Sub", "Mul"):
         return _arithmetic(node, output, axis, size, coupling, known) or unknown
-    if kind in _MOVES:
+    if kind in ir.MOVES:
         return _move(node, output, axis, size, coupling, known, moved)
     return unknown
 

@@ -25,7 +25,7 @@ from lwgraph.rewrite import Context, Contract, Pass, Skip
 _GATES = {"LSTM": 4, "GRU": 3}
 _ACTIVATIONS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"]}
 _MINIMUM_OPSET = 11  # DynamicQuantizeLinear
-_COPIES = ("Expand", "Slice", "Squeeze", "Unsqueeze", "Transpose", "Reshape", "Identity", "Tile", "Gather")
+_COPIES = ir.MOVES - {"Concat"} | {"Identity"}  # of their first input
 
 
 @dataclass(frozen=True)

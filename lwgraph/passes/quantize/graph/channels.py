@@ -28,7 +28,6 @@ _HOMOGENEOUS = {
     "Abs",
     "Neg",
 }
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class Channels:
     def _visit(self, node: ir.Node) -> None:
         handler: Callable[[ir.Node], bool] | None = None
         if node.domain in ("", "ai.onnx"):
-            if node.op_type in _LAYERS:
+            if node.op_type in ir.LINEAR:
                 handler = self._layer
             elif node.op_type in _HOMOGENEOUS:
                 handler = self._same
@@ -310,7 +309,7 @@ def layer_inputs(node: ir.Node, weight: tuple[int, ...]) -> int:
 def oi_weight(node: ir.Node, weight: Array) -> Array:
     """A view (groups, outputs per group, inputs per group, taps) of a layer's weight."""
     group = int(ir.attribute(node, "group", 1))
-    if node.op_type in ("Conv", "ConvTranspose"):
+    if node.op_type in ir.CONVOLUTIONS:
         grouped = weight.reshape(group, weight.shape[0] // group, weight.shape[1], -1)
         return grouped if node.op_type == "Conv" else grouped.swapaxes(1, 2)
     transposed = weight if node.op_type == "Gemm" and ir.attribute(node, "transB", 0) else weight.T

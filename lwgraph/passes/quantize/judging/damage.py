@@ -17,7 +17,7 @@ from lwgraph.executor import Executor, Feeds, untimed
 from lwgraph.passes.quantize.grids.grid import LIMITS, Grid
 
 SAMPLED = 1 << 16  # elements of a tensor looked at per sample, at stratified positions; extremes are exact
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "GRU", "LSTM")
+LAYERS = ir.LINEAR | ir.GATED
 
 
 @dataclass
