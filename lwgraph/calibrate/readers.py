@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from lwgraph import ir
+from lwgraph.arrays import Array
 from lwgraph.calibrate import sources
 from lwgraph.calibrate.augmentations import augmentations
 from lwgraph.calibrate.preprocess import Preprocess
-from lwgraph.calibrate.signature import Array, Signature, batched_inputs, signature
+from lwgraph.calibrate.signature import Signature, batched_inputs, signature
 from lwgraph.errors import DataError, UsageError
 from lwgraph.objects import is_object_name, load_object
 

@@ -15,8 +15,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lwgraph.arrays import Array
 from lwgraph.calibrate.preprocess import Preprocess
-from lwgraph.calibrate.signature import Array, Signature, batched_inputs, count_rows, fit
+from lwgraph.calibrate.signature import Signature, batched_inputs, count_rows, fit
 from lwgraph.errors import DataError, UsageError, did_you_mean
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from lwgraph.layers.site import Array, Site
+from lwgraph.arrays import Floats
+from lwgraph.layers.site import Site
 
 HALF_RANK_TAIL = 1e-3  # relative energy; more than this lost in one layer shows at the output under any tolerance
 
@@ -25,7 +26,7 @@ def redundant(site: Site) -> bool:
     return any(_tail(view) <= HALF_RANK_TAIL for view in views if min(view.shape) > 1)
 
 
-def _tail(view: Array) -> float:
+def _tail(view: Floats) -> float:
     small = view if view.shape[0] <= view.shape[1] else view.T
     energies = np.linalg.eigvalsh(small @ small.T)  # ascending
     total = float(energies.sum())

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from lwgraph import ir
-from lwgraph.passes.fuse.linear import Array, Linear, channel_vector, rank_of
+from lwgraph.arrays import Array
+from lwgraph.passes.fuse.linear import Linear, channel_vector, rank_of
 from lwgraph.rewrite import Const, Contract, RewritePass, Rule, Skip
 
 

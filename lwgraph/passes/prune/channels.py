@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 from lwgraph import ir
+from lwgraph.arrays import Ints
 from lwgraph.calibrate import Statistics
 from lwgraph.errors import UsageError
 from lwgraph.executor import Feeds
 from lwgraph.passes.prune.assessment import GroupRankings, candidates, cut, matches, names_of, ready
 from lwgraph.passes.prune.importance import Ranking, importance
-from lwgraph.passes.prune.readers import Ints, Work
+from lwgraph.passes.prune.readers import Work
 from lwgraph.passes.prune.widths import at_outputs, by_group, by_work, menu, shares_after, step_of
 from lwgraph.plan.refit.samples import chosen_feeds
 from lwgraph.plan.search.removal import Removal

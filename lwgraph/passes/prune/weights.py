@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Floats
 from lwgraph.layers.apply import moments_of
 from lwgraph.layers.moments import Block
 from lwgraph.layers.site import Site, find_sites
@@ -19,7 +20,6 @@ from lwgraph.passes.prune.assessment import matches
 from lwgraph.passes.prune.compensate import add_to_bias, bias_of, own_biases, set_weight
 from lwgraph.rewrite.base import Context, Contract, Pass
 
-Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 ROUNDS, STEPS = 8, 10  # of choosing, and of conjugate gradients after each
 
@@ -100,7 +100,7 @@ def _runs(pattern: str) -> tuple[int, int] | None:
     return None
 
 
-def sparsify(block: Block, sparsity: float, pattern: str) -> Array:
+def sparsify(block: Block, sparsity: float, pattern: str) -> Floats:
     """The weight (o, D) of one group with zeros, the rest refitted. O(ROUNDS * STEPS * o D^2)."""
     weight, mask = np.array(block.matrix), np.ones(block.matrix.shape, bool)
     for part in range(1, ROUNDS + 1):
@@ -110,7 +110,7 @@ def sparsify(block: Block, sparsity: float, pattern: str) -> Array:
     return weight
 
 
-def _kept(scores: Array, sparsity: float, part: float, pattern: str) -> Mask:
+def _kept(scores: Floats, sparsity: float, part: float, pattern: str) -> Mask:
     """Which weights stay when a part of those that shall go has gone."""
     runs = _runs(pattern)
     assert runs is not None
@@ -129,7 +129,7 @@ def _kept(scores: Array, sparsity: float, part: float, pattern: str) -> Mask:
     return kept.reshape(rows, -1)[:, :columns]
 
 
-def _refit(block: Block, mask: Mask, weight: Array, steps: int) -> Array:
+def _refit(block: Block, mask: Mask, weight: Floats, steps: int) -> Floats:
     """The weights on the mask of least tr((W - K) R (W - K)^T), by conjugate gradients for all rows at once."""
     moments = block.moments
     scale = 1 / np.diagonal(moments)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir, registry
+from lwgraph.arrays import Floats
 from lwgraph.calibrate.ranges import Observed, collect
 from lwgraph.layers.site import Site, find_sites
 from lwgraph.layers.weights import check_writable, has_bias_slot, write
@@ -19,7 +19,6 @@ from lwgraph.passes.quantize.placing.roles import clip_range
 from lwgraph.rewrite import Context, Contract, Pass
 from lwgraph.rewrite.base import Skip
 
-Floats = npt.NDArray[np.float64]
 _LEAST = 0.01  # of its range: tensors that would get narrower by less stay as they are
 _SAME = ("Dropout", "GlobalAveragePool", "GlobalMaxPool", "Identity", "MaxPool")  # f(x - c) = f(x) - c
 

@@ -154,7 +154,7 @@ class Quantize(Pass):
         """A copy, at the opset that one scale per output channel or integers of 4 or 16 bits need where it is older."""
         copy, opset = ir.clone(model), opset_of(model)
         wide = [t for t in (target.activation_type, target.weight_type) if t not in ("int8", "uint8")]
-        convolves = any(n.op_type in ("Conv", "ConvTranspose") for n in model.graph)
+        convolves = any(n.op_type in ir.CONVOLUTIONS for n in model.graph)
         wanted = max(WIDE_OPSET if wide else 0, target.per_channel_opset if target.per_channel and convolves else 0)
         if opset >= wanted:
             return copy

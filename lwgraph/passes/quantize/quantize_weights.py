@@ -151,7 +151,7 @@ class QuantizeWeights(Pass):
         if stored_bytes((site.shape[1], site.shape[0]), self.bits, self.block) >= 4 * elements:
             return "its scales would take up what its integers save"
         readers = {use.node for use in weight.uses()}
-        others = [n for n in readers if n.op_type not in ("MatMul", "Gemm") or n.inputs[1] is not weight]
+        others = [n for n in readers if n.op_type not in ir.PRODUCTS or n.inputs[1] is not weight]
         if others or weight.is_graph_output():
             return f"its weight is also read by '{others[0].name if others else 'the graph outputs'}', which keeps it"
         return ""

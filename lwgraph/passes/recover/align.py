@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
-import numpy.typing as npt
 
+from lwgraph.arrays import Array
 from lwgraph.errors import UsageError
 from lwgraph.layers.site import Site
 from lwgraph.layers.weights import has_bias_slot, transform, write
@@ -64,9 +64,6 @@ class AlignBlocks(ClosedForm):
         weight, bias = transform(site, *fits[best])
         write(site, weight, bias if shifts else None)
         return True
-
-
-Array = npt.NDArray[Any]
 
 
 def _fits(x: Array, y: Array, groups: int, shifts: bool) -> list[tuple[Array, Array]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from lwgraph.arrays import Floats
 from lwgraph.plan.precision import FLOAT, INT8
 from lwgraph.plan.search.items import Item, Option
 
@@ -14,7 +14,6 @@ BESIDE = 0.05  # share of a network's time that is not in its layers, at least
 PRECISIONS = (FLOAT, INT8)
 NOISE, TRUST = 0.05, 0.3  # how far measured times and factors are from what they should be, about
 WIDEST = 4.0  # of a fitted factor, either way
-Array = npt.NDArray[np.float64]
 
 
 class Clock:
@@ -32,7 +31,7 @@ class Clock:
     def __init__(self, items: Sequence[Item]) -> None:
         self.items = items
         self.scale = dict.fromkeys(PRECISIONS, 1.0)
-        self.beside: dict[str, Array] = {name: np.zeros(len(items)) for name in PRECISIONS}
+        self.beside: dict[str, Floats] = {name: np.zeros(len(items)) for name in PRECISIONS}
         self.factors = np.ones(2 * len(PRECISIONS) + 1)
 
     def ms(self, index: int, option: Option) -> float:
@@ -101,7 +100,7 @@ class Clock:
         fixed, parts = self._features(choice)
         return float(fixed + parts @ self.factors)
 
-    def _features(self, choice: Sequence[int]) -> tuple[float, Array]:
+    def _features(self, choice: Sequence[int]) -> tuple[float, Floats]:
         """What no factor changes, and what each factor is of."""
         fixed, parts = 0.0, np.zeros(len(self.factors))
         before: str | None = None
@@ -121,7 +120,7 @@ class Clock:
     def _parts(self, index: int, option: Option) -> tuple[float, float]:
         return self.scale[option.precision] * option.price.ms, float(self.beside[option.precision][index])
 
-    def _dense(self) -> Array:
+    def _dense(self) -> Floats:
         return np.array([item.dense.price.ms for item in self.items])
 
 

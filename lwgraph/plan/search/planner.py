@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir, registry
 from lwgraph.layers.apply import Record, moments_of
@@ -29,7 +28,6 @@ QUICK_SAMPLES = 16  # that integer ranges are taken from when plans are only com
 FASTEST = 1e-3  # share of a network's time that any plan takes at least
 NOTHING = Plan()
 Judge = Callable[[ir.Model], float]
-Array = npt.NDArray[np.float64]
 Chosen = Mapping[str, Option]
 
 

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Array
 from lwgraph.calibrate.ranges import Observed
 from lwgraph.calibrate.thresholds import Range
 from lwgraph.passes.quantize.graph.emit import IntegerConstants, QdqWriter
@@ -23,7 +22,6 @@ from lwgraph.passes.quantize.placing.placement import Placement, candidates, pla
 from lwgraph.passes.quantize.placing.roles import channel_axis, weight_axis
 from lwgraph.passes.quantize.placing.target import Target
 
-Array = npt.NDArray[Any]
 _BIAS_LIMIT = 2.0**30  # half of int32's range, so that a bias never saturates
 _SIMILAR = 0.7  # ranges this close share a grid at a Concat: the integers are then copied, not rescaled
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Floats
 from lwgraph.rewrite.base import Skip
 
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float64]
 _HOMOGENEOUS = ("Dropout", "Identity", "LeakyRelu", "Relu")  # f(x / s) = f(x) / s for s > 0
 
 
@@ -74,7 +71,7 @@ def find_chains(model: ir.Model, refused: Callable[[str, str], None]) -> list[Ch
 
 
 def _is_product(node: ir.Node) -> bool:
-    if node.op_type not in ("MatMul", "Gemm") or node.domain not in ("", "ai.onnx"):
+    if node.op_type not in ir.PRODUCTS or node.domain not in ("", "ai.onnx"):
         return False
     weight = ir.constant_shape(node.inputs[1])
     return (
@@ -138,7 +135,7 @@ def _step(
         return True, first
     if op in ("Mul", "Add", "Sub", "Div"):
         return _arithmetic(node, op, channels, found)
-    if op in ("MatMul", "Gemm") and _is_product(node):
+    if op in ir.PRODUCTS and _is_product(node):
         shape = ir.constant_shape(node.inputs[1])
         assert shape is not None
         found.append((node, 1, 0 if _turned(node) else 1))
