@@ -11,17 +11,16 @@ from typing import Any
 
 import click
 import numpy as np
-import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks import tables
 from benchmarks.quantize_table import PAGE
 from lwgraph import ir, registry
+from lwgraph.arrays import Array
 from lwgraph.measure import paired_latency
 from lwgraph.passes.quantize.quantize_weights import QuantizeWeights
 from lwgraph.rewrite import Context
 
-Array = npt.NDArray[Any]
 RNG = np.random.default_rng(0)
 SECONDS = 1.5  # for each comparison
 

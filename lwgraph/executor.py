@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
-
-import numpy.typing as npt
+from typing import Protocol, runtime_checkable
 
 from lwgraph import ir
+from lwgraph.arrays import Array
 
-Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
 Run = Callable[[Feeds], dict[str, Array]]
 

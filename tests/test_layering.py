@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "lwgraph"
 PLUGINS = ("lwgraph.passes", "lwgraph.runtime")
-RUNTIME_MAY_IMPORT = ("lwgraph.ir", "lwgraph.errors", "lwgraph.executor", "lwgraph.runtime")
+RUNTIME_MAY_IMPORT = ("lwgraph.arrays", "lwgraph.ir", "lwgraph.errors", "lwgraph.executor", "lwgraph.runtime")
 
 
 def _within(module: str, package: str) -> bool:

@@ -142,9 +142,3 @@ def test_the_install_is_the_one_of_this_checkout() -> None:
 
     assert lwgraph.__file__ is not None
     assert Path(lwgraph.__file__).resolve().parent == PACKAGE.resolve()
-
-
-def test_test_files_have_different_names() -> None:
-    """Pytest imports them by their bare names: two of one name cannot be collected together."""
-    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
-    assert sorted(names) == sorted(set(names))

@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.floating[Any]]
+from lwgraph.arrays import Weights
 
 
-def overlaps(a: Floats, b: Floats) -> Floats:
+def overlaps(a: Weights, b: Weights) -> Weights:
     """Intersection over union of boxes (n, 4) and (m, 4) given as x0, y0, x1, y1: (n, m)."""
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum(a[:, None, 2:], b[None, :, 2:])
     shared = np.prod(np.maximum(high - low, 0), axis=2)
     area_a, area_b = (np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (a, b))
-    result: Floats = shared / np.maximum(area_a[:, None] + area_b[None] - shared, 1e-9)
+    result: Weights = shared / np.maximum(area_a[:, None] + area_b[None] - shared, 1e-9)
     return result
 
 
-def suppress(boxes: Floats, scores: Floats, threshold: float = 0.5) -> npt.NDArray[np.intp]:
+def suppress(boxes: Weights, scores: Weights, threshold: float = 0.5) -> npt.NDArray[np.intp]:
     """Greedy non-maximum suppression: the indices kept, best first."""
     overlap, kept = overlaps(boxes, boxes), []
     alive = np.ones(len(boxes), bool)
@@ -32,7 +32,7 @@ def suppress(boxes: Floats, scores: Floats, threshold: float = 0.5) -> npt.NDArr
     return np.array(kept, np.intp)
 
 
-def hits(boxes: Floats, truth: Floats, threshold: float = 0.5) -> npt.NDArray[np.bool_]:
+def hits(boxes: Weights, truth: Weights, threshold: float = 0.5) -> npt.NDArray[np.bool_]:
     """For each box, best first: whether its best still unclaimed true box overlaps it by the threshold."""
     found = np.zeros(len(boxes), bool)
     free = overlaps(boxes, truth)
@@ -44,7 +44,7 @@ def hits(boxes: Floats, truth: Floats, threshold: float = 0.5) -> npt.NDArray[np
     return found
 
 
-def average_precision(scores: Floats, found: npt.NDArray[np.bool_], truths: int) -> float:
+def average_precision(scores: Weights, found: npt.NDArray[np.bool_], truths: int) -> float:
     """Area under the precision-recall curve, precision made non-increasing (all points, as PASCAL VOC since 2010)."""
     if not len(scores):
         return 0.0
@@ -75,7 +75,7 @@ def ctc_text(classes: npt.NDArray[np.integer[Any]], alphabet: Sequence[str]) -> 
     return "".join(alphabet[i] for i in classes[changed & (classes != 0)])
 
 
-def psnr(a: Floats, b: Floats) -> float:
+def psnr(a: Weights, b: Weights) -> float:
     """Peak signal-to-noise ratio in dB of images in 0..1, at most 100."""
     error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
     return float(10 * np.log10(1 / max(error, 1e-10)))

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from lwgraph import ir
+from lwgraph.arrays import Array
 from lwgraph.errors import ModelError
-from lwgraph.executor import Array, Executor, Feeds, untimed
+from lwgraph.executor import Executor, Feeds, untimed
 
 ACTIVATION_BYTES = 256 << 20
 

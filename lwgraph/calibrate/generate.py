@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lwgraph import ir, registry
-from lwgraph.calibrate.signature import Array, Input, signature
+from lwgraph.arrays import Array
+from lwgraph.calibrate.signature import Input, signature
 from lwgraph.errors import DataError, LwgraphError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ IMAGE_SIZES = (224, 320, 256, 640, 128, 64, 32, 28)
 SEQUENCE_LENGTHS = (32, 16, 64, 128, 512, 256, 8, 1)
 _TRIALS = 24  # executions spent on finding sizes that the model accepts
 _INDEX_OPS = {"Gather", "GatherElements", "OneHot"}
-_PASSING_OPS = {"Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Transpose", "Clip"}
+_PASSING_OPS = ir.RESHAPES | {"Cast", "Identity", "Transpose", "Clip"}
 
 
 def generate(

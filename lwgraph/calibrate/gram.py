@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from lwgraph.arrays import Array, Floats
 from lwgraph.errors import DataError
 
-Array = npt.NDArray[Any]
 _SMALL = 64  # vectors shorter than this are multiplied for all groups in one call
 _LEAST_ROWS = 1024  # rows multiplied at once, at least (a quarter for layers with groups); else as many as D
 
@@ -25,12 +24,12 @@ class Gram:
         count: how many patches were averaged.
     """
 
-    matrix: npt.NDArray[np.float64]
-    mean: npt.NDArray[np.float64]
+    matrix: Floats
+    mean: Floats
     count: int
 
     @property
-    def centred(self) -> npt.NDArray[np.float64]:
+    def centred(self) -> Floats:
         """(G, D, D), the covariance: matrix - mean mean^T."""
         return self.matrix - self.mean[:, :, None] * self.mean[:, None, :]
 
@@ -50,12 +49,12 @@ class CrossMoments:
     """
 
     gram: Gram
-    cross: npt.NDArray[np.float64]
-    target_mean: npt.NDArray[np.float64]
-    target_power: npt.NDArray[np.float64]
+    cross: Floats
+    target_mean: Floats
+    target_power: Floats
 
     @property
-    def centred(self) -> npt.NDArray[np.float64]:
+    def centred(self) -> Floats:
         """(G, o/g, D): the covariance of y and xhat."""
         return self.cross - self.target_mean[:, :, None] * self.gram.mean[:, None, :]
 
@@ -71,8 +70,8 @@ class GramAccumulator:
 
     def __init__(self, groups: int, width: int, dtype: Any = np.float32, name: str = "x") -> None:
         self.name = name
-        self._sum: npt.NDArray[np.float64] = np.zeros((groups, width, width))
-        self._total: npt.NDArray[np.float64] = np.zeros((groups, width))
+        self._sum: Floats = np.zeros((groups, width, width))
+        self._total: Floats = np.zeros((groups, width))
         self._shift: Array | None = None
         self._buffer: Array = np.empty((groups, _capacity(groups, width), width), dtype)
         self._filled = 0
@@ -142,8 +141,8 @@ class CrossAccumulator:
 
     def __init__(self, groups: int, outputs: int, width: int, dtype: Any = np.float32, name: str = "x") -> None:
         self._gram = GramAccumulator(groups, width, dtype, name)
-        self._cross: npt.NDArray[np.float64] = np.zeros((groups, outputs, width))
-        self._sums: npt.NDArray[np.float64] = np.zeros((2, groups, outputs))
+        self._cross: Floats = np.zeros((groups, outputs, width))
+        self._sums: Floats = np.zeros((2, groups, outputs))
         self._shift: tuple[Array, Array] | None = None
         self.count = 0
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from lwgraph.arrays import Array, Floats
 from lwgraph.errors import DataError, UsageError
 
-Floats = npt.NDArray[np.float64]
 BINS = 8192
 _SMALLEST = -100  # the exponent below which a range is as good as zero; keeps 1/width finite in float32
 
@@ -52,7 +50,7 @@ class Histogram:
         middles: Floats = np.arange(-half, half, dtype=np.float64)
         return (middles + 0.5) * self.width
 
-    def add(self, values: npt.NDArray[Any]) -> None:
+    def add(self, values: Array) -> None:
         """Count an array of any shape and floating dtype. O(values).
 
         Raises:

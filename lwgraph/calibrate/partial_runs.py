@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from lwgraph import ir
+from lwgraph.arrays import Array
 from lwgraph.calibrate.capture import capture, measured_shapes
 from lwgraph.errors import LwgraphError
-from lwgraph.executor import Array, Executor, Feeds, Run, untimed
+from lwgraph.executor import Executor, Feeds, Run, untimed
 from lwgraph.views.dataflow import uses
 
 MEMORY_BYTES = 256 << 20

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
-
-Array = npt.NDArray[Any]
+from lwgraph.arrays import Array, Index
 
 
 class Layer(Protocol):
@@ -125,7 +123,7 @@ class Patches:
             return math.prod(shape[:-1])
         return shape[0] * math.prod(self.grid(shape))
 
-    def rows(self, x: Array, at: npt.NDArray[np.intp]) -> Array:
+    def rows(self, x: Array, at: Index) -> Array:
         """The patches at the flat output positions `at`, counted over (n, *grid) in C order.
 
         Args:
@@ -195,12 +193,12 @@ class Patches:
         return found
 
 
-def positions(total: int, wanted: int, rng: np.random.Generator) -> npt.NDArray[np.intp]:
+def positions(total: int, wanted: int, rng: np.random.Generator) -> Index:
     """`wanted` distinct positions below `total`, increasing: one at a random place of each of as many equal stretches;
     all of them when there are no more. O(wanted)."""
     if wanted >= total:
         return np.arange(total)
     # Stretches are at least one long, so consecutive picks can meet only by rounding; integer ends rule that out.
     ends = (np.arange(wanted + 1, dtype=np.int64) * total) // wanted
-    picked: npt.NDArray[np.intp] = ends[:-1] + (rng.random(wanted) * (ends[1:] - ends[:-1])).astype(np.intp)
+    picked: Index = ends[:-1] + (rng.random(wanted) * (ends[1:] - ends[:-1])).astype(np.intp)
     return picked

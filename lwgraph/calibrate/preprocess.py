@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lwgraph import toml
-from lwgraph.calibrate.signature import Array, Input
+from lwgraph.arrays import Array
+from lwgraph.calibrate.signature import Input
 from lwgraph.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:

@@ -11,16 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Array, Floats
 from lwgraph.calibrate.histogram import BINS, Histogram
 from lwgraph.calibrate.thresholds import METHODS, Range, choose_range
 from lwgraph.errors import DataError, ModelError
 from lwgraph.executor import Executor, Feeds, untimed
 
 SAMPLES = 1 << 13  # elements of a tensor counted per run
-Floats = npt.NDArray[np.float64]
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16)
 
 
@@ -111,7 +110,7 @@ def collect(
     names = list(float_values(model) if values is None else dict.fromkeys(values))
     observed = {name: Observed(Histogram(bins)) if into is None else into[name] for name in names}
     more = frozenset(channels or {}) if extremes is None else frozenset(extremes)
-    run: Callable[[Feeds], dict[str, npt.NDArray[Any]]] | None = None
+    run: Callable[[Feeds], dict[str, Array]] | None = None
     careful, done = False, 0
     executor = untimed(executor)
     for feed in feeds:
@@ -135,7 +134,7 @@ def collect(
     return observed
 
 
-def _count(seen: Observed, name: str, index: int, results: dict[str, npt.NDArray[Any]]) -> None:
+def _count(seen: Observed, name: str, index: int, results: dict[str, Array]) -> None:
     size = int(results[f"{_PREFIX}{index}.size"])
     if size == 0:
         return
@@ -188,7 +187,7 @@ class _ObservedModel:
         self.outputs: list[str] = []
         # Stratified positions in [0, 1): float64, for tensors of more than 2^24 elements.
         positions = (np.arange(samples) + np.random.default_rng(seed).random(samples)) / max(samples, 1)
-        arrays: dict[str, npt.NDArray[Any]] = {
+        arrays: dict[str, Array] = {
             "positions": positions,
             "flat": np.array([-1], np.int64),
             "zero": np.zeros(1, np.float32),
@@ -203,7 +202,7 @@ class _ObservedModel:
             if name in channels:
                 self._channels(index, value, channels[name], version, name in more)
 
-    def prepare(self, executor: Executor) -> Callable[[Feeds], dict[str, npt.NDArray[Any]]]:
+    def prepare(self, executor: Executor) -> Callable[[Feeds], dict[str, Array]]:
         """The instrumented model, ready to run."""
         return executor.prepare(self.model, outputs=self.outputs)
 

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from lwgraph import ir
+from lwgraph.arrays import Array
 from lwgraph.calibrate import sources
 from lwgraph.calibrate.augmentations import augmentations
 from lwgraph.calibrate.preprocess import Preprocess
-from lwgraph.calibrate.signature import Array, Signature, batched_inputs, signature
+from lwgraph.calibrate.signature import Signature, batched_inputs, signature
 from lwgraph.errors import DataError, UsageError
 from lwgraph.objects import is_object_name, load_object
 
@@ -231,7 +232,7 @@ def split(reader: Reader, fractions: Sequence[float], seed: int) -> list[Reader]
         UsageError: fractions that are not positive or sum to more than 1.
     """
     if any(f <= 0 for f in fractions) or sum(fractions) > 1 + 1e-9:
-        raise UsageError(f"fractions {list(fractions)} must be over 0 and sum to at most 1")
+        raise UsageError(f"fractions {list(fractions)} must be positive and sum to at most 1")
     total = reader.items
     if total < len(fractions):
         raise DataError(f"{reader.place} has {total} samples; {len(fractions)} disjoint parts need at least as many")

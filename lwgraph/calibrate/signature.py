@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Array
 from lwgraph.errors import DataError, ModelError, did_you_mean
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ def fit(feeds: Mapping[str, Any], inputs: Signature, place: str, *, check_batch:
     missing = [name for name in inputs if name not in feeds]
     if missing:
         raise DataError(
-            f"{place}: nothing for input '{missing[0]}' ({inputs[missing[0]]}); given: {', '.join(feeds) or 'nothing'}"
+            f"{place}: no data for input '{missing[0]}' ({inputs[missing[0]]}); given: {', '.join(feeds) or 'nothing'}"
         )
     fitted: dict[str, Array] = {}
     symbols: dict[str, tuple[int, str]] = {}

@@ -15,8 +15,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lwgraph.arrays import Array
 from lwgraph.calibrate.preprocess import Preprocess
-from lwgraph.calibrate.signature import Array, Signature, batched_inputs, count_rows, fit
+from lwgraph.calibrate.signature import Signature, batched_inputs, count_rows, fit
 from lwgraph.errors import DataError, UsageError, did_you_mean
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
@@ -70,7 +71,9 @@ class Images(_Base):
             )
         (self._input,) = self.inputs.values()
         if self.preprocess is None:
-            self.notes.append("no preprocessing was stated: images are resized to the input's size and scaled to 0..1")
+            self.notes.append(
+                "no preprocessing was given, so images are resized to the size of the input and scaled to 0..1"
+            )
         self._preprocess = (self.preprocess or Preprocess()).for_input(self._input)
         paths = image_paths(self.folder)
         groups = sorted(
@@ -125,7 +128,8 @@ class Arrays(_Base):
         for name in arrays:
             if name not in self.inputs:
                 raise DataError(
-                    f"{self.place} has an array '{name}', the model no such input{did_you_mean(name, self.inputs)}"
+                    f"{self.place} has an array '{name}', which is no input of the model"
+                    + did_you_mean(name, self.inputs)
                 )
         for name, wanted in self.inputs.items():
             if name not in arrays:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Array, Index
 from lwgraph.calibrate.capture import ACTIVATION_BYTES, capture, grouped, main_values, measured_shapes
 from lwgraph.calibrate.gram import CrossAccumulator, CrossMoments, Gram, GramAccumulator
 from lwgraph.calibrate.patches import Layer, Patches, positions
@@ -18,7 +18,6 @@ from lwgraph.calibrate.store import Store
 from lwgraph.errors import DataError
 from lwgraph.executor import Executor, untimed
 
-Array = npt.NDArray[Any]
 MEMORY_BYTES = 1 << 30
 ROWS_PER_UNKNOWN = 6  # patches collected per entry of a patch; fits are good from about 5
 LEAST_ROWS = 2048
@@ -134,7 +133,7 @@ class Statistics:
             DataError: the statistics were made with held_out=0. Otherwise as `gram`.
         """
         if not self._held_feeds and not self._share:
-            raise DataError("no calibration samples are held out; make the statistics with held_out over 0")
+            raise DataError("no calibration samples are held out; make the statistics with a positive held_out")
         want = _want(site)
         if ("gram", want) not in self._store:
             self.prefetch([site])
@@ -192,7 +191,7 @@ class Statistics:
 
     def _positions(
         self, want: _Want, shape: tuple[int, ...], width: int, index: int, wanted: int
-    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    ) -> tuple[Index, Index]:
         """The positions of one feed that are held out, and those that go into the Gram."""
         none = np.arange(0)
         total, rng = want.patches.count(shape), np.random.default_rng((self._seed, index))

@@ -12,11 +12,9 @@ from shutil import rmtree
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from lwgraph.arrays import Array
 from lwgraph.errors import DataError
-
-Array = npt.NDArray[Any]
 
 
 class Store:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from lwgraph.arrays import Floats, Ints
 from lwgraph.calibrate.histogram import Histogram
 from lwgraph.errors import DataError, UsageError, did_you_mean
 
-Floats = npt.NDArray[np.float64]
-Array = npt.NDArray[np.int64]
 METHODS = ("minmax", "moving-average", "percentile", "entropy", "mse")
 _CANDIDATES = 64  # positions tried for each end of a range
 _TINY = 1e-300  # whose logarithm is finite
@@ -94,7 +92,7 @@ def entropy_range(histogram: Histogram, levels: int = 256, symmetric: bool = Fal
     return Range(max(full.low, -threshold), min(full.high, threshold))
 
 
-def _divergences(counts: Floats, starts: Array, stops: Array, levels: int) -> Floats:
+def _divergences(counts: Floats, starts: Ints, stops: Ints, levels: int) -> Floats:
     """(n,) KL(reference || quantized) of the bins from each start to its stop, over their occupied stretch; inf where
     they are empty.
 

@@ -13,12 +13,12 @@ from lwgraph.errors import LwgraphError
 
 COMMANDS = {
     "optimize": "Make a model smaller and faster, and prove it.",
-    "inspect": "Show a model: size, operators, layers, cost.",
-    "verify": "Compare the outputs of two models; exit 1 when they differ.",
+    "inspect": "Show the size, operators, layers and cost of a model.",
+    "verify": "Compare the outputs of two models; exit code 1 if they differ.",
     "bench": "Time models against each other.",
     "diff": "Show how two models differ as graphs.",
     "passes": "List the passes and forms, or describe one.",
-    "measure": "Measure layers here, or for another machine.",
+    "measure": "Measure layers on this machine or on another.",
     "plan": "Show, compare and apply plans.",
     "bisect": "Find the first rewrite of a pipeline that breaks a model.",
     "demo": "Optimize the embedded model, with real accuracy before and after.",
@@ -45,7 +45,7 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        """As click's, with a near miss when the command does not exist."""
+        """Resolve a command as click does, and suggest a near miss when it does not exist."""
         from lwgraph.errors import did_you_mean
 
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
@@ -59,7 +59,7 @@ def cli() -> None:
     """lwgraph makes ONNX models smaller and faster, with proof.
 
     \b
-    lwgraph optimize model.onnx                      exact and rounding rewrites, and safe approximations
+    lwgraph optimize model.onnx                      exact rewrites, rewrites that only round, and safe approximations
     lwgraph optimize model.onnx --data images/       the fastest model that keeps the accuracy
     """
 

@@ -1,4 +1,4 @@
-"""lwgraph bench: models against each other, interleaved."""
+"""lwgraph bench: times models against each other, interleaved."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from lwgraph.cli.common import (
 @preprocess_option
 @shape_option
 @threads_option
-@click.option("--runs", type=click.IntRange(1), metavar="N", help="Rounds.  [default: until the ratios are settled]")
+@click.option(
+    "--runs", type=click.IntRange(1), metavar="N", help="Number of rounds.  [default: until the ratios settle]"
+)
 @json_option
 def command(
     models: tuple[str, ...],
@@ -36,7 +38,7 @@ def command(
 ) -> None:
     """Time MODELs in turn in one process; speeds are relative to the first.
 
-    Times are medians over rounds. On a machine that does other things, believe the ratios, not the milliseconds.
+    Times are medians over rounds. On a busy machine, trust the ratios rather than the milliseconds.
     """
     from lwgraph import ir, registry
     from lwgraph.calibrate import generate, open_data

@@ -1,4 +1,4 @@
-"""lwgraph bisect: which rewrite breaks a model?"""
+"""lwgraph bisect: finds the rewrite that breaks a model."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ SAMPLES = 4
 
 @click.command()
 @click.argument("model", metavar="MODEL")
-@click.option("-p", "--pipeline", required=True, metavar="PIPELINE", help="The passes, e.g. 'clean,fold-batch-norm'.")
+@click.option(
+    "-p", "--pipeline", required=True, metavar="PIPELINE", help="Passes to run, e.g. 'clean,fold-batch-norm'."
+)
 @data_option
 @preprocess_option
-@click.option("--metric", metavar="M", help="Judge by this metric instead of equal outputs; needs --max-drop.")
-@click.option("--max-drop", type=float, metavar="X", help="With --metric: more than this is broken.")
+@click.option("--metric", metavar="M", help="Judge by this metric instead of by equal outputs; needs --max-drop.")
+@click.option("--max-drop", type=float, metavar="X", help="With --metric: a larger loss than this counts as broken.")
 @threads_option
 @json_option
 def command(
@@ -28,10 +30,11 @@ def command(
     threads: int,
     as_json: bool,
 ) -> int:
-    """Find the first rewrite of PIPELINE after which MODEL is broken. Exit code 1 when there is one.
+    """Find the first rewrite of PIPELINE after which MODEL is broken. Exit code 1 if there is one.
 
-    Broken means: structurally invalid, refused by the runtime, or other outputs than the pipeline's contracts allow on
-    --data or generated inputs; with --metric, a larger loss than --max-drop. About log2(rewrites) runs.
+    A model is broken if it is structurally invalid, if the runtime refuses it, or if its outputs on --data (or on
+    generated inputs) differ by more than the contracts of the passes allow; with --metric, if its loss is larger than
+    --max-drop. The search takes about log2(rewrites) runs.
     """
     from lwgraph import ir, registry
     from lwgraph.calibrate import Statistics, generate, open_data

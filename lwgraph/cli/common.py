@@ -1,4 +1,4 @@
-"""What several commands share: options, the consoles, the error line for a callback, tables."""
+"""Helpers of the commands: shared options, consoles, tables, checks of arguments."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def console() -> Console:
-    """Where results go: standard output; into a file or a pipe, lines are as long as they need to be."""
+    """The console for results, standard output. In a file or a pipe its lines are 200 characters wide."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
 def side_console() -> Console:
-    """Where progress and warnings go: standard error, so that results can be piped."""
+    """The console for progress and warnings: standard error, so that results can be piped."""
     return Console(stderr=True, highlight=False)
 
 
 def print_json(data: Any) -> None:
-    """One JSON document on standard output."""
+    """Print one JSON document to standard output."""
     click.echo(json.dumps(data, indent=2, ensure_ascii=False))
 
 
@@ -42,18 +42,18 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], num
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 threads_option = click.option(
-    "--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Threads of the runtime."
+    "--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Threads for the runtime to use."
 )
 data_option = click.option(
-    "--data", metavar="D", help="Inputs: image folder, .npz/.npy, test_data_set_* folder, module:attribute."
+    "--data", metavar="D", help="Inputs: image folder, .npz or .npy file, test_data_set_* folder, or module:attribute."
 )
 preprocess_option = click.option(
     "--preprocess",
     metavar="P",
-    help="For images: key=value text or a TOML file, e.g. 'resize=256,crop=224,scale=1/255'.",
+    help="How images become inputs: key=value pairs, e.g. 'resize=256,crop=224,scale=1/255', or a TOML file.",
 )
 seed_option = click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of every random choice."
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of all random choices."
 )
 
 
@@ -62,7 +62,7 @@ shape_option = click.option(
     "shapes",
     multiple=True,
     metavar="NAME:1,3,224,224",
-    help="Sizes of generated inputs, where they cannot be found; repeatable.",
+    help="Shape of a generated input, if it cannot be inferred; repeatable.",
 )
 
 
@@ -75,18 +75,18 @@ def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
         name, colon, sizes = text.rpartition(":")
         numbers = sizes.split(",") if sizes else []
         if not colon or not name or not all(n.strip().isdigit() and int(n) > 0 for n in numbers):
-            raise UsageError(f"--input-shape '{text}' is not NAME:SIZES with sizes over 0, e.g. image:1,3,224,224")
+            raise UsageError(f"--input-shape '{text}' is not NAME:SIZES with positive sizes, e.g. image:1,3,224,224")
         found[name] = tuple(int(n) for n in numbers)
     return found
 
 
 def check_destination(path: Path, overwrite: bool) -> None:
-    """UsageError when `path` cannot become the output, so that no work is done in vain."""
+    """Raise UsageError if `path` cannot become the output, before any work is done."""
     from lwgraph.errors import UsageError
 
     if not path.parent.is_dir():
-        raise UsageError(f"output folder '{path.parent}' does not exist; make it or name another with -o")
+        raise UsageError(f"output folder '{path.parent}' does not exist; create it or name another with -o")
     if path.is_dir():
         raise UsageError(f"output '{path}' is a folder; name a file with -o")
     if path.exists() and not overwrite:
-        raise UsageError(f"output '{path}' exists; name another with -o, or allow replacing it with --overwrite")
+        raise UsageError(f"output '{path}' exists; name another with -o, or replace it with --overwrite")

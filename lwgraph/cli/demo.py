@@ -1,4 +1,4 @@
-"""lwgraph demo: the main job on the embedded model."""
+"""lwgraph demo: optimizes the embedded model."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from lwgraph.cli.common import console, threads_option
 from lwgraph.cli.progress import Progressed
 
 BUDGET = 5.0  # seconds of trial plans: a first look should not take minutes
-EVERY = 2  # of the calibration images, for the same reason
+EVERY = 2  # every second calibration image is used, so that a first look does not take minutes
 
 
 @click.command()
-@click.option("-o", "--output", metavar="DIR", default="lwgraph-demo", show_default=True, help="Folder of the results.")
+@click.option(
+    "-o", "--output", metavar="DIR", default="lwgraph-demo", show_default=True, help="Folder for the results."
+)
 @click.option("--max-drop", type=float, default=0.01, show_default=True, help="Largest loss of accuracy allowed.")
 @threads_option
 def command(output: str, max_drop: float, threads: int) -> int:

@@ -1,4 +1,4 @@
-"""lwgraph diff: how two models differ as graphs."""
+"""lwgraph diff: shows how two models differ as graphs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lwgraph.cli.common import json_option, print_json
 @click.argument("b", metavar="B")
 @json_option
 def command(a: str, b: str, as_json: bool) -> int:
-    """Show how model B differs from model A as a graph. Exit code 1 when they differ, as diff(1) does."""
+    """Show how model B differs from model A as a graph. Exit code 1 if they differ, as with diff(1)."""
     from lwgraph import ir
     from lwgraph.text import diff
 

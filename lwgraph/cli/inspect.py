@@ -1,4 +1,4 @@
-"""lwgraph inspect: what is in a model and what it costs."""
+"""lwgraph inspect: shows what is in a model and what it costs."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
 @click.argument("model", metavar="MODEL")
 @click.option("--groups", is_flag=True, help="Also show which channels can only be removed together.")
 @click.option(
-    "--sensitivity", is_flag=True, help="Also measure what removing channels (or blocks) does to the outputs; --data."
+    "--sensitivity",
+    is_flag=True,
+    help="Also measure what removing channels (or blocks) does to the outputs; needs --data.",
 )
 @click.option(
-    "-p", "--pass", "removal", default="prune-channels", show_default=True, help="The pass whose removals are measured."
+    "-p", "--pass", "removal", default="prune-channels", show_default=True, help="Pass whose removals are measured."
 )
 @click.option(
-    "--ratios", default="0.25,0.5", show_default=True, help="Shares to remove, of each group alone, to measure at."
+    "--ratios", default="0.25,0.5", show_default=True, help="Shares of each group to remove, one group at a time."
 )
-@click.option(
-    "--samples", type=click.IntRange(1), default=64, show_default=True, help="Samples of --data to use at most."
-)
+@click.option("--samples", type=click.IntRange(1), default=64, show_default=True, help="Most samples of --data to use.")
 @data_option
 @preprocess_option
 @threads_option
 @seed_option
-@click.option("--report", metavar="DIR", help="Also write report.json and report.html, with pictures, there.")
+@click.option("--report", metavar="DIR", help="Folder for report.html, with pictures, and report.json.")
 @json_option
 def command(
     model: str,
@@ -60,7 +60,7 @@ def command(
 ) -> None:
     """Show MODEL: inputs and outputs, operators, size, and each dense layer with its share of the work.
 
-    Sensitivities are kept in the cache folder: a measurement that was stopped goes on where it was.
+    Sensitivities are kept in the cache folder: an interrupted measurement resumes where it stopped.
     """
     from lwgraph import ir, registry
     from lwgraph.calibrate import generate
@@ -162,7 +162,9 @@ def command(
         out.print(table("", ["dense layer", "operator", "weight", "parameters", "multiply-adds", "share"], rows, 3))
     if groups and coupled is not None:
         out.print()
-        out.print("channels that live or die together: number, channels x parameters of each, makers -> readers")
+        out.print(
+            "channels that can only be removed together: number, channels x parameters of each, makers -> readers"
+        )
         for line in coupling.as_lines(coupled):
             out.print(line, markup=False, highlight=False, soft_wrap=True)
     if measured:

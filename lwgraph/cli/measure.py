@@ -1,4 +1,4 @@
-"""lwgraph measure: prices of layers, measured here or on another machine."""
+"""lwgraph measure: measures the prices of layers, on this machine or on another."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model", metavar="[MODEL]", required=False)
-@click.option("--export", "folder", metavar="DIR", help="Write a kit that measures MODEL's layers on another machine.")
-@click.option("--import", "table_file", metavar="TABLE", help="Bring in the table that a kit's measure.py wrote.")
+@click.option(
+    "--export", "folder", metavar="DIR", help="Write a kit that measures the layers of MODEL on another machine."
+)
+@click.option("--import", "table_file", metavar="TABLE", help="Import the table that a kit's measure.py wrote.")
 @shape_option
 @threads_option
-@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--quiet", is_flag=True, help="Print no progress.")
 @json_option
 def command(
     model: str | None,
@@ -31,12 +33,12 @@ def command(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Measure what the layers of MODEL take, in every form, so that a later `lwgraph optimize` need not.
+    """Measure how long the layers of MODEL take, in every form, so that a later `lwgraph optimize` need not.
 
     \b
-    lwgraph measure MODEL                   measure here, on a quiet machine; prices are kept
+    lwgraph measure MODEL                   measure on this machine, which should be idle
     lwgraph measure MODEL --export kit/     then, on the other machine: python kit/measure.py --name pi5
-    lwgraph measure --import table.json     bring back what was measured there
+    lwgraph measure --import table.json     import what was measured there
     lwgraph optimize MODEL --target pi5     plan for it
     lwgraph measure                         list the machines whose prices are known
     """
@@ -44,11 +46,11 @@ def command(
 
     if table_file is not None:
         if model is not None or folder is not None:
-            raise UsageError("--import brings in a table; give it without MODEL and --export")
+            raise UsageError("--import reads a table; give it without MODEL and --export")
         _bring_in(table_file, as_json)
     elif model is None:
         if folder is not None:
-            raise UsageError("--export needs the MODEL whose layers are to be measured")
+            raise UsageError("--export needs MODEL, whose layers are to be measured")
         _list(as_json)
     elif folder is not None:
         _export(model, Path(folder), shapes, threads, quiet, as_json)
@@ -144,7 +146,7 @@ def _list(as_json: bool) -> None:
     if as_json:
         print_json({"devices": [asdict(device) for device in known.values()]})
     elif not known:
-        console().print("no tables of other machines were imported; see lwgraph measure --help")
+        console().print("no table of another machine has been imported; see lwgraph measure --help")
     else:
         rows = [[d.name, str(d.threads), d.runtime, d.processor, d.system] for d in known.values()]
         console().print(table("", ["device", "threads", "runtime", "processor", "system"], rows, numbers_from=9))

@@ -1,4 +1,4 @@
-"""lwgraph optimize: the main job."""
+"""lwgraph optimize: makes a model smaller and faster, and proves it."""
 
 from __future__ import annotations
 
@@ -24,62 +24,62 @@ from lwgraph.cli.progress import Progressed
 
 @click.command()
 @click.argument("model", metavar="MODEL")
-@click.option("-o", "--output", metavar="OUT", help="Where the result goes.  [default: MODEL.lw.onnx beside the input]")
+@click.option("-o", "--output", metavar="OUT", help="File to write.  [default: MODEL.lw.onnx beside the input]")
 @data_option
 @preprocess_option
 @shape_option
-@click.option("--eval-data", metavar="D", help="Data for judging only; never used for fitting. Same kinds as --data.")
+@click.option("--eval-data", metavar="D", help="Data for judging only, never for fitting; same kinds as --data.")
 @click.option(
     "--metric",
     metavar="M",
-    help="top1 (labels), agreement, sqnr, cosine, psnr, or module:function.  "
+    help="top1 (needs labels), agreement, sqnr, cosine, psnr, or module:function.  "
     "[default: top1 with labels, agreement for classifiers, else sqnr]",
 )
 @click.option(
-    "--max-drop", type=float, metavar="X", help="Largest loss allowed, in the metric's unit (0.01 = 1 point)."
+    "--max-drop", type=float, metavar="X", help="Largest loss allowed, in the unit of the metric (0.01 = 1 point)."
 )
-@click.option("--speedup", type=float, metavar="X", help="Speed asked for, relative to the input (2 = half the time).")
-@click.option("--max-latency", type=float, metavar="MS", help="Milliseconds of one run allowed on the target.")
-@click.option("--max-bytes", metavar="N", help="Size of the model allowed: a number, or such as 600kB, 2MiB.")
-@click.option("--max-macs", metavar="N", help="Multiply-accumulates of one run allowed: a number, or such as 1.5G.")
+@click.option("--speedup", type=float, metavar="X", help="Speed-up required over the input (2 = half the time).")
+@click.option(
+    "--max-latency", type=float, metavar="MS", help="Longest time allowed for one run on the target, in milliseconds."
+)
+@click.option("--max-bytes", metavar="N", help="Largest file allowed: a number of bytes, or e.g. 600kB, 2MiB.")
+@click.option("--max-macs", metavar="N", help="Most multiply-accumulates allowed for one run: a number, or e.g. 1.5G.")
 @click.option(
     "--preset",
     metavar="P",
-    help="What to ask for where no other option does: fast, balanced, small or lossless.  [default: balanced]",
+    help="Defaults for the options not given: fast, balanced, small or lossless.  [default: balanced]",
 )
 @click.option(
     "--objective",
     metavar="O",
-    help="What is made little among plans that keep all promises: latency, bytes or macs.  [default: the preset's]",
+    help="What to minimize among the plans that keep all promises: latency, bytes or macs.  [default: the preset's]",
 )
 @click.option(
     "--budget",
     metavar="T",
-    help="Time for running trial plans, with --data, such as 90s, 10m or 1h.  [default: the preset's]  "
-    "With --distill, time of training.  [default: 10m]",
+    help="Time for running trial plans (needs --data), e.g. 90s, 10m or 1h.  [default: the preset's]  "
+    "With --distill, time for training.  [default: 10m]",
 )
 @click.option(
     "--distill",
     is_flag=True,
-    help="Train the chosen plan to imitate MODEL on the --data, which need no labels. Needs 'lwgraph[torch]'.",
+    help="Train the chosen plan to imitate MODEL on --data; labels are not needed. Requires 'lwgraph[torch]'.",
 )
 @click.option(
     "--augment",
     metavar="A",
-    help="How training may vary the data without making them something else: flip, turn, zoom, shift, tone, mixup, "
-    "joined by commas.",
+    help="Augmentations that keep the meaning of the data, for training: flip, turn, zoom, shift, tone, mixup; "
+    "comma-separated.",
 )
-@click.option("-p", "--pipeline", metavar="PIPELINE", help="Run just these passes, e.g. 'clean,low-rank{ratio=0.5}'.")
-@click.option("--recipe", metavar="FILE", help="A pipeline from a TOML file.")
-@click.option(
-    "--plan", metavar="FILE", help="Apply this plan (JSON, as written beside the report) instead of searching."
-)
+@click.option("-p", "--pipeline", metavar="PIPELINE", help="Run only these passes, e.g. 'clean,low-rank{ratio=0.5}'.")
+@click.option("--recipe", metavar="FILE", help="Run the passes of this TOML file.")
+@click.option("--plan", metavar="FILE", help="Apply this plan (JSON, written beside the report) instead of searching.")
 @click.option(
     "--target",
     metavar="T",
     default="ort-cpu",
     show_default=True,
-    help="What the result must be fast on: ort-cpu, or a machine or table of prices (lwgraph measure).",
+    help="What the result must be fast on: ort-cpu, macs, or a machine or price table (see lwgraph measure).",
 )
 @threads_option
 @seed_option
@@ -89,14 +89,20 @@ from lwgraph.cli.progress import Progressed
     default=1,
     show_default=True,
     metavar="N",
-    help="Processes that try plans side by side; the plan found is the same with any number.",
+    help="Processes that try plans in parallel; the plan found does not depend on their number.",
 )
-@click.option("--dask", metavar="ADDRESS", help="A Dask cluster that does that: its scheduler's address or file.")
-@click.option("--report", metavar="DIR", help="Write report.html, report.json and plan.json into this folder.")
+@click.option(
+    "--dask", metavar="ADDRESS", help="Dask cluster to use instead of --workers: address or file of its scheduler."
+)
+@click.option("--report", metavar="DIR", help="Folder for report.html, report.json and plan.json.")
 @json_option
-@click.option("--overwrite", is_flag=True, help="Allow replacing OUT, even the input itself.")
-@click.option("--quiet", is_flag=True, help="No progress, and no table.")
-@click.option("--explain", is_flag=True, help="Show each pass, each layer's choice, and each refusal with its reason.")
+@click.option("--overwrite", is_flag=True, help="Allow OUT to be replaced, even if it is the input.")
+@click.option("--quiet", is_flag=True, help="Print neither progress nor tables.")
+@click.option(
+    "--explain",
+    is_flag=True,
+    help="Show each pass that changed something, the choice at each layer, and the reason for each refusal.",
+)
 def command(
     model: str,
     output: str | None,
@@ -131,11 +137,11 @@ def command(
 ) -> int:
     """Make MODEL smaller and faster, prove the result, and write it beside the input.
 
-    Without --data, only approximations that keep the output within a tight tolerance on generated inputs are made.
-    With --data, forms and 8-bit integers are mixed: plans are searched on a part of the data, and the fastest that
-    keeps --max-drop on data that was never used before stands. --speedup, --max-latency, --max-bytes and --max-macs
-    are searched for, too; without --max-drop the plan that loses least keeps them. A search that was stopped goes on
-    where it was. Exit code 1 when a promise could not be kept; the nearest result is then written.
+    Without --data, only approximations that keep the outputs within a tight tolerance on generated inputs are made.
+    With --data, forms and 8-bit integers are mixed: plans are searched on one part of the data, and the fastest that
+    keeps --max-drop on the rest is chosen. --speedup, --max-latency, --max-bytes and --max-macs constrain the search,
+    too; without --max-drop, the plan that meets them with the least loss is chosen. An interrupted search resumes
+    where it stopped. Exit code 1 if a promise cannot be kept; the nearest result is then written.
     """
     from lwgraph.optimizer import optimize
 

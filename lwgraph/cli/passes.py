@@ -1,4 +1,4 @@
-"""lwgraph passes: what passes and forms there are, built-in and installed."""
+"""lwgraph passes: lists and describes the passes and forms, built-in and installed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _described(kind: str, name: str) -> dict[str, Any]:
 
 
 def _entry(kind: str, name: str) -> dict[str, Any]:
-    """One plugin that cannot be loaded does not hide the others."""
+    """Describe a plugin; one that cannot be loaded is described by its error, so that it does not hide the others."""
     try:
         return _described(kind, name)
     except UsageError as error:

@@ -30,7 +30,7 @@ def command() -> None:
     """Show, compare and apply plans.
 
     A plan (plan.json, beside the report of `lwgraph optimize --report`) says what stands at each layer. It may be
-    edited by hand; docs/plan.schema.json is its schema and docs/planner.md explains it.
+    edited by hand; docs/plan.schema.json is its schema, and docs/planner.md explains it.
     """
 
 
@@ -39,9 +39,9 @@ def command() -> None:
 @click.argument("model", metavar="[MODEL]", required=False)
 @json_option
 def show(plan: str, model: str | None, as_json: bool) -> None:
-    """Show what PLAN says; with MODEL, each layer's shape, and that the names are the model's.
+    """Show what PLAN says; with MODEL, also show the shape of each layer and check that MODEL has all the names.
 
-    Exit code 1 when the plan names what MODEL does not have.
+    Exit code 1 if the plan names something that MODEL does not have.
     """
     from lwgraph.plan.difference import words
     from lwgraph.plan.plan import Plan
@@ -106,12 +106,12 @@ def _shapes(path: str, plan: Plan) -> dict[str, str]:
     return {**groups, **sites}
 
 
-@command.command(short_help="Show in which choices two plans differ.")
+@command.command(short_help="Show where two plans differ.")
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
 @json_option
 def diff(a: str, b: str, as_json: bool) -> int:
-    """Show in which choices plan B differs from plan A; predictions are not compared. Exit code 1 when they differ."""
+    """Show where the choices of plan B differ from those of plan A, ignoring predictions. Exit code 1 if they do."""
     from dataclasses import asdict
 
     from lwgraph.plan.difference import differences
@@ -122,35 +122,35 @@ def diff(a: str, b: str, as_json: bool) -> int:
     if as_json:
         print_json({"changes": [asdict(change) for change in changes]})
     elif not changes:
-        console().print("the plans choose the same")
+        console().print("the plans make the same choices")
     else:
         rows = [[c.kind, c.name, c.before, c.after, f"{c.ms:+.3f}"] for c in changes]
         console().print(table("", ["kind", "name", "A", "B", "ms saved more"], rows, numbers_from=4))
     return 1 if changes else 0
 
 
-@command.command(short_help="Do what a plan says to a model.")
+@command.command(short_help="Apply a plan to a model.")
 @click.argument("plan", metavar="PLAN")
 @click.argument("model", metavar="MODEL")
-@click.option("-o", "--output", metavar="OUT", help="Where the result goes.  [default: MODEL.lw.onnx beside the input]")
+@click.option("-o", "--output", metavar="OUT", help="File to write.  [default: MODEL.lw.onnx beside the input]")
 @data_option
 @preprocess_option
 @shape_option
-@click.option("--eval-data", metavar="D", help="Data for judging only; never used for fitting. Same kinds as --data.")
+@click.option("--eval-data", metavar="D", help="Data for judging only, never for fitting; same kinds as --data.")
 @click.option("--metric", metavar="M", help="As for `lwgraph optimize`.")
-@click.option("--max-drop", type=float, metavar="X", help="Largest loss allowed; exit code 1 when it is exceeded.")
+@click.option("--max-drop", type=float, metavar="X", help="Largest loss allowed; exit code 1 if it is exceeded.")
 @threads_option
 @seed_option
-@click.option("--report", metavar="DIR", help="Write report.html, report.json and plan.json into this folder.")
+@click.option("--report", metavar="DIR", help="Folder for report.html, report.json and plan.json.")
 @json_option
-@click.option("--overwrite", is_flag=True, help="Allow replacing OUT, even the input itself.")
-@click.option("--quiet", is_flag=True, help="No progress, and no table.")
+@click.option("--overwrite", is_flag=True, help="Allow OUT to be replaced, even if it is the input.")
+@click.option("--quiet", is_flag=True, help="Print neither progress nor tables.")
 @click.pass_context
 def apply(ctx: click.Context, /, plan: str, model: str, output: str | None, overwrite: bool, **options: Any) -> int:
-    """Do what PLAN says to MODEL, prove the result, and write it beside the input.
+    """Apply PLAN to MODEL, prove the result, and write it beside the input.
 
-    MODEL may be another one than the plan was made for, of the same architecture: everything is fitted to its weights
-    and to --data anew. Without --data, forms are fitted to the weights alone.
+    MODEL need not be the model that the plan was made for, only of the same architecture: everything is fitted anew to
+    its weights and to --data. Without --data, forms are fitted to the weights alone.
     """
     from lwgraph.cli.optimize import command as optimize
     from lwgraph.plan.plan import Plan

@@ -1,4 +1,4 @@
-"""Progress on standard error: what is being done, how far it is, and how long it will take."""
+"""Shows progress on standard error: the current work, how much of it is done, and the time it will take."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `lwgraph inspect --sensitivity` measures and shows."""
+"""The measurement behind `lwgraph inspect --sensitivity`, and its table."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def measure(
     threads: int,
     seed: int,
 ) -> tuple[list[Sensitivity], list[str]]:
-    """The sensitivities of what the pass could remove, on a quarter of the data; and warnings."""
+    """Measure the sensitivity to each removal of the pass on a quarter of the data; returns it with the warnings."""
     from lwgraph import registry
     from lwgraph.calibrate import Statistics, open_data
     from lwgraph.cli.progress import Progressed
@@ -45,7 +45,7 @@ def measure(
     remover = Pass.parse(pass_text)
     if not hasattr(remover, "options") or not hasattr(remover, "apply"):
         raise UsageError(
-            f"pass '{remover.name}' does not say what it could remove; allowed: prune-channels, "
+            f"pass '{remover.name}' cannot list what it could remove; allowed: prune-channels, "
             "prune-blocks, or a pass with the methods of lwgraph.plan.search.removal.Removes"
         )
     executor = registry.executor("ort", threads=threads)
@@ -60,12 +60,12 @@ def measure(
         found = measure_sensitivity(model, remover, context, held, options=options)
     notes = list(context.warnings)
     if len(feeds) == 1:
-        notes.append("there is one sample only: the losses are measured on what the fits have seen")
+        notes.append("there is only one sample, so the losses are measured on data that the fits have seen")
     return found, notes
 
 
 def nearest(options: Sequence[Removal], ratios: Sequence[float]) -> list[Removal]:
-    """Of each item the sizes nearest to the ratios; each once, largest first."""
+    """The sizes of each item that are nearest to the ratios, without repeats, largest first."""
     items: dict[str, list[Removal]] = {}
     for option in options:
         items.setdefault(option.item, []).append(option)

@@ -1,4 +1,4 @@
-"""The result of an optimization as a person reads it."""
+"""Prints the result of an optimization."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lwgraph.report.words import count, size, speed
 
 
 def show_report(out: Console, report: Report, explain: bool = False) -> None:
-    """Print the table before and after, the score, what was proved, and the notes; with `explain` every refusal."""
+    """Print the table before and after, the score, what was proved, and the notes; with `explain` also each choice."""
     rows = []
     for stage in report.stages:
         spread = ""
@@ -38,20 +38,20 @@ def show_report(out: Console, report: Report, explain: bool = False) -> None:
     removed = {what: sum(site.operator == what for site in report.sites) for what in ("channels", "block")}
     layers = [site for site in report.sites if site.operator not in removed]
     if removed["channels"]:
-        out.print(f"channels were removed from {removed['channels']} groups.")
+        out.print(f"Channels were removed from {_several(removed['channels'], 'group')}.")
     if removed["block"]:
-        out.print(f"{removed['block']} residual blocks were removed.")
+        out.print(f"Removed {_several(removed['block'], 'residual block')}.")
     if layers:
         chosen = [site for site in layers if site.form]
         out.print(f"{len(chosen)} of {len(layers)} dense layers have a lighter form.")
     for check in report.checks:
         mark = "[green]holds[/]" if check.ok else "[red]fails[/]"
-        out.print(f"{check.what}, {check.contract} under the {check.executor} executor: {mark}")
+        out.print(f"{check.what}: {mark} ({check.contract}; {check.executor})")
     if report.score is not None and report.score.max_drop is not None:
         kept = "[green]kept[/]" if report.score.drop <= report.score.max_drop else "[red]not kept[/]"
         out.print(
             f"promise {kept}: {report.score.name} loses {report.score.drop:.4g} {report.score.unit}, "
-            f"at most {report.score.max_drop:g} asked"
+            f"at most {report.score.max_drop:g} allowed"
         )
     for note in report.notes:
         out.print(f"note: {note}", markup=False)
@@ -59,10 +59,18 @@ def show_report(out: Console, report: Report, explain: bool = False) -> None:
         _explain(out, report)
 
 
+def _several(number: int, noun: str, plural: str = "s") -> str:
+    return f"{number} {noun}{plural * (number != 1)}"
+
+
 def _explain(out: Console, report: Report) -> None:
     out.print()
-    rows = [[p.name, p.contract, count(p.rewrites), f"{p.seconds:.3f}"] for p in report.passes]
-    out.print(table("Passes", ["pass", "contract", "rewrites", "seconds"], rows, numbers_from=2))
+    acted = [p for p in report.passes if p.rewrites]
+    rows = [[p.name, p.contract, count(p.rewrites), f"{p.seconds:.3f}"] for p in acted]
+    if rows:
+        out.print(table("Passes", ["pass", "contract", "rewrites", "seconds"], rows, numbers_from=2))
+    if len(acted) < len(report.passes):
+        out.print(f"{len(report.passes) - len(acted)} of {_several(len(report.passes), 'pass', 'es')} changed nothing.")
     if report.sites:
         rows = [
             [
@@ -77,7 +85,7 @@ def _explain(out: Console, report: Report) -> None:
             for s in report.sites
         ]
         out.print()
-        columns = ["layer", "operator", "shape", "form", "error", "speed alone", "why"]
+        columns = ["layer", "operator", "shape", "form", "error", "speed alone", "reason"]
         out.print(table("Layers", columns, rows, numbers_from=9))
     if report.skipped:
         out.print()

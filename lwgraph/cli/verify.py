@@ -1,4 +1,4 @@
-"""lwgraph verify: do two models compute the same?"""
+"""lwgraph verify: checks whether two models compute the same."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ SAMPLES = 8
 @preprocess_option
 @shape_option
 @click.option(
-    "--executor", default="ort", show_default=True, metavar="E", help="ort, reference, or both: reference,ort."
+    "--executor", default="ort", show_default=True, metavar="E", help="ort, reference, or both (reference,ort)."
 )
 @click.option(
     "--emulate",
     type=click.Choice(["no-vnni"]),
-    help="Let the reference executor compute integer products as an older processor does (16-bit pair sums saturate).",
+    help="Make the reference executor compute integer products as older processors do (16-bit pair sums saturate).",
 )
 @json_option
 def command(
@@ -42,7 +42,7 @@ def command(
     emulate: str | None,
     as_json: bool,
 ) -> int:
-    """Run models A and B on the same inputs and compare their outputs to rounding. Exit code 1 when they differ.
+    """Run models A and B on the same inputs and compare their outputs up to rounding. Exit code 1 if they differ.
 
     With several executors, each model runs in each. Where outputs differ, the first value that does is named.
     """
@@ -59,7 +59,7 @@ def command(
     verify(second)
     names = [name.strip() for name in executor.split(",")]
     if emulate and "reference" not in names:
-        raise UsageError(f"--emulate {emulate} is done by the reference executor; add --executor reference,ort")
+        raise UsageError(f"--emulate {emulate} needs the reference executor; add --executor reference,ort")
     # Integer products exist only where quantized groups are run as a runtime fuses them.
     special = {"reference": {"emulate": emulate, "qdq": "integer"}} if emulate else {}
     executors = [registry.executor(name, **special.get(name, {})) for name in names]

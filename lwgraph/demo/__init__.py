@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lwgraph.arrays import Ints
+
 FOLDER = Path(__file__).resolve().parent
 MODEL = FOLDER / "fmnist_resnet14.onnx"
 INPUT = "image"
@@ -44,7 +46,7 @@ def calibration(batch: int = 32) -> list[Feeds]:
     return list(_batches("calibration", batch))
 
 
-def evaluation(batch: int = 100) -> tuple[list[Feeds], npt.NDArray[np.int64]]:
+def evaluation(batch: int = 100) -> tuple[list[Feeds], Ints]:
     """2,000 test images, `batch` to a feed, and their classes (2000,), 0..9, in the same order."""
     return list(_batches("evaluation", batch)), _array("labels").astype(np.int64)
 

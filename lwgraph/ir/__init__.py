@@ -36,6 +36,7 @@ from lwgraph.ir.edit import (
     set_constant,
 )
 from lwgraph.ir.loading import RUNTIME_DOMAINS, load
+from lwgraph.ir.operators import CONVOLUTIONS, GATED, LINEAR, MOVES, PRODUCTS, RECURRENT, RESHAPES
 from lwgraph.ir.saving import (
     copy_file,
     detached_proto,
@@ -73,6 +74,13 @@ from lwgraph.ir.types import (
 from lwgraph.ir.walk import first_unsorted, graph_of, opset, parent, root, scopes, subgraphs_of, values
 
 __all__ = [
+    "CONVOLUTIONS",
+    "GATED",
+    "LINEAR",
+    "MOVES",
+    "PRODUCTS",
+    "RECURRENT",
+    "RESHAPES",
     "RUNTIME_DOMAINS",
     "Attr",
     "AttributeType",

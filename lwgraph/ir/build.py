@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir
 
+from lwgraph.arrays import Array
 from lwgraph.ir.types import Function, Graph, Model, Node, Shape, Tensor, TensorProtocol, TensorType, Value
 from lwgraph.ir.walk import graph_of, subgraphs_of
 
@@ -46,7 +46,7 @@ def is_dead(node: Node) -> bool:
     return all(not output._uses and not output.is_graph_output() for output in node.outputs)
 
 
-def unattached_constant(data: npt.NDArray[Any] | TensorProtocol) -> Value:
+def unattached_constant(data: Array | TensorProtocol) -> Value:
     """A value holding `data`, in no graph and without a name."""
     tensor: TensorProtocol
     if isinstance(data, np.ndarray):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any, TypeVar, overload
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir
 
+from lwgraph.arrays import Array
 from lwgraph.errors import ModelError
 from lwgraph.ir.types import DataType, Node, Tensor, TensorProtocol, Value
 
@@ -53,7 +53,7 @@ def constant_of(node: Node) -> TensorProtocol | None:
     return None
 
 
-def constant(value: Value | None) -> npt.NDArray[Any] | None:
+def constant(value: Value | None) -> Array | None:
     """The array of an initializer (not overridable by a graph input) or of a Constant's output; None for anything else.
 
     Read-only where the data is the file's; copy before writing. External data is mapped while the array is alive.

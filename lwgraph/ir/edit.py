@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 import weakref
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from lwgraph.arrays import Array
 from lwgraph.errors import CheckError
 from lwgraph.ir.copying import take_over
 from lwgraph.ir.types import DataType, Function, Graph, Node, Shape, Tensor, TensorProtocol, TensorType, Value
@@ -60,9 +59,7 @@ def fresh_name(scope: Graph | Function, stem: str) -> str:
     return name
 
 
-def add_initializer(
-    scope: Graph, data: npt.NDArray[Any] | TensorProtocol, stem: str, *, dtype: DataType | None = None
-) -> Value:
+def add_initializer(scope: Graph, data: Array | TensorProtocol, stem: str, *, dtype: DataType | None = None) -> Value:
     """A new initializer of `scope` holding `data`, under a fresh name made from `stem`, with its type and shape.
 
     `dtype` says what the bits of an array mean where numpy cannot (a uint8 array of UINT4 values, for example).
@@ -100,7 +97,7 @@ def copy_on_write(value: Value, node: Node) -> Value:
     return own
 
 
-def set_constant(value: Value, data: npt.NDArray[Any], *, dtype: DataType | None = None) -> None:
+def set_constant(value: Value, data: Array, *, dtype: DataType | None = None) -> None:
     """Give an initializer other contents; its type and shape follow. Mind `copy_on_write` first."""
     if not value.is_initializer():
         raise CheckError(f"'{value.name}' is not an initializer, so its contents cannot be set")

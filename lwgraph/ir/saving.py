@@ -9,15 +9,15 @@ import shutil
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_ir
 from google.protobuf.message import EncodeError
 from google.protobuf.message import Error as ProtobufError
 
+from lwgraph.arrays import Array
 from lwgraph.errors import ModelError
 from lwgraph.ir import tensors
 from lwgraph.ir.copying import recall_types
@@ -340,7 +340,7 @@ def _used(graph: Graph) -> set[Value]:
 
 def detached_proto(
     model: Model, outputs: Sequence[str], at_least: int, dtypes: Container[DataType]
-) -> tuple[onnx.ModelProto, dict[str, npt.NDArray[Any]]]:
+) -> tuple[onnx.ModelProto, dict[str, Array]]:
     """The model with `outputs` as its graph outputs, without its large initializers, and those by name.
 
     An initializer of the main graph of `at_least` bytes or more and of one of `dtypes` becomes an external tensor
@@ -355,7 +355,7 @@ def detached_proto(
     known = {value.name: value for node in graph for value in node.outputs}
     known.update(graph.initializers)
     known.update(inputs)
-    arrays: dict[str, npt.NDArray[Any]] = {}
+    arrays: dict[str, Array] = {}
     used, unused = _used(graph), set[str]()
     before, contents = list(graph.outputs), [(value, value.const_value) for value in graph.initializers.values()]
     try:  # in place, and back: a copy of the nodes takes as long as all the rest

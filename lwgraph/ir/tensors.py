@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir
 
+from lwgraph.arrays import Array
 from lwgraph.errors import ModelError
 from lwgraph.ir.types import Attr, AttributeType, DataType, Function, Graph, Model, Shape, Tensor, TensorProtocol, Value
 from lwgraph.ir.walk import graph_of, scopes
@@ -54,7 +55,7 @@ class DataFile:
             offset += len(piece)
             length -= len(piece)
 
-    def array(self, offset: int, dtype: npt.DTypeLike, count: int) -> npt.NDArray[Any]:
+    def array(self, offset: int, dtype: npt.DTypeLike, count: int) -> Array:
         """`count` elements from `offset`, mapped. Their pages leave this process's memory with the array."""
         self.check()
         if self._map is None:
@@ -91,7 +92,7 @@ class MappedTensor(onnx_ir.ExternalTensor):
         )
         self.file = file
 
-    def numpy(self) -> npt.NDArray[Any]:
+    def numpy(self) -> Array:
         """The data, read-only. Raises ModelError when the file was changed after loading."""
         shape = tuple(self.shape.numpy())
         if self.size == 0:
@@ -101,7 +102,7 @@ class MappedTensor(onnx_ir.ExternalTensor):
             return onnx_ir.PackedTensor(packed, self.dtype, shape=Shape(shape)).numpy()
         return self.file.array(self.offset or 0, self.dtype.numpy().newbyteorder("<"), self.size).reshape(shape)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         return np.array(self.numpy(), dtype=dtype, copy=copy)
 
     def tobytes(self) -> bytes:

@@ -79,7 +79,7 @@ def unseen(sites: Sequence[Site], context: Context) -> str:
     if context.statistics is None or any(map(observable, sites)):
         return ""
     if isinstance(sites[0].graph, ir.Function):
-        return "it is in a function, where calibration cannot capture its input; pass inline-functions inlines it"
+        return "it is in a function, where calibration cannot capture its input; the pass inline-functions inlines it"
     return (
         "it is in the body of an If, Loop or Scan, where calibration cannot capture its input; without --data it "
         "would be fitted to its weight alone"

@@ -7,9 +7,10 @@ import math
 import numpy as np
 
 from lwgraph import ir
+from lwgraph.arrays import Floats
 from lwgraph.calibrate.patches import Patches
 from lwgraph.errors import CheckError
-from lwgraph.layers.form import Array, Fitted
+from lwgraph.layers.form import Fitted
 from lwgraph.layers.moments import ratio
 from lwgraph.layers.probe import Probe
 from lwgraph.layers.substitute import dense, formed, original, small_input, small_model
@@ -77,7 +78,7 @@ def error_on(found: Fitted, sample: np.ndarray[tuple[int, ...], np.dtype[np.floa
     sample = site.values(sample) if isinstance(site, Probe) else sample
     rows = patches.rows(sample, np.arange(patches.count(sample.shape))).astype(np.float64)
     groups = (site.group, -1, site.fan_in)
-    outputs: Array = np.einsum("rgd,god->rgo", rows, site.weight.reshape(groups)).reshape(len(rows), -1)
+    outputs: Floats = np.einsum("rgd,god->rgo", rows, site.weight.reshape(groups)).reshape(len(rows), -1)
     lost = (site.weight - found.kernel.reshape(site.weight.shape)).reshape(groups)
     change = np.einsum("rgd,god->rgo", rows, lost).reshape(len(rows), -1)
     error = float(np.square(change - found.shift).sum())

@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Array, Weights
 from lwgraph.layers.site import Site
 
-Weights = npt.NDArray[np.floating[Any]]
 FAR = 2**31 - 1  # the end of an axis, for Slice
 
 
@@ -43,7 +42,7 @@ class Emitter:
             raise AttributeError(op_type)
         return lambda *inputs, **attributes: self.node(op_type, inputs, **attributes)
 
-    def const(self, array: npt.NDArray[Any], stem: str, *, shared: bool = False) -> ir.Value:
+    def const(self, array: Array, stem: str, *, shared: bool = False) -> ir.Value:
         """A constant named after the layer and `stem`; float arrays take the dtype of the layer's weight.
 
         `shared`: all layers with this weight may use it (anything but a bias). Each stem may be used once in a form.

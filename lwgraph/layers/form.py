@@ -8,17 +8,15 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir, registry
+from lwgraph.arrays import Floats
 from lwgraph.errors import UsageError
 from lwgraph.layers.emit import Emitter
 from lwgraph.layers.moments import Moments
 from lwgraph.layers.probe import Probe
 from lwgraph.layers.site import Site
 from lwgraph.rewrite import options
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,14 +37,14 @@ class Fitted:
 
     form: Form
     site: Site
-    arrays: dict[str, Array]
-    kernel: Array
-    shift: Array
+    arrays: dict[str, Floats]
+    kernel: Floats
+    shift: Floats
     error: float
     measured: bool
 
     @property
-    def bias(self) -> Array | None:
+    def bias(self) -> Floats | None:
         """The bias (o,) of the rewritten layer; None when it had none and needs none."""
         if self.site.bias is None:
             return self.shift if np.any(self.shift) else None
@@ -123,7 +121,7 @@ class Form(ABC):
     def macs(self, site: Site) -> int:
         """Multiply-accumulates for one batch, comparable with `site.macs()`."""
 
-    def fitted(self, site: Site, moments: Moments, arrays: dict[str, Array], kernel: Array) -> Fitted:
+    def fitted(self, site: Site, moments: Moments, arrays: dict[str, Floats], kernel: Floats) -> Fitted:
         """The result of a fit: the shift of the bias and the error follow from the kernel.
 
         Args:
@@ -136,7 +134,7 @@ class Form(ABC):
             self, site, arrays, kernel, moments.shift(kernel), moments.error(kernel), moments.count is not None
         )
 
-    def unfitted(self, site: Site, arrays: dict[str, Array]) -> Fitted:
+    def unfitted(self, site: Site, arrays: dict[str, Floats]) -> Fitted:
         """What `blank` returns: arrays of the right shapes, and nothing known about them."""
         return Fitted(self, site, arrays, site.weight, np.zeros(site.outputs), 0.0, False)
 

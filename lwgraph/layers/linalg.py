@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
-Floats = npt.NDArray[Any]
+from lwgraph.arrays import Array, Floats
+
 STRIP, FLOOR = 256, 0.1  # rows taken at once; share of the ridge that all entries have alike
 
 
-def solve(normal: Array, right: Array) -> Array:
+def solve(normal: Floats, right: Floats) -> Floats:
     """X with X N = right, for a symmetric positive semidefinite N (m, m) and right (o, m). O(m^3 + o m^2).
 
     N is scaled to a unit diagonal and gets a ridge of 1e-12, so that dependent or zero features get small weights
@@ -26,7 +24,7 @@ def solve(normal: Array, right: Array) -> Array:
     return np.asarray(np.linalg.solve(scaled, (right * scale).T).T * scale)
 
 
-def nested(normal: Array, right: Array) -> Array:
+def nested(normal: Floats, right: Floats) -> Floats:
     """Y (m, o) such that the first j features alone explain Y[:j]^T Y[:j] of the outputs, for every j.
 
     For features with normal matrix N (m, m) = F R F^T and right = W R F^T (o, m): Y = L^-1 right^T with N = L L^T. The
@@ -39,7 +37,7 @@ def nested(normal: Array, right: Array) -> Array:
     return np.asarray(np.linalg.solve(np.linalg.cholesky(scaled), (right * scale).T))
 
 
-def top_basis(moments: Array | None, right: Array, size: int | None = None) -> Array:
+def top_basis(moments: Floats | None, right: Floats, size: int | None = None) -> Floats:
     """Directions V (r, I), best first, such that projecting `right` (I, n) on their span loses least in the metric.
 
     This is the truncated SVD of L^T right with moments = L L^T (the whitened SVD; reduced-rank regression), returned
@@ -64,7 +62,7 @@ def top_basis(moments: Array | None, right: Array, size: int | None = None) -> A
     return np.asarray(basis / np.where(norms > 0, norms, 1))
 
 
-def balance(first: Array, second: Array) -> tuple[Array, Array]:
+def balance(first: Floats, second: Floats) -> tuple[Floats, Floats]:
     """Scale row r of `first` (r, ...) and column r of `second` (o, r, ...) to equal norms; their product stays.
 
     Keeps the values between two stages in the range of the layer's own, for float16 and int8.
@@ -80,7 +78,7 @@ def balance(first: Array, second: Array) -> tuple[Array, Array]:
     )
 
 
-def shrinkage(covariance: Array, count: int) -> float:
+def shrinkage(covariance: Floats, count: int) -> float:
     """One ridge for all entries of a sample covariance (D, D) of `count` samples.
 
     That of the oracle-approximating shrinkage estimator (Chen, Wiesel, Eldar, Hero 2010, eq. 23), which reads it off
@@ -100,7 +98,7 @@ def shrinkage(covariance: Array, count: int) -> float:
     return max(rho / (1 - rho), 1e-9) * trace / width
 
 
-def ridges(covariance: Array, count: int, prior: Array | None = None) -> Array:
+def ridges(covariance: Floats, count: int, prior: Floats | None = None) -> Floats:
     """The ridge (D,) for a sample covariance (D, D) of `count` samples; see `lwgraph.layers.moments.Moments`. O(D^2).
 
     `prior`: the correlations (D, D) that are expected without samples; None: none are.
@@ -126,7 +124,7 @@ def ridges(covariance: Array, count: int, prior: Array | None = None) -> Array:
     return np.asarray(max(rho / (1 - rho), 1e-9) * ((1 - FLOOR) * variance + FLOOR * mean))
 
 
-def correlations(covariance: Array, alive: Array) -> Array:
+def correlations(covariance: Floats, alive: Floats) -> Floats:
     """(D, D) of a covariance; 1 on the diagonal, and 0 beside it where an entry does not vary, here or in `alive`."""
     scale = np.ones(len(covariance))
     for variance in (np.diagonal(covariance), np.diagonal(alive)):
@@ -139,14 +137,14 @@ def correlations(covariance: Array, alive: Array) -> Array:
 
 
 def conjugate_gradients(
-    operate: Callable[[Floats], Floats],
-    target: Floats,
-    start: Floats,
+    operate: Callable[[Array], Array],
+    target: Array,
+    start: Array,
     steps: int,
-    precondition: Callable[[Floats], Floats] = lambda v: v,
+    precondition: Callable[[Array], Array] = lambda v: v,
     *,
     separate: bool = False,
-) -> Floats:
+) -> Array:
     """`steps` preconditioned conjugate-gradient steps from `start` towards operate(v) = target.
 
     `operate` is a symmetric positive semidefinite linear map given as a function, so that normal equations of many
@@ -155,10 +153,10 @@ def conjugate_gradients(
     `operate` keeps it.
     """
 
-    def inner(a: Floats, b: Floats) -> Floats:
+    def inner(a: Array, b: Array) -> Array:
         return np.asarray(np.sum(a * b, axis=tuple(range(1, a.ndim)) if separate else None, keepdims=True))
 
-    def over(a: Floats, b: Floats) -> Floats:  # 0 where nothing is left to do
+    def over(a: Array, b: Array) -> Array:  # 0 where nothing is left to do
         return np.asarray(np.where((a > 0) & (b > 0), a, 0) / np.where(b > 0, b, 1))
 
     v = start

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from lwgraph.arrays import Floats, Weights
 from lwgraph.errors import DataError
 from lwgraph.layers.linalg import (
     correlations,
@@ -25,8 +25,6 @@ from lwgraph.layers.linalg import (
 from lwgraph.layers.probe import Probe
 from lwgraph.layers.site import Site
 
-Array = npt.NDArray[np.float64]
-Floats = npt.NDArray[np.floating[Any]]
 SWEEP_WORK = 3 * 10**9  # outputs times squared patch lengths
 SETTLED = 0.02  # alternating fits stop at a sweep that gains less than this share of the error
 MOST_UNKNOWNS = 10_000  # per output: the moments of longer patches are not formed
@@ -39,11 +37,11 @@ class GramLike(Protocol):
     """What calibration measures of a layer's input patches: see `lwgraph.calibrate.gram`."""
 
     @property
-    def matrix(self) -> Array:
+    def matrix(self) -> Floats:
         """(G, D, D), the mean of x x^T over samples, not centred; G groups, D = c/g * taps, order (channel, *tap)."""
 
     @property
-    def mean(self) -> Array:
+    def mean(self) -> Floats:
         """(G, D), the mean of x."""
 
     @property
@@ -55,16 +53,16 @@ class GramLike(Protocol):
 class Pooled:
     """Several Grams as one: what layers with a common weight see together."""
 
-    matrix: Array
-    mean: Array
+    matrix: Floats
+    mean: Floats
     count: int
 
     @classmethod
     def of(cls, grams: Sequence[GramLike]) -> Pooled:
         """The moments over the samples of all `grams`."""
         count = sum(gram.count for gram in grams)
-        matrix: Array = np.zeros_like(grams[0].matrix, np.float64)
-        mean: Array = np.zeros_like(grams[0].mean, np.float64)
+        matrix: Floats = np.zeros_like(grams[0].matrix, np.float64)
+        mean: Floats = np.zeros_like(grams[0].mean, np.float64)
         for gram in grams:
             matrix += gram.matrix * (gram.count / count)
             mean += gram.mean * (gram.count / count)
@@ -84,18 +82,18 @@ class Block:
         cache: for intermediate results that several forms or sizes share.
     """
 
-    weight: Array
-    moments: Array
-    ridge: Array | float
+    weight: Floats
+    moments: Floats
+    ridge: Floats | float
     refine: bool = True
-    prior: Array | None = None
+    prior: Floats | None = None
     cache: dict[Any, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.ridge = np.broadcast_to(np.asarray(self.ridge, np.float64), (len(self.moments),))
 
     @property
-    def matrix(self) -> Array:
+    def matrix(self) -> Floats:
         """The weight as (o, D)."""
         return self.weight.reshape(len(self.weight), -1)
 
@@ -105,11 +103,11 @@ class Block:
         return not np.any(self.ridge)
 
     @property
-    def cross(self) -> Array:
+    def cross(self) -> Floats:
         """W R, (o, D)."""
         if "cross" not in self.cache:
             self.cache["cross"] = self.matrix @ self.moments
-        found: Array = self.cache["cross"]
+        found: Floats = self.cache["cross"]
         return found
 
     @property
@@ -134,15 +132,15 @@ class Block:
         return before - after < SETTLED * (self.total + before)
 
     @property
-    def single(self) -> Floats:
+    def single(self) -> Weights:
         """R in float32, for steps whose result is judged in float64."""
         if SINGLE not in self.cache:
             self.cache[SINGLE] = self.moments.astype(np.float32)
-        found: Floats = self.cache[SINGLE]
+        found: Weights = self.cache[SINGLE]
         return found
 
     @property
-    def working(self) -> Floats:
+    def working(self) -> Weights:
         """R in the precision that normal equations are set up in: float32 where it is large and well conditioned.
 
         An error E of the normal matrix N changes the loss of the weights found by tr(A E N^-1 E A^T), second order in
@@ -153,45 +151,45 @@ class Block:
         return self.single if wide else self.moments
 
     @property
-    def lower(self) -> Floats:
+    def lower(self) -> Weights:
         """L in float32 with R = L L^T: ||V L||^2 keeps the digits that V R V^T in float32 would lose."""
         if LOWER not in self.cache:
             self.cache[LOWER] = np.linalg.cholesky(self.moments).astype(np.float32)
-        found: Floats = self.cache[LOWER]
+        found: Weights = self.cache[LOWER]
         return found
 
-    def size(self, change: Array) -> float:
+    def size(self, change: Floats) -> float:
         """tr(V R V^T) for V (o, D). O(o D^2)."""
         if self.working is self.moments:
             return float(np.vdot(change @ self.moments, change))
         return float(np.square(change.astype(np.float32) @ self.lower).sum(dtype=np.float64))
 
     @property
-    def channel_moments(self) -> Array:
+    def channel_moments(self) -> Floats:
         """(c, c): the moments of the channels, the mean over the taps."""
         if "channel moments" not in self.cache:
             inputs, taps = self.weight.shape[1], math.prod(self.weight.shape[2:])
             whole = self.moments.reshape(inputs, taps, inputs, taps)
             self.cache["channel moments"] = sum(whole[:, t, :, t] for t in range(taps)) / taps
-        found: Array = self.cache["channel moments"]
+        found: Floats = self.cache["channel moments"]
         return found
 
     @property
-    def tap_moments(self) -> Array:
+    def tap_moments(self) -> Floats:
         """(t, t): the moments of the taps, the mean over the channels."""
         if "tap moments" not in self.cache:
             inputs, taps = self.weight.shape[1], math.prod(self.weight.shape[2:])
             at = np.arange(inputs)
             self.cache["tap moments"] = self.moments.reshape(inputs, taps, inputs, taps)[at, :, at].mean(0)
-        found: Array = self.cache["tap moments"]
+        found: Floats = self.cache["tap moments"]
         return found
 
-    def loss(self, kernel: Array) -> float:
+    def loss(self, kernel: Floats) -> float:
         """tr((W - K) R (W - K)^T) for K of the weight's shape or (o, D). O(o D^2)."""
         change = self.matrix - kernel.reshape(self.matrix.shape)
         return self.size(change)
 
-    def error(self, kernel: Array) -> float:
+    def error(self, kernel: Floats) -> float:
         """tr((W - K) C (W - K)^T), the squared error that the samples themselves would show."""
         change = self.matrix - kernel.reshape(self.matrix.shape)
         return self._without_ridge(self.size(change), change)
@@ -202,7 +200,7 @@ class Block:
         matrix = self.matrix
         return self._without_ridge(float(np.vdot(self.cross, matrix)), matrix)
 
-    def _without_ridge(self, size: float, change: Array) -> float:
+    def _without_ridge(self, size: float, change: Floats) -> float:
         """tr(V C V^T) from tr(V R V^T); 0 where only rounding is left."""
         if self.prior is None:
             left = size - float(np.vdot(np.square(change).sum(0), self.ridge))
@@ -245,7 +243,7 @@ class Moments:
         self._others: dict[Any, Moments] = {}
         self.count = None if gram is None else gram.count
         size, width = site.outputs // site.group, site.fan_in
-        self.mean: Array = np.zeros((site.group, width)) if gram is None else np.asarray(gram.mean, np.float64)
+        self.mean: Floats = np.zeros((site.group, width)) if gram is None else np.asarray(gram.mean, np.float64)
         self.blocks: list[Block] = []
         for index in range(site.group):
             weight = site.weight[index * size : (index + 1) * size]
@@ -281,7 +279,7 @@ class Moments:
         assert isinstance(probe, Probe)
         if probe.patches not in self._others:
             if self.count is not None and self._measure is None:
-                raise DataError(f"of layer '{self.site.name}' only moments of its own input patches are known")
+                raise DataError(f"for layer '{self.site.name}', only the moments of its own input patches are known")
             gram = None if self._measure is None else self._measure(look)
             self._others[probe.patches] = Moments(probe, gram)
         found = self._others[probe.patches]
@@ -295,10 +293,10 @@ class Moments:
         need = ENOUGH * site.fan_in
         return (
             f"layer '{site.name}' has {count} samples for {site.fan_in} unknowns per output; "
-            f"fits are reliable from about {need} samples: give {math.ceil(need / max(1, count))} times the data"
+            f"fits are reliable from about {need} samples: give {math.ceil(need / max(1, count))} times as much data"
         )
 
-    def error(self, kernel: Array) -> float:
+    def error(self, kernel: Floats) -> float:
         """Predicted ||Y - Yhat||^2 / ||Y - mean Y||^2 of a canonical kernel (o, c/g, *k) with its bias re-centred.
 
         0 where the outputs do not vary and the kernel keeps them so; inf where it makes them vary.
@@ -309,7 +307,7 @@ class Moments:
             sum(block.power for block in self.blocks),
         )
 
-    def expected(self, kernel: Array) -> float:
+    def expected(self, kernel: Floats) -> float:
         """As `error`, but with the ridge: nearer to what unseen inputs will show, and comparable between forms."""
         parts = kernel.reshape(self.site.group, -1, self.site.fan_in)
         return self.relative(sum(block.loss(part) for block, part in zip(self.blocks, parts, strict=True)))
@@ -324,7 +322,7 @@ class Moments:
         twin.blocks = [replace(block, refine=False) for block in self.blocks]
         return twin
 
-    def shift(self, kernel: Array) -> Array:
+    def shift(self, kernel: Floats) -> Floats:
         """(W - K) mean(x), (o,): what the bias must gain so that the mean output stays."""
         weight = self.site.weight
         change = (weight - kernel.reshape(weight.shape)).reshape(self.site.group, -1, self.site.fan_in)
@@ -345,7 +343,7 @@ def ratio(error: float, power: float) -> float:
     return 0.0 if error <= 0 else math.inf
 
 
-def refit(block: Block, features: Array) -> Array:
+def refit(block: Block, features: Floats) -> Floats:
     """The pointwise stage A (o, m) of least output error over features F (m, D): A = W R F^T (F R F^T)^-1."""
     return solve(features @ block.moments @ features.T, block.cross @ features.T)
 

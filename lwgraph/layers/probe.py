@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Array, Floats
 from lwgraph.calibrate.patches import Patches
 from lwgraph.layers.site import Site
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +30,8 @@ class Probe:
 
     site: Site
     patches: Patches
-    weight: Array
-    white: Array
+    weight: Floats
+    white: Floats
     behind: bool = False
 
     @property
@@ -52,7 +49,7 @@ class Probe:
         """The value that the features are taken from."""
         return self.site.output if self.behind else self.site.input
 
-    def values(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def values(self, x: Array) -> Array:
         """That value, for an input x (n, c, *spatial) of the layer. O(positions * o * D) for the output."""
         if not self.behind:
             return x

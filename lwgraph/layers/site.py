@@ -9,11 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Floats
 
-Array = npt.NDArray[np.float64]
 Kind = Literal["conv", "conv_transpose", "gemm", "matmul"]
 KINDS: Mapping[str, Kind] = {
     "Conv": "conv",
@@ -21,9 +20,7 @@ KINDS: Mapping[str, Kind] = {
     "Gemm": "gemm",
     "MatMul": "matmul",
 }
-RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16)
-RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "Elu"})
 NOMINAL_POSITIONS = 1024  # output positions assumed where the image size is unknown; costs are then relative only
 
@@ -90,7 +87,7 @@ class Site:
         return raw if transposed else raw[::-1]
 
     @functools.cached_property
-    def weight(self) -> Array:
+    def weight(self) -> Floats:
         """The canonical weight (o, c/g, *k) in float64, a Gemm's alpha included."""
         raw = ir.constant(self.node.inputs[1])
         assert raw is not None
@@ -107,7 +104,7 @@ class Site:
         return np.ascontiguousarray(weight)
 
     @functools.cached_property
-    def bias(self) -> Array | None:
+    def bias(self) -> Floats | None:
         """The bias (o,) in float64, a Gemm's beta included; None when the layer has none."""
         if len(self.nodes) > 1:
             value = next(v for v in self.nodes[1].inputs if v is not self.node.outputs[0])
@@ -127,13 +124,13 @@ class Site:
             maker = waiting.pop().producer()
             if maker is None or maker in seen:
                 continue
-            if maker.op_type in KINDS or maker.op_type in RECURRENT:
+            if maker.op_type in ir.LINEAR or maker.op_type in ir.RECURRENT:
                 return False
             seen.add(maker)
             waiting += [value for value in maker.inputs if value is not None]
         return isinstance(self.graph, ir.Graph) and ir.parent(self.graph) is None
 
-    def with_weight(self, weight: Array, bias: Array | None) -> Site:
+    def with_weight(self, weight: Floats, bias: Floats | None) -> Site:
         """The layer as it would be with another canonical weight (o, c/g, *k) and bias; the model stays as it is."""
         twin = replace(self)
         vars(twin).update(weight=weight, bias=bias)  # the cached properties

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Array
 from lwgraph.layers.site import Site
 from lwgraph.rewrite.base import Skip
-
-Array = npt.NDArray[Any]
 
 
 def has_bias_slot(site: Site) -> bool:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from lwgraph.arrays import Array
 from lwgraph.measure.tolerances import Tolerance, tolerance
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def compare(
         tolerances: replaces the table, e.g. for a budget that the user states.
 
     Sequences and maps (lists and dicts of arrays) are compared member by member as `name[0]`, `name['key']`.
-    One pass over the data; float64 temporaries of a million elements at most.
+    The data are read once; float64 temporaries of a million elements at most.
     """
     left, right = dict(_leaves(reference)), dict(_leaves(candidate))
     found: list[Difference] = []
@@ -128,7 +128,7 @@ def compare_runs(
     return Comparison(tuple(worst.values()))
 
 
-def _leaves(values: Mapping[str, Any]) -> Iterable[tuple[str, npt.NDArray[Any]]]:
+def _leaves(values: Mapping[str, Any]) -> Iterable[tuple[str, Array]]:
     for name, value in values.items():
         if isinstance(value, (list, tuple)):
             yield from _leaves({f"{name}[{i}]": member for i, member in enumerate(value)})
@@ -142,7 +142,7 @@ def _failure(name: str, reason: str) -> Difference:
     return Difference(name, ok=False, excess=math.inf, reason=reason, sqnr=-math.inf)
 
 
-def _compare_array(name: str, a: npt.NDArray[Any], b: npt.NDArray[Any], allowed: Tolerance) -> Difference:
+def _compare_array(name: str, a: Array, b: Array, allowed: Tolerance) -> Difference:
     if a.dtype.kind not in "USO" and a.dtype != b.dtype:
         return _failure(name, f"is {b.dtype.name}, should be {a.dtype.name}")
     if a.shape != b.shape:
@@ -162,7 +162,7 @@ def _compare_array(name: str, a: npt.NDArray[Any], b: npt.NDArray[Any], allowed:
     return difference
 
 
-def _unequal(name: str, unequal: npt.NDArray[Any], allowed: Tolerance) -> Difference:
+def _unequal(name: str, unequal: Array, allowed: Tolerance) -> Difference:
     share = float(np.mean(unequal)) if unequal.size else 0.0
     if share == 0.0:
         return Difference(name, ok=True, excess=0.0)
@@ -176,7 +176,7 @@ def _unequal(name: str, unequal: npt.NDArray[Any], allowed: Tolerance) -> Differ
     return Difference(name, ok, excess, reason, flips=share, position=position, sqnr=math.nan)
 
 
-def _compare_floats(name: str, a: npt.NDArray[Any], b: npt.NDArray[Any], allowed: Tolerance) -> Difference:
+def _compare_floats(name: str, a: Array, b: Array, allowed: Tolerance) -> Difference:
     """One pass in chunks: largest difference and its place, the two energies, NaN and Inf out of place."""
     kind: type = np.complex128 if a.dtype.kind == "c" else np.float64
     flat_a, flat_b = np.ravel(a), np.ravel(b)
@@ -184,8 +184,8 @@ def _compare_floats(name: str, a: npt.NDArray[Any], b: npt.NDArray[Any], allowed
     largest, where, unequal_bits = -1.0, 0, 0
     for start in range(0, flat_a.size, _CHUNK):
         raw_a, raw_b = flat_a[start : start + _CHUNK], flat_b[start : start + _CHUNK]
-        x: npt.NDArray[Any] = raw_a.astype(kind)
-        y: npt.NDArray[Any] = raw_b.astype(kind)
+        x: Array = raw_a.astype(kind)
+        y: Array = raw_b.astype(kind)
         finite = np.isfinite(x) & np.isfinite(y)
         if not finite.all():
             odd = ~finite & (x != y) & ~(np.isnan(x) & np.isnan(y))
@@ -239,11 +239,11 @@ def _compare_floats(name: str, a: npt.NDArray[Any], b: npt.NDArray[Any], allowed
     )
 
 
-def _bits_differ(a: npt.NDArray[Any], b: npt.NDArray[Any], finite: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _bits_differ(a: Array, b: Array, finite: Array) -> Array:
     """Elements whose bytes differ (so -0.0 is not 0.0); non-finite ones have been compared by value already."""
     width = a.dtype.itemsize
     raw = [np.ascontiguousarray(v).view(np.uint8).reshape(v.size, width) for v in (a, b)]
-    differ: npt.NDArray[Any] = (raw[0] != raw[1]).any(axis=1) & finite
+    differ: Array = (raw[0] != raw[1]).any(axis=1) & finite
     return differ
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from lwgraph.arrays import Array
 from lwgraph.errors import DataError
 from lwgraph.executor import Feeds, Run
 
-Array = npt.NDArray[Any]
 _WIDEST = 1 << 15  # an axis with more indices than this is not looked at index by index
 _QUIET = 1e-8  # variance below this share of the loudest index's counts as this share
 

@@ -8,18 +8,17 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from lwgraph.arrays import Array, Floats
 from lwgraph.calibrate.store import Store
 from lwgraph.errors import DataError, LwgraphError, UsageError, did_you_mean
-from lwgraph.measure.score import Score, Values, bootstrap, mean_score
+from lwgraph.measure.score import Score, bootstrap, mean_score
 from lwgraph.objects import is_object_name, load_object
 
 if TYPE_CHECKING:
     from lwgraph.calibrate.readers import Batch, Reader
     from lwgraph.executor import Run
 
-Array = npt.NDArray[Any]
 HIGHEST_DB = 100.0  # equal outputs would be infinitely good; so that differences stay finite
 _CACHE_BYTES = 256 << 20  # of the original's outputs; the rest goes to temporary files
 
@@ -159,7 +158,7 @@ class Top1(_Sampled):
             found.append(self._correct(name, value, batch.labels, batch.count))
         return mean_score(np.concatenate(found), self._seed)
 
-    def _correct(self, name: str, value: Array, labels: Array, count: int) -> Values:
+    def _correct(self, name: str, value: Array, labels: Array, count: int) -> Floats:
         if value.dtype.kind in "iu":  # the model ends in ArgMax
             predicted = value
         else:
@@ -181,7 +180,7 @@ class Top1(_Sampled):
                     f"shape is {list(labels.shape)}; use agreement, or --metric module:function"
                 )
             predicted = predicted.reshape(labels.shape)
-        right: Values = (predicted == labels).reshape(count, -1).mean(axis=1)
+        right: Floats = (predicted == labels).reshape(count, -1).mean(axis=1)
         return right
 
 
@@ -239,7 +238,7 @@ class Sqnr(_Nearness):
 
     def __call__(self, run: Run) -> Score:
         """The energies of all samples in one ratio."""
-        energies: dict[str, list[Values]] = {}
+        energies: dict[str, list[Floats]] = {}
         for batch, pairs in self._pairs(run):
             for name, (theirs, mine) in pairs.items():
                 signal, noise = (_sum_per_sample(v, batch) for v in (np.square(theirs), np.square(theirs - mine)))
@@ -259,7 +258,7 @@ class Cosine(_Nearness):
 
     def __call__(self, run: Run) -> Score:
         """One cosine per sample; two zero outputs count as equal."""
-        found: dict[str, list[Values]] = {}
+        found: dict[str, list[Floats]] = {}
         for batch, pairs in self._pairs(run):
             for name, (theirs, mine) in pairs.items():
                 product, a, b = (_sum_per_sample(v, batch) for v in (theirs * mine, theirs * theirs, mine * mine))
@@ -285,7 +284,7 @@ class Psnr(_Nearness):
         labels = self._reader.labels
         if labels is not None and labels.ndim >= 3:
             return self._against_labels(run, 255.0 if labels.max() > 1.5 else 1.0)
-        errors: dict[str, list[Values]] = {}
+        errors: dict[str, list[Floats]] = {}
         ranges: dict[str, tuple[float, float]] = {}
         for batch, pairs in self._pairs(run):
             for name, (theirs, mine) in pairs.items():
@@ -365,21 +364,21 @@ def _rows(value: Array, batch: Batch) -> Array:
     return value[: batch.count].reshape(batch.count, -1)
 
 
-def _per_sample(value: Array, batch: Batch) -> Values:
-    mean: Values = _rows(value, batch).mean(axis=1, dtype=np.float64)
+def _per_sample(value: Array, batch: Batch) -> Floats:
+    mean: Floats = _rows(value, batch).mean(axis=1, dtype=np.float64)
     return mean
 
 
-def _sum_per_sample(value: Array, batch: Batch) -> Values:
-    total: Values = _rows(value, batch).sum(axis=1, dtype=np.float64)
+def _sum_per_sample(value: Array, batch: Batch) -> Floats:
+    total: Floats = _rows(value, batch).sum(axis=1, dtype=np.float64)
     return total
 
 
-def _decibels(signal: Any, noise: Any) -> Values:
+def _decibels(signal: Any, noise: Any) -> Floats:
     """10 log10(signal / noise) within +-HIGHEST_DB; equal where there is no noise."""
     signal, noise = np.asarray(signal, np.float64), np.asarray(noise, np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         found = 10 * np.log10(signal / noise)
     found = np.where(noise == 0, HIGHEST_DB, found)
-    decibels: Values = np.clip(found, -HIGHEST_DB, HIGHEST_DB)
+    decibels: Floats = np.clip(found, -HIGHEST_DB, HIGHEST_DB)
     return decibels

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Array
 from lwgraph.errors import CheckError, LwgraphError
 from lwgraph.measure.compare import Difference, compare
 from lwgraph.measure.tolerances import Tolerance
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from lwgraph.executor import Executor, Feeds
     from lwgraph.rewrite.base import Contract
 
-Array = npt.NDArray[Any]
 ERROR_SLACK = 0.05  # of the predicted error: rounding of weights to float32, and of sums
 ERROR_FLOOR = 1e-9  # relative squared error that rounding alone may leave where 0 is predicted
 

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-Values = npt.NDArray[np.float64]
+from lwgraph.arrays import Floats
+
 _Z = 1.959964  # two-sided 95 %
 _RESAMPLES = 1000
 
@@ -24,7 +24,7 @@ class Score:
     low: float | None = None
     high: float | None = None
     count: int = 0
-    samples: Values | None = None
+    samples: Floats | None = None
 
     def __str__(self) -> str:
         if self.low is None or self.high is None:
@@ -32,7 +32,7 @@ class Score:
         return f"{self.value:.4f} ({self.low:.4f} to {self.high:.4f}, {self.count} samples)"
 
 
-def mean_score(samples: Values, seed: int = 0) -> Score:
+def mean_score(samples: Floats, seed: int = 0) -> Score:
     """The mean of per-sample values. Wilson's interval when all are 0 or 1, else the bootstrap's percentiles."""
     value, count = float(np.mean(samples)), len(samples)
     if np.isin(samples, (0.0, 1.0)).all():
@@ -51,7 +51,7 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     return max(0.0, (centre - half) / (1 + z2)), min(1.0, (centre + half) / (1 + z2))
 
 
-def bootstrap(statistic: object, samples: Values, seed: int = 0) -> tuple[float, float]:
+def bootstrap(statistic: object, samples: Floats, seed: int = 0) -> tuple[float, float]:
     """95 % percentile interval of a statistic over resampled samples (Efron 1979); `statistic` maps (r, n) to (r,)."""
     assert callable(statistic)
     rng = np.random.default_rng(seed)
@@ -75,6 +75,6 @@ def drop(base: Score, new: Score, seed: int = 0) -> Score:
     return _paired(base.samples - new.samples, lost, seed)
 
 
-def _paired(samples: Values, lost: float, seed: int) -> Score:
+def _paired(samples: Floats, lost: float, seed: int) -> Score:
     low, high = bootstrap(lambda rows: rows.mean(axis=-1), samples, seed)
     return Score(lost, low, high, len(samples), samples)

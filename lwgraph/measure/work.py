@@ -59,23 +59,23 @@ def count(model: ir.Model, shapes: Shapes | None = None) -> Counts:
 
 def node_macs(node: ir.Node, shapes: Shapes) -> int | None:
     """Multiply-accumulates of one node; 0 for operators that do not multiply matrices; None when a size is unknown."""
-    kind = node.op_type.removeprefix("QLinear").removesuffix("Integer")
+    kind = node.op_type.removeprefix("QLinear").removeprefix("Fused").removesuffix("Integer")
     if node.domain not in ("", "ai.onnx", "com.microsoft"):
         return 0
-    if kind in ("Conv", "FusedConv", "ConvTranspose"):
+    if kind in ir.CONVOLUTIONS:
         weight = _shape(node.inputs[3 if node.op_type == "QLinearConv" else 1], shapes)
         counted = node.inputs[0] if kind == "ConvTranspose" else node.outputs[0]
         places = _shape(counted, shapes)
         if weight is None or places is None:
             return None
         return math.prod(weight) * places[0] * math.prod(places[2:])
-    if kind in ("MatMul", "Gemm", "FusedMatMul", "FusedGemm"):
+    if kind in ir.PRODUCTS:
         out, left = _shape(node.outputs[0], shapes), _shape(node.inputs[0], shapes)
         if out is None or left is None:
             return None
         inner = left[0 if _flag(node, "transA") else -1] if len(left) > 1 else left[0]
         return math.prod(out) * inner
-    if kind in ("LSTM", "GRU", "RNN"):
+    if kind in ir.RECURRENT:
         steps = _shape(node.inputs[0], shapes)
         weights = [_shape(value, shapes) for value in node.inputs[1:3]]
         if steps is None or weights[0] is None or weights[1] is None:

@@ -22,9 +22,9 @@ def idle(ran: Iterable[PassRun], skipped: Iterable[Skipped]) -> list[str]:
         name = run.name.split("{")[0]
         reasons = Counter(refusal.reason for refusal in refusals if refusal.pass_name == name)
         if not reasons:
-            lines.append(f"{name} changed nothing: it found no place")
+            lines.append(f"{name} changed nothing: it found no place to act on")
             continue
         (reason, count), total = reasons.most_common(1)[0], sum(reasons.values())
-        places = "its only place" if total == 1 else f"{count} of {total} places; --explain names each"
-        lines.append(f"{name} changed nothing: {reason} ({places})")
+        places = "" if total == 1 else f" ({count} of {total} places; --explain names each)"
+        lines.append(f"{name} changed nothing: {reason}{places}")
     return lines

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
 from lwgraph.executor import Executor, Feeds
@@ -20,7 +19,6 @@ from lwgraph.measure.tolerances import tolerance
 from lwgraph.report import Check
 from lwgraph.rewrite import Contract
 
-Array = npt.NDArray[Any]
 WHAT = "both executors agree, every integer tensor within one step"
 
 

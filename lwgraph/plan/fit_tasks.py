@@ -106,7 +106,7 @@ def run_task(task: FitTask) -> FitResult:
         probe = look(task.site)
         assert isinstance(probe, Probe)
         if probe.patches not in seen:
-            raise DataError(f"of layer '{task.site.name}' only moments of its own input patches are known")
+            raise DataError(f"for layer '{task.site.name}', only the moments of its own input patches are known")
         return seen[probe.patches]
 
     moments = Moments(task.site, task.gram, None if task.gram is None else measure)

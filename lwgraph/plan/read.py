@@ -145,7 +145,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise UsageError(f"{_show(twice)} is there twice; leave one of them")
+        raise UsageError(f"{_show(twice)} occurs twice; remove one of them")
     return found
 
 

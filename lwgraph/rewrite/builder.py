@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Array
 from lwgraph.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Const:
 
     value: ir.Value
 
-    def numpy(self) -> npt.NDArray[Any]:
+    def numpy(self) -> Array:
         """The array; shared with the model, so it must not be written to."""
         array = ir.constant(self.value)
         assert array is not None, "only a constant is bound to a Const"

@@ -11,8 +11,8 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import numpy.typing as npt
 
+from lwgraph.arrays import Array
 from lwgraph.runtime import kernels_numpy
 
 VERSION = 1  # of the compiled functions' arguments; an older build that was left behind is not used
@@ -25,7 +25,6 @@ try:
 except ImportError:
     compiled = None
 
-Array = npt.NDArray[Any]
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 HALVES = (np.dtype(np.float16), BFLOAT16)
 _LARGE = 1 << 17  # operations: with fewer than this, starting a thread costs more than it saves
@@ -90,4 +89,4 @@ def plain(array: Array, dtype: Any) -> Array:
     return np.ascontiguousarray(array, dtype)
 
 
-__all__ = ["BFLOAT16", "HALVES", "Array", "backend", "chosen", "compiled", "compute_type", "plain", "run"]
+__all__ = ["BFLOAT16", "HALVES", "backend", "chosen", "compiled", "compute_type", "plain", "run"]

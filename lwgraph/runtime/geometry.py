@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lwgraph.arrays import Array
 from lwgraph.runtime import kernels_numpy
-from lwgraph.runtime.backend import Array
 
 
 def three(values: Sequence[int], fill: int) -> list[int]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.errors import DataError, ModelError, did_you_mean
-from lwgraph.executor import Array, Feeds
+from lwgraph.executor import Feeds
 
 
 def named_values(graph: ir.Graph) -> dict[str, ir.Value]:
@@ -116,4 +116,4 @@ def one_line(error: BaseException, limit: int = 300) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-__all__ = ["Array", "FeedCheck", "describe", "named_values", "one_line", "requested"]
+__all__ = ["FeedCheck", "describe", "named_values", "one_line", "requested"]

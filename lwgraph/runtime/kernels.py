@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lwgraph.runtime.backend import BFLOAT16, Array, backend, compiled, compute_type, plain, run
+from lwgraph.arrays import Array
+from lwgraph.runtime.backend import BFLOAT16, backend, compiled, compute_type, plain, run
 from lwgraph.runtime.geometry import Convolution, Product, check_window, output_size, pads_of, three, window_sizes
 from lwgraph.runtime.kernels_integer import conv_integer, dequantize, matmul_integer, quantize
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from lwgraph.arrays import Array
 from lwgraph.runtime import kernels_numpy
-from lwgraph.runtime.backend import Array, plain, run
+from lwgraph.runtime.backend import plain, run
 from lwgraph.runtime.geometry import Convolution, Product
 
 _KINDS = {np.dtype(np.int32): 0, np.dtype(np.uint8): 1, np.dtype(np.int8): 2}

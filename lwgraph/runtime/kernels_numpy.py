@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from lwgraph.arrays import Array
+
 LIMIT = 1 << 30
 STORED = (np.uint8, np.int8, np.uint16, np.int16, np.int32)
 

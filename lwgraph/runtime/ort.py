@@ -17,8 +17,9 @@ import onnx
 import onnxruntime
 
 from lwgraph import ir
+from lwgraph.arrays import Array
 from lwgraph.errors import DataError, ModelError, UsageError
-from lwgraph.executor import Array, Feeds
+from lwgraph.executor import Feeds
 from lwgraph.runtime.interface import FeedCheck, one_line, requested
 
 LEVELS = {

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from lwgraph import ir
+from lwgraph.arrays import Array
 from lwgraph.errors import DataError, ModelError
-from lwgraph.executor import Array
 from lwgraph.runtime.delegate import Delegates, plain_attributes
 from lwgraph.runtime.interface import one_line
 from lwgraph.runtime.ops import BUILDERS, Function, Options, Spec, Unsupported

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from lwgraph import ir
+from lwgraph.arrays import Array
 from lwgraph.runtime import kernels
-from lwgraph.runtime.backend import Array
 from lwgraph.runtime.delegate import plain_attributes
 from lwgraph.runtime.ops import BUILDERS, Options, Spec
 from lwgraph.runtime.ops.convolution import combined_scale, zero_of

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lwgraph.runtime.backend import Array
+from lwgraph.arrays import Array
 
 
 def quantized_sum(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lwgraph import ir
+from lwgraph.arrays import Array
 from lwgraph.errors import UsageError
-from lwgraph.executor import Array, Feeds
+from lwgraph.executor import Feeds
 from lwgraph.runtime.interface import FeedCheck, requested
 from lwgraph.runtime.ops import Options
 from lwgraph.runtime.program import Program

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lwgraph import ir
+from lwgraph.arrays import Array
 from lwgraph.errors import DataError, ModelError, UsageError
-from lwgraph.executor import Array, Feeds, Run
+from lwgraph.executor import Feeds, Run
 from lwgraph.runtime.interface import FeedCheck
 
 if TYPE_CHECKING:

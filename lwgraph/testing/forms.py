@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import registry
+from lwgraph.arrays import Floats
 from lwgraph.errors import CheckError
 from lwgraph.executor import Executor
 from lwgraph.layers.form import Fitted, Form
@@ -17,7 +17,6 @@ from lwgraph.layers.site import Site
 from lwgraph.layers.substitute import difference, formed, small_model
 from lwgraph.testing.layers import SampleLayer, layers, moments_on, patches
 
-Array = npt.NDArray[np.float64]
 EXACT = 1e-5  # relative error of the weight at full size
 MEASURED = 1e-2  # relative difference of predicted and measured error
 FLOOR = 1e-9  # squared relative error below which float32 noise decides
@@ -76,7 +75,7 @@ class _FormCheck:
         found = patches(site, self.x)
         self.moments, self.free = moments_on(site, self.x), Moments(site)
         weight = site.weight.reshape(site.group, -1, site.fan_in)
-        self.y: Array = np.concatenate([p @ w.T for p, w in zip(found, weight, strict=True)], 1)
+        self.y: Floats = np.concatenate([p @ w.T for p, w in zip(found, weight, strict=True)], 1)
         if site.bias is not None:
             self.y = self.y + site.bias
 

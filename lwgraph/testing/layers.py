@@ -11,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Array, Floats, Ints
 from lwgraph.calibrate.patches import Patches
 from lwgraph.layers.moments import Moments, Pooled
 from lwgraph.layers.probe import Probe
 from lwgraph.layers.site import Site, find_sites
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +124,7 @@ def layers() -> Iterator[SampleLayer]:
         )
 
 
-def patches(site: Site, x: npt.NDArray[Any]) -> Array:
+def patches(site: Site, x: Array) -> Floats:
     """Every input patch of the layer, (groups, positions, D) with D in the order (channel, *tap); zeros in the padding.
 
     By gathering tap by tap; shares no code with calibration. y = patches @ W.reshape(o, D).T + b for each group.
@@ -144,7 +143,7 @@ def patches(site: Site, x: npt.NDArray[Any]) -> Array:
     return np.ascontiguousarray(x.swapaxes(0, 1))
 
 
-def moments_on(site: Site, x: npt.NDArray[Any]) -> Moments:
+def moments_on(site: Site, x: Array) -> Moments:
     """The moments of all input patches of an input, and of what else a form looks at: of every position."""
     found = patches(site, x)
     gram = Pooled(np.asarray(found.swapaxes(1, 2) @ found) / found.shape[1], found.mean(1), found.shape[1])
@@ -158,7 +157,7 @@ def moments_on(site: Site, x: npt.NDArray[Any]) -> Moments:
     return Moments(site, gram, measure)
 
 
-def _taken(site: Site, sizes: Sequence[int]) -> Iterator[npt.NDArray[np.int64]]:
+def _taken(site: Site, sizes: Sequence[int]) -> Iterator[Ints]:
     """Per axis, the input index that tap k reads at output p, (taps, positions); in the padding, the input's size."""
     rank = len(site.kernel)
     for a, size in enumerate(sizes):

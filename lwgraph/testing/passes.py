@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from lwgraph import ir, registry
+from lwgraph.arrays import Array
 from lwgraph.calibrate.generate import generate
 from lwgraph.errors import CheckError, LwgraphError
-from lwgraph.executor import Array, Executor, Feeds
+from lwgraph.executor import Executor, Feeds
 from lwgraph.rewrite.base import Context, Contract, Pass
 from lwgraph.rewrite.instruments.verify import Verify, plain_executor
 from lwgraph.rewrite.pipeline import Pipeline, Step

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from lwgraph import ir, registry
 from lwgraph.calibrate.histogram import Histogram
 from lwgraph.calibrate.ranges import collect, float_values
-from lwgraph.calibrate.thresholds import METHODS, Range, _divergences, choose_range, mse_range
+from lwgraph.calibrate.thresholds import METHODS, Range, choose_range, entropy_range, mse_range
 from lwgraph.errors import DataError, ModelError, UsageError
 
 
@@ -109,30 +109,43 @@ def test_clipping_methods_drop_a_lone_outlier() -> None:
     assert choose_range(histogram, "minmax").high == 1000
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_divergences_are_those_of_the_distributions_themselves(seed: int) -> None:
+def divergence(counts: npt.NDArray[np.float64], start: int, stop: int, levels: int) -> float:
     """Migacz's definition, bin by bin: the reference has the outliers, the quantized one spreads each step's mean."""
-    rng = np.random.default_rng(seed)
-    counts = rng.integers(0, 50, 300) * (rng.random(300) < 0.6).astype(float)
-    stretches = ((0, 300), (40, 260), (5, 5), (100, 130), (150, 151), (100, 109))
-    found = _divergences(counts, *np.array(stretches).T, 16)  # at once: each has its own number of steps
-    for (start, stop), divergence in zip(stretches, found, strict=True):
-        used = start + np.flatnonzero(counts[start:stop])
-        if not len(used):
-            assert divergence == np.inf
-            continue
-        inner = counts[used[0] : used[-1] + 1]
-        reference = inner.copy()
-        reference[0] += counts[: used[0]].sum()
-        reference[-1] += counts[used[-1] + 1 :].sum()
-        quantized = np.zeros_like(inner)
-        steps = min(16, len(inner))
-        for i in range(steps):
-            step = slice(i * len(inner) // steps, (i + 1) * len(inner) // steps)
-            full = inner[step] > 0
-            quantized[step][full] = inner[step].sum() / max(full.sum(), 1)
-        p, q = reference[inner > 0] / reference.sum(), quantized[inner > 0] / quantized.sum()
-        assert divergence == pytest.approx(float(np.sum(p * np.log(p / q))), abs=1e-9)
+    used = start + np.flatnonzero(counts[start:stop])
+    if not len(used):
+        return np.inf
+    inner = counts[used[0] : used[-1] + 1]
+    reference = inner.copy()
+    reference[0] += counts[: used[0]].sum()
+    reference[-1] += counts[used[-1] + 1 :].sum()
+    quantized = np.zeros_like(inner)
+    steps = min(levels, len(inner))
+    for i in range(steps):
+        step = slice(i * len(inner) // steps, (i + 1) * len(inner) // steps)
+        full = inner[step] > 0
+        quantized[step][full] = inner[step].sum() / max(full.sum(), 1)
+    p, q = reference[inner > 0] / reference.sum(), quantized[inner > 0] / quantized.sum()
+    return float(np.sum(p * np.log(p / q)))
+
+
+@pytest.mark.parametrize("levels", [4, 16, 64, 256])
+@pytest.mark.parametrize("share", [0.05, 0.6])
+@pytest.mark.parametrize("seed", range(6))
+def test_the_entropy_range_is_where_the_distributions_themselves_diverge_least(
+    seed: int, share: float, levels: int
+) -> None:
+    rng, bins, half = np.random.default_rng(seed), 128, 64  # so few that every threshold is tried
+    histogram = filled([-1.0, 0.999], bins=bins)
+    decay = np.exp(-np.abs(np.arange(bins) - half + 0.5) / 12)
+    histogram.counts[:] = np.rint(rng.integers(0, 500, bins) * decay) * (rng.random(bins) < share)
+    histogram.counts[half + 1] += 1
+    last = round(1 / histogram.width)
+    lost = {
+        n * histogram.width: divergence(histogram.counts, half - n, half + n, levels)
+        for n in range(max(min(levels // 2, last // 2), 1), last + 1)
+    }
+    found = entropy_range(histogram, levels, symmetric=True).high
+    assert lost[found] == pytest.approx(min(lost.values()), abs=1e-9)
 
 
 def test_unknown_method() -> None:

@@ -258,7 +258,7 @@ def test_feeds_of_another_batch_are_regrouped():
 @pytest.mark.parametrize(
     "data, message",
     [
-        ({"y": np.zeros((2, 4), np.float32), "z": np.zeros(2)}, "an array 'y', the model no such input"),
+        ({"y": np.zeros((2, 4), np.float32), "z": np.zeros(2)}, "an array 'y', which is no input of the model"),
         ({"x": np.zeros((2, 5), np.float32)}, r"shape \[1, 5\], the model wants float32 \[n, 4\]"),
         ({"x": np.zeros((2, 4), np.uint8)}, "uint8, the model wants float32; if these are pixels"),
         ({"x": np.array([["a"] * 4])}, "the model wants float32"),
@@ -268,7 +268,7 @@ def test_feeds_of_another_batch_are_regrouped():
         ([], "has no samples"),
         ([3], "a sample is a dict"),
         ([{"X": np.zeros((1, 4))}], "no input 'X'"),
-        ([{}], "nothing for input 'x'"),
+        ([{}], "no data for input 'x'"),
         ([{"x": np.full((1, 4), 2**53 + 1)}], "float32 cannot hold"),
         (7, "is a int; give an iterable"),
     ],

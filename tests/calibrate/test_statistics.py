@@ -176,7 +176,7 @@ def test_held_out_feeds_are_in_no_gram():
     apart = {row.tobytes() for row in held.astype(np.float64)}
     kept = np.array([row for row in rows if row.tobytes() not in apart])
     np.testing.assert_allclose(gram.mean, kept.mean(0), atol=1e-5)
-    with pytest.raises(DataError, match="held_out over 0"):
+    with pytest.raises(DataError, match="positive held_out"):
         Statistics(model, data, ORT).held_out(layers[0])
 
 

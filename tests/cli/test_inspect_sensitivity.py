@@ -43,7 +43,7 @@ def test_sensitivities_and_pictures(lw: Call, wide: tuple[Path, Path], tmp_path:
     assert [(each["item"], each["kept"], each["width"]) for each in found] == [("conv1", 24, 32), ("conv1", 16, 32)]
     assert 0 < found[0]["loss"] < found[1]["loss"] < 1
     page = (tmp_path / "r" / "report.html").read_text("utf8")
-    assert "Sensitivity at the outputs" in page and "live or die together" in page and "24: " in page
+    assert "Sensitivity at the outputs" in page and "can only be removed together" in page and "24: " in page
     report = json.loads((tmp_path / "r" / "report.json").read_text("utf8"))
     assert report["details"]["sensitivity"] == found
     assert [group["name"] for group in report["details"]["coupling"]["groups"]] == ["conv1", "conv2"]
@@ -57,7 +57,7 @@ def test_sensitivities_and_pictures(lw: Call, wide: tuple[Path, Path], tmp_path:
         ([], "--sensitivity is measured on samples; give --data"),
         (["--ratios", "0.5,2"], "--ratios '0.5,2' is not a list of shares"),
         (["--ratios", "much"], "--ratios 'much' is not a list"),
-        (["--data", "DATA", "-p", "dead-code"], "pass 'dead-code' does not say what it could remove"),
+        (["--data", "DATA", "-p", "dead-code"], "pass 'dead-code' cannot list what it could remove"),
     ],
 )
 def test_what_cannot_be_asked(lw: Call, wide: tuple[Path, Path], options: list[str], words: str) -> None:

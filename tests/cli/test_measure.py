@@ -64,7 +64,7 @@ def test_export_writes_a_kit_once(lw: Call, gemm: Path, tmp_path: Path) -> None:
 
 
 def test_import_and_list(lw: Call, table: Path) -> None:
-    assert "no tables of other machines" in lw("measure").out
+    assert "no table of another machine" in lw("measure").out
     ended = lw("measure", "--import", table)
     assert ended.code == 0 and "1 prices of pi5" in ended.out and "--target pi5 --threads 4" in ended.out
     listed = json.loads(lw("measure", "--json").out)["devices"]
@@ -77,7 +77,7 @@ def test_wrong_inputs(lw: Call, gemm: Path, table: Path, tmp_path: Path) -> None
         (("--import", tmp_path / "none.json"), "cannot be read"),
         (("--import", tmp_path / "bad.json"), "is not a table of prices"),
         ((gemm, "--import", table), "without MODEL and --export"),
-        (("--export", tmp_path / "kit"), "needs the MODEL"),
+        (("--export", tmp_path / "kit"), "needs MODEL"),
     ):
         ended = lw("measure", *words)
         assert ended.code == 2 and message in ended.one_line_error()

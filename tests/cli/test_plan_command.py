@@ -41,7 +41,7 @@ def test_show_refuses_a_plan_of_another_model(lw: Call, plan_file: Path, model_f
 
 def test_diff(lw: Call, plan_file: Path) -> None:
     same = lw("plan", "diff", plan_file, plan_file)
-    assert same.code == 0 and "choose the same" in same.out
+    assert same.code == 0 and "make the same choices" in same.out
     other = plan_file.with_name("other.json")
     other.write_text('{"lwgraph_plan": 2, "sites": {}, "precision": {"passes": ["quantize"], "keep_float": ["conv1"]}}')
     ended = lw("plan", "diff", plan_file, other, "--json")

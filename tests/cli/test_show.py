@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from lwgraph.cli.show import show_report
-from lwgraph.report import Report, SiteChoice
+from lwgraph.report import Check, PassRun, Report, SiteChoice
 
 
 def test_removed_channels_and_blocks_are_not_counted_as_layers():
@@ -16,5 +16,16 @@ def test_removed_channels_and_blocks_are_not_counted_as_layers():
     text = io.StringIO()
     show_report(Console(file=text, width=200), report)
     said = text.getvalue()
-    assert "channels were removed from 1 groups." in said and "1 residual blocks were removed." in said
+    assert "Channels were removed from 1 group." in said and "Removed 1 residual block." in said
     assert "1 of 2 dense layers have a lighter form." in said
+
+
+def test_passes_that_changed_nothing_are_counted_and_checks_are_sentences():
+    passes = [PassRun("dead-code", "exact", 3, 0.1), PassRun("fuse-pad", "rounding", 0, 0.1)]
+    checks = [Check("structure", "structural verifier", "exact", True, "")]
+    report = Report("m.onnx", "ort-cpu", 1, 0, passes=passes, checks=checks)
+    text = io.StringIO()
+    show_report(Console(file=text, width=200), report, explain=True)
+    said = text.getvalue()
+    assert "structure: holds (exact; structural verifier)" in said
+    assert "dead-code" in said and "fuse-pad" not in said and "1 of 2 passes changed nothing." in said

@@ -98,7 +98,7 @@ def test_too_few_samples_are_told_with_how_many_would_do() -> None:
     assert Moments.shortage(site, 3 * width) == ""
     text = Moments.shortage(site, 3 * width - 1)
     assert f"{3 * width - 1} samples for {width} unknowns" in text and f"about {5 * width} samples" in text
-    assert "give 2 times the data" in text and "give 27 times" in Moments.shortage(site, 10)
+    assert "give 2 times as much data" in text and "give 27 times" in Moments.shortage(site, 10)
 
 
 def test_a_pass_warns_of_too_few_samples() -> None:

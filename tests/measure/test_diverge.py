@@ -7,8 +7,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lwgraph import ir, registry
+from lwgraph.arrays import Array
 from lwgraph.errors import ModelError
-from lwgraph.executor import Array, Feeds, Run
+from lwgraph.executor import Feeds, Run
 from lwgraph.measure.diverge import first_divergence
 from lwgraph.rewrite.base import Contract
 

@@ -22,7 +22,7 @@ from lwgraph.plan.search.removal import Removal
 from lwgraph.plan.search.structure import NOTHING, Offer, Structure, find_offers, find_structures
 from lwgraph.rewrite.base import Context
 from tests.passes.prune.networks import Net
-from tests.passes.prune.test_channels import context
+from tests.passes.prune.pruning import context
 
 
 def net(width=48):

@@ -18,7 +18,7 @@ from lwgraph.errors import CheckError
 from lwgraph.rewrite import Context, Contract, Pass, Pipeline
 from lwgraph.rewrite.instruments import Verify
 from lwgraph.testing import Sample, check_pass, graphs, random_model, samples
-from tests.passes.test_golden import CASES
+from tests.passes.golden import CASES
 from tests.rewrite.rewrite_models import parse
 
 NAMES = [n for n in registry.names("passes") if registry.pass_class(n).contract is not Contract.APPROXIMATE]

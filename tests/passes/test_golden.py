@@ -1,8 +1,5 @@
-"""Before and after of each pass, as text.
+"""Before and after of each pass, as text (`golden.py` says how the files read).
 
-A file holds the cases of one pass and lies where the pass does: `=== title`, a line of settings (`pass:`, `opset:`),
-`--- before` with a model in onnx's syntax (see `rewrite_models.parse`), `--- after` with the count of rewrites and the
-model as lwgraph shows it. A twin that must not match has the line `unchanged` instead.
 `LWGRAPH_UPDATE_GOLDEN=1 pytest tests/passes/test_golden.py` writes what is found into the files, and fails, for a
 person to read the difference.
 """
@@ -11,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -22,47 +18,10 @@ from lwgraph.measure import compare_runs
 from lwgraph.rewrite import Context, Pass
 from lwgraph.rewrite.instruments.verify import plain_executor
 from lwgraph.text import to_text
-from tests.rewrite.rewrite_models import parse, verify
+from tests.passes.golden import CASES, FILES, Case, read
+from tests.rewrite.rewrite_models import verify
 
-HERE = Path(__file__).parent
 UPDATE = os.environ.get("LWGRAPH_UPDATE_GOLDEN") == "1"
-
-
-@dataclass(frozen=True)
-class Case:
-    path: Path
-    title: str
-    settings: dict[str, str]
-    before: str
-    after: str
-
-    @property
-    def model(self) -> ir.Model:
-        return parse(
-            self.before,
-            opset=int(self.settings.get("opset", "17")),
-            extra=self.settings.get("extra", ""),
-            ir_version=int(self.settings.get("ir", "10")),
-        )
-
-
-def read(path: Path) -> list[Case]:
-    cases = []
-    shared: dict[str, str] = {}
-    head, *blocks = re.split(r"^=== ", path.read_text("utf-8"), flags=re.MULTILINE)
-    shared.update(_settings(head))
-    for block in blocks:
-        title, _, rest = block.partition("\n")
-        settings, before, after = re.split(r"^--- (?:before|after)\n", rest, flags=re.MULTILINE)
-        cases.append(Case(path, title.strip(), shared | _settings(settings), before.strip(), after.strip()))
-    return cases
-
-
-def _settings(text: str) -> dict[str, str]:
-    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines() if line)}
-
-
-CASES = [case for path in sorted(HERE.rglob("*.txt")) for case in read(path)]
 
 
 def shown(model: ir.Model, count: int) -> str:
@@ -100,7 +59,7 @@ def _updated(case: Case, found: str) -> str:
     return text[:start] + found + "\n" + tail
 
 
-@pytest.mark.parametrize("path", sorted(HERE.rglob("*.txt")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_each_pass_has_a_rewrite_and_a_twin(path: Path) -> None:
     cases = read(path)
     assert any(c.after == "unchanged" for c in cases)

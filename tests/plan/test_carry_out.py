@@ -16,7 +16,7 @@ from lwgraph.plan.carry_out import carry_out, nodes_of
 from lwgraph.plan.plan import Choice, Plan, Precision, Removed, Width
 from lwgraph.rewrite.base import Context
 from lwgraph.views.residual import find_residuals
-from tests.layers.test_form_pass import FEEDS, ORT, chain
+from tests.layers.chain import FEEDS, ORT, chain
 
 FORM = Choice("low-rank{rank=16,split=output}")
 

@@ -80,7 +80,7 @@ def test_what_a_form_looks_at_travels_with_the_task() -> None:
     (fitted,) = run_task(pickle.loads(pickle.dumps(task))).fits
     expected = form.fit(site, Moments(site, known.gram(site), lambda look: known.gram(look(site))))
     assert np.array_equal(fitted.kernel, expected.kernel) and fitted.error == expected.error
-    with pytest.raises(DataError, match="only moments of its own input patches"):
+    with pytest.raises(DataError, match="only the moments of its own input patches"):
         run_task(FitTask.of(site, known.gram(site), [form]))
 
 

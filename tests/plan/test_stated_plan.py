@@ -9,7 +9,7 @@ from lwgraph.plan import deliver
 from lwgraph.plan.carry_out import carry_out
 from lwgraph.plan.plan import Choice, Plan
 from lwgraph.rewrite import Context
-from tests.plan.refit.test_refit import FORMS, ORT, distance, inputs, network
+from tests.plan.refit.residual import FORMS, ORT, distance, inputs, network
 
 
 def test_layers_are_fitted_anew(monkeypatch: pytest.MonkeyPatch) -> None:

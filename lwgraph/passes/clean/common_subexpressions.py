@@ -13,7 +13,7 @@ from lwgraph.rewrite.operators import COMMUTATIVE, is_deterministic
 
 @dataclass(frozen=True)
 class EliminateCommonSubexpressions(Pass):
-    """Nodes of equal operator, attributes and inputs become one."""
+    """Merge nodes with equal operator, attributes and inputs."""
 
     name = "common-subexpressions"
     contract = Contract.EXACT

@@ -1,4 +1,4 @@
-"""Weights that a file lists as inputs, because the format once demanded it, become constants."""
+"""constant-inputs: turns weights that old files had to list as inputs into constants."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OPTIONAL_SINCE = 4  # the IR version from which an initializer need not be liste
 
 @dataclass(frozen=True)
 class ConstantInputs(Pass):
-    """Take initializers off the inputs of a model before IR version 4, which had to list them there; it becomes 4.
+    """Remove initializers from the inputs of a model before IR version 4, which had to list them; set version 4.
 
     No runtime optimizes what a caller may override. From IR version 4 on such an input is meant, and stays.
     """

@@ -1,4 +1,4 @@
-"""Constant nodes become initializers."""
+"""constants-to-initializers: turns Constant nodes into initializers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lwgraph.rewrite import Context, Contract, Pass
 
 @dataclass(frozen=True)
 class ConstantsToInitializers(Pass):
-    """Constant nodes become initializers, so that there is one kind of constant."""
+    """Turn Constant nodes into initializers, so that there is one kind of constant."""
 
     name = "constants-to-initializers"
     contract = Contract.EXACT

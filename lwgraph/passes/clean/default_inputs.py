@@ -16,7 +16,7 @@ _ZERO: dict[str, tuple[int, ...]] = {"GRU": (5,), "LSTM": (5, 6), "RNN": (5,), "
 
 @dataclass(frozen=True)
 class DropDefaultInputs(Pass):
-    """Drop initial states of LSTM, GRU and RNN, and values of Pad, that are zero, which is their default."""
+    """Drop initial states of LSTM, GRU and RNN, and values of Pad, where they are zero, their default."""
 
     name = "default-inputs"
     contract = Contract.EXACT

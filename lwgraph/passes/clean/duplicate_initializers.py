@@ -12,7 +12,7 @@ _SAMPLED = 64  # elements looked at before a tensor is read in full
 
 @dataclass(frozen=True)
 class MergeDuplicateInitializers(Pass):
-    """Initializers of equal type, shape and data become one."""
+    """Merge initializers of equal type, shape and data."""
 
     name = "duplicate-initializers"
     contract = Contract.EXACT

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lwgraph import ir
-from lwgraph.executor import Array
+from lwgraph.arrays import Array
 from lwgraph.passes.clean.sizes import Sizes, slice_parts
 from lwgraph.rewrite import Context, Contract, Pass
 

@@ -10,7 +10,7 @@ from lwgraph.rewrite import Context, Contract, Pass
 
 @dataclass(frozen=True)
 class InferShapes(Pass):
-    """Record inferred types and shapes, on which other passes build; counts the values of which more is known."""
+    """Infer and record types and shapes, on which other passes build."""
 
     name = "infer-shapes"
     contract = Contract.EXACT

@@ -27,7 +27,9 @@ class InlineBranches(Pass):
                 node = pending.pop()
                 branch = _taken(node)
                 if branch.initializers and ir.root(graph) in functions:
-                    context.skip(self.name, node.name or "If", "its branch has initializers, which functions cannot")
+                    context.skip(
+                        self.name, node.name or "If", "its branch has initializers, which a function cannot hold"
+                    )
                     continue
                 if not context.allow(self.name, node.name or "If"):
                     return count

@@ -12,12 +12,10 @@ from lwgraph import ir
 from lwgraph.passes.clean.sizes import axes_of
 from lwgraph.rewrite import Const, Contract, RewritePass, Rule
 
-_RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
-
 
 @dataclass(frozen=True)
 class MergeDataMovement(RewritePass):
-    """Transpose of Transpose, Reshape of Reshape, widening Cast and back, and the like become one node or none.
+    """Merge Transpose of Transpose, Reshape of Reshape, widening Cast and back, and the like into one node or none.
 
     The inner node may have other users: the outer one then reads past it, and the graph does not grow.
     """
@@ -60,7 +58,7 @@ class MergeDataMovement(RewritePass):
 
     def replace(self, op: Any, x: ir.Value, shape: Const) -> Any:
         """The outer target alone decides, unless a 0 in it copies a size of the inner result."""
-        inner = next((p for kind in _RESHAPES if (p := _producer(x, kind)) is not None), None)
+        inner = next((p for kind in ir.RESHAPES if (p := _producer(x, kind)) is not None), None)
         if inner is None:
             return None
         target = shape.numpy().copy()

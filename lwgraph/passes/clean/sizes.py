@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Ints
 from lwgraph.passes.clean.polynomial import Poly
 
 Polys: TypeAlias = "npt.NDArray[Any]"  # of Poly objects
@@ -111,7 +112,7 @@ class Sizes:
         array = tensor.numpy()
         return _polys([Poly.of(int(v)) for v in array.reshape(-1)], array.shape)
 
-    def numbers(self, value: ir.Value | None) -> npt.NDArray[np.int64] | None:
+    def numbers(self, value: ir.Value | None) -> Ints | None:
         """The elements, when all are numbers."""
         found = self.array(value)
         if found is None:
@@ -209,7 +210,7 @@ def _slice(sizes: Sizes, node: ir.Node) -> Polys | None:
 
 
 def slice_parts(
-    node: ir.Node, numbers: Callable[[ir.Value | None], npt.NDArray[np.int64] | None]
+    node: ir.Node, numbers: Callable[[ir.Value | None], Ints | None]
 ) -> list[tuple[int, int, int, int]] | None:
     """(axis, start, end, step) of a Slice, from attributes or inputs; None when one of them is not known."""
     if "starts" in node.attributes:
@@ -236,7 +237,7 @@ def _concat(sizes: Sizes, node: ir.Node) -> Polys | None:
     return np.concatenate([p for p in parts if p is not None], axis=ir.attribute(node, "axis", 0))
 
 
-def axes_of(node: ir.Node, numbers: Callable[[ir.Value | None], npt.NDArray[np.int64] | None]) -> list[int] | None:
+def axes_of(node: ir.Node, numbers: Callable[[ir.Value | None], Ints | None]) -> list[int] | None:
     """The axes of Squeeze or Unsqueeze, from the attribute or the input; None when they are not known."""
     if "axes" in node.attributes:
         return list(ir.attribute(node, "axes"))

@@ -20,10 +20,7 @@ class UnshareInitializers(Pass):
     contract = Contract.EXACT
     asks = True
     operators: Annotated[tuple[str, ...], "operators whose inputs are unshared"] = (
-        "Conv",
-        "ConvTranspose",
-        "Gemm",
-        "MatMul",
+        *sorted(ir.LINEAR),
         "BatchNormalization",
     )
 

@@ -10,16 +10,13 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from lwgraph.arrays import Array, Floats, Index
 from lwgraph.calibrate.patches import Patches
 from lwgraph.layers.emit import known_padding
 from lwgraph.layers.site import Site
-
-Array = npt.NDArray[Any]
 
 
 def halved_pads(site: Site) -> tuple[int, ...]:
@@ -78,7 +75,7 @@ class HalvedPatches(Patches):
         """2 D, the features of an input with so many channels."""
         return 2 * super().width(channels)
 
-    def rows(self, x: Array, at: npt.NDArray[np.intp]) -> Array:
+    def rows(self, x: Array, at: Index) -> Array:
         """The features (r, 1, 2 D) at the flat output positions `at`; as `Patches.rows`."""
         grid = self.grid(x.shape)
         image, *where = np.unravel_index(at, (x.shape[0], *grid))
@@ -94,7 +91,7 @@ class HalvedPatches(Patches):
     def _low(self) -> Patches:
         return Patches(self.kernel, self.strides, self.dilations, self.halved)
 
-    def white(self, channels: int) -> npt.NDArray[np.float64]:
+    def white(self, channels: int) -> Floats:
         """(2 D, 2 D), the features' second moments for white inputs far from the edges, over both positions of a pair.
 
         A product over the axes: a tap meets the cell of two positions that it is averaged in, or does not.

@@ -9,16 +9,14 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-import numpy.typing as npt
 
+from lwgraph.arrays import Floats, Index
 from lwgraph.calibrate.patches import Patches
 from lwgraph.layers.linalg import solve
 from lwgraph.layers.moments import Block
 from lwgraph.layers.probe import Probe
 from lwgraph.layers.site import Site
 
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
 SIDE = 3  # taps of the cheap layer on each axis
 
 
@@ -35,10 +33,10 @@ def output_probe(site: Site) -> Probe:
     return Probe(site, patches, weight.reshape(outputs, -1), _white(site), behind=True)
 
 
-def _white(site: Site) -> Array:
+def _white(site: Site) -> Floats:
     rank, outputs = len(site.kernel), site.outputs
     offsets = list(itertools.product(range(SIDE), repeat=rank))
-    near: dict[tuple[int, ...], Array] = {}
+    near: dict[tuple[int, ...], Floats] = {}
     whole = np.zeros((outputs, len(offsets), outputs, len(offsets)))
     for (a, one), (b, other) in itertools.product(enumerate(offsets), repeat=2):
         apart = tuple(q - p for p, q in zip(one, other, strict=True))
@@ -48,7 +46,7 @@ def _white(site: Site) -> Array:
     return whole.reshape(outputs * len(offsets), -1)
 
 
-def _overlap(site: Site, apart: tuple[int, ...]) -> Array:
+def _overlap(site: Site, apart: tuple[int, ...]) -> Floats:
     """(o, o), the product of the kernels of each pair of outputs so many positions apart: E[y_i(p) y_j(p + apart)]."""
     first, second = site.weight, site.weight
     for axis, (n, s, d, k) in enumerate(zip(apart, site.strides, site.dilations, site.kernel, strict=True)):
@@ -57,11 +55,11 @@ def _overlap(site: Site, apart: tuple[int, ...]) -> Array:
         moved = n * s // d  # tap t of the second is tap t + moved of the first
         first = np.take(first, range(max(moved, 0), k + min(moved, 0)), 2 + axis)
         second = np.take(second, range(max(-moved, 0), k - max(moved, 0)), 2 + axis)
-    found: Array = first.reshape(site.outputs, -1) @ second.reshape(site.outputs, -1).T
+    found: Floats = first.reshape(site.outputs, -1) @ second.reshape(site.outputs, -1).T
     return found
 
 
-def choose(block: Block, outputs: int, primary: int) -> tuple[Index, Index, Array]:
+def choose(block: Block, outputs: int, primary: int) -> tuple[Index, Index, Floats]:
     """The primary outputs (m,), increasing, the primary one behind each other output (o - m,), and its taps (o - m, t).
 
     Primary outputs are taken one after another, each time the one that explains most of the power of all outputs that

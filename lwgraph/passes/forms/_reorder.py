@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Ints
 from lwgraph.layers.emit import Emitter
 
 
-def reorder(op: Emitter, x: ir.Value, order: npt.NDArray[np.int64], stem: str) -> ir.Value:
+def reorder(op: Emitter, x: ir.Value, order: Ints, stem: str) -> ir.Value:
     """Channel i of the result is channel order[i] of x; nothing is emitted when that is every channel in its place.
 
     The channels are axis 1, or the last one of a Gemm or MatMul.

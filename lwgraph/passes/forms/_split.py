@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from lwgraph.arrays import Floats, Weights
 from lwgraph.layers.linalg import balance, conjugate_gradients, nested, solve, top_basis
 from lwgraph.layers.moments import Block
 
-Array = npt.NDArray[np.float64]
-Floats = npt.NDArray[np.floating[Any]]
 SWEEPS, STEPS = 3, 3  # alternations at most, and conjugate-gradient steps in each
 
 
-def factor(block: Block, axes: Sequence[int], rank: int) -> tuple[Array, Array]:
+def factor(block: Block, axes: Sequence[int], rank: int) -> tuple[Floats, Floats]:
     """The two stages (r, c, *k with 1 off `axes`) and (o, r, *k with 1 on `axes`) of least error on the moments.
 
     With T taps off `axes`, I = c * taps on `axes`, D = T I: O(rank D^2 STEPS + (rank T)^3) per sweep after
@@ -48,21 +45,21 @@ def factor(block: Block, axes: Sequence[int], rank: int) -> tuple[Array, Array]:
     return balance(rows, columns)
 
 
-def start(block: Block, axes: Sequence[int], rank: int) -> tuple[float, Array, Array]:
+def start(block: Block, axes: Sequence[int], rank: int) -> tuple[float, Floats, Floats]:
     """Loss (up to a constant), first and second stage of the better of two starts: whitened and plain SVD, refitted."""
     key = ("start", tuple(axes), rank)
     if key not in block.cache:
-        best: tuple[float, Array, Array] | None = None
+        best: tuple[float, Floats, Floats] | None = None
         for basis, _, right, second in solved(block, axes, rank):
             loss = -float(np.vdot(second, right))
             if best is None or loss < best[0]:
                 best = loss, basis, second.reshape(len(right), -1, rank)
         block.cache[key] = best
-    found: tuple[float, Array, Array] = block.cache[key]
+    found: tuple[float, Floats, Floats] = block.cache[key]
     return found
 
 
-def starts(block: Block, axes: Sequence[int], rank: int) -> list[tuple[Array, Array, Array]]:
+def starts(block: Block, axes: Sequence[int], rank: int) -> list[tuple[Floats, Floats, Floats]]:
     """For each of `bases`: its first `rank` directions, and the second stage's normal equations for them.
 
     The equations of a smaller rank are a part of those of a larger one, so they are set up once for all ranks up to
@@ -83,7 +80,7 @@ def starts(block: Block, axes: Sequence[int], rank: int) -> list[tuple[Array, Ar
     return found
 
 
-def solved(block: Block, axes: Sequence[int], rank: int) -> list[tuple[Array, Array, Array, Array]]:
+def solved(block: Block, axes: Sequence[int], rank: int) -> list[tuple[Floats, Floats, Floats, Floats]]:
     """`starts` with the second stage (o, T r) of each, solved once for all forms that begin alike."""
     key = ("solved", tuple(axes), rank)
     found = starts(block, axes, rank)
@@ -92,14 +89,14 @@ def solved(block: Block, axes: Sequence[int], rank: int) -> list[tuple[Array, Ar
     return [(*each, second) for each, second in zip(found, block.cache[key], strict=True)]
 
 
-def explained(block: Block, axes: Sequence[int], rank: int) -> Array:
+def explained(block: Block, axes: Sequence[int], rank: int) -> Floats:
     """Y (r, T, o): what the whitened basis' directions explain, in order; see `lwgraph.layers.moments.nested`.
 
     Computed once for all ranks up to min(inputs, outputs), which is as far as menus go.
     """
     limit = max(rank, min(block.weight.shape[:2]))
     key = ("explained", tuple(axes))
-    found: Array | None = block.cache.get(key)
+    found: Floats | None = block.cache.get(key)
     if found is None or len(found) < rank:
         taps = len(arranged(block, axes)[1])
         basis, normal, right = starts(block, axes, limit)[0]
@@ -110,7 +107,7 @@ def explained(block: Block, axes: Sequence[int], rank: int) -> Array:
     return found[:rank]
 
 
-def join(first: Array, second: Array) -> Array:
+def join(first: Floats, second: Floats) -> Floats:
     """The dense kernel (o, c, *k) of the stages (r, c, *on) and (o, r, *off); either is 1 on each axis."""
     rank = first.ndim - 2
     a = first.reshape(first.shape[0], -1)
@@ -123,7 +120,7 @@ def join(first: Array, second: Array) -> Array:
     return np.ascontiguousarray(kernel.transpose(order).reshape(second.shape[0], first.shape[1], *shape))
 
 
-def arranged(block: Block, axes: Sequence[int]) -> tuple[Array, Floats]:
+def arranged(block: Block, axes: Sequence[int]) -> tuple[Floats, Weights]:
     """The weight (o, T, I) in float64, and the moments (T, I, T, I) in the precision of `Block.working`."""
     key = ("arranged", tuple(axes))
     if key not in block.cache:
@@ -139,29 +136,29 @@ def arranged(block: Block, axes: Sequence[int]) -> tuple[Array, Floats]:
         cross = block.cross.reshape(-1, *shape).transpose(0, *[1 + a for a in order]).reshape(-1, taps, inner)
         block.cache[key] = weight, moments
         block.cache[("cross", tuple(axes))] = np.ascontiguousarray(cross)
-    found: tuple[Array, Floats] = block.cache[key]
+    found: tuple[Floats, Weights] = block.cache[key]
     return found
 
 
-def bases(block: Block, axes: Sequence[int], weight: Array, moments: Floats) -> tuple[Array, ...]:
+def bases(block: Block, axes: Sequence[int], weight: Floats, moments: Weights) -> tuple[Floats, ...]:
     """The whitened and the plain basis (I, I) of the first stage, best directions first."""
     key = ("bases", tuple(axes))
     if key not in block.cache:
         right = weight.transpose(2, 0, 1).reshape(weight.shape[2], -1)
         white = top_basis(average(moments), right)
         block.cache[key] = (white,) if block.white else (white, top_basis(None, right))
-    found: tuple[Array, ...] = block.cache[key]
+    found: tuple[Floats, ...] = block.cache[key]
     return found
 
 
-def second_stage(moments: Floats, cross: Array, first: Array) -> tuple[float, Array]:
+def second_stage(moments: Weights, cross: Floats, first: Floats) -> tuple[float, Floats]:
     """The best second stage (o, T, r) for a first stage (r, I), and the loss up to a constant."""
     normal, right = normal_equations(moments, cross, first)
     second = solve(normal, right)
     return -float(np.vdot(second, right)), second.reshape(len(cross), len(moments), len(first))
 
 
-def normal_equations(moments: Floats, cross: Array, first: Array) -> tuple[Array, Array]:
+def normal_equations(moments: Weights, cross: Floats, first: Floats) -> tuple[Floats, Floats]:
     """The normal matrix (T r, T r) and right-hand side (o, T r) of the second stage."""
     taps, inner = moments.shape[:2]
     rank = len(first)
@@ -172,21 +169,21 @@ def normal_equations(moments: Floats, cross: Array, first: Array) -> tuple[Array
     return (normal + normal.T) / 2, (cross @ first.T).reshape(len(cross), -1)
 
 
-def average(moments: Floats) -> Array:
+def average(moments: Weights) -> Floats:
     """The (I, I) moments of the first stage's patches, over the T places at which it stands: (T, I, T, I) -> (I, I)."""
     return np.asarray(sum(moments[t, :, t].astype(np.float64) for t in range(len(moments)))) / len(moments)
 
 
-def inverse_average(block: Block, axes: Sequence[int]) -> Array:
+def inverse_average(block: Block, axes: Sequence[int]) -> Floats:
     """The inverse of `average`, (I, I), remembered."""
     key = ("inverse", tuple(axes))
     if key not in block.cache:
         block.cache[key] = np.linalg.inv(average(arranged(block, axes)[1]))
-    found: Array = block.cache[key]
+    found: Floats = block.cache[key]
     return found
 
 
-def first_stage(moments: Floats, cross: Floats, first: Floats, second: Floats, average_inverse: Floats) -> Array:
+def first_stage(moments: Weights, cross: Weights, first: Weights, second: Weights, average_inverse: Weights) -> Floats:
     """A better first stage (r, I) for a second stage (o, T, r): preconditioned conjugate gradients from `first`.
 
     The normal operator is V -> sum_ts (H_t^T H_s) V R_st, never formed as a matrix of (r I)^2. In float32: the second
@@ -200,7 +197,7 @@ def first_stage(moments: Floats, cross: Floats, first: Floats, second: Floats, a
     flat = moments.reshape(taps, inner, taps * inner)  # symmetric, so that rows stand for columns
     inner_products = np.einsum("otr,osq->trsq", second, second, optimize=True)  # H_t^T H_s
 
-    def operate(v: Array) -> Array:
+    def operate(v: Floats) -> Floats:
         spread = np.tensordot(inner_products, v, axes=(3, 0))  # (T, r, S, I)
         # (I, D) @ (D, r): several times as fast in BLAS as its transpose.
         parts = [flat[t] @ spread[t].reshape(rank, -1).T for t in range(taps)]
@@ -210,7 +207,7 @@ def first_stage(moments: Floats, cross: Floats, first: Floats, second: Floats, a
     rows = np.einsum("trtq->rq", inner_products)
     rows_inverse = np.linalg.inv(rows + np.eye(rank, dtype=np.float32) * max(1e-6 * np.trace(rows) / rank, 1e-30))
 
-    def precondition(v: Array) -> Array:
+    def precondition(v: Floats) -> Floats:
         return np.asarray(rows_inverse @ v @ average_inverse)
 
     better = conjugate_gradients(operate, target, first, STEPS, precondition).astype(np.float64)

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Array, Floats
 from lwgraph.errors import UsageError
 from lwgraph.layers.emit import Emitter
 from lwgraph.layers.form import Fitted, Form, ceil16
@@ -27,7 +28,6 @@ from lwgraph.layers.site import Site
 from lwgraph.passes.forms.depthwise import dense_spatial
 from lwgraph.passes.forms.shift import explained_jointly, joint
 
-Array = npt.NDArray[np.float64]
 Single = npt.NDArray[np.float32]
 SWEEPS, STEPS = 8, 3  # alternations at most, and conjugate-gradient steps for each of K and B
 GROWTH = 3.0  # how much a sweep may enlarge the terms
@@ -35,7 +35,7 @@ GROWTH = 3.0  # how much a sweep may enlarge the terms
 
 @dataclass(frozen=True)
 class Cp(Form):
-    """1 x 1, depthwise, 1 x 1: an inverted residual without its activations."""
+    """A 1 x 1, a depthwise and a 1 x 1 convolution: an inverted residual without its activations."""
 
     name: ClassVar[str] = "cp"
 
@@ -110,7 +110,7 @@ class Cp(Form):
         return rank * (site.inputs * site.positions(()) + (site.taps + site.outputs) * site.positions())
 
 
-def decompose(block: Block, rank: int) -> tuple[Array, Array, Array]:
+def decompose(block: Block, rank: int) -> tuple[Floats, Floats, Floats]:
     """B (R, c), K (R, t) and A (o, R) of least error on the moments. O(R D^2 + R^2 D) per step and R^3 per sweep."""
     at, first, last = joint(block, rank)
     taps = np.zeros((rank, block.matrix.shape[1] // first.shape[1]))
@@ -136,7 +136,7 @@ def _features(first: Any, taps: Any) -> Any:
     return (first[:, :, None] * taps[:, None, :]).reshape(len(first), -1)
 
 
-def _project(block: Block, first: Array, taps: Array) -> tuple[float, Array]:
+def _project(block: Block, first: Floats, taps: Floats) -> tuple[float, Floats]:
     """Loss (up to a constant) and the best A (o, R)."""
     features = _features(first, taps)
     right = block.cross @ features.T
@@ -145,7 +145,7 @@ def _project(block: Block, first: Array, taps: Array) -> tuple[float, Array]:
     return -float(np.vdot(last, right)), last
 
 
-def _factors(block: Block, first: Array, taps: Array, last: Array) -> tuple[Array, Array]:
+def _factors(block: Block, first: Floats, taps: Floats, last: Floats) -> tuple[Floats, Floats]:
     """Better K (R, t), then a better B (R, c), for A (o, R); in float32, since the next A decides if they are."""
     rank, inputs, count = len(first), first.shape[1], taps.shape[1]
     moments, outer = block.single, last.astype(np.float32)
@@ -161,8 +161,8 @@ def _factors(block: Block, first: Array, taps: Array, last: Array) -> tuple[Arra
     def along(vectors: Single, images: Single) -> Single:
         return np.asarray(vectors[:, None] @ images)[:, 0]
 
-    start: npt.NDArray[Any] = taps.astype(np.float32)
-    other: npt.NDArray[Any] = first.astype(np.float32)
+    start: Array = taps.astype(np.float32)
+    other: Array = first.astype(np.float32)
     tap_inverse = np.linalg.inv(block.tap_moments).astype(np.float32)
     start = conjugate_gradients(
         lambda v: along(other, image(_features(other, v))),
@@ -184,7 +184,7 @@ def _factors(block: Block, first: Array, taps: Array, last: Array) -> tuple[Arra
     return taps, first / np.maximum(np.linalg.norm(first, axis=1, keepdims=True), 1e-300)
 
 
-def _terms(first: Array, taps: Array, last: Array) -> float:
+def _terms(first: Floats, taps: Floats, last: Floats) -> float:
     """The summed squared size of the rank-one terms; large against the kernel's when they cancel."""
     sizes = [np.square(part).sum(axis) for part, axis in ((first, 1), (taps, 1), (last, 0))]
     return float((sizes[0] * sizes[1] * sizes[2]).sum())

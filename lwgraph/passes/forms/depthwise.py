@@ -13,12 +13,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Array, Floats, Weights
 from lwgraph.errors import UsageError
 from lwgraph.layers.emit import Emitter
 from lwgraph.layers.form import Fitted, Form
@@ -26,15 +26,13 @@ from lwgraph.layers.linalg import conjugate_gradients, solve
 from lwgraph.layers.moments import Block, Moments
 from lwgraph.layers.site import Site
 
-Array = npt.NDArray[np.float64]
-Floats = npt.NDArray[np.floating[Any]]
 Order = Literal["auto", "dw-pw", "pw-dw"]
 SWEEPS, STEPS = 8, 6  # alternations at most, and conjugate-gradient steps in each
 
 
 @dataclass(frozen=True)
 class Depthwise(Form):
-    """Depthwise and 1 x 1 convolutions, `terms` pairs of them, summed."""
+    """A sum of `terms` pairs of a depthwise and a 1 x 1 convolution."""
 
     name: ClassVar[str] = "depthwise"
 
@@ -81,7 +79,7 @@ class Depthwise(Form):
             kernel = np.einsum("otc,otd->ocd", points, taps, optimize=True)
             points = points.transpose(0, 2, 1)
         ones = (1,) * len(site.kernel)
-        arrays: dict[str, Array] = {}
+        arrays: dict[str, Floats] = {}
         for t in range(form.terms):  # taps of unit norm: the pointwise weights carry the scale
             arrays[f"depthwise{t}"] = np.ascontiguousarray(taps[:, t]).reshape(-1, 1, *site.kernel)
             arrays[f"pointwise{t}"] = np.ascontiguousarray(points[:, :, t]).reshape(*points.shape[:2], *ones)
@@ -92,7 +90,7 @@ class Depthwise(Form):
         form, random, ones = self.at(site), np.random.default_rng(0), (1,) * len(site.kernel)
         form = replace(form, order="dw-pw") if form.order == "auto" else form
         width = site.inputs if form.order == "dw-pw" else site.outputs
-        arrays: dict[str, Array] = {}
+        arrays: dict[str, Floats] = {}
         for t in range(form.terms):
             arrays[f"depthwise{t}"] = random.standard_normal((width, 1, *site.kernel)) / site.taps
             arrays[f"pointwise{t}"] = random.standard_normal((site.outputs, site.inputs, *ones)) / site.inputs
@@ -132,7 +130,7 @@ def dense_spatial(site: Site) -> str:
     return ""
 
 
-def decouple_inputs(block: Block, terms: int) -> tuple[Array, Array]:
+def decouple_inputs(block: Block, terms: int) -> tuple[Floats, Floats]:
     """Taps (c, T, t) and pointwise weights (o, c, T) of dw-pw. O(T D^2) per step and (T c)^3 per sweep."""
     inputs, taps = block.weight.shape[1], block.matrix.shape[1] // block.weight.shape[1]
     weight = block.weight.reshape(-1, inputs, taps)
@@ -154,7 +152,7 @@ def decouple_inputs(block: Block, terms: int) -> tuple[Array, Array]:
     return k, p
 
 
-def _leading(energy: Array, metric: Array, terms: int) -> Array:
+def _leading(energy: Floats, metric: Floats, terms: int) -> Floats:
     """For each channel the best `terms` tap vectors (n, T, t) in the metric (n, t, t); energy is W^T W, (n, t, t)."""
     lower = np.linalg.cholesky(metric)
     _, vectors = np.linalg.eigh(lower.swapaxes(1, 2) @ energy @ lower)
@@ -162,7 +160,7 @@ def _leading(energy: Array, metric: Array, terms: int) -> Array:
     return np.asarray(basis / np.linalg.norm(basis, axis=2, keepdims=True))
 
 
-def _pointwise(moments: Array, cross: Array, k: Array) -> tuple[float, Array, Array]:
+def _pointwise(moments: Floats, cross: Floats, k: Floats) -> tuple[float, Floats, Floats]:
     """Loss (up to a constant), the taps k (c, T, t), and the best pointwise weights (o, c, T) for them."""
     inputs, terms, taps = k.shape
     product = (k @ moments).reshape(inputs * terms, inputs, taps)
@@ -172,7 +170,7 @@ def _pointwise(moments: Array, cross: Array, k: Array) -> tuple[float, Array, Ar
     return -float(np.vdot(points, right)), k, points.reshape(len(cross), inputs, terms)
 
 
-def _input_taps(moments: Floats, cross: Floats, own: Floats, k: Floats, p: Floats) -> Array:
+def _input_taps(moments: Weights, cross: Weights, own: Weights, k: Weights, p: Weights) -> Floats:
     """Better taps (c, T, t) for pointwise weights p (o, c, T), by conjugate gradients on the c T t unknowns.
 
     In float32: the next pointwise weights decide whether they are better.
@@ -183,7 +181,7 @@ def _input_taps(moments: Floats, cross: Floats, own: Floats, k: Floats, p: Float
     products = (flat.T @ flat).reshape(inputs, terms, inputs, terms)
     transposed = moments.swapaxes(1, 2)  # (c, D, t)
 
-    def operate(v: Array) -> Array:
+    def operate(v: Floats) -> Floats:
         spread = np.matmul(products.transpose(2, 0, 1, 3).reshape(inputs, inputs * terms, terms), v)  # (b, a T, t)
         spread = spread.reshape(inputs, inputs, terms, taps).transpose(1, 2, 0, 3)
         return np.asarray(spread.reshape(inputs, terms, -1) @ transposed)
@@ -194,14 +192,14 @@ def _input_taps(moments: Floats, cross: Floats, own: Floats, k: Floats, p: Float
     trace = np.einsum("aii->a", blocks)[:, None, None] / (terms * taps)
     inverse = np.linalg.inv(blocks + np.eye(terms * taps) * np.where(trace > 0, 1e-6 * trace, np.float32(1)))
 
-    def precondition(v: Array) -> Array:
+    def precondition(v: Floats) -> Floats:
         return np.asarray((inverse @ v.reshape(inputs, -1, 1)).reshape(v.shape))
 
     better = conjugate_gradients(operate, target, k, STEPS, precondition).astype(np.float64)
     return np.asarray(better / np.maximum(np.linalg.norm(better, axis=2, keepdims=True), 1e-300))
 
 
-def decouple_outputs(block: Block, terms: int) -> tuple[Array, Array]:
+def decouple_outputs(block: Block, terms: int) -> tuple[Floats, Floats]:
     """Taps (o, T, t) and pointwise weights (o, T, c) of pw-dw. O(o D^2) per step.
 
     The start is the SVD of each output channel's (c, t) kernel, whitened as if the moments were a product of a channel
@@ -214,7 +212,7 @@ def decouple_outputs(block: Block, terms: int) -> tuple[Array, Array]:
     tap = block.tap_moments * (inputs / max(float(np.trace(channel)), 1e-300))
     cross = block.cross.reshape(-1, inputs, taps)
 
-    def start(channels: Array, tap_metric: Array) -> tuple[float, Array, Array]:
+    def start(channels: Floats, tap_metric: Floats) -> tuple[float, Floats, Floats]:
         energy = weight.swapaxes(1, 2) @ np.einsum("cd,odt->oct", channels, weight, optimize=True)
         k = _leading(energy, np.broadcast_to(tap_metric, (outputs, taps, taps)), terms)
         # In the metric, W_o is projected on its leading taps: P = W_o M K^T (K M K^T)^-1.
@@ -224,11 +222,11 @@ def decouple_outputs(block: Block, terms: int) -> tuple[Array, Array]:
 
     single = block.single
 
-    def image(kernel: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def image(kernel: Array) -> Array:
         """For the steps, in float32: the loss decides whether they led anywhere."""
         return np.asarray((kernel.reshape(outputs, -1).astype(np.float32) @ single).reshape(weight.shape))
 
-    def loss(k: Array, p: Array) -> float:
+    def loss(k: Floats, p: Floats) -> float:
         kernel = p.swapaxes(1, 2) @ k
         return float(np.vdot((kernel.reshape(outputs, -1) @ block.moments).reshape(weight.shape) - 2 * cross, kernel))
 
@@ -253,8 +251,8 @@ def decouple_outputs(block: Block, terms: int) -> tuple[Array, Array]:
 
 
 def _solve_pointwise(
-    image: Callable[[Floats], Floats], cross: Array, k: Array, p: Array, small: Array, channel_inverse: Floats
-) -> Array:
+    image: Callable[[Weights], Weights], cross: Floats, k: Floats, p: Floats, small: Floats, channel_inverse: Weights
+) -> Floats:
     """Better pointwise weights (o, T, c) for taps k (o, T, t); one system per output."""
     return conjugate_gradients(
         lambda v: k @ image(v.swapaxes(1, 2) @ k).swapaxes(1, 2),
@@ -267,8 +265,8 @@ def _solve_pointwise(
 
 
 def _solve_taps(
-    image: Callable[[Floats], Floats], cross: Array, k: Array, p: Array, small: Array, tap_inverse: Floats
-) -> Array:
+    image: Callable[[Weights], Weights], cross: Floats, k: Floats, p: Floats, small: Floats, tap_inverse: Weights
+) -> Floats:
     """Better taps (o, T, t) for pointwise weights p (o, T, c)."""
     better = conjugate_gradients(
         lambda v: p @ image(p.swapaxes(1, 2) @ v),

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Floats, Index
 from lwgraph.errors import UsageError
 from lwgraph.layers.emit import Emitter, known_padding
 from lwgraph.layers.form import Fitted, Form, ceil16
@@ -28,14 +28,12 @@ from lwgraph.passes.forms._reorder import reorder
 from lwgraph.passes.forms._split import arranged, first_stage, inverse_average, normal_equations, solved
 from lwgraph.passes.forms.depthwise import dense_spatial
 
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
 SWEEPS = 3  # alternations of B and H at most
 
 
 @dataclass(frozen=True)
 class Fire(Form):
-    """1 x 1 into fewer channels, then 1 x 1 for some outputs and k x k for the others."""
+    """A 1 x 1 layer into fewer channels, then a 1 x 1 layer for some outputs and a k x k layer for the others."""
 
     name: ClassVar[str] = "fire"
 
@@ -150,7 +148,7 @@ def partly_known(site: Site) -> str:
     return ""
 
 
-def factor(block: Block, squeeze: int, points: int) -> tuple[Array, Array, Index]:
+def factor(block: Block, squeeze: int, points: int) -> tuple[Floats, Floats, Index]:
     """B (q, c), H (o, q, t) and the 1 x 1 outputs, increasing, of least error. O(q D^2) a step, (q t)^3 a sweep."""
     weight, moments = arranged(block, ())
     cross = np.asarray(block.cache[("cross", ())])
@@ -174,8 +172,8 @@ def factor(block: Block, squeeze: int, points: int) -> tuple[Array, Array, Index
 
 
 def _expand(
-    start: tuple[Array, Array, Array, Array], points: int, centre: int, taps: int
-) -> tuple[float, Array, Array, Index]:
+    start: tuple[Floats, Floats, Floats, Floats], points: int, centre: int, taps: int
+) -> tuple[float, Floats, Floats, Index]:
     """Loss (up to a constant), B, H (o, t, q) with the least harmful outputs 1 x 1, and these.
 
     `start`: B (q, c), the normal matrix and the right-hand side of H, and the H that solves them.

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Floats, Index
 from lwgraph.errors import UsageError
 from lwgraph.layers.emit import Emitter
 from lwgraph.layers.form import Fitted, Form, ceil16
@@ -33,8 +33,6 @@ from lwgraph.passes.forms._neighbours import SIDE, choose, output_probe
 from lwgraph.passes.forms._reorder import reorder
 from lwgraph.passes.forms._split import explained, factor
 
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
 Order = Literal["auto", "pivoted"]
 Cheap = Literal["pointwise", "depthwise"]
 MOST = 10_000  # output patches of so many numbers have moments of 800 MB
@@ -43,7 +41,7 @@ AMPLIFIED = {2: 4.0, 4: 100.0, 8: 100.0}  # by bytes per number: see `turn`; 100
 
 @dataclass(frozen=True)
 class Ghost(Form):
-    """A smaller dense layer, and a 1 x 1 layer that makes the other outputs from its results; concatenated."""
+    """A smaller dense layer, and a 1 x 1 layer that makes the other outputs from its results."""
 
     name: ClassVar[str] = "ghost"
 
@@ -202,7 +200,7 @@ def _takes_neighbours(site: Site) -> bool:
     return site.kind == "conv" and site.outputs * taps <= MOST and site.fan_in > taps
 
 
-def turn(block: Block, rows: Array, columns: Array, limit: float) -> tuple[Index, Array]:
+def turn(block: Block, rows: Floats, columns: Floats, limit: float) -> tuple[Index, Floats]:
     """The primary outputs S (m,), increasing, and T (o - m, m), for the kernel columns @ rows, (o, m) and (m, D).
 
     S is the first or the last m outputs when T then enlarges independent relative errors of the primary outputs at
@@ -214,7 +212,7 @@ def turn(block: Block, rows: Array, columns: Array, limit: float) -> tuple[Index
     covariances = [columns @ normal @ columns.T for normal in (rows @ block.moments @ rows.T, rows @ rows.T)]
     runs = [np.arange(size), np.arange(count - size, count)] if limit else []
     choices = itertools.chain(runs, (np.sort(pivots(covariance, size)) for covariance in covariances))
-    best: tuple[float, Index, Array] | None = None
+    best: tuple[float, Index, Floats] | None = None
     for picked in choices:
         rest = np.setdiff1d(np.arange(count), picked)
         cheap = np.linalg.lstsq(columns[picked].T, columns[rest].T, rcond=1e-10)[0].T
@@ -228,7 +226,7 @@ def turn(block: Block, rows: Array, columns: Array, limit: float) -> tuple[Index
     return best[1], best[2]
 
 
-def growth(cheap: Array, picked: Index, rest: Index, covariance: Array) -> float:
+def growth(cheap: Floats, picked: Index, rest: Index, covariance: Floats) -> float:
     """How much independent relative errors of the primary outputs grow in the others, at most."""
     deviation = np.sqrt(np.maximum(np.diagonal(covariance), 0))
     spread = np.linalg.norm(cheap * deviation[picked], axis=1)
@@ -237,7 +235,7 @@ def growth(cheap: Array, picked: Index, rest: Index, covariance: Array) -> float
     return float((spread / own).max(initial=0.0))
 
 
-def pivots(covariance: Array, size: int) -> Index:
+def pivots(covariance: Floats, size: int) -> Index:
     """`size` variables whose residual variance, given those before, is largest as a share of their own. O(size^2 n).
 
     Pivoted Cholesky of the correlation matrix; variables that do not vary come last.

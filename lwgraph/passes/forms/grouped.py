@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Floats, Index, Weights
 from lwgraph.errors import UsageError
 from lwgraph.layers.emit import Emitter
 from lwgraph.layers.form import Fitted, Form
@@ -29,9 +29,6 @@ from lwgraph.layers.site import Site
 from lwgraph.passes.forms._reorder import reorder
 from lwgraph.passes.forms.depthwise import dense_spatial
 
-Array = npt.NDArray[np.float64]
-Floats = npt.NDArray[np.floating[Any]]
-Index = npt.NDArray[np.intp]
 SWEEPS, STEPS = 6, 4  # alternations at most, and conjugate-gradient steps in each
 INVERSE = "inverse run"  # key of what depends on the inputs alone
 
@@ -143,7 +140,7 @@ class Grouped(Form):
         return ((rank or site.outputs) * width * site.taps + rank * site.outputs) * site.positions()
 
 
-def expand(inner: Floats, groups: int) -> Floats:
+def expand(inner: Weights, groups: int) -> Weights:
     """(G r, D / G) as a block-diagonal (G r, D)."""
     rank, width = len(inner) // groups, inner.shape[1]
     whole = np.zeros((len(inner), groups * width), inner.dtype)
@@ -152,12 +149,12 @@ def expand(inner: Floats, groups: int) -> Floats:
     return whole
 
 
-def split(block: Block, groups: int, rank: int) -> tuple[Array, Array]:
+def split(block: Block, groups: int, rank: int) -> tuple[Floats, Floats]:
     """V (G r, D / G) and A (o, G r) of least error. O(r D^2) per step and (G r)^3 per sweep."""
     width = block.matrix.shape[1] // groups
     runs = [slice(g * width, (g + 1) * width) for g in range(groups)]
 
-    def outer(inner: Array) -> tuple[float, Array, Array]:
+    def outer(inner: Floats) -> tuple[float, Floats, Floats]:
         parts = [(inner[g * rank : (g + 1) * rank], run) for g, run in enumerate(runs)]
         working = block.working
         product = np.concatenate([part.astype(working.dtype, copy=False) @ working[run] for part, run in parts])
@@ -187,19 +184,19 @@ def split(block: Block, groups: int, rank: int) -> tuple[Array, Array]:
     return inner, points
 
 
-def _padded(basis: Array, rank: int) -> Array:
+def _padded(basis: Floats, rank: int) -> Floats:
     return basis[:rank] if len(basis) >= rank else np.pad(basis, ((0, rank - len(basis)), (0, 0)))
 
 
-def _inner(block: Block, runs: Sequence[slice], inner: Array, points: Array, rank: int) -> Array:
+def _inner(block: Block, runs: Sequence[slice], inner: Floats, points: Floats, rank: int) -> Floats:
     """A better V for A, by conjugate gradients in float32, since the next A decides if it is."""
     groups, single = len(runs), np.float32
     products = (points.T @ points).astype(single)
 
-    def restrict(images: Floats) -> Floats:
+    def restrict(images: Weights) -> Weights:
         return np.concatenate([images[g * rank : (g + 1) * rank, run] for g, run in enumerate(runs)])
 
-    def operate(v: Floats) -> Floats:
+    def operate(v: Weights) -> Weights:
         spread = products @ expand(v, groups)
         return np.concatenate(
             [(block.single[run] @ spread[g * rank : (g + 1) * rank].T).T for g, run in enumerate(runs)]
@@ -211,7 +208,7 @@ def _inner(block: Block, runs: Sequence[slice], inner: Array, points: Array, ran
         if key not in block.cache:
             block.cache[key] = np.linalg.inv(block.moments[run, run]).astype(single)
 
-    def precondition(v: Floats) -> Floats:
+    def precondition(v: Weights) -> Weights:
         parts = [v[g * rank : (g + 1) * rank] @ block.cache[key] for g, key in enumerate(keys)]
         return np.asarray(np.concatenate(parts) / scale)
 
@@ -220,7 +217,7 @@ def _inner(block: Block, runs: Sequence[slice], inner: Array, points: Array, ran
     return np.asarray(better / np.maximum(np.linalg.norm(better, axis=1, keepdims=True), 1e-300))
 
 
-def deal(block: Block, inputs: int, groups: int) -> tuple[Index, Index, list[Array]]:
+def deal(block: Block, inputs: int, groups: int) -> tuple[Index, Index, list[Floats]]:
     """Orders of the inputs and the outputs, and each group's weights (o/G, D/G).
 
     Outputs and inputs are assigned in turn, balanced, to where the energy ||W[o, c]||^2 of their weights, scaled by the
@@ -234,7 +231,7 @@ def deal(block: Block, inputs: int, groups: int) -> tuple[Index, Index, list[Arr
         row = _assign(np.stack([energy[:, column == g].sum(1) for g in range(groups)], 1))
         column = _assign(np.stack([energy[row == g].sum(0) for g in range(groups)], 1))
     natural = np.arange(len(energy)) * groups // len(energy), np.arange(inputs) * groups // inputs
-    best: tuple[float, Index, Index, list[Array]] | None = None
+    best: tuple[float, Index, Index, list[Floats]] | None = None
     for rows, columns in ((row, column), natural):
         loss, weights = 0.0, []
         for g in range(groups):
@@ -249,7 +246,7 @@ def deal(block: Block, inputs: int, groups: int) -> tuple[Index, Index, list[Arr
     return best[1:]
 
 
-def _assign(score: Array) -> Index:
+def _assign(score: Floats) -> Index:
     """Each row to one column, equally many to each, greedily by the regret of not getting the best one."""
     count, groups = score.shape
     room = np.full(groups, count // groups)

@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
 from lwgraph.errors import UsageError
@@ -29,7 +28,6 @@ from lwgraph.layers.moments import Moments
 from lwgraph.layers.site import Site
 from lwgraph.passes.forms._split import explained, factor, join, start
 
-Array = npt.NDArray[np.float64]
 Split = Literal["auto", "spatial", "vertical", "horizontal", "output", "input"]
 
 

@@ -13,12 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Array, Floats, Index
 from lwgraph.errors import UsageError
 from lwgraph.layers.emit import Emitter
 from lwgraph.layers.form import Fitted, Form, ceil16
@@ -30,14 +30,12 @@ from lwgraph.passes.forms._halved import HalvedPatches
 from lwgraph.passes.forms._reorder import reorder
 from lwgraph.passes.forms.fire import partly_known
 
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
 MOST = 10_000  # features of a layer: moments of so many are 800 MB
 
 
 @dataclass(frozen=True)
 class Octave(Form):
-    """Low-frequency channels at half the resolution, on the input and the output side."""
+    """A convolution that reads and computes some of its channels at half the resolution."""
 
     name: ClassVar[str] = "octave"
 
@@ -96,7 +94,7 @@ class Octave(Form):
         kernel = kernel.reshape(site.outputs, 2, site.inputs, -1).reshape(shape)
         return self.fitted(site, both, self._arrays(site, kernel, inputs, outputs), kernel)
 
-    def _arrays(self, site: Site, kernel: Array, inputs: Index, outputs: Index) -> dict[str, Array]:
+    def _arrays(self, site: Site, kernel: Floats, inputs: Index, outputs: Index) -> dict[str, Floats]:
         high_in, high_out = (_others(low, size) for low, size in ((inputs, site.inputs), (outputs, site.outputs)))
         pooled = kernel[:, site.inputs :]
         arrays = {
@@ -165,11 +163,11 @@ class Octave(Form):
         return high + low * site.taps * few + pooled * site.positions(())
 
 
-def _others(some: npt.NDArray[Any], size: int) -> Index:
+def _others(some: Array, size: int) -> Index:
     return np.setdiff1d(np.arange(size), some)
 
 
-def _pick(op: Emitter, x: ir.Value, which: npt.NDArray[Any], size: int, stem: str) -> ir.Value:
+def _pick(op: Emitter, x: ir.Value, which: Array, size: int, stem: str) -> ir.Value:
     """Some of the channels; all of them are the value itself."""
     return x if len(which) == size else op.Gather(x, op.const(which.astype(np.int64), stem, shared=True), axis=1)
 
@@ -182,7 +180,7 @@ def halved(op: Emitter, x: ir.Value) -> ir.Value:
     )
 
 
-def low_conv(op: Emitter, x: ir.Value, weight: Array, stem: str, bias: Array | None = None) -> ir.Value:
+def low_conv(op: Emitter, x: ir.Value, weight: Floats, stem: str, bias: Floats | None = None) -> ir.Value:
     """The layer's convolution on the halved image."""
     site, pads = op.site, HalvedPatches.at(op.site).halved
     operands = [x, op.const(weight, stem, shared=True)]
@@ -219,7 +217,7 @@ def may_be_larger(site: Site, x: ir.Value) -> bool:
     return patches.grid((1, 1, *known)) != tuple(2 * n for n in patches.low_grid((1, 1, *known)))
 
 
-def halve_channels(block: Block, channels: int, low_in: int, low_out: int) -> tuple[Index, Index, Array]:
+def halve_channels(block: Block, channels: int, low_in: int, low_out: int) -> tuple[Index, Index, Floats]:
     """The low inputs, the low outputs, and the weight (o, 2 D) of least error for them.
 
     Args:
@@ -244,7 +242,7 @@ def halve_channels(block: Block, channels: int, low_in: int, low_out: int) -> tu
     return inputs, outputs, kernel
 
 
-def _unseen(block: Block, channels: int) -> Array:
+def _unseen(block: Block, channels: int) -> Floats:
     """For each input the power of the outputs that its pooled patch cannot explain of its patch, (c,)."""
     taps = block.matrix.shape[1] // (2 * channels)
     lost = np.zeros(channels)
@@ -257,7 +255,7 @@ def _unseen(block: Block, channels: int) -> Array:
     return lost
 
 
-def _fit(block: Block, seen: Index, taps: int) -> tuple[Array, Array]:
+def _fit(block: Block, seen: Index, taps: int) -> tuple[Floats, Floats]:
     """The loss of each output (up to a constant) and the weight, least squares on the features of some channels."""
     columns = (seen[:, None] * taps + np.arange(taps)).reshape(-1)
     right = block.cross[:, columns]

@@ -14,12 +14,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Array, Floats, Index
 from lwgraph.errors import UsageError
 from lwgraph.layers.emit import Emitter
 from lwgraph.layers.form import Fitted, Form, ceil16
@@ -28,9 +29,7 @@ from lwgraph.layers.moments import Block, Moments
 from lwgraph.layers.site import Site
 from lwgraph.passes.forms.depthwise import dense_spatial
 
-Array = npt.NDArray[np.float64]
 Single = npt.NDArray[np.float32]
-Index = npt.NDArray[np.intp]
 Kind = Literal["per-channel", "free", "joint"]
 SWEEPS, STEPS = 6, 4  # of "joint": alternations at most, and conjugate-gradient steps in each
 BATCHES = 16  # of the matching pursuit, for each c columns
@@ -38,7 +37,7 @@ BATCHES = 16  # of the matching pursuit, for each c columns
 
 @dataclass(frozen=True)
 class Shift(Form):
-    """Moved channels and 1 x 1 convolutions."""
+    """Moves of whole channels, and 1 x 1 convolutions."""
 
     name: ClassVar[str] = "shift"
 
@@ -99,7 +98,7 @@ class Shift(Form):
             picked = np.sort(picked).reshape(site.inputs, terms).T.reshape(-1)
             points = kernel[:, picked]
         ones = (1,) * len(site.kernel)
-        arrays: dict[str, Array] = {}
+        arrays: dict[str, Floats] = {}
         for t, part in enumerate(np.split(np.arange(form.columns), terms)):
             arrays[f"shift{t}"] = one_hot(picked[part] % site.taps, site)
             arrays[f"pointwise{t}"] = points[:, part].reshape(site.outputs, -1, *ones)
@@ -130,7 +129,7 @@ class Shift(Form):
         form, random, ones = self.at(site), np.random.default_rng(0), (1,) * len(site.kernel)
         terms = form.columns // site.inputs if form.kind == "per-channel" else 1
         width = form.columns // terms
-        arrays: dict[str, Array] = {}
+        arrays: dict[str, Floats] = {}
         for t in range(terms):
             arrays[f"shift{t}"] = one_hot(random.integers(0, site.taps, width), site)
             arrays[f"pointwise{t}"] = random.standard_normal((site.outputs, width, *ones)) / width
@@ -166,7 +165,7 @@ class Shift(Form):
 KINDS: tuple[Kind, ...] = ("per-channel", "free", "joint")
 
 
-def one_hot(taps: Index, site: Site) -> Array:
+def one_hot(taps: Index, site: Site) -> Floats:
     """A depthwise weight (n, 1, *k) that moves channel i by tap taps[i]."""
     weight = np.zeros((len(taps), site.taps))
     weight[np.arange(len(taps)), taps] = 1
@@ -230,7 +229,7 @@ def _pursue(block: Block, columns: int, taps: int, centre: int, penalty: float, 
     return np.asarray(picked)
 
 
-def joint(block: Block, columns: int) -> tuple[Index, Array, Array]:
+def joint(block: Block, columns: int) -> tuple[Index, Floats, Floats]:
     """Taps (R,), B (R, c) and A (o, R): the R largest singular values of all taps' slices, whitened; then refitted.
 
     O(R D^2 / taps + R^2 D) per step and R^3 per sweep.
@@ -238,9 +237,9 @@ def joint(block: Block, columns: int) -> tuple[Index, Array, Array]:
     inputs, taps = block.weight.shape[1], block.matrix.shape[1] // block.weight.shape[1]
     key = ("joint fit", columns, block.refine)
     if key in block.cache:  # cp starts from it, too
-        known: tuple[Index, Array, Array] = block.cache[key]
+        known: tuple[Index, Floats, Floats] = block.cache[key]
         return known
-    best: tuple[float, Index, Array, Array] | None = None
+    best: tuple[float, Index, Floats, Floats] | None = None
     for whiten in (False,) if block.white else (True, False) if block.refine else (True,):
         at, first = _ranked(block, whiten)
         found = _last(block, at[:columns], first[:columns])
@@ -261,7 +260,7 @@ def joint(block: Block, columns: int) -> tuple[Index, Array, Array]:
     return at, first, last
 
 
-def _ranked(block: Block, whiten: bool) -> tuple[Index, Array]:
+def _ranked(block: Block, whiten: bool) -> tuple[Index, Floats]:
     """All taps' directions, (n,) and (n, c), by how much error each takes away in its tap alone."""
     key = ("taps", whiten)
     if key not in block.cache:
@@ -280,14 +279,14 @@ def _ranked(block: Block, whiten: bool) -> tuple[Index, Array]:
         order = np.argsort(-np.concatenate(strength), kind="stable")
         where = np.repeat(np.arange(taps), [len(rows) for rows in basis])
         block.cache[key] = where[order], np.concatenate(basis)[order]
-    found: tuple[Index, Array] = block.cache[key]
+    found: tuple[Index, Floats] = block.cache[key]
     return found
 
 
 def explained_jointly(block: Block, columns: int) -> float:
     """The power of the outputs that the first `columns` whitened directions explain; once for all up to 2 c."""
     limit = max(columns, 2 * block.weight.shape[1])
-    known: Array | None = block.cache.get("joint")
+    known: Floats | None = block.cache.get("joint")
     if known is None or len(known) < columns:
         at, first = _ranked(block, not block.white)
         features = _spread(block, at[:limit], first[:limit])
@@ -297,7 +296,7 @@ def explained_jointly(block: Block, columns: int) -> float:
     return float(known[columns - 1])
 
 
-def _spread(block: Block, at: Index, first: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _spread(block: Block, at: Index, first: Array) -> Array:
     """The features (R, D) of B (R, c) at its taps."""
     inputs = first.shape[1]
     features = np.zeros((len(first), inputs, block.matrix.shape[1] // inputs), first.dtype)
@@ -305,7 +304,7 @@ def _spread(block: Block, at: Index, first: npt.NDArray[Any]) -> npt.NDArray[Any
     return features.reshape(len(first), -1)
 
 
-def _last(block: Block, at: Index, first: Array) -> tuple[float, Index, Array, Array]:
+def _last(block: Block, at: Index, first: Floats) -> tuple[float, Index, Floats, Floats]:
     features = _spread(block, at, first)
     inputs, taps = first.shape[1], features.shape[1] // first.shape[1]
     rows, product = block.working.reshape(inputs, taps, -1), np.empty_like(features)
@@ -317,7 +316,7 @@ def _last(block: Block, at: Index, first: Array) -> tuple[float, Index, Array, A
     return -float(np.vdot(last, right)), at, first, last
 
 
-def _first(block: Block, at: Index, first: Array, last: Array) -> Array:
+def _first(block: Block, at: Index, first: Floats, last: Floats) -> Floats:
     """A better B (R, c) for A (o, R), by conjugate gradients in float32, since the next A decides if it is."""
     inputs = first.shape[1]
     taps = block.matrix.shape[1] // inputs
@@ -327,7 +326,7 @@ def _first(block: Block, at: Index, first: Array, last: Array) -> Array:
     wide = rank < len(outer)
     products = outer.T @ outer if wide else outer
 
-    def gather(images: Single) -> Single:
+    def gather(images: Array) -> Single:
         return np.asarray(images.reshape(rank, inputs, taps)[rows, :, at])
 
     def operate(v: Single) -> Single:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
 from lwgraph.errors import UsageError
@@ -25,8 +24,6 @@ from lwgraph.layers.moments import SHARED, Moments
 from lwgraph.layers.site import Site
 from lwgraph.passes.forms._reorder import reorder
 from lwgraph.passes.forms.grouped import INVERSE, expand, split
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

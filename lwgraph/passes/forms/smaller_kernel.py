@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Floats, Index
 from lwgraph.errors import UsageError
 from lwgraph.layers.emit import Emitter
 from lwgraph.layers.form import Fitted, Form
@@ -27,7 +27,6 @@ from lwgraph.layers.moments import WIDE, Block, Moments
 from lwgraph.layers.site import Site
 from lwgraph.passes.forms.fire import partly_known
 
-Array = npt.NDArray[np.float64]
 Taps = tuple[int, ...]  # taps kept on one axis, evenly spaced
 MANY = 27  # placements tried together; of more, each axis is placed on its own
 CLOSE = 3  # placements of a wide layer that are fitted, those that promise most
@@ -40,7 +39,7 @@ class Support:
     lines: tuple[Taps, ...]
     cross: bool = False
 
-    def taps(self, kernel: tuple[int, ...]) -> npt.NDArray[np.intp]:
+    def taps(self, kernel: tuple[int, ...]) -> Index:
         """Their numbers, increasing."""
         kept = np.zeros(kernel, bool)
         if self.cross:
@@ -125,7 +124,7 @@ class SmallerKernel(Form):
         kernel = np.concatenate([_refit(block, site, taps)[1] for block in moments.blocks]).reshape(site.shape)
         return form.fitted(site, moments, form._arrays(site, kernel, best), kernel)
 
-    def _arrays(self, site: Site, kernel: Array, support: Support) -> dict[str, Array]:
+    def _arrays(self, site: Site, kernel: Floats, support: Support) -> dict[str, Floats]:
         lines = [np.asarray(line) for line in support.lines]
         arrays = {f"taps{axis}": line.astype(np.float64) for axis, line in enumerate(lines)}
         if not support.cross:
@@ -201,7 +200,7 @@ def _best(choices: Sequence[Support], site: Site, moments: Moments) -> Support:
     return min(zip(losses, choices, strict=True), key=lambda pair: (pair[0], pair[1].off_centre(site.kernel)))[1]
 
 
-def _refit(block: Block, site: Site, taps: npt.NDArray[np.intp]) -> tuple[float, Array]:
+def _refit(block: Block, site: Site, taps: Index) -> tuple[float, Floats]:
     """Loss (up to a constant) and kernel (o, D) of least squares on the taps. O((D')^3) for D' columns kept."""
     columns = (np.arange(site.shape[1])[:, None] * site.taps + taps).reshape(-1)
     right = block.cross[:, columns]
@@ -211,7 +210,7 @@ def _refit(block: Block, site: Site, taps: npt.NDArray[np.intp]) -> tuple[float,
     return -float(np.vdot(found, right)), kernel
 
 
-def _separable_loss(block: Block, taps: npt.NDArray[np.intp]) -> float:
+def _separable_loss(block: Block, taps: Index) -> float:
     """About the loss of a support, up to a factor: what it is if the moments are a product of a channel and a tap part.
 
     The rest of the tap moments M given the kept taps S is M - M_:S M_SS^-1 M_S:, and each output's kernel W_o (c, t)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Floats
 from lwgraph.errors import UsageError
 from lwgraph.layers.emit import Emitter
 from lwgraph.layers.form import Fitted, Form, ceil16
@@ -33,12 +33,10 @@ from lwgraph.passes.forms._split import (
     solved,
 )
 
-Array = npt.NDArray[np.float64]
-
 
 @dataclass(frozen=True)
 class Tucker(Form):
-    """1 x 1, k x k, 1 x 1: a bottleneck."""
+    """A 1 x 1, a k x k and a 1 x 1 convolution: a bottleneck."""
 
     name: ClassVar[str] = "tucker"
 
@@ -56,7 +54,7 @@ class Tucker(Form):
     def refusal(cls, site: Site) -> str:
         """Why this form cannot stand at `site`; "" when it can."""
         if site.taps == 1:
-            return "the layer has no spatial kernel; low-rank does the same with one stage less"
+            return "the layer has no spatial kernel; low-rank does the same with one stage fewer"
         if min(site.outputs // site.group, site.shape[1]) < 2:
             return "a group has a single input or output channel, so there is no rank to lower"
         return ""
@@ -124,11 +122,11 @@ class Tucker(Form):
         return first + core + form.outputs * site.outputs * site.positions(everything)
 
 
-def factor(block: Block, inputs: int, outputs: int) -> tuple[Array, Array, Array]:
+def factor(block: Block, inputs: int, outputs: int) -> tuple[Floats, Floats, Floats]:
     """B (q, c, 1...), G (p, q, *k) and A (o, p, 1...) of least error. O(q D^2) per sweep and (q taps)^3."""
     moments = arranged(block, ())[1]
     cross = np.asarray(block.cache[("cross", ())])
-    best: tuple[float, Array, Array, Array] | None = None
+    best: tuple[float, Floats, Floats, Floats] | None = None
     for basis, _, _, second in solved(block, (), inputs):
         found = _outer(second, cross, basis, outputs)
         if best is None or found[0] < best[0]:
@@ -153,7 +151,7 @@ def factor(block: Block, inputs: int, outputs: int) -> tuple[Array, Array, Array
     return first, middle, last
 
 
-def _outer(refit: Array, cross: Array, reduce: Array, outputs: int) -> tuple[float, Array, Array, Array]:
+def _outer(refit: Floats, cross: Floats, reduce: Floats, outputs: int) -> tuple[float, Floats, Floats, Floats]:
     """Loss (up to a constant), A (o, p), G (p, T, q) and B for a given B (q, c) and its best second stage (o, T, q)."""
     refit = refit.reshape(*cross.shape[:2], len(reduce))
     explained = np.einsum("otq,uti,qi->ou", refit, cross, reduce, optimize=True)  # H (F R F^T) H^T
@@ -163,7 +161,7 @@ def _outer(refit: Array, cross: Array, reduce: Array, outputs: int) -> tuple[flo
     return -float(values[::-1][:outputs].sum()), expand, core, reduce
 
 
-def _join(reduce: Array, core: Array, expand: Array) -> Array:
+def _join(reduce: Floats, core: Floats, expand: Floats) -> Floats:
     a, b = expand.reshape(len(expand), -1), reduce.reshape(len(reduce), -1)
     kernel = np.einsum("op,pqt,qc->oct", a, core.reshape(len(core), len(reduce), -1), b, optimize=True)
     return np.ascontiguousarray(kernel.reshape(len(a), b.shape[1], *core.shape[2:]))

@@ -1,4 +1,4 @@
-"""merge-activations: Relu and Clip after one another."""
+"""merge-activations: merges successive Relu and Clip nodes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lwgraph.rewrite import Const, Contract, RewritePass, Rule, Skip
 
 @dataclass(frozen=True)
 class MergeActivations(RewritePass):
-    """Relu and Clip following Relu and Clip become one of them; a Clip to [0, inf) becomes a Relu."""
+    """Merge successive Relu and Clip nodes into one; turn a Clip to [0, inf) into a Relu."""
 
     name = "merge-activations"
     contract = Contract.ROUNDING

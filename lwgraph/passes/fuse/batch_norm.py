@@ -1,4 +1,4 @@
-"""fold-batch-norm: BatchNormalization into the layer before or after it."""
+"""fold-batch-norm: folds BatchNormalization into the layer before or after it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from lwgraph import ir
-from lwgraph.passes.fuse.linear import FLOATS, Array, Linear, rank_of
+from lwgraph.arrays import Array
+from lwgraph.passes.fuse.linear import FLOATS, Linear, rank_of
 from lwgraph.rewrite import Const, Contract, RewritePass, Rule, Skip
 
 
 @dataclass(frozen=True)
 class FoldBatchNorm(RewritePass):
-    """BatchNormalization into the Conv, ConvTranspose, Gemm or MatMul before it, else into the unpadded one after it.
+    """Fold BatchNormalization into the Conv, ConvTranspose, Gemm or MatMul before it, else into the unpadded one after.
 
     At inference it is y = factor * x + shift with factor = scale / sqrt(var + epsilon) and
     shift = bias - mean * factor, per channel (Ioffe and Szegedy 2015, algorithm 2).

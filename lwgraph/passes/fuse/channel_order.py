@@ -1,4 +1,4 @@
-"""fold-channel-order: channels that a Gather picks are picked by the weights around it."""
+"""fold-channel-order: folds a Gather of channels into the weights around it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Ints
 from lwgraph.rewrite import Const, Contract, RewritePass, Rule, Skip
 
-Order = npt.NDArray[np.int64]
+Order = Ints
 UNARY = ("Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "Elu", "Softplus", "Gelu")
 
 
 @dataclass(frozen=True)
 class FoldChannelOrder(RewritePass):
-    """Gather of channels by constant indices, folded into the filters before it or the weights behind it.
+    """Fold a Gather of channels by constant indices into the filters before it or the weights after it.
 
     Convolutions without groups compute the picked channels in the first place, where these are not more, or read them
     where they are, where each is picked once. An activation, or a depthwise convolution, may stand between the Gather
@@ -57,7 +57,7 @@ class FoldChannelOrder(RewritePass):
         if ir.attribute(conv, "group", 1) != 1:
             return None
         if len(picked) > w.shape[0]:
-            raise Skip(f"{len(picked)} channels are picked of {w.shape[0]}: more would be computed")
+            raise Skip(f"{len(picked)} of {w.shape[0]} channels are picked, so more would be computed")
         bias = None if b is None else op.const(b.numpy()[picked], "bias")
         y = op.copy(conv, x, op.const(w.numpy()[picked], "weight"), bias)
         return y if unary is None else op.copy(unary, y, *unary.inputs[1:])

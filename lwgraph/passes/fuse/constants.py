@@ -1,4 +1,4 @@
-"""merge-constants: two constants in a row of Mul or Add as one."""
+"""merge-constants: merges the constants of two Mul or Add nodes in a row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lwgraph.rewrite import Const, Contract, RewritePass, Rule, Skip
 
 @dataclass(frozen=True)
 class MergeConstants(RewritePass):
-    """Mul(Mul(x, a), b) -> Mul(x, a*b) and Add(Add(x, a), b) -> Add(x, a+b) for constants a and b."""
+    """Merge two constants in a row: Mul(Mul(x, a), b) -> Mul(x, a*b) and Add(Add(x, a), b) -> Add(x, a+b)."""
 
     name = "merge-constants"
     contract = Contract.ROUNDING

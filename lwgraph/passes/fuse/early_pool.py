@@ -1,4 +1,4 @@
-"""early-pool: an average over positions before the 1 x 1 convolution that it follows."""
+"""early-pool: moves an average over positions before the 1 x 1 convolution that it follows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LESS = 0.9  # the share of the work at which it is worth it
 
 @dataclass(frozen=True)
 class EarlyPool(RewritePass):
-    """AveragePool(Conv(x)) -> Conv(AveragePool(x)) for a 1 x 1 convolution, where that is less work.
+    """Move an average over positions before the 1 x 1 convolution that it follows, where that is less work.
 
     Both are linear and one acts on channels, the other on positions, so they commute. A bias does when the weights of
     each average sum to one: when padding is not counted, or there is none.

@@ -1,4 +1,4 @@
-"""early-stride: a subsampling becomes the stride of the convolution before or behind it."""
+"""early-stride: turns a subsampling into the stride of the convolution before or after it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ END = 2**31 - 1  # a Slice's end at least this large is the end of the axis
 
 @dataclass(frozen=True)
 class EarlyStride(RewritePass):
-    """Every s-th position of a convolution's result: only those are computed, by a stride of the convolution.
+    """Give a convolution of whose result only every s-th position is used the stride s, so that no others are computed.
 
     The subsampling is a pool over one position, a Slice with a step, or the stride of a 1 x 1 convolution behind; an
     activation may stand between. One before a 1 x 1 convolution becomes that one's stride.

@@ -1,4 +1,4 @@
-"""matmul-add-to-gemm: MatMul and the Add of its bias as one Gemm."""
+"""matmul-add-to-gemm: merges a MatMul and the Add of its bias into one Gemm."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lwgraph.rewrite import Const, Contract, RewritePass, Skip
 
 @dataclass(frozen=True)
 class MatMulAddToGemm(RewritePass):
-    """Add(MatMul(x, w), b) -> Gemm(x, w, b) for a matrix x, a constant matrix w and a constant row b."""
+    """Merge MatMul and Add: Add(MatMul(x, w), b) -> Gemm(x, w, b) for a matrix x and constant w and b."""
 
     name = "matmul-add-to-gemm"
     contract = Contract.ROUNDING

@@ -1,4 +1,4 @@
-"""fuse-pad: a Pad with zeros into the Conv or AveragePool after it."""
+"""fuse-pad: folds a Pad with zeros into the Conv or AveragePool after it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lwgraph.rewrite import Const, Contract, RewritePass, Skip
 
 @dataclass(frozen=True)
 class FusePad(RewritePass):
-    """Pad with zeros, of the image axes, into the pads of the Conv (or the AveragePool that counts them) after it."""
+    """Fold a Pad of the image axes with zeros into the Conv after it, or an AveragePool that counts its padding."""
 
     name = "fuse-pad"
     contract = Contract.ROUNDING

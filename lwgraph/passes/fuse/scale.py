@@ -1,4 +1,4 @@
-"""fold-scale: Mul, Div, Add and Sub by a constant per channel into the layer before or after."""
+"""fold-scale: folds Mul, Div, Add and Sub by a constant per channel into the layer before or after."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from lwgraph import ir
-from lwgraph.passes.fuse.linear import Array, Linear, channel_vector, rank_of
+from lwgraph.arrays import Array
+from lwgraph.passes.fuse.linear import Linear, channel_vector, rank_of
 from lwgraph.rewrite import Const, Contract, RewritePass, Rule, Skip
 
 
 @dataclass(frozen=True)
 class FoldScale(RewritePass):
-    """Mul, Div, Add or Sub by a constant per channel into the Conv, ConvTranspose or Gemm before it, or after it.
+    """Fold Mul, Div, Add or Sub by a constant per channel into the Conv, ConvTranspose or Gemm before or after it.
 
     An Add before a padded convolution stays: the padding is zero after the Add, not before it. A MatMul takes factors
     only; its Add is the bias that matmul-add-to-gemm or the runtime fuses.
@@ -25,7 +26,7 @@ class FoldScale(RewritePass):
     contract = Contract.ROUNDING
 
     def rules(self) -> Sequence[Rule]:
-        """After the layer, then before it; a Sub in either order of its operands."""
+        """The rules for a scale after the layer, then before it; the operands of a Sub come in either order."""
         return (
             Rule(self.pattern, self.replace),
             Rule(self.subtracted, self.replace),

@@ -14,7 +14,7 @@ _LARGEST = 1 << 31  # bytes that a protobuf message may have
 
 @dataclass(frozen=True)
 class Simplify(Pass):
-    """What onnxsim makes of the model, undone with a warning where onnxsim fails or changes the outputs.
+    """Run onnxsim; undo it, with a warning, where it fails or changes the outputs.
 
     It is compared with the model before it on generated inputs by this pass itself, since onnxsim may rewrite anything;
     a pipeline's own Verify comes on top.

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from lwgraph import ir
+from lwgraph.arrays import Ints
 from lwgraph.errors import UsageError, did_you_mean
 from lwgraph.passes.clean.constants_to_initializers import ConstantsToInitializers
 from lwgraph.passes.prune.compensate import compensate, drop_zero_biases, own_biases
 from lwgraph.passes.prune.importance import Ranking
-from lwgraph.passes.prune.readers import Ints, PruneView
+from lwgraph.passes.prune.readers import PruneView
 from lwgraph.passes.prune.surgery import remove_channels
 from lwgraph.passes.prune.widths import step_of
 from lwgraph.plan.refit.sequential import refit

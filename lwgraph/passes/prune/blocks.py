@@ -40,14 +40,14 @@ class ReducedModel:
     error: float
     share: float
 
-    def price(self, now: ReducedModel) -> float:
-        """What it errs more than another model, per share of the time saved."""
+    def cost_over(self, now: ReducedModel) -> float:
+        """The error that it adds to that of `now`, per share of the running time that it saves beyond `now`."""
         return (self.error - now.error) / max(now.share - self.share, 1e-9)
 
 
 @dataclass(frozen=True)
 class PruneBlocks(Pass):
-    """Remove residual blocks whose loss costs least per millisecond; the layers around take over what they can.
+    """Remove the residual blocks that cost least accuracy per millisecond saved, and refit the layers around them.
 
     Without the branch f of y = x + f(x), the layer before is refitted to give y, and the layers behind to give what
     they gave, in closed form (the adaptors of Wang and Wu 2023, "Practical Network Acceleration with Tiny Sets",
@@ -81,7 +81,7 @@ class PruneBlocks(Pass):
             gone = [name for name, block in found.items() if matches(self.blocks, [name])]
             if not gone:
                 raise UsageError(
-                    f"option 'blocks' is '{self.blocks}', which fits no residual block; "
+                    f"option 'blocks' is '{self.blocks}', which matches no residual block; "
                     f"the model has: {', '.join(found) or 'none'}"
                 )
             for name in gone:
@@ -127,7 +127,7 @@ class PruneBlocks(Pass):
         for name in gone:
             self._remove(model, original, name, context)
         if gone and not (context.data and context.executor):
-            context.warn(f"{self.name}: no calibration data; nothing makes up for the blocks that were removed")
+            context.warn(f"{self.name}: no calibration data; nothing compensates for the blocks that were removed")
         elif gone and refit:
             refit_layers(original, model, context, scope="all", name=self.name)
         return len(gone)
@@ -143,7 +143,9 @@ class PruneBlocks(Pass):
         for each in refused:
             context.skip(self.name, each.place, each.reason)
         if not blocks and not refused:
-            context.skip(self.name, model.graph.name or "model", "it has no sums of two branches, so no residual block")
+            context.skip(
+                self.name, model.graph.name or "model", "the model has no sum of two branches, and so no residual block"
+            )
         found: dict[str, Residual] = {}
         for block in blocks:
             names = [block.name, *(name for node in block.branch for name in (node.name or "", node.op_type))]
@@ -193,8 +195,8 @@ class PruneBlocks(Pass):
             if not good:
                 continue
             if not gone:  # from now on, only the first few are looked at
-                left.sort(key=lambda name: trials[name].price(now))
-            best = min(good, key=lambda name: trials[name].price(now))
+                left.sort(key=lambda name: trials[name].cost_over(now))
+            best = min(good, key=lambda name: trials[name].cost_over(now))
             now = trials[best]
             ir.replace_contents(model, now.model)
             left.remove(best)

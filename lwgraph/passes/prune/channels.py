@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 from lwgraph import ir
+from lwgraph.arrays import Ints
 from lwgraph.calibrate import Statistics
 from lwgraph.errors import UsageError
 from lwgraph.executor import Feeds
 from lwgraph.passes.prune.assessment import GroupRankings, candidates, cut, matches, names_of, ready
 from lwgraph.passes.prune.importance import Ranking, importance
-from lwgraph.passes.prune.readers import Ints, Work
+from lwgraph.passes.prune.readers import Work
 from lwgraph.passes.prune.widths import at_outputs, by_group, by_work, menu, shares_after, step_of
 from lwgraph.plan.refit.samples import chosen_feeds
 from lwgraph.plan.search.removal import Removal
@@ -25,7 +26,7 @@ ALL = 1 << 62  # samples
 
 @dataclass(frozen=True)
 class PruneChannels(Pass):
-    """Remove the channels that matter least, with everything coupled to them; the kept weights are refitted.
+    """Remove the channels that matter least, with everything coupled to them, and refit the weights that stay.
 
     Needs calibration data to choose and to refit well; without, both use the weights alone, and a warning says so.
     Groups are named by `lwgraph inspect --groups`.
@@ -153,7 +154,7 @@ class PruneChannels(Pass):
             ]
             if not fitting:
                 raise UsageError(
-                    f"option 'widths' names '{pattern}', which fits no group that may shrink; "
+                    f"option 'widths' names '{pattern}', which matches no group that may shrink; "
                     "`lwgraph inspect --groups` lists them"
                 )
             for group in fitting:
@@ -161,7 +162,7 @@ class PruneChannels(Pass):
                 if not 1 <= kept <= group.width:
                     raise UsageError(
                         f"option 'widths' keeps {text} of group '{group.name}', which has {group.width} "
-                        f"channels; allowed: 1 to {group.width}, or a share as 0.5"
+                        f"channels; allowed: 1 to {group.width}, or a share such as 0.5"
                     )
                 found[group] = kept
         return found

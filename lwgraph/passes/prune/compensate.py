@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Floats, Ints
 from lwgraph.layers.linalg import solve
 from lwgraph.layers.moments import GramLike, Moments, Pooled
 from lwgraph.layers.site import Site
-from lwgraph.passes.prune.readers import GroupReader, Ints, PruneView
+from lwgraph.passes.prune.readers import GroupReader, PruneView
 from lwgraph.views.coupling import Group
-
-Array = npt.NDArray[np.float64]
 
 
 def own_biases(scene_model: ir.Model, sites: list[Site]) -> list[tuple[ir.Node, ir.Value]]:
@@ -101,7 +99,7 @@ def _uncentred(view: PruneView, reader: GroupReader) -> Moments:
     return Moments(reader.site, raw)
 
 
-def set_weight(site: Site, kernel: Array) -> None:
+def set_weight(site: Site, kernel: Floats) -> None:
     """Give a layer (and those that share its weight) another canonical weight (o, c/g, *k)."""
     value, raw = site.node.inputs[1], kernel
     assert value is not None
@@ -124,13 +122,13 @@ def bias_value(site: Site) -> ir.Value | None:
     return site.node.inputs[2] if len(site.node.inputs) > 2 and site.kind != "matmul" else None
 
 
-def bias_of(site: Site) -> Array | None:
+def bias_of(site: Site) -> Floats | None:
     """The layer's bias (o,), None when it has none that can be set."""
     value = bias_value(site)
     return site.bias if value is not None and value.is_initializer() else None
 
 
-def set_bias(site: Site, bias: Array) -> None:
+def set_bias(site: Site, bias: Floats) -> None:
     """Give a layer another bias (o,); the old one must be its own (`own_biases`)."""
     value = bias_value(site)
     array = ir.constant(value)
@@ -139,7 +137,7 @@ def set_bias(site: Site, bias: Array) -> None:
     ir.set_constant(value, (bias / beta).astype(array.dtype).reshape(*array.shape[:-1], site.outputs))
 
 
-def add_to_bias(site: Site, shift: Array) -> None:
+def add_to_bias(site: Site, shift: Floats) -> None:
     """Add to a layer's bias, which must be its own (`own_biases`)."""
     bias = site.bias
     assert bias is not None

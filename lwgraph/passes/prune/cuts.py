@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Ints
 from lwgraph.passes.prune.surgery import Cut, cut
 from lwgraph.views.coupling.rules.layout import pads_of, slice_indices, split_sizes
 from lwgraph.views.coupling.rules.recurrent import GATES
@@ -86,7 +86,7 @@ def slice_(node: ir.Node, state: Cut) -> None:
         _set_bounds(node, state, bounds)
 
 
-def _gather_before(node: ir.Node, state: Cut, axis: int, places: npt.NDArray[np.int64]) -> None:
+def _gather_before(node: ir.Node, state: Cut, axis: int, places: Ints) -> None:
     graph, value = state.model.graph, node.inputs[0]
     assert value is not None
     indices = ir.add_initializer(graph, places.astype(np.int64), f"{node.name or 'slice'}_channels")

@@ -7,25 +7,24 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Ints
 from lwgraph.layers.site import Site
 from lwgraph.passes.clean.constants_to_initializers import ConstantsToInitializers
 from lwgraph.passes.prune.compensate import add_to_bias, drop_zero_biases, own_biases
 from lwgraph.passes.prune.intervals import Bounds, channel_bounds
-from lwgraph.passes.prune.readers import Ints, PruneView
+from lwgraph.passes.prune.readers import PruneView
 from lwgraph.passes.prune.surgery import remove_channels
 from lwgraph.rewrite.base import Context, Contract, Pass
 from lwgraph.views.coupling import Group
 
-Array = npt.NDArray[np.float64]
 Known = Mapping[tuple[ir.Value, int], Bounds]
 
 
 @dataclass(frozen=True)
 class RemoveDeadChannels(Pass):
-    """Remove channels that are constant for every input: filters of zeros, ReLUs that cannot open, their like.
+    """Remove channels that are constant for every input, such as filters of zeros and ReLUs that cannot open.
 
     What they add to a layer goes into its bias. Found by interval arithmetic over the weights, so nothing is measured.
     Over the reals the outputs stay as they are, also for channels that are zero. The contract is rounding all the same:

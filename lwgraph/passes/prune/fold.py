@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
+from lwgraph.arrays import Floats
 from lwgraph.passes.prune.importance import L2, Importance, Ranking
 from lwgraph.passes.prune.readers import PruneView
 from lwgraph.views.coupling import Group
-
-Array = npt.NDArray[np.float64]
 
 
 class Fold(Importance):
@@ -47,7 +45,7 @@ class Fold(Importance):
         return _greedy(left, variance * gain / power)
 
 
-def _greedy(left: Array, weight: Array) -> Ranking:
+def _greedy(left: Floats, weight: Floats) -> Ranking:
     """Remove, one after another, the channel of least left_ij * weight_j with the best i that is still there."""
     width = len(weight)
     left = left.copy()

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Floats, Ints
 from lwgraph.errors import UsageError, did_you_mean
 from lwgraph.layers.moments import Block
 from lwgraph.objects import load_object
-from lwgraph.passes.prune.readers import GroupReader, Ints, PruneView
+from lwgraph.passes.prune.readers import GroupReader, PruneView
 from lwgraph.views.coupling import Group
 
-Array = npt.NDArray[np.float64]
 STRIP, SPARSE = 256, 0.75  # rows updated at once; the share of columns left at which those that are gone are taken out
 MEMORY_BYTES = 1 << 30  # of all inverses that the greedy choice updates
 
@@ -32,7 +31,7 @@ class Ranking:
     """
 
     order: Ints
-    cost: Array
+    cost: Floats
 
 
 class Importance(ABC):
@@ -49,7 +48,7 @@ class Importance(ABC):
         """Rank the channels of one group."""
 
 
-def by_score(scores: Array) -> Ranking:
+def by_score(scores: Floats) -> Ranking:
     """The ranking of a score per channel, its cost the share of the scores that is gone."""
     order = np.argsort(scores, kind="stable")
     total = float(scores.sum())
@@ -57,7 +56,7 @@ def by_score(scores: Array) -> Ranking:
     return Ranking(order, cost / total if total > 0 else np.zeros(len(scores) + 1))
 
 
-def _norms(group: Group, power: float, *roles: str) -> Array:
+def _norms(group: Group, power: float, *roles: str) -> Floats:
     """(width,) sum of |w|^power over what the group's constants of some roles hold of each channel."""
     total = np.zeros(group.width)
     for each in group.weights(*roles):
@@ -164,13 +163,13 @@ class _ShrinkingWeight:
         self.columns, self.scale = columns.copy(), scale
         self._left = np.ones(len(self.inverse), bool)
 
-    def costs(self, alive: Ints) -> Array:
+    def costs(self, alive: Ints) -> Floats:
         """The cost of each channel alone: tr(B^-1 W_B^T W_B) with B its block of the inverse."""
         columns = self.columns[alive]
         blocks = self.inverse[columns[:, :, None], columns[:, None, :]]
         return np.asarray(np.trace(np.linalg.solve(blocks, self._powers(columns)), axis1=1, axis2=2) * self.scale)
 
-    def _powers(self, columns: Ints) -> Array:
+    def _powers(self, columns: Ints) -> Floats:
         """(n, t, t), W^T W for the columns (n, t) of each channel."""
         if self._squared:
             return np.asarray(self.weight[columns[:, :, None], columns[:, None, :]])
@@ -223,7 +222,7 @@ def _bytes(reader: GroupReader) -> int:
     return 8 * len(reader.columns) * width * (width + min(width, reader.site.outputs // reader.site.group))
 
 
-def _costs(parts: list[_ShrinkingWeight], alive: Ints) -> Array:
+def _costs(parts: list[_ShrinkingWeight], alive: Ints) -> Floats:
     return np.asarray(sum(part.costs(alive) for part in parts))
 
 

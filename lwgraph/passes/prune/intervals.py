@@ -12,17 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Floats
 from lwgraph.views.coupling import Coupling
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class Bounds:
     """Lower and upper bounds (n,) of the channels along one axis."""
 
-    low: Array
-    high: Array
+    low: Floats
+    high: Floats
 
     @classmethod
     def unknown(cls, size: int) -> Bounds:
@@ -40,7 +39,7 @@ class Bounds:
 
 
 # Increasing functions of one number, from the node's attributes.
-_INCREASING: dict[str, Callable[[ir.Node], Callable[[Array], Array]]] = {
+_INCREASING: dict[str, Callable[[ir.Node], Callable[[Floats], Floats]]] = {
     "Relu": lambda node: lambda x: np.maximum(x, 0),
     "LeakyRelu": lambda node: _leaky(ir.attribute(node, "alpha", 0.01)),
     "Sigmoid": lambda node: lambda x: 0.5 * (1 + np.tanh(0.5 * x)),
@@ -56,29 +55,13 @@ _INCREASING: dict[str, Callable[[ir.Node], Callable[[Array], Array]]] = {
         ("Identity", "Dropout", "MaxPool", "GlobalMaxPool", "GlobalAveragePool", "Upsample"), lambda node: lambda x: x
     ),
 }
-# What only moves elements; a Resize may interpolate beyond its neighbours, and is left out.
-_MOVES = (
-    "Concat",
-    "Split",
-    "Slice",
-    "Gather",
-    "Transpose",
-    "Reshape",
-    "Flatten",
-    "Squeeze",
-    "Unsqueeze",
-    "Tile",
-    "DepthToSpace",
-    "SpaceToDepth",
-    "Expand",
-)
 
 
-def _leaky(alpha: float) -> Callable[[Array], Array]:
+def _leaky(alpha: float) -> Callable[[Floats], Floats]:
     return (lambda x: np.where(x > 0, x, alpha * x)) if alpha >= 0 else (lambda x: np.full_like(x, math.nan))
 
 
-def _clip(node: ir.Node) -> Callable[[Array], Array]:
+def _clip(node: ir.Node) -> Callable[[Floats], Floats]:
     ends = []
     for index, name, without in ((1, "min", -math.inf), (2, "max", math.inf)):
         value = node.inputs[index] if index < len(node.inputs) else None
@@ -127,7 +110,7 @@ def _node(
         return _batch_norm(node, first or unknown) or unknown
     if kind in ("Add", "Sub", "Mul"):
         return _arithmetic(node, output, axis, size, coupling, known) or unknown
-    if kind in _MOVES:
+    if kind in ir.MOVES:
         return _move(node, output, axis, size, coupling, known, moved)
     return unknown
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Ints
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.layers.apply import tell_shortage
 from lwgraph.layers.moments import Moments, Pooled
@@ -17,8 +17,6 @@ from lwgraph.layers.site import Site, find_sites
 from lwgraph.measure.work import node_macs
 from lwgraph.rewrite.base import Context
 from lwgraph.views.coupling import Axis, Coupling, Group, couple_channels
-
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +143,7 @@ class Work:
                 axes.setdefault(node, {})[index, axis.axis] = axis
         for node in view.model.graph:
             # A recurrent layer is two products, with its inputs and with its own state.
-            weights = (1, 2) if node.op_type in ("RNN", "GRU", "LSTM") else (1, 0) if node.op_type == "MatMul" else (1,)
+            weights = (1, 2) if node.op_type in ir.RECURRENT else (1, 0) if node.op_type == "MatMul" else (1,)
             found = [
                 tuple(
                     {axis.root(): axis for (index, _), axis in axes.get(node, {}).items() if index == weight}.values()
@@ -157,7 +155,7 @@ class Work:
                 macs = math.prod(ir.constant_shape(node.inputs[1]) or (0,))
                 view.context.warn(
                     "the work of some layers depends on the inputs' sizes, which are not known without "
-                    "calibration data; these layers count as if they ran at one position"
+                    "calibration data; these layers are counted as if they ran at a single position"
                 )
             if macs:
                 sizes = [math.prod(ir.constant_shape(node.inputs[weight]) or (0,)) for weight in weights]

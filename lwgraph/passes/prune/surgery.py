@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Array
 from lwgraph.errors import CheckError
 from lwgraph.views.coupling import Axis, Coupling, Group
 
@@ -63,7 +64,7 @@ class Cut:
         """Whether the value loses channels."""
         return any(axis in self.masks for axis in self.coupling.builder.tracked(value).values())
 
-    def give(self, node: ir.Node, index: int, array: npt.NDArray[Any]) -> None:
+    def give(self, node: ir.Node, index: int, array: Array) -> None:
         """Let input `index` of `node` be a new constant; what it was stays as it is for others."""
         old = node.inputs[index] if index < len(node.inputs) else None
         if index >= len(node.inputs):

@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir, registry
+from lwgraph.arrays import Array, Floats
 from lwgraph.errors import UsageError
 from lwgraph.passes.prune.importance import Importance, Ranking
 from lwgraph.passes.prune.readers import PruneView
 from lwgraph.views.coupling import Group
 
-Array = npt.NDArray[np.float64]
 FEEDS, PROBES = 32, 2
 
 
@@ -32,7 +31,7 @@ class Taylor(Importance):
 
     def __init__(self) -> None:
         self._scene: PruneView | None = None
-        self._scores: dict[Group, Array] = {}
+        self._scores: dict[Group, Floats] = {}
 
     def rank(self, group: Group, view: PruneView) -> Ranking:
         """See `Importance.rank`. The cost is the sum of what the channels cost alone.
@@ -47,7 +46,7 @@ class Taylor(Importance):
         return Ranking(order, np.cumsum(np.r_[0.0, scores[order]]))
 
 
-def _scores(view: PruneView) -> dict[Group, Array]:
+def _scores(view: PruneView) -> dict[Group, Floats]:
     data = view.context.data
     if not data:
         raise UsageError("importance 'taylor' needs calibration samples; give --data")
@@ -89,7 +88,7 @@ def _signs(value: Any, draw: Any) -> Any:
     return 2 * torch.randint(0, 2, value.shape, generator=draw).to(value.dtype) - 1
 
 
-def _slope(group: Group, products: Mapping[str, npt.NDArray[Any]]) -> Array:
+def _slope(group: Group, products: Mapping[str, Array]) -> Floats:
     """(width,) v^T df/dm: the sum of weight times gradient over the weights that read a channel, or else make it."""
     total = np.zeros(group.width)
     for each in group.weights("in") or group.weights("out"):

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Floats
 from lwgraph.layers.apply import moments_of
 from lwgraph.layers.moments import Block
 from lwgraph.layers.site import Site, find_sites
@@ -19,14 +20,13 @@ from lwgraph.passes.prune.assessment import matches
 from lwgraph.passes.prune.compensate import add_to_bias, bias_of, own_biases, set_weight
 from lwgraph.rewrite.base import Context, Contract, Pass
 
-Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 ROUNDS, STEPS = 8, 10  # of choosing, and of conjugate gradients after each
 
 
 @dataclass(frozen=True)
 class PruneWeights(Pass):
-    """Set single weights to zero where that costs least, the others refitted: a smaller file once it is compressed.
+    """Set single weights to zero where that costs least, and refit the others: a smaller file once it is compressed.
 
     No runtime is faster for it; a warning says so. In rounds, the weights of least w^2 E[x^2] go (Sun et al. 2024,
     "A Simple and Effective Pruning Approach", eq. 1) and the others are refitted by least squares on the moments of the
@@ -49,7 +49,7 @@ class PruneWeights(Pass):
     def run(self, model: ir.Model, context: Context) -> int:
         """Prune in place; the number of layers changed."""
         ConstantsToInitializers().run(model, Context())
-        context.warn(f"{self.name}: zeros make the file smaller only when it is compressed, and no runtime is faster")
+        context.warn(f"{self.name}: zeros make the file smaller only once it is compressed, and no runtime faster")
         if context.statistics is None:
             context.warn(f"{self.name}: no calibration data; weights are chosen by their size alone")
         sites = [site for site in find_sites(model) if self._takes(site, context)]
@@ -64,7 +64,7 @@ class PruneWeights(Pass):
             if site.name in done:
                 continue
             if left_out := [name for name in site.shared if name not in by_name]:
-                context.skip(self.name, site.name, f"it shares its weight with '{left_out[0]}', which is left out")
+                context.skip(self.name, site.name, f"it shares its weight with '{left_out[0]}', which is excluded")
                 continue
             family = [site, *(by_name[name] for name in site.shared)]
             self._prune(family, context)
@@ -74,7 +74,7 @@ class PruneWeights(Pass):
     def _takes(self, site: Site, context: Context) -> bool:
         names = [site.name, site.node.op_type]
         if (self.only and not matches(self.only, names)) or (self.ignore and matches(self.ignore, names)):
-            context.skip(self.name, site.name, "left out by only or ignore")
+            context.skip(self.name, site.name, "excluded by only or ignore")
             return False
         return site.node.inputs[1] is not None and site.node.inputs[1].is_initializer()
 
@@ -100,7 +100,7 @@ def _runs(pattern: str) -> tuple[int, int] | None:
     return None
 
 
-def sparsify(block: Block, sparsity: float, pattern: str) -> Array:
+def sparsify(block: Block, sparsity: float, pattern: str) -> Floats:
     """The weight (o, D) of one group with zeros, the rest refitted. O(ROUNDS * STEPS * o D^2)."""
     weight, mask = np.array(block.matrix), np.ones(block.matrix.shape, bool)
     for part in range(1, ROUNDS + 1):
@@ -110,7 +110,7 @@ def sparsify(block: Block, sparsity: float, pattern: str) -> Array:
     return weight
 
 
-def _kept(scores: Array, sparsity: float, part: float, pattern: str) -> Mask:
+def _kept(scores: Floats, sparsity: float, part: float, pattern: str) -> Mask:
     """Which weights stay when a part of those that shall go has gone."""
     runs = _runs(pattern)
     assert runs is not None
@@ -129,7 +129,7 @@ def _kept(scores: Array, sparsity: float, part: float, pattern: str) -> Mask:
     return kept.reshape(rows, -1)[:, :columns]
 
 
-def _refit(block: Block, mask: Mask, weight: Array, steps: int) -> Array:
+def _refit(block: Block, mask: Mask, weight: Floats, steps: int) -> Floats:
     """The weights on the mask of least tr((W - K) R (W - K)^T), by conjugate gradients for all rows at once."""
     moments = block.moments
     scale = 1 / np.diagonal(moments)

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from lwgraph.arrays import Ints
 from lwgraph.passes.prune.importance import Ranking
-from lwgraph.passes.prune.readers import Ints, PruneView, Work
+from lwgraph.passes.prune.readers import PruneView, Work
 from lwgraph.plan.search.sensitivity import Sensitivity, to_measured
 from lwgraph.views.coupling import Axis, Group
 

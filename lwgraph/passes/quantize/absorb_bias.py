@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir, registry
+from lwgraph.arrays import Floats
 from lwgraph.calibrate.ranges import Observed, collect
 from lwgraph.layers.site import Site, find_sites
 from lwgraph.layers.weights import check_writable, has_bias_slot, write
@@ -19,14 +19,13 @@ from lwgraph.passes.quantize.placing.roles import clip_range
 from lwgraph.rewrite import Context, Contract, Pass
 from lwgraph.rewrite.base import Skip
 
-Floats = npt.NDArray[np.float64]
 _LEAST = 0.01  # of its range: tensors that would get narrower by less stay as they are
 _SAME = ("Dropout", "GlobalAveragePool", "GlobalMaxPool", "Identity", "MaxPool")  # f(x - c) = f(x) - c
 
 
 @dataclass(frozen=True)
 class AbsorbBias(Pass):
-    """Shift channels that never come near zero down to it, so that their grid is finer; the next layer adds it back.
+    """Shift channels that stay far from zero down to it, for a finer grid, and add the shift back in the next layer.
 
     Between two layers, max(x - c, 0) = max(x, 0) - c wherever x >= c, so b - c in the first and b' + W' c in the second
     give the same outputs (Nagel, van Baalen, Blankevoort, Welling 2019, section 4.1.3). c is the lowest value seen on
@@ -155,7 +154,9 @@ def _readers(value: ir.Value, repeat: int, sites: Mapping[ir.Node, Site]) -> lis
                 raise Skip(f"'{node.name}' flattens an image of unknown size")
             found += _readers(node.outputs[0], repeat * int(np.prod(sizes, dtype=np.int64)), sites)
         else:
-            raise Skip(f"'{node.name}' ({node.op_type}) reads its output, too, or between; it would see the shift")
+            raise Skip(
+                f"'{node.name}' ({node.op_type}) also reads its output, or a value on the way, and would see the shift"
+            )
     return found
 
 
@@ -166,7 +167,7 @@ def _check_reader(site: Site) -> None:
     if site.kind == "conv" and (any(site.pads) or site.auto_pad not in ("NOTSET", "VALID")):
         raise Skip(f"'{site.name}' pads with zeros, which the shift does not move")
     if not has_bias_slot(site):
-        raise Skip(f"'{site.name}' has no bias to take it up")
+        raise Skip(f"'{site.name}' has no bias to absorb the shift")
 
 
 def _is_plain_average(node: ir.Node) -> bool:

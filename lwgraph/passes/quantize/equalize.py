@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir, registry
+from lwgraph.arrays import Array, Ints
 from lwgraph.calibrate.ranges import Observed, collect
 from lwgraph.passes.quantize.graph.channels import Channels, ScaledLayer, oi_weight
 from lwgraph.passes.quantize.graph.shapes import infer
 from lwgraph.passes.quantize.placing.already_quantized import quantized_already
 from lwgraph.rewrite import Context, Contract, Pass
 
-Array = npt.NDArray[Any]
 _LEAST = 0.05  # channels quieter than this share of the loudest are treated as this loud: other data may wake them
 _SHARES = (0.0, 0.35, 0.7, 1.0)  # exponents tried
 _HEADROOM = 2.0  # times further than on the data a quiet channel may go before it leaves the tensor's range
@@ -241,7 +240,7 @@ def _producer_loss(layer: ScaledLayer, outputs: Array, seen: Mapping[str, Observ
     return float(rounding / max(float((power * (grouped**2).sum(axis=(1, 3))).sum()), 1e-30))
 
 
-def _groups(channels: Channels) -> npt.NDArray[np.int64]:
+def _groups(channels: Channels) -> Ints:
     """(variables,) the number of the coupled group: channels that meet in some layer's input."""
     parent = np.arange(channels.size)
 

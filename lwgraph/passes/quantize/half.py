@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir, registry
+from lwgraph.arrays import Array
 from lwgraph.calibrate.ranges import Observed, collect
 from lwgraph.errors import LwgraphError, UsageError, did_you_mean
 from lwgraph.executor import Executor
@@ -17,7 +17,6 @@ from lwgraph.passes.quantize.graph.shapes import infer
 from lwgraph.passes.quantize.placing.already_quantized import quantized_already
 from lwgraph.rewrite import Context, Contract, Pass
 
-Array = npt.NDArray[Any]
 _LOST = 1e-2  # ||w - half(w)|| / ||w|| from which a weight stays float32; a normal number loses at most 2^-9
 _OBSERVED = 64  # feeds whose ranges are looked at
 DTYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
@@ -40,7 +39,7 @@ _ACCUMULATE = (
 
 @dataclass(frozen=True)
 class Half(Pass):
-    """Store weights in 16-bit floating point: half the file; compute in it, too, where the hardware can."""
+    """Store weights in 16-bit floating point, half the file; optionally compute in it, for hardware that does."""
 
     name: ClassVar[str] = "half"
     contract: ClassVar[Contract] = Contract.APPROXIMATE
@@ -130,7 +129,9 @@ class Half(Pass):
         if context.data:
             seen = collect(working, list(context.data[:_OBSERVED]), executor, seed=context.seed, samples=256)
         else:
-            context.warn(f"half: without data nobody knows which activations leave {self.type}'s range; give --data")
+            context.warn(
+                f"half: without data, activations that leave the range of {self.type} go unnoticed; give --data"
+            )
         kept: dict[str, str] = {}
         for node in working.graph:
             reason = self._keeps(node, seen)

@@ -15,7 +15,7 @@ from lwgraph.measure.compare import compare
 from lwgraph.measure.distance import Distance
 from lwgraph.passes.quantize.equalize import Equalize, wanted
 from lwgraph.passes.quantize.graph.activations import Opened, close_activations, open_activations
-from lwgraph.passes.quantize.graph.quantizer import Built, Quantizer, Recipe, name_nodes, rounding
+from lwgraph.passes.quantize.graph.quantizer import Built, GridOptions, Quantizer, name_nodes, rounding
 from lwgraph.passes.quantize.graph.raise_opset import raise_opset
 from lwgraph.passes.quantize.graph.shapes import infer
 from lwgraph.passes.quantize.grids.better_ranges import refined
@@ -93,7 +93,7 @@ class Quantize(Pass):
                 self.name,
                 model.graph.name or "the model",
                 f"opset {opset} has no QuantizeLinear; "
-                f"at least {target.minimum_opset} is needed: export or convert the model anew",
+                f"at least {target.minimum_opset} is needed; export or convert the model again",
             )
             return 0
         if not context.data:
@@ -154,7 +154,7 @@ class Quantize(Pass):
         """A copy, at the opset that one scale per output channel or integers of 4 or 16 bits need where it is older."""
         copy, opset = ir.clone(model), opset_of(model)
         wide = [t for t in (target.activation_type, target.weight_type) if t not in ("int8", "uint8")]
-        convolves = any(n.op_type in ("Conv", "ConvTranspose") for n in model.graph)
+        convolves = any(n.op_type in ir.CONVOLUTIONS for n in model.graph)
         wanted = max(WIDE_OPSET if wide else 0, target.per_channel_opset if target.per_channel and convolves else 0)
         if opset >= wanted:
             return copy
@@ -263,7 +263,7 @@ class Quantize(Pass):
         if reduced is None and target.vnni and not has_vnni():
             reduced = True
             context.warn(
-                "this processor has no VNNI: weights keep to 7 bits so that products do not saturate "
+                "this processor has no VNNI, so weights use 7 bits to keep products from saturating "
                 "(quantize{reduce_range=false} overrides)"
             )
         return target.with_types(self.activation_type, self.weight_type, self.per_channel, reduced)
@@ -391,7 +391,7 @@ class Quantize(Pass):
         fixed: Mapping[str, str] | None = None,
     ) -> Iterator[Quantizer]:
         """One for each calibration method, from one run over the data; `fixed`: see `only` of `Quantizer`."""
-        recipe = Recipe(bias_correction=self.bias_correction)
+        recipe = GridOptions(bias_correction=self.bias_correction)
         weights = rounding(target, recipe)
         for method, percentile in methods:
             yield Quantizer(

@@ -23,7 +23,7 @@ from lwgraph.rewrite import Context, Contract, Pass
 
 _BLOCKED_OPSET = 21  # blocks and int4 came with it
 _CHANNEL_OPSET = 13
-_LARGEST = 3e10  # multiply-accumulates of one pass of second-order rounding; larger layers are rounded to nearest
+_LARGEST = 3e10  # multiply-accumulates of second-order rounding of one layer; larger layers are rounded to nearest
 _UNPACKED = {
     "Conv": "ONNX Runtime unpacks a convolution's weights at every run, which is slower than float (benchmarks/"
     "QUANTIZE.md); 'quantize' computes convolutions in integers",
@@ -149,9 +149,9 @@ class QuantizeWeights(Pass):
         if elements < self.minimum:
             return f"its weight has {elements:,} elements; smaller than minimum={self.minimum:,}"
         if stored_bytes((site.shape[1], site.shape[0]), self.bits, self.block) >= 4 * elements:
-            return "its scales would take what its integers save"
+            return "its scales would take up what its integers save"
         readers = {use.node for use in weight.uses()}
-        others = [n for n in readers if n.op_type not in ("MatMul", "Gemm") or n.inputs[1] is not weight]
+        others = [n for n in readers if n.op_type not in ir.PRODUCTS or n.inputs[1] is not weight]
         if others or weight.is_graph_output():
             return f"its weight is also read by '{others[0].name if others else 'the graph outputs'}', which keeps it"
         return ""
@@ -209,9 +209,7 @@ class QuantizeWeights(Pass):
         lost = unpacked(context.executor, model) or set()
         for site in sites:
             if stored[site.name] in lost:
-                context.warn(
-                    f"'{site.name}': the runtime unpacks its {self.bits}-bit weights at every run: smaller, not faster"
-                )
+                context.warn(f"'{site.name}' gets smaller, not faster: each run unpacks its {self.bits}-bit weights")
 
 
 def _families(sites: Sequence[Site]) -> list[list[Site]]:
@@ -235,7 +233,7 @@ def _install(site: Site, stored: Stored, writer: Writer) -> None:
 
 
 def _cost(site: Site) -> float:
-    """Multiply-accumulates of one pass of second-order rounding: o D^2 + D^3."""
+    """Multiply-accumulates of the second-order rounding of one layer: o D^2 + D^3."""
     outputs, inputs = site.shape
     return float(inputs) ** 2 * (outputs + inputs)
 

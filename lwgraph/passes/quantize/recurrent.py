@@ -11,27 +11,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Array
 from lwgraph.passes.quantize.graph.recurrent_body import Cell, gru_body, lstm_body
 from lwgraph.passes.quantize.grids.weight_grid import weight_grid
 from lwgraph.passes.quantize.placing.target import has_vnni
 from lwgraph.rewrite import Context, Contract, Pass, Skip
 
-Array = npt.NDArray[Any]
 _GATES = {"LSTM": 4, "GRU": 3}
 _ACTIVATIONS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"]}
 _MINIMUM_OPSET = 11  # DynamicQuantizeLinear
-_COPIES = ("Expand", "Slice", "Squeeze", "Unsqueeze", "Transpose", "Reshape", "Identity", "Tile", "Gather")
+_COPIES = ir.MOVES - {"Concat"} | {"Identity"}  # of their first input
 
 
 @dataclass(frozen=True)
 class QuantizeRecurrent(Pass):
-    """LSTM and GRU with 8-bit weights and states: Scan loops over integer products, standard operators only."""
+    """Compute LSTM and GRU with 8-bit weights and states: Scan loops over integer products, standard operators only."""
 
     name: ClassVar[str] = "quantize-recurrent"
     contract: ClassVar[Contract] = Contract.APPROXIMATE

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir, registry
+from lwgraph.arrays import Floats
 from lwgraph.calibrate import CrossMoments, Statistics, cross_moments
 from lwgraph.layers.apply import moments_of, observable
 from lwgraph.layers.linalg import shrinkage
@@ -26,8 +26,6 @@ from lwgraph.passes.quantize.grids.second_order import (
 )
 from lwgraph.rewrite import Context, Contract, Pass
 from lwgraph.rewrite.base import Skip
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

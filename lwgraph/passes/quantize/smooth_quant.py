@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir, registry
+from lwgraph.arrays import Floats
 from lwgraph.calibrate.capture import capture
 from lwgraph.passes.quantize.graph.shapes import infer
 from lwgraph.passes.quantize.graph.smooth_chains import Chain, find_chains
 from lwgraph.passes.quantize.placing.already_quantized import quantized_already
 from lwgraph.rewrite import Context, Contract, Pass
 
-Floats = npt.NDArray[np.float64]
 ALPHAS = (0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # tried when alpha is to be found
 ROWS = 256  # of each chain's input kept for judging
 _BETTER = 0.98  # of the error without smoothing: less gain is not worth a change

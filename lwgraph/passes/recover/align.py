@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
-import numpy.typing as npt
 
+from lwgraph.arrays import Array
 from lwgraph.errors import UsageError
 from lwgraph.layers.site import Site
 from lwgraph.layers.weights import has_bias_slot, transform, write
@@ -22,7 +22,7 @@ WIDEST = 2048  # outputs of a group: the system to solve has as many unknowns pe
 
 @dataclass(frozen=True)
 class AlignBlocks(ClosedForm):
-    """Put after each layer, in order, the 1x1 convolution that best restores the original's outputs, and absorb it.
+    """Append to each layer, in order, the 1x1 convolution that best restores the original's outputs, and absorb it.
 
     Few-sample knowledge distillation (Li et al. 2020, arXiv 1812.01839): min ||Q x + s - y||² in closed form, with a
     ridge towards the identity, W <- Q W, b <- Q b + s. No cost at run time. Where a residual sum follows, y is the
@@ -37,7 +37,7 @@ class AlignBlocks(ClosedForm):
 
     def __post_init__(self) -> None:
         if self.samples < 2:
-            raise UsageError(f"option 'samples' of pass 'align-blocks' is {self.samples}; at least 2")
+            raise UsageError(f"option 'samples' of pass 'align-blocks' is {self.samples}; allowed: 2 or more")
 
     @property
     def limit(self) -> int:
@@ -64,9 +64,6 @@ class AlignBlocks(ClosedForm):
         weight, bias = transform(site, *fits[best])
         write(site, weight, bias if shifts else None)
         return True
-
-
-Array = npt.NDArray[Any]
 
 
 def _fits(x: Array, y: Array, groups: int, shifts: bool) -> list[tuple[Array, Array]]:

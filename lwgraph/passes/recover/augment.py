@@ -38,7 +38,9 @@ def keep_labels(which: tuple[str, ...], spec: str) -> tuple[str, ...]:
         UsageError: mixup was asked for.
     """
     if "mixup" in which and spec != "auto":
-        raise UsageError("augmentation 'mixup' mixes images of unlike labels; leave it or the objective 'labels' out")
+        raise UsageError(
+            "augmentation 'mixup' mixes images of different labels; leave out either it or the objective 'labels'"
+        )
     return tuple(kind for kind in which if kind != "mixup")
 
 

@@ -6,12 +6,11 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Array
 from lwgraph.calibrate.patches import positions
 from lwgraph.calibrate.signature import signature
 from lwgraph.errors import UsageError
@@ -23,7 +22,6 @@ from lwgraph.passes.recover.sample_pool import SamplePool
 from lwgraph.plan.refit.walk import Walk
 from lwgraph.rewrite.base import Context, Gain, Pass, Skip
 
-Array = npt.NDArray[Any]
 HELD_OUT_SHARE = 0.25
 BATCH = 16
 ROW_BYTES = 1 << 27  # of one array of sampled outputs: a reader's head has 20,000 of them at every position
@@ -210,7 +208,7 @@ class ClosedForm(Pass):
                 if self.correct(job, site, target):
                     done += 1
                 else:
-                    raise Skip("a correction does not bring its held-out outputs nearer")
+                    raise Skip("a correction does not bring its outputs on held-out samples nearer to the original's")
             except Skip as reason:
                 context.skip(self.name, name, str(reason))
             if target is not None and last[target.name] == name:

@@ -30,7 +30,7 @@ _MOST_HELD_OUT = 1024
 
 @dataclass(frozen=True)
 class Distill(Pass):
-    """Train the weights to imitate the original model on the calibration inputs; needs no labels, but PyTorch.
+    """Train the weights to imitate the original model on the calibration inputs; needs PyTorch, but no labels.
 
     Knowledge distillation (Hinton et al. 2015, arXiv 1503.02531) from the model before any approximate rewrite. The
     structure stays, the weights change; quantized weights stay on their grid. The best state on held-out inputs is
@@ -45,7 +45,9 @@ class Distill(Pass):
     steps: Annotated[int, "optimizer steps at most; 0: as many as the time allows"] = 0
     batch: Annotated[int, "samples per step; 0: as the time allows, 4 to 64"] = 0
     crop: Annotated[int, "side of the squares to train on, of models from images to images; 0: whole images"] = 64
-    versions: Annotated[int, "of the data, each varied once, for which the teacher is asked once; 0: ever new"] = 8
+    versions: Annotated[
+        int, "versions of the data, each varied once and put to the teacher once; 0: vary anew in every round"
+    ] = 8
     objective: Annotated[str, "terms, such as kl+features:0.5, of kl, mse, cosine, features, labels"] = "auto"
     features: Annotated[tuple[str, ...], "values to match besides the outputs; none named: the penultimate ones"] = ()
     temperature: Annotated[float, "of the softmax in kl"] = 2.0
@@ -123,7 +125,7 @@ class Distill(Pass):
         if progress.first <= training.EQUAL:
             return "its outputs are those of the original"
         if not progress.step:
-            return f"{60 * self.minutes:g} s were over before the first step; raise minutes, or state batch and rate"
+            return f"{60 * self.minutes:g} s had passed before the first step; raise minutes, or set batch and rate"
         return "training did not lower the loss on held-out inputs"
 
     def _without_data(self, teacher: ir.Model, context: Context) -> list[Any]:
@@ -249,7 +251,7 @@ class Distill(Pass):
 
 
 def _convolves(model: ir.Model) -> bool:
-    return any(node.op_type in ("Conv", "ConvTranspose", "MatMul", "Gemm") for node in model.graph)
+    return any(node.op_type in ir.LINEAR for node in model.graph)
 
 
 def _fingerprint(settings: Distill, model: ir.Model, teacher: ir.Model, seed: int) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable, Sequence
 from lwgraph import ir
 from lwgraph.errors import ModelError, did_you_mean
 
-LINEAR = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
@@ -83,7 +82,7 @@ def _nearest(value: ir.Value, common: Collection[str]) -> Iterable[str]:
 
 def is_linear(node: ir.Node) -> bool:
     """Whether the node multiplies its first input by a constant weight (also one that is dequantized)."""
-    if node.domain != "" or node.op_type not in LINEAR or len(node.inputs) < 2:
+    if node.domain != "" or node.op_type not in ir.LINEAR or len(node.inputs) < 2:
         return False
     weight = node.inputs[1]
     producer = None if weight is None else weight.producer()
@@ -129,7 +128,7 @@ def is_probability(model: ir.Model, name: str) -> bool:
         if output.name != name:
             continue
         node = output.producer()
-        while node is not None and node.op_type in ("Reshape", "Squeeze", "Unsqueeze", "Identity", "Cast", "Flatten"):
+        while node is not None and node.op_type in ir.RESHAPES | {"Identity", "Cast"}:
             assert node.inputs[0] is not None
             node = node.inputs[0].producer()
         return node is not None and node.op_type == "Softmax"

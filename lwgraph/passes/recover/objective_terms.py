@@ -33,7 +33,7 @@ def _weight(text: str | None, part: str) -> float:
     except ValueError:
         value = -1.0
     if not value > 0:
-        raise UsageError(f"the weight in objective term '{part}' is not a number over 0")
+        raise UsageError(f"the weight in objective term '{part}' is not a positive number")
     return value
 
 

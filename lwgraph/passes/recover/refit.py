@@ -34,7 +34,7 @@ class RefitLayers(Pass):
 
     def __post_init__(self) -> None:
         if self.samples < 2:
-            raise UsageError(f"option 'samples' of pass '{self.name}' is {self.samples}; at least 2")
+            raise UsageError(f"option 'samples' of pass '{self.name}' is {self.samples}; allowed: 2 or more")
 
     def run(self, model: ir.Model, context: Context) -> int:
         """Refit in place; how many layers were."""

@@ -34,7 +34,7 @@ class RepairStatistics(ClosedForm):
 
     def __post_init__(self) -> None:
         if self.samples < 2:
-            raise UsageError(f"option 'samples' of pass 'repair-statistics' is {self.samples}; at least 2")
+            raise UsageError(f"option 'samples' of pass 'repair-statistics' is {self.samples}; allowed: 2 or more")
 
     @property
     def limit(self) -> int:
@@ -44,7 +44,7 @@ class RepairStatistics(ClosedForm):
     def correct(self, job: Job, site: Site, target: FitTarget) -> bool:
         """Scale and shift one layer."""
         if not has_bias_slot(site):
-            raise Skip("a MatMul without a bias")
+            raise Skip("it is a MatMul without a bias")
         x, y = job.rows(site, target, job.fit, ROWS)
         if float(((x - y) ** 2).mean()) <= EQUAL * max(float(y.var()), 1e-30):
             raise Skip("its outputs are those of the original")

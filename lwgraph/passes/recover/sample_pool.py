@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from lwgraph.arrays import Array
 from lwgraph.calibrate.signature import Signature, batched_inputs
 from lwgraph.errors import DataError
 
-Array = npt.NDArray[Any]
 Feed = dict[str, Array]
 
 

@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir, registry
+from lwgraph.arrays import Array
 from lwgraph.calibrate.generate import generate
 from lwgraph.errors import DataError
 from lwgraph.executor import Executor, Feeds
 from lwgraph.passes.recover.matching import is_linear
 
-Array = npt.NDArray[Any]
 NormMoments = Mapping[
     str, tuple[Array, Array]
 ]  # value name -> (mean, variance) of each channel (axis 1, or the only one)

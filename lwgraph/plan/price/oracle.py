@@ -44,9 +44,9 @@ class Oracle:
     """Prices forms at sites for one target, in floats and in integers.
 
     A layer is timed in a small model (see `TimedModels`), and what its neighbours cost is measured by a model without
-    the layer and taken off. Dense, forms and the empty models run in turn, so that a busy machine slows all alike; the
-    shortest run of each counts. Layers whose sizes differ by less than a few percent share a measurement (their ratio;
-    the time is scaled by their work). What lies between integers and floats, conversion and change of
+    the layer and taken off. Dense, forms and the empty models run in turn, so that a busy machine slows all alike;
+    the shortest run of each counts. Layers whose sizes differ by less than a few percent share a measurement (their
+    ratio; the time is scaled by their work). What lies between integers and floats, conversion and change of
     layout, is priced on its own: `switch`.
 
     Prices are measured by one process, one after another, and never while calibration or trials run: work side by side

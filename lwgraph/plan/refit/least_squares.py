@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lwgraph.arrays import Floats
 from lwgraph.calibrate.gram import CrossMoments, Gram
 from lwgraph.layers.linalg import shrinkage
 from lwgraph.layers.moments import Pooled
 from lwgraph.layers.site import Site
 
-Array = npt.NDArray[np.float64]
 ROUNDS, SETTLED = 8, 0.003  # of the fit behind a Relu; the share of the squared gap that a round must gain
 RIDGES = (0.01, 1.0, 10.0, 100.0)  # of the shrinkage ridge; held-out samples choose
 
@@ -27,7 +27,7 @@ class Rows:
     """
 
     x: npt.NDArray[np.floating]
-    y: Array
+    y: Floats
     rectified: bool = False
 
     @property
@@ -35,24 +35,24 @@ class Rows:
         """The summed variance of y."""
         return float((np.maximum(self.y, 0) if self.rectified else self.y).var(0).sum())
 
-    def outputs(self, weight: Array, bias: Array) -> Array:
+    def outputs(self, weight: Floats, bias: Floats) -> Floats:
         """(r, o): W x + b."""
         groups = self.x.shape[1]
         flat = weight.reshape(groups, -1, self.x.shape[2]).astype(self.x.dtype)
         return np.concatenate([self.x[:, g] @ flat[g].T for g in range(groups)], axis=1) + bias
 
-    def error(self, weight: Array, bias: Array) -> float:
+    def error(self, weight: Floats, bias: Floats) -> float:
         """The mean over the rows of ||W x + b - y||^2; W (o, c/g, *k), b (o,). O(r o D)."""
         return self.distance(self.outputs(weight, bias))
 
-    def distance(self, outputs: Array) -> float:
+    def distance(self, outputs: Floats) -> float:
         """The mean over the rows of ||outputs - y||^2; with `rectified`, of what a Relu lets through of both."""
         if self.rectified:
             return float(np.square(np.maximum(outputs, 0) - np.maximum(self.y, 0)).sum(1).mean())
         return float(np.square(outputs - self.y).sum(1).mean())
 
 
-def dense(moments: CrossMoments, weight: Array, bias: Array, shifts: bool) -> Iterator[tuple[Array, Array, float]]:
+def dense(moments: CrossMoments, weight: Floats, bias: Floats, shifts: bool) -> Iterator[tuple[Floats, Floats, float]]:
     """(weight, bias, ridge) of least squares from the layer's patches to its target, for each of RIDGES.
 
     W = W0 + (C - W0 G) (G + ridge I)^-1 (Zhang et al. 2015, arXiv 1505.06798, section 3.3, with a ridge towards W0):
@@ -86,7 +86,7 @@ def dense(moments: CrossMoments, weight: Array, bias: Array, shifts: bool) -> It
         yield found.reshape(weight.shape), shift.reshape(-1), levels[0] * factor
 
 
-def behind_relu(rows: Rows, moments: Gram, weight: Array, bias: Array, ridge: float) -> tuple[Array, Array]:
+def behind_relu(rows: Rows, moments: Gram, weight: Floats, bias: Floats, ridge: float) -> tuple[Floats, Floats]:
     """Weight and bias that bring relu(W x + b) nearer to relu(y) on the rows, from those of the linear fit.
 
     Where y is negative, any negative output will do: so the target there is the present output, at most zero (the
@@ -129,7 +129,7 @@ def behind_relu(rows: Rows, moments: Gram, weight: Array, bias: Array, ridge: fl
     return start.reshape(weight.shape), bias
 
 
-def target_site(site: Site, moments: CrossMoments, weight: Array, bias: Array, shifts: bool) -> tuple[Site, Pooled]:
+def target_site(site: Site, moments: CrossMoments, weight: Floats, bias: Floats, shifts: bool) -> tuple[Site, Pooled]:
     """The layer that a form should imitate now, and the moments to fit it on.
 
     E||y - K x||^2 = E||y - W x||^2 + tr((W - K) G (W - K)^T) for the least-squares W: so a form is refitted, all of its
@@ -141,7 +141,7 @@ def target_site(site: Site, moments: CrossMoments, weight: Array, bias: Array, s
     return site.with_weight(weight, bias), Pooled(gram.matrix, gram.mean, gram.count)
 
 
-def affine(x: Array, y: Array) -> list[tuple[Array, Array]]:
+def affine(x: Floats, y: Floats) -> list[tuple[Floats, Floats]]:
     """Scales and shifts (o,), (o,) of outputs x (r, o) towards y: nothing but the mean; its variance; least squares.
 
     The second is the statistics repair of Jordan et al. 2023 (arXiv 2211.08403), the first the bias correction of Nagel

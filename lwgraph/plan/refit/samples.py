@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Array, Floats
 from lwgraph.calibrate.signature import batched_inputs, signature
 from lwgraph.executor import Executor, Feeds, Run
 from lwgraph.layers.site import Site
 
-Array = npt.NDArray[np.float64]
 HELD_OUT_SHARE = 0.25
 
 
@@ -28,7 +27,7 @@ def output_error(original: ir.Model, compressed: ir.Model, feeds: Sequence[Feeds
     if not names:
         return math.nan
     theirs, ours = executor.prepare(original, names), executor.prepare(compressed, names)
-    sums: dict[str, Array] = {}  # count, sum, sum of squares, squared error
+    sums: dict[str, Floats] = {}  # count, sum, sum of squares, squared error
     for feed in feeds:
         a, b = ours(feed), theirs(feed)
         for output in names:
@@ -76,7 +75,7 @@ class Remembering:
         return remembered
 
 
-def output_rows(value: npt.NDArray[Any], site: Site) -> npt.NDArray[Any]:
+def output_rows(value: Array, site: Site) -> Array:
     """(N, o): one row per position."""
     last = value if not site.kernel else np.moveaxis(value, 1, -1)
     return last.reshape(-1, last.shape[-1])

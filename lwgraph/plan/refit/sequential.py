@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Array, Floats, Index
 from lwgraph.calibrate.gram import CrossAccumulator, CrossMoments, GramAccumulator
 from lwgraph.calibrate.patches import Patches, positions
 from lwgraph.calibrate.statistics import LEAST_ROWS, ROWS_PER_UNKNOWN, rows_for
@@ -33,7 +33,6 @@ from lwgraph.plan.refit.units import KeptChannels, Unit, find_units
 from lwgraph.plan.refit.walk import Walk
 from lwgraph.rewrite.base import Context, Gain, Skip
 
-Array = npt.NDArray[np.float64]
 HELD_ROWS, HELD_BYTES = 4096, 64 << 20  # of one layer's held-out patches
 FIT_BYTES = 256 << 20  # of the patches to which a layer before a Relu is fitted
 OUTPUT_BYTES = 256 << 20  # of the original's outputs that are compared with
@@ -160,7 +159,7 @@ class _Refit:
         if not self.fit:  # a single sample
             self.fit = self.held
         self.relu = False
-        self.places: dict[int, npt.NDArray[np.intp]] = {}
+        self.places: dict[int, Index] = {}
         self.done: list[tuple[Snapshot, Snapshot]] = []
         self.place = {node: index for index, node in enumerate(compressed.graph)}
 
@@ -248,7 +247,7 @@ class _Refit:
             yield "last", error
 
     def _keep_best(
-        self, unit: Unit, site: Site, rows: Rows, fits: Sequence[tuple[Array, Array | None]], least: float
+        self, unit: Unit, site: Site, rows: Rows, fits: Sequence[tuple[Floats, Floats | None]], least: float
     ) -> float:
         """Write the weight and bias with which the unit's held-out outputs are best; none when none is better than
         `least`, which they are now. Their distance then."""
@@ -262,7 +261,7 @@ class _Refit:
         best.restore()
         return least
 
-    def _dense(self, unit: Unit, moments: CrossMoments, rows: Rows, shifts: bool) -> tuple[Array, Array]:
+    def _dense(self, unit: Unit, moments: CrossMoments, rows: Rows, shifts: bool) -> tuple[Floats, Floats]:
         """The least-squares weight with the ridge that is best on held-out rows; or what `behind_relu` makes of it."""
         site = unit.site
         bias = np.zeros(site.outputs) if site.bias is None else site.bias
@@ -276,14 +275,14 @@ class _Refit:
 
     def _affine(self, unit: Unit, rows: Rows, plain: float) -> Iterator[tuple[str, float]]:
         if not has_bias_slot(unit.site):
-            raise Skip("a MatMul without a bias")
+            raise Skip("it is a MatMul without a bias")
         x, y = self._outputs(unit, self.fit)
         fits = [transform(unit.site, *pair) for pair in affine(x, y)]
         yield "affine", self._keep_best(unit, unit.site, rows, fits, plain)
 
     # ------------------------------------------------------------ values
 
-    def _target(self, unit: Unit, feed: int) -> npt.NDArray[Any]:
+    def _target(self, unit: Unit, feed: int) -> Array:
         """(N, o) what the unit should give at every position."""
         y = output_rows(self.teacher.get(unit.target, feed), unit.site)
         if unit.channels is not None:
@@ -291,11 +290,11 @@ class _Refit:
         if unit.minus:
             other = output_rows(self.student.get(unit.minus, feed), unit.site)
             if other.shape != y.shape:
-                raise Skip("the sum behind it repeats one of its terms")
+                raise Skip("the sum after it repeats one of its terms")
             y = y - other
         return y
 
-    def _at(self, total: int, wanted: int, feed: int, apart: bool) -> npt.NDArray[np.intp]:
+    def _at(self, total: int, wanted: int, feed: int, apart: bool) -> Index:
         """Positions of one feed; of a single sample one part fits and another judges."""
         rng = np.random.default_rng((self.seed, feed))
         if self.fit != self.held:
@@ -304,10 +303,10 @@ class _Refit:
         cut = max(1, round(HELD_OUT_SHARE * total))
         mine = np.sort(order[:cut] if apart else order[cut:])
         if not len(mine):
-            raise Skip("a single position cannot both fit and judge")
+            raise Skip("it has a single position, which cannot both fit and judge")
         return mine[positions(len(mine), wanted, rng)]
 
-    def _now(self, unit: Unit) -> Array:
+    def _now(self, unit: Unit) -> Floats:
         """(r, o) what the unit gives now, on the held-out samples, at the places that were looked at first."""
         found = self.student.look([unit.output], self.held)
         return np.concatenate(
@@ -319,7 +318,7 @@ class _Refit:
 
     def _rows(
         self, unit: Unit, feeds: Sequence[int], size: int, wanted: bool = True
-    ) -> tuple[Array, Rows, dict[int, npt.NDArray[np.intp]]]:
+    ) -> tuple[Floats, Rows, dict[int, Index]]:
         """(r, o) what the unit gives now on some samples, with the patches (unless they are not wanted) and the targets
         there, and at which places of each."""
         site, patches = unit.site, Patches.of(unit.site)
@@ -327,7 +326,7 @@ class _Refit:
         enough = HELD_ROWS if feeds is self.held else fit
         most = min(enough, max(1, size // (4 * site.fan_in * site.group)))
         now, xs, ys = [], [np.zeros((0, site.group, site.fan_in), np.float32)], []
-        places: dict[int, npt.NDArray[np.intp]] = {}
+        places: dict[int, Index] = {}
         for feed, found in self.student.look([unit.output], feeds):
             x, y = self.student.get(unit.input, feed), self._target(unit, feed)
             out = output_rows(found[unit.output], site)
@@ -378,7 +377,7 @@ class _Refit:
         gram = found.result()
         return Pooled(gram.matrix, gram.mean if shifts else np.zeros_like(gram.mean), gram.count)
 
-    def _outputs(self, unit: Unit, feeds: Sequence[int]) -> tuple[Array, Array]:
+    def _outputs(self, unit: Unit, feeds: Sequence[int]) -> tuple[Floats, Floats]:
         """(r, o) what the unit gives now, and what it should."""
         ours, theirs = [], []
         for feed, found in self.student.look([unit.output], feeds):

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-import numpy.typing as npt
-
 from lwgraph import ir
+from lwgraph.arrays import Ints
 from lwgraph.errors import UsageError
 from lwgraph.layers.form import Form, parse_form
 from lwgraph.layers.site import Site, find_sites
 from lwgraph.layers.substitute import FROM_KEY, PASS_KEY
 
-KeptChannels = Mapping[str, npt.NDArray[np.int64]]
+KeptChannels = Mapping[str, Ints]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +38,7 @@ class Unit:
     output: str
     target: str
     minus: str = ""
-    channels: npt.NDArray[np.int64] | None = None
+    channels: Ints | None = None
     form: Form | None = None
     ends: tuple[Site, ...] = ()
     rectified: bool = False

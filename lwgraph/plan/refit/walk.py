@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Array
 from lwgraph.calibrate.store import Store
 from lwgraph.errors import ModelError
 from lwgraph.executor import Executor, Feeds
 from lwgraph.views.dataflow import uses
-
-Array = npt.NDArray[Any]
 
 
 class Walk:

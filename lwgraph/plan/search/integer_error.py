@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from lwgraph.layers.moments import Array, Moments, ratio
+from lwgraph.arrays import Floats
+from lwgraph.layers.moments import Moments, ratio
 
 LEVELS = 255.0
 
@@ -23,7 +24,7 @@ def integer_error(moments: Moments, low: float, high: float) -> float:
     step = (max(high, 0.0) - min(low, 0.0)) / LEVELS
     noise = power = 0.0
     for block in moments.blocks:
-        matrix: Array = block.matrix
+        matrix: Floats = block.matrix
         steps = 2 * np.abs(matrix).max(axis=1) / LEVELS
         inputs = float(np.trace(block.moments)) - float(np.sum(block.ridge))
         noise += float(np.square(steps).sum()) / 12 * max(inputs, 0.0)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Array, Floats
 from lwgraph.cache import Rows, cache_path, facts_of
 from lwgraph.calibrate.partial_runs import PartialRuns, first_change
 from lwgraph.errors import LwgraphError
@@ -22,8 +23,7 @@ from lwgraph.rewrite.base import Context
 
 VERSION = 1  # part of the file name: raise it when the meaning of a loss changes
 TINY, LARGEST = 1e-12, 1e6  # of a predicted loss; of a measured one, that of a model that gives no numbers
-Outputs = Mapping[str, npt.NDArray[Any]]
-Array = npt.NDArray[np.float64]
+Outputs = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Reference:
         return float(np.mean(shares)) if shares else 0.0
 
 
-def _gap(wanted: npt.NDArray[Any], found: npt.NDArray[Any]) -> float:
+def _gap(wanted: Array, found: Array) -> float:
     if wanted.shape != found.shape:
         return math.inf
     if wanted.dtype.kind != "f":
@@ -169,7 +169,7 @@ def _behind(partial: PartialRuns, start: int, model: ir.Model) -> Run:
         return partial.run(model, -1)
 
 
-def to_measured(gone: npt.ArrayLike, predicted: npt.ArrayLike, points: Sequence[tuple[int, float]]) -> Array:
+def to_measured(gone: npt.ArrayLike, predicted: npt.ArrayLike, points: Sequence[tuple[int, float]]) -> Floats:
     """Predicted losses of taking so much away, scaled to what was measured at the network's outputs of some of them.
 
     Between the points the factor from predicted to measured is interpolated, so that the prediction gives the shape and

@@ -10,12 +10,13 @@ from typing import ClassVar
 import numpy as np
 
 from lwgraph import ir
+from lwgraph.arrays import Floats
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Run, untimed
 from lwgraph.layers.emit import Emitter
 from lwgraph.layers.form import Fitted, Form
 from lwgraph.layers.moments import Moments
-from lwgraph.layers.site import Array, Site, find_sites
+from lwgraph.layers.site import Site, find_sites
 from lwgraph.layers.substitute import substitute
 from lwgraph.plan.search.items import Item
 
@@ -88,7 +89,7 @@ def measure(
     return {item.name: max(found.get(item.name, middle), LEAST * middle) for item in items}
 
 
-def stitched(model: ir.Model, item: Item, kernel: Array) -> ir.Model:
+def stitched(model: ir.Model, item: Item, kernel: Floats) -> ir.Model:
     """A copy of the model in which the item's layers have another canonical kernel, means kept by their biases."""
     copy = ir.clone(model)
     assert item.moments is not None
@@ -101,7 +102,7 @@ def stitched(model: ir.Model, item: Item, kernel: Array) -> ir.Model:
     return copy
 
 
-def _probe(item: Item) -> tuple[Array | None, float]:
+def _probe(item: Item) -> tuple[Floats | None, float]:
     """A kernel near the item's own, and its expected relative error; None where nothing can be tried."""
     moments, site = item.moments, item.sites[0]
     if moments is None:
@@ -117,12 +118,12 @@ def _probe(item: Item) -> tuple[Array | None, float]:
     return (kernel, error) if 0 < error < math.inf else (None, 0.0)
 
 
-def rounded(weight: Array, levels: int = 7) -> Array:
+def rounded(weight: Floats, levels: int = 7) -> Floats:
     """`weight` (o, ...) with every output's entries rounded to `levels` steps up to the largest."""
     flat = weight.reshape(len(weight), -1)
     step = np.abs(flat).max(axis=1, keepdims=True) / levels
     step[step == 0] = 1
-    result: Array = (np.rint(flat / step) * step).reshape(weight.shape)
+    result: Floats = (np.rint(flat / step) * step).reshape(weight.shape)
     return result
 
 

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from lwgraph.arrays import Floats, Index
+
 BUCKETS = 4096
 
 
@@ -34,14 +35,18 @@ class Menu:
         edge: (S, S) cost between the item before (row: its state) and this one (column); None: nothing.
     """
 
-    cost: Array
-    loss: Array
-    state: npt.NDArray[np.intp]
-    edge: Array | None = None
+    cost: Floats
+    loss: Floats
+    state: Index
+    edge: Floats | None = None
 
     @classmethod
     def of(
-        cls, cost: Sequence[float], loss: Sequence[float], state: Sequence[int] | None = None, edge: Array | None = None
+        cls,
+        cost: Sequence[float],
+        loss: Sequence[float],
+        state: Sequence[int] | None = None,
+        edge: Floats | None = None,
     ) -> Menu:
         """From plain sequences; one state unless told."""
         states = np.zeros(len(cost), np.intp) if state is None else np.asarray(state, np.intp)
@@ -104,7 +109,7 @@ class Knapsack:
         """What a choice of one option per item adds up to."""
         return total(self.items, choice)
 
-    def _fill(self) -> Array:
+    def _fill(self) -> Floats:
         best = np.full((self.states, self.top + 1), np.inf)
         best[0] = 0.0  # nothing chosen yet: state 0 stands for none, and the first item has no edge
         for index, menu in enumerate(self.items):
@@ -159,7 +164,7 @@ def undominated(solutions: Sequence[Solution]) -> list[Solution]:
     return kept
 
 
-def _most(edge: Array | None) -> float:
+def _most(edge: Floats | None) -> float:
     return 0.0 if edge is None else float(edge.max())
 
 

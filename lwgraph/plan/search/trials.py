@@ -10,10 +10,8 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from lwgraph import ir, registry
+from lwgraph.arrays import Floats
 from lwgraph.calibrate.subsample import spread
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds
@@ -74,9 +72,9 @@ class FitData:
     """A fit without its layer; see `Fitted`."""
 
     form: str
-    arrays: dict[str, npt.NDArray[np.float64]]
-    kernel: npt.NDArray[np.float64]
-    shift: npt.NDArray[np.float64]
+    arrays: dict[str, Floats]
+    kernel: Floats
+    shift: Floats
     error: float
     measured: bool
 

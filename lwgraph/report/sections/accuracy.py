@@ -13,7 +13,7 @@ def accuracy(report: Report) -> str:
     if score is None:
         return ""
     kept = score.max_drop is None or score.drop <= score.max_drop
-    asked = "" if score.max_drop is None else f", at most {score.max_drop:g} asked"
+    asked = "" if score.max_drop is None else f", at most {score.max_drop:g} allowed"
     samples = "" if score.samples is None else f" on {score.samples} samples"
     interval = ""
     if score.drop_interval is not None:

@@ -30,9 +30,9 @@ def coupling(report: Report) -> str:
     hidden = len(groups) - len(shown)
     more = f" The {len(shown)} largest of {len(groups)} groups are drawn." if hidden else ""
     return (
-        "<h2>Channels that live or die together</h2><p>One row for each group of channels: full dots are the layers "
-        "that make them, rings those that read them, from the first layer on the left to the last. Pale groups cannot "
-        f"be pruned; point at a row for the reason.{more}</p>{picture}"
+        "<h2>Channels that can only be removed together</h2><p>One row for each group of channels: full dots are "
+        "the layers that make them, rings those that read them, from the first layer on the left to the last. "
+        f"Pale groups cannot be pruned; hover over a row for the reason.{more}</p>{picture}"
     )
 
 

@@ -43,7 +43,7 @@ def _summary(found: Mapping[str, Any], layers: Dicts) -> str:
             f"{found['integer_loss']:.3g}."
         )
     if found.get("float_ms") and found.get("ms"):
-        words += f" {found['float_ms']:.3g} ms in float, {found['ms']:.3g} ms as it is."
+        words += f" {found['float_ms']:.3g} ms in float, {found['ms']:.3g} ms now."
     return words
 
 

@@ -34,8 +34,8 @@ def search(report: Report) -> str:
     judged = [p for p in plans if p.get("judged") is not None]
     words = (
         f"{len(plans)} plans were run on calibration data in {float(found.get('seconds', 0)):.0f} s. {len(front)} of "
-        f"them are on the front: no other is better in both ways. {len(judged)} were judged on data that neither the "
-        f"fits nor the search saw."
+        f"them are on the front: no other plan is better in both respects. {len(judged)} were judged on data that "
+        f"neither the fits nor the search had seen."
     )
     if not any(p.get("chosen") for p in plans):
         words += " None keeps the promises."
@@ -120,7 +120,7 @@ def _plans(front: Plans, judged: Plans, report: Report) -> str:
         ("loss", True),
         (escape(score), True),
         ("found by", False),
-        ("what became of it", False),
+        ("outcome", False),
     ]
     return f"<details><summary>{len(rows)} plans on the front or judged</summary>{table(head, rows)}</details>"
 
@@ -131,9 +131,9 @@ def _verdict(plan: Mapping[str, Any], chosen: Mapping[str, Any] | None) -> str:
     if plan.get("accepted") is False:
         return '<span class="bad">rejected: it breaks a promise</span>'
     if plan.get("accepted"):
-        return "keeps the promises, but the chosen one is better"
+        return "keeps the promises, but the chosen plan is better"
     if chosen is not None and plan["predicted_ms"] > chosen["predicted_ms"]:
-        return "not judged: the chosen one is predicted to be faster"
+        return "not judged: the chosen plan is predicted to be faster"
     return "not judged"
 
 
@@ -152,7 +152,9 @@ def _predictions(plans: Plans) -> str:
     words = []
     if timed:
         off = max(abs(float(p["predicted_ms"]) / float(p["measured_ms"]) - 1) for p in timed)
-        words.append(f"{len(timed)} plans were timed whole; predicted times are off by {100 * off:.0f} % at most.")
+        words.append(
+            f"{len(timed)} plans were timed as a whole; their predicted times are off by at most {100 * off:.0f} %."
+        )
     if len(ran) > 2:
         ranks = rank_correlation([p.x for p in losses], [p.y for p in losses])
         words.append(f"Predicted and measured losses of {len(ran)} plans have a rank correlation of {ranks:.2f}.")

@@ -16,7 +16,7 @@ from lwgraph.rewrite.base import Context, Contract, Pass
 from lwgraph.rewrite.instruments.base import Instrument
 
 if TYPE_CHECKING:
-    from lwgraph.executor import Array
+    from lwgraph.arrays import Array
     from lwgraph.rewrite.pipeline import Pipeline, Step
 
 _VALUES_AT_ONCE = 32  # intermediate values held at once while the first that diverges is looked for

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from lwgraph.runtime.backend import BFLOAT16, HALVES, Array
+from lwgraph.arrays import Array
+from lwgraph.runtime.backend import BFLOAT16, HALVES
 
 Function = Callable[..., Any]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lwgraph.runtime.backend import Array
+from lwgraph.arrays import Array
 from lwgraph.runtime.ops.base import Function, Spec, Unsupported, floating, operator, wider
 
 _CHUNK = 1 << 15  # elements: what several passes over them find in the second-level cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lwgraph.runtime.backend import Array
+from lwgraph.arrays import Array
 from lwgraph.runtime.ops.base import Function, Spec, Unsupported, integers, normalized, operator
 
 

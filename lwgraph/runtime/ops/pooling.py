@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from lwgraph.arrays import Array
 from lwgraph.runtime import kernels
-from lwgraph.runtime.backend import Array
 from lwgraph.runtime.ops.base import Function, Spec, Unsupported, floating, operator, spatial_attributes, wider
 
 _KINDS = {"MaxPool": "max", "AveragePool": "average", "LpPool": "norm"}

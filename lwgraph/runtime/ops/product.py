@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from lwgraph.arrays import Array
 from lwgraph.runtime import kernels
-from lwgraph.runtime.backend import Array
 from lwgraph.runtime.ops.base import Function, Spec, Unsupported, floating, operator
 from lwgraph.runtime.ops.convolution import combined_scale, is_byte, zero_of
 

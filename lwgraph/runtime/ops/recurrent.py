@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from lwgraph.arrays import Array
 from lwgraph.runtime import kernels
-from lwgraph.runtime.backend import Array
 from lwgraph.runtime.ops.base import Function, Spec, Unsupported, floating, operator, wider
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lwgraph.runtime.backend import Array
+from lwgraph.arrays import Array
 from lwgraph.runtime.ops.base import Function, Spec, Unsupported, floating, integers, normalized, operator, wider
 
 

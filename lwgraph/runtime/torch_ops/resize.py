@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.nn import functional as F  # noqa: N812
 
+from lwgraph.arrays import Array
 from lwgraph.runtime.torch_ops.table import Compute, Op, Tensor, axes_of, integers, operator
-
-Array = npt.NDArray[Any]
 
 
 def _source(size: int, out: int, scale: float, mode: str, roi: tuple[float, float]) -> Array:

@@ -17,38 +17,19 @@ _WEIGHTS = {
 # A constant of more than one element here is a bias or a scale; a single number belongs to a formula (x / sqrt(2)).
 _ELEMENTWISE = {"Add", "Sub", "Mul", "Div"}
 # A weight may pass these on its way.
-_THROUGH = {
-    "Identity",
-    "Transpose",
-    "Reshape",
-    "Flatten",
-    "Squeeze",
-    "Unsqueeze",
+_THROUGH = ir.RESHAPES | {
     "Cast",
+    "Concat",
+    "DequantizeLinear",
+    "Expand",
+    "Identity",
+    "QuantizeLinear",
     "Slice",
     "Split",
-    "Concat",
-    "Expand",
-    "QuantizeLinear",
-    "DequantizeLinear",
+    "Transpose",
 }
 # These move integers without computing with them.
-_MOVES = {
-    "Identity",
-    "Transpose",
-    "Reshape",
-    "Flatten",
-    "Squeeze",
-    "Unsqueeze",
-    "Concat",
-    "Slice",
-    "Split",
-    "MaxPool",
-    "Expand",
-    "Tile",
-    "DepthToSpace",
-    "SpaceToDepth",
-}
+_MOVES = ir.MOVES - {"Gather"} | {"Identity", "MaxPool"}
 _SCALES = {"QuantizeLinear", "DequantizeLinear"}
 _INTEGERS = (
     ir.DataType.INT8,

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir
-from lwgraph.views.coupling.components import Ints
+from lwgraph.arrays import Ints
 
 ROLES = ("out", "in", "channel", "data")
 

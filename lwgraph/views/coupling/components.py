@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
+from lwgraph.arrays import Ints
 
 
 def components(count: int, a: Ints, b: Ints) -> Ints:

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Ints
 from lwgraph.views.coupling.builder import Axis, Coupler, Note
-from lwgraph.views.coupling.components import Ints, components
+from lwgraph.views.coupling.components import components
 from lwgraph.views.coupling.rules import load
 from lwgraph.views.coupling.rules.sizes import follow, follow_zeros
 

@@ -22,6 +22,7 @@ from lwgraph.passes.forms.smaller_kernel import SmallerKernel
 from lwgraph.passes.forms.tucker import Tucker
 from lwgraph.testing.forms import check_form
 from lwgraph.testing.layers import SampleLayer, layers, make_layer, moments_on
+from tests.passes.forms.sampled import sampled
 
 LAYERS = {layer.name: layer for layer in layers()}
 SIZES = {
@@ -78,12 +79,6 @@ def test_what_a_form_cannot_take_it_refuses_with_a_reason(name):
             assert site.kind == "conv" and site.taps > 1
         elif name not in ("low-rank", "tucker"):
             assert site.group == 1 and site.kind == "conv" and site.taps > 1
-
-
-def sampled(shape=(4, 32, 12, 12), weight=(32, 32, 3, 3)):
-    layer = SampleLayer("wide", make_layer("Conv", shape, weight, pads=(1, 1, 1, 1)), shape)
-    site = layer.site
-    return site, moments_on(site, layer.samples())
 
 
 TEXTS = [str(size) for sizes in SIZES.values() for size in sizes] + ["shift{kind=free,ratio=0.5}"]

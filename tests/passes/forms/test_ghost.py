@@ -13,7 +13,7 @@ from lwgraph.passes.forms._split import factor
 from lwgraph.passes.forms.ghost import AMPLIFIED, Ghost, growth, pivots, turn
 from lwgraph.passes.forms.low_rank import LowRank
 from lwgraph.testing.layers import SampleLayer, make_layer, moments_on
-from tests.passes.forms.test_all_forms import sampled
+from tests.passes.forms.sampled import sampled
 
 REFERENCE = registry.executor("reference")
 

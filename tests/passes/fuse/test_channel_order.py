@@ -12,7 +12,7 @@ from lwgraph.layers.site import find_sites
 from lwgraph.layers.substitute import substitute
 from lwgraph.passes.fuse.channel_order import channels
 from lwgraph.rewrite import Context, Pass
-from tests.passes.fuse.test_fuse import model, rewritten
+from tests.passes.fuse.fusing import model, rewritten
 
 IN = "g (float[N,3,9,9] x) => (float[N,q,r,s] y)"
 C = "float[4,3,3,3] w, float[4] b"

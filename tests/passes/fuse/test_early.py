@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.passes.fuse.test_fuse import model, rewritten
+from tests.passes.fuse.fusing import model, rewritten
 
 W = "<float[4,3,3,3] w, float[4] b, float[5,4,1,1] v, float[5] d>"
 IN = "g (float[N,3,11,14] x) => (float[N,q,r,s] y)"

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from lwgraph import ir, registry
+from lwgraph.calibrate import Statistics
 from lwgraph.check import verify
 from lwgraph.passes.prune.surgery import remove_channels
+from lwgraph.rewrite.base import Context
 from lwgraph.views.coupling import Group, couple_channels
 
 Choice = Mapping[int, np.ndarray]  # group number -> channels
@@ -73,3 +75,9 @@ def assert_same(ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
     for a, b in zip(ours, theirs, strict=True):
         assert a.shape == b.shape
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5 * max(1.0, float(np.abs(b).max())))
+
+
+def context(model: ir.Model, samples: int = 64, seed: int = 5, rows: int = 6) -> Context:
+    executor = registry.executor("ort")
+    data = [feeds(model, batch=64, seed=seed + i) for i in range(samples // 64)]
+    return Context(executor=executor, data=data, statistics=Statistics(model, data, executor, rows_per_unknown=rows))

@@ -145,7 +145,7 @@ def test_named_blocks_and_those_left_alone():
     assert PruneBlocks(ignore=names[1], only=",".join(names), ratio=0.9, most_error=1e9).run(copy, ctx) == 0
     assert names[1] in {block.name for block in find_residuals(copy)[0]}
     assert any(each.place == names[1] and each.reason.startswith("among ignore=") for each in ctx.skipped)
-    with pytest.raises(UsageError, match="fits no residual block; the model has: Add"):
+    with pytest.raises(UsageError, match="matches no residual block; the model has: Add"):
         PruneBlocks(blocks="nothing").run(ir.clone(model), ctx)
 
 
@@ -156,7 +156,7 @@ def test_stated_blocks():
     assert PruneBlocks().apply(copy, {names[1]: 0, names[0]: 1}, ctx) == 1
     alone = Context()
     assert PruneBlocks().apply(blind, {names[1]: 0}, alone) == 1
-    assert "nothing makes up" in alone.warnings[0]
+    assert "nothing compensates" in alone.warnings[0]
     assert error(model, copy) < error(model, blind)
     for kept, words in (({"x": 0}, "no residual block 'x'"), ({names[0]: 2}, "cannot keep 2")):
         with pytest.raises(UsageError, match=words):
@@ -167,7 +167,7 @@ def test_a_model_without_sums_says_so():
     model = ir.load(PATTERNS["plain"]())
     ctx = context(model)
     assert PruneBlocks().run(model, ctx) == 0
-    assert [each.reason for each in ctx.skipped] == ["it has no sums of two branches, so no residual block"]
+    assert [each.reason for each in ctx.skipped] == ["the model has no sum of two branches, and so no residual block"]
 
 
 def test_data_are_needed():

@@ -20,13 +20,7 @@ from lwgraph.passes.prune.readers import PruneView, Work
 from lwgraph.passes.prune.widths import by_work, kept_by_ratio, step_of
 from lwgraph.rewrite.base import Context
 from tests.passes.prune.networks import Net
-from tests.passes.prune.pruning import feeds, parameters, run
-
-
-def context(model: ir.Model, samples: int = 64, seed: int = 5, rows: int = 6) -> Context:
-    executor = registry.executor("ort")
-    data = [feeds(model, batch=64, seed=seed + i) for i in range(samples // 64)]
-    return Context(executor=executor, data=data, statistics=Statistics(model, data, executor, rows_per_unknown=rows))
+from tests.passes.prune.pruning import context, parameters, run
 
 
 def scene_of(proto: onnx.ModelProto) -> PruneView:
@@ -91,7 +85,7 @@ def test_obs_agrees_with_brute_force():
     group = view.coupling.prunable[0]
     (reader,) = view.readers(group)
     block = view.moments(reader).blocks[0]
-    part = importances._Part(block, reader.columns[0], 1.0)
+    part = importances._ShrinkingWeight(block, reader.columns[0], 1.0)
     costs = part.costs(np.arange(group.width))
     for channel in range(group.width):
         kept = np.setdiff1d(np.arange(len(block.moments)), reader.columns[0][channel])
@@ -106,7 +100,7 @@ def test_removing_in_rounds_adds_up_to_the_joint_cost():
     group = view.coupling.prunable[0]
     (reader,) = view.readers(group)
     block = view.moments(reader).blocks[0]
-    one, two = (importances._Part(block, reader.columns[0], 1.0) for _ in range(2))
+    one, two = (importances._ShrinkingWeight(block, reader.columns[0], 1.0) for _ in range(2))
     assert one.remove(np.array([3])) + one.remove(np.array([0, 7])) == pytest.approx(
         two.remove(np.array([0, 3, 7])), rel=1e-6
     )
@@ -349,7 +343,7 @@ def test_what_removals_cost_is_what_is_lost_at_best(outputs: int) -> None:
     rng = np.random.default_rng(0)
     weight, root = rng.standard_normal((outputs, 24)), rng.standard_normal((24, 40))
     moments = root @ root.T / 40
-    part = importances._Part(Block(weight, moments, 0.0), np.arange(24).reshape(12, 2), 2.0)
+    part = importances._ShrinkingWeight(Block(weight, moments, 0.0), np.arange(24).reshape(12, 2), 2.0)
     alive, spent = np.arange(12), 0.0
     for channel in (3, 7, 0, 11, 5, 8, 1, 6):
         alive = alive[alive != channel]

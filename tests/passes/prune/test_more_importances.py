@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from lwgraph.calibrate import Statistics
 from lwgraph.check import verify
 from lwgraph.errors import UsageError
 from lwgraph.passes.prune.channels import PruneChannels
-from lwgraph.passes.prune.fold import Fold, _greedy
+from lwgraph.passes.prune.fold import Fold
 from lwgraph.passes.prune.importance import MORE, importance
 from lwgraph.passes.prune.readers import PruneView
 from lwgraph.rewrite.base import Context
@@ -58,9 +59,13 @@ def test_near_duplicates_are_folded_into_one():
 
 
 def test_of_two_that_say_the_same_one_stays():
-    left = np.full((3, 3), 1.0)
-    left[0, 1] = left[1, 0] = 0.1
-    ranking = _greedy(left, np.array([2.0, 1.0, 5.0]))
+    """Channels 0 and 1 share 0.9 of their variance, 2 is alone; one reader takes them with squared weights 2, 1 and 5."""
+    shared = np.sqrt(0.9)
+    moments = np.array([[1, shared, 0], [shared, 1, 0], [0, 0, 1]])
+    block = SimpleNamespace(power=1.0, moments=moments, matrix=np.sqrt([[2.0, 1.0, 5.0]]))
+    reader = SimpleNamespace(columns=[np.array([[0], [1], [2]])])
+    scene = SimpleNamespace(readers=lambda group: [reader], moments=lambda reader: SimpleNamespace(blocks=[block]))
+    ranking = Fold().rank(SimpleNamespace(width=3), scene)
     assert ranking.order.tolist() == [1, 0, 2]  # once 1 is gone, nothing speaks for 0
     np.testing.assert_allclose(ranking.cost, [0, 0.1, 2.1, 7.1])
 

@@ -214,7 +214,9 @@ def test_widths_that_say_nothing(widths, words):
         PruneChannels(widths=widths)
 
 
-@pytest.mark.parametrize(("widths", "words"), [("nothing=3", "fits no group"), ("Conv_4=33", "which has 32 channels")])
+@pytest.mark.parametrize(
+    ("widths", "words"), [("nothing=3", "matches no group"), ("Conv_4=33", "which has 32 channels")]
+)
 def test_widths_that_the_model_cannot_have(widths, words):
     with pytest.raises(UsageError, match=words):
         PruneChannels(widths=widths).run(net(), Context())

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from lwgraph import ir
-
-Array = npt.NDArray[Any]
+from lwgraph.arrays import Array
 
 
 class Net:

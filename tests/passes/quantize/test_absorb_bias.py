@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from lwgraph import ir, registry
+from lwgraph.arrays import Array
 from lwgraph.calibrate.ranges import collect
 from lwgraph.check import verify
 from lwgraph.errors import UsageError
 from lwgraph.passes.quantize.absorb_bias import AbsorbBias
 from lwgraph.passes.quantize.quantize import Quantize
 from lwgraph.rewrite import Context
-from tests.passes.quantize.quantize_models import Array, Net, images
+from tests.passes.quantize.quantize_models import Net, images
 
 ORT = registry.executor("ort")
 DATA = images(6)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lwgraph import ir, registry
+from lwgraph.arrays import Array
 from lwgraph.calibrate.ranges import collect
 from lwgraph.check import verify
 from lwgraph.passes.quantize.equalize import Equalize, wanted
@@ -15,7 +16,7 @@ from lwgraph.passes.quantize.graph.channels import Channels
 from lwgraph.passes.quantize.graph.shapes import infer
 from lwgraph.passes.quantize.quantize import Quantize
 from lwgraph.rewrite import Context
-from tests.passes.quantize.quantize_models import Array, Net, detector, images, residual
+from tests.passes.quantize.quantize_models import Net, detector, images, residual
 
 DATA = images(6)
 

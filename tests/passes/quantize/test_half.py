@@ -9,12 +9,13 @@ import pytest
 
 import lwgraph
 from lwgraph import ir, registry
+from lwgraph.arrays import Array
 from lwgraph.check import verify
 from lwgraph.errors import UsageError
 from lwgraph.measure import paired_latency
 from lwgraph.passes.quantize.half import Half, narrow, objection
 from lwgraph.rewrite import Context, Pass
-from tests.passes.quantize.quantize_models import Array, Net, detector, images, residual
+from tests.passes.quantize.quantize_models import Net, detector, images, residual
 
 DATA = images(3)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lwgraph import ir, registry
+from lwgraph.arrays import Array
 from lwgraph.calibrate.ranges import collect
 from lwgraph.check import verify
 from lwgraph.errors import DataError, UsageError
@@ -21,7 +22,7 @@ from lwgraph.passes.quantize.placing.readback import failures, kernels
 from lwgraph.passes.quantize.placing.target import load_target
 from lwgraph.passes.quantize.quantize import CLEARLY, Quantize
 from lwgraph.rewrite import Context, Pass
-from tests.passes.quantize.quantize_models import Array, Net, detector, images, residual
+from tests.passes.quantize.quantize_models import Net, detector, images, residual
 
 
 def quantized(model: ir.Model, data: list[dict[str, Array]], **options: Any) -> tuple[ir.Model, Context, int]:

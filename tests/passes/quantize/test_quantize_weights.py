@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 
 import lwgraph
 from lwgraph import ir, registry
+from lwgraph.arrays import Array
 from lwgraph.check import verify
 from lwgraph.errors import UsageError
 from lwgraph.measure import paired_latency
@@ -17,7 +18,7 @@ from lwgraph.passes.quantize.graph.raise_opset import OpsetError, raise_opset
 from lwgraph.passes.quantize.grids.block_weights import encode
 from lwgraph.passes.quantize.quantize_weights import QuantizeWeights
 from lwgraph.rewrite import Context
-from tests.passes.quantize.quantize_models import Array, Net
+from tests.passes.quantize.quantize_models import Net
 
 ROWS, DEPTH, WIDTH = 24, 72, 96
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import pytest
 from onnx import helper
@@ -16,7 +15,6 @@ from lwgraph.passes.quantize.quantize import Quantize
 from lwgraph.passes.quantize.recurrent import QuantizeRecurrent
 from lwgraph.rewrite import Context
 
-Array = npt.NDArray[Any]
 HIDDEN, INPUTS, STEPS = 12, 9, 6
 GATES = {"LSTM": 4, "GRU": 3}
 

@@ -7,10 +7,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lwgraph import ir, registry
-from lwgraph.calibrate import Statistics
+from lwgraph.calibrate import Statistics, cross_moments
 from lwgraph.errors import UsageError
 from lwgraph.layers.site import find_sites
-from lwgraph.passes.quantize.round_weights import RoundWeights, _waves
+from lwgraph.passes.quantize import round_weights
+from lwgraph.passes.quantize.round_weights import RoundWeights
 from lwgraph.rewrite import Context, Pass
 
 ORT = registry.executor("ort")
@@ -194,7 +195,7 @@ def test_wrong_options(text, message):
         Pass.parse(text)
 
 
-def test_layers_that_feed_each_other_are_never_corrected_together():
+def test_layers_that_feed_each_other_are_never_corrected_together(monkeypatch):
     arrays = {f"w{i}": np.ones((4, 4, 1, 1), np.float32) for i in range(4)}
     nodes = [
         helper.make_node("Conv", ["x", "w0"], ["a"], "first"),
@@ -211,4 +212,16 @@ def test_layers_that_feed_each_other_are_never_corrected_together():
         [numpy_helper.from_array(a, n) for n, a in arrays.items()],
     )
     model = ir.load(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]))
-    assert [[s.name for s in wave] for wave in _waves(find_sites(model))] == [["first"], ["left", "right"], ["last"]]
+    together = []
+
+    def recorded(original, targets, *given):
+        together.append(list(targets))
+        return cross_moments(original, targets, *given)
+
+    monkeypatch.setattr(round_weights, "cross_moments", recorded)
+    rng = np.random.default_rng(0)
+    data = [{"x": rng.standard_normal((1, 4, 2, 2)).astype(np.float32)} for _ in range(8)]
+    context = Context(executor=ORT, data=data, statistics=Statistics(model, data, ORT))
+    assert Pass.parse("round-weights{sequential=true}").run(model, context) == 4
+    # Twice each: on the samples that are fitted, and on those that are held out.
+    assert together[::2] == together[1::2] == [["first"], ["left", "right"], ["last"]]

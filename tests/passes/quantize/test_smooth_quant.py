@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lwgraph import ir, registry
+from lwgraph.arrays import Array
 from lwgraph.calibrate.ranges import collect
 from lwgraph.check import verify
 from lwgraph.errors import UsageError
@@ -15,7 +16,7 @@ from lwgraph.passes.quantize.quantize import Quantize
 from lwgraph.passes.quantize.smooth_quant import SmoothQuant, smoothing
 from lwgraph.rewrite import Context
 from lwgraph.testing import Sample, check_pass
-from tests.passes.quantize.quantize_models import Array, Net
+from tests.passes.quantize.quantize_models import Net
 
 ORT = registry.executor("ort")
 WIDTH = 32

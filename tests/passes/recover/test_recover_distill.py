@@ -183,7 +183,7 @@ def test_time_that_is_over_before_the_first_step_is_told_and_kept(monkeypatch: p
     teacher = convnet()
     c = context(teacher, inputs(32))
     assert Pass.parse("distill{minutes=1e-6}").run(damaged(teacher), c) == 0
-    assert "6e-05 s were over before the first step; raise minutes" in c.skipped[0].reason
+    assert "6e-05 s had passed before the first step; raise minutes" in c.skipped[0].reason
 
 
 def test_divergence_is_one_line() -> None:

@@ -23,7 +23,7 @@ from lwgraph.plan.price.prefetch import ask_all
 from lwgraph.plan.price.price_table import PriceCache
 from lwgraph.registry import form_class
 from lwgraph.rewrite.base import Context
-from tests.layers.test_form_pass import FEEDS, ORT, chain
+from tests.layers.chain import FEEDS, ORT, chain
 
 
 def sites() -> list[Site]:

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from lwgraph import ir, registry
 from lwgraph.errors import ModelError
 from lwgraph.plan.refit.walk import Walk
-from tests.plan.refit.test_refit import inputs, network
+from tests.plan.refit.residual import inputs, network
 
 ORT = registry.executor("ort")
 

@@ -13,8 +13,8 @@ from lwgraph.plan.precision import FLOAT, INT8, spelling
 from lwgraph.plan.search import integers
 from lwgraph.plan.search.planner import Planner
 from lwgraph.rewrite.base import Context
-from tests.layers.test_form_pass import FEEDS, ORT, Measured, chain
-from tests.plan.search.test_planner import ByWork
+from tests.layers.chain import FEEDS, ORT, Measured, chain
+from tests.plan.search.by_work import ByWork
 
 
 @pytest.fixture

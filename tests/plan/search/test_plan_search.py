@@ -22,8 +22,8 @@ from lwgraph.plan.search.planner import BYTES, FASTEST, LATENCY, MACS, Planner
 from lwgraph.plan.search.search import Search, limit_prices, memory_of
 from lwgraph.plan.search.solver import Knapsack
 from lwgraph.rewrite.base import Context
-from tests.layers.test_form_pass import FEEDS, ORT, Measured, chain
-from tests.plan.search.test_planner import ByWork
+from tests.layers.chain import FEEDS, ORT, Measured, chain
+from tests.plan.search.by_work import ByWork
 
 
 @pytest.fixture(scope="module")

@@ -9,27 +9,10 @@ from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.errors import UsageError
 from lwgraph.layers.moments import Moments
 from lwgraph.plan.plan import Choice, Plan, apply_plan
-from lwgraph.plan.price.oracle import Oracle, Price
-from lwgraph.plan.price.price_table import PriceCache
 from lwgraph.plan.search.planner import Planner, undominated
 from lwgraph.rewrite.base import Context
-from tests.layers.test_form_pass import FEEDS, ORT, Measured, chain
-
-
-class ByWork(Oracle):
-    """Prices in proportion to the multiply-accumulates."""
-
-    def __init__(self, folder, factor=1.0):
-        super().__init__(ORT, PriceCache(folder))
-        self.factor = factor
-
-    def prices(self, site, forms, precision="float"):
-        speed, dense = 1 if precision == "float" else 4, site.macs() * 1e-6
-        taken = [dense if form is None else self.factor * form.macs(site) * 1e-6 for form in forms]
-        return [Price(dense, ms / speed) for ms in taken]
-
-    def switch(self, site):
-        return 0.01
+from tests.layers.chain import FEEDS, ORT, Measured, chain
+from tests.plan.search.by_work import ByWork
 
 
 def context(model):

@@ -20,8 +20,8 @@ from lwgraph.plan.search.search import Search
 from lwgraph.plan.search.trials import Setting, Trials, run_trial
 from lwgraph.rewrite.base import Context
 from lwgraph.tasks import Pool, open_pool
-from tests.layers.test_form_pass import FEEDS, ORT, Measured, chain
-from tests.plan.search.test_planner import ByWork
+from tests.layers.chain import FEEDS, ORT, Measured, chain
+from tests.plan.search.by_work import ByWork
 
 
 def planner(folder: Path, *, shared: bool = False) -> Planner:

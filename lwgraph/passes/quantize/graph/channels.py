@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Array, Ints
 from lwgraph.passes.quantize.placing.roles import clip_range
-
-Array = npt.NDArray[Any]
-Ids = npt.NDArray[np.int64]
 
 # f(s x) = s f(x) for s > 0, channel by channel (axis 1)
 _HOMOGENEOUS = {
@@ -31,7 +28,6 @@ _HOMOGENEOUS = {
     "Abs",
     "Neg",
 }
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
@@ -39,8 +35,8 @@ class ScaledLayer:
     """A layer between channels: its weight takes the scales of both."""
 
     node: ir.Node
-    inputs: Ids
-    outputs: Ids
+    inputs: Ints
+    outputs: Ints
 
 
 @dataclass
@@ -54,9 +50,9 @@ class Channels:
         clips: (output, low, high) of Clip nodes: scaled channels must stay inside.
     """
 
-    ids: dict[ir.Value, Ids] = field(default_factory=dict)
+    ids: dict[ir.Value, Ints] = field(default_factory=dict)
     layers: list[ScaledLayer] = field(default_factory=list)
-    constants: dict[tuple[ir.Node, int], Ids] = field(default_factory=dict)
+    constants: dict[tuple[ir.Node, int], Ints] = field(default_factory=dict)
     clips: list[tuple[ir.Value, float, float]] = field(default_factory=list)
     _parent: list[int] = field(default_factory=list)
     _frozen: set[int] = field(default_factory=set)
@@ -75,11 +71,11 @@ class Channels:
                 made._freeze(ids)
         return made
 
-    def roots(self, ids: Ids) -> Ids:
+    def roots(self, ids: Ints) -> Ints:
         """The representative variables."""
         return np.array([self._root(int(i)) for i in ids], np.int64)
 
-    def frozen(self, ids: Ids) -> npt.NDArray[np.bool_]:
+    def frozen(self, ids: Ints) -> npt.NDArray[np.bool_]:
         """Which of them may not be scaled."""
         held = {self._root(i) for i in self._frozen}
         return np.array([self._root(int(i)) in held for i in ids], bool)
@@ -95,30 +91,30 @@ class Channels:
             i = self._parent[i]
         return i
 
-    def _new(self, value: ir.Value, count: int) -> Ids:
+    def _new(self, value: ir.Value, count: int) -> Ints:
         ids = np.arange(self.size, self.size + count, dtype=np.int64)
         self._parent += ids.tolist()
         self.ids[value] = ids
         return ids
 
-    def _held(self, count: int) -> Ids:
+    def _held(self, count: int) -> Ints:
         """Frozen variables for channels that nothing is known of."""
         ids = np.arange(self.size, self.size + count, dtype=np.int64)
         self._parent += ids.tolist()
         self._freeze(ids)
         return ids
 
-    def _freeze(self, ids: Ids) -> None:
+    def _freeze(self, ids: Ints) -> None:
         self._frozen.update(int(i) for i in ids)
 
-    def _tie(self, a: Ids, b: Ids) -> None:
+    def _tie(self, a: Ints, b: Ints) -> None:
         for i, j in zip(a.tolist(), b.tolist(), strict=True):
             self._parent[self._root(i)] = self._root(j)
 
     def _visit(self, node: ir.Node) -> None:
         handler: Callable[[ir.Node], bool] | None = None
         if node.domain in ("", "ai.onnx"):
-            if node.op_type in _LAYERS:
+            if node.op_type in ir.LINEAR:
                 handler = self._layer
             elif node.op_type in _HOMOGENEOUS:
                 handler = self._same
@@ -313,7 +309,7 @@ def layer_inputs(node: ir.Node, weight: tuple[int, ...]) -> int:
 def oi_weight(node: ir.Node, weight: Array) -> Array:
     """A view (groups, outputs per group, inputs per group, taps) of a layer's weight."""
     group = int(ir.attribute(node, "group", 1))
-    if node.op_type in ("Conv", "ConvTranspose"):
+    if node.op_type in ir.CONVOLUTIONS:
         grouped = weight.reshape(group, weight.shape[0] // group, weight.shape[1], -1)
         return grouped if node.op_type == "Conv" else grouped.swapaxes(1, 2)
     transposed = weight if node.op_type == "Gemm" and ir.attribute(node, "transB", 0) else weight.T

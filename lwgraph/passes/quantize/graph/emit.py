@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Array
 from lwgraph.passes.quantize.grids.grid import LIMITS, Grid
 from lwgraph.passes.quantize.placing.placement import Placement
 
-Array = npt.NDArray[Any]
 _REQUANTIZED = ("Conv", "ConvTranspose", "Gemm")
 
 

@@ -9,7 +9,7 @@ import onnx
 
 from lwgraph import ir
 
-_HEAVY = ("Conv", "ConvTranspose", "GRU", "Gemm", "LSTM", "MatMul")  # worth Casts by themselves
+_HEAVY = ir.LINEAR | ir.GATED  # worth Casts by themselves
 
 
 class HalfGraph:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Array
 from lwgraph.calibrate.ranges import Observed
 from lwgraph.calibrate.thresholds import Range
 from lwgraph.passes.quantize.graph.emit import IntegerConstants, QdqWriter
@@ -23,13 +22,12 @@ from lwgraph.passes.quantize.placing.placement import Placement, candidates, pla
 from lwgraph.passes.quantize.placing.roles import channel_axis, weight_axis
 from lwgraph.passes.quantize.placing.target import Target
 
-Array = npt.NDArray[Any]
 _BIAS_LIMIT = 2.0**30  # half of int32's range, so that a bias never saturates
 _SIMILAR = 0.7  # ranges this close share a grid at a Concat: the integers are then copied, not rescaled
 
 
 @dataclass(frozen=True)
-class Recipe:
+class GridOptions:
     """How to choose grids; the options of the pass `quantize` that do not say where."""
 
     method: str = "minmax"
@@ -81,7 +79,7 @@ class Quantizer:
         model: ir.Model,
         target: Target,
         observe: Callable[[list[str], dict[str, int]], Mapping[str, Observed]],
-        recipe: Recipe = Recipe(),
+        recipe: GridOptions = GridOptions(),
         chosen: Mapping[str, tuple[str, float]] = {},
         only: Mapping[str, str] | None = None,
         weights: RoundedWeights | None = None,
@@ -231,7 +229,7 @@ class Quantizer:
         return activation_grid(real, self.target.activation_type, self.target.activation_symmetric)
 
 
-def rounding(target: Target, recipe: Recipe = Recipe()) -> RoundedWeights:
+def rounding(target: Target, recipe: GridOptions = GridOptions()) -> RoundedWeights:
     """What keeps the rounded weights of one model for several quantizers with this target and recipe."""
     return RoundedWeights(target.weight_type, target.reduced_range, recipe.weight_search)
 
@@ -290,4 +288,4 @@ def name_nodes(graph: ir.Graph) -> None:
         seen.add(node.name)
 
 
-__all__ = ["Built", "Quantizer", "Recipe", "fold_gemm", "mean_output", "name_nodes", "rounding", "whole_channels"]
+__all__ = ["Built", "GridOptions", "Quantizer", "fold_gemm", "mean_output", "name_nodes", "rounding", "whole_channels"]

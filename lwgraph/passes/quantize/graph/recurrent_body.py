@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Array
 from lwgraph.passes.quantize.grids.weight_grid import weight_grid
 
-Array = npt.NDArray[Any]
 _STATE_SCALE, _STATE_ZERO = np.float32(1 / 127), 128  # -1..1 on uint8, zero exactly
 
 

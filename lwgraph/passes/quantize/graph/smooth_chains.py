@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Floats
 from lwgraph.rewrite.base import Skip
 
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float64]
 _HOMOGENEOUS = ("Dropout", "Identity", "LeakyRelu", "Relu")  # f(x / s) = f(x) / s for s > 0
 
 
@@ -74,7 +71,7 @@ def find_chains(model: ir.Model, refused: Callable[[str, str], None]) -> list[Ch
 
 
 def _is_product(node: ir.Node) -> bool:
-    if node.op_type not in ("MatMul", "Gemm") or node.domain not in ("", "ai.onnx"):
+    if node.op_type not in ir.PRODUCTS or node.domain not in ("", "ai.onnx"):
         return False
     weight = ir.constant_shape(node.inputs[1])
     return (
@@ -94,7 +91,7 @@ def _chain(value: ir.Value) -> Chain:
     readers = []
     for use in value.uses():
         if not _is_product(use.node) or use.idx != 0:
-            raise Skip(f"'{use.node.name}' ({use.node.op_type}) reads its input, too, and would see the scales")
+            raise Skip(f"'{use.node.name}' ({use.node.op_type}) also reads its input and would see the scales")
         readers.append(use.node)
     if value.is_graph_output():
         raise Skip("its input is an output of the model")
@@ -112,9 +109,9 @@ def _givers(value: ir.Value, channels: int) -> list[tuple[ir.Node, int, int | No
     while True:
         node = value.producer()
         if node is None:
-            raise Skip("its input is an input of the model: nothing takes up the inverse scales")
+            raise Skip("its input is an input of the model, so nothing can absorb the inverse scales")
         if value.is_graph_output() or (found and len(value.uses()) > 1):
-            raise Skip(f"'{value.name}' is read elsewhere, too, and others would see the scales")
+            raise Skip(f"'{value.name}' has other readers, which would see the scales")
         done, value = _step(node, value, channels, found)
         if done:
             return found
@@ -138,7 +135,7 @@ def _step(
         return True, first
     if op in ("Mul", "Add", "Sub", "Div"):
         return _arithmetic(node, op, channels, found)
-    if op in ("MatMul", "Gemm") and _is_product(node):
+    if op in ir.PRODUCTS and _is_product(node):
         shape = ir.constant_shape(node.inputs[1])
         assert shape is not None
         found.append((node, 1, 0 if _turned(node) else 1))
@@ -148,9 +145,9 @@ def _step(
         return True, first
     if op in _HOMOGENEOUS and len(node.outputs) == 1:
         if len(first.uses()) > 1:
-            raise Skip(f"'{first.name}' is read elsewhere, too, and others would see the scales")
+            raise Skip(f"'{first.name}' has other readers, which would see the scales")
         return False, first
-    raise Skip(f"'{node.name}' ({op}) before it cannot take up the inverse scales")
+    raise Skip(f"'{node.name}' ({op}) before it cannot absorb the inverse scales")
 
 
 def _arithmetic(
@@ -158,20 +155,20 @@ def _arithmetic(
 ) -> tuple[bool, ir.Value]:
     constants = [i for i in (0, 1) if ir.constant_tensor(node.inputs[i]) is not None]
     if not constants or (op in ("Sub", "Div") and constants[0] == 0):
-        raise Skip(f"'{node.name}' ({op}) before it combines tensors and cannot take up the inverse scales")
+        raise Skip(f"'{node.name}' ({op}) before it combines tensors and cannot absorb the inverse scales")
     index = constants[0]
     other = node.inputs[1 - index]
     assert other is not None
     axis = _axis(ir.constant_shape(node.inputs[index]), channels, node)
     if op == "Div":  # x / c: only another constant factor, the scales go further back
         if axis is not None:
-            raise Skip(f"'{node.name}' divides by a vector; a Mul could take up the scales")
+            raise Skip(f"'{node.name}' divides by a vector; a Mul could absorb the scales")
     elif op != "Mul" or axis is not None:
         found.append((node, index, axis))
     if op == "Mul" and axis is not None:
         return True, other
     if len(other.uses()) > 1:
-        raise Skip(f"'{other.name}' is read elsewhere, too, and others would see the scales")
+        raise Skip(f"'{other.name}' has other readers, which would see the scales")
     return False, other
 
 

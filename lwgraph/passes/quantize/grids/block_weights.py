@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Array, Floats
 from lwgraph.passes.quantize.grids.second_order import block_scales, descend, row_scales, second_order, to_nearest
 
-Floats = npt.NDArray[np.float64]
 _LIMIT = {8: 127, 4: 7}
 _TYPE = {8: ir.DataType.INT8, 4: ir.DataType.INT4}
 _SWEEPS = 2  # of coordinate descent, which gains little over GPTQ and takes longer:
@@ -108,7 +108,7 @@ class Writer:
         return value
 
 
-def packed(stored: Stored) -> npt.NDArray[Any]:
+def packed(stored: Stored) -> Array:
     """The integers in their own type."""
     return stored.integers.astype(_TYPE[stored.bits].numpy())
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Array
 from lwgraph.calibrate.thresholds import Range
 
-Array = npt.NDArray[Any]
 LIMITS: dict[str, tuple[int, int]] = {
     "uint8": (0, 255),
     "int8": (-128, 127),

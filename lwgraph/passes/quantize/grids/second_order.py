@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from lwgraph.arrays import Floats
+
 _BLOCK = 128
 _DAMPING = 1e-3  # of the mean of H's diagonal; keeps the factorization away from zero eigenvalues
 _ADAM = (0.9, 0.999)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
+from lwgraph.arrays import Array
 from lwgraph.passes.quantize.grids.grid import Grid, weight_limits
 
-Array = npt.NDArray[Any]
 _FREE = 0.4  # the least share of the full scale that is tried
 _BLOCK = 1 << 15  # weights that are rounded at once
 _MIDDLE = {"uint8": 128, "uint4": 8}  # the middle of an unsigned type

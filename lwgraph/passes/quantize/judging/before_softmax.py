@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from lwgraph import ir
-from lwgraph.executor import Array, Executor, Feeds, Run, untimed
+from lwgraph.arrays import Array
+from lwgraph.executor import Executor, Feeds, Run, untimed
 
 _COPIES = ("Identity", "DequantizeLinear", "QuantizeLinear")
 

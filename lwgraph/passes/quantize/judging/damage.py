@@ -8,17 +8,16 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import Array
 from lwgraph.calibrate.capture import ACTIVATION_BYTES, capture, measured_shapes
 from lwgraph.errors import DataError
 from lwgraph.executor import Executor, Feeds, untimed
 from lwgraph.passes.quantize.grids.grid import LIMITS, Grid
 
-Array = npt.NDArray[Any]
 SAMPLED = 1 << 16  # elements of a tensor looked at per sample, at stratified positions; extremes are exact
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "GRU", "LSTM")
+LAYERS = ir.LINEAR | ir.GATED
 
 
 @dataclass

@@ -60,8 +60,8 @@ class Assignment:
     damage: float
 
 
-def choose(parts: Sequence[Part], links: Sequence[TensorLink], price: float) -> Assignment:
-    """The cheapest choice by seconds + price * damage. O(V^2 sqrt(E)) for V parts and tensors and E readings."""
+def choose(parts: Sequence[Part], links: Sequence[TensorLink], rate: float) -> Assignment:
+    """The assignment of least seconds + rate * damage. O(V^2 sqrt(E)) for V parts and tensors and E readings."""
     graph: nx.DiGraph[object] = nx.DiGraph()
     graph.add_node("S")  # the integer side; T is the float side
 
@@ -82,7 +82,7 @@ def choose(parts: Sequence[Part], links: Sequence[TensorLink], price: float) -> 
     for part in parts:
         graph.add_node(("part", part.name))
         add("S", ("part", part.name), part.float_seconds)
-        add(("part", part.name), "T", part.integer_seconds + price * part.damage)
+        add(("part", part.name), "T", part.integer_seconds + rate * part.damage)
     charged: set[str] = set()
     makers = {part.name: part for part in parts}
     for link in links:
@@ -90,7 +90,7 @@ def choose(parts: Sequence[Part], links: Sequence[TensorLink], price: float) -> 
         noisy, asked, wanted = ("grid", link.grid), ("asked", link.name), ("wanted", link.name)
         if link.grid not in charged:
             charged.add(link.grid)
-            add(noisy, "T", price * link.damage)
+            add(noisy, "T", rate * link.damage)
         if link.maker is not None and not makers[link.maker].returns_floats:
             add(maker, noisy, None)
         for reader in link.readers:

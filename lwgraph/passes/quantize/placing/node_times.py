@@ -106,7 +106,7 @@ def _integer(node: ir.Node) -> bool:
 def _owner(node: ir.Node, ran: set[str]) -> ir.Node:
     """The computing node among those fused into the kernel that makes `node`'s output."""
     current, seen = node, 0
-    while current.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") and seen < 4:
+    while current.op_type not in ir.LINEAR and seen < 4:
         makers = [
             m
             for v in current.inputs
@@ -118,7 +118,7 @@ def _owner(node: ir.Node, ran: set[str]) -> ir.Node:
         if not makers:
             return node
         current, seen = makers[-1], seen + 1
-    return current if current.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul") else node
+    return current if current.op_type in ir.LINEAR else node
 
 
 def measured_border(executor: Executor) -> Border:

@@ -11,27 +11,10 @@ from lwgraph import ir
 from lwgraph.passes.quantize.placing.target import Target
 
 # Operators of which only some inputs carry data; the rest are shapes, indices and the like. Others: all inputs.
-_DATA_INPUTS = {
-    "MaxPool": (0,),
-    "AveragePool": (0,),
-    "GlobalAveragePool": (0,),
-    "Flatten": (0,),
-    "Gather": (0,),
-    "Reshape": (0,),
-    "Slice": (0,),
-    "Split": (0,),
-    "Squeeze": (0,),
-    "Unsqueeze": (0,),
-    "Transpose": (0,),
-    "Resize": (0,),
-    "Clip": (0,),
-    "Expand": (0,),
-    "Tile": (0,),
-    "DepthToSpace": (0,),
-    "SpaceToDepth": (0,),
-    "ReduceMean": (0,),
-    "PRelu": (0,),
-}
+_DATA_INPUTS = dict.fromkeys(
+    ir.MOVES - {"Concat"} | {"AveragePool", "Clip", "GlobalAveragePool", "MaxPool", "PRelu", "ReduceMean", "Resize"},
+    (0,),
+)
 
 
 @dataclass(frozen=True)
@@ -189,7 +172,7 @@ def _keeps(node: ir.Node) -> bool:
 
 def channel_axis(node: ir.Node) -> int:
     """The axis of the input's channels of a compute node."""
-    return 1 if node.op_type in ("Conv", "ConvTranspose") else -1
+    return 1 if node.op_type in ir.CONVOLUTIONS else -1
 
 
 def weight_axis(node: ir.Node) -> int:

@@ -144,18 +144,7 @@ def constant_of_shape(node: ir.Node, builder: Coupler) -> None:
 
 def follow_zeros(node: ir.Node, builder: Coupler) -> None:
     """Called for every node: what is zero stays zero when it is only moved or repeated."""
-    if node.op_type not in (
-        "Expand",
-        "Gather",
-        "Identity",
-        "Reshape",
-        "Slice",
-        "Squeeze",
-        "Tile",
-        "Transpose",
-        "Unsqueeze",
-        "Cast",
-    ):
+    if node.op_type not in ir.MOVES - {"Concat"} | {"Identity", "Cast"}:
         return
     value = node.inputs[0]
     constant = ir.constant(value) if node.op_type in ("Expand", "Tile") else None

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lwgraph import ir, registry
+from lwgraph.arrays import Array
 from lwgraph.check import verify
 from lwgraph.passes.quantize.graph.activations import close_activations, open_activations
 from lwgraph.passes.quantize.graph.quantizer import Quantizer
@@ -18,7 +19,7 @@ from lwgraph.passes.quantize.placing.target import load_target
 from lwgraph.passes.quantize.quantize import Quantize
 from lwgraph.rewrite import Context
 from lwgraph.runtime.ort import Kernel, OrtExecutor
-from tests.passes.quantize.quantize_models import Array, Net, images
+from tests.passes.quantize.quantize_models import Net, images
 
 ORT = OrtExecutor()
 TARGET = load_target("ort-cpu")

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from lwgraph import ir, registry
+from lwgraph.arrays import Array
 from lwgraph.measure.distance import Distance
 from lwgraph.passes.quantize.quantize import Quantize
 from lwgraph.rewrite import Context
-from tests.passes.quantize.quantize_models import Array, Net
+from tests.passes.quantize.quantize_models import Net
 
 MIXING = np.random.default_rng(1).normal(size=(6, 48)).astype(np.float32)
 

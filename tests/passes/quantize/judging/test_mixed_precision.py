@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lwgraph import ir, registry
+from lwgraph.arrays import Array
 from lwgraph.check import verify
 from lwgraph.errors import UsageError
 from lwgraph.executor import Feeds, Run
@@ -25,7 +26,7 @@ from lwgraph.passes.quantize.placing.target import load_target
 from lwgraph.passes.quantize.quantize import Quantize
 from lwgraph.rewrite import Context
 from lwgraph.runtime.ort import Kernel, OrtExecutor
-from tests.passes.quantize.quantize_models import Array, Net, detector, images, residual
+from tests.passes.quantize.quantize_models import Net, detector, images, residual
 
 INTEGER = ("QLinear", "QGemm", "MatMulInteger", "DynamicQuantize")
 

@@ -1,0 +1,26 @@
+"""Standard operators by what they do with elements. docs/operators.md says what else a new one must be taught."""
+
+from __future__ import annotations
+
+CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
+PRODUCTS = frozenset({"Gemm", "MatMul"})
+LINEAR = CONVOLUTIONS | PRODUCTS  # what multiplies by a matrix; with constant weights, a layer
+
+GATED = frozenset({"GRU", "LSTM"})
+RECURRENT = GATED | {"RNN"}  # what multiplies by matrices once per step of a sequence
+
+RESHAPES = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})  # the same elements in the same order
+# Every element of the result is an element of the input. A Resize is none of these: it may interpolate.
+MOVES = RESHAPES | {
+    "Concat",
+    "DepthToSpace",
+    "Expand",
+    "Gather",
+    "Slice",
+    "SpaceToDepth",
+    "Split",
+    "Tile",
+    "Transpose",
+}
+
+__all__ = ["CONVOLUTIONS", "GATED", "LINEAR", "MOVES", "PRODUCTS", "RECURRENT", "RESHAPES"]

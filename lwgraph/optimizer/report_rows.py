@@ -1,0 +1,131 @@
+"""The rows of the report, made of what the steps of a run returned."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from lwgraph import ir
+from lwgraph.layers.site import find_sites
+from lwgraph.optimizer.candidates import Candidates
+from lwgraph.optimizer.front import FrontRow
+from lwgraph.optimizer.request import Request
+from lwgraph.plan.plan import KEEP, Plan
+from lwgraph.plan.search.plan_search import Search
+from lwgraph.report import PassRun, SiteChoice
+from lwgraph.rewrite.base import Skipped
+from lwgraph.rewrite.pipeline import Step
+
+
+def plain(request: Request) -> dict[str, object]:
+    """What was asked for, as plain data: values that are no text, number or list become their `repr`."""
+    found: dict[str, object] = {}
+    for f in dataclasses.fields(request):
+        value = getattr(request, f.name)
+        if value != f.default:
+            found[f.name] = value if isinstance(value, (str, int, float, bool)) else repr(value)[:200]
+    return found
+
+
+def pass_rows(steps: Iterable[Step]) -> list[PassRun]:
+    """One row for each pass that ran."""
+    return [PassRun(str(step.spec), step.spec.contract.name.lower(), step.count, step.seconds) for step in steps]
+
+
+def idle(ran: Iterable[PassRun], skipped: Iterable[Skipped]) -> list[str]:
+    """One line for each approximate pass that did nothing, with its most frequent reason.
+
+    Exact and rounding passes are left out: that there was nothing to clean is no news.
+    """
+    refusals = list(skipped)
+    lines = []
+    for run in ran:
+        if run.rewrites or run.contract != "approximate":
+            continue
+        name = run.name.split("{")[0]
+        reasons = Counter(refusal.reason for refusal in refusals if refusal.pass_name == name)
+        if not reasons:
+            lines.append(f"{name} changed nothing: it found no place")
+            continue
+        (reason, count), total = reasons.most_common(1)[0], sum(reasons.values())
+        places = "at the only place" if total == 1 else f"at {count} of {total} places; --explain names each"
+        lines.append(f"{name} changed nothing: {reason} ({places})")
+    return lines
+
+
+def choices(
+    clean: ir.Model, plan: Plan, skipped: Sequence[Skipped], shapes: Mapping[str, Sequence[int | None]]
+) -> list[SiteChoice]:
+    """A row for each group and block that goes, and for each layer: what stands there, or why it stayed.
+
+    Args:
+        clean: the model that the plan is of.
+        plan: what was done.
+        skipped: refusals.
+        shapes: measured sizes by value name.
+    """
+    rows = []
+    for name, width in plan.groups.items():
+        change = f"{width.of} to {width.keep} channels"
+        rows.append(SiteChoice(name, "channels", str(width.of), change, width.error, *width.ms))
+    for name, gone in plan.blocks.items():
+        rows.append(SiteChoice(name, "block", "", "removed", gone.error, *gone.ms))
+    why: dict[str, str] = {}  # of layers that stay: what planning itself says wins over what a form or pass says
+    for s in sorted(skipped, key=lambda s: s.pass_name == "plan"):
+        why[s.place] = s.reason
+    floats = set(plan.precision.keep_float)
+    for site in find_sites(clean, shapes):
+        choice = plan.sites.get(site.name)
+        shape = "x".join(map(str, site.shape)) + (f", {site.group} groups" if site.group > 1 else "")
+        row = SiteChoice(site.name, site.node.op_type, shape, None, None, None, None, why.get(site.name, ""))
+        if choice is not None and choice.form != KEEP:
+            row = SiteChoice(site.name, site.node.op_type, shape, choice.form, choice.error, *choice.ms)
+        if plan.precision.passes and site.name not in floats:
+            row = replace(row, form=f"{row.form}, int8" if row.form else "int8", reason="")
+        rows.append(row)
+    return rows
+
+
+def searched(candidates: Candidates, search: Search | None) -> dict[str, Any]:
+    """What was tried: all candidates that were looked at, and the trial plans of the search."""
+    chosen = candidates.incumbent.candidate
+    looked = [made.candidate for made in candidates.all()]
+    known = {c.key: c for c in ([] if search is None else search.found())} | {c.key: c for c in looked}
+    objective, left_out = str(candidates.request.objective), ("plan", "choice")
+    return {
+        "objective": objective,
+        "seconds": 0.0 if search is None else search.spent,
+        "base_ms": candidates.base_ms,
+        "predicted_ms": None if chosen is None else chosen.predicted_ms,
+        "measured_ms": None if chosen is None else chosen.measured_ms,
+        "candidates": [
+            {key: value for key, value in dataclasses.asdict(each).items() if key not in left_out}
+            | {"chosen": chosen is not None and each.key == chosen.key}
+            for each in sorted(known.values(), key=lambda c: (c.amount(objective), c.predicted_loss))
+        ],
+    }
+
+
+def front(rows: Sequence[FrontRow]) -> list[dict[str, Any]]:
+    """The front as plain data."""
+    return [dataclasses.asdict(row) for row in rows]
+
+
+def moments(candidates: Candidates) -> list[dict[str, Any]]:
+    """When the incumbent changed, and how fast each was, as plain data."""
+    base = candidates.base_ms
+    return [
+        {
+            "seconds": moment.seconds,
+            "origin": moment.origin,
+            "speed": None if moment.milliseconds is None else base / moment.milliseconds,
+            "score": moment.score,
+        }
+        for moment in candidates.moments
+    ]
+
+
+__all__ = ["choices", "front", "idle", "moments", "pass_rows", "plain", "searched"]
