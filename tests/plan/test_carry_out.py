@@ -28,7 +28,8 @@ def context(model: ir.Model) -> Context:
 
 def done(plan: Plan) -> tuple[ir.Model, dict[str, Any]]:
     model = chain()
-    return model, {record.site: record for record in carry_out(model, plan, context(model))}
+    made = carry_out(model, plan, context(model))
+    return made.model, {record.site: record for record in made.records}
 
 
 def integers(model: ir.Model) -> set[str]:
@@ -62,8 +63,7 @@ def test_channels_go_before_forms_are_fitted() -> None:
     model, records = done(plan)
     assert records["a"].done and records["a"].form == "16 channels" and records["y"].done
     assert ir.constant_shape(next(n for n in model.graph if n.name == "a").inputs[1])[0] == 16  # type: ignore[index]
-    fewer = chain()
-    carry_out(fewer, Plan(groups=plan.groups), context(fewer))
+    fewer = carry_out(chain(), Plan(groups=plan.groups), context(chain())).model
     truth = ORT.prepare(fewer)(FEEDS)["y"]
     y = ORT.prepare(model)(FEEDS)["y"]
     error = np.square(y - truth).mean() / truth.var(axis=(0, 2, 3)).mean()
@@ -122,8 +122,9 @@ def test_a_block_goes_first() -> None:
     data = [{"x": random.standard_normal(shape).astype(np.float32)} for _ in range(8)]
     given = Context(executor=ORT, reference=ORT, statistics=Statistics(ir.clone(model), data, ORT), data=data)
     plan = Plan({"conv3": Choice("low-rank{rank=8,split=output}")}, blocks={block.name: Removed()})
-    records = {record.site: record for record in carry_out(model, plan, given)}
+    made = carry_out(model, plan, given)
+    records = {record.site: record for record in made.records}
     assert records[block.name].done and records["conv3"].done and records["conv3"].measured
-    names = {node.name for node in model.graph}
+    names = {node.name for node in made.model.graph}
     assert not {"conv1", "conv2", "sum"} & names
-    assert np.isfinite(ORT.prepare(model)(data[0])["y"]).all()
+    assert np.isfinite(ORT.prepare(made.model)(data[0])["y"]).all()
