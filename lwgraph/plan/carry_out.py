@@ -95,25 +95,25 @@ def carry_out(
     records = _leave_out(made, BLOCKS, removed, "removed", context, refits > 0 and not plan.groups)
     _check_widths(made, plan)
     widths = {name: width.keep for name, width in plan.groups.items()}
-    seeing = _seeing(made, context) if records else context
-    records += _leave_out(made, GROUPS, widths, "{} channels", seeing, refits > 0)
+    observing = _observing(made, context) if records else context
+    records += _leave_out(made, GROUPS, widths, "{} channels", observing, refits > 0)
     if plan.sites:
-        base, seeing = model, context
+        base, observing = model, context
         if records:
             base, fitted = ir.clone(made), None
-            seeing = _seeing(base, context)
+            observing = _observing(base, context)
             if context.executor is not None and context.feeds:
                 shapes = layer_shapes(made, next(iter(context.feeds)), context.executor)
-        forms = _place_forms(made, plan, seeing, shapes, fitted)
+        forms = _place_forms(made, plan, observing, shapes, fitted)
         if refits and any(record.done for record in forms):
-            refit(base, made, seeing, samples=refits)
+            refit(base, made, observing, samples=refits)
         records += forms
     if plan.precision.passes:
-        seeing = _seeing(made, context) if any(record.done for record in records) else context
+        observing = _observing(made, context) if any(record.done for record in records) else context
         if context.data and samples.ranges is not None:
-            seeing = seeing.beside(data=spread(context.data, samples.ranges))
+            observing = observing.beside(data=spread(context.data, samples.ranges))
         # Refusals stay here: the plan itself says which layers stay in float.
-        records += _run_passes(made, plan.precision, seeing.beside(log=replace(context.log, skipped={})))
+        records += _run_passes(made, plan.precision, observing.beside(log=replace(context.log, skipped={})))
     return Carried(made, records)
 
 
@@ -223,7 +223,7 @@ def _options(p: Pass) -> set[str]:
     return {f.name for f in dataclasses.fields(p)}
 
 
-def _seeing(model: ir.Model, context: Context) -> Context:
+def _observing(model: ir.Model, context: Context) -> Context:
     """The context with statistics of `model`, if it has any."""
     if context.statistics is None or context.executor is None or not context.data:
         return context
