@@ -34,7 +34,7 @@ def objection(found: Fitted, context: Context, observable: bool) -> str:
     """
     site = found.site
     key = (site.name, str(found.form), found.kernel.tobytes())
-    if key in context.proved:
+    if key in context.log.proved:
         return ""
     if context.statistics is not None and observable:
         sample = context.statistics.sample(site)
@@ -63,7 +63,7 @@ def objection(found: Fitted, context: Context, observable: bool) -> str:
         )
     except CheckError as error:
         return str(error)
-    context.proved.add(key)
+    context.log.proved.add(key)
     return ""
 
 

@@ -28,8 +28,7 @@ from lwgraph.optimizer.spectrum import redundant
 from lwgraph.optimizer.structuring import Trunk, Workshop, choose, layer_times
 from lwgraph.optimizer.target import MACS, open_oracle
 from lwgraph.plan import precision
-from lwgraph.plan.carry_out import GROUPS
-from lwgraph.plan.deliver import deliver
+from lwgraph.plan.carry_out import GROUPS, Samples, carry_out
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.precision import spelling
 from lwgraph.plan.price.devices import DeviceOracle
@@ -61,7 +60,7 @@ class Planning:
         original: the input model.
         clean: the model after the exact passes; it is not changed.
         executor: the target.
-        context: refusals are recorded in it; its statistics become those of `clean`.
+        context: refusals are recorded in it; with statistics, those of `clean` are collected, too.
         inputs: what to fit, compare and verify on.
         goal: the promises.
         report: gets the choice of each layer, and what was searched.
@@ -80,11 +79,13 @@ class Planning:
         pool: Pool | None = None,
     ) -> None:
         self.original, self.clean, self.executor = original, clean, executor
-        self.context, self.inputs, self.goal, self.report = context, inputs, goal, report
+        self.inputs, self.goal, self.report = inputs, goal, report
         self.pool = pool
         self.shapes = layer_shapes(clean, inputs.probe[0], executor)
         if context.statistics is not None:
-            context.statistics = Statistics(clean, inputs.fit, executor, goal.seed, progress=context.progress)
+            statistics = Statistics(clean, inputs.fit, executor, goal.seed, progress=context.progress)
+            context = context.beside(statistics=statistics)
+        self.context = context
 
     def carry_out(self, stated: Plan) -> tuple[ir.Model, Plan]:
         """The clean model with a stated plan carried out, and what was done of it."""
@@ -95,7 +96,9 @@ class Planning:
         else:
             here = Oracle(self.executor)
             run_ms = here.whole({"clean": self.clean}, self.inputs.probe)[0] if self.inputs.real else None
-            model, records = deliver(self.clean, stated, self.context, shapes=self.shapes, run_ms=run_ms)
+            samples = Samples.in_earnest(run_ms)
+            made = carry_out(self.clean, stated, self.context, shapes=self.shapes, samples=samples)
+            model, records = made.model, made.records
         done = {r.site for r in records if r.done}
         used = replace(stated, sites={n: c for n, c in stated.sites.items() if n in done})
         self._record(used)

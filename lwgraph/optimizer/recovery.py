@@ -6,8 +6,7 @@ The passes that do so are plugins, asked for by name.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -76,18 +75,21 @@ def recover(
     data = context.data if data is None else data
     if not data:
         raise UsageError("--distill needs inputs to learn from; give --data (unlabelled will do)")
-    start, model, before = time.monotonic(), ir.clone(teacher), len(context.gains)
+    start, before = time.monotonic(), len(context.gains)
+    context = context.beside(teacher=teacher)
     integers = bool(plan.precision.passes)
-    with _taught_by(teacher, context):
-        records = carry_out(model, replace(plan, precision=Precision()), context)
-        for name in CLOSED_FORM:
-            registry.pass_class(name)().run(model, context)
-        _train(model, context, data, seconds * (1 - INTEGER_SHARE if integers else 1), batch)
-        if integers:
-            if context.statistics is not None and context.executor is not None and context.data:
-                context.statistics = Statistics(model, context.data, context.executor, context.seed)
-            records += carry_out(model, Plan(target=plan.target, precision=plan.precision), context)
-            _train(model, context, data, seconds * INTEGER_SHARE, batch)
+    made = carry_out(teacher, replace(plan, precision=Precision()), context)
+    model, records = made.model, made.records
+    for name in CLOSED_FORM:
+        registry.pass_class(name)().run(model, context)
+    _train(model, context, data, seconds * (1 - INTEGER_SHARE if integers else 1), batch)
+    if integers:
+        if context.statistics is not None and context.executor is not None and context.data:
+            statistics = Statistics(model, context.data, context.executor, context.seed)
+            context = context.beside(statistics=statistics)
+        made = carry_out(model, Plan(target=plan.target, precision=plan.precision), context)
+        model, records = made.model, records + made.records
+        _train(model, context, data, seconds * INTEGER_SHARE, batch)
     return Recovered(model, records, tuple(context.gains[before:]), time.monotonic() - start)
 
 
@@ -98,8 +100,7 @@ def train(teacher: ir.Model, model: ir.Model, context: Context, seconds: float, 
     """
     require()
     start, model, before = time.monotonic(), ir.clone(model), len(context.gains)
-    with _taught_by(teacher, context):
-        _train(model, context, context.data if data is None else data, seconds, 0)
+    _train(model, context.beside(teacher=teacher), context.data if data is None else data, seconds, 0)
     return Recovered(model, [], tuple(context.gains[before:]), time.monotonic() - start)
 
 
@@ -107,21 +108,7 @@ def _train(model: ir.Model, context: Context, data: Any, seconds: float, batch: 
     options: dict[str, Any] = {"minutes": max(seconds / 60, LEAST_MINUTES), "augment": "auto"}
     if batch:
         options["batch"] = batch
-    fitted, context.data = context.data, data
-    try:
-        registry.pass_class(TRAINER)(**options).run(model, context)
-    finally:
-        context.data = fitted
-
-
-@contextmanager
-def _taught_by(teacher: ir.Model, context: Context) -> Iterator[None]:
-    before = context.teacher, context.statistics
-    context.teacher = teacher
-    try:
-        yield
-    finally:
-        context.teacher, context.statistics = before
+    registry.pass_class(TRAINER)(**options).run(model, context.beside(data=data))
 
 
 # ------------------------------------------------------------ which plan

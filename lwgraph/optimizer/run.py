@@ -212,6 +212,7 @@ class _Run:
         context = Context(
             executor=self.executor,
             reference=self.reference,
+            statistics=self._statistics(inputs) if inputs.real else None,
             data=inputs.fit or None,
             probe=inputs.probe,
             seed=self.goal.seed,
@@ -219,8 +220,6 @@ class _Run:
             progress=self.progress,
             details=self.report.details,
         )
-        if inputs.real:
-            context.statistics = self._statistics(self.original, inputs)
         judge = self._judge(inputs, metric, own_metric)
         with self._timed("rewriting"):
             clean, exact = self._rewrite(passes, context, inputs)
@@ -244,8 +243,8 @@ class _Run:
 
     # ------------------------------------------------------------ phases
 
-    def _statistics(self, model: ir.Model, inputs: Inputs) -> Statistics:
-        return Statistics(model, inputs.fit, self.executor, self.goal.seed, progress=self.progress)
+    def _statistics(self, inputs: Inputs) -> Statistics:
+        return Statistics(self.original, inputs.fit, self.executor, self.goal.seed, progress=self.progress)
 
     def _judge(self, inputs: Inputs, metric: Any, own_metric: bool) -> Judge | None:
         """None when there is nothing to judge with: no data, and no metric that brings its own."""

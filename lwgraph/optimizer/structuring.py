@@ -16,8 +16,7 @@ from lwgraph.layers.site import find_sites
 from lwgraph.optimizer.backoff import STEP
 from lwgraph.optimizer.bench import Made
 from lwgraph.optimizer.drafts import Drafts
-from lwgraph.plan.carry_out import cut
-from lwgraph.plan.deliver import deliver
+from lwgraph.plan.carry_out import Samples, carry_out
 from lwgraph.plan.plan import KEEP, Plan
 from lwgraph.plan.precision import INT8
 from lwgraph.plan.price.oracle import Oracle
@@ -76,8 +75,7 @@ class Trunks:
         return self._made[key]
 
     def _cut(self, structure: Plan) -> ir.Model:
-        model = ir.clone(self.clean)
-        cut(model, structure, self.context, refit=True)
+        model = carry_out(self.clean, structure, self.context, samples=Samples.in_earnest()).model
         self.models.put(said(structure), model, {})
         return model
 
@@ -87,7 +85,7 @@ class Workshop:
 
     Args:
         clean, context, shapes, probe: see `Trunks`.
-        run_ms: of one run of the network, about; see `deliver`.
+        run_ms: of one run of the network, about; see `Samples`.
 
     Attributes:
         planner: of the candidates that are not stated; to be set before one of these is made.
@@ -132,19 +130,15 @@ class Workshop:
 
     def _make(self, candidate: Candidate, plan: Plan) -> tuple[ir.Model, dict[str, Any]]:
         """The model, and what passes told the report of it."""
-        context = self.context if candidate.stated or self.planner is None else self.planner.context
-        before, context.details = context.details, None if context.details is None else {}
-        try:
-            if candidate.stated:
-                trunk = self.trunks.of(plan)
-                rest = replace(plan, groups={}, blocks={})
-                model, _ = deliver(trunk.model, rest, context, shapes=trunk.shapes, run_ms=self.run_ms)
-            else:
-                assert self.planner is not None
-                model, _ = self.planner.apply(self.planner.chosen(candidate.choice))
-            return model, context.details or {}
-        finally:
-            context.details = before
+        details: dict[str, Any] | None = None if self.context.details is None else {}
+        if candidate.stated:
+            trunk, samples = self.trunks.of(plan), Samples.in_earnest(self.run_ms)
+            rest, context = replace(plan, groups={}, blocks={}), self.context.beside(details=details)
+            model = carry_out(trunk.model, rest, context, shapes=trunk.shapes, samples=samples).model
+        else:
+            assert self.planner is not None
+            model, _ = self.planner.apply(self.planner.chosen(candidate.choice), details=details)
+        return model, details or {}
 
 
 def layer_times(model: ir.Model, oracle: Oracle, shapes: Shapes) -> tuple[dict[str, float], float]:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lwgraph import ir
-from lwgraph.errors import UsageError, did_you_mean
-from lwgraph.layers.apply import Record, apply_forms, observable
-from lwgraph.layers.form import Fitted, parse_form
-from lwgraph.layers.site import Site, find_sites
-from lwgraph.rewrite.base import Context
+from lwgraph.errors import UsageError
 
 KEEP = "keep"
 VERSION = 2
@@ -178,45 +173,4 @@ def _short(value: Any) -> Any:
     return [_short(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def apply_plan(
-    model: ir.Model,
-    plan: Plan,
-    context: Context,
-    *,
-    shapes: Mapping[str, Sequence[int | None]] | None = None,
-    fitted: Mapping[str, Fitted] | None = None,
-) -> list[Record]:
-    """Apply the sites of `plan` to `model`, in place. Every site is proved before it is replaced; see `apply_forms`.
-
-    `lwgraph.plan.carry_out` does the rest of a plan, too.
-
-    Args:
-        model: the model.
-        plan: the choices.
-        context: `statistics` (None: fits without samples), `reference`, `seed`; refusals are recorded in it.
-        shapes: measured sizes by value name.
-        fitted: fits by site name, where they are known already.
-
-    Returns:
-        one record for each site of the plan that is not kept.
-
-    Raises:
-        UsageError: the plan names a site that the model does not have, or a form that does not exist.
-    """
-    sites = {site.name: site for site in find_sites(model, shapes)}
-    choices = []
-    for name, choice in plan.sites.items():
-        if name not in sites:
-            raise UsageError(f"the plan names site '{name}', which the model does not have{did_you_mean(name, sites)}")
-        if choice.form != KEEP:
-            choices.append((sites[name], parse_form(choice.form)))
-    _prefetch([site for site, _ in choices if site.name not in (fitted or {})], context)
-    return apply_forms(choices, context, fitted)
-
-
-def _prefetch(sites: Sequence[Site], context: Context) -> None:
-    if context.statistics is not None and sites:
-        context.statistics.prefetch([site for site in sites if observable(site)])
-
-
-__all__ = ["KEEP", "Choice", "Plan", "Precision", "Removed", "Width", "apply_plan"]
+__all__ = ["KEEP", "Choice", "Plan", "Precision", "Removed", "Width"]

@@ -69,7 +69,7 @@ class Pipeline:
 
         Instruments see the model before and after each pass, in their order, and may reject the result. A guarded pass
         that fails or is rejected is undone, with a warning in the context. Where the context has no teacher, the model
-        as it is before the first approximate pass becomes it.
+        as it is before the first approximate pass is the teacher of this run.
 
         Raises:
             CheckError: an instrument rejected the result of a pass, or a pass failed; the message names the pass. The
@@ -78,7 +78,11 @@ class Pipeline:
         context = context or Context()
         for instrument in instruments:
             instrument.begin(model, self, context)
-        steps = [self._step(index, p, model, context, instruments) for index, p in enumerate(self.passes)]
+        steps = []
+        for index, p in enumerate(self.passes):
+            if context.teacher is None and p.contract is Contract.APPROXIMATE:
+                context = context.beside(teacher=ir.clone(model))
+            steps.append(self._step(index, p, model, context, instruments))
         if any(step.count for step in steps):
             recipe.record(model, [step.spec for step in steps if not step.dropped])
         for instrument in instruments:
@@ -91,8 +95,6 @@ class Pipeline:
         snapshot = ir.clone(model) if p.guarded else None
         for instrument in instruments:
             instrument.before(p, model, context)
-        if context.teacher is None and p.contract is Contract.APPROXIMATE:
-            context.teacher = ir.clone(model)
         start = time.perf_counter()
         try:
             count = _run(p, model, context)

@@ -9,7 +9,7 @@ from lwgraph.layers.form_pass import as_pass
 from lwgraph.layers.site import find_sites
 from lwgraph.layers.substitute import PASS_KEY
 from lwgraph.measure.compare import compare
-from lwgraph.rewrite.base import Context, Contract, Pass
+from lwgraph.rewrite.base import Context, Contract, Log, Pass
 from lwgraph.rewrite.options import parse_pass
 from lwgraph.testing.layers import SampleLayer, layers
 from tests.layers.chain import FEEDS, ORT, Measured, chain
@@ -100,7 +100,7 @@ def test_nodes_that_compute_something_else_are_undone():
 
 
 def test_the_limit_stops_it():
-    model, context = chain(), Context(reference=ORT, limit=1)
+    model, context = chain(), Context(reference=ORT, log=Log(limit=1))
     assert parse_pass("low-rank{rank=16}").run(model, context) == 1
     assert [n.op_type for n in model.graph] == ["Conv", "Conv", "Relu", "Conv"]
 
@@ -176,8 +176,9 @@ def test_a_weight_in_a_body_and_outside_is_fitted_to_what_is_seen_outside():
 
 
 def test_layers_that_a_form_put_there_are_measured_for_the_next() -> None:
-    model, context = chain(), Context(reference=ORT, executor=ORT, data=[FEEDS])
-    statistics = context.statistics = Statistics(ir.clone(model), [FEEDS], ORT)
+    model = chain()
+    statistics = Statistics(ir.clone(model), [FEEDS], ORT)
+    context = Context(reference=ORT, executor=ORT, data=[FEEDS], statistics=statistics)
     before = run(model)
     assert parse_pass("low-rank{rank=16,split=output}").run(model, context) == 2
     assert not any(statistics.knows(site) for site in find_sites(model)[1::2])  # the second stages

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from lwgraph import ir
@@ -181,7 +181,7 @@ def _held_out(model: ir.Model, context: Context) -> tuple[Context, list[Feeds]] 
         context.seed,
         progress=lambda what, done, total: context.progress(what, done, total),
     )
-    return replace(context, data=fit, statistics=statistics), [feeds[index] for index in sorted(held)]
+    return context.beside(data=fit, statistics=statistics), [feeds[index] for index in sorted(held)]
 
 
 def _probes(group: Group, p: PruneChannels) -> set[int]:

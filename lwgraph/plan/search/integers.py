@@ -15,7 +15,7 @@ from lwgraph.cache import Rows, cache_path, facts_of
 from lwgraph.calibrate.subsample import spread
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Run, untimed
-from lwgraph.plan.deliver import RANGE_SAMPLES, RANGE_SECONDS
+from lwgraph.plan.carry_out import RANGE_SAMPLES, RANGE_SECONDS
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.precision import EXACTLY, INT8, QUICK, make_pass, spelling
 from lwgraph.plan.search.planner import QUICK_SAMPLES, Planner

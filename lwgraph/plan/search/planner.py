@@ -6,14 +6,14 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from lwgraph import ir, registry
 from lwgraph.layers.apply import Record, moments_of
 from lwgraph.layers.form import Fitted
-from lwgraph.plan.carry_out import carry_out
-from lwgraph.plan.deliver import affordable, compute, deliver
+from lwgraph.plan.carry_out import Samples, affordable, carry_out
 from lwgraph.plan.plan import Choice, Plan, Precision
 from lwgraph.plan.precision import FLOAT, INT8, available, spelling
 from lwgraph.plan.price.oracle import Oracle
@@ -235,38 +235,44 @@ class Planner:
         added = sum(item.weight * item.integer_error for item in self.items if item.name not in kept)
         return Precision((self.quick if quick else self.earnest,), tuple(kept), added, ms)
 
-    def apply(self, chosen: Chosen, *, quick: bool = False) -> tuple[ir.Model, list[Record]]:
+    def apply(
+        self, chosen: Chosen, *, quick: bool = False, details: dict[str, Any] | None = None
+    ) -> tuple[ir.Model, list[Record]]:
         """A copy of the model with the chosen options in place, and what became of each.
 
         Args:
             chosen: the options by item name.
             quick: for comparing plans: the fits as they are, and integers with the simplest ranges. Otherwise the
                 layers are fitted anew to what they see in the rewritten model before it goes into integers.
+            details: gets what passes measured, see `Context`.
         """
         fitted = {
             item.name: self.fitted(item, chosen[item.name])
             for item in self.items
             if item.name in chosen and chosen[item.name].form is not None
         }
-        return self.carry_out(self.plan(chosen, quick=quick), fitted, quick=quick)
+        return self.carry_out(self.plan(chosen, quick=quick), fitted, quick=quick, details=details)
 
     def carry_out(
-        self, plan: Plan, fitted: Mapping[str, Fitted] | None = None, *, quick: bool = False
+        self,
+        plan: Plan,
+        fitted: Mapping[str, Fitted] | None = None,
+        *,
+        quick: bool = False,
+        details: dict[str, Any] | None = None,
     ) -> tuple[ir.Model, list[Record]]:
         """A copy of the model with a plan of forms and precisions carried out, and what became of each choice.
 
         Args:
             plan: of this model; groups and blocks are those that it was left by.
             fitted: fits by site name, where they are known.
-            quick: see `apply`.
+            quick, details: see `apply`.
         """
         plan = dataclasses.replace(plan, groups={}, blocks={})  # the model is that which they leave
-        if not quick:
-            return deliver(self.model, plan, self.context, shapes=self.shapes, fitted=fitted, run_ms=self.run_ms)
-        model, structure = ir.clone(self.model), dataclasses.replace(plan, precision=Precision())
-        context = self.context.beside(details=None)  # nobody will read what passes tell of it
-        records = carry_out(model, structure, context, shapes=self.shapes, fitted=fitted)
-        return model, records + compute(model, plan.precision, context, self.quick_samples)
+        samples = Samples(ranges=self.quick_samples) if quick else Samples.in_earnest(self.run_ms)
+        context = self.context.beside(details=details)
+        made = carry_out(self.model, plan, context, shapes=self.shapes, fitted=fitted, samples=samples)
+        return made.model, made.records
 
     def affordable(self, samples: int, seconds: float) -> int:
         """How many samples to run this planner's network on, see `affordable`."""
