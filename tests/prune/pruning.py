@@ -8,7 +8,7 @@ import numpy as np
 
 from lwgraph import ir, registry
 from lwgraph.check import verify
-from lwgraph.passes.prune.surgery import remove_channels
+from lwgraph.passes.prune.remove_channels import remove_channels
 from lwgraph.views.coupling import Group, couple_channels
 
 Choice = Mapping[int, np.ndarray]  # group number -> channels
