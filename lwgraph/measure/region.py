@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.contract import Contract
 from lwgraph.errors import CheckError, LwgraphError
 from lwgraph.measure.compare import Difference, compare
 from lwgraph.measure.tolerances import Tolerance
 
 if TYPE_CHECKING:
     from lwgraph.executor import Executor, Feeds
-    from lwgraph.rewrite.base import Contract
 
 Array = npt.NDArray[Any]
 ERROR_SLACK = 0.05  # of the predicted error: rounding of weights to float32, and of sums

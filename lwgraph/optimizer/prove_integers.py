@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.contract import Contract
 from lwgraph.executor import Executor, Feeds
 from lwgraph.measure.compare import compare
 from lwgraph.measure.tolerances import tolerance
 from lwgraph.report import Check
-from lwgraph.rewrite import Contract
 
 Array = npt.NDArray[Any]
 WHAT = "both executors agree, every integer tensor within one step"

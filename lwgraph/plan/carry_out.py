@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from lwgraph import ir, registry
 from lwgraph.calibrate import Statistics
@@ -16,14 +14,10 @@ from lwgraph.layers.form import Fitted
 from lwgraph.layers.site import find_sites
 from lwgraph.layers.substitute import FROM_KEY
 from lwgraph.plan.plan import Plan, Precision, apply_plan
+from lwgraph.plan.roles import BLOCKS, GROUPS, SHAPES, Removes
 from lwgraph.rewrite import Pipeline
 from lwgraph.rewrite.base import Context, Pass
-from lwgraph.rewrite.options import parse_pass
 from lwgraph.views.coupling import couple_channels
-
-BLOCKS, GROUPS = "prune-blocks", "prune-channels"  # the passes that leave out blocks and channels, asked for by name
-SHAPES = "infer-shapes"
-SPARED = ("nodes_to_exclude", "ignored_scope")  # options by which passes are told what to leave alone
 
 
 def carry_out(
@@ -80,14 +74,11 @@ def cut(model: ir.Model, plan: Plan, context: Context, *, refit: bool = False) -
 
 
 def _leave_out(
-    model: ir.Model, pass_name: str, kept: Mapping[str, int], words: str, context: Context, refit: bool
+    model: ir.Model, role: str, kept: Mapping[str, int], words: str, context: Context, refit: bool
 ) -> list[Record]:
     if not kept:
         return []
-    remover: Any = registry.pass_class(pass_name)()
-    if not hasattr(remover, "apply"):
-        raise UsageError(f"pass '{pass_name}' cannot be told what to leave out; the plan needs one that can")
-    remover.apply(model, kept, context, refit=refit)
+    registry.role(role, Removes).apply(model, kept, context, refit=refit)
     return [Record(name, words.format(size), True) for name, size in kept.items()]
 
 
@@ -108,11 +99,11 @@ def _compute(model: ir.Model, precision: Precision, context: Context) -> list[Re
     if not precision.passes:
         return []
     named = nodes_of(model, precision.keep_float)
-    passes = [_sparing(parse_pass(text), named) for text in precision.passes]
-    if named and not any(set(SPARED) & _options(p) for p in passes):
+    passes = [Pass.parse(text).sparing(named) for text in precision.passes]
+    if named and not any(p.spares for p in passes):
         asked = ", ".join(precision.passes)
         raise UsageError(f"the plan keeps '{precision.keep_float[0]}' in float, but {asked} cannot leave nodes alone")
-    Pipeline([registry.pass_class(SHAPES)()]).run(model, context)  # of the nodes that forms put there
+    Pipeline([registry.role(SHAPES, Pass)]).run(model, context)  # of the nodes that forms put there
     steps = Pipeline(passes).run(model, context)
     texts = precision.passes
     return [Record(text, text, step.count > 0, step.dropped) for text, step in zip(texts, steps, strict=True)]
@@ -145,18 +136,6 @@ def nodes_of(model: ir.Model, names: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def _sparing(p: Pass, names: Sequence[str]) -> Pass:
-    option = next((o for o in SPARED if o in _options(p)), None)
-    if option is None or not names:
-        return p
-    changed: Pass = dataclasses.replace(p, **{option: tuple(dict.fromkeys((*getattr(p, option), *names)))})
-    return changed
-
-
-def _options(p: Pass) -> set[str]:
-    return {f.name for f in dataclasses.fields(p)}
-
-
 @contextmanager
 def statistics_of(model: ir.Model, context: Context, changed: bool) -> Iterator[None]:
     """Within: the statistics of the model as it is now, if there were any and it changed."""
@@ -169,4 +148,4 @@ def statistics_of(model: ir.Model, context: Context, changed: bool) -> Iterator[
         context.statistics = before
 
 
-__all__ = ["BLOCKS", "GROUPS", "carry_out", "cut", "nodes_of", "statistics_of"]
+__all__ = ["carry_out", "cut", "nodes_of", "statistics_of"]

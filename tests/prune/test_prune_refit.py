@@ -14,7 +14,7 @@ from lwgraph.passes.prune import assessment as study
 from lwgraph.passes.prune.channels import PruneChannels
 from lwgraph.passes.prune.importance import Ranking
 from lwgraph.passes.prune.widths import at_outputs
-from lwgraph.plan.search.removal import Removal
+from lwgraph.plan.roles import Removal
 from lwgraph.plan.search.sensitivity import Sensitivity
 from lwgraph.rewrite.base import Context
 from lwgraph.views.coupling import couple_channels

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lwgraph.executor import Executor, Feeds
+from lwgraph.executor import Executor, Feeds, settings
 from lwgraph.plan.price.price_table import cache_folder
 
 
@@ -77,7 +77,8 @@ def kept_path(kind: str, facts: Sequence[object], *feeds: Sequence[Feeds], folde
 
 def facts_of(executor: Executor) -> tuple[object, ...]:
     """What tells one executor from another."""
-    return executor.name, getattr(executor, "version", ""), getattr(executor, "threads", "")
+    known = settings(executor)
+    return executor.name, known.version, known.threads
 
 
 __all__ = ["Kept", "facts_of", "kept_path"]
