@@ -6,9 +6,10 @@ What a search finds is only worth its time when it is better than these, so they
 from __future__ import annotations
 
 from lwgraph.plan.plan import Plan, Precision
-from lwgraph.plan.precision import INT8, make_pass, spelling
+from lwgraph.plan.precision import INT8, quantizer, spelling
+from lwgraph.plan.roles import Survey
 from lwgraph.plan.search.front import Candidate
-from lwgraph.plan.search.integers import Survey, whole_network
+from lwgraph.plan.search.integers import whole_network
 from lwgraph.plan.search.planner import BYTES, LATENCY, MACS, Planner
 
 ORIGIN = "quantized"
@@ -39,7 +40,7 @@ def obvious_plans(planner: Planner, survey: Survey | None) -> tuple[list[Candida
     first = [candidate(planner.planned(Precision((spelling(),))))]
     if survey is None:
         return first, []
-    last = [candidate(planner.planned(Precision((str(make_pass()),))))]
+    last = [candidate(planner.planned(Precision((str(quantizer().judged()),))))]
     if (mixed := whole_network(planner, survey)) is not None:
         if survey.slower > WORTH:
             first.append(candidate(mixed))

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from lwgraph import ir
+from lwgraph import ir, registry
 from lwgraph.calibrate import Statistics
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.calibrate.subsample import spread
 from lwgraph.executor import Executor, Feeds, untimed
+from lwgraph.layers.form import searched_forms
 from lwgraph.layers.site import find_sites
 from lwgraph.measure.distance import Loss
 from lwgraph.measure.work import count
@@ -28,14 +29,15 @@ from lwgraph.optimizer.spectrum import redundant
 from lwgraph.optimizer.structuring import Trunk, Workshop, choose, layer_times
 from lwgraph.optimizer.target import MACS, open_oracle
 from lwgraph.plan import precision
-from lwgraph.plan.carry_out import GROUPS, Samples, carry_out
+from lwgraph.plan.carry_out import Samples, carry_out
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.precision import spelling
 from lwgraph.plan.price.devices import DeviceOracle
 from lwgraph.plan.price.oracle import Oracle
+from lwgraph.plan.roles import GROUPS, Removes, Survey
 from lwgraph.plan.search import site_sensitivity
 from lwgraph.plan.search.front import Front
-from lwgraph.plan.search.integers import Survey, weigh_integers
+from lwgraph.plan.search.integers import weigh_integers
 from lwgraph.plan.search.items import FASTER
 from lwgraph.plan.search.planner import LATENCY, Planner
 from lwgraph.plan.search.search import Search, limit_prices, memory_of
@@ -45,7 +47,6 @@ from lwgraph.report import Report
 from lwgraph.rewrite import Context, Contract
 from lwgraph.tasks import Pool
 
-SEARCHED = ("low-rank", "depthwise")  # forms that are worth pricing at every site; others are asked for by name
 TRIAL_SECONDS = 2.0  # of running a plan to measure its loss, about
 SENSING_SECONDS = 20.0  # of running stitched models to measure sensitivities, about
 LEAST, MOST = 8, 64  # samples that a loss is measured on
@@ -115,7 +116,9 @@ class Planning:
         if judge is None and not self._anything_redundant():
             self._record(Plan())
             return self.clean, Plan()
-        planner = Planner(self.clean, self.context, self._oracle(), shapes=self.shapes, forms=SEARCHED)
+        planner = Planner(
+            self.clean, self.context, self._oracle(), shapes=self.shapes, forms=searched_forms(self.context.warn)
+        )
         value, floor = (judge.value, judge.floor) if judge is not None else (self._similarity(), 0.0)
         found = planner.search(value, floor)
         self._record(found.plan)
@@ -173,7 +176,12 @@ class Planning:
             if integers.look(NOTHING):  # what comes on top of integers that lose too much is lost, too
                 drafts = integers
         if isinstance(oracle, DeviceOracle):
-            self.context.skip("plan", GROUPS, f"target {self.goal.target} has no prices of narrower layers")
+            if GROUPS in registry.names("roles"):
+                self.context.skip(
+                    "plan",
+                    registry.role(GROUPS, Removes).name,
+                    f"target {self.goal.target} has no prices of narrower layers",
+                )
             return NOTHING
         if bench.floor is None and drafts.meets(NOTHING):
             return NOTHING  # what nothing asks for is not measured
@@ -226,7 +234,7 @@ class Planning:
             context,
             oracle,
             shapes=trunk.shapes,
-            forms=SEARCHED,
+            forms=searched_forms(self.context.warn),
             precisions=self._precisions(),
             structure=trunk.plan,
         )
@@ -382,4 +390,4 @@ class Planning:
         self.report.sites += choices(self.clean, plan, self.context.skipped, self.shapes)
 
 
-__all__ = ["SEARCHED", "Planning"]
+__all__ = ["Planning"]

@@ -18,13 +18,11 @@ from lwgraph.layers.apply import Record
 from lwgraph.optimizer.goal import Goal
 from lwgraph.plan.carry_out import carry_out
 from lwgraph.plan.plan import Plan, Precision
+from lwgraph.plan.roles import TRAINS, Trains
 from lwgraph.plan.search.front import Candidate, worth
 from lwgraph.rewrite.base import Context, Gain
 
-CLOSED_FORM = ("align-blocks", "refit-head")  # seconds, before the training
-TRAINER = "distill"
 INTEGER_SHARE = 0.25  # of the time goes to training in integers, where a plan has them
-LEAST_MINUTES = 1e-3
 SECONDS = 600.0  # of training, when none are stated
 PROBED = 3  # plans at most that are trained shortly
 PROBE_SHARE = 0.05  # of the training time, for each of them
@@ -50,8 +48,11 @@ class Recovered:
 
 def require() -> None:
     """UsageError, which says how to install it, where the training framework is missing."""
-    registry.executor("torch")
-    registry.pass_class(TRAINER)
+    _trainer().require()
+
+
+def _trainer() -> Trains:
+    return registry.role(TRAINS, Trains)
 
 
 def recover(
@@ -65,7 +66,7 @@ def recover(
         context: executor, statistics of `teacher`, `data` to fit to; refusals and gains are recorded in it.
         seconds: of training in all, about.
         data: inputs to train on; None: those of the context.
-        batch: samples per step; 0: what the pass takes by itself.
+        batch: samples per step; 0: as the trainer likes.
 
     Raises:
         UsageError: the training framework is missing, or there are no data.
@@ -80,8 +81,7 @@ def recover(
     integers = bool(plan.precision.passes)
     made = carry_out(teacher, replace(plan, precision=Precision()), context)
     model, records = made.model, made.records
-    for name in CLOSED_FORM:
-        registry.pass_class(name)().run(model, context)
+    _trainer().prepare(model, context)
     _train(model, context, data, seconds * (1 - INTEGER_SHARE if integers else 1), batch)
     if integers:
         if context.statistics is not None and context.executor is not None and context.data:
@@ -105,10 +105,7 @@ def train(teacher: ir.Model, model: ir.Model, context: Context, seconds: float, 
 
 
 def _train(model: ir.Model, context: Context, data: Any, seconds: float, batch: int) -> None:
-    options: dict[str, Any] = {"minutes": max(seconds / 60, LEAST_MINUTES), "augment": "auto"}
-    if batch:
-        options["batch"] = batch
-    registry.pass_class(TRAINER)(**options).run(model, context.beside(data=data))
+    _trainer().train(model, context.beside(data=data), seconds, batch=batch)
 
 
 # ------------------------------------------------------------ which plan

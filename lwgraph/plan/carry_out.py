@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from lwgraph import ir, registry
 from lwgraph.calibrate import Statistics
@@ -18,14 +16,11 @@ from lwgraph.layers.site import find_sites
 from lwgraph.layers.substitute import FROM_KEY
 from lwgraph.plan.plan import KEEP, Plan, Precision
 from lwgraph.plan.refit.sequential import refit
+from lwgraph.plan.roles import BLOCKS, GROUPS, SHAPES, Removes
 from lwgraph.rewrite import Pipeline
 from lwgraph.rewrite.base import Context, Pass
-from lwgraph.rewrite.options import parse_pass
 from lwgraph.views.coupling import couple_channels
 
-BLOCKS, GROUPS = "prune-blocks", "prune-channels"  # the passes that leave out blocks and channels, asked for by name
-SHAPES = "infer-shapes"
-SPARED = ("nodes_to_exclude", "ignored_scope")  # options by which passes are told what to leave alone
 REFIT_SAMPLES, REFIT_SECONDS = 256, 10.0  # that layers are fitted anew to, and about how long these may run
 RANGE_SAMPLES, RANGE_SECONDS = 128, 12.0  # that integer ranges are taken from, and about how long these may run
 LEAST_SAMPLES = 48  # for either, however long they run
@@ -125,14 +120,11 @@ def affordable(samples: int, seconds: float, run_ms: float | None) -> int:
 
 
 def _leave_out(
-    model: ir.Model, pass_name: str, kept: Mapping[str, int], words: str, context: Context, refit: bool
+    model: ir.Model, role: str, kept: Mapping[str, int], words: str, context: Context, refit: bool
 ) -> list[Record]:
     if not kept:
         return []
-    remover: Any = registry.pass_class(pass_name)()
-    if not hasattr(remover, "apply"):
-        raise UsageError(f"pass '{pass_name}' cannot be told what to leave out; the plan needs one that can")
-    remover.apply(model, kept, context, refit=refit)
+    registry.role(role, Removes).apply(model, kept, context, refit=refit)
     return [Record(name, words.format(size), True) for name, size in kept.items()]
 
 
@@ -174,11 +166,11 @@ def _run_passes(model: ir.Model, precision: Precision, context: Context) -> list
     if not precision.passes:
         return []
     named = nodes_of(model, precision.keep_float)
-    passes = [_sparing(parse_pass(text), named) for text in precision.passes]
-    if named and not any(set(SPARED) & _options(p) for p in passes):
+    passes = [Pass.parse(text).sparing(named) for text in precision.passes]
+    if named and not any(p.spares for p in passes):
         asked = ", ".join(precision.passes)
         raise UsageError(f"the plan keeps '{precision.keep_float[0]}' in float, but {asked} cannot leave nodes alone")
-    Pipeline([registry.pass_class(SHAPES)()]).run(model, context)  # of the nodes that forms put there
+    Pipeline([registry.role(SHAPES, Pass)]).run(model, context)  # of the nodes that forms put there
     steps = Pipeline(passes).run(model, context)
     texts = precision.passes
     return [Record(text, text, step.count > 0, step.dropped) for text, step in zip(texts, steps, strict=True)]
@@ -211,18 +203,6 @@ def nodes_of(model: ir.Model, names: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def _sparing(p: Pass, names: Sequence[str]) -> Pass:
-    option = next((o for o in SPARED if o in _options(p)), None)
-    if option is None or not names:
-        return p
-    changed: Pass = dataclasses.replace(p, **{option: tuple(dict.fromkeys((*getattr(p, option), *names)))})
-    return changed
-
-
-def _options(p: Pass) -> set[str]:
-    return {f.name for f in dataclasses.fields(p)}
-
-
 def _observing(model: ir.Model, context: Context) -> Context:
     """The context with statistics of `model`, if it has any."""
     if context.statistics is None or context.executor is None or not context.data:
@@ -231,4 +211,4 @@ def _observing(model: ir.Model, context: Context) -> Context:
     return context.beside(statistics=Statistics(model, context.data, executor, seed, progress=progress))
 
 
-__all__ = ["BLOCKS", "GROUPS", "Carried", "Samples", "affordable", "carry_out", "nodes_of"]
+__all__ = ["Carried", "Samples", "affordable", "carry_out", "nodes_of"]

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lwgraph import ir
+from lwgraph import ir, registry
+from lwgraph.contract import Contract
 from lwgraph.errors import UsageError
+from lwgraph.objects import load_object
+from lwgraph.rewrite.options import build, format_options, parse_spelling
 
 if TYPE_CHECKING:
     from lwgraph.calibrate import Statistics
     from lwgraph.executor import Executor, Feeds
-
-
-class Contract(Enum):
-    """What a pass promises about the outputs; the pipeline holds it to that numerically."""
-
-    EXACT = "bit-identical outputs"
-    ROUNDING = "equal over the reals; rounding may differ"
-    APPROXIMATE = "different by design, within a stated budget"
 
 
 class Skip(Exception):  # noqa: N818 - not an error: a refusal with a reason
@@ -157,8 +151,6 @@ class Context:
 
     def evaluator(self) -> Executor:
         """An executor for a pass that must compute something: the reference when there is one, else the target."""
-        from lwgraph import registry
-
         return self.reference or self.executor or registry.executor("reference")
 
 
@@ -174,6 +166,7 @@ class Pass(ABC):
     name: ClassVar[str]  # "fold-batch-norm": lower case and hyphens
     contract: ClassVar[Contract]
     guarded: ClassVar[bool] = False
+    spares: ClassVar[str] = ""  # the option that names nodes to leave as they are, where there is one
     asks: ClassVar[bool] = False  # whether `run` asks `context.allow` before each rewrite
 
     @abstractmethod
@@ -181,19 +174,44 @@ class Pass(ABC):
         """Rewrite `model` in place; return how many rewrites were done (0: untouched)."""
 
     def __str__(self) -> str:
-        from lwgraph.rewrite.options import format_pass
+        return spelling(type(self)) + format_options(self)
 
-        return format_pass(self)
+    def sparing(self, nodes: Sequence[str]) -> Pass:
+        """The pass told to leave these nodes as they are, too; itself where it `spares` none."""
+        if not self.spares or not nodes:
+            return self
+        told = tuple(dict.fromkeys((*getattr(self, self.spares), *nodes)))
+        changed: Pass = dataclasses.replace(self, **{self.spares: told})
+        return changed
 
     @staticmethod
     def parse(text: str) -> Pass:
         """The pass spelled by `text`; UsageError with a near miss for an unknown name, option or value."""
-        from lwgraph.rewrite.options import parse_pass
-
-        return parse_pass(text)
+        name, values = parse_spelling(text)
+        return build(find_class(name), values)
 
     @staticmethod
     def check_option(name: str, ok: bool, value: object, allowed: str) -> None:
         """For `__post_init__`: UsageError saying what is allowed unless `ok`."""
         if not ok:
             raise UsageError(f"option '{name}' is {value!r}; allowed: {allowed}")
+
+
+def find_class(name: str) -> type[Pass]:
+    """The pass class of a registered name (a form's, too) or of `module:Class`; UsageError with a near miss."""
+    found = load_object(name, "pass") if ":" in name else registry.pass_class(name)
+    if not (isinstance(found, type) and issubclass(found, Pass)):
+        raise UsageError(f"'{name}' is not a pass; allowed: a class derived from lwgraph.rewrite.Pass")
+    return found
+
+
+def spelling(cls: type[Pass]) -> str:
+    """The registered name, or `module:Class` for a class that is not registered."""
+    name = cls.name
+    known = name in registry.names("passes") or name in registry.names("forms")
+    if known and registry.pass_class(name) is cls:
+        return name
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+__all__ = ["Context", "Contract", "Gain", "Pass", "Skip", "Skipped", "find_class", "spelling"]

@@ -11,19 +11,8 @@ from lwgraph import ir, registry
 from lwgraph.errors import CheckError, LwgraphError, UsageError
 from lwgraph.rewrite import recipe
 from lwgraph.rewrite.base import Context, Contract, Pass
-from lwgraph.rewrite.instruments.base import Instrument
-from lwgraph.rewrite.options import parse_pass, split
-
-
-@dataclass(frozen=True)
-class Step:
-    """One pass that ran: how many rewrites it did, how long it took, and, when it was undone, why."""
-
-    index: int
-    spec: Pass
-    count: int
-    seconds: float
-    dropped: str = ""
+from lwgraph.rewrite.instrument import Instrument, Step
+from lwgraph.rewrite.options import split
 
 
 @dataclass(frozen=True)
@@ -136,7 +125,7 @@ def _run(p: Pass, model: ir.Model, context: Context) -> int:
 
 def _expand(item: str, within: tuple[str, ...]) -> list[Pass]:
     if item in registry.names("passes") or item not in registry.names("pipelines"):
-        return [parse_pass(item)]
+        return [Pass.parse(item)]
     if item in within:
         raise UsageError(f"pipeline '{item}' contains itself ({' -> '.join([*within, item])})")
     return [p for inner in split(registry.pipeline_text(item)) for p in _expand(inner.strip(), (*within, item))]

@@ -14,11 +14,11 @@ from lwgraph.optimizer.bench import Bench, Made
 from lwgraph.optimizer.drafts import Drafts, Line
 from lwgraph.optimizer.goal import Goal
 from lwgraph.optimizer.structuring import Workshop, choose
-from lwgraph.plan.carry_out import BLOCKS, GROUPS, Carried, Samples, carry_out
+from lwgraph.plan.carry_out import Carried, Samples, carry_out
 from lwgraph.plan.plan import Plan, Precision, Removed, Width
 from lwgraph.plan.precision import spelling
+from lwgraph.plan.roles import BLOCKS, GROUPS, Removal
 from lwgraph.plan.search.front import Candidate
-from lwgraph.plan.search.removal import Removal
 from lwgraph.plan.search.structure import NOTHING, Offer, Structure, find_offers, find_structures
 from lwgraph.rewrite.base import Context, Log
 from tests.passes.prune.networks import Net
@@ -45,7 +45,7 @@ def found():
 
 def test_every_group_and_block_is_offered_with_losses_measured_at_the_outputs(found):
     model, _, offers, _ = found
-    kinds = [offer.pass_name for offer in offers]
+    kinds = [offer.role for offer in offers]
     assert kinds.count(BLOCKS) == 3 and kinds.count(GROUPS) == 4  # the trunk is one group
     for offer in offers:
         assert np.all(np.diff(offer.losses) >= 0) and offer.losses[0] > 0
@@ -75,7 +75,7 @@ def test_what_was_made_is_kept_for_the_next_run(found, tmp_path, monkeypatch):
     monkeypatch.setenv("LWGRAPH_CACHE", str(tmp_path))
     model, ctx, offers, feeds = found
     shapes = layer_shapes(model, feeds[0], ctx.executor)
-    group = next(o for o in offers if o.pass_name == GROUPS).sizes[-1]
+    group = next(o for o in offers if o.role == GROUPS).sizes[-1]
     plan = Plan(groups={group.item: Width(group.kept, group.width)}, precision=Precision((spelling(quick=True),)))
 
     def make():
@@ -130,10 +130,10 @@ def test_nothing_is_offered_where_nothing_takes_time(found):
 
 def test_what_goes_with_a_block_is_not_cut_before(found):
     model, _, offers, _ = found
-    inner = next(o for o in offers if o.pass_name == GROUPS and len(o.sizes[0].nodes) == 2)
-    block = next(o for o in offers if o.pass_name == BLOCKS and set(inner.sizes[0].nodes) <= set(o.sizes[0].nodes))
+    inner = next(o for o in offers if o.role == GROUPS and len(o.sizes[0].nodes) == 2)
+    block = next(o for o in offers if o.role == BLOCKS and set(inner.sizes[0].nodes) <= set(o.sizes[0].nodes))
     times = dict.fromkeys(block.sizes[0].nodes, 1.0)
-    cheap = [Offer(o.pass_name, o.sizes[-1:], np.array([1e-3])) for o in (inner, block)]
+    cheap = [Offer(o.role, o.sizes[-1:], np.array([1e-3])) for o in (inner, block)]
     for structure in find_structures(model, cheap, times | {"rest": 3.0}):
         assert not (structure.plan.groups and structure.plan.blocks)
     assert any(s.plan.blocks for s in find_structures(model, cheap, times | {"rest": 3.0}))
@@ -218,8 +218,8 @@ def test_a_network_that_was_made_smaller_by_integers_need_not_be_cut_to_be_small
 def test_a_delivered_plan_is_the_same_from_the_network_and_from_its_trunk(found):
     model, ctx, offers, feeds = found
     shapes = layer_shapes(model, feeds[0], ctx.executor)
-    group = next(o for o in offers if o.pass_name == GROUPS).sizes[-1]
-    block = next(o for o in offers if o.pass_name == BLOCKS).item
+    group = next(o for o in offers if o.role == GROUPS).sizes[-1]
+    block = next(o for o in offers if o.role == BLOCKS).item
     plan = Plan(groups={group.item: Width(group.kept, group.width)}, blocks={block: Removed()})
     whole = carry_out(model, plan, ctx, shapes=shapes, samples=Samples.in_earnest())
     workshop = Workshop(model, ctx, shapes, feeds[0], 1.0)

@@ -45,6 +45,7 @@ class Quantize(Pass):
 
     name: ClassVar[str] = "quantize"
     contract: ClassVar[Contract] = Contract.APPROXIMATE
+    spares: ClassVar[str] = "nodes_to_exclude"
 
     target: Annotated[str, "ort-cpu, ort-cpu-avx2, openvino, tensorrt, qnn, or the path of a target file"] = "ort-cpu"
     calibration_method: Annotated[

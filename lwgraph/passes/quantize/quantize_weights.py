@@ -40,6 +40,7 @@ class QuantizeWeights(Pass):
 
     name: ClassVar[str] = "quantize-weights"
     contract: ClassVar[Contract] = Contract.APPROXIMATE
+    spares: ClassVar[str] = "nodes_to_exclude"
 
     bits: Annotated[int, "8 or 4 bits per weight; embeddings take 8"] = 8
     block_size: Annotated[

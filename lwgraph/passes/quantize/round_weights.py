@@ -39,6 +39,7 @@ class RoundWeights(Pass):
 
     name: ClassVar[str] = "round-weights"
     contract: ClassVar[Contract] = Contract.APPROXIMATE
+    spares: ClassVar[str] = "ignored_scope"
 
     bits: Annotated[int, "bits per weight, 2 to 8"] = 8
     method: Annotated[

@@ -12,7 +12,7 @@ import numpy as np
 
 from lwgraph import ir, registry
 from lwgraph.layers.apply import Record, moments_of
-from lwgraph.layers.form import Fitted
+from lwgraph.layers.form import Fitted, find_form
 from lwgraph.plan.carry_out import Samples, affordable, carry_out
 from lwgraph.plan.plan import Choice, Plan, Precision
 from lwgraph.plan.precision import FLOAT, INT8, available, spelling
@@ -80,7 +80,7 @@ class Planner:
         self.structure = structure
         self.model, self.context, self.oracle, self.shapes = model, context, oracle, shapes
         self._fits: dict[tuple[str, str], Fitted] = {}
-        classes = [registry.form_class(name) for name in (registry.names("forms") if forms is None else forms)]
+        classes = [find_form(name) for name in (registry.names("forms") if forms is None else forms)]
         self.items = find_items(model, context, oracle, classes, shapes=shapes, weights=weights, precisions=precisions)
         self.run_ms: float | None = None  # of one run of the network, about; to do no more with it than takes long
         self._float_ms: float | None = None  # measured, of the whole network

@@ -14,7 +14,7 @@ from lwgraph import ir, registry
 from lwgraph.arrays import Floats
 from lwgraph.calibrate.subsample import spread
 from lwgraph.errors import LwgraphError
-from lwgraph.executor import Executor, Feeds
+from lwgraph.executor import Executor, Feeds, settings
 from lwgraph.layers.form import Fitted, parse_form
 from lwgraph.layers.site import Site, find_sites
 from lwgraph.measure.distance import Loss
@@ -113,7 +113,7 @@ class Trials:
         setting = Setting(
             ir.to_proto(planner.model).SerializeToString(),
             executor.name,
-            int(getattr(executor, "threads", 1)),
+            int(settings(executor).threads or 1),
             spread(context.data or [], planner.quick_samples),
             loss,
             planner.shapes,

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from lwgraph import ir
 from lwgraph.errors import CheckError
-from lwgraph.rewrite.base import Context
-from lwgraph.rewrite.instruments.base import Instrument
-
-if TYPE_CHECKING:
-    from lwgraph.rewrite.pipeline import Pipeline
+from lwgraph.rewrite.base import Context, Pass
+from lwgraph.rewrite.instrument import Instrument
+from lwgraph.rewrite.pipeline import Pipeline
 
 
 class BisectLimit(Instrument):
@@ -21,7 +18,7 @@ class BisectLimit(Instrument):
     def __init__(self, limit: int) -> None:
         self.limit = limit
 
-    def begin(self, model: ir.Model, pipeline: Pipeline, context: Context) -> None:
+    def begin(self, model: ir.Model, pipeline: Iterable[Pass], context: Context) -> None:
         """Set the limit."""
         context.log.limit = context.log.rewrites + self.limit
 

@@ -14,7 +14,7 @@ from lwgraph.check import verify
 from lwgraph.errors import LwgraphError, UsageError
 from lwgraph.measure.work import count
 from lwgraph.passes.prune.channels import PruneChannels
-from lwgraph.plan.search.removal import Removal
+from lwgraph.plan.roles import Removal
 from lwgraph.plan.search.sensitivity import Reference, measure_sensitivity, split_feeds
 from lwgraph.rewrite.base import Context
 from lwgraph.views.coupling import couple_channels
