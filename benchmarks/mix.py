@@ -47,16 +47,18 @@ class Single:
         feeds: list[Feeds] = list(case.calibration())
         self.case, self.data = case, spread(feeds, SAMPLES)
         self.clean, self.executor = ir.load(case.model()), registry.executor("ort", threads=judge.THREADS)
-        Pipeline.parse("default").run(self.clean, self._context())
+        Pipeline.parse("default").run(self.clean, Context())
         self.base = judge.score(case, case.model())
-
-    def _context(self) -> Context:
-        return Context(executor=self.executor, reference=registry.executor("reference"), data=self.data)
 
     def make(self, setting: str) -> tuple[Path, float] | None:
         """The model's file and the points it loses; None where it cannot be made or run."""
-        model, context = ir.clone(self.clean), self._context()
-        context.statistics = Statistics(model, self.data, self.executor)
+        model = ir.clone(self.clean)
+        context = Context(
+            executor=self.executor,
+            reference=registry.executor("reference"),
+            statistics=Statistics(model, self.data, self.executor),
+            data=self.data,
+        )
         try:
             count = Pass.parse(setting).run(model, context)
             if count and not setting.startswith(("quantize", "prune")):  # these refit by themselves

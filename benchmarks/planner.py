@@ -85,7 +85,7 @@ def planner_of(case: Case) -> tuple[Planner, Oracle, Loss]:
     model = ir.load(case.model())
     context = Context(executor=executor, reference=registry.executor("reference"), data=fit)
     Pipeline.parse("default").run(model, context)
-    context.statistics = Statistics(model, fit, executor, 0)
+    context = context.beside(statistics=Statistics(model, fit, executor, 0))
     oracle = Oracle(executor)
     made = Planner(
         model,

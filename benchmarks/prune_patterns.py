@@ -20,7 +20,7 @@ from benchmarks.peers.run import Peer, run, write_feeds
 from benchmarks.prune import PAGE, TORCH, reason
 from lwgraph import ir, registry
 from lwgraph.errors import LwgraphError
-from lwgraph.passes.prune.surgery import remove_channels
+from lwgraph.passes.prune.remove_channels import remove_channels
 from lwgraph.rewrite import Context, Pipeline
 from lwgraph.views.coupling import couple_channels
 from tests.passes.prune import networks

@@ -98,16 +98,16 @@ def main(
     context = Context(
         executor=ort,
         reference=registry.executor("reference"),
-        data=chosen.calibration(),
+        data=chosen.calibration(),  # type: ignore[arg-type]
         teacher=teacher,
         threads=threads,
-    )  # type: ignore[arg-type]
+    )
     broken = ir.load(start or chosen.model())
-    context.data = TRAINING[case]() if fit_train else context.data
+    fitting: Any = TRAINING[case]() if fit_train else context.data
     for part in rewrite.split():
-        context.statistics = Statistics(broken, context.data or [], ort)  # of what the part before left
-        apply(part, broken, context)
-    context.data = chosen.calibration()  # type: ignore[assignment]
+        statistics = Statistics(broken, fitting, ort)  # of what the part before left
+        context = context.beside(statistics=statistics)
+        apply(part, broken, context.beside(data=fitting))
     began = time.monotonic()
     original = chosen.metric(ort.prepare(teacher))
     click.echo(f"{case}, {start or rewrite}{f', then {then}' if then else ''}; {chosen.unit}")
@@ -116,17 +116,14 @@ def main(
     worst = None
     for recipe in ("", *(recovery or CLOSED)):
         model = ir.clone(broken)
-        if train and recipe:
-            context.data = TRAINING[case]()
+        learning: Any = TRAINING[case]() if train and recipe else context.data
         started, busy, told = time.monotonic(), time.process_time(), len(context.gains)
-        apply(recipe, model, context)
-        context.data = chosen.calibration()  # type: ignore[assignment]
+        apply(recipe, model, context.beside(data=learning))
         for part in then.split():
-            if train and part.startswith("distill"):
-                context.data = TRAINING[case]() if recipe else None
-            if context.data is not None:
+            if not (train and part.startswith("distill")):
                 apply(part, model, context)
-            context.data = chosen.calibration()  # type: ignore[assignment]
+            elif recipe:
+                apply(part, model, context.beside(data=learning))
         taken, used = time.monotonic() - started, time.process_time() - busy
         score = chosen.metric(ort.prepare(model))
         lost = chosen.points(original, score)

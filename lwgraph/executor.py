@@ -1,13 +1,22 @@
-"""The executor protocol: what runs a model. Implementations live in `runtime/` and in third-party plugins."""
+"""The executor protocol: what runs a model, and what it may offer besides.
+
+Implementations live in `runtime/` and in third-party plugins. `prepare` is all that an executor must have. The other
+protocols here are optional abilities, which `offered` asks for.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 from lwgraph import ir
 from lwgraph.arrays import Array
 
+if TYPE_CHECKING:
+    import onnx
+
+T = TypeVar("T")
 Feeds = Mapping[str, Array]
 Run = Callable[[Feeds], dict[str, Array]]
 
@@ -35,14 +44,123 @@ class Executor(Protocol):
         ...
 
 
-def untimed(executor: Executor) -> Executor:
-    """The executor for runs that nobody times: statistics, ranges, outputs to compare.
+# ------------------------------------------------------------ what an executor may offer
 
-    An executor may have a method `untimed()` that gives such a twin: the same results, faster, by whatever means would
-    falsify a timing, such as all cores of the machine.
+
+class Untimed(Protocol):
+    """Has a twin for runs that nobody times."""
+
+    def untimed(self) -> Executor:
+        """One with the same results, faster, by whatever means would falsify a timing, such as all cores."""
+        ...
+
+
+class AsWritten(Protocol):
+    """Takes liberties that the graph does not state, and has a twin that takes none."""
+
+    def as_written(self) -> Executor:
+        """One that computes what the graph says, to be compared with another executor."""
+        ...
+
+
+class ShowsGraph(Protocol):
+    """Shows the graph that it really runs."""
+
+    def optimized(self, model: ir.Model) -> onnx.ModelProto:
+        """That graph, after the runtime's own optimizations; ModelError when it cannot load the model."""
+        ...
+
+
+class Profiles(Protocol):
+    """Tells what each kernel takes."""
+
+    def profile(self, model: ir.Model, feeds: Sequence[Feeds]) -> list[Kernel]:
+        """The kernels in the order in which they ran; ModelError or DataError when the model cannot be run."""
+        ...
+
+
+class InCallingThread(Protocol):
+    """Tells whether all of a run is done by the thread that asked for it, so that its own clock tells the time."""
+
+    @property
+    def in_calling_thread(self) -> bool:
+        """Whether it is."""
+        ...
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel of an optimized graph: its node's name there, its operator, and seconds per run of the model.
+
+    The seconds are the median of the calls, times how often a run calls kernels of this name.
     """
-    twin: Callable[[], Executor] | None = getattr(executor, "untimed", None)
-    return executor if twin is None else twin()
+
+    name: str
+    op_type: str
+    seconds: float
 
 
-__all__ = ["Array", "Executor", "Feeds", "Run", "untimed"]
+class Settings(NamedTuple):
+    """What tells one executor from another of its name, in the keys of what was measured with it; "" where not told.
+
+    Attributes:
+        version: of the runtime.
+        level: of its own optimizations.
+        threads: that it computes with.
+    """
+
+    version: str = ""
+    level: str = ""
+    threads: int | str = ""
+
+
+def offered(executor: Executor, ability: type[T]) -> T | None:
+    """The executor as one of the optional protocols above; None where it lacks the ability.
+
+    A wrapper that hands on attributes has what it hands on, so attributes are looked up, not types.
+    """
+    members = [name for name in vars(ability) if not name.startswith("_")]
+    return cast(T, executor) if all(hasattr(executor, name) for name in members) else None
+
+
+def untimed(executor: Executor) -> Executor:
+    """The executor for runs that nobody times: statistics, ranges, outputs to compare."""
+    able = offered(executor, Untimed)
+    return executor if able is None else able.untimed()
+
+
+def as_written(executor: Executor) -> Executor:
+    """The executor for comparisons with another one: it computes what the graph says."""
+    able = offered(executor, AsWritten)
+    return executor if able is None else able.as_written()
+
+
+def in_calling_thread(executor: Executor) -> bool:
+    """Whether the executor says that the calling thread does all of a run."""
+    able = offered(executor, InCallingThread)
+    return able is not None and able.in_calling_thread
+
+
+def settings(executor: Executor) -> Settings:
+    """The settings that the executor has as attributes."""
+    return Settings(**{name: getattr(executor, name) for name in Settings._fields if hasattr(executor, name)})
+
+
+__all__ = [
+    "Array",
+    "AsWritten",
+    "Executor",
+    "Feeds",
+    "InCallingThread",
+    "Kernel",
+    "Profiles",
+    "Run",
+    "Settings",
+    "ShowsGraph",
+    "Untimed",
+    "as_written",
+    "in_calling_thread",
+    "offered",
+    "settings",
+    "untimed",
+]

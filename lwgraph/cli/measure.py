@@ -63,7 +63,7 @@ def _ask(model: str, oracle: Oracle, shapes: tuple[str, ...], quiet: bool) -> in
     from lwgraph import ir
     from lwgraph.calibrate import generate
     from lwgraph.calibrate.layer_shapes import layer_shapes
-    from lwgraph.optimizer.planning import SEARCHED
+    from lwgraph.layers.form import searched_forms
     from lwgraph.plan import precision
     from lwgraph.plan.price.prefetch import ask_all
     from lwgraph.rewrite import Context, Pipeline
@@ -75,7 +75,7 @@ def _ask(model: str, oracle: Oracle, shapes: tuple[str, ...], quiet: bool) -> in
         Pipeline.parse("default").run(loaded, context)
         precisions = (precision.FLOAT, precision.INT8) if precision.available() else (precision.FLOAT,)
         sizes = layer_shapes(loaded, feeds, oracle.executor)
-        return ask_all(loaded, oracle, context, forms=SEARCHED, shapes=sizes, precisions=precisions)
+        return ask_all(loaded, oracle, context, forms=searched_forms(context.warn), shapes=sizes, precisions=precisions)
 
 
 def _measure(model: str, shapes: tuple[str, ...], threads: int, quiet: bool, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from lwgraph.errors import UsageError
 
 if TYPE_CHECKING:
     from lwgraph import ir
-    from lwgraph.plan.search.removal import Removal
+    from lwgraph.plan.roles import Removal
     from lwgraph.plan.search.sensitivity import Sensitivity
 
 
@@ -38,15 +38,16 @@ def measure(
     from lwgraph import registry
     from lwgraph.calibrate import Statistics, open_data
     from lwgraph.cli.progress import Progressed
+    from lwgraph.plan.roles import Removes
     from lwgraph.plan.search.sensitivity import measure_sensitivity, split_feeds
     from lwgraph.rewrite import Pass
     from lwgraph.rewrite.base import Context
 
     remover = Pass.parse(pass_text)
-    if not hasattr(remover, "options") or not hasattr(remover, "apply"):
+    if not isinstance(remover, Removes):
         raise UsageError(
             f"pass '{remover.name}' cannot list what it could remove; allowed: prune-channels, "
-            "prune-blocks, or a pass with the methods of lwgraph.plan.search.removal.Removes"
+            "prune-blocks, or a pass with the methods of lwgraph.plan.roles.Removes"
         )
     executor = registry.executor("ort", threads=threads)
     feeds = list(open_data(data, model, preprocess=preprocess, limit=samples))

@@ -9,13 +9,14 @@ import numpy as np
 from lwgraph import ir
 from lwgraph.arrays import Floats
 from lwgraph.calibrate.patches import Patches
+from lwgraph.contract import Contract
 from lwgraph.errors import CheckError
 from lwgraph.layers.form import Fitted
 from lwgraph.layers.moments import ratio
 from lwgraph.layers.probe import Probe
 from lwgraph.layers.substitute import dense, formed, original, small_input, small_model
 from lwgraph.measure.region import check_region
-from lwgraph.rewrite.base import Context, Contract
+from lwgraph.rewrite.base import Context
 
 ROUNDED = 1e-5  # outputs that vary by less, as a share of their size, are constant but for rounding
 
@@ -34,7 +35,7 @@ def objection(found: Fitted, context: Context, observable: bool) -> str:
     """
     site = found.site
     key = (site.name, str(found.form), found.kernel.tobytes())
-    if key in context.proved:
+    if key in context.log.proved:
         return ""
     if context.statistics is not None and observable:
         sample = context.statistics.sample(site)
@@ -63,7 +64,7 @@ def objection(found: Fitted, context: Context, observable: bool) -> str:
         )
     except CheckError as error:
         return str(error)
-    context.proved.add(key)
+    context.log.proved.add(key)
     return ""
 
 

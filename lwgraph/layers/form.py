@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ from lwgraph.layers.emit import Emitter
 from lwgraph.layers.moments import Moments
 from lwgraph.layers.probe import Probe
 from lwgraph.layers.site import Site
-from lwgraph.rewrite import options
+from lwgraph.rewrite import Pass, options
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +69,7 @@ class Form(ABC):
     """
 
     name: ClassVar[str]
+    searched: ClassVar[int] = 0  # place among the forms that are priced at every site, from 1; 0: only where asked for
 
     @classmethod
     @abstractmethod
@@ -149,10 +150,33 @@ class Form(ABC):
             raise UsageError(f"'{text}' is not a '{cls.name}' form")
         return options.build(cls, values)
 
+    @classmethod
+    def as_pass(cls) -> type[Pass]:
+        """The form as a pass over all sites, with its name, options and help."""
+        from lwgraph.layers.form_pass import as_pass
+
+        return as_pass(cls)
+
+
+def find_form(name: str) -> type[Form]:
+    """The form registered as `name`; UsageError with a near miss when there is none."""
+    return registry.load("forms", name, Form)
+
+
+def searched_forms(warn: Callable[[str], None]) -> list[str]:
+    """Names of the forms that are worth pricing at every site; `warn` is told of those that cannot be loaded."""
+    places = {}
+    for name in registry.names("forms"):
+        try:
+            places[name] = find_form(name).searched
+        except UsageError as error:
+            warn(f"{error}; searched without it")
+    return sorted((name for name, place in places.items() if place), key=lambda name: (places[name], name))
+
 
 def parse_form(text: str) -> Form:
     """Any registered form from its spelling; UsageError with a near miss when name or option is wrong."""
-    return registry.form_class(options.parse_spelling(text)[0]).parse(text)
+    return find_form(options.parse_spelling(text)[0]).parse(text)
 
 
 def ceil16(size: float, limit: int) -> int:
@@ -163,4 +187,4 @@ def ceil16(size: float, limit: int) -> int:
     return max(1, min(limit, -(-int(np.ceil(size - 1e-9)) // 16) * 16))
 
 
-__all__ = ["Fitted", "Form", "ceil16", "parse_form"]
+__all__ = ["Fitted", "Form", "ceil16", "find_form", "parse_form", "searched_forms"]

@@ -30,21 +30,17 @@ class FormPass(Pass):
         """Rewrite in place; the number of layers replaced. Refusals are recorded in the context."""
         form = self.form()
         sites = find_sites(model, refused=lambda place, reason: context.skip(self.name, place, reason))
-        before = context.statistics
-        try:
-            if before is not None:
-                wanted = [site for site in sites if observable(site) and not (too_wide(site) or form.refusal(site))]
-                if context.data and not all(map(before.knows, wanted)):  # a form before this one put layers there
-                    context.statistics = Statistics(
-                        model, context.data, context.evaluator(), context.seed, progress=context.progress
-                    )
-                assert context.statistics is not None
-                probes = [form.seen(site) for site in wanted]
-                more = [probe for probe, site in zip(probes, wanted, strict=True) if probe is not site]
-                context.statistics.prefetch([*wanted, *more])
-            return sum(record.done for record in apply_forms([(site, form) for site in sites], context))
-        finally:
-            context.statistics = before
+        if (statistics := context.statistics) is not None:
+            wanted = [site for site in sites if observable(site) and not (too_wide(site) or form.refusal(site))]
+            if context.data and not all(map(statistics.knows, wanted)):  # a form before this one put layers there
+                statistics = Statistics(
+                    model, context.data, context.evaluator(), context.seed, progress=context.progress
+                )
+                context = context.beside(statistics=statistics)
+            probes = [form.seen(site) for site in wanted]
+            more = [probe for probe, site in zip(probes, wanted, strict=True) if probe is not site]
+            statistics.prefetch([*wanted, *more])
+        return sum(record.done for record in apply_forms([(site, form) for site in sites], context))
 
 
 @functools.cache

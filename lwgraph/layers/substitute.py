@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from lwgraph import ir
+from lwgraph.contract import Contract
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor
 from lwgraph.layers.emit import Emitter
 from lwgraph.layers.form import Fitted
 from lwgraph.layers.site import Site
 from lwgraph.measure.compare import compare
-from lwgraph.rewrite.base import Contract
 
 PASS_KEY = "lwgraph.pass"
 FROM_KEY = "lwgraph.from"

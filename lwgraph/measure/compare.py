@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lwgraph.arrays import Array
+from lwgraph.contract import Contract
 from lwgraph.measure.tolerances import Tolerance, tolerance
 
 if TYPE_CHECKING:
     from lwgraph.executor import Feeds, Run
-    from lwgraph.rewrite.base import Contract
 
 _CHUNK = 1 << 20  # elements compared at once in float64
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lwgraph import ir
+from lwgraph.contract import Contract
 from lwgraph.errors import LwgraphError
 from lwgraph.measure.compare import Comparison, Difference, compare
 from lwgraph.measure.tolerances import Tolerance
 
 if TYPE_CHECKING:
     from lwgraph.executor import Executor, Feeds
-    from lwgraph.rewrite.base import Contract
 
 AT_ONCE = 8  # intermediate values that a run returns together; memory is bounded by so many of them
 

@@ -11,13 +11,13 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.arrays import Array
+from lwgraph.contract import Contract
 from lwgraph.errors import CheckError, LwgraphError
 from lwgraph.measure.compare import Difference, compare
 from lwgraph.measure.tolerances import Tolerance
 
 if TYPE_CHECKING:
     from lwgraph.executor import Executor, Feeds
-    from lwgraph.rewrite.base import Contract
 
 ERROR_SLACK = 0.05  # of the predicted error: rounding of weights to float32, and of sums
 ERROR_FLOOR = 1e-9  # relative squared error that rounding alone may leave where 0 is predicted

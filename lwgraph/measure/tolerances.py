@@ -14,12 +14,11 @@ Where the numbers come from, with u the unit roundoff of the dtype (float32: 6e-
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from lwgraph.rewrite.base import Contract
+from lwgraph.contract import Contract
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ The passes that do so are plugins, asked for by name.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,13 +18,11 @@ from lwgraph.layers.apply import Record
 from lwgraph.optimizer.goal import Goal
 from lwgraph.plan.carry_out import carry_out
 from lwgraph.plan.plan import Plan, Precision
+from lwgraph.plan.roles import TRAINS, Trains
 from lwgraph.plan.search.front import Candidate, worth
 from lwgraph.rewrite.base import Context, Gain
 
-CLOSED_FORM = ("align-blocks", "refit-head")  # seconds, before the training
-TRAINER = "distill"
 INTEGER_SHARE = 0.25  # of the time goes to training in integers, where a plan has them
-LEAST_MINUTES = 1e-3
 PROBED = 3  # plans at most that are trained shortly
 PROBE_SHARE = 0.05  # of the training time, for each of them
 EXPECTED = 3.0  # training is expected to bring back two thirds of a loss
@@ -50,8 +47,11 @@ class Recovered:
 
 def require() -> None:
     """UsageError, which says how to install it, where the training framework is missing."""
-    registry.executor("torch")
-    registry.pass_class(TRAINER)
+    _trainer().require()
+
+
+def _trainer() -> Trains:
+    return registry.role(TRAINS, Trains)
 
 
 def recover(
@@ -65,7 +65,7 @@ def recover(
         context: executor, statistics of `teacher`, `data` to fit to; refusals and gains are recorded in it.
         seconds: of training in all, about.
         data: inputs to train on; None: those of the context.
-        batch: samples per step; 0: what the pass takes by itself.
+        batch: samples per step; 0: as the trainer likes.
 
     Raises:
         UsageError: the training framework is missing, or there are no data.
@@ -75,18 +75,20 @@ def recover(
     data = context.data if data is None else data
     if not data:
         raise UsageError("--distill needs inputs to learn from; give --data (unlabelled will do)")
-    start, model, before = time.monotonic(), ir.clone(teacher), len(context.gains)
+    start, before = time.monotonic(), len(context.gains)
+    context = context.beside(teacher=teacher)
     integers = bool(plan.precision.passes)
-    with _taught_by(teacher, context):
-        records = carry_out(model, replace(plan, precision=Precision()), context)
-        for name in CLOSED_FORM:
-            registry.pass_class(name)().run(model, context)
-        _train(model, context, data, seconds * (1 - INTEGER_SHARE if integers else 1), batch)
-        if integers:
-            if context.statistics is not None and context.executor is not None and context.data:
-                context.statistics = Statistics(model, context.data, context.executor, context.seed)
-            records += carry_out(model, Plan(target=plan.target, precision=plan.precision), context)
-            _train(model, context, data, seconds * INTEGER_SHARE, batch)
+    made = carry_out(teacher, replace(plan, precision=Precision()), context)
+    model, records = made.model, made.records
+    _trainer().prepare(model, context)
+    _train(model, context, data, seconds * (1 - INTEGER_SHARE if integers else 1), batch)
+    if integers:
+        if context.statistics is not None and context.executor is not None and context.data:
+            statistics = Statistics(model, context.data, context.executor, context.seed)
+            context = context.beside(statistics=statistics)
+        made = carry_out(model, Plan(target=plan.target, precision=plan.precision), context)
+        model, records = made.model, records + made.records
+        _train(model, context, data, seconds * INTEGER_SHARE, batch)
     return Recovered(model, records, tuple(context.gains[before:]), time.monotonic() - start)
 
 
@@ -97,30 +99,12 @@ def train(teacher: ir.Model, model: ir.Model, context: Context, seconds: float, 
     """
     require()
     start, model, before = time.monotonic(), ir.clone(model), len(context.gains)
-    with _taught_by(teacher, context):
-        _train(model, context, context.data if data is None else data, seconds, 0)
+    _train(model, context.beside(teacher=teacher), context.data if data is None else data, seconds, 0)
     return Recovered(model, [], tuple(context.gains[before:]), time.monotonic() - start)
 
 
 def _train(model: ir.Model, context: Context, data: Any, seconds: float, batch: int) -> None:
-    options: dict[str, Any] = {"minutes": max(seconds / 60, LEAST_MINUTES), "augment": "auto"}
-    if batch:
-        options["batch"] = batch
-    fitted, context.data = context.data, data
-    try:
-        registry.pass_class(TRAINER)(**options).run(model, context)
-    finally:
-        context.data = fitted
-
-
-@contextmanager
-def _taught_by(teacher: ir.Model, context: Context) -> Iterator[None]:
-    before = context.teacher, context.statistics
-    context.teacher = teacher
-    try:
-        yield
-    finally:
-        context.teacher, context.statistics = before
+    _trainer().train(model, context.beside(data=data), seconds, batch=batch)
 
 
 # ------------------------------------------------------------ which plan

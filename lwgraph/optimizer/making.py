@@ -12,7 +12,7 @@ from lwgraph.cache import Models, facts_of
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.executor import Feeds
 from lwgraph.optimizer.candidates import Made
-from lwgraph.plan.carry_out import Refit, carry_out
+from lwgraph.plan.carry_out import Samples, carry_out
 from lwgraph.plan.plan import Plan
 from lwgraph.plan.search.front import Candidate
 from lwgraph.plan.search.plan_search import Search
@@ -82,7 +82,7 @@ class Making:
         return self._trunks[key]
 
     def _cut(self, structure: Plan) -> ir.Model:
-        model = carry_out(self.clean, structure, self.context, shapes=self.shapes, refit=Refit(self.run_ms)).model
+        model = carry_out(self.clean, structure, self.context, shapes=self.shapes, samples=Samples.in_earnest(self.run_ms)).model
         self.models.put(structure.says(), model, {})
         return model
 
@@ -94,7 +94,7 @@ class Making:
         rest = replace(plan, groups={}, blocks={})
 
         def make(context: Context) -> ir.Model:
-            return carry_out(trunk.model, rest, context, shapes=trunk.shapes, refit=Refit(self.run_ms)).model
+            return carry_out(trunk.model, rest, context, shapes=trunk.shapes, samples=Samples.in_earnest(self.run_ms)).model
 
         return self._made(candidate, plan, self.context, make)
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from lwgraph import ir
 from lwgraph.check import verify
+from lwgraph.contract import Contract
 from lwgraph.errors import CheckError, ModelError
-from lwgraph.executor import Executor, Feeds
+from lwgraph.executor import Executor, Feeds, as_written
 from lwgraph.failures import say
 from lwgraph.measure import compare_runs
 from lwgraph.measure.tolerances import tolerance
 from lwgraph.optimizer.prove_integers import quantizes, same_integers
 from lwgraph.report import Check
-from lwgraph.rewrite import Contract
 from lwgraph.rewrite.instruments.verify import interface_difference
 
 
@@ -50,16 +50,16 @@ def same_outputs(
 def same_in_both(model: ir.Model, target: Executor, reference: Executor, feeds: Sequence[Feeds], what: str) -> Check:
     """Whether two executors compute the same from one model: what the target runs is what the graph says.
 
-    A quantized model is compared grid by grid: see `prove_integers`. A target that can (`as_written`) runs without
-    liberties of its own. Where the model computes in 16 bits, floats may differ as 16-bit ones do.
+    A quantized model is compared grid by grid: see `prove_integers`. The target runs without liberties of its own where
+    it can (`AsWritten`). Where the model computes in 16 bits, floats may differ as 16-bit ones do.
     """
-    plain: Callable[[], Executor] = getattr(target, "as_written", lambda: target)
+    plain = as_written(target)
     if quantizes(model):
-        return same_integers(model, plain(), reference, feeds)
+        return same_integers(model, plain, reference, feeds)
     narrow = _narrowest(model)
     found = compare_runs(
         reference.prepare(model),
-        plain().prepare(model),
+        plain.prepare(model),
         feeds,
         Contract.ROUNDING,
         tolerances=None

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from lwgraph import ir
+from lwgraph.contract import Contract
 from lwgraph.executor import Executor, Feeds
 from lwgraph.measure.compare import compare
 from lwgraph.measure.tolerances import tolerance
 from lwgraph.report import Check
-from lwgraph.rewrite import Contract
 
 WHAT = "both executors agree, every integer tensor within one step"
 

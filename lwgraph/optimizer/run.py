@@ -34,7 +34,7 @@ from lwgraph.optimizer.stages import STAGES, Stage, Work
 from lwgraph.optimizer.target import MACS, STAND_IN, TARGETS, open_oracle
 from lwgraph.optimizer.timing import SECONDS, Timed, compare_untimed, facts_of, time_models
 from lwgraph.optimizer.without_data import estimate, exact_plan
-from lwgraph.plan.carry_out import Refit, carry_out
+from lwgraph.plan.carry_out import Samples, carry_out
 from lwgraph.plan.plan import Plan
 from lwgraph.plan.price.oracle import Oracle
 from lwgraph.report import Check, Report, StageRun
@@ -172,6 +172,7 @@ class Run:
         context = Context(
             executor=self.executor,
             reference=self.reference,
+            statistics=self._statistics(inputs) if inputs.real else None,
             data=inputs.fit or None,
             probe=inputs.probe,
             seed=request.seed,
@@ -401,7 +402,7 @@ class Run:
             else:
                 here = Oracle(self.executor)
                 run_ms = here.whole({"clean": clean}, inputs.probe)[0] if inputs.real else None
-                carried = carry_out(clean, stated, context, shapes=shapes, refit=Refit(run_ms))
+                carried = carry_out(clean, stated, context, shapes=shapes, samples=Samples.in_earnest(run_ms))
                 model, records = carried.model, carried.records
         first.check(model)
         checks = self._proved(proof, model, stated.empty)

@@ -13,8 +13,8 @@ from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.executor import Executor, Feeds
 from lwgraph.layers.site import Site, find_sites
 from lwgraph.plan.plan import Plan
-from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.precision import INT8
+from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.search.planner import open_planner
 from lwgraph.rewrite import Context
 

@@ -2,28 +2,59 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from lwgraph import ir, registry
 from lwgraph.calibrate import Statistics
 from lwgraph.calibrate.layer_shapes import layer_shapes
+from lwgraph.calibrate.subsample import spread
 from lwgraph.errors import UsageError, did_you_mean
-from lwgraph.layers.apply import Record
-from lwgraph.layers.form import Fitted
+from lwgraph.layers.apply import Record, apply_forms, observable
+from lwgraph.layers.form import Fitted, parse_form
 from lwgraph.layers.site import find_sites
 from lwgraph.layers.substitute import FROM_KEY
-from lwgraph.plan.plan import Plan, Precision, apply_plan
+from lwgraph.plan.plan import KEEP, Plan, Precision
+from lwgraph.plan.refit.sequential import refit
+from lwgraph.plan.roles import BLOCKS, GROUPS, SHAPES, Removes
 from lwgraph.rewrite import Pipeline
 from lwgraph.rewrite.base import Context, Pass
-from lwgraph.rewrite.options import parse_pass
 from lwgraph.views.coupling import couple_channels
 
-BLOCKS, GROUPS = "prune-blocks", "prune-channels"  # the passes that leave out blocks and channels, asked for by name
-SHAPES = "infer-shapes"
-SPARED = ("nodes_to_exclude", "ignored_scope")  # options by which passes are told what to leave alone
+REFIT_SAMPLES, REFIT_SECONDS = 256, 10.0  # that layers are fitted anew to, and about how long these may run
+RANGE_SAMPLES, RANGE_SECONDS = 128, 12.0  # that integer ranges are taken from, and about how long these may run
+LEAST_SAMPLES = 48  # for either, however long they run
+
+
+@dataclass(frozen=True)
+class Samples:
+    """How many calibration samples the steps of a plan look at, at most.
+
+    Attributes:
+        refit: that layers are fitted anew to; 0: layers stay as they were fitted one by one.
+        ranges: that the passes of the precision see; None: all.
+    """
+
+    refit: int = 0
+    ranges: int | None = None
+
+    @classmethod
+    def in_earnest(cls, run_ms: float | None = None) -> Samples:
+        """For a result that is delivered, of a network of which one run takes `run_ms` milliseconds (None: unknown)."""
+        return cls(affordable(REFIT_SAMPLES, REFIT_SECONDS, run_ms), affordable(RANGE_SAMPLES, RANGE_SECONDS, run_ms))
+
+
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """What a plan made of a model.
+
+    Attributes:
+        model: a copy with the plan carried out.
+        records: what became of each block, group, site and pass.
+    """
+
+    model: ir.Model
+    records: list[Record]
 
 
 def carry_out(
@@ -33,61 +64,67 @@ def carry_out(
     *,
     shapes: Mapping[str, Sequence[int | None]] | None = None,
     fitted: Mapping[str, Fitted] | None = None,
-) -> list[Record]:
-    """Do all that `plan` says to `model`, in place. Weights are fitted anew, so the model may have been retrained.
+    samples: Samples = Samples(),
+) -> Carried:
+    """Do all that `plan` says to a copy of `model`. Weights are fitted anew, so the model may have been retrained.
 
-    Statistics are collected again after each step that changes what the following layers see.
+    Blocks go first, then channels, then forms are put in, last come the precisions. Statistics are collected again
+    after each step that changes what the following layers see. With `samples.refit` and calibration data, all layers
+    are fitted anew, in order, to what they see: after blocks and channels were removed, and again after forms were put
+    in.
 
     Args:
-        model: of the architecture that the plan was made for.
+        model: of the architecture that the plan was made for; not changed.
         plan: the choices.
         context: `statistics` of `model` (None: everything is fitted without samples), `data`, `executor`, `reference`.
         shapes: measured sizes by value name, of `model`.
         fitted: fits by site name; used only when the plan removes nothing before the sites.
-
-    Returns:
-        a record for each block, group, site and pass.
+        samples: how many each step looks at.
 
     Raises:
         UsageError: the plan names what the model does not have, or a pass or form that is not installed.
         DataError: a pass of the plan needs calibration data.
     """
-    records = cut(model, plan, context)
-    if records and context.executor is not None and context.feeds:
-        shapes = layer_shapes(model, next(iter(context.feeds)), context.executor)
-    with statistics_of(model, context, bool(records)):
-        records += apply_plan(model, plan, context, shapes=shapes, fitted=None if records else fitted)
-    with statistics_of(model, context, any(record.done for record in records)):
-        records += _compute(model, plan.precision, context)
-    return records
+    made, refits = ir.clone(model), samples.refit if context.data and context.executor is not None else 0
+    removed = dict.fromkeys(plan.blocks, 0)
+    records = _leave_out(made, BLOCKS, removed, "removed", context, refits > 0 and not plan.groups)
+    _check_widths(made, plan)
+    widths = {name: width.keep for name, width in plan.groups.items()}
+    observing = _observing(made, context) if records else context
+    records += _leave_out(made, GROUPS, widths, "{} channels", observing, refits > 0)
+    if plan.sites:
+        base, observing = model, context
+        if records:
+            base, fitted = ir.clone(made), None
+            observing = _observing(base, context)
+            if context.executor is not None and context.feeds:
+                shapes = layer_shapes(made, next(iter(context.feeds)), context.executor)
+        forms = _place_forms(made, plan, observing, shapes, fitted)
+        if refits and any(record.done for record in forms):
+            refit(base, made, observing, samples=refits)
+        records += forms
+    if plan.precision.passes:
+        observing = _observing(made, context) if any(record.done for record in records) else context
+        if context.data and samples.ranges is not None:
+            observing = observing.beside(data=spread(context.data, samples.ranges))
+        # Refusals stay here: the plan itself says which layers stay in float.
+        records += _run_passes(made, plan.precision, observing.beside(log=replace(context.log, skipped={})))
+    return Carried(made, records)
 
 
-def cut(model: ir.Model, plan: Plan, context: Context, *, refit: bool = False) -> list[Record]:
-    """Remove the blocks and the channels that `plan` removes, in place; what stays makes up for them.
-
-    Args:
-        model, plan, context: as for `carry_out`.
-        refit: then fit all layers that this changes anew, in order, to what the model gave.
-
-    Raises:
-        UsageError: the plan names what the model does not have, or a pass that is not installed.
-    """
-    records = _leave_out(model, BLOCKS, dict.fromkeys(plan.blocks, 0), "removed", context, refit and not plan.groups)
-    with statistics_of(model, context, bool(plan.blocks)):
-        _check_widths(model, plan)
-        widths = {name: width.keep for name, width in plan.groups.items()}
-        return records + _leave_out(model, GROUPS, widths, "{} channels", context, refit)
+def affordable(samples: int, seconds: float, run_ms: float | None) -> int:
+    """At most `samples`, fewer where a network of `run_ms` milliseconds (None: unknown) takes longer than `seconds`."""
+    if run_ms is None:
+        return samples
+    return min(samples, max(LEAST_SAMPLES, int(1e3 * seconds / max(run_ms, 1e-3))))
 
 
 def _leave_out(
-    model: ir.Model, pass_name: str, kept: Mapping[str, int], words: str, context: Context, refit: bool
+    model: ir.Model, role: str, kept: Mapping[str, int], words: str, context: Context, refit: bool
 ) -> list[Record]:
     if not kept:
         return []
-    remover: Any = registry.pass_class(pass_name)()
-    if not hasattr(remover, "apply"):
-        raise UsageError(f"pass '{pass_name}' cannot be told what to leave out; the plan needs one that can")
-    remover.apply(model, kept, context, refit=refit)
+    registry.role(role, Removes).apply(model, kept, context, refit=refit)
     return [Record(name, words.format(size), True) for name, size in kept.items()]
 
 
@@ -103,16 +140,37 @@ def _check_widths(model: ir.Model, plan: Plan) -> None:
             )
 
 
-def _compute(model: ir.Model, precision: Precision, context: Context) -> list[Record]:
+def _place_forms(
+    model: ir.Model,
+    plan: Plan,
+    context: Context,
+    shapes: Mapping[str, Sequence[int | None]] | None,
+    fitted: Mapping[str, Fitted] | None,
+) -> list[Record]:
+    """Put the forms of `plan` into `model`; one record for each site that is not kept."""
+    sites = {site.name: site for site in find_sites(model, shapes)}
+    choices = []
+    for name, choice in plan.sites.items():
+        if name not in sites:
+            raise UsageError(f"the plan names site '{name}', which the model does not have{did_you_mean(name, sites)}")
+        if choice.form != KEEP:
+            choices.append((sites[name], parse_form(choice.form)))
+    unknown = [site for site, _ in choices if site.name not in (fitted or {}) and observable(site)]
+    if context.statistics is not None and unknown:
+        context.statistics.prefetch(unknown)
+    return apply_forms(choices, context, fitted)
+
+
+def _run_passes(model: ir.Model, precision: Precision, context: Context) -> list[Record]:
     """Run the passes of the plan, told what to leave alone."""
     if not precision.passes:
         return []
     named = nodes_of(model, precision.keep_float)
-    passes = [_sparing(parse_pass(text), named) for text in precision.passes]
-    if named and not any(set(SPARED) & _options(p) for p in passes):
+    passes = [Pass.parse(text).sparing(named) for text in precision.passes]
+    if named and not any(p.spares for p in passes):
         asked = ", ".join(precision.passes)
         raise UsageError(f"the plan keeps '{precision.keep_float[0]}' in float, but {asked} cannot leave nodes alone")
-    Pipeline([registry.pass_class(SHAPES)()]).run(model, context)  # of the nodes that forms put there
+    Pipeline([registry.role(SHAPES, Pass)]).run(model, context)  # of the nodes that forms put there
     steps = Pipeline(passes).run(model, context)
     texts = precision.passes
     return [Record(text, text, step.count > 0, step.dropped) for text, step in zip(texts, steps, strict=True)]
@@ -145,28 +203,12 @@ def nodes_of(model: ir.Model, names: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def _sparing(p: Pass, names: Sequence[str]) -> Pass:
-    option = next((o for o in SPARED if o in _options(p)), None)
-    if option is None or not names:
-        return p
-    changed: Pass = dataclasses.replace(p, **{option: tuple(dict.fromkeys((*getattr(p, option), *names)))})
-    return changed
+def _observing(model: ir.Model, context: Context) -> Context:
+    """The context with statistics of `model`, if it has any."""
+    if context.statistics is None or context.executor is None or not context.data:
+        return context
+    executor, seed, progress = context.executor, context.seed, context.progress
+    return context.beside(statistics=Statistics(model, context.data, executor, seed, progress=progress))
 
 
-def _options(p: Pass) -> set[str]:
-    return {f.name for f in dataclasses.fields(p)}
-
-
-@contextmanager
-def statistics_of(model: ir.Model, context: Context, changed: bool) -> Iterator[None]:
-    """Within: the statistics of the model as it is now, if there were any and it changed."""
-    before = context.statistics
-    if changed and before is not None and context.executor is not None and context.data:
-        context.statistics = Statistics(model, context.data, context.executor, context.seed, progress=context.progress)
-    try:
-        yield
-    finally:
-        context.statistics = before
-
-
-__all__ = ["BLOCKS", "GROUPS", "carry_out", "cut", "nodes_of", "statistics_of"]
+__all__ = ["Carried", "Samples", "affordable", "carry_out", "nodes_of"]

@@ -3,82 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lwgraph import ir
-from lwgraph.errors import UsageError, did_you_mean
-from lwgraph.layers.apply import Record, apply_forms, observable
-from lwgraph.layers.form import Fitted, parse_form
-from lwgraph.layers.site import Site, find_sites
-from lwgraph.rewrite.base import Context
-
-KEEP = "keep"
-VERSION = 2
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What a site becomes.
-
-    Attributes:
-        form: the form's text, `low-rank{rank=32}`, or "keep".
-        error: predicted relative output error of the site.
-        ms: predicted milliseconds of the layer and of the form.
-    """
-
-    form: str = KEEP
-    error: float = 0.0
-    ms: tuple[float, float] = (0.0, 0.0)
-
-
-@dataclass(frozen=True)
-class Width:
-    """How many channels of a coupling group stay; which ones, is decided when the plan is applied.
-
-    Attributes:
-        keep: channels that stay, at least 1.
-        of: channels there are.
-        error: predicted relative output error of the layers that read them.
-        ms: predicted milliseconds of all layers of the group, before and after.
-    """
-
-    keep: int
-    of: int
-    error: float = 0.0
-    ms: tuple[float, float] = (0.0, 0.0)
-
-
-@dataclass(frozen=True)
-class Removed:
-    """A residual block that goes.
-
-    Attributes:
-        error: predicted relative error at the block's output.
-        ms: predicted milliseconds of the block, and of what takes its place.
-    """
-
-    error: float = 0.0
-    ms: tuple[float, float] = (0.0, 0.0)
-
-
-@dataclass(frozen=True)
-class Precision:
-    """How the network is computed after its structure is decided.
-
-    Attributes:
-        passes: spellings of passes to run, in order, `quantize{calibration_method=mse}`; empty: as it was.
-        keep_float: names of sites or nodes that those passes leave alone; a site stands for all nodes of its form.
-        error: predicted relative error at the network's output.
-        ms: predicted milliseconds of the network before and after.
-    """
-
-    passes: tuple[str, ...] = ()
-    keep_float: tuple[str, ...] = ()
-    error: float = 0.0
-    ms: tuple[float, float] = (0.0, 0.0)
+from lwgraph.errors import UsageError
+from lwgraph.plan.choices import KEEP, VERSION, Choice, Precision, Removed, Width
+from lwgraph.plan.read import read_fields
 
 
 @dataclass(frozen=True)
@@ -144,9 +76,7 @@ class Plan:
         Raises:
             UsageError: naming what is wrong, and where.
         """
-        from lwgraph.plan.read import read
-
-        return read(text)
+        return cls(**read_fields(text))
 
     @classmethod
     def load(cls, path: Path | str) -> Plan:
@@ -178,45 +108,4 @@ def _short(value: Any) -> Any:
     return [_short(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def apply_plan(
-    model: ir.Model,
-    plan: Plan,
-    context: Context,
-    *,
-    shapes: Mapping[str, Sequence[int | None]] | None = None,
-    fitted: Mapping[str, Fitted] | None = None,
-) -> list[Record]:
-    """Apply the sites of `plan` to `model`, in place. Every site is proved before it is replaced; see `apply_forms`.
-
-    `lwgraph.plan.carry_out` does the rest of a plan, too.
-
-    Args:
-        model: the model.
-        plan: the choices.
-        context: `statistics` (None: fits without samples), `reference`, `seed`; refusals are recorded in it.
-        shapes: measured sizes by value name.
-        fitted: fits by site name, where they are known already.
-
-    Returns:
-        one record for each site of the plan that is not kept.
-
-    Raises:
-        UsageError: the plan names a site that the model does not have, or a form that does not exist.
-    """
-    sites = {site.name: site for site in find_sites(model, shapes)}
-    choices = []
-    for name, choice in plan.sites.items():
-        if name not in sites:
-            raise UsageError(f"the plan names site '{name}', which the model does not have{did_you_mean(name, sites)}")
-        if choice.form != KEEP:
-            choices.append((sites[name], parse_form(choice.form)))
-    _prefetch([site for site, _ in choices if site.name not in (fitted or {})], context)
-    return apply_forms(choices, context, fitted)
-
-
-def _prefetch(sites: Sequence[Site], context: Context) -> None:
-    if context.statistics is not None and sites:
-        context.statistics.prefetch([site for site in sites if observable(site)])
-
-
-__all__ = ["KEEP", "Choice", "Plan", "Precision", "Removed", "Width", "apply_plan"]
+__all__ = ["KEEP", "Choice", "Plan", "Precision", "Removed", "Width"]

@@ -1,42 +1,33 @@
-"""Integers in a plan: the pass that puts a network into them, asked for by name, and which layers stay in floats."""
+"""Integers in a plan: the pass that puts a network into them, and what a layer takes in them."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 from lwgraph import ir, registry
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds
 from lwgraph.layers.site import Site
 from lwgraph.layers.substitute import Build, small_model
-from lwgraph.rewrite.base import Context, Pass
+from lwgraph.plan.roles import QUANTIZES, Quantizes
+from lwgraph.rewrite.base import Context
 
 FLOAT, INT8 = "float", "int8"
-PASS = "quantize"
-# The plan says what stays in floats, the pass does not choose for itself; and weights are rounded one by one, because
-# rounding them by second moments takes a minute and more for each plan of a large network.
-EXACTLY: dict[str, Any] = {"keep": "none", "rounding": "nearest"}
-QUICK: dict[str, Any] = {**EXACTLY, "calibration_method": "minmax", "equalize": False}
-BLANK: dict[str, Any] = {**QUICK, "bias_correction": False}
 
 
 def available() -> bool:
-    """Whether a pass that quantizes is installed."""
-    return PASS in registry.names("passes")
+    """Whether a plugin that quantizes is installed."""
+    return QUANTIZES in registry.names("roles")
 
 
-def make_pass(**options: Any) -> Pass:
-    """The quantizing pass. Options that the installed pass lacks are left out."""
-    made = registry.pass_class(PASS)
-    known = {f.name for f in dataclasses.fields(made)}
-    return made(**{key: value for key, value in options.items() if key in known})
+def quantizer() -> Quantizes:
+    """The plugin that quantizes; UsageError where none is installed."""
+    return registry.role(QUANTIZES, Quantizes)
 
 
 def spelling(*, quick: bool = False) -> str:
     """The pass as a plan names it. `quick`: the simplest ranges only, for comparing plans."""
-    return str(make_pass(**(QUICK if quick else EXACTLY)))
+    return str(quantizer().quick() if quick else quantizer().exactly())
 
 
 def small_integer_model(
@@ -58,7 +49,7 @@ def small_integer_model(
         node.name = f"n{index}"
     kept = tuple(f"n{index}" for index in floats)
     try:
-        if not make_pass(**BLANK, nodes_to_exclude=kept).run(model, Context(executor, data=[calibration])):
+        if not quantizer().blank().sparing(kept).run(model, Context(executor, data=[calibration])):
             return None
     except LwgraphError:
         return None
@@ -70,4 +61,4 @@ def small_integer_model(
     return model
 
 
-__all__ = ["FLOAT", "INT8", "PASS", "available", "make_pass", "small_integer_model", "spelling"]
+__all__ = ["FLOAT", "INT8", "available", "quantizer", "small_integer_model", "spelling"]

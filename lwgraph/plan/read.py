@@ -9,15 +9,15 @@ from typing import Any, TypeVar
 
 from lwgraph.errors import UsageError, did_you_mean
 from lwgraph.layers.form import parse_form
-from lwgraph.plan.plan import KEEP, VERSION, Choice, Plan, Precision, Removed, Width
-from lwgraph.rewrite.options import parse_pass
+from lwgraph.plan.choices import KEEP, VERSION, Choice, Precision, Removed, Width
+from lwgraph.rewrite.base import Pass
 
 T = TypeVar("T")
 KEYS = ("lwgraph_plan", "target", "predicted", "blocks", "groups", "sites", "precision")
 
 
-def read(text: str) -> Plan:
-    """The plan; UsageError naming the place, the value and what is allowed."""
+def read_fields(text: str) -> dict[str, Any]:
+    """The fields of the `Plan`, by name; UsageError naming the place, the value and what is allowed."""
     try:
         data = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
@@ -29,15 +29,15 @@ def read(text: str) -> Plan:
     if version != VERSION or isinstance(version, bool):
         raise UsageError(f'"lwgraph_plan" is {json.dumps(version)}; allowed: {VERSION}, the format of this lwgraph')
     predicted = _object(fields.get("predicted", {}), "predicted", ("error", "ms"))
-    return Plan(
-        sites=_each(fields["sites"], "sites", _choice),
-        target=_text(fields.get("target", ""), "target"),
-        groups=_each(fields.get("groups", {}), "groups", _width),
-        blocks=_each(fields.get("blocks", {}), "blocks", _removal),
-        precision=_precision(fields.get("precision", {})),
-        ms=_ms(predicted, "predicted"),
-        error=_error(predicted, "predicted"),
-    )
+    return {
+        "sites": _each(fields["sites"], "sites", _choice),
+        "target": _text(fields.get("target", ""), "target"),
+        "groups": _each(fields.get("groups", {}), "groups", _width),
+        "blocks": _each(fields.get("blocks", {}), "blocks", _removal),
+        "precision": _precision(fields.get("precision", {})),
+        "ms": _ms(predicted, "predicted"),
+        "error": _error(predicted, "predicted"),
+    }
 
 
 def _choice(value: Any, place: str) -> Choice:
@@ -67,7 +67,7 @@ def _precision(value: Any) -> Precision:
     fields = _object(value, "precision", ("passes", "keep_float", "error", "ms"))
     passes = _texts(fields.get("passes", []), "precision.passes")
     for index, text in enumerate(passes):
-        _parsed(parse_pass, text, f"precision.passes[{index}]")
+        _parsed(Pass.parse, text, f"precision.passes[{index}]")
     kept = _texts(fields.get("keep_float", []), "precision.keep_float")
     return Precision(passes, kept, _error(fields, "precision"), _ms(fields, "precision"))
 
@@ -158,4 +158,4 @@ def _show(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-__all__ = ["read"]
+__all__ = ["read_fields"]

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lwgraph import ir
+from lwgraph import ir, registry
+from lwgraph.contract import Contract
 from lwgraph.errors import UsageError
+from lwgraph.objects import load_object
+from lwgraph.rewrite.options import build, format_options, parse_spelling
 
 if TYPE_CHECKING:
     from lwgraph.calibrate import Statistics
     from lwgraph.executor import Executor, Feeds
-
-
-class Contract(Enum):
-    """What a pass promises about the outputs; the pipeline holds it to that numerically."""
-
-    EXACT = "bit-identical outputs"
-    ROUNDING = "equal over the reals; rounding may differ"
-    APPROXIMATE = "different by design, within a stated budget"
 
 
 class Skip(Exception):  # noqa: N818 - not an error: a refusal with a reason
@@ -56,9 +50,37 @@ class Gain:
         return f"{self.pass_name}: {self.what} {self.before:.4g} -> {self.after:.4g}{end}"
 
 
-@dataclass
+@dataclass(eq=False)
+class Log:
+    """What changes while passes run: what they tell, what they remember, and how many rewrites they did.
+
+    Attributes:
+        skipped: refusals, in the order in which they were recorded.
+        warnings: lines that the user should read.
+        gains: what recovery passes measured.
+        memory: what passes keep between their calls.
+        proved: local proofs that need no repeating.
+        limit: rewriting stops after so many rewrites (bisection); None: never.
+        rewrites: that were allowed so far, over all passes.
+        last: pass and place of the last of them.
+    """
+
+    skipped: dict[Skipped, None] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    gains: list[Gain] = field(default_factory=list)
+    memory: dict[object, object] = field(default_factory=dict)
+    proved: set[object] = field(default_factory=set)
+    limit: int | None = None
+    rewrites: int = 0
+    last: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Context:
-    """What a pass may use besides the model. Everything optional is None when the user gave nothing for it."""
+    """What a pass may use besides the model. Everything optional is None when the user gave nothing for it.
+
+    Only its log changes. `beside` makes another context where a part of the work needs other data or statistics.
+    """
 
     executor: Executor | None = None  # the target runtime
     reference: Executor | None = None  # the independent one
@@ -68,16 +90,9 @@ class Context:
     teacher: ir.Model | None = None  # the model before any approximate rewrite, which recovery passes imitate
     seed: int = 0
     threads: int = 1
-    limit: int | None = None  # stop rewriting after so many rewrites (bisection); None: never
     progress: Callable[[str, int, int], None] = lambda what, done, total: None
-    warnings: list[str] = field(default_factory=list)
-    gains: list[Gain] = field(default_factory=list)  # what recovery passes measured
     details: dict[str, Any] | None = None  # for the report: what passes measured, by section; None: nobody asks
-    last: tuple[str, str] | None = field(default=None, init=False)  # pass and place of the last rewrite allowed
-    rewrites: int = field(default=0, init=False)  # rewrites allowed so far, over all passes
-    memory: dict[object, object] = field(default_factory=dict, repr=False)  # what passes keep between their calls
-    proved: set[object] = field(default_factory=set, init=False, repr=False)  # local proofs that need no repeating
-    _skipped: dict[Skipped, None] = field(default_factory=dict, init=False, repr=False)
+    log: Log = field(default_factory=Log, repr=False)
 
     @property
     def feeds(self) -> list[Feeds]:
@@ -87,17 +102,30 @@ class Context:
     @property
     def skipped(self) -> list[Skipped]:
         """Every refusal, in the order in which it was recorded."""
-        return list(self._skipped)
+        return list(self.log.skipped)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the user should read; `warn` adds to it."""
+        return self.log.warnings
+
+    @property
+    def gains(self) -> list[Gain]:
+        """What recovery passes measured, and where they record it."""
+        return self.log.gains
+
+    @property
+    def memory(self) -> dict[object, object]:
+        """What passes keep between their calls."""
+        return self.log.memory
 
     def beside(self, **changes: Any) -> Context:
-        """A context that differs in `changes` and records refusals, warnings and gains where this one does."""
-        other: Context = dataclasses.replace(self, **changes)
-        other._skipped = self._skipped
-        return other
+        """A context that differs in `changes` and shares the log, with its refusals, warnings and count of rewrites."""
+        return dataclasses.replace(self, **changes)
 
     def skip(self, pass_name: str, place: str, reason: str) -> None:
         """Record a refusal once."""
-        self._skipped[Skipped(pass_name, place, reason)] = None
+        self.log.skipped[Skipped(pass_name, place, reason)] = None
 
     def warn(self, message: str, about: str = "") -> None:
         """Record something that the user should read, once.
@@ -114,20 +142,16 @@ class Context:
 
         For a pass with `asks = False` the pipeline asks once, for the whole of it.
         """
-        if self.limit is not None and self.rewrites >= self.limit:
+        log = self.log
+        if log.limit is not None and log.rewrites >= log.limit:
             return False
-        self.rewrites += 1
-        self.last = (pass_name, place)
+        log.rewrites += 1
+        log.last = (pass_name, place)
         return True
 
     def evaluator(self) -> Executor:
         """An executor for a pass that must compute something: the reference when there is one, else the target."""
-        found = self.reference or self.executor
-        if found is None:
-            from lwgraph import registry
-
-            found = self.reference = registry.executor("reference")
-        return found
+        return self.reference or self.executor or registry.executor("reference")
 
 
 @dataclass(frozen=True)
@@ -142,6 +166,7 @@ class Pass(ABC):
     name: ClassVar[str]  # "fold-batch-norm": lower case and hyphens
     contract: ClassVar[Contract]
     guarded: ClassVar[bool] = False
+    spares: ClassVar[str] = ""  # the option that names nodes to leave as they are, where there is one
     asks: ClassVar[bool] = False  # whether `run` asks `context.allow` before each rewrite
 
     @abstractmethod
@@ -149,19 +174,44 @@ class Pass(ABC):
         """Rewrite `model` in place; return how many rewrites were done (0: untouched)."""
 
     def __str__(self) -> str:
-        from lwgraph.rewrite.options import format_pass
+        return spelling(type(self)) + format_options(self)
 
-        return format_pass(self)
+    def sparing(self, nodes: Sequence[str]) -> Pass:
+        """The pass told to leave these nodes as they are, too; itself where it `spares` none."""
+        if not self.spares or not nodes:
+            return self
+        told = tuple(dict.fromkeys((*getattr(self, self.spares), *nodes)))
+        changed: Pass = dataclasses.replace(self, **{self.spares: told})
+        return changed
 
     @staticmethod
     def parse(text: str) -> Pass:
         """The pass spelled by `text`; UsageError with a near miss for an unknown name, option or value."""
-        from lwgraph.rewrite.options import parse_pass
-
-        return parse_pass(text)
+        name, values = parse_spelling(text)
+        return build(find_class(name), values)
 
     @staticmethod
     def check_option(name: str, ok: bool, value: object, allowed: str) -> None:
         """For `__post_init__`: UsageError saying what is allowed unless `ok`."""
         if not ok:
             raise UsageError(f"option '{name}' is {value!r}; allowed: {allowed}")
+
+
+def find_class(name: str) -> type[Pass]:
+    """The pass class of a registered name (a form's, too) or of `module:Class`; UsageError with a near miss."""
+    found = load_object(name, "pass") if ":" in name else registry.pass_class(name)
+    if not (isinstance(found, type) and issubclass(found, Pass)):
+        raise UsageError(f"'{name}' is not a pass; allowed: a class derived from lwgraph.rewrite.Pass")
+    return found
+
+
+def spelling(cls: type[Pass]) -> str:
+    """The registered name, or `module:Class` for a class that is not registered."""
+    name = cls.name
+    known = name in registry.names("passes") or name in registry.names("forms")
+    if known and registry.pass_class(name) is cls:
+        return name
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+__all__ = ["Context", "Contract", "Gain", "Pass", "Skip", "Skipped", "find_class", "spelling"]

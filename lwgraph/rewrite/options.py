@@ -9,14 +9,9 @@ import re
 import types
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from lwgraph import registry
 from lwgraph.errors import UsageError, did_you_mean
-from lwgraph.objects import load_object
-
-if TYPE_CHECKING:
-    from lwgraph.rewrite.base import Pass
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.+:/*-]+")  # a string that needs no quotes
 T = TypeVar("T")
@@ -47,11 +42,6 @@ def describe(cls: type[Any]) -> list[PassOption]:
     return found
 
 
-def format_pass(p: Pass) -> str:
-    """`name`, or `name{option=value,...}` with the options that differ from their defaults."""
-    return spelling(type(p)) + format_options(p)
-
-
 def format_options(plugin: Any) -> str:
     """`{option=value,...}` of a pass, a form or any dataclass, with what differs from the defaults; "" when nothing."""
     changed = [f"{f.name}={_write(getattr(plugin, f.name))}" for f in fields(plugin) if not is_default(plugin, f)]
@@ -61,32 +51,6 @@ def format_options(plugin: Any) -> str:
 def is_default(plugin: Any, f: Field[Any]) -> bool:
     """Whether the option `f` of `plugin` has its default value."""
     return bool(getattr(plugin, f.name) == _default(f))
-
-
-def spelling(cls: type[Pass]) -> str:
-    """The registered name, or `module:Class` for a class that is not registered."""
-    known = cls.name in registry.names("passes") or cls.name in registry.names("forms")
-    if known and registry.pass_class(cls.name) is cls:
-        return cls.name
-    return f"{cls.__module__}:{cls.__qualname__}"
-
-
-def find_class(name: str) -> type[Pass]:
-    """The pass class of a registered name or of `module:Class`; UsageError with a near miss."""
-    from lwgraph.rewrite.base import Pass
-
-    if ":" not in name:
-        return registry.pass_class(name)
-    found = load_object(name, "pass")
-    if not (isinstance(found, type) and issubclass(found, Pass)):
-        raise UsageError(f"'{name}' is not a pass; allowed: a class derived from lwgraph.rewrite.Pass")
-    return found
-
-
-def parse_pass(text: str) -> Pass:
-    """A pass from its spelling; see `Pass.parse`."""
-    name, values = parse_spelling(text)
-    return build(find_class(name), values)
 
 
 def parse_spelling(text: str) -> tuple[str, dict[str, str]]:

@@ -11,19 +11,8 @@ from lwgraph import ir, registry
 from lwgraph.errors import CheckError, LwgraphError, UsageError
 from lwgraph.rewrite import recipe
 from lwgraph.rewrite.base import Context, Contract, Pass
-from lwgraph.rewrite.instruments.base import Instrument
-from lwgraph.rewrite.options import parse_pass, split
-
-
-@dataclass(frozen=True)
-class Step:
-    """One pass that ran: how many rewrites it did, how long it took, and, when it was undone, why."""
-
-    index: int
-    spec: Pass
-    count: int
-    seconds: float
-    dropped: str = ""
+from lwgraph.rewrite.instrument import Instrument, Step
+from lwgraph.rewrite.options import split
 
 
 @dataclass(frozen=True)
@@ -69,7 +58,7 @@ class Pipeline:
 
         Instruments see the model before and after each pass, in their order, and may reject the result. A guarded pass
         that fails or is rejected is undone, with a warning in the context. Where the context has no teacher, the model
-        as it is before the first approximate pass becomes it.
+        as it is before the first approximate pass is the teacher of this run.
 
         Raises:
             CheckError: an instrument rejected the result of a pass, or a pass failed; the message names the pass. The
@@ -78,7 +67,11 @@ class Pipeline:
         context = context or Context()
         for instrument in instruments:
             instrument.begin(model, self, context)
-        steps = [self._step(index, p, model, context, instruments) for index, p in enumerate(self.passes)]
+        steps = []
+        for index, p in enumerate(self.passes):
+            if context.teacher is None and p.contract is Contract.APPROXIMATE:
+                context = context.beside(teacher=ir.clone(model))
+            steps.append(self._step(index, p, model, context, instruments))
         if any(step.count for step in steps):
             recipe.record(model, [step.spec for step in steps if not step.dropped])
         for instrument in instruments:
@@ -91,8 +84,6 @@ class Pipeline:
         snapshot = ir.clone(model) if p.guarded else None
         for instrument in instruments:
             instrument.before(p, model, context)
-        if context.teacher is None and p.contract is Contract.APPROXIMATE:
-            context.teacher = ir.clone(model)
         start = time.perf_counter()
         try:
             count = _run(p, model, context)
@@ -134,7 +125,7 @@ def _run(p: Pass, model: ir.Model, context: Context) -> int:
 
 def _expand(item: str, within: tuple[str, ...]) -> list[Pass]:
     if item in registry.names("passes") or item not in registry.names("pipelines"):
-        return [parse_pass(item)]
+        return [Pass.parse(item)]
     if item in within:
         raise UsageError(f"pipeline '{item}' contains itself ({' -> '.join([*within, item])})")
     return [p for inner in split(registry.pipeline_text(item)) for p in _expand(inner.strip(), (*within, item))]

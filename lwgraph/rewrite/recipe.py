@@ -11,8 +11,8 @@ from typing import Any
 
 from lwgraph import ir, toml
 from lwgraph.errors import UsageError, did_you_mean
-from lwgraph.rewrite.base import Pass
-from lwgraph.rewrite.options import build, find_class, is_default, spelling
+from lwgraph.rewrite.base import Pass, find_class, spelling
+from lwgraph.rewrite.options import build, is_default
 
 KEY = "lwgraph.recipe"  # in the model's metadata
 _PACKAGES = ("lwgraph", "onnx", "onnx-ir", "numpy")

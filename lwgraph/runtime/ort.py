@@ -8,7 +8,6 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import onnxruntime
 from lwgraph import ir
 from lwgraph.arrays import Array
 from lwgraph.errors import DataError, ModelError, UsageError
-from lwgraph.executor import Feeds
+from lwgraph.executor import Feeds, Kernel
 from lwgraph.runtime.interface import FeedCheck, one_line, requested
 
 LEVELS = {
@@ -170,18 +169,6 @@ class OrtExecutor:
         return [
             Kernel(name, op, float(np.median(found)) * 1e-6 * len(found) / runs) for (name, op), found in times.items()
         ]
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """One kernel of an optimized graph: its node's name there, its operator, and seconds per run of the model.
-
-    The seconds are the median of the calls, times how often a run calls kernels of this name.
-    """
-
-    name: str
-    op_type: str
-    seconds: float
 
 
 class OrtRun:

@@ -5,6 +5,7 @@ and the processor's clock, so each would measure the others, too. Prices are the
 machine, one after another, before any task is started.
 """
 
-from lwgraph.tasks.pool import Pool, Shared, open_pool
+from lwgraph.tasks.open_pool import open_pool
+from lwgraph.tasks.pool import Pool, Shared
 
 __all__ = ["Pool", "Shared", "open_pool"]

@@ -12,8 +12,9 @@ from lwgraph.calibrate.generate import generate
 from lwgraph.errors import CheckError, LwgraphError
 from lwgraph.executor import Executor, Feeds
 from lwgraph.rewrite.base import Context, Contract, Pass
+from lwgraph.rewrite.instrument import Step
 from lwgraph.rewrite.instruments.verify import Verify, plain_executor
-from lwgraph.rewrite.pipeline import Pipeline, Step
+from lwgraph.rewrite.pipeline import Pipeline
 from lwgraph.testing.models import random_model
 
 _SAMPLES = 8

@@ -44,8 +44,8 @@ def fitted(request: pytest.FixtureRequest):
     scale = scale[:, None, None] if request.param == "conv" else scale
     shape = (4, 16, 20, 21) if request.param == "conv" else (64, 48)
     feeds = [{"x": scale * random.standard_normal(shape, np.float32) + 0.5} for _ in range(3)]
-    context = Context(reference=registry.executor("reference"))
-    context.statistics = Statistics(model, feeds, registry.executor("ort"))
+    statistics = Statistics(model, feeds, registry.executor("ort"))
+    context = Context(reference=registry.executor("reference"), statistics=statistics)
     site = find_sites(model)[0]
     found = parse_form("low-rank{rank=16}").at(site).fit(site, moments_of([site], context))
     return model, context, found
@@ -54,10 +54,9 @@ def fitted(request: pytest.FixtureRequest):
 def test_an_honest_fit_passes_and_is_proved_once(fitted) -> None:
     _, context, found = fitted
     assert objection(found, context, True) == ""
-    assert context.proved
-    context.statistics = None  # a second proof would have to sample again
-    context.reference = None
-    assert objection(found, context, True) == ""
+    assert context.log.proved
+    # A second proof would have to sample again.
+    assert objection(found, context.beside(statistics=None, reference=None), True) == ""
 
 
 def test_nodes_that_compute_something_else_are_named(fitted) -> None:
@@ -101,14 +100,14 @@ def test_a_refused_fit_leaves_the_layer(fitted) -> None:
 def test_a_single_row_does_not_vary_so_another_sample_is_taken() -> None:
     model, random = network("gemm"), np.random.default_rng(1)
     feeds = [{"x": random.standard_normal((1, 48), np.float32)} for _ in range(200)]
-    context = Context(reference=registry.executor("reference"))
-    context.statistics = Statistics(model, feeds, registry.executor("ort"))
+    statistics = Statistics(model, feeds, registry.executor("ort"))
+    context = Context(reference=registry.executor("reference"), statistics=statistics)
     site = find_sites(model)[0]
     found = parse_form("low-rank{rank=16}").at(site).fit(site, moments_of([site], context))
     assert np.isinf(error_on(found, context.statistics.sample(site)))
     assert objection(found, context, True) == ""
     wrong = replace(found, arrays=found.arrays | {"stage1": found.arrays["stage1"] * 1.01})
-    context.proved.clear()
+    context.log.proved.clear()
     assert "not the promised layer" in objection(wrong, context, True)
 
 

@@ -9,8 +9,7 @@ from lwgraph.layers.form_pass import as_pass
 from lwgraph.layers.site import find_sites
 from lwgraph.layers.substitute import PASS_KEY
 from lwgraph.measure.compare import compare
-from lwgraph.rewrite.base import Context, Contract, Pass
-from lwgraph.rewrite.options import parse_pass
+from lwgraph.rewrite.base import Context, Contract, Log, Pass
 from lwgraph.testing.layers import SampleLayer, layers
 from tests.layers.chain import FEEDS, ORT, Measured, chain
 
@@ -22,14 +21,14 @@ def run(model):
 
 
 def test_a_form_is_a_pass_with_the_same_text():
-    p = parse_pass("low-rank{ratio=0.25,split=output}")
+    p = Pass.parse("low-rank{ratio=0.25,split=output}")
     assert isinstance(p, Pass) and p.contract is Contract.APPROXIMATE
     assert str(p) == "low-rank{ratio=0.25,split=output}"
     assert type(p) is as_pass(registry.form_class("low-rank")) is registry.pass_class("low-rank")
     with pytest.raises(UsageError, match=r"no option 'rato'; did you mean 'ratio'"):
-        parse_pass("low-rank{rato=1}")
+        Pass.parse("low-rank{rato=1}")
     with pytest.raises(UsageError):
-        parse_pass("low-rank{rank=-3}").form()
+        Pass.parse("low-rank{rank=-3}").form()
 
 
 @pytest.mark.parametrize("samples", [False, True])
@@ -38,7 +37,7 @@ def test_replaces_every_site(samples):
     before = run(model)
     statistics = Measured(ir.clone(model), FEEDS) if samples else None
     context = Context(reference=ORT, statistics=statistics)
-    assert parse_pass("low-rank{rank=16,split=vertical}").run(model, context) == 2
+    assert Pass.parse("low-rank{rank=16,split=vertical}").run(model, context) == 2
     assert [n.op_type for n in model.graph] == ["Conv", "Conv", "Relu", "Conv", "Conv"]
     assert {n.metadata_props.get(PASS_KEY) for n in model.graph} == {"low-rank{rank=16,split=vertical}", None}
     assert not {"w", "v"} & set(model.graph.initializers)  # the old weights are gone
@@ -62,7 +61,7 @@ def test_full_rank_changes_nothing():
 
 def test_an_output_of_the_graph_keeps_its_name():
     model = chain(outputs=("a", "y"))
-    assert parse_pass("low-rank{rank=16}").run(model, Context(reference=ORT)) == 2
+    assert Pass.parse("low-rank{rank=16}").run(model, Context(reference=ORT)) == 2
     assert [v.name for v in model.graph.outputs] == ["a", "y"]
     assert ORT.prepare(model)(FEEDS)["a"].shape == (4, 32, 12, 12)
 
@@ -70,7 +69,7 @@ def test_an_output_of_the_graph_keeps_its_name():
 def test_a_shared_weight_is_fitted_once_and_stays_shared():
     model = chain(shared=True)
     statistics = Measured(ir.clone(model), FEEDS)
-    assert parse_pass("low-rank{rank=16}").run(model, Context(reference=ORT, statistics=statistics)) == 2
+    assert Pass.parse("low-rank{rank=16}").run(model, Context(reference=ORT, statistics=statistics)) == 2
     convs = [n for n in model.graph if n.op_type == "Conv"]
     assert convs[0].inputs[1] is convs[2].inputs[1] and convs[1].inputs[1] is convs[3].inputs[1]
     assert convs[1].inputs[2] is not convs[3].inputs[2]  # the biases are their own
@@ -79,7 +78,7 @@ def test_a_shared_weight_is_fitted_once_and_stays_shared():
 def test_no_gain_is_refused_with_the_figures():
     model, context = chain(), Context(reference=ORT)
     text = str(model)
-    assert parse_pass("low-rank{rank=96}").run(model, context) == 0
+    assert Pass.parse("low-rank{rank=96}").run(model, context) == 0
     assert "multiply-accumulates; the layer has" in context.skipped[0].reason and str(model) == text
 
 
@@ -95,13 +94,13 @@ def test_nodes_that_compute_something_else_are_undone():
             return lambda feeds: {name: array + np.float32(more) for name, array in inner(feeds).items()}
 
     model, context = chain(), Context(reference=Broken())
-    assert parse_pass("low-rank{rank=16}").run(model, context) == 0
+    assert Pass.parse("low-rank{rank=16}").run(model, context) == 0
     assert len(model.graph) == 3 and "not the promised layer" in context.skipped[0].reason
 
 
 def test_the_limit_stops_it():
-    model, context = chain(), Context(reference=ORT, limit=1)
-    assert parse_pass("low-rank{rank=16}").run(model, context) == 1
+    model, context = chain(), Context(reference=ORT, log=Log(limit=1))
+    assert Pass.parse("low-rank{rank=16}").run(model, context) == 1
     assert [n.op_type for n in model.graph] == ["Conv", "Conv", "Relu", "Conv"]
 
 
@@ -112,7 +111,7 @@ def test_each_kind_of_layer(name):
     statistics = Measured(layer.model, feeds)
     before = ORT.prepare(layer.model)(feeds)["y"]
     text = "low-rank{rank=16,split=input}" if name == "transposed" else "low-rank{rank=16,split=output}"
-    assert parse_pass(text).run(model, Context(reference=ORT, statistics=statistics)) == 1
+    assert Pass.parse(text).run(model, Context(reference=ORT, statistics=statistics)) == 1
     after = ORT.prepare(model)(feeds)["y"]
     assert before.shape == after.shape and np.square(after - before).mean() < 0.3 * before.var()
 
@@ -120,7 +119,7 @@ def test_each_kind_of_layer(name):
 def test_too_few_samples_warn_and_say_how_many_would_do():
     model = chain()
     context = Context(reference=ORT, statistics=Measured(model, {"x": FEEDS["x"][:1, :, :8, :8]}))
-    parse_pass("low-rank{rank=16}").run(ir.clone(model), context)
+    Pass.parse("low-rank{rank=16}").run(ir.clone(model), context)
     assert "'a' has 64 samples for 288 unknowns" in context.warnings[0] and "about 1440 samples" in context.warnings[0]
 
 
@@ -155,11 +154,11 @@ def test_a_layer_in_the_body_of_an_if_is_not_fitted_without_the_samples_that_the
     feeds = FEEDS | {"c": np.array(True)}
     model = branched()
     context = Context(reference=ORT, statistics=Measured(ir.clone(model), feeds))
-    assert parse_pass("low-rank{rank=16}").run(model, context) == 1
+    assert Pass.parse("low-rank{rank=16}").run(model, context) == 1
     (skipped,) = context.skipped
     assert skipped.place == "b" and "in the body of an If, Loop or Scan" in skipped.reason
     assert np.isfinite(ORT.prepare(model)(feeds)["y"]).all()
-    assert parse_pass("low-rank{rank=16}").run(branched(), Context(reference=ORT)) == 2  # to the weights alone
+    assert Pass.parse("low-rank{rank=16}").run(branched(), Context(reference=ORT)) == 2  # to the weights alone
 
 
 def test_a_weight_in_a_body_and_outside_is_fitted_to_what_is_seen_outside():
@@ -168,19 +167,20 @@ def test_a_weight_in_a_body_and_outside_is_fitted_to_what_is_seen_outside():
     model = branched(shared=True)
     before = ORT.prepare(model)(feeds)["y"]
     context = Context(reference=ORT, statistics=Measured(ir.clone(model), feeds))
-    assert parse_pass("low-rank{rank=32}").run(model, context) == 2 and not context.skipped
+    assert Pass.parse("low-rank{rank=32}").run(model, context) == 2 and not context.skipped
     blind = branched(shared=True)
-    parse_pass("low-rank{rank=32}").run(blind, Context(reference=ORT))
+    Pass.parse("low-rank{rank=32}").run(blind, Context(reference=ORT))
     errors = [np.square(ORT.prepare(m)(feeds)["y"] - before).mean() for m in (model, blind)]
     assert errors[0] < errors[1]
 
 
 def test_layers_that_a_form_put_there_are_measured_for_the_next() -> None:
-    model, context = chain(), Context(reference=ORT, executor=ORT, data=[FEEDS])
-    statistics = context.statistics = Statistics(ir.clone(model), [FEEDS], ORT)
+    model = chain()
+    statistics = Statistics(ir.clone(model), [FEEDS], ORT)
+    context = Context(reference=ORT, executor=ORT, data=[FEEDS], statistics=statistics)
     before = run(model)
-    assert parse_pass("low-rank{rank=16,split=output}").run(model, context) == 2
+    assert Pass.parse("low-rank{rank=16,split=output}").run(model, context) == 2
     assert not any(statistics.knows(site) for site in find_sites(model)[1::2])  # the second stages
-    assert parse_pass("smaller-kernel{size=2}").run(model, context) == 2
+    assert Pass.parse("smaller-kernel{size=2}").run(model, context) == 2
     assert context.statistics is statistics and not [s for s in context.skipped if "captured" in s.reason]
     assert np.square(run(model) - before).mean() < before.var()

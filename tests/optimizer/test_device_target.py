@@ -14,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from lwgraph import ir, registry
 from lwgraph.calibrate import generate
 from lwgraph.calibrate.layer_shapes import layer_shapes
+from lwgraph.layers.form import searched_forms
 from lwgraph.optimizer import Result, measuring, optimize, planning
-from lwgraph.optimizer.planning import SEARCHED
 from lwgraph.plan.price.kit import Recorder
 from lwgraph.plan.price.prefetch import ask_all
 from lwgraph.plan.price.regress import FIRST, FLOATS, INTEGERS
@@ -53,7 +53,8 @@ def table(model: Path, int8: float) -> Path:
     recorder, loaded = Recorder(executor), ir.load(model)
     feeds = next(iter(generate(loaded, 1, executor=executor)))
     Pipeline.parse("default").run(loaded, Context())
-    ask_all(loaded, recorder, Context(executor=executor), forms=SEARCHED, shapes=layer_shapes(loaded, feeds, executor))
+    forms = searched_forms(pytest.fail)
+    ask_all(loaded, recorder, Context(executor=executor), forms=forms, shapes=layer_shapes(loaded, feeds, executor))
     batches: list[dict[str, Any]] = []
     for number, batch in enumerate(recorder.batches):
         count = len(batch.keys)

@@ -14,13 +14,13 @@ from lwgraph.optimizer.bench import Bench, Made
 from lwgraph.optimizer.drafts import Drafts, Line
 from lwgraph.optimizer.goal import Goal
 from lwgraph.optimizer.structuring import Workshop, choose
-from lwgraph.plan.carry_out import BLOCKS, GROUPS
+from lwgraph.plan.carry_out import Carried, Samples, carry_out
 from lwgraph.plan.plan import Plan, Precision, Removed, Width
 from lwgraph.plan.precision import spelling
+from lwgraph.plan.roles import BLOCKS, GROUPS, Removal
 from lwgraph.plan.search.front import Candidate
-from lwgraph.plan.search.removal import Removal
 from lwgraph.plan.search.structure import NOTHING, Offer, Structure, find_offers, find_structures
-from lwgraph.rewrite.base import Context
+from lwgraph.rewrite.base import Context, Log
 from tests.passes.prune.networks import Net
 from tests.passes.prune.pruning import context
 
@@ -45,7 +45,7 @@ def found():
 
 def test_every_group_and_block_is_offered_with_losses_measured_at_the_outputs(found):
     model, _, offers, _ = found
-    kinds = [offer.pass_name for offer in offers]
+    kinds = [offer.role for offer in offers]
     assert kinds.count(BLOCKS) == 3 and kinds.count(GROUPS) == 4  # the trunk is one group
     for offer in offers:
         assert np.all(np.diff(offer.losses) >= 0) and offer.losses[0] > 0
@@ -75,18 +75,17 @@ def test_what_was_made_is_kept_for_the_next_run(found, tmp_path, monkeypatch):
     monkeypatch.setenv("LWGRAPH_CACHE", str(tmp_path))
     model, ctx, offers, feeds = found
     shapes = layer_shapes(model, feeds[0], ctx.executor)
-    group = next(o for o in offers if o.pass_name == GROUPS).sizes[-1]
+    group = next(o for o in offers if o.role == GROUPS).sizes[-1]
     plan = Plan(groups={group.item: Width(group.kept, group.width)}, precision=Precision((spelling(quick=True),)))
 
     def make():
-        workshop = Workshop(model, replace(ctx, warnings=[]), shapes, feeds[0], 1.0)
+        workshop = Workshop(model, ctx.beside(log=Log()), shapes, feeds[0], 1.0)
         made = workshop.make(Candidate((), 1.0, 0.0, plan=replace(plan, error=0.5), stated=True))
         return workshop, made, workshop.trunks.of(plan)
 
     _, first, trunk = make()
     assert len(list(tmp_path.glob("models-*/*/*.onnx"))) == 2  # the trunk, and what was made on it
-    monkeypatch.setattr(structuring, "cut", lambda *a, **k: pytest.fail("cut again"))
-    monkeypatch.setattr(structuring, "deliver", lambda *a, **k: pytest.fail("made again"))
+    monkeypatch.setattr(structuring, "carry_out", lambda *a, **k: pytest.fail("made again"))
     _, again, same = make()
     assert ir.fingerprint(again.model) == ir.fingerprint(first.model) != ir.fingerprint(trunk.model)
     assert ir.fingerprint(same.model) == ir.fingerprint(trunk.model) and same.shapes == trunk.shapes
@@ -108,19 +107,19 @@ def test_what_passes_said_is_kept_with_the_model(found, tmp_path, monkeypatch):
     monkeypatch.setenv("LWGRAPH_CACHE", str(tmp_path))
     model, ctx, _, feeds = found
 
-    def deliver(made, plan, context, **_):
+    def carry_out(made, plan, context, **_):
         context.warn("take care")
         context.skip("quantize", "a", "why not")
         context.details["quantization"] = {"loss": 0.5}
-        return ir.clone(made), []
+        return Carried(ir.clone(made), [])
 
-    monkeypatch.setattr(structuring, "deliver", deliver)
+    monkeypatch.setattr(structuring, "carry_out", carry_out)
     told = []
     for _ in range(2):
         context = Context(executor=ctx.executor, data=ctx.data, details={})
         made = Workshop(model, context, {}, feeds[0], 1.0).make(Candidate((), 1.0, 0.0, plan=Plan(), stated=True))
         told.append((context.warnings, context.skipped, made.details, context.details))
-        monkeypatch.setattr(structuring, "deliver", lambda *a, **k: pytest.fail("made again"))
+        monkeypatch.setattr(structuring, "carry_out", lambda *a, **k: pytest.fail("made again"))
     assert told[0] == told[1] and told[0][0] == ["take care"] and told[0][2] == {"quantization": {"loss": 0.5}}
 
 
@@ -131,10 +130,10 @@ def test_nothing_is_offered_where_nothing_takes_time(found):
 
 def test_what_goes_with_a_block_is_not_cut_before(found):
     model, _, offers, _ = found
-    inner = next(o for o in offers if o.pass_name == GROUPS and len(o.sizes[0].nodes) == 2)
-    block = next(o for o in offers if o.pass_name == BLOCKS and set(inner.sizes[0].nodes) <= set(o.sizes[0].nodes))
+    inner = next(o for o in offers if o.role == GROUPS and len(o.sizes[0].nodes) == 2)
+    block = next(o for o in offers if o.role == BLOCKS and set(inner.sizes[0].nodes) <= set(o.sizes[0].nodes))
     times = dict.fromkeys(block.sizes[0].nodes, 1.0)
-    cheap = [Offer(o.pass_name, o.sizes[-1:], np.array([1e-3])) for o in (inner, block)]
+    cheap = [Offer(o.role, o.sizes[-1:], np.array([1e-3])) for o in (inner, block)]
     for structure in find_structures(model, cheap, times | {"rest": 3.0}):
         assert not (structure.plan.groups and structure.plan.blocks)
     assert any(s.plan.blocks for s in find_structures(model, cheap, times | {"rest": 3.0}))
@@ -217,27 +216,23 @@ def test_a_network_that_was_made_smaller_by_integers_need_not_be_cut_to_be_small
 
 
 def test_a_delivered_plan_is_the_same_from_the_network_and_from_its_trunk(found):
-    from lwgraph.plan.deliver import deliver
-
     model, ctx, offers, feeds = found
     shapes = layer_shapes(model, feeds[0], ctx.executor)
-    group = next(o for o in offers if o.pass_name == GROUPS).sizes[-1]
-    block = next(o for o in offers if o.pass_name == BLOCKS).item
+    group = next(o for o in offers if o.role == GROUPS).sizes[-1]
+    block = next(o for o in offers if o.role == BLOCKS).item
     plan = Plan(groups={group.item: Width(group.kept, group.width)}, blocks={block: Removed()})
-    whole, records = deliver(model, plan, ctx, shapes=shapes)
+    whole = carry_out(model, plan, ctx, shapes=shapes, samples=Samples.in_earnest())
     workshop = Workshop(model, ctx, shapes, feeds[0], 1.0)
     made = workshop.make(Candidate((), 1.0, 0.0, plan=plan, stated=True))
-    assert len(records) == 2 and ir.fingerprint(whole) == ir.fingerprint(made.model) != ir.fingerprint(model)
+    assert len(whole.records) == 2
+    assert ir.fingerprint(whole.model) == ir.fingerprint(made.model) != ir.fingerprint(model)
 
 
 def test_the_report_hears_of_the_plan_that_was_made_and_of_no_other(found):
     model, ctx, _, feeds = found
-    ctx.details = {"kept": 1}
+    ctx = ctx.beside(details={"kept": 1})
     shapes = layer_shapes(model, feeds[0], ctx.executor)
     workshop = Workshop(model, ctx, shapes, feeds[0], 1.0)
     plan = Plan(precision=Precision(('quantize{calibration_method=minmax,keep="none"}',)))
-    try:
-        made = workshop.make(Candidate((), 1.0, 0.0, plan=plan, stated=True))
-        assert "quantization" in made.details and ctx.details == {"kept": 1}
-    finally:
-        ctx.details = None
+    made = workshop.make(Candidate((), 1.0, 0.0, plan=plan, stated=True))
+    assert "quantization" in made.details and ctx.details == {"kept": 1}

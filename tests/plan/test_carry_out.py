@@ -11,8 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lwgraph import ir
 from lwgraph.calibrate import Statistics
+from lwgraph.calibrate.subsample import spread
 from lwgraph.errors import UsageError
-from lwgraph.plan.carry_out import carry_out, nodes_of
+from lwgraph.plan.carry_out import Samples, carry_out, nodes_of
 from lwgraph.plan.plan import Choice, Plan, Precision, Removed, Width
 from lwgraph.rewrite.base import Context
 from lwgraph.views.residual import find_residuals
@@ -28,7 +29,8 @@ def context(model: ir.Model) -> Context:
 
 def done(plan: Plan) -> tuple[ir.Model, dict[str, Any]]:
     model = chain()
-    return model, {record.site: record for record in carry_out(model, plan, context(model))}
+    made = carry_out(model, plan, context(model))
+    return made.model, {record.site: record for record in made.records}
 
 
 def integers(model: ir.Model) -> set[str]:
@@ -62,8 +64,7 @@ def test_channels_go_before_forms_are_fitted() -> None:
     model, records = done(plan)
     assert records["a"].done and records["a"].form == "16 channels" and records["y"].done
     assert ir.constant_shape(next(n for n in model.graph if n.name == "a").inputs[1])[0] == 16  # type: ignore[index]
-    fewer = chain()
-    carry_out(fewer, Plan(groups=plan.groups), context(fewer))
+    fewer = carry_out(chain(), Plan(groups=plan.groups), context(chain())).model
     truth = ORT.prepare(fewer)(FEEDS)["y"]
     y = ORT.prepare(model)(FEEDS)["y"]
     error = np.square(y - truth).mean() / truth.var(axis=(0, 2, 3)).mean()
@@ -73,6 +74,37 @@ def test_channels_go_before_forms_are_fitted() -> None:
 def test_the_same_plan_gives_the_same_bytes() -> None:
     plan = Plan({"y": FORM}, groups={"a": Width(16, 32)}, precision=Precision(("quantize{keep=none}",), ("a",)))
     assert len({ir.fingerprint(done(plan)[0]) for _ in range(2)}) == 1
+
+
+def test_the_model_stays_as_it_is() -> None:
+    model = chain()
+    plan = Plan({"y": FORM}, groups={"a": Width(16, 32)}, precision=Precision(("quantize{keep=none}",)))
+    given = context(model)
+    statistics, before = given.statistics, ir.fingerprint(model)
+    made = carry_out(model, plan, given, samples=Samples.in_earnest())
+    assert ir.fingerprint(model) == before != ir.fingerprint(made.model) and given.statistics is statistics
+
+
+def test_ranges_are_taken_from_as_many_samples_as_were_asked_for() -> None:
+    plan = Plan(precision=Precision(("quantize{calibration_method=minmax,keep=none}",)))
+    model = chain()
+    given = context(model)
+    few = carry_out(model, plan, given, samples=Samples(ranges=2)).model
+    same = carry_out(model, plan, given.beside(data=spread(given.data or [], 2))).model
+    assert ir.fingerprint(few) == ir.fingerprint(same) != ir.fingerprint(carry_out(model, plan, given).model)
+
+
+def test_what_a_plan_keeps_in_float_is_no_refusal_and_what_a_form_refuses_is() -> None:
+    model = chain()
+    given = context(model)
+    plan = Plan({"y": Choice("low-rank{rank=999}")}, precision=Precision(("quantize{keep=none}",), ("a",)))
+    carry_out(model, plan, given)
+    assert {skipped.pass_name for skipped in given.skipped} == {"low-rank"}
+
+
+@pytest.mark.parametrize(("run_ms", "refit", "ranges"), [(None, 256, 128), (50.0, 200, 128), (1e4, 48, 48)])
+def test_a_slow_network_is_run_on_fewer_samples(run_ms: float | None, refit: int, ranges: int) -> None:
+    assert Samples.in_earnest(run_ms) == Samples(refit, ranges)
 
 
 @pytest.mark.parametrize(
@@ -122,8 +154,9 @@ def test_a_block_goes_first() -> None:
     data = [{"x": random.standard_normal(shape).astype(np.float32)} for _ in range(8)]
     given = Context(executor=ORT, reference=ORT, statistics=Statistics(ir.clone(model), data, ORT), data=data)
     plan = Plan({"conv3": Choice("low-rank{rank=8,split=output}")}, blocks={block.name: Removed()})
-    records = {record.site: record for record in carry_out(model, plan, given)}
+    made = carry_out(model, plan, given)
+    records = {record.site: record for record in made.records}
     assert records[block.name].done and records["conv3"].done and records["conv3"].measured
-    names = {node.name for node in model.graph}
+    names = {node.name for node in made.model.graph}
     assert not {"conv1", "conv2", "sum"} & names
-    assert np.isfinite(ORT.prepare(model)(data[0])["y"]).all()
+    assert np.isfinite(ORT.prepare(made.model)(data[0])["y"]).all()

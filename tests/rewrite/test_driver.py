@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 from lwgraph import ir
 from lwgraph.errors import CheckError
 from lwgraph.rewrite import Const, Context, Contract, RewritePass
+from lwgraph.rewrite.base import Log
 from lwgraph.rewrite.commit import FROM_KEY, PASS_KEY
 from tests.rewrite.rewrite_models import MergeMuls, lines, parse, verify
 
@@ -200,9 +201,9 @@ def test_a_pass_without_end_is_stopped() -> None:
 
 def test_the_limit_of_a_bisection_is_kept() -> None:
     model = parse("g (float[2] x) => (float[2] y) { a = Abs(x) b = Abs(a) y = Abs(b) }")
-    context = Context(limit=2)
+    context = Context(log=Log(limit=2))
     assert DropAbs().run(model, context) == 2
-    assert context.rewrites == 2
+    assert context.log.rewrites == 2
     assert len(model.graph) == 1
 
 
@@ -239,12 +240,3 @@ def test_cost_grows_linearly(shared: bool) -> None:
 
     small = min(seconds(400) for _ in range(3))
     assert seconds(1600) < 8 * small
-
-
-def test_a_context_beside_another_records_into_it():
-    context = Context(details={})
-    other = context.beside(data=[], details=None)
-    other.skip("pass", "place", "reason")
-    other.warn("careful")
-    assert other.data == [] and other.details is None and context.data is None and context.details == {}
-    assert [skipped.place for skipped in context.skipped] == ["place"] and context.warnings == ["careful"]

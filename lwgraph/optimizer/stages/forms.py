@@ -13,11 +13,12 @@ from lwgraph.optimizer.back_off import back_off
 from lwgraph.optimizer.stages.base import Work
 from lwgraph.plan import precision
 from lwgraph.plan.plan import Plan, Precision
-from lwgraph.plan.precision import make_pass, spelling
+from lwgraph.plan.precision import quantizer, spelling
 from lwgraph.plan.price.devices import DeviceOracle
+from lwgraph.plan.roles import Survey
 from lwgraph.plan.search import site_sensitivity
 from lwgraph.plan.search.front import Candidate
-from lwgraph.plan.search.integers import Survey, weigh_integers, whole_network
+from lwgraph.plan.search.integers import weigh_integers, whole_network
 from lwgraph.plan.search.planner import BYTES, LATENCY, MACS, Planner, open_planner
 from lwgraph.plan.search.plan_search import Search, limit_prices, memory_of
 from lwgraph.plan.search.trials import Trials
@@ -157,7 +158,7 @@ def whole_in_integers(planner: Planner, survey: Survey | None) -> list[Whole]:
         return found
     if (mixed := whole_network(planner, survey)) is not None:
         found.append(Whole(candidate(mixed), survey.slower <= WORTH))
-    return [*found, Whole(candidate(planner.planned(Precision((str(make_pass()),)))), True)]
+    return [*found, Whole(candidate(planner.planned(Precision((str(quantizer().judged()),)))), True)]
 
 
 __all__ = ["ORIGIN", "WORTH", "Forms", "Whole", "whole_in_integers"]

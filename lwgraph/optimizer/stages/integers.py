@@ -7,7 +7,7 @@ from lwgraph.measure.work import count
 from lwgraph.optimizer.stages.base import Work
 from lwgraph.plan.carry_out import RANGE_SAMPLES, RANGE_SECONDS, affordable
 from lwgraph.plan.plan import Plan, Precision
-from lwgraph.plan.precision import make_pass, spelling
+from lwgraph.plan.precision import quantizer, spelling
 from lwgraph.plan.search.front import Candidate
 from lwgraph.plan.search.integers import survey
 
@@ -36,7 +36,7 @@ class Integers:
         kept = survey(work.clean, work.context, samples=samples).kept
         if kept and work.candidates.look(_candidate(work, _plan(work, Precision((spelling(),), kept)))):
             return work
-        work.candidates.look(_candidate(work, _plan(work, Precision((str(make_pass()),)))))
+        work.candidates.look(_candidate(work, _plan(work, Precision((str(quantizer().judged()),)))))
         return work
 
 

@@ -35,6 +35,7 @@ class Depthwise(Form):
     """A sum of `terms` pairs of a depthwise and a 1 x 1 convolution."""
 
     name: ClassVar[str] = "depthwise"
+    searched: ClassVar[int] = 2
 
     terms: Annotated[int, "pairs that are summed, at most the number of taps"] = 2
     order: Annotated[Order, "which comes first; auto: the better fit, dw-pw where the layer has a stride"] = "auto"

@@ -36,6 +36,7 @@ class LowRank(Form):
     """Two thin layers for one: k x 1 and 1 x k, k x k and 1 x 1, 1 x 1 and k x k, or a pair of matrices."""
 
     name: ClassVar[str] = "low-rank"
+    searched: ClassVar[int] = 1
 
     rank: Annotated[int, "channels between the two stages (per group); 0: by ratio"] = 0
     ratio: Annotated[float, "rank as a share of min(inputs, outputs), rounded up to a multiple of 16"] = 0.5

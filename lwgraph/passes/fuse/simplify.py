@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lwgraph import ir
 from lwgraph.errors import CheckError
-from lwgraph.rewrite import Context, Contract, Pass
+from lwgraph.rewrite import Context, Contract, Pass, Step
 from lwgraph.rewrite.instruments.verify import Verify, interface_difference
 
 _LARGEST = 1 << 31  # bytes that a protobuf message may have
@@ -58,10 +58,8 @@ class Simplify(Pass):
 
     def _check(self, before: ir.Model, after: ir.Model, context: Context) -> None:
         """Structure and outputs, by the instrument that checks every pass."""
-        from lwgraph.rewrite.pipeline import Pipeline, Step
-
         verify = Verify()
-        verify.begin(before, Pipeline([self]), context)
+        verify.begin(before, [self], context)
         verify.before(self, before, context)
         verify.after(Step(0, self, 1, 0.0), after, context)
 

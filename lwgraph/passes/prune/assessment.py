@@ -16,7 +16,7 @@ from lwgraph.passes.clean.constants_to_initializers import ConstantsToInitialize
 from lwgraph.passes.prune.compensate import compensate, drop_zero_biases, own_biases
 from lwgraph.passes.prune.importance import Ranking
 from lwgraph.passes.prune.readers import PruneView
-from lwgraph.passes.prune.surgery import remove_channels
+from lwgraph.passes.prune.remove_channels import remove_channels
 from lwgraph.passes.prune.widths import step_of
 from lwgraph.plan.refit.sequential import refit
 from lwgraph.rewrite.base import Context

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, cast
 
 from lwgraph import ir
@@ -17,7 +17,7 @@ from lwgraph.passes.clean.constants_to_initializers import ConstantsToInitialize
 from lwgraph.passes.prune.assessment import matches
 from lwgraph.passes.prune.bypass import bypass, neighbours
 from lwgraph.plan.refit.sequential import refit as refit_layers
-from lwgraph.plan.search.removal import Removal
+from lwgraph.plan.roles import Removal
 from lwgraph.rewrite.base import Context, Contract, Pass
 from lwgraph.views.residual import Residual, find_residuals
 
@@ -93,7 +93,7 @@ class PruneBlocks(Pass):
         return len(gone)
 
     def options(self, model: ir.Model, context: Context) -> list[Removal]:
-        """See `lwgraph.plan.search.removal.Removes`; the error is that at the outputs, on held-out samples."""
+        """See `lwgraph.plan.roles.Removes`; the error is that at the outputs, on held-out samples."""
         executor, data = self._needs(context)
         key = (self, context.statistics, ir.fingerprint(model))
         if key not in context.memory:
@@ -114,7 +114,7 @@ class PruneBlocks(Pass):
         return list(cast("tuple[Removal, ...]", context.memory[key]))
 
     def apply(self, model: ir.Model, kept: Mapping[str, int], context: Context, *, refit: bool = False) -> int:
-        """See `lwgraph.plan.search.removal.Removes`. Without data, neighbours stay as they are; a warning says so."""
+        """See `lwgraph.plan.roles.Removes`. Without data, neighbours stay as they are; a warning says so."""
         ConstantsToInitializers().run(model, Context())
         original = ir.clone(model)
         known = {block.name for block in find_residuals(model)[0]}
@@ -131,6 +131,10 @@ class PruneBlocks(Pass):
         elif gone and refit:
             refit_layers(original, model, context, scope="all", name=self.name)
         return len(gone)
+
+    def judging(self, samples: int) -> PruneBlocks:
+        """See `lwgraph.plan.roles.RemovesBlocks`."""
+        return replace(self, samples=samples)
 
     def _needs(self, context: Context) -> tuple[Executor, Sequence[Feeds]]:
         if not context.data:

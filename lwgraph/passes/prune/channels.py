@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from lwgraph import ir
@@ -16,7 +16,7 @@ from lwgraph.passes.prune.importance import Ranking, importance
 from lwgraph.passes.prune.readers import Work
 from lwgraph.passes.prune.widths import at_outputs, by_group, by_work, menu, shares_after, step_of
 from lwgraph.plan.refit.samples import chosen_feeds
-from lwgraph.plan.search.removal import Removal
+from lwgraph.plan.roles import Removal
 from lwgraph.plan.search.sensitivity import measure_sensitivity
 from lwgraph.rewrite.base import Context, Contract, Pass
 from lwgraph.views.coupling import Group
@@ -120,7 +120,7 @@ class PruneChannels(Pass):
         return GroupRankings(view, rankings)
 
     def options(self, model: ir.Model, context: Context) -> list[Removal]:
-        """See `lwgraph.plan.search.removal.Removes`. At most choice.MENU sizes each, down to what `most` leaves."""
+        """See `lwgraph.plan.roles.Removes`. At most choice.MENU sizes each, down to what `most` leaves."""
         ranked = self.ranked(model, context)
         work = Work(ranked.view)
         found = []
@@ -142,7 +142,7 @@ class PruneChannels(Pass):
         return found
 
     def apply(self, model: ir.Model, kept: Mapping[str, int], context: Context, *, refit: bool = False) -> int:
-        """See `lwgraph.plan.search.removal.Removes`."""
+        """See `lwgraph.plan.roles.Removes`."""
         return self._cut(model, self.ranked(model, context).removed(kept), context, context, refit)
 
     def _stated(self, groups: list[Group]) -> dict[Group, int]:
@@ -181,7 +181,7 @@ def _held_out(model: ir.Model, context: Context) -> tuple[Context, list[Feeds]] 
         context.seed,
         progress=lambda what, done, total: context.progress(what, done, total),
     )
-    return replace(context, data=fit, statistics=statistics), [feeds[index] for index in sorted(held)]
+    return context.beside(data=fit, statistics=statistics), [feeds[index] for index in sorted(held)]
 
 
 def _probes(group: Group, p: PruneChannels) -> set[int]:

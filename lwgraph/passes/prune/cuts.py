@@ -216,3 +216,6 @@ def recurrent(node: ir.Node, state: Cut) -> None:
             maker = value.producer()
             if maker is not None:
                 ir.sweep([maker])
+
+
+__all__ = ["Cut"]

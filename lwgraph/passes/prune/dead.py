@@ -15,7 +15,7 @@ from lwgraph.passes.clean.constants_to_initializers import ConstantsToInitialize
 from lwgraph.passes.prune.compensate import add_to_bias, drop_zero_biases, own_biases
 from lwgraph.passes.prune.intervals import Bounds, channel_bounds
 from lwgraph.passes.prune.readers import PruneView
-from lwgraph.passes.prune.surgery import remove_channels
+from lwgraph.passes.prune.remove_channels import remove_channels
 from lwgraph.rewrite.base import Context, Contract, Pass
 from lwgraph.views.coupling import Group
 

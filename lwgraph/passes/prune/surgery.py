@@ -1,4 +1,4 @@
-"""Removes channels from a model: slices weights, and rewrites the constants and attributes that speak of channels."""
+"""One removal of channels: weights are sliced, and what else changes at an operator is looked up in CUTS."""
 
 from __future__ import annotations
 
@@ -129,26 +129,4 @@ class Cut:
             self._drop(value)
 
 
-def remove_channels(model: ir.Model, coupling: Coupling, removed: Mapping[Group, npt.ArrayLike]) -> int:
-    """Remove the given channels (positions within each group) from `model`, of which `coupling` is the coupling.
-
-    Weights are sliced (a shared one is copied for those that part with it), group counts, split sizes, reshape targets,
-    bounds, indices and hidden sizes rewritten, recorded shapes updated; axes of unknown size stay unknown. The coupling
-    must not be used afterwards. O(size of what is sliced).
-
-    Returns:
-        how many channels were removed.
-
-    Raises:
-        CheckError: a group is frozen, or nothing would be left of an axis. The model is unchanged then.
-    """
-    for group, channels in removed.items():
-        if group.frozen and len(np.atleast_1d(np.asarray(channels))):
-            raise CheckError(f"channels of group {group.number} ('{group.name}') cannot be removed: {group.frozen}")
-    import lwgraph.passes.prune.cuts  # noqa: F401 - registers the edits
-
-    Cut(model, coupling, removed).run()
-    return sum(len(np.unique(np.asarray(channels))) for channels in removed.values())
-
-
-__all__ = ["CUTS", "Axis", "Cut", "cut", "remove_channels"]
+__all__ = ["CUTS", "Axis", "Cut", "cut"]

@@ -43,6 +43,7 @@ class Half(Pass):
 
     name: ClassVar[str] = "half"
     contract: ClassVar[Contract] = Contract.APPROXIMATE
+    spares: ClassVar[str] = "nodes_to_exclude"
 
     type: Annotated[
         Literal["float16", "bfloat16"], "float16: 11 bits up to 65504; bfloat16: 8 bits, float32's range"

@@ -29,6 +29,7 @@ from lwgraph.passes.quantize.placing.readback import failures
 from lwgraph.passes.quantize.placing.target import Target, has_vnni, load_target
 from lwgraph.passes.quantize.recurrent import QuantizeRecurrent
 from lwgraph.rewrite import Context, Contract, Pass
+from lwgraph.rewrite.base import Log
 
 DESCRIBED = 2  # samples on which the report compares every tensor
 WIDE_OPSET = 21  # of QuantizeLinear with 4-bit and 16-bit integers
@@ -44,6 +45,7 @@ class Quantize(Pass):
 
     name: ClassVar[str] = "quantize"
     contract: ClassVar[Contract] = Contract.APPROXIMATE
+    spares: ClassVar[str] = "nodes_to_exclude"
 
     target: Annotated[str, "ort-cpu, ort-cpu-avx2, openvino, tensorrt, qnn, or the path of a target file"] = "ort-cpu"
     calibration_method: Annotated[
@@ -227,7 +229,7 @@ class Quantize(Pass):
     ) -> None:
         """Loops over integer products in place of LSTM and GRU, kept where measured faster and accurate enough."""
         assert context.data
-        inner = Context(limit=context.limit)
+        inner = Context(log=Log(limit=context.log.limit))
         trial = ir.clone(mixed.model)
         names = [n.name or "" for n in trial.graph if target.has(n.op_type, "recurrent", opset_of(trial))]
         scope = tuple(n for n in names if n in refused)
@@ -378,7 +380,7 @@ class Quantize(Pass):
             changed = pass_.balance(even, first.observed, PROMISING)
         else:
             fitting: Any = known  # read one by one, like the list that a Context has otherwise
-            changed = pass_.run(even, replace(context, data=fitting, executor=executor))
+            changed = pass_.run(even, context.beside(data=fitting, executor=executor))
         return [(model, first), (even, observer(even))] if changed else [(model, first)]
 
     def quantizers(

@@ -20,6 +20,7 @@ from lwgraph.passes.quantize.grids.block_weights import Stored, Writer, encode, 
 from lwgraph.passes.quantize.placing.already_quantized import quantized_already
 from lwgraph.passes.quantize.placing.readback import unpacked
 from lwgraph.rewrite import Context, Contract, Pass
+from lwgraph.rewrite.base import Log
 
 _BLOCKED_OPSET = 21  # blocks and int4 came with it
 _CHANNEL_OPSET = 13
@@ -39,6 +40,7 @@ class QuantizeWeights(Pass):
 
     name: ClassVar[str] = "quantize-weights"
     contract: ClassVar[Contract] = Contract.APPROXIMATE
+    spares: ClassVar[str] = "nodes_to_exclude"
 
     bits: Annotated[int, "8 or 4 bits per weight; embeddings take 8"] = 8
     block_size: Annotated[
@@ -112,7 +114,7 @@ class QuantizeWeights(Pass):
         sites = self._sites(model, Context())  # anew: the model may have been converted
         if not sites:
             return 0
-        fitting = Context(statistics=self._statistics(model, context, sites), warnings=context.warnings)
+        fitting = Context(statistics=self._statistics(model, context, sites), log=Log(warnings=context.warnings))
         writer, done, families = Writer(model.graph), 0, _families(sites)
         for family in families:
             stored = self._encoded(family, fitting)

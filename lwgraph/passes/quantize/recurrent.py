@@ -34,6 +34,7 @@ class QuantizeRecurrent(Pass):
 
     name: ClassVar[str] = "quantize-recurrent"
     contract: ClassVar[Contract] = Contract.APPROXIMATE
+    spares: ClassVar[str] = "ignored_scope"
     asks: ClassVar[bool] = True
 
     reduce_range: Annotated[bool | None, "7-bit weights, for processors that saturate; none: detected"] = None

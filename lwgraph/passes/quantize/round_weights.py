@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -39,6 +39,7 @@ class RoundWeights(Pass):
 
     name: ClassVar[str] = "round-weights"
     contract: ClassVar[Contract] = Contract.APPROXIMATE
+    spares: ClassVar[str] = "ignored_scope"
 
     bits: Annotated[int, "bits per weight, 2 to 8"] = 8
     method: Annotated[
@@ -96,7 +97,7 @@ class RoundWeights(Pass):
         if context.data:
             executor = context.executor or registry.executor("ort", threads=context.threads)
             statistics = Statistics(model, context.data, executor, context.seed, progress=context.progress)
-            context = replace(context, statistics=statistics)
+            context = context.beside(statistics=statistics)
         blind = [site.name for site in sites if context.statistics is None or not observable(site)]
         if blind and self.method != "nearest":
             why = "there is no data" if context.statistics is None else "their inputs are inside a subgraph"

@@ -48,12 +48,15 @@ def main(
     student = ir.load(model)
     reader = open_data(data, student, preprocess=preprocess)
     context = Context(
-        executor=registry.executor("ort", threads=threads), teacher=ir.load(teacher), seed=seed, threads=threads
+        executor=registry.executor("ort", threads=threads),
+        data=cast("list[Feeds]", reader),  # iterated and counted only
+        teacher=ir.load(teacher),
+        seed=seed,
+        threads=threads,
     )
-    context.data = cast("list[Feeds]", reader)  # iterated and counted only
     if first and sys.stderr.isatty():
-        context.progress = lambda what, done, total: click.echo(
-            f"\r{what} ({100 * done // total} %)", nl=False, err=True
+        context = context.beside(
+            progress=lambda what, done, total: click.echo(f"\r{what} ({100 * done // total} %)", nl=False, err=True)
         )
     if several:
         registry.executor("torch")  # says how to install it

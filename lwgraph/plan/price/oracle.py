@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from lwgraph import ir
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.errors import LwgraphError
-from lwgraph.executor import Executor, Feeds, Run
+from lwgraph.executor import Executor, Feeds, Run, in_calling_thread, settings
 from lwgraph.layers.form import Form
 from lwgraph.layers.site import Site
 from lwgraph.layers.substitute import Build, formed, original
@@ -66,9 +66,7 @@ class Oracle:
         self.cache = PriceCache() if cache is None else cache
         self._target = [
             executor.name,
-            str(getattr(executor, "version", "")),
-            str(getattr(executor, "level", "")),
-            str(getattr(executor, "threads", "")),
+            *map(str, settings(executor)),
             processor(),
         ]
 
@@ -139,7 +137,7 @@ class Oracle:
     def _clock(self) -> Callable[[], float]:
         """A target that computes in the calling thread is timed by that thread's own clock, which stands still while
         other processes have the processor."""
-        return time.thread_time if getattr(self.executor, "in_calling_thread", False) else time.perf_counter
+        return time.thread_time if in_calling_thread(self.executor) else time.perf_counter
 
     def _carry_out(self, kind: str, keys: Sequence[str], runs: Sequence[Run], timed: TimedModels) -> None:
         """Time `runs` side by side, and keep the prices that come of it; see `settle`."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from lwgraph import ir, registry
-from lwgraph.layers.form import Form
+from lwgraph import ir
+from lwgraph.layers.form import Form, find_form
 from lwgraph.layers.moments import too_wide
 from lwgraph.layers.site import Site, find_sites
 from lwgraph.plan.precision import FLOAT, INT8
@@ -37,7 +37,7 @@ def ask_all(
     Returns:
         the number of layers that have anything to price.
     """
-    classes = [registry.form_class(name) for name in forms]
+    classes = [find_form(name) for name in forms]
     sites = find_sites(model, shapes, refused=lambda place, why: context.skip("measure", place, why))
     priced = 0
     for done, site in enumerate(sites):

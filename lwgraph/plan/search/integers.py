@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,35 +16,16 @@ from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Run, untimed
 from lwgraph.plan.carry_out import RANGE_SAMPLES, RANGE_SECONDS, affordable
 from lwgraph.plan.plan import Plan, Precision
-from lwgraph.plan.precision import EXACTLY, INT8, QUICK, make_pass, spelling
+from lwgraph.plan.precision import INT8, quantizer, spelling
+from lwgraph.plan.roles import Survey
 from lwgraph.plan.search.planner import QUICK_SAMPLES, Planner, Quantizing
 from lwgraph.rewrite.base import Context
 
 VERSION = 2  # part of the file name: raise it when the meaning of a survey changes
 KEY = "survey"
-METHODS = ("minmax", "percentile", "mse")  # ranges that trials may have; the first where others are hardly better
 CLEARLY = 1.25  # times less loss must be what clips ranges: other samples may go further
 ALIKE, NEGLIGIBLE = 1.5, 1e-3  # a loss up to this many times another, and this much more, is like it
 LEAST = 1e-3  # a layer's integers cost at least this share of the median: a few samples may not show what they do
-
-
-@dataclass(frozen=True)
-class Survey:
-    """What the quantizing pass measured of one network.
-
-    Attributes:
-        damage: by the name of a node, the relative squared error of the outputs that its integers cause; empty where
-            all integers together cause so little that nothing was measured.
-        kept: names of the nodes that could be in integers and that the pass leaves in float; empty where it leaves
-            all of them.
-        slower: what these take longer in integers, as a share of all that could be in integers.
-        even: whether evening out the channels brought the outputs nearer; None: not known.
-    """
-
-    damage: dict[str, float] = field(default_factory=dict)
-    kept: tuple[str, ...] = ()
-    slower: float = 0.0
-    even: bool | None = None
 
 
 def quick_integers(
@@ -53,8 +33,8 @@ def quick_integers(
 ) -> tuple[Planner, ir.Model, float]:
     """Choose the ranges with which plans are tried, by the loss of the whole network in integers.
 
-    The method is chosen on as many samples as ranges are taken from in earnest, and by samples that these do not know;
-    plans that may be delivered get it, too, so that the pass need not try all methods for each. Then trials get the
+    The ranges are chosen on as many samples as ranges are taken from in earnest, and by samples that these do not know;
+    plans that may be delivered get it, too, so that the pass need not try all ranges for each. Then trials get the
     fewest samples with which the network loses about as little: a few may miss what an output can be.
 
     Args:
@@ -65,17 +45,14 @@ def quick_integers(
         the planner that has them, that network with its ranges taken in earnest, and its loss.
 
     Raises:
-        LwgraphError: the network cannot be quantized with any of METHODS.
+        LwgraphError: the network cannot be quantized with any of its ranges.
     """
-    choice = planner.chosen(planner.uniform(INT8))
+    choice, able = planner.chosen(planner.uniform(INT8)), quantizer()
     best: tuple[Planner, ir.Model, float] | None = None
     reason: LwgraphError | None = None
     enough = affordable(RANGE_SAMPLES, RANGE_SECONDS, planner.run_ms)
-    evenly = {} if even is None else {"equalize": even}
-    for method in METHODS:
-        quick = str(make_pass(**{**QUICK, "calibration_method": method}))
-        earnest = str(make_pass(**{**EXACTLY, **evenly, "calibration_method": method}))
-        tried = planner.quantized(Quantizing(quick, earnest, enough))
+    for ranges in able.ranges:
+        tried = planner.quantized(Quantizing(str(able.quick(ranges)), str(able.exactly(ranges, even)), enough))
         try:
             model = tried.apply(choice, quick=True).model
             found = loss(untimed(executor).prepare(model))
@@ -99,7 +76,7 @@ def quick_integers(
 
 
 def survey(model: ir.Model, context: Context, folder: Path | None = None, *, samples: int = RANGE_SAMPLES) -> Survey:
-    """Let the quantizing pass look at a network, or remember what it found: its judgement takes many runs.
+    """Let the quantizer look at a network, or remember what it found: its judgement takes many runs.
 
     Args:
         model: in floats; it is not changed.
@@ -108,17 +85,14 @@ def survey(model: ir.Model, context: Context, folder: Path | None = None, *, sam
         samples: of the data that it looks at, at most.
 
     Raises:
-        LwgraphError: the pass refuses the network.
+        LwgraphError: the quantizer refuses the network.
     """
     feeds = spread(context.data or [], samples)
     executor = context.executor or context.evaluator()
-    facts = (ir.fingerprint(model), make_pass(), *facts_of(executor))
+    facts = (ir.fingerprint(model), quantizer().judged(), *facts_of(executor))
     memory = Rows(cache_path(f"integers-{VERSION}", facts, feeds, folder=folder), "what integers do is")
     if (row := memory.get(KEY)) is not None:
         return Survey(dict(row["damage"]), tuple(row["kept"]), float(row["slower"]), row["even"])
-    judge: Any = make_pass()
-    if not hasattr(judge, "within"):
-        return Survey()
     quiet = Context(
         executor=executor,
         reference=context.reference,
@@ -127,23 +101,11 @@ def survey(model: ir.Model, context: Context, folder: Path | None = None, *, sam
         threads=context.threads,
         progress=context.progress,
     )
-    mixed = judge.within(model, quiet)
-    damage = {n.name: float(n.damage) for n in mixed.nodes if n.damage is not None and math.isfinite(n.damage)}
-    named = {node.name for node in model.graph}
-    kept = tuple(n.name for n in mixed.nodes if n.reason and n.name in named)
-    found = Survey(damage)
-    if mixed.built is not None:
-        found = Survey(damage, kept, _slower(mixed.nodes), getattr(mixed.built, "even", None))
+    found = quantizer().survey(model, quiet)
     memory.put(KEY, asdict(found))
     if memory.warning:
         context.warn(memory.warning)
     return found
-
-
-def _slower(nodes: Sequence[Any]) -> float:
-    times = [(n.integer_ms, n.float_ms, n.reason) for n in nodes if None not in (n.integer_ms, n.float_ms)]
-    lost = sum(max(integer - floats, 0.0) for integer, floats, reason in times if reason)
-    return float(lost / max(sum(integer for integer, _, _ in times), 1e-12))
 
 
 def weigh_integers(
@@ -193,4 +155,4 @@ def whole_network(planner: Planner, survey: Survey) -> Plan | None:
     return planner.planned(Precision((spelling(),), kept))
 
 
-__all__ = ["METHODS", "Survey", "damages_of", "quick_integers", "survey", "weigh_integers", "whole_network"]
+__all__ = ["damages_of", "quick_integers", "survey", "weigh_integers", "whole_network"]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from lwgraph import ir, registry
 from lwgraph.layers.apply import moments_of
-from lwgraph.layers.form import Fitted
-from lwgraph.plan.carry_out import Carried, Refit, carry_out
+from lwgraph.layers.form import Fitted, find_form
+from lwgraph.plan.carry_out import Carried, Samples, carry_out
 from lwgraph.plan.plan import Choice, Plan, Precision
 from lwgraph.plan.precision import FLOAT, INT8, available, spelling
 from lwgraph.plan.price.oracle import Oracle
@@ -254,6 +255,7 @@ class Planner:
             chosen: the options by item name.
             quick: for comparing plans: the fits as they are, and integers with the simplest ranges. Otherwise the
                 layers are fitted anew to what they see in the rewritten model before it goes into integers.
+            details: gets what passes measured, see `Context`.
         """
         fitted = {
             item.name: self.fitted(item, chosen[item.name])
@@ -262,9 +264,8 @@ class Planner:
         }
         plan = dataclasses.replace(self.plan(chosen, quick=quick), groups={}, blocks={})  # the model is their trunk
         context = self.context.beside(details=None) if quick else self.context  # nobody reads the details of a trial
-        refit = None if quick else Refit(self.run_ms)
-        ranges = self.quantizing.samples if quick else None
-        return carry_out(self.model, plan, context, shapes=self.shapes, fitted=fitted, refit=refit, ranges=ranges)
+        samples = Samples(ranges=self.quantizing.samples) if quick else Samples.in_earnest(self.run_ms)
+        return carry_out(self.model, plan, context, shapes=self.shapes, fitted=fitted, samples=samples)
 
 
 def open_planner(
@@ -287,7 +288,7 @@ def open_planner(
         weights: by site name, how much its error matters; 1 where not given.
         precisions: FLOAT, and INT8 where layers may be computed in integers.
     """
-    classes = [registry.form_class(name) for name in (registry.names("forms") if forms is None else forms)]
+    classes = [find_form(name) for name in (registry.names("forms") if forms is None else forms)]
     items = tuple(
         find_items(model, context, oracle, classes, shapes=shapes, weights=weights, precisions=precisions)
     )

@@ -18,7 +18,7 @@ from lwgraph.cache import Rows, cache_path, facts_of
 from lwgraph.calibrate.partial_runs import PartialRuns, first_change
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds, Run, untimed
-from lwgraph.plan.search.removal import Removal, Removes
+from lwgraph.plan.roles import Removal, Removes
 from lwgraph.rewrite.base import Context
 
 VERSION = 1  # part of the file name: raise it when the meaning of a loss changes
@@ -120,7 +120,7 @@ def measure_sensitivity(
 
     Args:
         model: the model; it is not changed.
-        remover: `registry.pass_class("prune-channels")()`, or another pass with `options` and `apply`.
+        remover: a pass that removes; its spelling is part of what the results are found again by.
         context: statistics to fit with, the executor, progress.
         feeds: what to measure on; samples that the statistics have not seen give the honest figure.
         options: what to try; None: all that the remover offers.

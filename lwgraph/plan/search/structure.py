@@ -8,7 +8,7 @@ network that a structure leaves (`Planner`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,8 @@ import numpy as np
 from lwgraph import ir, registry
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Feeds
-from lwgraph.plan.carry_out import BLOCKS, GROUPS
 from lwgraph.plan.plan import Plan, Removed, Width
-from lwgraph.plan.search.removal import Removal
+from lwgraph.plan.roles import BLOCKS, GROUPS, Removal, Removes, RemovesBlocks
 from lwgraph.plan.search.sensitivity import measure_sensitivity, to_measured
 from lwgraph.plan.search.solver import Knapsack, Menu
 from lwgraph.rewrite.base import Context
@@ -58,12 +57,12 @@ class Offer:
     """One item, and the sizes that it may have.
 
     Attributes:
-        pass_name: of the pass that can leave it out.
+        role: what can leave it out, GROUPS or BLOCKS.
         sizes: largest first.
         losses: (n,) at the network's outputs.
     """
 
-    pass_name: str
+    role: str
     sizes: Sequence[Removal]
     losses: np.ndarray[Any, np.dtype[np.float64]]
 
@@ -83,31 +82,31 @@ def find_offers(model: ir.Model, context: Context, feeds: Sequence[Feeds], run_m
         run_ms: of one run of the model, about; on slow networks blocks are judged on fewer samples, or not at all.
     """
     offers = []
-    for name in (GROUPS, BLOCKS):
-        if name not in registry.names("passes"):
+    for role in (GROUPS, BLOCKS):
+        if role not in registry.names("roles"):
             continue
-        remover: Any = registry.pass_class(name)()
-        if name == BLOCKS and (samples := _block_samples(model, run_ms)) is not None:
+        remover = registry.role(role, Removes)
+        if role == BLOCKS and (samples := _block_samples(model, run_ms)) is not None:
             if samples < LEAST_SAMPLES:
-                context.skip("plan", name, f"a run takes {run_ms:.0f} ms: to judge every block takes too long")
+                context.skip("plan", remover.name, f"a run takes {run_ms:.0f} ms: to judge every block takes too long")
                 continue
-            remover = replace(remover, samples=samples)
+            remover = registry.role(role, RemovesBlocks).judging(samples)
         try:
             by_item: dict[str, list[Removal]] = {}
             for option in remover.options(model, context):
                 by_item.setdefault(option.item, []).append(option)
-            probes = [] if name == BLOCKS else [p for sizes in by_item.values() for p in _probes(sizes, len(by_item))]
+            probes = [] if role == BLOCKS else [p for sizes in by_item.values() for p in _probes(sizes, len(by_item))]
             points: dict[str, list[tuple[int, float]]] = {}
             for each in measure_sensitivity(model, remover, context, feeds, options=probes) if probes else []:
                 points.setdefault(each.removal.item, []).append((each.removal.width - each.removal.kept, each.loss))
         except LwgraphError as error:
-            context.skip("plan", name, str(error))
+            context.skip("plan", remover.name, str(error))
             continue
         for item, sizes in by_item.items():
             losses = np.array([size.error for size in sizes])
             if item in points:
                 losses = to_measured([size.width - size.kept for size in sizes], losses, points[item])
-            offers.append(Offer(name, sizes, losses * (1.0 if name == BLOCKS else REFITTED)))
+            offers.append(Offer(role, sizes, losses * (1.0 if role == BLOCKS else REFITTED)))
     return offers
 
 
@@ -126,7 +125,7 @@ def find_structures(model: ir.Model, offers: Sequence[Offer], times: Mapping[str
     whole = sum(times.values())
     if not offers or not whole > 0:
         return []
-    channels = [offer for offer in offers if offer.pass_name != BLOCKS]
+    channels = [offer for offer in offers if offer.role != BLOCKS]
     gentle, any_ = (_front(some, times, whole) for some in (channels, offers))
     kept: list[Structure] = []
     for level in LEVELS:
@@ -189,7 +188,7 @@ def _structure(
     for offer, size, lost in chosen:
         before = sum(times.get(node, 0.0) for node in size.nodes)
         ms = (before, before - _saved(size, times))
-        if offer.pass_name == BLOCKS:
+        if offer.role == BLOCKS:
             blocks[size.item] = Removed(lost, ms)
         else:
             groups[size.item] = Width(size.kept, size.width, lost, ms)
@@ -206,8 +205,7 @@ def _possible(model: ir.Model, structure: Structure) -> Structure:
     if not plan.blocks or not plan.groups:
         return structure
     copy = ir.clone(model)
-    remover: Any = registry.pass_class(BLOCKS)()
-    remover.apply(copy, dict.fromkeys(plan.blocks, 0), Context())
+    registry.role(BLOCKS, Removes).apply(copy, dict.fromkeys(plan.blocks, 0), Context())
     widths = {group.name: group.width for group in couple_channels(copy).groups}
     groups = {name: width for name, width in plan.groups.items() if widths.get(name) == width.of}
     return Structure(Plan(groups=groups, blocks=plan.blocks), structure.share, structure.loss)

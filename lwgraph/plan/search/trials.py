@@ -14,12 +14,12 @@ from lwgraph import ir, registry
 from lwgraph.arrays import Floats
 from lwgraph.calibrate.subsample import spread
 from lwgraph.errors import LwgraphError
-from lwgraph.executor import Executor, Feeds
+from lwgraph.executor import Executor, Feeds, settings
 from lwgraph.layers.form import Fitted, parse_form
 from lwgraph.layers.site import Site, find_sites
 from lwgraph.measure.distance import Loss
 from lwgraph.plan.carry_out import carry_out
-from lwgraph.plan.plan import KEEP, Plan, Precision
+from lwgraph.plan.plan import KEEP, Plan
 from lwgraph.plan.search.planner import Planner
 from lwgraph.rewrite.base import Context
 from lwgraph.tasks import Pool, Shared
@@ -58,11 +58,10 @@ class Setting:
             self._base = ir.load(self.model)
             executor = registry.executor(self.executor, threads=self.threads)
             self._context = Context(executor, registry.executor("reference"), data=self.samples, seed=self.seed)
-        model, context = ir.clone(self._base), self._context
-        sites = {site.name: site for site in find_sites(model, self.shapes)}
+        context = self._context
+        sites = {site.name: site for site in find_sites(self._base, self.shapes)}
         fitted = {name: data.at(sites[name]) for name, data in fits.items()}
-        carry_out(model, dataclasses.replace(plan, precision=Precision()), context, shapes=self.shapes, fitted=fitted)
-        carry_out(model, Plan(precision=plan.precision), context)
+        model = carry_out(self._base, plan, context, shapes=self.shapes, fitted=fitted).model
         assert context.executor is not None
         return float(self.loss(context.executor.prepare(model)))
 
@@ -114,7 +113,7 @@ class Trials:
         setting = Setting(
             ir.to_proto(planner.model).SerializeToString(),
             executor.name,
-            int(getattr(executor, "threads", 1)),
+            int(settings(executor).threads or 1),
             spread(context.data or [], planner.quantizing.samples),
             loss,
             planner.shapes,

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from lwgraph import ir
 from lwgraph.errors import CheckError
-from lwgraph.rewrite.base import Context
-from lwgraph.rewrite.instruments.base import Instrument
-
-if TYPE_CHECKING:
-    from lwgraph.rewrite.pipeline import Pipeline
+from lwgraph.rewrite.base import Context, Pass
+from lwgraph.rewrite.instrument import Instrument
+from lwgraph.rewrite.pipeline import Pipeline
 
 
 class BisectLimit(Instrument):
@@ -21,9 +18,9 @@ class BisectLimit(Instrument):
     def __init__(self, limit: int) -> None:
         self.limit = limit
 
-    def begin(self, model: ir.Model, pipeline: Pipeline, context: Context) -> None:
+    def begin(self, model: ir.Model, pipeline: Iterable[Pass], context: Context) -> None:
         """Set the limit."""
-        context.limit = context.rewrites + self.limit
+        context.log.limit = context.log.rewrites + self.limit
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ def find_culprit(
 
     def attempt(limit: int | None) -> tuple[bool, Context]:
         copy, context = ir.clone(model), new_context()
-        context.limit = limit
+        context.log.limit = limit
         try:
             pipeline.run(copy, context)
         except CheckError:
@@ -66,7 +63,7 @@ def find_culprit(
     fine, context = attempt(None)
     if fine:
         return None
-    total = context.rewrites
+    total = context.log.rewrites
     if not attempt(0)[0]:
         raise CheckError("the model is bad before any rewrite, so no rewrite is to blame")
     low, high = 0, total  # good after `low` rewrites, bad after `high`
@@ -77,5 +74,5 @@ def find_culprit(
         else:
             high = middle
     _, context = attempt(high)
-    pass_name, place = context.last or ("", "")
+    pass_name, place = context.log.last or ("", "")
     return Culprit(high, total, pass_name, place)

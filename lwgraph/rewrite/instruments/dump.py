@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lwgraph import ir
-from lwgraph.rewrite.base import Context
-from lwgraph.rewrite.instruments.base import Instrument
+from lwgraph.rewrite.base import Context, Pass
+from lwgraph.rewrite.instrument import Instrument, Step
 from lwgraph.text import to_text
-
-if TYPE_CHECKING:
-    from lwgraph.rewrite.pipeline import Pipeline, Step
 
 
 class Dump(Instrument):
@@ -20,7 +17,7 @@ class Dump(Instrument):
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
 
-    def begin(self, model: ir.Model, pipeline: Pipeline, context: Context) -> None:
+    def begin(self, model: ir.Model, pipeline: Iterable[Pass], context: Context) -> None:
         """Write the model as it is given."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._write(0, "input", model)

@@ -11,7 +11,7 @@ import numpy as np
 from lwgraph import ir
 from lwgraph.errors import LwgraphError
 from lwgraph.rewrite.base import Context, Pass
-from lwgraph.rewrite.instruments.base import Instrument
+from lwgraph.rewrite.instrument import Instrument
 
 
 class Reproducer(Instrument):

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from lwgraph import ir
 from lwgraph.rewrite.base import Context
-from lwgraph.rewrite.instruments.base import Instrument
-
-if TYPE_CHECKING:
-    from lwgraph.rewrite.pipeline import Step
+from lwgraph.rewrite.instrument import Instrument, Step
 
 
 class PassTimer(Instrument):

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from lwgraph import ir, registry
 from lwgraph.calibrate.generate import generate
 from lwgraph.check import verify
+from lwgraph.contract import Contract
 from lwgraph.errors import CheckError, LwgraphError
-from lwgraph.executor import Executor, Feeds
+from lwgraph.executor import Array, Executor, Feeds
 from lwgraph.measure.compare import Comparison, Difference, compare
 from lwgraph.measure.tolerances import FINITE
-from lwgraph.rewrite.base import Context, Contract, Pass
-from lwgraph.rewrite.instruments.base import Instrument
-
-if TYPE_CHECKING:
-    from lwgraph.arrays import Array
-    from lwgraph.rewrite.pipeline import Pipeline, Step
+from lwgraph.rewrite.base import Context, Pass
+from lwgraph.rewrite.instrument import Instrument, Step
 
 _VALUES_AT_ONCE = 32  # intermediate values held at once while the first that diverges is looked for
 
@@ -52,7 +49,7 @@ class Verify(Instrument):
         self._before: ir.Model | None = None
         self._results: list[list[dict[str, Array]]] | None = None  # by executor, then by sample
 
-    def begin(self, model: ir.Model, pipeline: Pipeline, context: Context) -> None:
+    def begin(self, model: ir.Model, pipeline: Iterable[Pass], context: Context) -> None:
         """Check the model as it is given and choose the feeds."""
         verify(model)
         self._results = None

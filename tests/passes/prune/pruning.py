@@ -9,7 +9,7 @@ import numpy as np
 from lwgraph import ir, registry
 from lwgraph.calibrate import Statistics
 from lwgraph.check import verify
-from lwgraph.passes.prune.surgery import remove_channels
+from lwgraph.passes.prune.remove_channels import remove_channels
 from lwgraph.rewrite.base import Context
 from lwgraph.views.coupling import Group, couple_channels
 

@@ -9,7 +9,8 @@ from onnx import helper
 
 from lwgraph import ir
 from lwgraph.errors import CheckError
-from lwgraph.passes.prune.surgery import CUTS, remove_channels
+from lwgraph.passes.prune.remove_channels import remove_channels
+from lwgraph.passes.prune.surgery import CUTS
 from lwgraph.views.coupling import couple_channels
 from tests.passes.prune.networks import Net
 from tests.passes.prune.pruning import assert_same, cut, feeds, run, some, with_zeros

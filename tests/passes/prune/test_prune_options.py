@@ -14,7 +14,7 @@ from lwgraph.check import verify
 from lwgraph.errors import LwgraphError, UsageError
 from lwgraph.measure.work import count
 from lwgraph.passes.prune.channels import PruneChannels
-from lwgraph.plan.search.removal import Removal
+from lwgraph.plan.roles import Removal
 from lwgraph.plan.search.sensitivity import Reference, measure_sensitivity, split_feeds
 from lwgraph.rewrite.base import Context
 from lwgraph.views.coupling import couple_channels
@@ -128,10 +128,8 @@ def test_sensitivity_goes_on_where_it_stopped(tmp_path, monkeypatch):
             if done == 3:
                 raise KeyboardInterrupt
 
-    ctx.progress = stop
     with pytest.raises(KeyboardInterrupt):
-        measure_sensitivity(model, prune, ctx, held, folder=tmp_path)
-    ctx.progress = lambda *step: None
+        measure_sensitivity(model, prune, ctx.beside(progress=stop), held, folder=tmp_path)
     applied = []
     monkeypatch.setattr(PruneChannels, "apply", lambda self, model, kept, context: applied.append(kept) or 0)
     again = measure_sensitivity(model, prune, ctx, held, folder=tmp_path)

@@ -12,7 +12,7 @@ from lwgraph.passes.prune import assessment
 from lwgraph.passes.prune.channels import PruneChannels
 from lwgraph.passes.prune.importance import Ranking
 from lwgraph.passes.prune.widths import at_outputs
-from lwgraph.plan.search.removal import Removal
+from lwgraph.plan.roles import Removal
 from lwgraph.plan.search.sensitivity import Sensitivity
 from lwgraph.rewrite.base import Context
 from lwgraph.views.coupling import couple_channels

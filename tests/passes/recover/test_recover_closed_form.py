@@ -13,7 +13,7 @@ from lwgraph.layers.site import find_sites
 from lwgraph.layers.weights import transform, write
 from lwgraph.passes.recover.closed_form import FitTarget, target_of
 from lwgraph.rewrite import Context, Pass
-from lwgraph.rewrite.base import Skip
+from lwgraph.rewrite.base import Log, Skip
 from tests.passes.recover.nets import convnet, damaged, inputs
 
 PASSES = ["repair-statistics", "align-blocks", "refit-head", "refit-layers"]
@@ -139,7 +139,7 @@ def test_a_layer_of_another_width_is_skipped(name: str) -> None:
 def test_bisection_can_stop_it() -> None:
     teacher = convnet()
     student = damaged(teacher)
-    assert Pass.parse("align-blocks").run(student, context(teacher, limit=1)) <= 1
+    assert Pass.parse("align-blocks").run(student, context(teacher, log=Log(limit=1))) <= 1
 
 
 def test_a_sum_is_aimed_at_where_there_is_one() -> None:

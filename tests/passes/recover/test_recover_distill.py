@@ -119,7 +119,7 @@ def test_nothing_gained_is_undone() -> None:
 def test_time_budget_and_progress() -> None:
     teacher, seen = convnet(), []
     c = context(teacher, inputs(64))
-    c.progress = lambda what, done, total: seen.append((what, done, total))
+    c = c.beside(progress=lambda what, done, total: seen.append((what, done, total)))
     Pass.parse("distill{minutes=0.02,precision=float32,patience=0}").run(damaged(teacher), c)
     assert seen and all("loss" in what and "held-out" in what for what, _, _ in seen)
     assert seen[-1][1] == seen[-1][2]
@@ -128,7 +128,7 @@ def test_time_budget_and_progress() -> None:
 def test_early_stop() -> None:
     teacher, seen = convnet(), []
     c = context(teacher, inputs(32))
-    c.progress = lambda what, done, total: seen.append(done)
+    c = c.beside(progress=lambda what, done, total: seen.append(done))
     Pass.parse("distill{minutes=0,steps=200,rate=1e-30,patience=2,precision=float32}").run(damaged(teacher), c)
     assert len(seen) == 2
 
@@ -205,13 +205,13 @@ def test_checkpoint_and_resume(tmp_path: Path) -> None:
         if done >= 500:
             raise KeyboardInterrupt
 
-    c.progress = stop
+    c = c.beside(progress=stop)
     with pytest.raises(KeyboardInterrupt):
         Pass.parse(text).run(stopped, c)
     assert ir.fingerprint(stopped) == ir.fingerprint(damaged(teacher))  # the model is written at the end only
     seen = []
     c = context(teacher, inputs(64))
-    c.progress = lambda what, done, total: seen.append(done)
+    c = c.beside(progress=lambda what, done, total: seen.append(done))
     resumed = damaged(teacher)
     assert Pass.parse(text).run(resumed, c) > 0
     assert min(seen) > 500  # it went on where it had stopped
@@ -319,7 +319,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
         if done >= 500:
             raise KeyboardInterrupt
 
-    c.progress = stop
+    c = c.beside(progress=stop)
     with pytest.raises(KeyboardInterrupt):
         Pass.parse(text).run(damaged(teacher), c)
     resumed = damaged(teacher)
@@ -385,7 +385,7 @@ def test_the_first_steps_only_look(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("lwgraph.passes.recover.training.LOOKS", looks)
         seen: list[float] = []
         c = context(teacher, inputs(96))
-        c.progress = lambda what, done, total, seen=seen: seen.append(float(what.rsplit(" ", 1)[1]))
+        c = c.beside(progress=lambda what, done, total, seen=seen: seen.append(float(what.rsplit(" ", 1)[1])))
         text = "distill{minutes=0,steps=20,batch=16,rate=1e-3,warmup=0,patience=0,precision=float32}"
         Pass.parse(text).run(damaged(teacher, noise=0.01), c)
         losses.append(seen[0])

@@ -9,7 +9,9 @@ from lwgraph import ir
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.measure.distance import Loss
 from lwgraph.optimizer.obvious import obvious_plans
+from lwgraph.passes.quantize.quantize import Quantize
 from lwgraph.plan.precision import FLOAT, INT8, spelling
+from lwgraph.plan.roles import Survey
 from lwgraph.plan.search import integers
 from lwgraph.plan.search.planner import Planner
 from lwgraph.rewrite.base import Context
@@ -96,14 +98,14 @@ def test_a_survey_is_made_once_and_tells_layers_apart(planner, tmp_path, monkeyp
     ]
     calls = []
 
-    def within(model, context):
+    def within(self, model, context):
         calls.append(context)
         return SimpleNamespace(nodes=facts, built=SimpleNamespace(even=False))
 
-    monkeypatch.setattr(integers, "make_pass", lambda **o: SimpleNamespace(within=within))
+    monkeypatch.setattr(Quantize, "within", within)
     for _ in range(2):
         found = integers.survey(planner.model, planner.context, tmp_path)
-        assert found == integers.Survey({"a": 0.1}, ("y",), 2 / 8, even=False)
+        assert found == Survey({"a": 0.1}, ("y",), 2 / 8, even=False)
     assert len(calls) == 1
     (path,) = tmp_path.glob("integers-*/*.json")
     path.write_text("cut o")
@@ -116,20 +118,20 @@ def test_the_whole_network_loses_what_was_measured_of_it(planner, tmp_path, monk
     model, known = integers.weigh_integers(planner, loss, ORT)
     measured = loss(ORT.prepare(model))
     assert 0 < measured < 0.1 and planner.predicted_loss(planner.uniform(INT8)) == pytest.approx(measured)
-    assert isinstance(known, integers.Survey)
+    assert isinstance(known, Survey)
 
 
 def test_the_obvious_plans_go_from_everything_to_what_the_pass_would_do(planner):
-    first, last = obvious_plans(planner, integers.Survey({}, ("y",), slower=0.2))
+    first, last = obvious_plans(planner, Survey({}, ("y",), slower=0.2))
     plans = [c.plan.precision for c in (*first, *last)]
     assert [p.passes for p in plans] == [(spelling(),), (spelling(),), ("quantize",)]
     assert [p.keep_float for p in plans] == [(), ("y",), ()] and len({c.key for c in (*first, *last)}) == 3
     for candidate in first:
         model, _ = planner.carry_out(candidate.plan)
         assert "QuantizeLinear" in [n.op_type for n in model.graph]
-    again = obvious_plans(planner, integers.Survey({}, ("y",), slower=0.001))  # hardly faster: only for its accuracy
+    again = obvious_plans(planner, Survey({}, ("y",), slower=0.001))  # hardly faster: only for its accuracy
     assert [c.key for c in (*again[0], *again[1])] == [c.key for c in (*first, *last)] and len(again[0]) == 1
-    assert [len(part) for part in obvious_plans(planner, integers.Survey())] == [1, 1]
+    assert [len(part) for part in obvious_plans(planner, Survey())] == [1, 1]
     assert [len(part) for part in obvious_plans(planner, None)] == [1, 0]
 
 

@@ -8,7 +8,8 @@ from lwgraph import ir
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.errors import UsageError
 from lwgraph.layers.moments import Moments
-from lwgraph.plan.plan import Choice, Plan, apply_plan
+from lwgraph.plan.carry_out import carry_out
+from lwgraph.plan.plan import Choice, Plan
 from lwgraph.plan.search.planner import Planner, undominated
 from lwgraph.rewrite.base import Context
 from tests.layers.chain import FEEDS, ORT, Measured, chain
@@ -131,23 +132,22 @@ def test_plan_round_trip_and_editing(planner):
     again = Plan.from_json(plan.to_json())
     assert again.to_json() == plan.to_json() and again.sites.keys() == plan.sites.keys()
     edited = dataclasses.replace(plan, sites={"a": Choice("keep"), "y": Choice("low-rank{rank=16,split=output}")})
-    model = ir.clone(planner.model)
-    (record,) = apply_plan(model, Plan.from_json(edited.to_json()), planner.context)
+    made = carry_out(planner.model, Plan.from_json(edited.to_json()), planner.context)
+    (record,) = made.records
     assert record.done and record.site == "y" and record.measured and 0 < record.error < 1
-    assert record.macs[1] < record.macs[0] and len(model.graph) == 4
+    assert record.macs[1] < record.macs[0] and len(made.model.graph) == 4
 
 
 def test_the_same_plan_gives_the_same_bytes(planner):
     chosen = planner.at(0.3)
     prints = {ir.fingerprint(planner.apply(chosen)[0]) for _ in range(2)}
-    model = ir.clone(planner.model)
-    apply_plan(model, planner.plan(chosen), planner.context, shapes=planner.shapes)
+    model = carry_out(planner.model, planner.plan(chosen), planner.context, shapes=planner.shapes).model
     assert len(prints) == 1 and ir.fingerprint(model) in prints
 
 
 def test_a_plan_for_another_model(planner):
     with pytest.raises(UsageError, match="site 'b', which the model does not have"):
-        apply_plan(ir.clone(planner.model), Plan({"b": Choice()}), planner.context)
+        carry_out(planner.model, Plan({"b": Choice()}), planner.context)
 
 
 def test_a_plan_file_that_is_not_there(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from lwgraph.passes.quantize.grids.weight_grid import weight_grid
 from lwgraph.passes.quantize.judging.sensitivity import ErrorSource, simulated
 from lwgraph.passes.quantize.placing.roles import weight_axis
 from lwgraph.passes.quantize.round_weights import RoundWeights
-from lwgraph.rewrite import Context
+from lwgraph.rewrite.base import Context, Log
 
 _MOST_BITS = 8
 
@@ -54,7 +53,7 @@ def finer(quantizer: Quantizer, names: Collection[str], data: Sequence[Feeds], c
     others = tuple(node.name or "" for node in model.graph if node.name not in names)
     # Refusals and warnings stay here: a layer that is left out is merely rounded as before.
     fitting: Any = data  # read one by one, like the list that a Context has otherwise
-    inner = replace(context, data=fitting, statistics=None, warnings=[], details=None)
+    inner = context.beside(data=fitting, statistics=None, details=None, log=Log())
     RoundWeights(bits=_bits(quantizer), ignored_scope=others).run(model, inner)
     before = {node.name: node for node in quantizer.model.graph}
     weights = quantizer.weights.copy()

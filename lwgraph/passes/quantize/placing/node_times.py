@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import onnx
 from onnx import helper
 
 from lwgraph import ir
-from lwgraph.executor import Executor, Feeds
+from lwgraph.executor import Executor, Feeds, Kernel, Profiles, offered
 from lwgraph.passes.quantize.placing.readback import plain_name
 
 _ROUNDS, _BLOCKS = 4, 3  # runs in a row, with a pause between the rows
@@ -40,7 +40,7 @@ class Border:
 
 def can_profile(executor: Executor) -> bool:
     """Whether the executor shows what each kernel takes."""
-    return callable(getattr(executor, "profile", None))
+    return offered(executor, Profiles) is not None
 
 
 def node_seconds(executor: Executor, model: ir.Model, feed: Feeds) -> dict[str, float] | None:
@@ -50,12 +50,12 @@ def node_seconds(executor: Executor, model: ir.Model, feed: Feeds) -> dict[str, 
     rest counts nothing. A QuantizeLinear that an integer node's output still passes through counts for that node, and a
     DequantizeLinear in front of one counts for it: an operator without an integer kernel is as slow as it really is.
     """
-    profile: Callable[..., Any] | None = getattr(executor, "profile", None)
-    if profile is None:
+    able = offered(executor, Profiles)
+    if able is None:
         return None
     nodes = {node.name or "": node for node in model.graph}
     makers = {v.name or "": node for node in model.graph for v in node.outputs}
-    kernels = _undisturbed([profile(model, [feed] * _ROUNDS) for _ in range(_BLOCKS)])
+    kernels = _undisturbed([able.profile(model, [feed] * _ROUNDS) for _ in range(_BLOCKS)])
     present: dict[str, float] = {}
     fused: list[tuple[ir.Node, float]] = []
     for kernel in kernels:
@@ -73,7 +73,7 @@ def node_seconds(executor: Executor, model: ir.Model, feed: Feeds) -> dict[str, 
     return present
 
 
-def _undisturbed(profiles: Sequence[Sequence[Any]]) -> list[Any]:
+def _undisturbed(profiles: Sequence[Sequence[Kernel]]) -> list[Kernel]:
     """The kernels of the first profile, each with its least seconds: other work on the machine only adds to them."""
     least: dict[tuple[str, str], float] = {}
     for kernels in profiles:
@@ -123,13 +123,13 @@ def _owner(node: ir.Node, ran: set[str]) -> ir.Node:
 
 def measured_border(executor: Executor) -> Border:
     """Measure conversions and changes of layout in small models float -> integer -> float."""
-    profile: Callable[..., Any] | None = getattr(executor, "profile", None)
-    if profile is None:
+    able = offered(executor, Profiles)
+    if able is None:
         return Border()
     sizes, enters, leaves = [], [], []
     for side in (8, 64):
         feed = {"x": np.random.default_rng(0).standard_normal((1, _CHANNELS, side, side)).astype(np.float32)}
-        kernels = profile(_sandwich(side), [feed] * (2 * _ROUNDS))
+        kernels = able.profile(_sandwich(side), [feed] * (2 * _ROUNDS))
         middle = next((i for i, k in enumerate(kernels) if k.op_type == "QLinearConv"), None)
         if middle is None:
             return Border()

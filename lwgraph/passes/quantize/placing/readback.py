@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-import onnx
+from collections.abc import Mapping, Sequence
 
 from lwgraph import ir
-from lwgraph.executor import Executor
+from lwgraph.executor import Executor, ShowsGraph, offered
 from lwgraph.passes.quantize.placing.already_quantized import is_integer_kernel
 
 _SUFFIX = re.compile(r"(_token_\d+|_quant|_transpose\w*|_nhwc|_nchwc)+$")
@@ -23,14 +20,13 @@ def plain_name(name: str) -> str:
 def kernels(executor: Executor, model: ir.Model) -> dict[str, str] | None:
     """Node name -> the operator that the runtime runs in its place, as far as names survive its optimizer.
 
-    None when the executor cannot show its optimized graph (only those with a method `optimized(model)` can).
+    None when the executor cannot show its optimized graph (`ShowsGraph`).
     """
-    show: Callable[[ir.Model], Any] | None = getattr(executor, "optimized", None)
-    if show is None:
+    able = offered(executor, ShowsGraph)
+    if able is None:
         return None
     found: dict[str, str] = {}
-    proto: onnx.ModelProto = show(model)
-    for node in proto.graph.node:
+    for node in able.optimized(model).graph.node:
         for name in (node.name, *node.output):
             found.setdefault(_SUFFIX.sub("", name), node.op_type)
             found.setdefault(_SUFFIX.sub("", name.removeprefix("fused ")), node.op_type)
@@ -57,10 +53,10 @@ def failures(executor: Executor, model: ir.Model, compute: Sequence[str]) -> Map
 
 def unpacked(executor: Executor, model: ir.Model) -> set[str] | None:
     """Names of the integer initializers that the runtime turns into floats at every run; None when it cannot say."""
-    show: Callable[[ir.Model], Any] | None = getattr(executor, "optimized", None)
-    if show is None:
+    able = offered(executor, ShowsGraph)
+    if able is None:
         return None
-    return {node.input[0] for node in show(model).graph.node if node.op_type == "DequantizeLinear"} & set(
+    return {node.input[0] for node in able.optimized(model).graph.node if node.op_type == "DequantizeLinear"} & set(
         model.graph.initializers
     )
 

@@ -1,21 +1,30 @@
-"""What stands around a pass without being one."""
+"""What stands around a pass without being one, and what it is told of a pass that ran."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from lwgraph import ir
 from lwgraph.errors import LwgraphError
 from lwgraph.rewrite.base import Context, Pass
 
-if TYPE_CHECKING:
-    from lwgraph.rewrite.pipeline import Pipeline, Step
+
+@dataclass(frozen=True)
+class Step:
+    """One pass that ran: how many rewrites it did, how long it took, and, when it was undone, why."""
+
+    index: int
+    spec: Pass
+    count: int
+    seconds: float
+    dropped: str = ""
 
 
 class Instrument:
     """Sees the model before and after each pass. It must not change the model."""
 
-    def begin(self, model: ir.Model, pipeline: Pipeline, context: Context) -> None:
+    def begin(self, model: ir.Model, pipeline: Iterable[Pass], context: Context) -> None:
         """Once, before the first pass."""
 
     def before(self, p: Pass, model: ir.Model, context: Context) -> None:
@@ -30,3 +39,6 @@ class Instrument:
 
     def end(self, model: ir.Model, context: Context) -> None:
         """Once, after the last pass."""
+
+
+__all__ = ["Instrument", "Step"]

@@ -1,0 +1,66 @@
+"""The role `quantizes` (`lwgraph.plan.roles.Quantizes`), played by the pass `quantize`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from lwgraph import ir
+from lwgraph.passes.quantize.judging.mixed_precision import NodeFacts
+from lwgraph.passes.quantize.quantize import Quantize
+from lwgraph.plan.roles import Survey
+from lwgraph.rewrite.base import Context
+
+RANGES = ("minmax", "percentile", "mse")
+# The plan says what stays in floats, the pass does not choose for itself; and weights are rounded one by one, because
+# rounding them by second moments takes a minute and more for each plan of a large network.
+EXACTLY = Quantize(keep="none", rounding="nearest")
+
+
+class PlanQuantizer:
+    """`quantize` as plans need it."""
+
+    ranges: Sequence[str] = RANGES
+
+    def judged(self) -> Quantize:
+        """The pass with all its own judgement."""
+        return Quantize()
+
+    def exactly(self, ranges: str = "", even: bool | None = None) -> Quantize:
+        """All in integers that has a kernel; see `Quantizes.exactly`."""
+        return _with(EXACTLY, ranges, even)
+
+    def quick(self, ranges: str = "") -> Quantize:
+        """The simplest ranges, and channels as they are; see `Quantizes.quick`."""
+        return _with(EXACTLY, ranges or RANGES[0], False)
+
+    def blank(self) -> Quantize:
+        """`quick` without corrected biases; see `Quantizes.blank`."""
+        return replace(self.quick(), bias_correction=False)
+
+    def survey(self, model: ir.Model, context: Context) -> Survey:
+        """What `Quantize.within` measured; see `Quantizes.survey`."""
+        mixed = self.judged().within(model, context)
+        damage = {n.name: float(n.damage) for n in mixed.nodes if n.damage is not None and math.isfinite(n.damage)}
+        if mixed.built is None:
+            return Survey(damage)
+        named = {node.name for node in model.graph}
+        kept = tuple(n.name for n in mixed.nodes if n.reason and n.name in named)
+        return Survey(damage, kept, _slower(mixed.nodes), mixed.built.even)
+
+
+def _with(p: Quantize, ranges: str, even: bool | None) -> Quantize:
+    told: dict[str, Any] = {"calibration_method": ranges or p.calibration_method}
+    return replace(p, **told, equalize=p.equalize if even is None else even)
+
+
+def _slower(nodes: Sequence[NodeFacts]) -> float:
+    """What nodes that stay in float take longer in integers, as a share of what all take in integers."""
+    times = [(n.integer_ms, n.float_ms, n.reason) for n in nodes if n.integer_ms is not None and n.float_ms is not None]
+    lost = sum(max(integer - floats, 0.0) for integer, floats, reason in times if reason)
+    return float(lost / max(sum(integer for integer, _, _ in times), 1e-12))
+
+
+__all__ = ["PlanQuantizer"]

@@ -1,0 +1,182 @@
+"""What plans need of plugins: who leaves out channels and blocks, computes in integers, trains.
+
+A role is an entry point of the group `lwgraph.roles` under one of the names below: a class, made without arguments,
+whose instances have what the role's protocol states. `registry.role(name, protocol)` finds it. So a plan knows no pass
+and no option of a pass, and a third party's plugin can take the place of a built-in one. `lwgraph.testing.check_role`
+tries a class of one's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from lwgraph import ir
+from lwgraph.rewrite.base import Context, Pass
+
+GROUPS, BLOCKS = "removes-channels", "removes-blocks"  # `Removes`, `RemovesBlocks`
+QUANTIZES = "quantizes"  # `Quantizes`
+TRAINS = "trains"  # `Trains`
+SHAPES = "infers-shapes"  # a pass that records the shapes of values, of nodes that forms put there, too
+
+
+# ------------------------------------------------------------ leaving out
+
+
+@dataclass(frozen=True)
+class Removal:
+    """One size of one item: a group of coupled channels, or a residual block.
+
+    Attributes:
+        item: the item's name, unique in the model; the same in every copy of the model.
+        kept: how much of the item stays: channels of a group; 0 of a block.
+        width: how much there is now: channels of a group; 1 for a block.
+        macs: multiply-accumulates of the whole model, one batch, when this alone is done.
+        error: predicted relative output error ||Y - Yhat||^2 / ||Y - mean Y||^2, summed over the layers that read the
+            item, after compensation (`Form.estimate` predicts the same of one layer).
+        nodes: the layers whose work changes.
+        left: of each of these, the share of its work that is left.
+    """
+
+    item: str
+    kept: int
+    width: int
+    macs: int
+    error: float
+    nodes: tuple[str, ...] = ()
+    left: tuple[float, ...] = ()
+
+
+@runtime_checkable
+class Removes(Protocol):
+    """Leaves things out, choice by choice. The passes `prune-channels` and `prune-blocks` do.
+
+    Several choices in one call are made together. What was found out for `options` is kept in the context, so that
+    `apply` on copies of the same model is quick.
+    """
+
+    @property
+    def name(self) -> str:
+        """What refusals are recorded under."""
+
+    def options(self, model: ir.Model, context: Context) -> list[Removal]:
+        """Every item's sizes, largest first, by item. The model is not changed."""
+
+    def apply(self, model: ir.Model, kept: Mapping[str, int], context: Context, *, refit: bool = False) -> int:
+        """Leave out all but `kept` of the items named, in place, and compensate; how much was removed.
+
+        With `refit`, all layers that this changes are then fitted anew to what the model gave before, in order.
+
+        Raises:
+            UsageError: an item that the model does not have, or a size that it cannot have.
+        """
+
+
+@runtime_checkable
+class RemovesBlocks(Removes, Protocol):
+    """Leaves out residual blocks, whose errors it measures at the network's outputs."""
+
+    def judging(self, samples: int) -> RemovesBlocks:
+        """The same, but that measures on at most so many samples."""
+
+
+# ------------------------------------------------------------ integers
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a quantizer measured of one network.
+
+    Attributes:
+        damage: by the name of a node, the relative squared error of the outputs that its integers cause; empty where
+            all integers together cause so little that nothing was measured.
+        kept: names of the nodes that could be in integers and that it would leave in float; empty where it would leave
+            all of them.
+        slower: what these take longer in integers, as a share of all that could be in integers.
+        even: whether evening out the channels brought the outputs nearer; None: not known.
+    """
+
+    damage: dict[str, float] = field(default_factory=dict)
+    kept: tuple[str, ...] = ()
+    slower: float = 0.0
+    even: bool | None = None
+
+
+@runtime_checkable
+class Quantizes(Protocol):
+    """Puts networks into integers, by passes; a plan states their spelling. They need calibration data."""
+
+    @property
+    def ranges(self) -> Sequence[str]:
+        """Ways to take the ranges of activations, at least one; the first stands where others are hardly better."""
+
+    def judged(self) -> Pass:
+        """The pass that decides for itself which layers stay in floats."""
+
+    def exactly(self, ranges: str = "", even: bool | None = None) -> Pass:
+        """The pass that puts all into integers that has a kernel, but what `Pass.spares` tells it to leave alone.
+
+        Args:
+            ranges: one of `ranges`; "": the pass finds out.
+            even: whether channels are evened out first; None: the pass finds out.
+        """
+
+    def quick(self, ranges: str = "") -> Pass:
+        """As `exactly`, with the simplest ranges ("": the first), for comparing plans."""
+
+    def blank(self) -> Pass:
+        """As `quick`, with no care for accuracy: the kernels take as long as in earnest."""
+
+    def survey(self, model: ir.Model, context: Context) -> Survey:
+        """What integers do to a network: damages, and what `judged` would leave in floats. Takes many runs.
+
+        Args:
+            model: in floats; it is not changed.
+            context: `data` to calibrate and judge on; its executor is the target.
+
+        Raises:
+            LwgraphError: the network cannot be quantized.
+        """
+
+
+# ------------------------------------------------------------ training
+
+
+@runtime_checkable
+class Trains(Protocol):
+    """Trains the weights of a model to imitate the context's teacher."""
+
+    def require(self) -> None:
+        """UsageError, which says how to install it, where something that training needs is missing."""
+
+    def prepare(self, model: ir.Model, context: Context) -> None:
+        """Bring back in place what takes seconds, before any training."""
+
+    def train(self, model: ir.Model, context: Context, seconds: float, *, batch: int = 0) -> None:
+        """Train in place.
+
+        Args:
+            model: whose weights change; the structure and the precisions stay.
+            context: `teacher`, `data` to learn from; gains and refusals are recorded in it.
+            seconds: of training, about.
+            batch: samples per step; 0: as the trainer likes.
+
+        Raises:
+            LwgraphError: training failed, or is not possible.
+        """
+
+
+__all__ = [
+    "BLOCKS",
+    "GROUPS",
+    "QUANTIZES",
+    "SHAPES",
+    "TRAINS",
+    "Quantizes",
+    "Removal",
+    "Removes",
+    "RemovesBlocks",
+    "Survey",
+    "Trains",
+]
