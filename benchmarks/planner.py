@@ -15,6 +15,7 @@ from typing import Any
 import click
 import numpy as np
 import numpy.typing as npt
+from lwgraph.plan.search.search import HOPELESS, Search
 
 from benchmarks import judge, mix, tables, zoo
 from benchmarks.optimize import output
@@ -32,7 +33,6 @@ from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.search import site_sensitivity
 from lwgraph.plan.search.integers import weigh_integers
 from lwgraph.plan.search.planner import LATENCY, Planner
-from lwgraph.plan.search.search import HOPELESS, Search
 from lwgraph.plan.search.solver import Knapsack
 from lwgraph.rewrite import Context, Pipeline
 

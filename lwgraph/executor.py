@@ -6,7 +6,9 @@ protocols here are optional abilities, which `offered` asks for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
@@ -42,6 +44,26 @@ class Executor(Protocol):
             DataError: (when called) a feed is missing, unknown, or has the wrong dtype or shape.
         """
         ...
+
+
+# ------------------------------------------------------------ who watches the runs
+
+_check: ContextVar[Callable[[], None]] = ContextVar("check", default=lambda: None)
+
+
+@contextmanager
+def watched(check: Callable[[], None]) -> Iterator[None]:
+    """Within, in this thread: `check` is called before each run of a model, and may raise to end the work."""
+    token = _check.set(check)
+    try:
+        yield
+    finally:
+        _check.reset(token)
+
+
+def before_run() -> None:
+    """To be called by an executor before it runs a model; raises where the work is to end."""
+    _check.get()()
 
 
 # ------------------------------------------------------------ what an executor may offer
@@ -159,8 +181,10 @@ __all__ = [
     "ShowsGraph",
     "Untimed",
     "as_written",
+    "before_run",
     "in_calling_thread",
     "offered",
     "settings",
     "untimed",
+    "watched",
 ]

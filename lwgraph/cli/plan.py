@@ -11,15 +11,12 @@ import click
 from lwgraph.cli.common import (
     check_destination,
     console,
-    data_option,
     json_option,
-    preprocess_option,
+    parse_shapes,
     print_json,
-    seed_option,
-    shape_option,
     table,
-    threads_option,
 )
+from lwgraph.cli.requests import request_options
 
 if TYPE_CHECKING:
     from lwgraph.plan.plan import Plan
@@ -133,14 +130,9 @@ def diff(a: str, b: str, as_json: bool) -> int:
 @click.argument("plan", metavar="PLAN")
 @click.argument("model", metavar="MODEL")
 @click.option("-o", "--output", metavar="OUT", help="File to write.  [default: MODEL.lw.onnx beside the input]")
-@data_option
-@preprocess_option
-@shape_option
-@click.option("--eval-data", metavar="D", help="Data for judging only, never for fitting; same kinds as --data.")
-@click.option("--metric", metavar="M", help="As for `lwgraph optimize`.")
-@click.option("--max-drop", type=float, metavar="X", help="Largest loss allowed; exit code 1 if it is exceeded.")
-@threads_option
-@seed_option
+@request_options(
+    "data", "preprocess", "input_shapes", "eval_data", "metric", "max_drop", "memory", "threads", "seed", "strict"
+)
 @click.option("--report", metavar="DIR", help="Folder for report.html, report.json and plan.json.")
 @json_option
 @click.option("--overwrite", is_flag=True, help="Allow OUT to be replaced, even if it is the input.")
@@ -160,6 +152,40 @@ def apply(ctx: click.Context, /, plan: str, model: str, output: str | None, over
     check_destination(out, overwrite)
     status: int = ctx.invoke(optimize, model=model, plan=plan, output=str(out), overwrite=overwrite, **options)
     return status
+
+
+@command.command(short_help="Write another plan of the last run's table.")
+@click.argument("number", metavar="N", type=int)
+@click.argument("model", metavar="MODEL")
+@click.option("-o", "--output", metavar="OUT", help="File to write.  [default: MODEL.lw.onnx beside the input]")
+@request_options("input_shapes", "threads", "seed")
+@click.option("--overwrite", is_flag=True, help="Allow OUT to be replaced, even if it is the input.")
+def pick(
+    number: int,
+    model: str,
+    output: str | None,
+    input_shapes: tuple[str, ...],
+    threads: int,
+    seed: int,
+    overwrite: bool,
+) -> None:
+    """Write plan N of the table that the last `lwgraph optimize MODEL --data ...` printed.
+
+    Its model was kept when that run judged it, so this takes seconds; what can be checked of it is checked anew.
+    """
+    from lwgraph import ir, registry
+    from lwgraph.calibrate import generate
+    from lwgraph.optimizer import front
+
+    out = Path(output) if output else Path(model).with_name(f"{Path(model).stem}.lw.onnx")
+    check_destination(out, overwrite)
+    source = ir.load(model)
+    executor, reference = registry.executor("ort", threads=threads), registry.executor("reference")
+    feeds = list(generate(source, 1, seed, shapes=parse_shapes(input_shapes), executor=executor))
+    row, made = front.pick(source, number, executor, reference, feeds)
+    ir.save(made, out, overwrite=overwrite)
+    speed = "" if row.speed is None else f", {row.speed:.2f} times the speed when it was timed"
+    console().print(f"plan {number}: loses {row.drop:.4g}{speed}\nwritten: {out}", markup=False)
 
 
 __all__ = ["command"]

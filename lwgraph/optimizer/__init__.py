@@ -1,7 +1,8 @@
 """The main job: read a model, rewrite it, prove the result, report."""
 
-from lwgraph.optimizer.goal import TARGETS, Goal
+from lwgraph.optimizer.request import Request
 from lwgraph.optimizer.result import Result
 from lwgraph.optimizer.run import optimize
+from lwgraph.optimizer.target import TARGETS
 
-__all__ = ["TARGETS", "Goal", "Result", "optimize"]
+__all__ = ["TARGETS", "Request", "Result", "optimize"]

@@ -33,7 +33,9 @@ def back_off(front: Front, candidates: Candidates, make: Make) -> None:
         return
     _bisect(apart([c for c in within if c.amount(objective) <= most], objective), candidates, make)
     if request.limited and not candidates.good():
-        _bisect(apart(everything, objective), candidates, make)  # out of reach: the nearest plan that keeps the accuracy
+        _bisect(
+            apart(everything, objective), candidates, make
+        )  # out of reach: the nearest plan that keeps the accuracy
 
 
 def apart(ladder: Sequence[Candidate], objective: str) -> list[Candidate]:

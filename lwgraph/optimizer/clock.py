@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 Progress = Callable[[str, int, int], None]
 
 
-class OutOfTime(BaseException):  # noqa: N818 - like KeyboardInterrupt, it is no error and no handler of errors may take it
+class OutOfTime(BaseException):
     """Raised where work goes on after its time; the run catches it and delivers what it has."""
 
 

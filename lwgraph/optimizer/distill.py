@@ -15,7 +15,7 @@ from lwgraph.calibrate import Statistics
 from lwgraph.calibrate.subsample import spread
 from lwgraph.errors import LwgraphError, UsageError
 from lwgraph.layers.apply import Record
-from lwgraph.optimizer.goal import Goal
+from lwgraph.optimizer.request import Request
 from lwgraph.plan.carry_out import carry_out
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.roles import TRAINS, Trains
@@ -181,8 +181,8 @@ def best_of(probes: Sequence[TrainedPlan], floor: float | None) -> TrainedPlan |
 
 __all__ = [
     "PROBE_SHARE",
-    "TrainedPlan",
     "Recovered",
+    "TrainedPlan",
     "best_of",
     "probe",
     "recover",

@@ -40,15 +40,9 @@ class FirstRuns:
             run(feed)
         self._known |= found
 
-    def close(self) -> None:
-        """End the worker."""
-        self._isolated.close()
-
 
 def _operators(model: ir.Model) -> set[tuple[str, str, int]]:
-    return {
-        (node.domain, node.op_type, ir.opset(node)) for scope in ir.scopes(model) for node in scope
-    }
+    return {(node.domain, node.op_type, ir.opset(node)) for scope in ir.scopes(model) for node in scope}
 
 
 __all__ = ["FirstRuns"]

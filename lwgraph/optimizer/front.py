@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from lwgraph import ir
 from lwgraph.cache import Rows, cache_folder
 from lwgraph.errors import CheckError, UsageError
-from lwgraph.executor import Executor
+from lwgraph.executor import Executor, Feeds
 from lwgraph.optimizer.candidates import Candidates, Made
 from lwgraph.optimizer.prove import Proof
 from lwgraph.plan.plan import Plan
@@ -96,15 +95,17 @@ def keep_front(source: ir.Model, rows: Sequence[FrontRow], made: Sequence[Made],
     return memory.warning
 
 
-def pick(source: ir.Model, number: int, executor: Executor, reference: Executor, proof_feeds: Any) -> ir.Model:
-    """The model of one plan of the last run's front, proved anew.
+def pick(
+    source: ir.Model, number: int, executor: Executor, reference: Executor, feeds: Sequence[Feeds]
+) -> tuple[FrontRow, ir.Model]:
+    """One plan of the last run's front and its model, proved anew.
 
     Args:
         source: the input model of that run.
         number: of the plan.
         executor: the target.
         reference: the second executor.
-        proof_feeds: inputs to prove it on.
+        feeds: inputs to prove it on.
 
     Raises:
         UsageError: there is no such front or plan, or its model is no longer in the cache.
@@ -125,11 +126,11 @@ def pick(source: ir.Model, number: int, executor: Executor, reference: Executor,
             "run lwgraph optimize again, or carry the plan out with lwgraph plan apply"
         )
     model = ir.load(path)
-    checks, _ = Proof(source, executor, reference, proof_feeds, real=True).checks(model, exact=False)
+    checks, _ = Proof(source, executor, reference, feeds, real=True).checks(model, exact=False)
     broken = next((check for check in checks if not check.ok), None)
     if broken is not None:
         raise CheckError(f"plan {number} failed a check ({broken.what}, {broken.executor}): {broken.detail}")
-    return model
+    return FrontRow(**{f.name: row[f.name] for f in fields(FrontRow)}), model
 
 
 def _memory(source: ir.Model) -> Rows:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from lwgraph import ir
 from lwgraph.calibrate import Reader, generate, open_data, split
 from lwgraph.executor import Executor, Feeds
+from lwgraph.optimizer.request import Request
 
 FIT_SAMPLES = 1024  # a Gram matrix gains nothing from more
 JUDGED_SHARE = 0.25  # of the data, when none was given for judging
@@ -43,33 +42,19 @@ class Inputs:
         return bool(self.fit)
 
 
-def gather(
-    model: ir.Model,
-    data: Any,
-    eval_data: Any,
-    preprocess: Any,
-    executor: Executor,
-    seed: int,
-    own_metric: bool,
-    shapes: Mapping[str, Sequence[int]] | None = None,
-    *,
-    train: bool = False,
-    augment: str | Sequence[str] | None = None,
-) -> Inputs:
+def gather(model: ir.Model, request: Request, executor: Executor, own_metric: bool) -> Inputs:
     """Open what the user gave; generate inputs when that is nothing.
 
     Args:
         model: the model that will be fed.
-        data: for fitting; None: nothing is fitted, inputs for verification are generated or taken from `eval_data`.
-        eval_data: for judging; None: a share of `data` is kept apart, unless the metric brings its own data.
-        preprocess: for images and arrays.
+        request: without `data` nothing is fitted, and inputs for verification are generated or taken from `eval_data`;
+            without `eval_data` a share of `data` is kept apart for judging, unless the metric brings its own data.
         executor: tries generated inputs.
-        seed: of the split and the generated inputs.
         own_metric: the metric is a user's function, which has its own data.
-        shapes: sizes of generated inputs by name, where they cannot be found.
-        train: whether all of the data are wanted for training.
-        augment: how training may vary them.
     """
+    data, eval_data, preprocess, seed = request.data, request.eval_data, request.preprocess, request.seed
+    train, augment = request.training > 0, request.augment
+    shapes = request.input_shapes
     if data is None and eval_data is None:
         generated = generate(model, GENERATED, seed, shapes=shapes, executor=executor)
         note = (

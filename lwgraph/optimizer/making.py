@@ -82,7 +82,9 @@ class Making:
         return self._trunks[key]
 
     def _cut(self, structure: Plan) -> ir.Model:
-        model = carry_out(self.clean, structure, self.context, shapes=self.shapes, samples=Samples.in_earnest(self.run_ms)).model
+        model = carry_out(
+            self.clean, structure, self.context, shapes=self.shapes, samples=Samples.in_earnest(self.run_ms)
+        ).model
         self.models.put(structure.says(), model, {})
         return model
 
@@ -94,7 +96,9 @@ class Making:
         rest = replace(plan, groups={}, blocks={})
 
         def make(context: Context) -> ir.Model:
-            return carry_out(trunk.model, rest, context, shapes=trunk.shapes, samples=Samples.in_earnest(self.run_ms)).model
+            return carry_out(
+                trunk.model, rest, context, shapes=trunk.shapes, samples=Samples.in_earnest(self.run_ms)
+            ).model
 
         return self._made(candidate, plan, self.context, make)
 
@@ -106,31 +110,29 @@ class Making:
             candidate,
             planner.plan(chosen),
             planner.context,
-            lambda context: planner.within(context).apply(chosen)[0],
+            lambda context: planner.within(context).apply(chosen).model,
         )
 
-    def _made(
-        self, candidate: Candidate, plan: Plan, context: Context, make: Callable[[Context], ir.Model]
-    ) -> Made:
+    def _made(self, candidate: Candidate, plan: Plan, context: Context, make: Callable[[Context], ir.Model]) -> Made:
         told, key = self.context, plan.says()
         kept = self.models.get(key)
         if kept is None:
             warned, skipped = len(told.warnings), set(told.skipped)
-            details: dict[str, Any] | None = None if context.details is None else {}
-            model = make(context.beside(details=details))
+            details: dict[str, Any] = {}
+            model = make(context.beside(details=None if context.details is None else details))
             refusals = [[s.pass_name, s.place, s.reason] for s in told.skipped if s not in skipped]
-            beside = {"details": details or {}, "warnings": told.warnings[warned:], "skipped": refusals}
-            self.models.put(key, model, beside)
+            self.models.put(key, model, {"details": details, "warnings": told.warnings[warned:], "skipped": refusals})
             if self.models.warning:
                 told.warn(self.models.warning)
         else:
             model, beside = kept
+            details = beside.get("details", {})
             for words in beside.get("warnings", []):
                 told.warn(words)
             for refusal in beside.get("skipped", []):
                 told.skip(*refusal)
         self.first_run(model)
-        return Made(replace(candidate, plan=plan), model, beside.get("details", {}))
+        return Made(replace(candidate, plan=plan), model, details)
 
 
 __all__ = ["Making", "Trunk"]

@@ -13,8 +13,8 @@ class Preset:
 
     Attributes:
         summary: for people.
-        objective: what is made little among the plans that keep all promises; see `Goal.objective`.
-        budget: seconds of trials in the search; see `Goal.budget`.
+        objective: what is minimized among the plans that keep all promises; see `Request.objective`.
+        trials: seconds of running trial plans in the search, at most.
         drop_factor: the promise on the metric, as a multiple of the metric's default: of one point, of 0.1 dB, or, in
             dB against the original, of the noise.
         approximate: whether anything that changes the outputs by more than rounding may be done at all.
@@ -22,7 +22,7 @@ class Preset:
 
     summary: str
     objective: str = "latency"
-    budget: float = 60.0
+    trials: float = 60.0
     drop_factor: float = 1.0
     approximate: bool = True
 

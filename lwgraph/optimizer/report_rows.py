@@ -16,8 +16,8 @@ from lwgraph.optimizer.request import Request
 from lwgraph.plan.plan import KEEP, Plan
 from lwgraph.plan.search.plan_search import Search
 from lwgraph.report import PassRun, SiteChoice
+from lwgraph.rewrite import Step
 from lwgraph.rewrite.base import Skipped
-from lwgraph.rewrite.pipeline import Step
 
 
 def plain(request: Request) -> dict[str, object]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_type_hints
 from lwgraph.errors import UsageError, did_you_mean
 from lwgraph.optimizer.presets import PRESETS, Preset, find_preset
 from lwgraph.optimizer.target import check_target
-from lwgraph.tasks.pool import check_workers
+from lwgraph.tasks.open_pool import check_workers
 
 OBJECTIVES = ("latency", "bytes", "macs")
 TRAINING = 600.0  # seconds of training where no budget is stated
@@ -48,17 +48,22 @@ class Request:
     """
 
     data: Annotated[
-        Any, Help("Inputs for fitting, unlabelled: image folder, .npz/.npy, test_data_set_* folder, module:attribute.", "D")
+        Any,
+        Help("Inputs for fitting, unlabelled: image folder, .npz/.npy, test_data_set_* folder, module:attribute.", "D"),
     ] = None
     preprocess: Annotated[
-        Any, Help("How images become inputs: key=value text or a TOML file, e.g. 'resize=256,crop=224,scale=1/255'.", "P")
+        Any,
+        Help("How images become inputs: key=value text or a TOML file, e.g. 'resize=256,crop=224,scale=1/255'.", "P"),
     ] = None
     input_shapes: Annotated[
         Mapping[str, Sequence[int]] | None,
         Help("Sizes of generated inputs, where they cannot be found.", "NAME:1,3,224,224", "--input-shape", many=True),
     ] = None
     eval_data: Annotated[
-        Any, Help("Data for judging only; never used for fitting. Same kinds as --data.  [default: a quarter of --data]", "D")
+        Any,
+        Help(
+            "Data for judging only; never used for fitting. Same kinds as --data.  [default: a quarter of --data]", "D"
+        ),
     ] = None
     metric: Annotated[
         Any,
@@ -93,12 +98,15 @@ class Request:
     ] = None
     preset: Annotated[
         str | None,
-        Help("What to ask for where no other option does: fast, balanced, small or lossless.  [default: balanced]", "P"),
+        Help(
+            "What to ask for where no other option does: fast, balanced, small or lossless.  [default: balanced]", "P"
+        ),
     ] = None
     objective: Annotated[
         str | None,
         Help(
-            "What is minimized among plans that keep all promises: latency, bytes or macs.  [default: the preset's]", "O"
+            "What is minimized among plans that keep all promises: latency, bytes or macs.  [default: the preset's]",
+            "O",
         ),
     ] = None
     budget: Annotated[
@@ -140,7 +148,9 @@ class Request:
     threads: Annotated[int, Help("Threads of the runtime.", "N")] = 1
     seed: Annotated[
         int,
-        Help("Seed of every random choice. Without a budget, the same input, options and seed give the same bytes.", "N"),
+        Help(
+            "Seed of every random choice. Without a budget, the same input, options and seed give the same bytes.", "N"
+        ),
     ] = 0
     workers: Annotated[
         int, Help("Processes that work side by side; the plan found is the same with any number.", "N")
@@ -192,9 +202,7 @@ class Request:
         if passes is not None and self.plan is not None:
             raise UsageError("--plan adds to the default passes; give it without --pipeline and --recipe")
         if not self.asked.approximate and (passes is not None or self.plan is not None):
-            raise UsageError(
-                f"--preset {self.preset} says what to do; give it without --pipeline, --recipe and --plan"
-            )
+            raise UsageError(f"--preset {self.preset} says what to do; give it without --pipeline, --recipe and --plan")
         if self.unproven and self.data is not None:
             raise UsageError("--unproven is for runs without data; leave it out, and the --data prove the result")
         if not self.distill:

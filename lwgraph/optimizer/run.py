@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,8 @@ from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.check import verify
 from lwgraph.errors import CheckError, UsageError
 from lwgraph.executor import Executor, watched
-from lwgraph.failures import Failures, say
+from lwgraph.failures import Failures
+from lwgraph.layers.form import searched_forms
 from lwgraph.measure.score import Score
 from lwgraph.optimizer import distill, report_rows
 from lwgraph.optimizer.annotations import make_lean, same_graph
@@ -34,14 +35,14 @@ from lwgraph.optimizer.stages import STAGES, Stage, Work
 from lwgraph.optimizer.target import MACS, STAND_IN, TARGETS, open_oracle
 from lwgraph.optimizer.timing import SECONDS, Timed, compare_untimed, facts_of, time_models
 from lwgraph.optimizer.without_data import estimate, exact_plan
+from lwgraph.plan import precision
 from lwgraph.plan.carry_out import Samples, carry_out
 from lwgraph.plan.plan import Plan
 from lwgraph.plan.price.oracle import Oracle
 from lwgraph.report import Check, Report, StageRun
 from lwgraph.report import Stage as StageRow
-from lwgraph.rewrite import Context, Contract, Pipeline
+from lwgraph.rewrite import Context, Contract, Pipeline, Step
 from lwgraph.rewrite.instruments import Verify
-from lwgraph.rewrite.pipeline import Step
 from lwgraph.tasks import Pool, open_pool
 
 DEFAULT_PIPELINE = "default"
@@ -49,9 +50,7 @@ TIMING_ROUNDS = 10  # runs of each of three models that the final timing takes a
 
 
 @takes_request
-def optimize(
-    model: ir.Source, *, progress: Progress = lambda what, done, total: None, **asked: Any
-) -> Result:
+def optimize(model: ir.Source, *, progress: Progress = lambda what, done, total: None, **asked: Any) -> Result:
     """Make a model smaller and faster, and prove the result.
 
     A result is there from the first seconds on; everything after that improves it. Whatever fails on the way costs its
@@ -160,15 +159,14 @@ class Run:
             first = FirstRuns(self.executor, inputs.probe)
             first.check(self.original)
             runs_soundly(self.original, self.executor, inputs.probe)
-        try:
-            return self._with(inputs, own, passes, stated, first)
-        finally:
-            first.close()
+        return self._with(inputs, own, passes, stated, first)
 
     def _with(
         self, inputs: Inputs, own: bool, passes: Pipeline | None, stated: Plan | None, first: FirstRuns
     ) -> Result:
         request = self.request
+        # Where nothing is stated, statistics take what they did before, as long as half of the free memory allows it.
+        memory = allowance(None if request.memory is None else float(request.memory))
         context = Context(
             executor=self.executor,
             reference=self.reference,
@@ -179,11 +177,11 @@ class Run:
             threads=request.threads,
             progress=self.progress,
             details={},
-            memory_bytes=allowance(request.memory),  # type: ignore[arg-type]
+            memory_bytes=memory,
             failures=self.failures,
         )
         if inputs.real:
-            context = context.beside(statistics=self._statistics(self.original, inputs, context))
+            context = self._observing(self.original, context)
         judge = self._judge(inputs, own)
         proof = Proof(self.original, self.executor, self.reference, inputs.probe, inputs.real)
         with self._timed("rewriting"):
@@ -192,18 +190,24 @@ class Run:
         searched: Searched | None = None
         if passes is None and incumbent.model is cleaned.model:
             incumbent, searched = self._improve(incumbent, stated, context, judge, inputs, proof, first)
-        return self._deliver(cleaned, incumbent, searched, context, judge, inputs, passes is not None or stated is not None)
+        return self._deliver(
+            cleaned, incumbent, searched, context, judge, inputs, passes is not None or stated is not None
+        )
 
     # ------------------------------------------------------------ before the stages
 
-    def _statistics(self, model: ir.Model, inputs: Inputs, context: Context) -> Statistics:
-        return Statistics(
-            model,
-            inputs.fit,
-            self.executor,
-            self.request.seed,
-            allowance=context.memory_bytes,
-            progress=self.progress,
+    def _observing(self, model: ir.Model, context: Context) -> Context:
+        """The context with statistics of a model."""
+        assert context.data is not None
+        return context.beside(
+            statistics=Statistics(
+                model,
+                context.data,
+                self.executor,
+                self.request.seed,
+                memory_bytes=context.memory_bytes,
+                progress=self.progress,
+            )
         )
 
     def _judge(self, inputs: Inputs, own: bool) -> Judge | None:
@@ -219,7 +223,12 @@ class Run:
             return None
         self.progress("judging the input", 0, 0)
         return Judge(
-            self.original, self.executor, inputs.judge, request.metric, request.max_drop, request.seed,
+            self.original,
+            self.executor,
+            inputs.judge,
+            request.metric,
+            request.max_drop,
+            request.seed,
             request.asked.drop_factor,
         )
 
@@ -286,7 +295,7 @@ class Run:
         first: FirstRuns,
     ) -> tuple[Incumbent, Searched | None]:
         """Let each stage propose; what stands in the end is the incumbent, however they end."""
-        clean, candidates = incumbent.model, None
+        candidates = None
         try:
             with self.failures.guard("preparation"), self.clock.limit(), watched(self.clock.check):
                 work = self._work(incumbent, context, judge, inputs, proof, first)
@@ -306,7 +315,6 @@ class Run:
         with self.failures.guard("front"):
             if warning := keep_front(self.original, rows, made, work.making.models.folder):
                 context.warn(warning)
-        del clean
         return candidates.incumbent, Searched(candidates, work, tuple(rows))
 
     def _stage(self, stage: Stage, work: Work) -> Work:
@@ -345,7 +353,7 @@ class Run:
     ) -> Work:
         clean = incumbent.model
         shapes = layer_shapes(clean, inputs.probe[0], self.executor)
-        context = context.beside(statistics=self._statistics(clean, inputs, context))
+        context = self._observing(clean, context)
         oracle = open_oracle(self.request.target, self.request.threads, self.executor)
         here = oracle if oracle.measures else Oracle(self.executor)
         float_ms = here.whole({"clean": clean}, inputs.probe)[0]
@@ -373,8 +381,20 @@ class Run:
             seconds=lambda: self.clock.spent,
         )
         return Work(
-            self.request, clean, shapes, context, self.executor, inputs, oracle, here, float_ms, candidates, making,
-            self.clock, self.pool, making.trunk(Plan()),
+            self.request,
+            clean,
+            shapes,
+            context,
+            self.executor,
+            inputs,
+            oracle,
+            here,
+            float_ms,
+            candidates,
+            making,
+            self.clock,
+            self.pool,
+            making.trunk(Plan()),
         )
 
     # ------------------------------------------------------------ a stated plan, and runs without data
@@ -392,7 +412,7 @@ class Run:
         clean = incumbent.model
         shapes = layer_shapes(clean, inputs.probe[0], self.executor)
         if inputs.real:
-            context = context.beside(statistics=self._statistics(clean, inputs, context))
+            context = self._observing(clean, context)
         with self._timed("planning"):
             if self.request.training:
                 done = distill.recover(clean, stated, context, self.request.training, data=inputs.training)
@@ -415,13 +435,11 @@ class Run:
 
     def _without_data(self, incumbent: Incumbent, context: Context, inputs: Inputs, proof: Proof) -> Incumbent:
         """The cleaned model with what its weights alone allow; tells what data would buy."""
-        from lwgraph.optimizer.stages.forms import searched_forms
-
         clean = incumbent.model
         oracle = open_oracle(self.request.target, self.request.threads, self.executor)
         with self._timed("planning"):
             with self.failures.guard("redundant weights"):
-                plan = exact_plan(clean, context, oracle, searched_forms(), inputs.probe[0])
+                plan = exact_plan(clean, context, oracle, searched_forms(context.warn), inputs.probe[0])
                 if not plan.empty:
                     model = carry_out(clean, plan, context).model
                     checks = self._proved(proof, model, exact=True)
@@ -429,7 +447,7 @@ class Run:
                         incumbent = Incumbent(model, plan, checks=tuple(checks))
             with self.failures.guard("estimate of what data would buy"):
                 if oracle.measures:
-                    integers = self.request.target != MACS
+                    integers = precision.available() and self.request.target != MACS
                     self._note(str(estimate(clean, self.executor, oracle, inputs.probe, integers)))
         return incumbent
 
@@ -475,15 +493,19 @@ class Run:
         try:
             with self.failures.guard("timing"):
                 if request.target not in TARGETS:
-                    return compare_untimed(
-                        models, self.executor, inputs.probe, request.target, plan.ms, stated=stated
-                    )
+                    return compare_untimed(models, self.executor, inputs.probe, request.target, plan.ms, stated=stated)
                 seconds = SECONDS
                 if self.clock.budget is not None:
                     seconds = min(SECONDS, max(0.5, self.clock.budget - self.clock.spent - 1.0))
                 return time_models(
-                    models, self.executor, inputs.probe, request.target, request.threads, self.progress,
-                    stated=stated, seconds=seconds,
+                    models,
+                    self.executor,
+                    inputs.probe,
+                    request.target,
+                    request.threads,
+                    self.progress,
+                    stated=stated,
+                    seconds=seconds,
                 )
         except KeyboardInterrupt:
             self._note("stopped by the user while the result was timed: its speed is not known")

@@ -37,10 +37,9 @@ def exact_plan(clean: ir.Model, context: Context, oracle: Oracle, forms: Sequenc
     """
     executor = context.executor or context.evaluator()
     shapes = layer_shapes(clean, feeds, executor)
-    redundant, total = [], 0
-    for site in find_sites(clean, shapes):
-        total += 1
-        context.progress("looking at weights", total, 0)
+    redundant = []
+    for number, site in enumerate(find_sites(clean, shapes)):
+        context.progress("looking at weights", number, 0)
         if tail_rank(site, EXACT_TAIL) < 0.5:
             redundant.append(site.name)
         else:

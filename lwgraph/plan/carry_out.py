@@ -90,25 +90,25 @@ def carry_out(
     records = _leave_out(made, BLOCKS, removed, "removed", context, refits > 0 and not plan.groups)
     _check_widths(made, plan)
     widths = {name: width.keep for name, width in plan.groups.items()}
-    observing = _observing(made, context) if records else context
-    records += _leave_out(made, GROUPS, widths, "{} channels", observing, refits > 0)
+    seen = observing(made, context) if records else context
+    records += _leave_out(made, GROUPS, widths, "{} channels", seen, refits > 0)
     if plan.sites:
-        base, observing = model, context
+        base, seen = model, context
         if records:
             base, fitted = ir.clone(made), None
-            observing = _observing(base, context)
+            seen = observing(base, context)
             if context.executor is not None and context.feeds:
                 shapes = layer_shapes(made, next(iter(context.feeds)), context.executor)
-        forms = _place_forms(made, plan, observing, shapes, fitted)
+        forms = _place_forms(made, plan, seen, shapes, fitted)
         if refits and any(record.done for record in forms):
-            refit(base, made, observing, samples=refits)
+            refit(base, made, seen, samples=refits)
         records += forms
     if plan.precision.passes:
-        observing = _observing(made, context) if any(record.done for record in records) else context
+        seen = observing(made, context) if any(record.done for record in records) else context
         if context.data and samples.ranges is not None:
-            observing = observing.beside(data=spread(context.data, samples.ranges))
+            seen = seen.beside(data=spread(context.data, samples.ranges))
         # Refusals stay here: the plan itself says which layers stay in float.
-        records += _run_passes(made, plan.precision, observing.beside(log=replace(context.log, skipped={})))
+        records += _run_passes(made, plan.precision, seen.beside(log=replace(context.log, skipped={})))
     return Carried(made, records)
 
 
@@ -203,12 +203,14 @@ def nodes_of(model: ir.Model, names: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def _observing(model: ir.Model, context: Context) -> Context:
+def observing(model: ir.Model, context: Context) -> Context:
     """The context with statistics of `model`, if it has any."""
     if context.statistics is None or context.executor is None or not context.data:
         return context
     executor, seed, progress = context.executor, context.seed, context.progress
-    return context.beside(statistics=Statistics(model, context.data, executor, seed, progress=progress))
+    return context.beside(
+        statistics=Statistics(model, context.data, executor, seed, memory_bytes=context.memory_bytes, progress=progress)
+    )
 
 
-__all__ = ["Carried", "Samples", "affordable", "carry_out", "nodes_of"]
+__all__ = ["Carried", "Samples", "affordable", "carry_out", "nodes_of", "observing"]

@@ -52,6 +52,19 @@ class Plan:
         kept = all(choice.form == KEEP for choice in self.sites.values())
         return kept and not self.groups and not self.blocks and not self.precision.passes
 
+    def says(self) -> str:
+        """What the plan says of the model that comes of it, as text: not what was predicted."""
+        return json.dumps(
+            {
+                "blocks": sorted(self.blocks),
+                "groups": {name: width.keep for name, width in self.groups.items()},
+                "sites": {name: choice.form for name, choice in self.sites.items() if choice.form != KEEP},
+                "passes": self.precision.passes,
+                "float": self.precision.keep_float,
+            },
+            sort_keys=True,
+        )
+
     def to_json(self) -> str:
         """Readable JSON, one choice per line, numbers to six digits; the same plan gives the same text.
 

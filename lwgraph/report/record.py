@@ -67,6 +67,23 @@ class PassRun:
 
 
 @dataclass
+class StageRun:
+    """One stage of the run.
+
+    Attributes:
+        name: of the stage.
+        seconds: that it took.
+        candidates: that it proposed and that were looked at.
+        outcome: "done", why there was nothing to do, or what ended it.
+    """
+
+    name: str
+    seconds: float
+    candidates: int
+    outcome: str = "done"
+
+
+@dataclass
 class SiteChoice:
     """One dense layer: what was put there, or why it stayed."""
 
@@ -108,6 +125,8 @@ class Report:
     skipped: list[dict[str, str]] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)  # plain data by section, for JSON and the page
     notes: list[str] = field(default_factory=list)
+    runs: list[StageRun] = field(default_factory=list)  # the stages, in order
+    failures: list[str] = field(default_factory=list)  # what failed on the way, and its reproducer, one line each
     seconds: dict[str, float] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=lambda: environment())
     outcome: str = "done"  # "done", or why the goal was not reached

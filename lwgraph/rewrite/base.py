@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lwgraph import ir, registry
 from lwgraph.contract import Contract
 from lwgraph.errors import UsageError
+from lwgraph.failures import Failures
 from lwgraph.objects import load_object
 from lwgraph.rewrite.options import build, format_options, parse_spelling
 
@@ -92,6 +93,8 @@ class Context:
     threads: int = 1
     progress: Callable[[str, int, int], None] = lambda what, done, total: None
     details: dict[str, Any] | None = None  # for the report: what passes measured, by section; None: nobody asks
+    memory_bytes: int | None = None  # that statistics and fits may take together; None: what they take by themselves
+    failures: Failures = field(default_factory=lambda: Failures(strict=True), repr=False)  # records, or raises
     log: Log = field(default_factory=Log, repr=False)
 
     @property

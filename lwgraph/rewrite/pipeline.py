@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from lwgraph import ir, registry
 from lwgraph.errors import CheckError, LwgraphError, UsageError
+from lwgraph.failures import say
 from lwgraph.rewrite import recipe
 from lwgraph.rewrite.base import Context, Contract, Pass
 from lwgraph.rewrite.instrument import Instrument, Step
@@ -52,13 +53,18 @@ class Pipeline:
         return len(self.passes)
 
     def run(
-        self, model: ir.Model, context: Context | None = None, instruments: Sequence[Instrument] = ()
+        self,
+        model: ir.Model,
+        context: Context | None = None,
+        instruments: Sequence[Instrument] = (),
+        *,
+        guarded: bool = False,
     ) -> list[Step]:
         """Run every pass on `model`, in place, and record the recipe in its metadata when anything changed.
 
         Instruments see the model before and after each pass, in their order, and may reject the result. A guarded pass
-        that fails or is rejected is undone, with a warning in the context. Where the context has no teacher, the model
-        as it is before the first approximate pass is the teacher of this run.
+        that fails or is rejected is undone, with a warning in the context; `guarded` makes all of them so. Where the
+        context has no teacher, the model as it is before the first approximate pass is the teacher of this run.
 
         Raises:
             CheckError: an instrument rejected the result of a pass, or a pass failed; the message names the pass. The
@@ -71,17 +77,25 @@ class Pipeline:
         for index, p in enumerate(self.passes):
             if context.teacher is None and p.contract is Contract.APPROXIMATE:
                 context = context.beside(teacher=ir.clone(model))
-            steps.append(self._step(index, p, model, context, instruments))
+            steps.append(self._step(index, p, model, context, instruments, guarded or p.guarded))
         if any(step.count for step in steps):
             recipe.record(model, [step.spec for step in steps if not step.dropped])
         for instrument in instruments:
             instrument.end(model, context)
         return steps
 
-    def _step(self, index: int, p: Pass, model: ir.Model, context: Context, instruments: Sequence[Instrument]) -> Step:
+    def _step(
+        self,
+        index: int,
+        p: Pass,
+        model: ir.Model,
+        context: Context,
+        instruments: Sequence[Instrument],
+        guarded: bool,
+    ) -> Step:
         if not p.asks and not context.allow(p.name, "the whole model"):
             return Step(index, p, 0, 0.0)
-        snapshot = ir.clone(model) if p.guarded else None
+        snapshot = ir.clone(model) if guarded else None
         for instrument in instruments:
             instrument.before(p, model, context)
         start = time.perf_counter()
@@ -91,12 +105,15 @@ class Pipeline:
             for instrument in instruments:
                 instrument.after(step, model, context)
             return step
-        except LwgraphError as error:
-            notes = [note for instrument in instruments if (note := instrument.failed(p, error, context))]
+        except Exception as error:
+            if snapshot is None and not isinstance(error, LwgraphError):
+                raise
+            told = error if isinstance(error, LwgraphError) else CheckError(say(error))
+            notes = [note for instrument in instruments if (note := instrument.failed(p, told, context))]
             if snapshot is None:
-                raise type(error)("; ".join([str(error), *notes])) from error
+                raise type(told)("; ".join([str(told), *notes])) from error
             ir.replace_contents(model, snapshot)
-            reason = str(error)
+            reason = str(told)
             context.warn("; ".join([f"{reason}; the pass was undone", *notes]))
             return Step(index, p, 0, time.perf_counter() - start, reason)
 
@@ -115,7 +132,7 @@ def _run(p: Pass, model: ir.Model, context: Context) -> int:
     except LwgraphError as error:
         text = str(error)
         raise type(error)(text if f"'{p.name}'" in text else f"pass '{p.name}': {text}") from error
-    except Exception as error:  # a pass is a plugin: whatever it raises is the user's to read
+    except (Exception, SystemExit) as error:  # a pass is a plugin: whatever it raises is the user's to read
         words = " ".join(str(error).split())
         raise CheckError(f"pass '{p.name}' failed: {type(error).__name__}: {words}") from error
     finally:

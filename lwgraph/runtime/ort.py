@@ -18,7 +18,7 @@ import onnxruntime
 from lwgraph import ir
 from lwgraph.arrays import Array
 from lwgraph.errors import DataError, ModelError, UsageError
-from lwgraph.executor import Feeds, Kernel
+from lwgraph.executor import Feeds, Kernel, before_run
 from lwgraph.runtime.interface import FeedCheck, one_line, requested
 
 LEVELS = {
@@ -196,6 +196,7 @@ class OrtRun:
         try:
             if self._raw or self._exotic_inputs:
                 return self._run_values(checked)
+            before_run()
             results = self.session.run(self._unique, checked)
         except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
             raise DataError(f"ONNX Runtime could not run the model: {_clean(error)}") from error

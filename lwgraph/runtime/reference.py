@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lwgraph import ir
 from lwgraph.arrays import Array
 from lwgraph.errors import UsageError
-from lwgraph.executor import Feeds
+from lwgraph.executor import Feeds, before_run
 from lwgraph.runtime.interface import FeedCheck, requested
 from lwgraph.runtime.ops import Options
 from lwgraph.runtime.program import Program
@@ -65,6 +65,7 @@ class ReferenceRun:
 
     def __call__(self, feeds: Feeds) -> dict[str, Array]:
         """Run once; see `lwgraph.executor.Run`."""
+        before_run()
         return self._program.run(self._inputs.check(feeds))
 
 

@@ -11,6 +11,14 @@ from lwgraph.tasks.pool import Pool
 MOST_WORKERS = 1024
 
 
+def check_workers(workers: int, dask: str | None) -> None:
+    """UsageError when there is no such pool."""
+    if not 1 <= workers <= MOST_WORKERS:
+        raise UsageError(f"--workers is {workers}; allowed: 1 to {MOST_WORKERS}")
+    if dask is not None and workers != 1:
+        raise UsageError(f"--workers {workers} and --dask '{dask}' both say where to work; give one of them")
+
+
 @contextmanager
 def open_pool(workers: int = 1, dask: str | None = None) -> Iterator[Pool | None]:
     """A pool for the time of a `with` block; None for one worker, which is this process.
@@ -22,10 +30,7 @@ def open_pool(workers: int = 1, dask: str | None = None) -> Iterator[Pool | None
     Raises:
         UsageError: a value is out of range, Dask is not installed, or no cluster with workers answers.
     """
-    if not 1 <= workers <= MOST_WORKERS:
-        raise UsageError(f"--workers is {workers}; allowed: 1 to {MOST_WORKERS}")
-    if dask is not None and workers != 1:
-        raise UsageError(f"--workers {workers} and --dask '{dask}' both say where to work; give one of them")
+    check_workers(workers, dask)
     if dask is None and workers == 1:
         yield None
         return
@@ -46,4 +51,4 @@ def open_pool(workers: int = 1, dask: str | None = None) -> Iterator[Pool | None
     pool.shutdown()
 
 
-__all__ = ["MOST_WORKERS", "open_pool"]
+__all__ = ["MOST_WORKERS", "check_workers", "open_pool"]

@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 import pytest
-
-from lwgraph.errors import UsageError
 from lwgraph.optimizer.backoff import apart, back_off
 from lwgraph.optimizer.bench import DOUBT, Bench, Made
 from lwgraph.optimizer.goal import Goal, parse_amount, parse_seconds
+
+from lwgraph.errors import UsageError
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.search.front import Candidate, Front
 from lwgraph.rewrite.base import Context

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lwgraph.optimizer.data import FIT_SAMPLES, gather
+from lwgraph.optimizer.goal import Goal
+from lwgraph.optimizer.recovery import Probe, best_of, probe, worth_trying
 
 from lwgraph import ir, registry
 from lwgraph.errors import LwgraphError, UsageError
 from lwgraph.optimizer import optimize, recovery
-from lwgraph.optimizer.data import FIT_SAMPLES, gather
-from lwgraph.optimizer.goal import Goal
-from lwgraph.optimizer.recovery import Probe, best_of, probe, worth_trying
 from lwgraph.plan.plan import Choice, Plan
 from lwgraph.plan.search.front import Candidate
 from lwgraph.rewrite import Context, Pass

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from lwgraph.optimizer.goal import Goal
 from onnx import TensorProto, helper, numpy_helper
 
 from lwgraph import registry
 from lwgraph.errors import UsageError
 from lwgraph.optimizer import optimize, run
-from lwgraph.optimizer.goal import Goal
 from lwgraph.optimizer.judge import Judge
 from lwgraph.optimizer.presets import PRESETS, find_preset
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from lwgraph.optimizer.spectrum import redundant
 
 from lwgraph import ir
 from lwgraph.layers.site import find_sites
-from lwgraph.optimizer.spectrum import redundant
 
 
 def layer(weight: np.ndarray, group: int = 1) -> ir.Model:

@@ -4,16 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from lwgraph.optimizer.bench import Bench, Made
+from lwgraph.optimizer.drafts import Drafts, Line
+from lwgraph.optimizer.goal import Goal
+from lwgraph.optimizer.structuring import Workshop, choose
 
 from lwgraph import ir
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.layers.site import find_sites
 from lwgraph.measure.work import count
 from lwgraph.optimizer import structuring
-from lwgraph.optimizer.bench import Bench, Made
-from lwgraph.optimizer.drafts import Drafts, Line
-from lwgraph.optimizer.goal import Goal
-from lwgraph.optimizer.structuring import Workshop, choose
 from lwgraph.plan.carry_out import Carried, Samples, carry_out
 from lwgraph.plan.plan import Plan, Precision, Removed, Width
 from lwgraph.plan.precision import spelling

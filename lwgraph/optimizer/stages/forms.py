@@ -7,11 +7,13 @@ from functools import partial
 
 from lwgraph import ir
 from lwgraph.executor import untimed
+from lwgraph.layers.form import searched_forms
 from lwgraph.measure.distance import Loss
 from lwgraph.measure.work import count
 from lwgraph.optimizer.back_off import back_off
 from lwgraph.optimizer.stages.base import Work
 from lwgraph.plan import precision
+from lwgraph.plan.carry_out import observing
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.precision import quantizer, spelling
 from lwgraph.plan.price.devices import DeviceOracle
@@ -19,8 +21,8 @@ from lwgraph.plan.roles import Survey
 from lwgraph.plan.search import site_sensitivity
 from lwgraph.plan.search.front import Candidate
 from lwgraph.plan.search.integers import weigh_integers, whole_network
-from lwgraph.plan.search.planner import BYTES, LATENCY, MACS, Planner, open_planner
 from lwgraph.plan.search.plan_search import Search, limit_prices, memory_of
+from lwgraph.plan.search.planner import BYTES, LATENCY, MACS, Planner, open_planner
 from lwgraph.plan.search.trials import Trials
 
 ORIGIN = "quantized"
@@ -92,14 +94,14 @@ class Whole:
 
 def _open(work: Work) -> Planner:
     trunk, context = work.trunk, work.context
-    if not trunk.plan.empty and context.statistics is not None:
-        context = context.beside(statistics=context.statistics.of(trunk.model))
+    if not trunk.plan.empty:
+        context = observing(trunk.model, context)
     return open_planner(
         trunk.model,
         context,
         work.oracle,
         shapes=trunk.shapes,
-        forms=searched_forms(),
+        forms=searched_forms(context.warn),
         precisions=work.precisions,
         structure=trunk.plan,
         run_ms=work.float_ms,

@@ -46,7 +46,9 @@ def _plan(work: Work, precision: Precision) -> Plan:
 
 def _candidate(work: Work, plan: Plan) -> Candidate:
     macs = count(work.clean, work.shapes).macs or 0
-    return Candidate((), work.candidates.base_ms, 0.0, ORIGIN, plan=plan, bytes=ir.size(work.clean), macs=macs, stated=True)
+    return Candidate(
+        (), work.candidates.base_ms, 0.0, ORIGIN, plan=plan, bytes=ir.size(work.clean), macs=macs, stated=True
+    )
 
 
 __all__ = ["ORIGIN", "Integers"]

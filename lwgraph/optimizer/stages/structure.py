@@ -50,9 +50,7 @@ class Structures:
         macs, size, base = count(work.clean, work.shapes).macs or 0, ir.size(work.clean), work.candidates.base_ms
         ladder = Ladder(work.candidates, Precision(), work.oracle.target, base, size, macs)
         if share < FASTER and len(work.precisions) > 1:
-            integers = Ladder(
-                work.candidates, Precision((spelling(),)), work.oracle.target, share * base, size, macs
-            )
+            integers = Ladder(work.candidates, Precision((spelling(),)), work.oracle.target, share * base, size, macs)
             if integers.look(NOTHING):  # what comes on top of integers that lose too much is lost, too
                 ladder = integers
         if work.candidates.floor is None and ladder.meets(NOTHING):

@@ -32,10 +32,9 @@ class Training:
         tried = self._tried(work)
         seconds = min(request.training, work.clock.left)
         gained = len(work.context.gains)
-        probes = distill.probe(
-            [plan for plan, _ in tried], partial(_trained, work, seconds=distill.PROBE_SHARE * seconds), candidates.judge.value,
-            work.milliseconds, work.context,
-        )
+        short = partial(_trained, work, seconds=distill.PROBE_SHARE * seconds)
+        plans = [plan for plan, _ in tried]
+        probes = distill.probe(plans, short, candidates.judge.value, work.milliseconds, work.context)
         untrained = None
         if floor is not None and standing.candidate is not None and standing.score is not None:
             taken = standing.candidate.measured_ms

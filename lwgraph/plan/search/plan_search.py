@@ -55,7 +55,14 @@ def memory_of(planner: Planner, feeds: Sequence[Feeds], seed: int) -> Rows:
     """The losses, and seconds that they took, of the plans that were run: one file for a model, its options, the
     samples and the seed."""
     menus = [f"{item.name}: {' '.join(option.name for option in item.options)}" for item in planner.items]
-    facts = (ir.fingerprint(planner.model), seed, planner.oracle.target, planner.quantizing.quick, planner.quantizing.samples, *menus)
+    facts = (
+        ir.fingerprint(planner.model),
+        seed,
+        planner.oracle.target,
+        planner.quantizing.quick,
+        planner.quantizing.samples,
+        *menus,
+    )
     return Rows(cache_path(f"search-{VERSION}", facts, feeds), "the search is")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -289,9 +288,7 @@ def open_planner(
         precisions: FLOAT, and INT8 where layers may be computed in integers.
     """
     classes = [find_form(name) for name in (registry.names("forms") if forms is None else forms)]
-    items = tuple(
-        find_items(model, context, oracle, classes, shapes=shapes, weights=weights, precisions=precisions)
-    )
+    items = tuple(find_items(model, context, oracle, classes, shapes=shapes, weights=weights, precisions=precisions))
     quantizing = Quantizing(spelling(quick=True), spelling()) if available() else Quantizing()
     return Planner(
         model, context, oracle, shapes, structure, items, TimeModel(items), quantizing=quantizing, run_ms=run_ms

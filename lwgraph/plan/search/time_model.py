@@ -76,9 +76,7 @@ class TimeModel:
         prices = np.array([self.items[i].options[o].price.ms for i, o in enumerate(whole)])
         if not prices[inside].sum() > 0 or not dense[inside].sum() > 0:
             return self
-        bare = replace(
-            self, scale={**self.scale, INT8: 0.0}, beside={**self.beside, INT8: np.zeros(len(dense))}
-        )
+        bare = replace(self, scale={**self.scale, INT8: 0.0}, beside={**self.beside, INT8: np.zeros(len(dense))})
         left = max(milliseconds - bare.total(whole), BESIDE * milliseconds)
         most = max(float(self._beside(FLOAT)[inside].sum()), BESIDE * left)
         rest = min(max(left - float(prices[inside].sum()), BESIDE * left), most)

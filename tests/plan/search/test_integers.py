@@ -4,11 +4,11 @@ import math
 from types import SimpleNamespace
 
 import pytest
+from lwgraph.optimizer.obvious import obvious_plans
 
 from lwgraph import ir
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.measure.distance import Loss
-from lwgraph.optimizer.obvious import obvious_plans
 from lwgraph.passes.quantize.quantize import Quantize
 from lwgraph.plan.precision import FLOAT, INT8, spelling
 from lwgraph.plan.roles import Survey

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from lwgraph.plan.search.search import Search, limit_prices, memory_of
 
 import lwgraph
 from lwgraph import ir
@@ -19,7 +20,6 @@ from lwgraph.plan.search import site_sensitivity
 from lwgraph.plan.search.front import Candidate, Front, undominated
 from lwgraph.plan.search.integer_error import integer_error
 from lwgraph.plan.search.planner import BYTES, FASTEST, LATENCY, MACS, Planner
-from lwgraph.plan.search.search import Search, limit_prices, memory_of
 from lwgraph.plan.search.solver import Knapsack
 from lwgraph.rewrite.base import Context
 from tests.layers.chain import FEEDS, ORT, Measured, chain

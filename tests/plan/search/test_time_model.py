@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from lwgraph.plan.search.clock import WIDEST, Clock
 
 from lwgraph.plan.precision import FLOAT, INT8
-from lwgraph.plan.search.clock import WIDEST, Clock
 
 
 def item(dense, form, integer=None, switch=0.0):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lwgraph.plan.search.search import Search
 
 from lwgraph import ir
 from lwgraph.calibrate.layer_shapes import layer_shapes
@@ -16,7 +17,6 @@ from lwgraph.plan.plan import Choice, Plan
 from lwgraph.plan.precision import FLOAT, INT8
 from lwgraph.plan.search.front import Front
 from lwgraph.plan.search.planner import Planner
-from lwgraph.plan.search.search import Search
 from lwgraph.plan.search.trials import Setting, Trials, run_trial
 from lwgraph.rewrite.base import Context
 from lwgraph.tasks import Pool, open_pool
