@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from lwgraph import ir
 from lwgraph.errors import UsageError, did_you_mean
-from lwgraph.layers.moments import Block
+from lwgraph.layers.factored import Factored
+from lwgraph.layers.moments import Block, Moments
 from lwgraph.objects import load_object
 from lwgraph.passes.prune.readers import Ints, Reader, Scene
 from lwgraph.views.coupling import Group
@@ -103,9 +104,9 @@ class Activation(Importance):
         total = np.zeros(group.width)
         for reader in scene.readers(group):
             moments = scene.moments(reader)
-            power = sum(block.power for block in moments.blocks) or 1.0
-            for block, columns in zip(moments.blocks, reader.columns, strict=True):
-                each = np.diagonal(block.moments) * np.square(block.matrix).sum(0)
+            power = sum(loss.power for loss in moments.losses) or 1.0
+            for loss, columns in zip(moments.losses, reader.columns, strict=True):
+                each = loss.diagonal * np.square(loss.matrix).sum(0)
                 total += each[columns].sum(1) / power
         return by_score(total) if total.any() else L2().rank(group, scene)
 
@@ -116,8 +117,8 @@ class Obs(Importance):
     Removing the columns B of a weight W read through moments R costs tr(W_B (R^-1)_BB^-1 W_B^T), and what remains is
     updated (Kurtic et al. 2023, "ZipLM", section 3; Frantar and Alistarh 2022, "Optimal Brain Compression"). Costs are
     summed over the layers that read the group. Channels go in rounds of 1/32 of the group, jointly exact within each;
-    a group whose inverses exceed MEMORY_BYTES goes in a single round. O(rounds * D^2 * D/32) per layer with patches
-    of length D.
+    a group goes in a single round where its inverses exceed MEMORY_BYTES, or the moments of a reader are factored.
+    O(rounds * D^2 * D/32) per layer with patches of length D.
     """
 
     name = "obs"
@@ -130,10 +131,10 @@ class Obs(Importance):
         if not readers:
             return L2().rank(group, scene)
         size = sum(_bytes(reader) for reader in readers)
-        if size > MEMORY_BYTES:
+        if size > MEMORY_BYTES or not all(scene.moments(reader).exact for reader in readers):
             total = np.zeros(group.width)
             for reader in readers:
-                total += _costs(_parts(scene, [reader]), np.arange(group.width))
+                total += _alone(scene.moments(reader), reader)
             return by_score(total)
         parts = _parts(scene, readers)
         alive = np.arange(group.width)
@@ -206,15 +207,30 @@ class _Part:
 
 
 def _parts(scene: Scene, readers: list[Reader]) -> list[_Part]:
-    found = []
-    for reader in readers:
-        moments = scene.moments(reader)
-        power = sum(block.power for block in moments.blocks)
-        found += [
-            _Part(block, columns, 1 / power if power > 0 else 0.0)
-            for block, columns in zip(moments.blocks, reader.columns, strict=True)
-        ]
-    return found
+    return [part for reader in readers for part in _parts_of(scene.moments(reader), reader)]
+
+
+def _parts_of(moments: Moments, reader: Reader) -> list[_Part]:
+    scale = _scale(moments)
+    return [_Part(block, columns, scale) for block, columns in zip(moments.blocks, reader.columns, strict=True)]
+
+
+def _scale(moments: Moments) -> float:
+    power = sum(loss.power for loss in moments.losses)
+    return 1 / power if power > 0 else 0.0
+
+
+def _alone(moments: Moments, reader: Reader) -> Array:
+    """The cost of each channel at one reader when the others stay."""
+    if moments.exact:
+        return _costs(_parts_of(moments, reader), np.arange(len(reader.columns[0])))
+    total = np.zeros(len(reader.columns[0]))
+    for loss, columns in zip(moments.losses, reader.columns, strict=True):
+        assert isinstance(loss, Factored)
+        for channel, (block, at) in enumerate(zip(loss.inverse_blocks(columns), columns, strict=True)):
+            weight = loss.matrix[:, at]
+            total[channel] += float(np.trace(np.linalg.solve(block, weight.T @ weight)))
+    return total * _scale(moments)
 
 
 def _bytes(reader: Reader) -> int:
