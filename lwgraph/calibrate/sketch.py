@@ -14,6 +14,7 @@ from lwgraph.errors import DataError
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.float32]
 CAPACITY, LEAST_CAPACITY = 512, 32  # rows of a factor
+SHRUNK = 0.2  # of the directions that a full factor keeps
 BLOCK = 64  # rows taken in at once
 WORK = 10**11  # multiply-adds that one sketch may take, about
 _STRIP = 4096  # columns turned at once
@@ -58,14 +59,15 @@ class FactoredGram:
 
 
 class Sketch:
-    """Frequent directions of centred rows (Liberty 2013; Ghashami, Liberty, Phillips, Woodruff 2016, algorithm 2.1).
+    """Frequent directions of centred rows (Liberty 2013), of which only the lower are shrunk (Desai, Ghashami, Phillips
+    2016, "Improved practical matrix sketching with guarantees", section 2.1, with their alpha = SHRUNK).
 
     Rows are centred block by block; the step from the mean so far to that of a block is a row of its own (Chan, Golub,
     LeVeque 1979), so that the sum over all is that of the rows centred by their common mean. Whenever the factor is
-    full, its squared singular values are lowered by the middle one, delta, which empties half of it. With l = half the
-    capacity, ||C - F^T F|| <= sum(delta) / n <= ||C - C_k||_trace / (l - k) for every k < l, and C - F^T F has no
-    negative eigenvalue. Its diagonal is kept beside F, so that what a quadratic form is off by is at most `slack` times
-    the squared norm of its vectors, in either direction.
+    full, its lower half goes: with l half the capacity, the last SHRUNK * l of the squared singular values that stay are
+    lowered by the first that goes, delta. Then C - F^T F has no negative eigenvalue, and none over sum(delta) / n, which
+    is at most (trace of C - C_k) / (SHRUNK * l - k) for every k < SHRUNK * l. Its diagonal is kept beside F, so that
+    what a quadratic form is off by is at most `slack` times the squared norm of its vectors, in either direction.
 
     Time: 1.5 c^2 D multiply-adds for every c / 2 rows after the first c, c being the capacity. Memory: `size`.
     """
@@ -176,7 +178,9 @@ class Sketch:
             factor[self._filled :] = 0
             values, vectors = np.linalg.eigh((factor @ factor.T).astype(np.float64))
             delta = max(float(values[-half - 1]), 0.0)
-            kept = np.maximum(values[-half:] - delta, 0)
+            kept = np.maximum(values[-half:], 0)
+            lowered = np.s_[: max(1, round(SHRUNK * half))]
+            kept[lowered] = np.maximum(kept[lowered] - delta, 0)
             scale = np.sqrt(np.divide(kept, values[-half:], out=np.zeros_like(kept), where=kept > 0))
             turn = (vectors[:, -half:] * scale).T.astype(np.float32)
             for start in range(0, factor.shape[1], _STRIP):  # in place: no second factor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -30,13 +30,13 @@ class Factored(Quadratic):
     weight: Array
     factor: npt.NDArray[np.float32]
     rest: Array
-    ridge: Array = field(default_factory=lambda: np.zeros(1))
+    ridge: Array
 
     @classmethod
     def of(cls, weight: Array, factor: npt.NDArray[np.float32], rest: Array, count: int) -> Factored:
         """With the ridge that `count` samples call for, see `lwgraph.layers.moments.Moments`; its sums over pairs of
         entries are taken over the pairs of PROBED of them with all others."""
-        found = cls(weight, factor, rest)
+        found = cls(weight, factor, rest, np.zeros_like(rest))
         variance = found.variance
         if not variance.any():
             found.ridge = np.ones(len(variance))
@@ -60,7 +60,7 @@ class Factored(Quadratic):
     def white(cls, weight: Array) -> Factored:
         """Of white inputs, C = I."""
         width = weight[0].size
-        return cls(weight, np.zeros((0, width), np.float32), np.ones(width))
+        return cls(weight, np.zeros((0, width), np.float32), np.ones(width), np.zeros(width))
 
     def _strips(self) -> Iterator[tuple[slice, Array]]:
         for start in range(0, self.factor.shape[1], STRIP):

@@ -55,7 +55,7 @@ def test_quadratic_forms_are_within_the_stated_bound(decay):
     np.testing.assert_allclose(gram.mean[0], rows[:, 0].mean(0, dtype=float), atol=1e-6)
     values = np.linalg.eigvalsh(exact)[::-1]
     slack = float(gram.slack[0])
-    assert 0 < slack <= min((values.sum() - values[:k].sum()) / (32 - k) for k in range(32)) * 1.001
+    assert 0 < slack <= min((values.sum() - values[:k].sum()) / (6 - k) for k in range(6)) * 1.001
     assert np.abs(np.linalg.eigvalsh(found - exact)).max() <= slack * 1.001
     assert np.linalg.eigvalsh(exact - gram.factor[0].astype(float).T @ gram.factor[0]).min() > -1e-5 * values[0]
 
