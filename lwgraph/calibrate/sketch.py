@@ -64,10 +64,10 @@ class Sketch:
 
     Rows are centred block by block; the step from the mean so far to that of a block is a row of its own (Chan, Golub,
     LeVeque 1979), so that the sum over all is that of the rows centred by their common mean. Whenever the factor is
-    full, its lower half goes: with l half the capacity, the last SHRUNK * l of the squared singular values that stay are
-    lowered by the first that goes, delta. Then C - F^T F has no negative eigenvalue, and none over sum(delta) / n, which
-    is at most (trace of C - C_k) / (SHRUNK * l - k) for every k < SHRUNK * l. Its diagonal is kept beside F, so that
-    what a quadratic form is off by is at most `slack` times the squared norm of its vectors, in either direction.
+    full, its lower half goes: with l half the capacity, the last SHRUNK * l of the squared singular values that stay
+    are lowered by the first that goes, delta. Then C - F^T F has no negative eigenvalue, and none over sum(delta) / n,
+    which is at most (trace of C - C_k) / (SHRUNK * l - k) for every k < SHRUNK * l. Its diagonal is kept beside F, so
+    that what a quadratic form is off by is at most `slack` times the squared norm of its vectors, in either direction.
 
     Time: 1.5 c^2 D multiply-adds for every c / 2 rows after the first c, c being the capacity. Memory: `size`.
     """
