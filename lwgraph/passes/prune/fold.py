@@ -31,11 +31,11 @@ class Fold(Importance):
         cross, gain, power = np.zeros((width, width)), np.zeros(width), 0.0
         for reader in view.readers(group):
             moments = view.moments(reader)
-            power += sum(block.power for block in moments.blocks)
-            for block, columns in zip(moments.blocks, reader.columns, strict=True):
+            power += sum(loss.power for loss in moments.losses)
+            for loss, columns in zip(moments.losses, reader.columns, strict=True):
                 for tap in range(columns.shape[1]):
-                    cross += block.moments[np.ix_(columns[:, tap], columns[:, tap])] / columns.shape[1]
-                gain += np.square(block.matrix).sum(0)[columns].sum(1)
+                    cross += loss.chosen(columns[:, tap]) / columns.shape[1]
+                gain += np.square(loss.matrix).sum(0)[columns].sum(1)
         if power <= 0 or not cross.any():
             return L2().rank(group, view)
         variance = np.diagonal(cross).copy()

@@ -12,7 +12,7 @@ from lwgraph import ir
 from lwgraph.arrays import Ints
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.layers.apply import tell_shortage
-from lwgraph.layers.moments import Moments, Pooled
+from lwgraph.layers.moments import Moments, pooled
 from lwgraph.layers.site import Site, find_sites
 from lwgraph.measure.work import node_macs
 from lwgraph.rewrite.base import Context
@@ -106,9 +106,9 @@ class PruneView:
                 self._moments.pop(next(iter(self._moments)))
             statistics = self.context.statistics
             grams = [] if statistics is None else [statistics.gram(site) for site in reader.sites]
-            gram = None if not grams else grams[0] if len(grams) == 1 else Pooled.of(grams)
-            self._moments[name] = Moments(reader.site, gram)
-            tell_shortage(self.context, reader.site, self._moments[name].count)
+            self._moments[name] = Moments(reader.site, pooled(grams) if grams else None)
+            if self._moments[name].exact:
+                tell_shortage(self.context, reader.site, self._moments[name].count)
         return self._moments[name]
 
 

@@ -187,13 +187,13 @@ class QuantizeWeights(Pass):
             return None
         executor = context.executor or registry.executor("ort", threads=context.threads)
         statistics = Statistics(model, context.data, executor, context.seed, progress=context.progress)
-        statistics.prefetch([site for site in sites if _cost(site) <= _LARGEST])
+        statistics.prefetch([site for site in sites if _second_order(site, statistics)])
         return statistics
 
     def _encoded(self, family: Sequence[Site], context: Context) -> Stored:
         site = family[0]
         moments = None
-        if context.statistics is not None and _cost(site) <= _LARGEST:
+        if context.statistics is not None and _second_order(site, context.statistics):
             moments = moments_of(family, context).blocks[0].moments
         return encode(site.weight, self.bits, self.block, moments)
 
@@ -234,10 +234,10 @@ def _install(site: Site, stored: Stored, writer: Writer) -> None:
     ir.sweep_values([weight])
 
 
-def _cost(site: Site) -> float:
-    """Multiply-accumulates of the second-order rounding of one layer: o D^2 + D^3."""
+def _second_order(site: Site, statistics: Statistics) -> bool:
+    """Whether a layer's exact moments are to be had, and a pass of second-order rounding, o D^2 + D^3, costs little."""
     outputs, inputs = site.shape
-    return float(inputs) ** 2 * (outputs + inputs)
+    return float(inputs) ** 2 * (outputs + inputs) <= _LARGEST and statistics.exact(site)
 
 
 def _integers(site: Site) -> str:
