@@ -26,7 +26,7 @@ _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataTy
 
 @dataclass
 class Observed:
-    """What one tensor did over all runs.
+    """Statistics of one tensor over all runs.
 
     Attributes:
         histogram: sampled elements; its `low` and `high` are the exact extremes over all elements of all runs.

@@ -72,7 +72,7 @@ def add_initializer(
     if isinstance(data, np.ndarray):
         tensor: TensorProtocol = Tensor(data, dtype, name=name)
     else:
-        tensor = copy.copy(data)  # over the same data; the name is the copy's own
+        tensor = copy.copy(data)  # the copy shares the data and has a name of its own
         tensor.name = name
     value = Value(name=name, const_value=tensor, type=TensorType(tensor.dtype), shape=Shape(tensor.shape.numpy()))
     graph_of(scope).initializers.add(value)

@@ -189,7 +189,7 @@ def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False,
     _check_target(path, overwrite)
     if external and outside:
         _check_target(data_path, overwrite)
-    files: dict[Path, Path] = {}  # what is written beside -> where it belongs
+    files: dict[Path, Path] = {}  # temporary file -> final place
     try:
         if external and outside:
             with _beside(data_path, files) as data:

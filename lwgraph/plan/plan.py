@@ -21,7 +21,7 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class Choice:
-    """What a site becomes.
+    """The form that stands at a site.
 
     Attributes:
         form: the form's text, `low-rank{rank=32}`, or "keep".
@@ -36,7 +36,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Width:
-    """How many channels of a coupling group stay; which ones, is decided when the plan is applied.
+    """The number of channels of a group that stay; which ones is decided when the plan is carried out.
 
     Attributes:
         keep: channels that stay, at least 1.
@@ -66,7 +66,7 @@ class Removed:
 
 @dataclass(frozen=True)
 class Precision:
-    """How the network is computed after its structure is decided.
+    """The precision in which the network computes, after its structure is decided.
 
     Attributes:
         passes: spellings of passes to run, in order, `quantize{calibration_method=mse}`; empty: as it was.

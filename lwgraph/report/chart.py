@@ -75,7 +75,7 @@ class ChartAxis:
         return low - margin, high + margin
 
     def share(self, value: float, low: float, high: float) -> float:
-        """Where `value` lies between the bounds, 0 to 1."""
+        """The position of `value` between the bounds, 0 to 1."""
         if self.log:
             return math.log(value / low) / math.log(high / low)
         return (value - low) / (high - low)

@@ -1,4 +1,4 @@
-"""Match a pattern at a node. Nothing is changed: a match is a set of bindings and the nodes that it covers."""
+"""Matches a pattern at a node. Nothing is changed: a match is a set of bindings and the nodes that it covers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NO_LITERAL_OVER = 1 << 16  # elements; a larger constant is never compared with
 
 @dataclass(frozen=True)
 class Match:
-    """Where a pattern stands: what its names are bound to, its nodes, and the values it replaces (in its order)."""
+    """A match of a pattern: the bindings of its names, its nodes, and the values it replaces (in its order)."""
 
     bindings: dict[str, Any]
     nodes: tuple[ir.Node, ...]

@@ -14,7 +14,7 @@ from lwgraph.errors import UsageError, did_you_mean
 from lwgraph.rewrite.base import Pass
 from lwgraph.rewrite.options import build, find_class, is_default, spelling
 
-KEY = "lwgraph.recipe"  # in the model's metadata
+KEY = "lwgraph.recipe"  # the key in the model's metadata
 _PACKAGES = ("lwgraph", "onnx", "onnx-ir", "numpy")
 _SECTIONS = ("passes", "versions")
 

@@ -1,4 +1,4 @@
-"""Processes of this machine. One that dies, killed or out of memory, is replaced, and its task is done again."""
+"""A pool of processes. One that dies, killed or out of memory, is replaced, and its task is done again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lwgraph.errors import CheckError, UsageError
 from lwgraph.tasks.pool import Pool, Shared
 
 T = TypeVar("T")
-TRIES = 3  # how often a task may be started
+TRIES = 3  # times that a task may be started
 KEPT = 4  # shared values that a worker keeps
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
@@ -33,7 +33,7 @@ class OnDisk(Shared):
 
 
 class _Outer(Future[T]):
-    """What the caller holds, while the task may be moved from a broken pool to the next."""
+    """The future that the caller holds, while its task may move from a broken pool to the next."""
 
     inner: Future[T] | None = None
 
@@ -152,7 +152,7 @@ def _start() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-_values: OrderedDict[str, Any] = OrderedDict()  # of a worker: shared values, the last used at the end
+_values: OrderedDict[str, Any] = OrderedDict()  # the shared values of a worker, the last used at the end
 
 
 def _call(fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:

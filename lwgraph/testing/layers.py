@@ -159,7 +159,7 @@ def moments_on(site: Site, x: npt.NDArray[Any]) -> Moments:
 
 
 def _taken(site: Site, sizes: Sequence[int]) -> Iterator[npt.NDArray[np.int64]]:
-    """Per axis, the input index that tap k reads at output p, (taps, positions); in the padding, the input's size."""
+    """The input index that tap k reads at output p, per axis, (taps, positions); in the padding, the input's size."""
     rank = len(site.kernel)
     for a, size in enumerate(sizes):
         k, s, d = site.kernel[a], site.strides[a], site.dilations[a]

@@ -1,4 +1,4 @@
-"""Record the types and shapes that follow from the inputs."""
+"""infer-shapes: records the types and shapes that follow from the inputs."""
 
 from __future__ import annotations
 

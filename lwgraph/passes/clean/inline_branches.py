@@ -1,4 +1,4 @@
-"""Replace an If whose condition is known by the branch that is taken."""
+"""inline-branches: replaces an If whose condition is known by the branch that is taken."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Follow sizes through a graph: which integers are known, or known in terms of the inputs' dynamic dimensions."""
+"""Follows sizes through a graph: integers that are known, also in terms of the inputs' dynamic dimensions."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _SAME_SHAPE = frozenset(
 
 
 class Sizes:
-    """What is known of the shapes (`dims`) and of the small integer tensors (`array`) of one graph, after `follow`.
+    """The known shapes (`dims`) and small integer tensors (`array`) of one graph, after `follow`.
 
     A dimension without a name is a symbol of its own, which begins with "?"; it may be zero, where a named dimension
     of an input is taken to be at least one.

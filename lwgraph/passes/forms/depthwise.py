@@ -59,11 +59,11 @@ class Depthwise(Form):
 
     @classmethod
     def full(cls, site: Site) -> Form:
-        """As many terms as taps."""
+        """The exact form: as many terms as taps."""
         return cls(site.taps, "dw-pw")
 
     def at(self, site: Site) -> Depthwise:
-        """At most as many terms as taps."""
+        """The form with at most as many terms as the site has taps."""
         order: Order = "dw-pw" if self.order == "auto" and max(site.strides) > 1 else self.order
         return Depthwise(min(self.terms, site.taps), order)
 
@@ -155,7 +155,7 @@ def decouple_inputs(block: Block, terms: int) -> tuple[Array, Array]:
 
 
 def _leading(energy: Array, metric: Array, terms: int) -> Array:
-    """For each channel the best `terms` tap vectors (n, T, t) in the metric (n, t, t); energy is W^T W, (n, t, t)."""
+    """The best `terms` tap vectors of each channel, (n, T, t) in the metric (n, t, t); energy is W^T W, (n, t, t)."""
     lower = np.linalg.cholesky(metric)
     _, vectors = np.linalg.eigh(lower.swapaxes(1, 2) @ energy @ lower)
     basis = np.linalg.solve(lower.swapaxes(1, 2), vectors[:, :, ::-1][:, :, :terms]).swapaxes(1, 2)
@@ -225,7 +225,7 @@ def decouple_outputs(block: Block, terms: int) -> tuple[Array, Array]:
     single = block.single
 
     def image(kernel: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """For the steps, in float32: the loss decides whether they led anywhere."""
+        """The kernel times the moments, in float32: the loss decides whether a step helped."""
         return np.asarray((kernel.reshape(outputs, -1).astype(np.float32) @ single).reshape(weight.shape))
 
     def loss(k: Array, p: Array) -> float:

@@ -131,7 +131,7 @@ class Ghost(Form):
         return self.fitted(site, moments, arrays, kernel.reshape(site.outputs, site.outputs, *side))
 
     def estimate(self, site: Site, moments: Moments) -> float:
-        """Of reduced-rank regression, all sizes at once."""
+        """The error of reduced-rank regression; all sizes are computed at once."""
         (block,) = moments.blocks
         if self.at(site).cheap == "depthwise":
             return super().estimate(site, moments)
@@ -229,7 +229,7 @@ def turn(block: Block, rows: Array, columns: Array, limit: float) -> tuple[Index
 
 
 def growth(cheap: Array, picked: Index, rest: Index, covariance: Array) -> float:
-    """How much independent relative errors of the primary outputs grow in the others, at most."""
+    """The largest factor by which independent relative errors of the primary outputs grow in the others."""
     deviation = np.sqrt(np.maximum(np.diagonal(covariance), 0))
     spread = np.linalg.norm(cheap * deviation[picked], axis=1)
     # An output of no power of its own (beside rounding) has no relative error.

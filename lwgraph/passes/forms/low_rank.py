@@ -99,7 +99,7 @@ class LowRank(Form):
         return form.fitted(site, moments, arrays, kernel)
 
     def estimate(self, site: Site, moments: Moments) -> float:
-        """From the whitened starts, all ranks at once; of "spatial", the better order."""
+        """The error of the whitened start (of the better order for "spatial"); all ranks are computed at once."""
         form = self.at(site)
         splits: tuple[Split, ...] = ("vertical", "horizontal") if form.split == "spatial" else (form.split,)
         losses = []

@@ -32,8 +32,8 @@ Array = npt.NDArray[np.float64]
 Single = npt.NDArray[np.float32]
 Index = npt.NDArray[np.intp]
 Kind = Literal["per-channel", "free", "joint"]
-SWEEPS, STEPS = 6, 4  # of "joint": alternations at most, and conjugate-gradient steps in each
-BATCHES = 16  # of the matching pursuit, for each c columns
+SWEEPS, STEPS = 6, 4  # most alternations of "joint", and conjugate-gradient steps in each
+BATCHES = 16  # batches of the matching pursuit for each c columns
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Shift(Form):
         return self.fitted(site, moments, arrays, kernel.reshape(site.shape))
 
     def estimate(self, site: Site, moments: Moments) -> float:
-        """Of "joint", from the whitened directions, all sizes at once; else as of any form."""
+        """The error from the whitened directions, all sizes at once, for "joint"; otherwise as for any form."""
         form, (block,) = self.at(site), moments.blocks
         if form.kind != "joint":
             return super().estimate(site, moments)
@@ -192,7 +192,7 @@ def pursue(block: Block, columns: int, taps: int, centre: int, penalty: float, *
 def _pursue(block: Block, columns: int, taps: int, centre: int, penalty: float, per_channel: bool) -> Index:
     residual = block.working.copy()
     target = block.cross.T.astype(residual.dtype)
-    least = 1e-9 if residual.dtype == np.float64 else 1e-5  # of its variance: what is left of a column is rounding
+    least = 1e-9 if residual.dtype == np.float64 else 1e-5  # share of variance that is rounding
     width = len(residual)
     scale = np.diagonal(residual).copy()
     weight = np.where(np.arange(width) % taps == centre, 1.0, 1.0 - penalty)

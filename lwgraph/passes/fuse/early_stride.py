@@ -27,7 +27,7 @@ class EarlyStride(RewritePass):
     contract = Contract.ROUNDING
 
     def rules(self) -> Sequence[Rule]:
-        """Behind a convolution, between two, before one."""
+        """The rules for a subsampling after a convolution, between two, and before one."""
         return (
             Rule(self.pattern, self.replace),
             Rule(self.between, self.replace_between),
@@ -100,7 +100,7 @@ def subsampling(node: ir.Node, rank: int | None) -> list[int] | None:
                 return None
             steps[axis] = step
         return steps[2:] if set(steps[:2]) == {1} and set(steps) != {1} else None
-    if set(ir.attribute(node, "kernel_shape")) != {1}:  # and so there is no padding
+    if set(ir.attribute(node, "kernel_shape")) != {1}:  # a kernel of one position, so there is no padding
         return None
     if ir.attribute(node, "ceil_mode", 0) or len(node.outputs) > 1:
         return None

@@ -1,4 +1,4 @@
-"""What changes at single operators, besides their weights, when channels are removed."""
+"""Changes to single operators, besides their weights, when channels are removed."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def gather(node: ir.Node, state: Cut) -> None:
 
 @cut("Pad")
 def pad(node: ir.Node, state: Cut) -> None:
-    """How many channels are put before and after."""
+    """The numbers of channels put before and after."""
     pads = pads_of(node, state.coupling.builder)
     assert pads is not None
     changed = False

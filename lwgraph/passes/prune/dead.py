@@ -1,4 +1,4 @@
-"""remove-dead-channels: channels that have one value whatever the inputs are, folded into what reads them."""
+"""remove-dead-channels: folds channels that are constant for all inputs into the layers that read them."""
 
 from __future__ import annotations
 

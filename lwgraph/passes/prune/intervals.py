@@ -1,4 +1,4 @@
-"""Between which bounds each channel of each value stays, whatever the model's inputs are."""
+"""Interval arithmetic: bounds of each channel of each value that hold for all inputs."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def _move(
     known: Mapping[tuple[ir.Value, int], Bounds],
     moved: Mapping[tuple[ir.Value, ir.Value], list[Any]],
 ) -> Bounds:
-    """Where an output's channels come from the coupling has recorded: index by index, or axis by axis."""
+    """Bounds of an output whose channels only move: the coupling has recorded where each comes from."""
     low, high = np.full(size, math.inf), np.full(size, -math.inf)
     mine = coupling.builder.get(output, axis)
     for value in dict.fromkeys(value for value in node.inputs if value is not None):

@@ -1,4 +1,4 @@
-"""Weight-only quantization: matrices in 8 or 4 bits, activations in float."""
+"""quantize-weights: matrices in 8 or 4 bits, activations in float."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LSTM and GRU with 8-bit weights, in standard operators: a Scan over integer products.
+"""quantize-recurrent: LSTM and GRU with 8-bit weights, as a Scan over integer products.
 
 One step of a recurrent layer reads all of its recurrent weights for a handful of products, so its time is that of
 reading memory; bytes are read four times as fast as floats, and often stay in the cache. The products are

@@ -1,4 +1,4 @@
-"""Squares cut out of images, for models from images to images: many small ones say more per step than few large ones.
+"""Crops squares from images, for models from images to images: many small ones teach more than few large ones.
 
 A dense output is judged at every pixel, and pixels of one image are alike: a batch of whole images costs the time of
 many squares out of as many images, whose mean gradient has less noise. Borders are the same for both models.

@@ -1,4 +1,4 @@
-"""distill: train the rewritten model to imitate the original on unlabelled inputs. Needs the `torch` extra."""
+"""distill: trains the rewritten model to imitate the original on unlabelled inputs. Needs the `torch` extra."""
 
 from __future__ import annotations
 

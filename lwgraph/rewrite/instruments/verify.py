@@ -1,4 +1,4 @@
-"""Hold every pass to its contract: the structure of the model, and its outputs on real or generated feeds."""
+"""Holds every pass to its contract: the structure of the model, and its outputs on real or generated feeds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _VALUES_AT_ONCE = 32  # intermediate values held at once while the first that di
 
 
 class Verify(Instrument):
-    """After each pass that changed something: `check.verify`, then equal outputs within the contract's tolerances.
+    """Checks the structure and the outputs after each pass that changed something, within its contract.
 
     Each pass is compared with the model before that pass, not with the first one, so its own error is judged. The
     interface (names, types, order of inputs and outputs) must stay.
@@ -146,7 +146,7 @@ def first_divergence(
 
 
 def interface_difference(before: ir.Model, after: ir.Model) -> str:
-    """What changed in the names, order or types of inputs and outputs; empty when nothing did.
+    """The change in the names, order or types of inputs and outputs, in words; empty if there is none.
 
     Weights among the inputs do not count before IR version 4: the format demanded them there.
     """

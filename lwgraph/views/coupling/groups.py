@@ -57,7 +57,7 @@ class Group:
     caveats: tuple[str, ...]
 
     def weights(self, *roles: str) -> list[Slice]:
-        """Its slices of constants, of the given roles ("out", "in", "channel"); all when none is given."""
+        """The group's slices of constants, of the given roles ("out", "in", "channel"); all when none is given."""
         return [s for s in self.slices if s.is_constant and (not roles or s.axis.role in roles)]
 
     @property
@@ -177,7 +177,7 @@ class Coupling:
         return view
 
     def kept(self, removed: Mapping[Group, npt.ArrayLike]) -> dict[Axis, npt.NDArray[np.bool_]]:
-        """For each axis that loses indices, which it keeps, when groups lose the given channels (positions)."""
+        """The indices kept by each axis that loses some, when groups lose the given channels (positions)."""
         masks: dict[Axis, npt.NDArray[np.bool_]] = {}
         for group, channels in removed.items():
             gone = np.asarray(channels, np.int64)

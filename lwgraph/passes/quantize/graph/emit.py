@@ -1,4 +1,4 @@
-"""Put QuantizeLinear and DequantizeLinear where a placement wants them, and integers where weights were."""
+"""Writes QuantizeLinear and DequantizeLinear where a placement wants them, and integers for weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _REQUANTIZED = ("Conv", "ConvTranspose", "Gemm")
 
 @dataclass(frozen=True)
 class IntegerConstants:
-    """What replaces a compute node's constants: integers on a grid, and a bias (float) or None.
+    """The constants of a compute node in integers: a weight on a grid, and a bias (float) or None.
 
     `bias_grid` None: the bias stays float.
     """
@@ -124,7 +124,7 @@ class QdqWriter:
         for node, index in uses:
             node.replace_input_with(index, self._dequantized(q, grid, value, before=node))
         if value.is_graph_output():
-            return  # its node stays, reading what the integers mean
+            return  # the node stays and reads the dequantized value
         others = value.uses()
         if others:
             dq = self._dequantized(q, grid, value, after=q)

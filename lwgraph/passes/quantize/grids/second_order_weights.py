@@ -1,4 +1,4 @@
-"""A quantizer's weights rounded by the second moments of their inputs in place of one by one."""
+"""Rounds a quantizer's weights by the second moments of their inputs instead of one by one."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def finer(quantizer: Quantizer, names: Collection[str], data: Sequence[Feeds], c
 
 
 def _bits(quantizer: Quantizer) -> int:
-    """Of a symmetric grid -(2^(bits - 1) - 1)..2^(bits - 1) - 1."""
+    """The number of bits of a symmetric grid -(2^(bits - 1) - 1)..2^(bits - 1) - 1."""
     low, high = weight_limits(quantizer.target.weight_type, quantizer.target.reduced_range)
     return ((high - low) // 2).bit_length() + 1
 

@@ -1,4 +1,4 @@
-"""What a runtime can do with integers, read from a file: the quantizer asks this and knows no runtime by name."""
+"""Quantization targets, read from files: what a runtime can do with integers."""
 
 from __future__ import annotations
 

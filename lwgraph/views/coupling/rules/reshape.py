@@ -1,4 +1,4 @@
-"""Reshape and Flatten: which channels become which, when axes are split and merged."""
+"""Reshape and Flatten: the mapping of channels when axes are split and merged."""
 
 from __future__ import annotations
 
@@ -184,6 +184,6 @@ def _carrier(builder: Coupler, found: Axis, factors: tuple[int, ...], own: range
 
 
 def _coordinate(factors: tuple[int, ...], own: range, factor: int) -> np.ndarray:
-    """For each index of an axis made of `own`, its coordinate along one factor."""
+    """The coordinate along one factor of each index of an axis made of `own`."""
     after = math.prod(factors[f] for f in own if f > factor)
     return np.arange(math.prod(factors[f] for f in own)) // after % factors[factor]
