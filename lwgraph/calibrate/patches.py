@@ -164,7 +164,7 @@ class Patches:
             together = x.reshape(images, channels, size).swapaxes(1, 2).astype(dtype, order="C")
             found = together.reshape(images * size, channels).take(image[:, None] * size + index, axis=0)
         if not inside.all():
-            found[~inside] = 0  # not by a factor: 0 * inf
+            found[~inside] = 0  # a factor of 0 would leave NaN where a value is infinite
         taps = found.shape[1]
         patches: Array = found.reshape(len(at), taps, self.group, channels // self.group).transpose(0, 2, 3, 1)
         return patches.reshape(len(at), self.group, -1)

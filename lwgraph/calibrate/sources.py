@@ -200,7 +200,7 @@ class Arrays(_Base):
 class TestSets(_Base):
     """ONNX `test_data_set_*` folders: `input_<k>.pb` feeds the input of its name, or else the k-th."""
 
-    __test__ = False  # not a test, whatever pytest makes of the name
+    __test__ = False  # pytest must not take the class for a test
     folders: Sequence[Path]
     inputs: Signature
 

@@ -97,7 +97,7 @@ class Statistics:
         self._store = Store(memory_bytes // 2)
         self._progress = progress
         self._held_feeds = _held_feeds(len(feeds), held_out, seed)
-        self._share = held_out if held_out and not self._held_feeds else 0.0  # of a single feed's positions
+        self._share = held_out if held_out and not self._held_feeds else 0.0  # share of a single feed's positions
 
     def prefetch(self, sites: Iterable[Layer]) -> None:
         """Collect what `sites` need and is not there yet. Raises as `gram`."""

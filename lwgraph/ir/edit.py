@@ -165,7 +165,7 @@ def move_contents(inner: Graph, before: Node) -> list[Node]:
         graph.initializers.add(value)
     nodes = list(inner)
     for node in nodes:
-        inner.remove(node)  # its uses move with it
+        inner.remove(node)  # the uses of the node move with it
         node.name = fresh_name(graph, node.name) if node.name else node.name
         for value in node.outputs:
             value.name = fresh_name(graph, value.name) if value.name else value.name

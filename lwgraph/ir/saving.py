@@ -358,7 +358,7 @@ def detached_proto(
     arrays: dict[str, npt.NDArray[Any]] = {}
     used, unused = _used(graph), set[str]()
     before, contents = list(graph.outputs), [(value, value.const_value) for value in graph.initializers.values()]
-    try:  # in place, and back: a copy of the nodes takes as long as all the rest
+    try:  # the nodes are changed in place and changed back: copying them takes as long as all the rest
         graph.outputs[:] = [known[name] for name in dict.fromkeys(outputs)]
         for value, tensor in contents:
             name = value.name or ""

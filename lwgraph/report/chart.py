@@ -10,7 +10,7 @@ from html import escape
 WIDTH, HEIGHT = 760, 320
 LEFT, RIGHT, TOP, BOTTOM = 70, 20, 12, 46
 TICKS = 6
-_Place = Callable[[float, float], tuple[float, float]]  # of the data, to pixels
+_Place = Callable[[float, float], tuple[float, float]]  # maps data to pixels
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class _Matcher:
         assert anchor.graph is not None
         self.pattern, self.anchor, self.graph = pattern, anchor, anchor.graph
         self.bindings: dict[str, Any] = {}
-        self.nodes: dict[int, tuple[NodePattern, ir.Node]] = {}  # by id of the node pattern
+        self.nodes: dict[int, tuple[NodePattern, ir.Node]] = {}  # keys are ids of node patterns
         self.outputs: list[ir.Value] = []
 
     def run(self) -> Iterator[Match]:

@@ -51,7 +51,7 @@ def record(model: ir.Model, passes: Iterable[Pass]) -> None:
         try:
             earlier = read(model.metadata_props[KEY])
         except UsageError:
-            earlier = []  # from a version with other passes: what is written now must be readable now
+            earlier = []  # a recipe of a version with other passes is dropped: a model's recipe must be readable
     model.metadata_props[KEY] = write([*earlier, *passes])
 
 

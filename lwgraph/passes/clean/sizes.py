@@ -12,7 +12,7 @@ import numpy.typing as npt
 from lwgraph import ir
 from lwgraph.passes.clean.polynomial import Poly
 
-Polys: TypeAlias = "npt.NDArray[Any]"  # of Poly objects
+Polys: TypeAlias = "npt.NDArray[Any]"  # arrays of Poly objects
 _MOST = 64  # elements of a tensor of sizes
 _INTEGERS = (ir.DataType.INT64, ir.DataType.INT32)
 _SAME_SHAPE = frozenset(
@@ -79,7 +79,7 @@ class Sizes:
                 try:
                     found = handler(self, node)
                 except (ir.ReferenceAttributeError, IndexError, ValueError, ZeroDivisionError):
-                    continue  # not understood: unknown
+                    continue  # an operator that is not understood leaves its outputs unknown
                 if found is not None and found.size <= _MOST:
                     self._arrays[node.outputs[0]] = found
 

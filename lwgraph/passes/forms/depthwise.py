@@ -39,7 +39,7 @@ class Depthwise(Form):
     name: ClassVar[str] = "depthwise"
 
     terms: Annotated[int, "pairs that are summed, at most the number of taps"] = 2
-    order: Annotated[Order, "which comes first; auto: the better fit, dw-pw where the layer has a stride"] = "auto"
+    order: Annotated[Order, "stage that comes first; auto: the better fit, dw-pw where the layer has a stride"] = "auto"
 
     def __post_init__(self) -> None:
         if self.terms < 1:

@@ -38,7 +38,7 @@ Index = npt.NDArray[np.intp]
 Order = Literal["auto", "pivoted"]
 Cheap = Literal["pointwise", "depthwise"]
 MOST = 10_000  # output patches of so many numbers have moments of 800 MB
-AMPLIFIED = {2: 4.0, 4: 100.0, 8: 100.0}  # by bytes per number: see `turn`; 100 roundings of float32 are 6e-6
+AMPLIFIED = {2: 4.0, 4: 100.0, 8: 100.0}  # limits by bytes per number, see `turn`; 100 roundings of float32 are 6e-6
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Ghost(Form):
 
     primary: Annotated[int, "outputs of the dense layer; 0: by ratio"] = 0
     ratio: Annotated[float, "primary outputs as a share of all, rounded up to a multiple of 16"] = 0.5
-    cheap: Annotated[Cheap, "what makes the others; depthwise: 3 x 3, where the layer is a Conv"] = "pointwise"
+    cheap: Annotated[Cheap, "layer that makes the others; depthwise: 3 x 3, where the layer is a Conv"] = "pointwise"
     order: Annotated[Order, "pivoted: best for int8, needs a Gather; auto: without one where rounding allows"] = "auto"
 
     def __post_init__(self) -> None:

@@ -41,7 +41,7 @@ class LowRank(Form):
 
     rank: Annotated[int, "channels between the two stages (per group); 0: by ratio"] = 0
     ratio: Annotated[float, "rank as a share of min(inputs, outputs), rounded up to a multiple of 16"] = 0.5
-    split: Annotated[Split, "which kernel axes the first stage has; auto: spatial; layers without them: output"] = (
+    split: Annotated[Split, "kernel axes of the first stage; auto: spatial; for layers without kernel axes: output"] = (
         "auto"
     )
 

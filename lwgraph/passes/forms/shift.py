@@ -42,10 +42,10 @@ class Shift(Form):
 
     name: ClassVar[str] = "shift"
 
-    kind: Annotated[Kind, "which columns may be taken; joint: with a 1 x 1 layer before the move"] = "per-channel"
+    kind: Annotated[Kind, "columns that may be taken; joint: with a 1 x 1 layer before the move"] = "per-channel"
     columns: Annotated[int, "columns that the last 1 x 1 layer reads; per-channel: a multiple of c; 0: by ratio"] = 0
     ratio: Annotated[float, "columns as a share of the input channels, rounded up"] = 1.0
-    penalty: Annotated[float, "from 0 to 1: how much less a moved column counts than an unmoved one, when chosen"] = 0.0
+    penalty: Annotated[float, "share, 0 to 1, by which a moved column counts less than an unmoved one"] = 0.0
 
     def __post_init__(self) -> None:
         if self.columns < 0:

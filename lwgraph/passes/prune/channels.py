@@ -40,7 +40,7 @@ class PruneChannels(Pass):
     importance: Annotated[str, "obs, activation, taylor, fold, l1, l2, or module:Class"] = "obs"
     sensitivity: Annotated[int, "samples on which a group's effect at the outputs is measured; 0: predicted only"] = 16
     compensate: Annotated[bool, "refit the layers that read removed channels"] = True
-    refit: Annotated[bool, "then refit all layers in order to what they gave, where held-out samples agree"] = True
+    refit: Annotated[bool, "then refit all layers, in order, to what they gave, where held-out samples agree"] = True
     multiple: Annotated[int, "kept widths are multiples of this"] = 16
     most: Annotated[float, "largest share of one group that may go, with scope=work"] = 0.75
     only: Annotated[str, "groups to prune: globs or re:expressions over layer names and operators, by comma"] = ""

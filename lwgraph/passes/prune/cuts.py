@@ -38,7 +38,7 @@ def convolution(node: ir.Node, state: Cut) -> None:
 def reshape(node: ir.Node, state: Cut) -> None:
     """The target in numbers: what is not known is copied (0) or follows (-1)."""
     before, after = state.dims(node.inputs[0]), state.dims(node.outputs[0])
-    assert before is not None and after is not None  # else its channels are frozen
+    assert before is not None and after is not None  # channels of unknown sizes are frozen
     target = [
         size if isinstance(size, int) else 0 if is_copied(before, after, axis) else -1
         for axis, size in enumerate(state.after(node.outputs[0]))

@@ -201,7 +201,9 @@ class _ShrinkingWeight:
         kept = np.flatnonzero(self._left)
         self.weight = self.weight[kept][:, kept] if self._squared else self.weight[:, kept]
         self.inverse = self.inverse[kept][:, kept]
-        self.columns = (np.cumsum(self._left) - 1)[self.columns]  # those of removed channels are never asked for again
+        self.columns = (np.cumsum(self._left) - 1)[
+            self.columns
+        ]  # columns of removed channels are never asked for again
         self._left = self._left[kept]
 
 

@@ -223,4 +223,4 @@ def _move(
             bounds = known.get((source.value, source.axis), Bounds.unknown(source.size))
             np.minimum.at(low, here, bounds.low[there])
             np.maximum.at(high, here, bounds.high[there])
-    return Bounds(low, high)  # what came from nowhere has low > high, which counts as unknown
+    return Bounds(low, high)  # an index that came from nowhere has low > high, which counts as unknown

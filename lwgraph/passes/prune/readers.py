@@ -123,7 +123,7 @@ def _columns(site: Site, axis: Axis, indices: Ints) -> tuple[Ints, ...]:
     """The positions of a reading axis's indices among the entries of a patch, per group of the layer."""
     taps, per_group = site.taps, site.inputs // site.group
     spread = np.arange(taps)
-    if axis.size == per_group:  # the same in every group
+    if axis.size == per_group:  # all groups have the same columns
         columns = (indices[:, :, None] * taps + spread).reshape(len(indices), -1)
         return (columns,) * site.group
     found = []

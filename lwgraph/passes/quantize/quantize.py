@@ -55,7 +55,7 @@ class Quantize(Pass):
     weight_type: Annotated[str | None, "integer type of weights; none: the target's"] = None
     per_channel: Annotated[bool | None, "one weight scale per output channel; none: as the target can"] = None
     reduce_range: Annotated[bool | None, "7-bit weights, for processors that saturate; none: detected"] = None
-    equalize: Annotated[bool, "also try with channels evened out across layers, and keep what is closer"] = True
+    equalize: Annotated[bool, "also try to even out channels across layers, and keep what is closer"] = True
     rounding: Annotated[
         Literal["auto", "nearest", "second-order"],
         "of weights: to the nearest integer, or by the moments of their inputs (round-weights); auto: "

@@ -126,7 +126,9 @@ class RecurrentLayer:
                 bool(ir.attribute(node, "linear_before_reset", 0)) if not lstm else False,
                 _batch(source),
             )
-            backward = self.direction == "reverse" or index == 1  # by slices: onnx's own evaluator scans forward only
+            backward = (
+                self.direction == "reverse" or index == 1
+            )  # slices reverse the sequence: onnx's own evaluator scans forward only
             outs = cell.add(
                 "Scan",
                 [*states, cell.reversed(gates) if backward else gates],

@@ -61,7 +61,7 @@ def croppable(
 
 def cut(feeds: Mapping[str, Tensor], names: Collection[str], side: int, generator: Any) -> dict[str, Tensor]:
     """The feeds with a square at a random place of each row, the same in all of `names`, where it is smaller."""
-    import torch  # not above: the rest is needed to list this pass, and its options, without the extra
+    import torch  # imported here, so that the pass and its options can be listed without the extra
 
     found = dict(feeds)
     if not names:

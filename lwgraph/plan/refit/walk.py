@@ -88,7 +88,7 @@ class Walk:
         while pending:
             target = max(position, self.position)
             while self._awkward & self._live(target):
-                target -= 1  # at the latest at the present position, where nothing awkward is live
+                target -= 1  # this ends at the present position, where no such value is live
             missing = (self._live(target) | set(also)) - self._have
             for index, found in self.look(sorted(missing), range(self.count)):
                 awkward = {name for name, array in found.items() if not isinstance(array, np.ndarray)}

@@ -50,7 +50,7 @@ class Verify(Instrument):
         self.samples, self.numeric, self.approximate = samples, numeric, approximate
         self._executors = list(executors or [])
         self._before: ir.Model | None = None
-        self._results: list[list[dict[str, Array]]] | None = None  # by executor, then by sample
+        self._results: list[list[dict[str, Array]]] | None = None  # results by executor, then by sample
 
     def begin(self, model: ir.Model, pipeline: Pipeline, context: Context) -> None:
         """Check the model as it is given and choose the feeds."""

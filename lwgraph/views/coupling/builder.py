@@ -148,7 +148,7 @@ class Coupler:
         if found is not None:
             found.users[node, index] = None
             if found.role == "data":
-                found.role = role  # what is derived from constants
+                found.role = role  # a value derived from constants takes the role
             elif found.role != role:
                 found.role = "channel"
         return found

@@ -125,7 +125,7 @@ class Coupling:
         # Channels with equal signatures (how often they touch which axis, what is said of them) make a group. The
         # signatures are sums of random numbers, one for each axis and note.
         random = np.random.default_rng(0).integers(1 << 63, size=(len(roots), 2), dtype=np.uint64)
-        signature = np.zeros((len(root_of), 2), np.uint64)  # by label
+        signature = np.zeros((len(root_of), 2), np.uint64)  # one signature per label
         np.add.at(signature, self._label, random[root_of])
         frozen = np.full(len(root_of), -1)
         for number in reversed(range(len(self.builder.frozen))):
