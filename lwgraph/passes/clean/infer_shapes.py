@@ -10,7 +10,10 @@ from lwgraph.rewrite import Context, Contract, Pass
 
 @dataclass(frozen=True)
 class InferShapes(Pass):
-    """Infer and record types and shapes, on which other passes build."""
+    """Infer and record types and shapes, on which other passes build.
+
+    Each value of which more becomes known counts as a rewrite.
+    """
 
     name = "infer-shapes"
     contract = Contract.EXACT

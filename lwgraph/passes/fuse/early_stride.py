@@ -17,7 +17,7 @@ END = 2**31 - 1  # a Slice's end at least this large is the end of the axis
 
 @dataclass(frozen=True)
 class EarlyStride(RewritePass):
-    """Give a convolution of whose result only every s-th position is used the stride s, so that no others are computed.
+    """Turn a subsampling of a convolution's result into its stride, so that only positions that are used are computed.
 
     The subsampling is a pool over one position, a Slice with a step, or the stride of a 1 x 1 convolution behind; an
     activation may stand between. One before a 1 x 1 convolution becomes that one's stride.
