@@ -98,7 +98,7 @@ def collect(
     Args:
         model: it is not changed.
         channels: for these tensors also the extremes, the mean and the mean square per index of the given axis.
-        extremes: those of them of which more is wanted than the mean; None: all.
+        extremes: the tensors of which more than the mean is wanted; None: all.
         samples: elements counted per tensor and run, at stratified random positions; the extremes are always exact.
             0: none, which is much less work where only the extremes choose the range.
         progress: called with the number of finished runs.

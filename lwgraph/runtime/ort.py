@@ -102,7 +102,7 @@ class OrtExecutor:
         return OrtRun(_session(proto, options), names, inputs, (values, lent))
 
     def as_written(self) -> OrtExecutor:
-        """The same, but products with 4- and 8-bit weights take their activations as they are.
+        """A twin of this executor in which products with 4- and 8-bit weights take their activations as they are.
 
         By default ONNX Runtime rounds those to 8 bits, which the graph does not say: fast, and not to be compared with
         another executor.
@@ -116,7 +116,7 @@ class OrtExecutor:
         return OrtExecutor(self.threads, self.level, hook)
 
     def untimed(self) -> OrtExecutor:
-        """The same on all cores that this process may use, at most MOST_THREADS: for runs whose time does not matter.
+        """A twin for runs whose time does not matter: on all cores of this process, at most MOST_THREADS.
 
         OMP_NUM_THREADS, where it is set, is kept to, as linear algebra does: worker processes set it.
         """

@@ -19,7 +19,7 @@ class InferShapes(Pass):
     contract = Contract.EXACT
 
     def run(self, model: ir.Model, context: Context) -> int:
-        """See Pass.run. Once done, done again only while sizes are unknown, which a rewrite may have made known."""
+        """See Pass.run. Inference is repeated only while sizes are unknown, as a rewrite may have made them known."""
         if model.meta.get(_DONE) and all(_known(v) for node in model.graph for v in node.outputs if v.name):
             return 0
         count = ir.record_shapes(model)

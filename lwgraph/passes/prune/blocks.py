@@ -31,7 +31,7 @@ class ReducedModel:
     """A model without some blocks.
 
     Attributes:
-        model: it, refitted around them.
+        model: the model, refitted around the removed blocks.
         error: ||Y - Yhat||^2 / ||Y - mean Y||^2 at the outputs, on held-out samples.
         share: of the original's running time.
     """

@@ -53,7 +53,7 @@ class QdqWriter:
     _stored: dict[Any, ir.Value] = field(default_factory=dict)
 
     def run(self) -> None:
-        """Do it. O(nodes + weights)."""
+        """Rewrite the graph. O(nodes + weights)."""
         made = self.placement
         graph = made.graph
         uses = {value: made.integer_uses(value) for value in [*made.quantized, *made.aliases]}
@@ -117,7 +117,7 @@ class QdqWriter:
         return dq
 
     def _alias(self, value: ir.Value, uses: list[tuple[ir.Node, int]]) -> None:
-        """The same integers under another scale: the node that computed the product goes."""
+        """Give the product its integers under another scale; the node that computed it goes."""
         source = self.placement.aliases[value]
         q, grid = self.integers[source], self.grids[value]
         self.integers[value] = q

@@ -44,7 +44,7 @@ def weight_share(
 
 
 def finer(quantizer: Quantizer, names: Collection[str], data: Sequence[Feeds], context: Context) -> Quantizer:
-    """The same quantizer with other integers, and steps, for the weights of the named layers: those of `RoundWeights`
+    """The quantizer with other integers, and steps, for the weights of the named layers: those of `RoundWeights`
     (GPTQ, then coordinate descent), by the inputs that they have in the float model.
 
     Layers whose inputs cannot be seen keep what they have. Complexity: see `second_order`; one run over the data.

@@ -64,7 +64,7 @@ class Mixed:
         kept: nodes left in float -> why.
         nodes: what was measured about each node, in graph order.
         loss: the judge's loss of `model`; None when nothing had to be judged.
-        integer_loss: the same with every node in integers that can be.
+        integer_loss: the loss with every node in integers that can be.
         float_ms, ms: seconds of the float model and of `model` in thousandths, paired; None: not measured.
         built: names as in the float model; None where no node is between QuantizeLinear and DequantizeLinear.
         loops: recurrent nodes that became loops over integer products.

@@ -48,7 +48,7 @@ def segments(before: ir.Dims, after: ir.Dims) -> list[Segment] | None:
     left = [[axis for axis in range(last + 1) if dims[axis] != 1] for dims, last in ((before, i), (after, j))]
     if len(left[0]) != len(left[1]):
         return None
-    # The axes from the unknown one on must be the same, in the same order; a single one is, whatever it is called.
+    # The axes from the unknown one on must be equal, in the same order; a single one is, whatever it is called.
     unlike = 0
     for a, b in zip(*left, strict=True):
         if isinstance(before[a], int) and before[a] == after[b]:
