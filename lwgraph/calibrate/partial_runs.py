@@ -1,4 +1,4 @@
-"""Variants of a model that differ from some node on, run from there: what lies before is computed once for all."""
+"""Runs variants of a model from the first node at which they differ; the nodes before it are computed once for all."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _same(node: ir.Node, other: ir.Node) -> bool:
 
 
 def _live(model: ir.Model, places: Sequence[int], feed: Feeds) -> dict[int, list[str]]:
-    """By place (a number of a node): the values, made or fed before it, that are used from there on. Places behind
+    """Map each place (a node's number) to the values, made or fed before it, that are used from it on. Places behind
     which the model has an output already are left out. O(nodes * places)."""
     nodes = list(model.graph)
     first: dict[str, int] = dict.fromkeys(feed, -1)

@@ -29,11 +29,11 @@ LEAST_ROWS = 2048
 MORE_ROWS, ROW_WORK = 4, 4 * 10**10  # up to so many times as many, while their products take no more multiply-adds
 HELD_OUT_ROWS = 1024
 SAMPLE_IMAGES, SAMPLE_SIDE, SAMPLE_ROWS = 2, 12, 128
-HELD_OUT_BYTES = 8 << 20  # of one layer's held-out patches
+HELD_OUT_BYTES = 8 << 20  # memory for the held-out patches of one layer
 
 
 def rows_for(width: int, per_unknown: int = ROWS_PER_UNKNOWN, least: int | None = None) -> int:
-    """How many patches of `width` entries to collect: `per_unknown` for each, and at least `least` (LEAST_ROWS).
+    """The number of patches of `width` entries to collect: `per_unknown` for each, and at least `least` (LEAST_ROWS).
 
     Up to MORE_ROWS times as many where they cost little, no more than ROW_WORK multiply-adds in all: short patches, for
     which fits gain from more samples what long ones cannot afford.
@@ -110,7 +110,7 @@ class Statistics:
         self._at_once = sys.maxsize if memory_bytes is None else AT_ONCE
         self._progress = progress
         self._held_feeds = _held_feeds(len(feeds), held_out, seed)
-        self._share = held_out if held_out and not self._held_feeds else 0.0  # of the positions, with a single feed
+        self._share = held_out if held_out and not self._held_feeds else 0.0  # share of a single feed's positions
 
     def prefetch(self, sites: Iterable[Layer]) -> None:
         """Collect what `sites` need and is not there yet. Raises as `gram`."""
@@ -272,7 +272,7 @@ def cross_moments(
     rows_per_unknown: int = ROWS_PER_UNKNOWN,
     activation_bytes: int = ACTIVATION_BYTES,
 ) -> dict[str, CrossMoments]:
-    """For each site of the rewritten model: moments of its input patches there and of its output in the original.
+    """Moments of each site's input patches in the rewritten model and of its output in the original.
 
     Both models run side by side on every feed, each holding at most half of `activation_bytes`; all accumulators are in
     memory at once, so pass few sites (the sequential refit passes one, or one stage).

@@ -38,7 +38,7 @@ class Store:
         self._shrink()
 
     def get(self, key: Hashable) -> tuple[Array, ...]:
-        """What was kept under `key`; KeyError when nothing was."""
+        """The arrays kept under `key`; KeyError if there are none."""
         if key in self._memory:
             self._memory.move_to_end(key)
             return self._memory[key]

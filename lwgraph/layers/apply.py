@@ -18,7 +18,7 @@ from lwgraph.rewrite.base import Context
 
 @dataclass(frozen=True)
 class Record:
-    """What became of one choice.
+    """The outcome of one choice.
 
     Attributes:
         site: the site's name.

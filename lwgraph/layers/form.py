@@ -91,7 +91,7 @@ class Form(ABC):
         return self
 
     def seen(self, site: Site) -> Site | Probe:
-        """What the form's outputs are a dense weight on: the layer's patches, or a probe that sees more."""
+        """The inputs on which the form is a dense weight: the patches of the layer, or a probe that sees more."""
         return site
 
     def dense(self, op: Emitter, x: ir.Value, fitted: Fitted) -> ir.Value:
@@ -136,7 +136,7 @@ class Form(ABC):
         )
 
     def unfitted(self, site: Site, arrays: dict[str, Floats]) -> Fitted:
-        """What `blank` returns: arrays of the right shapes, and nothing known about them."""
+        """The result of `blank`: arrays of the right shapes with unspecified contents."""
         return Fitted(self, site, arrays, site.weight, np.zeros(site.outputs), 0.0, False)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Any form as a pass over all sites: `-p 'low-rank{ratio=0.5}'`."""
+"""Makes any form a pass over all sites: `-p 'low-rank{ratio=0.5}'`."""
 
 from __future__ import annotations
 

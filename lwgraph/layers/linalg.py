@@ -110,7 +110,7 @@ def ridges(covariance: Floats, count: int, prior: Floats | None = None) -> Float
         return np.ones(width)
     scale = np.where(variance > 0, 1 / np.sqrt(np.where(variance > 0, variance, 1)), 0)
     noise = explained = 0.0
-    for start in range(0, width, STRIP):  # in strips: no temporaries of the matrix's size
+    for start in range(0, width, STRIP):  # strips avoid temporaries of the matrix's size
         part = slice(start, start + STRIP)
         found = np.clip(covariance[part] * scale * scale[part, None], -1, 1)
         noise += float(np.square(1 - np.square(found)).sum())

@@ -1,4 +1,4 @@
-"""The linear algebra that forms share: second moments of a layer's inputs, the ridge, refits and error formulas.
+"""Second moments of a layer's inputs, made ready for fits: the ridge, refits and error formulas that forms share.
 
 Notation, for one group of a layer: W (o, D) is the weight, x (D,) an input patch, y = W x + b. With free biases every
 error depends on the *centred* moments C = E[x x^T] - mean mean^T only: a replacement kernel K leaves
@@ -30,14 +30,14 @@ from lwgraph.layers.site import Site
 
 SWEEP_WORK = 3 * 10**9  # outputs times squared patch lengths
 SETTLED = 0.02  # alternating fits stop at a sweep that gains less than this share of the error
-MOST_UNKNOWNS = 10_000  # per output: no form is fitted to longer patches
-WIDE, RIDGED = 1024, 1e-4  # where float32 will do; see `Block.working`
+MOST_UNKNOWNS = 10_000  # longest patch whose moments are formed
+WIDE, RIDGED = 1024, 1e-4  # length and ridge from which float32 is precise enough; see `Block.working`
 SINGLE, LOWER, SHARED = "single", "lower", ("single", "lower")  # keys of what depends on the inputs alone
 FEW, ENOUGH = 3, 5  # samples per unknown below which fits are doubtful, and from which they are good
 
 
 class GramLike(Protocol):
-    """What calibration measures of a layer's input patches: see `lwgraph.calibrate.gram`."""
+    """The statistics of a layer's input patches that fits need; see `lwgraph.calibrate.gram`."""
 
     @property
     def matrix(self) -> Floats:
@@ -49,7 +49,7 @@ class GramLike(Protocol):
 
     @property
     def count(self) -> int:
-        """How many patches were averaged."""
+        """The number of patches averaged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +157,7 @@ class Block(Quadratic):
         return float(self.cache["total"])
 
     def sweeps(self, most: int, *, white: bool = False) -> int:
-        """How many alternations a fit goes on with from its start: `most`, or what SWEEP_WORK affords at o D^2 each.
+        """The number of alternations that a fit does from its start: `most`, or what SWEEP_WORK affords at o D^2 each.
 
         None for an estimate, nor for white inputs unless `white`.
         """
@@ -354,7 +354,7 @@ class Moments:
 
     @staticmethod
     def shortage(site: Site | Probe, count: int) -> str:
-        """What to say of `count` samples for a layer; "" when they are enough."""
+        """The warning about having only `count` samples for a layer; "" when they are enough."""
         if count >= FEW * site.fan_in:
             return ""
         need = ENOUGH * site.fan_in
@@ -375,7 +375,7 @@ class Moments:
         )
 
     def expected(self, kernel: Floats) -> float:
-        """As `error`, but with the ridge: nearer to what unseen inputs will show, and comparable between forms."""
+        """The error with the ridge: nearer to that on unseen inputs than `error`, and comparable between forms."""
         parts = kernel.reshape(self.site.group, -1, self.site.fan_in)
         return self.relative(sum(each.loss(part) for each, part in zip(self.losses, parts, strict=True)))
 

@@ -71,7 +71,7 @@ class Site:
 
     @property
     def output(self) -> ir.Value:
-        """What the layer, bias included, computes."""
+        """The output of the layer, bias included."""
         return self.nodes[-1].outputs[0]
 
     @functools.cached_property
@@ -160,7 +160,7 @@ class Site:
 
     @property
     def taps(self) -> int:
-        """How many taps the kernel has."""
+        """The number of taps of the kernel."""
         return math.prod(self.kernel)
 
     @property

@@ -63,7 +63,7 @@ def small_input(site: Site, seed: int = 0, *, batch: int = 2) -> np.ndarray[tupl
 
 
 def difference(fitted: Fitted, reference: Executor, opset: int, seed: int = 0) -> str:
-    """How the emitted nodes differ from the dense equivalent on a random input, run by `reference`; "" when equal."""
+    """Describe how the emitted nodes differ from the dense equivalent on a random input in `reference`; "" if equal."""
     feeds = {"x": small_input(fitted.site, seed)}
     results = []
     try:

@@ -1,4 +1,4 @@
-"""How far a rewritten model's outputs are from the original's, in a way that no large output hides a small one."""
+"""The distance of a rewritten model's outputs from the original's, such that no large output hides a small one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _QUIET = 1e-8  # variance below this share of the loudest index's counts as this
 
 @dataclass
 class _AxisSums:
-    """Per index of an axis: numbers, their sum, their squares, and the squared differences."""
+    """Sums over each index of an axis: count, values, squares and squared differences."""
 
     count: Array
     first: Array

@@ -19,7 +19,7 @@ from lwgraph.measure.tolerances import Tolerance
 if TYPE_CHECKING:
     from lwgraph.executor import Executor, Feeds
 
-ERROR_SLACK = 0.05  # of the predicted error: rounding of weights to float32, and of sums
+ERROR_SLACK = 0.05  # share by which the error may exceed the prediction: weights and sums round in float32
 ERROR_FLOOR = 1e-9  # relative squared error that rounding alone may leave where 0 is predicted
 
 

@@ -1,4 +1,4 @@
-"""What a model costs on paper: multiply-accumulates, parameters, bytes."""
+"""Counts the multiply-accumulates, parameters and bytes of a model."""
 
 from __future__ import annotations
 

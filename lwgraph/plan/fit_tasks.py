@@ -88,7 +88,7 @@ class FitTask:
 
 @dataclass(frozen=True, eq=False)
 class FitResult:
-    """What a task gives, one entry per form in their order: fits, or estimated relative output errors."""
+    """The result of a task, one entry per form in their order: fits, or estimated relative output errors."""
 
     fits: tuple[Fitted, ...] = ()
     errors: tuple[float, ...] = ()

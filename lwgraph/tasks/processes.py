@@ -1,4 +1,4 @@
-"""Processes of this machine. One that dies, killed or out of memory, is replaced, and its task is done again."""
+"""A pool of processes. One that dies, killed or out of memory, is replaced, and its task is done again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which node feeds which: the dataflow graph, dominators, topological generations."""
+"""The dataflow graph of a model, dominators, topological generations."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _closed(scope: ir.Graph | ir.Function) -> nx.DiGraph[Vertex]:
 
 
 def dominators(scope: ir.Graph | ir.Function) -> dict[Vertex, Vertex]:
-    """For each node (and SINK) its immediate dominator: the last node that all paths from the inputs to it share.
+    """The immediate dominator of each node (and SINK): the last node that all paths from the inputs to it share.
 
     SOURCE where there is no such node. Cost: Cooper, Harvey and Kennedy 2001, near linear on real models.
     """
@@ -73,7 +73,7 @@ def dominators(scope: ir.Graph | ir.Function) -> dict[Vertex, Vertex]:
 
 
 def post_dominators(scope: ir.Graph | ir.Function) -> dict[Vertex, Vertex]:
-    """For each node (and SOURCE) the first node that all paths from it to the outputs share; SINK where none does."""
+    """The first node that all paths from each node (and SOURCE) to the outputs share; SINK if there is none."""
     return _immediate(_closed(scope).reverse(copy=False), SINK)
 
 

@@ -1,4 +1,4 @@
-"""Remove nodes that give back their input, bit for bit."""
+"""identities: removes nodes that give back their input, bit for bit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RemoveIdentities(RewritePass):
         return op.any_of(*_IS_IDENTITY)(*inputs, _name="node")
 
     def replace(self, op: Any, inputs: tuple[ir.Value | None, ...], node: ir.Node) -> Any:
-        """Its data input."""
+        """The node's data input, which takes the place of the node."""
         try:
             same = _IS_IDENTITY[node.op_type](node)
         except ir.ReferenceAttributeError:

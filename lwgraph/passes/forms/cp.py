@@ -30,7 +30,7 @@ from lwgraph.passes.forms.shift import explained_jointly, joint
 
 Single = npt.NDArray[np.float32]
 SWEEPS, STEPS = 8, 3  # alternations at most, and conjugate-gradient steps for each of K and B
-GROWTH = 3.0  # how much a sweep may enlarge the terms
+GROWTH = 3.0  # factor by which a sweep may enlarge the terms
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Cp(Form):
         return Cp(min(self.rank, limit) or ceil16(self.ratio * site.inputs, limit))
 
     def fit(self, site: Site, moments: Moments) -> Fitted:
-        """From the joint shift form, alternating least squares over the three factors."""
+        """Fit the three factors by alternating least squares, from the joint shift form."""
         form = self.at(site)
         (block,) = moments.blocks
         first, taps, last = decompose(block, form.rank)
@@ -82,7 +82,7 @@ class Cp(Form):
         return form.fitted(site, moments, {"expand": first, "depthwise": deep, "project": last}, kernel)
 
     def estimate(self, site: Site, moments: Moments) -> float:
-        """From the joint shift form, all ranks at once."""
+        """The error of the joint shift form from which the fit starts; all ranks are computed at once."""
         (block,) = moments.blocks
         power = float(np.vdot(block.cross, block.matrix))
         return moments.relative(power - explained_jointly(block, self.at(site).rank))

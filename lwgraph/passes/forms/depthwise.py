@@ -38,7 +38,7 @@ class Depthwise(Form):
     searched: ClassVar[int] = 2
 
     terms: Annotated[int, "pairs that are summed, at most the number of taps"] = 2
-    order: Annotated[Order, "which comes first; auto: the better fit, dw-pw where the layer has a stride"] = "auto"
+    order: Annotated[Order, "stage that comes first; auto: the better fit, dw-pw where the layer has a stride"] = "auto"
 
     def __post_init__(self) -> None:
         if self.terms < 1:
@@ -58,11 +58,11 @@ class Depthwise(Form):
 
     @classmethod
     def full(cls, site: Site) -> Form:
-        """As many terms as taps."""
+        """The exact form: as many terms as taps."""
         return cls(site.taps, "dw-pw")
 
     def at(self, site: Site) -> Depthwise:
-        """At most as many terms as taps."""
+        """The form with at most as many terms as the site has taps."""
         order: Order = "dw-pw" if self.order == "auto" and max(site.strides) > 1 else self.order
         return Depthwise(min(self.terms, site.taps), order)
 
@@ -154,7 +154,7 @@ def decouple_inputs(block: Block, terms: int) -> tuple[Floats, Floats]:
 
 
 def _leading(energy: Floats, metric: Floats, terms: int) -> Floats:
-    """For each channel the best `terms` tap vectors (n, T, t) in the metric (n, t, t); energy is W^T W, (n, t, t)."""
+    """The best `terms` tap vectors of each channel, (n, T, t) in the metric (n, t, t); energy is W^T W, (n, t, t)."""
     lower = np.linalg.cholesky(metric)
     _, vectors = np.linalg.eigh(lower.swapaxes(1, 2) @ energy @ lower)
     basis = np.linalg.solve(lower.swapaxes(1, 2), vectors[:, :, ::-1][:, :, :terms]).swapaxes(1, 2)
@@ -224,7 +224,7 @@ def decouple_outputs(block: Block, terms: int) -> tuple[Floats, Floats]:
     single = block.single
 
     def image(kernel: Array) -> Array:
-        """For the steps, in float32: the loss decides whether they led anywhere."""
+        """The kernel times the moments, in float32: the loss decides whether a step helped."""
         return np.asarray((kernel.reshape(outputs, -1).astype(np.float32) @ single).reshape(weight.shape))
 
     def loss(k: Floats, p: Floats) -> float:

@@ -72,7 +72,7 @@ class Fire(Form):
         return Fire(min(self.squeeze, limit) or ceil16(self.ratio * site.inputs, limit), share=self.share)
 
     def pointwise(self, site: Site) -> int:
-        """How many outputs are 1 x 1."""
+        """The number of outputs that are 1 x 1."""
         spatial = (1 - self.share) * site.outputs
         return site.outputs - (ceil16(spatial, site.outputs) if spatial > 1e-9 else 0)
 

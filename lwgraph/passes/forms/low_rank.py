@@ -40,7 +40,7 @@ class LowRank(Form):
 
     rank: Annotated[int, "channels between the two stages (per group); 0: by ratio"] = 0
     ratio: Annotated[float, "rank as a share of min(inputs, outputs), rounded up to a multiple of 16"] = 0.5
-    split: Annotated[Split, "which kernel axes the first stage has; auto: spatial; layers without them: output"] = (
+    split: Annotated[Split, "kernel axes of the first stage; auto: spatial; for layers without kernel axes: output"] = (
         "auto"
     )
 
@@ -98,7 +98,7 @@ class LowRank(Form):
         return form.fitted(site, moments, arrays, kernel)
 
     def estimate(self, site: Site, moments: Moments) -> float:
-        """From the whitened starts, all ranks at once; of "spatial", the better order."""
+        """The error of the whitened start (of the better order for "spatial"); all ranks are computed at once."""
         form = self.at(site)
         splits: tuple[Split, ...] = ("vertical", "horizontal") if form.split == "spatial" else (form.split,)
         losses = []

@@ -83,7 +83,7 @@ class Shuffle(Form):
         return Shuffle(groups, min(wanted, limit))
 
     def fit(self, site: Site, moments: Moments) -> Fitted:
-        """For each group of outputs a grouped convolution and a 1 x 1 layer on the moments."""
+        """Fit a grouped convolution and a 1 x 1 layer to the moments, for each group of outputs."""
         form, (block,) = self.at(site), moments.blocks
         groups, rank = form.groups, form.rank
         parts = []

@@ -49,7 +49,7 @@ class Support:
         return np.flatnonzero(kept)
 
     def off_centre(self, kernel: tuple[int, ...]) -> float:
-        """How far the middle of the grid is from that of the kernel, in half taps; breaks ties."""
+        """The distance from the middle of the grid to that of the kernel, in half taps; breaks ties."""
         return sum(abs(line[0] + line[-1] - (k - 1)) for line, k in zip(self.lines, kernel, strict=True))
 
 
@@ -182,7 +182,7 @@ def _placements(site: Site, sizes: Sequence[int]) -> list[Support]:
 
 
 def _axis_by_axis(site: Site, sizes: Sequence[int], moments: Moments) -> Support:
-    """Of each axis the best placement given those before, the later ones being whole."""
+    """The best placement along each axis, given those of earlier axes and with later axes whole."""
     found = Support(tuple(tuple(range(k)) for k in site.kernel))
     for axis, (kernel, size) in enumerate(zip(site.kernel, sizes, strict=True)):
         before, after = found.lines[:axis], found.lines[axis + 1 :]
@@ -227,7 +227,7 @@ def _separable_loss(block: Block, taps: Index) -> float:
 
 
 def _energy(blocks: Sequence[Block], site: Site, support: Support) -> float:
-    """What the kept taps contribute if inputs are uncorrelated."""
+    """The contribution of the kept taps if inputs are uncorrelated."""
     energy = sum(np.square(block.matrix).sum(0) * np.diagonal(block.moments) for block in blocks)
     return float(np.asarray(energy).reshape(-1, site.taps)[:, support.taps(site.kernel)].sum())
 

@@ -88,7 +88,7 @@ class Tucker(Form):
         return form.fitted(site, moments, arrays, kernel)
 
     def estimate(self, site: Site, moments: Moments) -> float:
-        """From the whitened channel basis, all pairs of ranks from one factorization."""
+        """The error of the whitened channel basis; one factorization gives all pairs of ranks."""
         form, loss = self.at(site), 0.0
         for block in moments.blocks:
             kept = explained(block, (), form.inputs)

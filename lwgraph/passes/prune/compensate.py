@@ -1,4 +1,4 @@
-"""What the kept weights take over from the removed ones, in closed form, folded into the layers that read them."""
+"""Refits, in closed form, the layers that read removed channels, so that the kept weights compensate for them."""
 
 from __future__ import annotations
 

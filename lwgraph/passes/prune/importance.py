@@ -1,4 +1,4 @@
-"""Which channels of a group matter least, and what leaving them out costs."""
+"""Importances: rank the channels of a group, and estimate the cost of removing them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lwgraph.passes.prune.readers import GroupReader, PruneView
 from lwgraph.views.coupling import Group
 
 STRIP, SPARSE = 256, 0.75  # rows updated at once; the share of columns left at which those that are gone are taken out
-MEMORY_BYTES = 1 << 30  # of all inverses that the greedy choice updates
+MEMORY_BYTES = 1 << 30  # memory for the inverses that the greedy choice updates
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +90,7 @@ class L2(Importance):
 
 
 class Activation(Importance):
-    """What a channel adds to the layers that read it: |weights|^2 times the second moment of its values.
+    """The power that a channel adds to the layers that read it: |weights|^2 times the second moment of its values.
 
     The structured form of Wanda's score (Sun et al. 2024, "A Simple and Effective Pruning Approach", eq. 1).
     """
@@ -201,7 +201,9 @@ class _ShrinkingWeight:
         kept = np.flatnonzero(self._left)
         self.weight = self.weight[kept][:, kept] if self._squared else self.weight[:, kept]
         self.inverse = self.inverse[kept][:, kept]
-        self.columns = (np.cumsum(self._left) - 1)[self.columns]  # those of removed channels are never asked for again
+        self.columns = (np.cumsum(self._left) - 1)[
+            self.columns
+        ]  # columns of removed channels are never asked for again
         self._left = self._left[kept]
 
 
@@ -235,7 +237,7 @@ def _alone(moments: Moments, reader: GroupReader) -> Floats:
 
 
 def _bytes(reader: GroupReader) -> int:
-    """What the parts of a layer take, about."""
+    """The approximate memory for the parts of a layer, in bytes."""
     width = reader.site.fan_in
     return 8 * len(reader.columns) * width * (width + min(width, reader.site.outputs // reader.site.group))
 

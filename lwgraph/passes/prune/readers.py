@@ -1,4 +1,4 @@
-"""What pruning looks at: groups, the layers that read them, their moments, their work."""
+"""A model as pruning sees it: groups, the layers that read them, their moments, their work."""
 
 from __future__ import annotations
 
@@ -118,10 +118,10 @@ def _open(model: ir.Model, shapes: dict[str, list[int | None]]) -> bool:
 
 
 def _columns(site: Site, axis: Axis, indices: Ints) -> tuple[Ints, ...]:
-    """Where the indices of a weight's reading axis are among the entries of a patch, per group of the layer."""
+    """The positions of a reading axis's indices among the entries of a patch, per group of the layer."""
     taps, per_group = site.taps, site.inputs // site.group
     spread = np.arange(taps)
-    if axis.size == per_group:  # the same in every group
+    if axis.size == per_group:  # all groups have the same columns
         columns = (indices[:, :, None] * taps + spread).reshape(len(indices), -1)
         return (columns,) * site.group
     found = []

@@ -1,4 +1,4 @@
-"""prune-weights: single weights become zero, the others make up for it. For files, not for speed."""
+"""prune-weights: sets single weights to zero and refits the others; files get smaller, not models faster."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lwgraph.passes.prune.compensate import add_to_bias, bias_of, own_biases, se
 from lwgraph.rewrite.base import Context, Contract, Pass
 
 Mask = npt.NDArray[np.bool_]
-ROUNDS, STEPS = 8, 10  # of choosing, and of conjugate gradients after each
+ROUNDS, STEPS = 8, 10  # rounds of choosing, and conjugate-gradient steps after each
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,6 @@ def _refit(block: Block, mask: Mask, weight: Floats, steps: int) -> Floats:
 
 
 def density(model: ir.Model) -> Iterator[tuple[str, float]]:
-    """For each layer the share of its weights that are not zero."""
+    """The share of non-zero weights in each layer."""
     for site in find_sites(model):
         yield site.name, float(np.count_nonzero(site.weight) / site.weight.size)

@@ -1,4 +1,4 @@
-"""Weight-only quantization: matrices in 8 or 4 bits, activations in float."""
+"""quantize-weights: matrices in 8 or 4 bits, activations in float."""
 
 from __future__ import annotations
 
@@ -52,7 +52,11 @@ class QuantizeWeights(Pass):
         bool | None, "with data, round by what the inputs make of it (GPTQ) instead of to nearest; none: for 4 bits"
     ] = None
     minimum: Annotated[int, "weights of fewer elements stay float"] = 4096
-    op_types_to_quantize: Annotated[tuple[str, ...], "of MatMul, Gemm, Gather"] = ("MatMul", "Gemm", "Gather")
+    op_types_to_quantize: Annotated[tuple[str, ...], "operators to quantize: MatMul, Gemm, Gather"] = (
+        "MatMul",
+        "Gemm",
+        "Gather",
+    )
     nodes_to_exclude: Annotated[tuple[str, ...], "names of nodes that stay in float"] = ()
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Put the weights of layers on integer grids, as float numbers: what storing them in few bits costs, at its least."""
+"""round-weights: rounds the weights of layers to integer grids, with the least loss, and keeps them as floats."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class RoundWeights(Pass):
         return done
 
     def _observing(self, model: ir.Model, sites: Sequence[Site], context: Context, prefetch: bool) -> Context:
-        """With moments of this model's own layer inputs: the context's may be missing, or those of an older model."""
+        """A context with moments of this model's layer inputs; the given one may have none, or an older model's."""
         if context.data:
             executor = context.executor or registry.executor("ort", threads=context.threads)
             statistics = Statistics(model, context.data, executor, context.seed, progress=context.progress)
@@ -128,7 +128,7 @@ class RoundWeights(Pass):
     def _aims(
         original: ir.Model, model: ir.Model, sites: Sequence[Site], context: Context
     ) -> dict[str, tuple[CrossMoments, CrossMoments]]:
-        """What the layers should give (in the original) and what they now see: on most samples, and on every fourth."""
+        """The outputs that layers should give and the inputs that they now see, on most samples and on every fourth."""
         assert context.data is not None
         executor = context.executor or registry.executor("ort", threads=context.threads)
         aimed = [s for s in sites if s.kind != "conv_transpose" and has_bias_slot(s) and not too_wide(s)]

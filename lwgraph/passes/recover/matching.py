@@ -1,4 +1,4 @@
-"""What of a rewritten model corresponds to the original: values of the same name, and which of them to imitate."""
+"""Matches a rewritten model to the original: values of the same name, and which of them to imitate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asks an oracle for everything that planning a model may ask for, whatever the data turn out to be."""
+"""Asks an oracle for every price that planning a model may need, whatever the data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sequential refit goes through: the layers of a rewritten model, and what each of them should give."""
+"""The units of a sequential refit: the layers of a rewritten model, and the values that each should give."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which nodes to compute in integers: a minimum cut between what integers cost and what floats cost.
+"""Chooses the nodes to compute in integers by a minimum cut between the costs of integers and of floats.
 
 Every integer node costs its integer time and the damage of its rounded weights; every float node its float time. A
 tensor whose maker or any reader is an integer node costs the damage of its grid; one that goes from integers to floats
