@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lwgraph.faces import lazy
 
 if TYPE_CHECKING:
     from lwgraph.rewrite.base import Context, Contract, Gain, Pass, Skip, Skipped
@@ -26,17 +28,7 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'lwgraph.rewrite' has no attribute '{name}'")
-    import importlib
-
-    return getattr(importlib.import_module(f"lwgraph.rewrite.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(_HOME)
-
+__getattr__, __dir__ = lazy(__name__, _HOME)
 
 __all__ = [
     "Builder",
