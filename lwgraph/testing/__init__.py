@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lwgraph.faces import lazy
 
 if TYPE_CHECKING:
     from lwgraph.testing.forms import check_form
@@ -19,12 +21,6 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'lwgraph.testing' has no attribute '{name}'")
-    import importlib
-
-    return getattr(importlib.import_module(f"lwgraph.testing.{_HOME[name]}"), name)
-
+__getattr__, __dir__ = lazy(__name__, _HOME)
 
 __all__ = ["Sample", "check_form", "check_pass", "graphs", "random_model", "samples"]
