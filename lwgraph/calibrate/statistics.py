@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from lwgraph.calibrate.patches import Layer, Patches, positions
 from lwgraph.calibrate.store import Store
 from lwgraph.errors import DataError
 from lwgraph.executor import Executor, untimed
+from lwgraph.progress import Progress, silent
 
 MEMORY_BYTES = 1 << 30
 ROWS_PER_UNKNOWN = 6  # patches collected per entry of a patch; fits are good from about 5
@@ -85,7 +86,7 @@ class Statistics:
         held_out: float = 0.0,
         memory_bytes: int = MEMORY_BYTES,
         activation_bytes: int = ACTIVATION_BYTES,
-        progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+        progress: Progress = silent,
     ) -> None:
         if not len(feeds):
             raise DataError("statistics need calibration samples; there are none")

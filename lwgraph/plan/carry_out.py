@@ -14,11 +14,11 @@ from lwgraph.errors import UsageError, did_you_mean
 from lwgraph.layers.apply import Record
 from lwgraph.layers.form import Fitted
 from lwgraph.layers.site import find_sites
-from lwgraph.layers.substitute import FROM_KEY
 from lwgraph.plan.plan import Plan, Precision, apply_plan
 from lwgraph.rewrite import Pipeline
 from lwgraph.rewrite.base import Context, Pass
 from lwgraph.rewrite.options import parse_pass
+from lwgraph.rewrite.provenance import FROM_KEY
 from lwgraph.views.coupling import couple_channels
 
 BLOCKS, GROUPS = "prune-blocks", "prune-channels"  # the passes that leave out blocks and channels, asked for by name

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from lwgraph import ir
+from lwgraph.arrays import Shapes
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.calibrate.subsample import spread
 from lwgraph.layers.apply import Record
@@ -25,7 +26,7 @@ def deliver(
     plan: Plan,
     context: Context,
     *,
-    shapes: Mapping[str, Sequence[int | None]] | None = None,
+    shapes: Shapes | None = None,
     fitted: Mapping[str, Fitted] | None = None,
     run_ms: float | None = None,
 ) -> tuple[ir.Model, list[Record]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lwgraph import ir
+from lwgraph.arrays import Shapes
 from lwgraph.errors import UsageError, did_you_mean
 from lwgraph.layers.apply import Record, apply_forms, observable
 from lwgraph.layers.form import Fitted, parse_form
@@ -183,7 +184,7 @@ def apply_plan(
     plan: Plan,
     context: Context,
     *,
-    shapes: Mapping[str, Sequence[int | None]] | None = None,
+    shapes: Shapes | None = None,
     fitted: Mapping[str, Fitted] | None = None,
 ) -> list[Record]:
     """Apply the sites of `plan` to `model`, in place. Every site is proved before it is replaced; see `apply_forms`.

@@ -8,10 +8,10 @@ from lwgraph.errors import UsageError
 from lwgraph.layers.form_pass import as_pass
 from lwgraph.layers.moments import Pooled
 from lwgraph.layers.site import find_sites
-from lwgraph.layers.substitute import PASS_KEY
 from lwgraph.measure.compare import compare
 from lwgraph.rewrite.base import Context, Contract, Pass
 from lwgraph.rewrite.options import parse_pass
+from lwgraph.rewrite.provenance import PASS_KEY
 from lwgraph.testing.layers import Layer, layers, patches
 
 LAYERS = {layer.name: layer for layer in layers()}

@@ -15,7 +15,7 @@ from rewrite_models import MergeMuls, lines, parse, verify
 from lwgraph import ir
 from lwgraph.errors import CheckError
 from lwgraph.rewrite import Const, Context, Contract, RewritePass
-from lwgraph.rewrite.commit import FROM_KEY, PASS_KEY
+from lwgraph.rewrite.provenance import FROM_KEY, PASS_KEY
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from lwgraph import ir
 from lwgraph.cache import Rows, cache_path, facts_of
 from lwgraph.calibrate.subsample import spread
 from lwgraph.errors import LwgraphError
-from lwgraph.executor import Executor, Run, untimed
+from lwgraph.executor import Executor, untimed
+from lwgraph.measure.distance import RunLoss
 from lwgraph.plan.deliver import RANGE_SAMPLES, RANGE_SECONDS
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.precision import EXACTLY, INT8, QUICK, make_pass, spelling
@@ -49,7 +50,7 @@ class Survey:
 
 
 def quick_integers(
-    planner: Planner, loss: Callable[[Run], float], executor: Executor, even: bool | None = None
+    planner: Planner, loss: RunLoss, executor: Executor, even: bool | None = None
 ) -> tuple[ir.Model, float]:
     """Choose the ranges with which plans are tried, by the loss of the whole network in integers, and set them.
 
@@ -143,7 +144,7 @@ def _slower(nodes: Sequence[Any]) -> float:
     return float(lost / max(sum(integer for integer, _, _ in times), 1e-12))
 
 
-def weigh_integers(planner: Planner, loss: Callable[[Run], float], executor: Executor) -> tuple[ir.Model, Survey]:
+def weigh_integers(planner: Planner, loss: RunLoss, executor: Executor) -> tuple[ir.Model, Survey]:
     """Set what integers cost in a planner whose weights are set, and the ranges with which it tries plans.
 
     Layers share out what the whole network in integers loses by what was measured of each, where it was.

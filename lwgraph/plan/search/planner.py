@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lwgraph import ir, registry
+from lwgraph.arrays import Shapes
 from lwgraph.layers.apply import Record, moments_of
 from lwgraph.layers.form import Fitted
 from lwgraph.plan.carry_out import carry_out
@@ -71,7 +72,7 @@ class Planner:
         context: Context,
         oracle: Oracle,
         *,
-        shapes: Mapping[str, Sequence[int | None]] | None = None,
+        shapes: Shapes | None = None,
         forms: Sequence[str] | None = None,
         weights: Mapping[str, float] | None = None,
         precisions: Sequence[str] = (FLOAT,),
