@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -69,6 +69,11 @@ class Form(ABC):
     """
 
     name: ClassVar[str]
+
+    def check_option(self, name: str, ok: bool, allowed: str) -> None:
+        """For `__post_init__`: UsageError with the option's value and what is allowed unless `ok`."""
+        if not ok:
+            raise UsageError(f"option '{name}' of form '{self.name}' is {getattr(self, name)!r}; allowed: {allowed}")
 
     @classmethod
     @abstractmethod
@@ -155,6 +160,11 @@ def parse_form(text: str) -> Form:
     return registry.form_class(options.parse_spelling(text)[0]).parse(text)
 
 
+def cheaper(forms: Iterable[Form], site: Site) -> list[Form]:
+    """Those that do clearly less work than the dense layer."""
+    return [form for form in forms if form.macs(site) < 0.9 * site.macs()]
+
+
 def ceil16(size: float, limit: int) -> int:
     """`size` rounded up to a multiple of 16, at most `limit`.
 
@@ -163,4 +173,4 @@ def ceil16(size: float, limit: int) -> int:
     return max(1, min(limit, -(-int(np.ceil(size - 1e-9)) // 16) * 16))
 
 
-__all__ = ["Fitted", "Form", "ceil16", "parse_form"]
+__all__ = ["Fitted", "Form", "ceil16", "cheaper", "parse_form"]
