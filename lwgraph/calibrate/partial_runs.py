@@ -13,7 +13,6 @@ from lwgraph.arrays import Array
 from lwgraph.calibrate.capture import capture, measured_shapes
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds, Run, untimed
-from lwgraph.views.dataflow import uses
 
 MEMORY_BYTES = 256 << 20
 
@@ -134,7 +133,7 @@ def _live(model: ir.Model, places: Sequence[int], feed: Feeds) -> dict[int, list
     last: dict[str, int] = {}
     constant = {v.name for v in model.graph.initializers.values() if v.name not in first}
     for index, node in enumerate(nodes):
-        used = [value.name or "" for value in uses(node)]
+        used = [value.name or "" for value in ir.uses(node)]
         last.update(dict.fromkeys(used, index))
         if all(name in constant for name in used):  # computed anew by every variant
             constant.update(v.name for v in node.outputs)

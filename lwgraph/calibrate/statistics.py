@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from lwgraph.calibrate.sketch import BLOCK, CAPACITY, FactoredGram, Sketch
 from lwgraph.calibrate.store import Store
 from lwgraph.errors import DataError
 from lwgraph.executor import Executor, untimed
+from lwgraph.progress import Progress, silent
 
 MEMORY_BYTES = 1 << 30
 NARROW, WIDE = 1024, 20_000  # entries of a patch up to which moments are exact in any case, and without an allowance
@@ -97,7 +98,7 @@ class Statistics:
         held_out: float = 0.0,
         memory_bytes: int | None = None,
         activation_bytes: int = ACTIVATION_BYTES,
-        progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+        progress: Progress = silent,
     ) -> None:
         if not len(feeds):
             raise DataError("statistics need calibration samples; there are none")

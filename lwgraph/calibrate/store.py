@@ -58,11 +58,6 @@ class Store:
         if key in self._files:
             self._files.pop(key).unlink()
 
-    @property
-    def resident(self) -> int:
-        """Bytes in memory."""
-        return self._used
-
     def _shrink(self) -> None:
         while self._used > self._limit and len(self._memory) > 1:
             key, arrays = self._memory.popitem(last=False)

@@ -132,6 +132,14 @@ def values(scope: Graph | Function) -> Iterator[Value]:
         yield from node.outputs
 
 
+def uses(node: Node) -> Iterator[Value]:
+    """The values that `node` uses, those used inside its subgraphs included; repeated uses repeatedly."""
+    yield from (value for value in node.inputs if value is not None)
+    for subgraph in subgraphs_of(node):
+        for inner in subgraph:
+            yield from uses(inner)
+
+
 def is_sorted(scope: Graph | Function) -> bool:
     """Whether every node of `scope` and of its subgraphs comes after the nodes whose outputs it uses. O(nodes)."""
     return first_unsorted(graph_of(scope), set()) is None

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from lwgraph.layers.emit import Emitter, known_padding
     from lwgraph.layers.form import Fitted, Form, ceil16, parse_form
     from lwgraph.layers.form_pass import as_pass
-    from lwgraph.layers.moments import Block, Gram, Moments, Pooled
+    from lwgraph.layers.moments import Block, GramLike, Moments, Pooled
     from lwgraph.layers.probe import Probe
     from lwgraph.layers.site import Kind, Site, find_sites
 
@@ -19,7 +19,7 @@ _HOME = {
     "Emitter": "emit",
     "Fitted": "form",
     "Form": "form",
-    "Gram": "moments",
+    "GramLike": "moments",
     "Kind": "site",
     "Moments": "moments",
     "Pooled": "moments",
@@ -39,7 +39,7 @@ __all__ = [
     "Emitter",
     "Fitted",
     "Form",
-    "Gram",
+    "GramLike",
     "Kind",
     "Moments",
     "Pooled",

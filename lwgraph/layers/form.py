@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -70,6 +70,11 @@ class Form(ABC):
 
     name: ClassVar[str]
     searched: ClassVar[int] = 0  # place among the forms that are priced at every site, from 1; 0: only where asked for
+
+    def check_option(self, name: str, ok: bool, allowed: str) -> None:
+        """For `__post_init__`: UsageError with the option's value and what is allowed unless `ok`."""
+        if not ok:
+            raise UsageError(f"option '{name}' of form '{self.name}' is {getattr(self, name)!r}; allowed: {allowed}")
 
     @classmethod
     @abstractmethod
@@ -179,6 +184,11 @@ def parse_form(text: str) -> Form:
     return find_form(options.parse_spelling(text)[0]).parse(text)
 
 
+def cheaper(forms: Iterable[Form], site: Site) -> list[Form]:
+    """Those that do clearly less work than the dense layer."""
+    return [form for form in forms if form.macs(site) < 0.9 * site.macs()]
+
+
 def ceil16(size: float, limit: int) -> int:
     """`size` rounded up to a multiple of 16, at most `limit`.
 
@@ -187,4 +197,4 @@ def ceil16(size: float, limit: int) -> int:
     return max(1, min(limit, -(-int(np.ceil(size - 1e-9)) // 16) * 16))
 
 
-__all__ = ["Fitted", "Form", "ceil16", "find_form", "parse_form", "searched_forms"]
+__all__ = ["Fitted", "Form", "ceil16", "cheaper", "find_form", "parse_form", "searched_forms"]

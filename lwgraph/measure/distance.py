@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from lwgraph.arrays import Array
 from lwgraph.errors import DataError
 from lwgraph.executor import Feeds, Run
 
+RunLoss = Callable[[Run], float]  # of a prepared model; lower is better
 _WIDEST = 1 << 15  # an axis with more indices than this is not looked at index by index
 _QUIET = 1e-8  # variance below this share of the loudest index's counts as this share
 
@@ -123,4 +124,4 @@ class Loss(Distance):
         return distance / (1 - distance) if distance < 1 else np.inf
 
 
-__all__ = ["Distance", "Loss"]
+__all__ = ["Distance", "Loss", "RunLoss"]

@@ -50,11 +50,6 @@ class Speedup:
     minimum: float
     error: float
 
-    @property
-    def surely_faster(self) -> bool:
-        """Whether both ways of looking say faster, beyond the uncertainty."""
-        return self.median - self.error > 1 and self.minimum > 1
-
     def __str__(self) -> str:
         return f"{self.median:.2f}x ({self.low:.2f} to {self.high:.2f}, by shortest times {self.minimum:.2f})"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 
 from lwgraph import ir
 from lwgraph.calibrate.layer_shapes import layer_shapes
@@ -15,9 +14,9 @@ from lwgraph.optimizer.goal import Goal
 from lwgraph.optimizer.lean import make_lean, same_graph
 from lwgraph.optimizer.target import MACS, TARGETS
 from lwgraph.plan.plan import Plan
+from lwgraph.progress import Progress
 from lwgraph.report import Facts, Report, Stage
 
-Progress = Callable[[str, int, int], None]
 NOISE = 0.02  # a latency ratio within this of 1 is not a difference
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from lwgraph import ir
+from lwgraph.arrays import Shapes
 from lwgraph.layers.site import find_sites
 from lwgraph.optimizer.backoff import Outcome
 from lwgraph.plan.plan import KEEP, Plan
@@ -15,9 +16,7 @@ from lwgraph.report import SiteChoice
 from lwgraph.rewrite.base import Skipped
 
 
-def choices(
-    clean: ir.Model, plan: Plan, skipped: Sequence[Skipped], shapes: Mapping[str, Sequence[int | None]]
-) -> list[SiteChoice]:
+def choices(clean: ir.Model, plan: Plan, skipped: Sequence[Skipped], shapes: Shapes) -> list[SiteChoice]:
     """A row for each group and block that goes, and for each layer: what stands there, or why it stayed.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,12 @@ from lwgraph.optimizer.prove import runs_soundly, same_in_both, same_outputs, so
 from lwgraph.optimizer.result import Result
 from lwgraph.optimizer.target import STAND_IN, TARGETS
 from lwgraph.plan.plan import Plan
+from lwgraph.progress import Progress, silent
 from lwgraph.report import PassRun, Report
 from lwgraph.rewrite import Context, Contract, Pipeline
 from lwgraph.rewrite.instruments import Verify
 from lwgraph.tasks import Pool, open_pool
 
-Progress = Callable[[str, int, int], None]
 DEFAULT_PIPELINE = "default"
 
 
@@ -60,7 +60,7 @@ def optimize(
     seed: int = 0,
     workers: int = 1,
     dask: str | None = None,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = silent,
 ) -> Result:
     """Make a model smaller and faster, and prove the result.
 

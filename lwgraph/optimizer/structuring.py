@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
 from lwgraph import ir
+from lwgraph.arrays import Shapes
 from lwgraph.cache import Models, facts_of
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.executor import Feeds
@@ -24,8 +25,6 @@ from lwgraph.plan.search.front import Candidate
 from lwgraph.plan.search.planner import Planner
 from lwgraph.plan.search.structure import NOTHING, Structure
 from lwgraph.rewrite import Context
-
-Shapes = Mapping[str, Sequence[int | None]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,8 @@ from lwgraph import ir
 from lwgraph.rewrite.base import Skip
 from lwgraph.rewrite.builder import Builder
 from lwgraph.rewrite.match import Match
+from lwgraph.rewrite.provenance import FROM_KEY, mark
 
-PASS_KEY, FROM_KEY = "lwgraph.pass", "lwgraph.from"  # metadata of the nodes a pass made
 _FINEST = 1e-6  # positions nearer than this are numbered anew
 _NAMES_KEPT = 4  # names kept of the nodes that a new node stands for
 
@@ -141,8 +141,7 @@ def _stamp(made: list[ir.Node], found: Match, name: str) -> None:
     kept = list(origins)[:_NAMES_KEPT]
     text = ", ".join(kept + ["..."] * (len(origins) > len(kept)))
     for node in made:
-        node.metadata_props[PASS_KEY] = name
-        node.metadata_props[FROM_KEY] = text
+        mark(node, name, text)
 
 
 def _inherit(result: ir.Value, old: ir.Value) -> None:

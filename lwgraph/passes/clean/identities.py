@@ -69,11 +69,6 @@ def _cast_like(node: ir.Node) -> bool:
     return a is not None and b is not None and a.dtype is not None and a.dtype == b.dtype
 
 
-def _same_static_shape(node: ir.Node) -> bool:
-    before, after = _batch_of(node.inputs[0]), node.outputs[0].shape
-    return before is not None and after is not None and before.is_static() and before == after
-
-
 def _reshape(node: ir.Node) -> bool:
     shape = _batch_of(node.inputs[0])
     target = ir.constant(node.inputs[1]) if len(node.inputs) > 1 else None

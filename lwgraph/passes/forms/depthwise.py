@@ -19,12 +19,12 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.arrays import Array, Floats, Weights
-from lwgraph.errors import UsageError
 from lwgraph.layers.emit import Emitter
-from lwgraph.layers.form import Fitted, Form
+from lwgraph.layers.form import Fitted, Form, cheaper
 from lwgraph.layers.linalg import conjugate_gradients, solve
 from lwgraph.layers.moments import Block, Moments
 from lwgraph.layers.site import Site
+from lwgraph.passes.forms._refusals import dense_spatial
 
 Order = Literal["auto", "dw-pw", "pw-dw"]
 SWEEPS, STEPS = 8, 6  # alternations at most, and conjugate-gradient steps in each
@@ -41,8 +41,7 @@ class Depthwise(Form):
     order: Annotated[Order, "stage that comes first; auto: the better fit, dw-pw where the layer has a stride"] = "auto"
 
     def __post_init__(self) -> None:
-        if self.terms < 1:
-            raise UsageError(f"option 'terms' of form 'depthwise' is {self.terms}; allowed: 1 or more")
+        self.check_option("terms", self.terms >= 1, "1 or more")
 
     @classmethod
     def refusal(cls, site: Site) -> str:
@@ -54,7 +53,7 @@ class Depthwise(Form):
         """One to three terms in both orders, where that saves work."""
         orders: tuple[Order, Order] = ("dw-pw", "pw-dw")
         sizes = [cls(terms, order) for order in orders for terms in range(1, min(3, site.taps - 1) + 1)]
-        return [form for form in sizes if form.macs(site) < 0.9 * site.macs()]
+        return cheaper(sizes, site)
 
     @classmethod
     def full(cls, site: Site) -> Form:
@@ -118,17 +117,6 @@ class Depthwise(Form):
         form = self.at(site)
         width, places = (site.outputs, site.positions(())) if form.order == "pw-dw" else (site.inputs, site.positions())
         return form.terms * (width * site.taps * site.positions() + site.outputs * site.inputs * places)
-
-
-def dense_spatial(site: Site) -> str:
-    """Why `site` is not a dense convolution with a spatial kernel; "" when it is."""
-    if site.kind != "conv":
-        return f"the layer is a {site.node.op_type}; the form needs a Conv"
-    if site.taps == 1:
-        return "the layer has no spatial kernel"
-    if site.group > 1:
-        return f"the layer has {site.group} groups; the form needs a dense one"
-    return ""
 
 
 def decouple_inputs(block: Block, terms: int) -> tuple[Floats, Floats]:
@@ -280,4 +268,4 @@ def _solve_taps(
     return np.asarray(better / np.maximum(np.linalg.norm(better, axis=2, keepdims=True), 1e-300))
 
 
-__all__ = ["Depthwise", "decouple_inputs", "decouple_outputs", "dense_spatial"]
+__all__ = ["Depthwise", "decouple_inputs", "decouple_outputs"]

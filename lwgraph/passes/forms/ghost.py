@@ -23,9 +23,8 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.arrays import Floats, Index
-from lwgraph.errors import UsageError
 from lwgraph.layers.emit import Emitter
-from lwgraph.layers.form import Fitted, Form, ceil16
+from lwgraph.layers.form import Fitted, Form, ceil16, cheaper
 from lwgraph.layers.moments import Block, Moments
 from lwgraph.layers.probe import Probe
 from lwgraph.layers.site import Site
@@ -51,10 +50,8 @@ class Ghost(Form):
     order: Annotated[Order, "pivoted: best for int8, needs a Gather; auto: without one where rounding allows"] = "auto"
 
     def __post_init__(self) -> None:
-        if self.primary < 0:
-            raise UsageError(f"option 'primary' of form 'ghost' is {self.primary}; allowed: 0 or more")
-        if not 0 < self.ratio <= 1:
-            raise UsageError(f"option 'ratio' of form 'ghost' is {self.ratio}; allowed: above 0, at most 1")
+        self.check_option("primary", self.primary >= 0, "0 or more")
+        self.check_option("ratio", 0 < self.ratio <= 1, "above 0, at most 1")
 
     @classmethod
     def refusal(cls, site: Site) -> str:
@@ -69,7 +66,7 @@ class Ghost(Form):
     def menu(cls, site: Site) -> Sequence[Form]:
         """1/4, 3/8, 1/2 and 3/4 of the outputs, where that saves work."""
         sizes = dict.fromkeys(cls(ratio=share).at(site) for share in (1 / 4, 3 / 8, 1 / 2, 3 / 4))
-        return [form for form in sizes if form.macs(site) < 0.9 * site.macs()]
+        return cheaper(sizes, site)
 
     @classmethod
     def full(cls, site: Site) -> Form:

@@ -27,8 +27,8 @@ from lwgraph.layers.moments import Block, Moments
 from lwgraph.layers.probe import Probe
 from lwgraph.layers.site import Site
 from lwgraph.passes.forms._halved import HalvedPatches
+from lwgraph.passes.forms._refusals import dense_conv, partly_known
 from lwgraph.passes.forms._reorder import reorder
-from lwgraph.passes.forms.fire import partly_known
 
 MOST = 10_000  # features of a layer: moments of so many are 800 MB
 
@@ -50,10 +50,8 @@ class Octave(Form):
     @classmethod
     def refusal(cls, site: Site) -> str:
         """Why this form cannot stand at `site`; "" when it can."""
-        if site.kind != "conv":
-            return f"the layer is a {site.node.op_type}; the form needs a Conv"
-        if site.group > 1:
-            return f"the layer has {site.group} groups; the form needs a dense one"
+        if refused := dense_conv(site):
+            return refused
         if 2 * site.fan_in > MOST:
             return f"it would need moments of {2 * site.fan_in} features; allowed: {MOST}"
         if site.output_shape is not None and any(size == 1 for size in site.output_shape[2:]):

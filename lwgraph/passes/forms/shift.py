@@ -21,13 +21,12 @@ import numpy.typing as npt
 
 from lwgraph import ir
 from lwgraph.arrays import Array, Floats, Index
-from lwgraph.errors import UsageError
 from lwgraph.layers.emit import Emitter
-from lwgraph.layers.form import Fitted, Form, ceil16
+from lwgraph.layers.form import Fitted, Form, ceil16, cheaper
 from lwgraph.layers.linalg import balance, conjugate_gradients, nested, solve, top_basis
 from lwgraph.layers.moments import Block, Moments
 from lwgraph.layers.site import Site
-from lwgraph.passes.forms.depthwise import dense_spatial
+from lwgraph.passes.forms._refusals import dense_spatial
 
 Single = npt.NDArray[np.float32]
 Kind = Literal["per-channel", "free", "joint"]
@@ -47,12 +46,9 @@ class Shift(Form):
     penalty: Annotated[float, "share, 0 to 1, by which a moved column counts less than an unmoved one"] = 0.0
 
     def __post_init__(self) -> None:
-        if self.columns < 0:
-            raise UsageError(f"option 'columns' of form 'shift' is {self.columns}; allowed: 0 or more")
-        if not self.ratio > 0:
-            raise UsageError(f"option 'ratio' of form 'shift' is {self.ratio}; allowed: above 0")
-        if not 0 <= self.penalty <= 1:
-            raise UsageError(f"option 'penalty' of form 'shift' is {self.penalty}; allowed: 0 to 1")
+        self.check_option("columns", self.columns >= 0, "0 or more")
+        self.check_option("ratio", self.ratio > 0, "above 0")
+        self.check_option("penalty", 0 <= self.penalty <= 1, "0 to 1")
 
     @classmethod
     def refusal(cls, site: Site) -> str:
@@ -64,7 +60,7 @@ class Shift(Form):
         """c and 2 c columns of each kind, c / 2 more of the free and the joint one, where that saves work."""
         shares = {"per-channel": (1.0, 2.0), "free": (0.5, 1.0, 2.0), "joint": (0.5, 1.0, 2.0)}
         sizes = dict.fromkeys(cls(kind, ratio=s).at(site) for kind in KINDS for s in shares[kind])
-        return [form for form in sizes if form.macs(site) < 0.9 * site.macs()]
+        return cheaper(sizes, site)
 
     @classmethod
     def full(cls, site: Site) -> Form:

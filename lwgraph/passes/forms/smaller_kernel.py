@@ -21,11 +21,11 @@ from lwgraph import ir
 from lwgraph.arrays import Floats, Index
 from lwgraph.errors import UsageError
 from lwgraph.layers.emit import Emitter
-from lwgraph.layers.form import Fitted, Form
+from lwgraph.layers.form import Fitted, Form, cheaper
 from lwgraph.layers.linalg import solve
 from lwgraph.layers.moments import WIDE, Block, Moments
 from lwgraph.layers.site import Site
-from lwgraph.passes.forms.fire import partly_known
+from lwgraph.passes.forms._refusals import partly_known
 
 Taps = tuple[int, ...]  # taps kept on one axis, evenly spaced
 MANY = 27  # placements tried together; of more, each axis is placed on its own
@@ -88,7 +88,7 @@ class SmallerKernel(Form):
             sizes += [(1, site.kernel[1]), (site.kernel[0], 1)]
         found = dict.fromkeys(cls("x".join(map(str, size))) for size in sizes)
         crosses = [cls(cross=True)] if _crosses(site) else []
-        return [form for form in (*found, *crosses) if form.macs(site) < 0.9 * site.macs()]
+        return cheaper((*found, *crosses), site)
 
     @classmethod
     def full(cls, site: Site) -> Form:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -156,9 +155,3 @@ def _refit(block: Block, mask: Mask, weight: Floats, steps: int) -> Floats:
         direction = residual * scale + np.divide(after, power, out=np.zeros_like(after), where=power > 0) * direction
         power = after
     return kernel
-
-
-def density(model: ir.Model) -> Iterator[tuple[str, float]]:
-    """The share of non-zero weights in each layer."""
-    for site in find_sites(model):
-        yield site.name, float(np.count_nonzero(site.weight) / site.weight.size)

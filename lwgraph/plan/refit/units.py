@@ -10,7 +10,7 @@ from lwgraph.arrays import Ints
 from lwgraph.errors import UsageError
 from lwgraph.layers.form import Form, parse_form
 from lwgraph.layers.site import Site, find_sites
-from lwgraph.layers.substitute import FROM_KEY, PASS_KEY
+from lwgraph.rewrite.provenance import FROM_KEY, PASS_KEY
 
 KeptChannels = Mapping[str, Ints]
 

@@ -11,7 +11,6 @@ from lwgraph.arrays import Array
 from lwgraph.calibrate.store import Store
 from lwgraph.errors import ModelError
 from lwgraph.executor import Executor, Feeds
-from lwgraph.views.dataflow import uses
 
 
 class Walk:
@@ -54,7 +53,7 @@ class Walk:
                 self._first[value.name or ""] = -1
         constant = {v.name for v in model.graph.initializers.values() if v.name not in self._first}
         for index, node in enumerate(nodes):
-            used = [value.name or "" for value in uses(node)]
+            used = [value.name or "" for value in ir.uses(node)]
             self._last.update(dict.fromkeys(used, index))
             if all(name in constant for name in used):  # any piece can compute it from nothing
                 constant.update(value.name for value in node.outputs)
@@ -145,7 +144,7 @@ class Walk:
         while stack:
             node = stack.pop().producer()
             assert node is not None
-            for value in uses(node):
+            for value in ir.uses(node):
                 name = value.name or ""
                 if name in seen:
                     continue

@@ -14,6 +14,7 @@ from lwgraph.cache import Rows, cache_path, facts_of
 from lwgraph.calibrate.subsample import spread
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Run, untimed
+from lwgraph.measure.distance import RunLoss
 from lwgraph.plan.carry_out import RANGE_SAMPLES, RANGE_SECONDS
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.precision import INT8, quantizer, spelling
@@ -29,7 +30,7 @@ LEAST = 1e-3  # a layer's integers cost at least this share of the median: a few
 
 
 def quick_integers(
-    planner: Planner, loss: Callable[[Run], float], executor: Executor, even: bool | None = None
+    planner: Planner, loss: RunLoss, executor: Executor, even: bool | None = None
 ) -> tuple[ir.Model, float]:
     """Choose the ranges with which plans are tried, by the loss of the whole network in integers, and set them.
 

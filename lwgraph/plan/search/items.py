@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lwgraph import ir
+from lwgraph.arrays import Shapes
 from lwgraph.layers.apply import moments_of, observable, unknown, unseen
 from lwgraph.layers.form import Form
 from lwgraph.layers.moments import Moments, too_wide
@@ -101,7 +102,7 @@ def find_items(
     oracle: Oracle,
     forms: Sequence[type[Form]],
     *,
-    shapes: Mapping[str, Sequence[int | None]] | None = None,
+    shapes: Shapes | None = None,
     weights: Mapping[str, float] | None = None,
     precisions: Collection[str] = (FLOAT,),
 ) -> list[Item]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lwgraph import ir, registry
+from lwgraph.arrays import Shapes
 from lwgraph.layers.apply import Record, moments_of
 from lwgraph.layers.form import Fitted, find_form
 from lwgraph.plan.carry_out import Samples, affordable, carry_out
@@ -71,7 +72,7 @@ class Planner:
         context: Context,
         oracle: Oracle,
         *,
-        shapes: Mapping[str, Sequence[int | None]] | None = None,
+        shapes: Shapes | None = None,
         forms: Sequence[str] | None = None,
         weights: Mapping[str, float] | None = None,
         precisions: Sequence[str] = (FLOAT,),

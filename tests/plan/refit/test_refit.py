@@ -10,12 +10,12 @@ from lwgraph.calibrate import Statistics
 from lwgraph.calibrate.gram import CrossAccumulator, Gram
 from lwgraph.errors import UsageError
 from lwgraph.layers.form import parse_form
-from lwgraph.layers.substitute import FROM_KEY
 from lwgraph.plan.refit import sequential as module
 from lwgraph.plan.refit.least_squares import Rows, behind_relu
 from lwgraph.plan.refit.sequential import output_error, refit
 from lwgraph.plan.refit.units import find_units
 from lwgraph.rewrite import Context, Pass
+from lwgraph.rewrite.provenance import FROM_KEY
 from tests.plan.refit.residual import FORMS, ORT, distance, inputs, network
 
 

@@ -24,6 +24,7 @@ from lwgraph.passes.quantize.placing.min_cut import Assignment, ladder
 from lwgraph.passes.quantize.placing.node_times import Border, can_profile, measured_border, node_seconds
 from lwgraph.passes.quantize.placing.readback import failures
 from lwgraph.passes.quantize.placing.region import Region
+from lwgraph.progress import Progress, silent
 
 MeasureLoss = Callable[[Run], float]  # the loss of a prepared model, comparable with max_loss; lower is better
 RATE = 8.0  # without max_loss: halving the loss is worth a ninth more time (2 ** (1 / RATE))
@@ -132,7 +133,7 @@ class Mixer:
     methods: Sequence[tuple[str, float]] = ()
     parts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     race: Callable[[Mapping[str, Run], Feeds], dict[str, float]] = race
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None
+    progress: Progress = silent
 
     def __post_init__(self) -> None:
         self.untimed = untimed(self.executor)
