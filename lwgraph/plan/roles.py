@@ -52,6 +52,7 @@ class Removal:
 class Removes(Protocol):
     """Leaves things out, choice by choice. The passes `prune-channels` and `prune-blocks` do.
 
+    Its text, `str`, tells it apart from others in the cache of what was measured with it.
     Several choices in one call are made together. What was found out for `options` is kept in the context, so that
     `apply` on copies of the same model is quick.
     """
