@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +16,19 @@ import pytest
 import lwgraph
 from lwgraph import ir, registry
 from lwgraph.errors import CheckError, UsageError
+from lwgraph.executor import (
+    AsWritten,
+    InCallingThread,
+    Profiles,
+    ShowsGraph,
+    Untimed,
+    as_written,
+    in_calling_thread,
+    offered,
+    settings,
+    untimed,
+)
+from lwgraph.layers.form import searched_forms
 from lwgraph.passes.quantize.role import PlanQuantizer
 from lwgraph.plan import precision
 from lwgraph.plan.carry_out import carry_out
@@ -180,12 +195,69 @@ class Deaf(Pass):
         return 0
 
 
-class Obstinate(Careless):
-    """A pass of it spares nothing."""
+class Pessimist(Careless):
+    """The survey knows of damages below 0."""
 
-    def __init__(self) -> None:
+    def survey(self, model: ir.Model, context: Context) -> Survey:
+        return Survey({"first": -1.0})
+
+
+class All(Careless):
+    """Quantizes by one pass only."""
+
+    def __init__(self, made: Pass, ranges: tuple[str, ...] = ("minmax",)) -> None:
         super().__init__()
-        self.judged = Deaf
+        self.ranges = ranges
+        self.judged = self.exactly = self.quick = self.blank = lambda *_, **__: made
+
+
+@dataclass(frozen=True)
+class Nothing(Deaf):
+    """Does nothing, but hears."""
+
+    spares: ClassVar[str] = "nodes"
+    nodes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Forgetful(Nothing):
+    """Its spelling is another's."""
+
+    def __str__(self) -> str:
+        return "quantize"
+
+
+@dataclass(frozen=True)
+class Rounding(Nothing):
+    """Promises too much."""
+
+    contract: ClassVar[Contract] = Contract.ROUNDING
+
+
+@dataclass(frozen=True)
+class Renames(Nothing):
+    """Changes the interface."""
+
+    def run(self, model: ir.Model, context: Context) -> int:
+        model.graph.outputs[0].name = "another"
+        return 1
+
+
+@dataclass(frozen=True)
+class Breaks(Nothing):
+    """Leaves an operator that does not exist."""
+
+    def run(self, model: ir.Model, context: Context) -> int:
+        model.graph[0].op_type = "Nonsense"
+        return 1
+
+
+@dataclass(frozen=True)
+class Heedless(Nothing):
+    """Puts spared nodes into integers, too."""
+
+    def run(self, model: ir.Model, context: Context) -> int:
+        return PlanQuantizer().blank().run(model, context)
 
 
 class Idle:
@@ -203,6 +275,41 @@ class Idle:
         return 0
 
 
+class Rash(Idle):
+    """Listing its options changes the model."""
+
+    def options(self, model: ir.Model, context: Context) -> list[Removal]:
+        model.graph[0].name = "other"
+        return self._options
+
+
+class Willing(Idle):
+    """Says that it removed whatever it is asked to."""
+
+    def apply(self, model: ir.Model, kept: Any, context: Context, *, refit: bool = False) -> int:
+        return 1
+
+
+class Pupil:
+    """Trains in a way of its own, on nothing."""
+
+    def __init__(self, step: Callable[[ir.Model], None]) -> None:
+        self.step = step
+
+    def require(self) -> None:
+        """Nothing is missing."""
+
+    def prepare(self, model: ir.Model, context: Context) -> None:
+        """Nothing to do."""
+
+    def train(self, model: ir.Model, context: Context, seconds: float, *, batch: int = 0) -> None:
+        self.step(model)
+
+
+def _rectify(model: ir.Model) -> None:
+    next(node for node in model.graph if node.op_type == "Relu").op_type = "Abs"
+
+
 SIZE = Removal("a", 4, 8, 1, 0.1)
 
 
@@ -212,7 +319,20 @@ SIZE = Removal("a", 4, 8, 1, 0.1)
         (QUANTIZES, object(), "object is no Quantizes"),
         (QUANTIZES, Careless(), "the survey changes the model"),
         (QUANTIZES, Inventive(), "names nodes that the model does not have"),
-        (QUANTIZES, Obstinate(), "cannot be told to spare nodes"),
+        (QUANTIZES, Pessimist(), "a damage in the survey is negative"),
+        (QUANTIZES, All(Nothing(), ()), "it has no ranges"),
+        (QUANTIZES, All(Deaf()), "cannot be told to spare nodes"),
+        (QUANTIZES, All(Forgetful()), "does not read back"),
+        (QUANTIZES, All(Rounding()), "is not approximate"),
+        (QUANTIZES, All(Nothing()), "puts nothing into integers"),
+        (QUANTIZES, All(Renames()), "changes the interface: its outputs"),
+        (QUANTIZES, All(Breaks()), "leaves a broken model"),
+        (QUANTIZES, All(Heedless()), "told to spare all nodes changes the outputs"),
+        (GROUPS, Rash(SIZE), "listing the options changes the model"),
+        (GROUPS, Idle(replace(SIZE, nodes=("first",))), "does not say what each node keeps"),
+        (GROUPS, Willing(SIZE), "an unknown item is not refused"),
+        (TRAINS, Pupil(lambda model: None), "training changes nothing"),
+        (TRAINS, Pupil(_rectify), "training changes the structure"),
         (GROUPS, Idle(), "it offers nothing"),
         (GROUPS, Idle(SIZE), "'a' stays as it is"),
         (GROUPS, Idle(SIZE, replace(SIZE, kept=6)), "not largest first"),
@@ -223,6 +343,44 @@ SIZE = Removal("a", 4, 8, 1, 0.1)
 def test_a_role_played_badly_is_caught(name: str, plays: object, message: str) -> None:
     with pytest.raises(CheckError, match=message):
         check_role(name, plays)
+
+
+def test_an_unknown_role_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"no role is named 'prunes'; allowed: removes-channels"):
+        check_role("prunes")
+
+
+def test_the_forms_of_a_search_are_those_that_say_so_and_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    warnings: list[str] = []
+    assert searched_forms(warnings.append) == ["low-rank", "depthwise"] and warnings == []
+    points = registry._points("lwgraph.forms")
+    broken = EntryPoint("broken", "no_such_module:Form", "lwgraph.forms")
+    monkeypatch.setattr(registry, "_points", lambda group: {**points, "broken": broken})
+    assert searched_forms(warnings.append) == ["low-rank", "depthwise"]
+    assert len(warnings) == 1 and "plugin 'broken' (no_such_module:Form) cannot be loaded" in warnings[0]
+
+
+def test_what_is_no_executor_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("ort", "lwgraph.errors:UsageError", "lwgraph.executors")
+    monkeypatch.setattr(registry, "_points", lambda group: {"ort": point})
+    with pytest.raises(UsageError, match="plugin 'ort' is no executor"):
+        registry.executor("ort")
+
+
+def test_abilities_are_found_through_a_wrapper_and_not_where_they_are_missing() -> None:
+    inner = registry.executor("ort", threads=1)
+
+    class Wrapper:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(inner, name)
+
+    wrapper, plain = Wrapper(), registry.executor("reference")
+    for ability in (Untimed, AsWritten, ShowsGraph, Profiles, InCallingThread):
+        assert offered(wrapper, ability) is wrapper and offered(plain, ability) is None
+    assert in_calling_thread(wrapper) and not in_calling_thread(plain)
+    assert untimed(plain) is plain and as_written(plain) is plain and as_written(wrapper) is not wrapper
+    assert settings(wrapper).level == "all" and settings(wrapper).threads == 1
+    assert settings(SimpleNamespace(name="other")) == ("", "", "")
 
 
 def test_a_plan_tells_its_passes_what_to_spare() -> None:
