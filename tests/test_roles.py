@@ -302,7 +302,7 @@ class Pupil:
     def prepare(self, model: ir.Model, context: Context) -> None:
         """Nothing to do."""
 
-    def train(self, model: ir.Model, context: Context, seconds: float, *, batch: int = 0) -> None:
+    def train(self, model: ir.Model, context: Context, seconds: float) -> None:
         self.step(model)
 
 

@@ -154,14 +154,13 @@ class Trains(Protocol):
     def prepare(self, model: ir.Model, context: Context) -> None:
         """Bring back in place what takes seconds, before any training."""
 
-    def train(self, model: ir.Model, context: Context, seconds: float, *, batch: int = 0) -> None:
+    def train(self, model: ir.Model, context: Context, seconds: float) -> None:
         """Train in place.
 
         Args:
             model: whose weights change; the structure and the precisions stay.
             context: `teacher`, `data` to learn from; gains and refusals are recorded in it.
             seconds: of training, about.
-            batch: samples per step; 0: as the trainer likes.
 
         Raises:
             LwgraphError: training failed, or is not possible.

@@ -53,19 +53,19 @@ def check_role(name: str, plays: object | None = None, *, executor: Executor | N
     played = registry.role(name, PROTOCOLS[name]) if plays is None else plays
     if not isinstance(played, PROTOCOLS[name]):
         raise CheckError(f"role '{name}': {type(played).__name__} is no {PROTOCOLS[name].__name__}")
-    bench = _Bench(name, executor or registry.executor("ort"))
+    check = _Check(name, executor or registry.executor("ort"))
     if isinstance(played, Quantizes):
-        _check_quantizes(played, bench)
+        _check_quantizes(played, check)
     elif isinstance(played, Removes):
-        _check_removes(played, bench)
+        _check_removes(played, check)
     elif isinstance(played, Trains):
         played.require()
-        _check_trains(played, bench)
+        _check_trains(played, check)
     elif isinstance(played, Pass):
-        _check_shapes(played, bench)
+        _check_shapes(played, check)
 
 
-class _Bench:
+class _Check:
     """The network, data, and words for what is wrong."""
 
     def __init__(self, name: str, executor: Executor) -> None:
@@ -101,68 +101,68 @@ class _Bench:
         self.expect(not changed, f"{what} changes the interface: {changed}")
 
 
-def _check_quantizes(played: Quantizes, bench: _Bench) -> None:
-    bench.expect(len(played.ranges) > 0, "it has no ranges")
+def _check_quantizes(played: Quantizes, check: _Check) -> None:
+    check.expect(len(played.ranges) > 0, "it has no ranges")
     passes = [played.judged(), played.blank(), played.quick(), played.exactly()]
     passes += [p for ranges in played.ranges for p in (played.quick(ranges), played.exactly(ranges, even=False))]
     for p in passes:
-        bench.expect(Pass.parse(str(p)) == p, f"the spelling '{p}' does not read back")
-        bench.expect(p.contract is Contract.APPROXIMATE, f"'{p}' is not approximate")
-        bench.expect(bool(p.spares), f"'{p}' cannot be told to spare nodes")
+        check.expect(Pass.parse(str(p)) == p, f"the spelling '{p}' does not read back")
+        check.expect(p.contract is Contract.APPROXIMATE, f"'{p}' is not approximate")
+        check.expect(bool(p.spares), f"'{p}' cannot be told to spare nodes")
     for p in passes[1:]:
-        model = ir.clone(bench.model)
-        bench.expect(p.run(model, bench.context()) > 0, f"'{p}' puts nothing into integers")
-        bench.sound(model, f"'{p}'")
-        spared = ir.clone(bench.model)
-        p.sparing([str(node.name) for node in spared.graph]).run(spared, bench.context())
-        run, original = bench.executor.prepare(spared), bench.executor.prepare(bench.model)
-        same = compare_runs(original, run, bench.feeds[:2], Contract.ROUNDING)
-        bench.expect(same.ok, f"'{p}' told to spare all nodes changes the outputs")
-    names = {node.name for node in bench.model.graph}
-    bench.unchanged(bench.model, lambda: played.survey(bench.model, bench.context()), "the survey")
-    survey = played.survey(bench.model, bench.context())
-    bench.expect({*survey.damage, *survey.kept} <= names, "the survey names nodes that the model does not have")
-    bench.expect(all(damage >= 0 for damage in survey.damage.values()), "a damage in the survey is negative")
+        model = ir.clone(check.model)
+        check.expect(p.run(model, check.context()) > 0, f"'{p}' puts nothing into integers")
+        check.sound(model, f"'{p}'")
+        spared = ir.clone(check.model)
+        p.sparing([str(node.name) for node in spared.graph]).run(spared, check.context())
+        run, original = check.executor.prepare(spared), check.executor.prepare(check.model)
+        same = compare_runs(original, run, check.feeds[:2], Contract.ROUNDING)
+        check.expect(same.ok, f"'{p}' told to spare all nodes changes the outputs")
+    names = {node.name for node in check.model.graph}
+    check.unchanged(check.model, lambda: played.survey(check.model, check.context()), "the survey")
+    survey = played.survey(check.model, check.context())
+    check.expect({*survey.damage, *survey.kept} <= names, "the survey names nodes that the model does not have")
+    check.expect(all(damage >= 0 for damage in survey.damage.values()), "a damage in the survey is negative")
 
 
-def _check_removes(played: Removes, bench: _Bench) -> None:
-    context = bench.context()
-    bench.unchanged(bench.model, lambda: played.options(bench.model, context), "listing the options")
-    options = played.options(bench.model, context)
-    bench.expect(len(options) > 0, "it offers nothing to remove")
+def _check_removes(played: Removes, check: _Check) -> None:
+    context = check.context()
+    check.unchanged(check.model, lambda: played.options(check.model, context), "listing the options")
+    options = played.options(check.model, context)
+    check.expect(len(options) > 0, "it offers nothing to remove")
     for before, after in pairwise(options):
         ordered = before.item != after.item or before.kept > after.kept
-        bench.expect(ordered, f"the sizes of '{after.item}' are not largest first")
+        check.expect(ordered, f"the sizes of '{after.item}' are not largest first")
     for option in options:
-        bench.expect(0 <= option.kept < option.width, f"'{option.item}' keeps {option.kept} of {option.width}")
-        bench.expect(len(option.left) == len(option.nodes), f"'{option.item}' does not say what each node keeps")
-        model = ir.clone(bench.model)
-        bench.expect(played.apply(model, {option.item: option.kept}, context) > 0, f"'{option.item}' stays as it is")
-        bench.sound(model, f"'{option.item}' at {option.kept}")
+        check.expect(0 <= option.kept < option.width, f"'{option.item}' keeps {option.kept} of {option.width}")
+        check.expect(len(option.left) == len(option.nodes), f"'{option.item}' does not say what each node keeps")
+        model = ir.clone(check.model)
+        check.expect(played.apply(model, {option.item: option.kept}, context) > 0, f"'{option.item}' stays as it is")
+        check.sound(model, f"'{option.item}' at {option.kept}")
     try:
-        played.apply(ir.clone(bench.model), {"no such item": 0}, context)
+        played.apply(ir.clone(check.model), {"no such item": 0}, context)
     except UsageError:
         return
-    raise CheckError(f"role '{bench.name}': an unknown item is not refused with a UsageError")
+    raise CheckError(f"role '{check.name}': an unknown item is not refused with a UsageError")
 
 
-def _check_trains(played: Trains, bench: _Bench) -> None:
+def _check_trains(played: Trains, check: _Check) -> None:
     model = _network(0.9)
     operators = [node.op_type for node in model.graph]
-    context, before = bench.context(), ir.fingerprint(model)
+    context, before = check.context(), ir.fingerprint(model)
     played.prepare(model, context)
-    played.train(model, context, SECONDS, batch=8)
-    bench.sound(model, "training")
-    bench.expect(ir.fingerprint(model) != before, "training changes nothing")
-    bench.expect([node.op_type for node in model.graph] == operators, "training changes the structure")
+    played.train(model, context, SECONDS)
+    check.sound(model, "training")
+    check.expect(ir.fingerprint(model) != before, "training changes nothing")
+    check.expect([node.op_type for node in model.graph] == operators, "training changes the structure")
 
 
-def _check_shapes(played: Pass, bench: _Bench) -> None:
-    model = ir.clone(bench.model)
+def _check_shapes(played: Pass, check: _Check) -> None:
+    model = ir.clone(check.model)
     played.run(model, Context())
-    bench.sound(model, f"'{played}'")
+    check.sound(model, f"'{played}'")
     unknown = [value.name for node in model.graph for value in node.outputs if value.shape is None]
-    bench.expect(not unknown, f"the shape of '{(unknown or [''])[0]}' is not known afterwards")
+    check.expect(not unknown, f"the shape of '{(unknown or [''])[0]}' is not known afterwards")
 
 
 def _network(scale: float = 1.0) -> ir.Model:
