@@ -48,7 +48,7 @@ def test_every_plugin_loads_without_the_extras() -> None:
     script = (
         "import sys; sys.modules.update(torch=None, dask=None, distributed=None)\n"
         "from importlib.metadata import entry_points\n"
-        "for group in ('lwgraph.passes', 'lwgraph.forms', 'lwgraph.executors'):\n"
+        "for group in ('lwgraph.passes', 'lwgraph.forms', 'lwgraph.executors', 'lwgraph.roles'):\n"
         "    for point in entry_points(group=group):\n"
         "        if point.dist is not None and point.dist.name == 'lwgraph': point.load()\n"
     )

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     help="Also measure what removing channels (or blocks) does to the outputs; needs --data.",
 )
 @click.option(
-    "-p", "--pass", "removal", default="prune-channels", show_default=True, help="Pass whose removals are measured."
+    "-p", "--pass", "removal", help="The pass whose removals are measured.  [default: the one that removes channels]"
 )
 @click.option(
     "--ratios", default="0.25,0.5", show_default=True, help="Shares of each group to remove, one group at a time."
@@ -48,7 +48,7 @@ def command(
     model: str,
     groups: bool,
     sensitivity: bool,
-    removal: str,
+    removal: str | None,
     ratios: str,
     samples: int,
     data: str | None,

@@ -1,4 +1,4 @@
-"""Public conformance kits for plugins: run them over your own passes and forms."""
+"""Public conformance kits for plugins: run them over your own passes, forms and roles."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from lwgraph.testing.forms import check_form
     from lwgraph.testing.models import graphs, random_model
     from lwgraph.testing.passes import Sample, check_pass, samples
+    from lwgraph.testing.roles import check_role
 
 _HOME = {
     "Sample": "passes",
     "check_form": "forms",
     "check_pass": "passes",
+    "check_role": "roles",
     "graphs": "models",
     "random_model": "models",
     "samples": "passes",
@@ -23,4 +25,4 @@ _HOME = {
 
 __getattr__, __dir__ = lazy(__name__, _HOME)
 
-__all__ = ["Sample", "check_form", "check_pass", "graphs", "random_model", "samples"]
+__all__ = ["Sample", "check_form", "check_pass", "check_role", "graphs", "random_model", "samples"]

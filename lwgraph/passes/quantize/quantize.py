@@ -374,6 +374,8 @@ class Quantize(Pass):
         if not channels:
             return [(model, first)]
         next(self.quantizers(model, target, known, first, methods[:1], fixed))  # observes
+        if not all(name in first.axes for name in channels):  # no node may be in integers, so nothing was observed
+            return [(model, first)]
         per_channel = target.per_channel and opset_of(model) >= target.per_channel_opset
         pass_, even = Equalize(per_channel=per_channel), ir.clone(shaped)
         if all(first.axes[name] == 1 for name in channels):
