@@ -36,7 +36,7 @@ from lwgraph.plan.plan import Plan, Precision, Removed
 from lwgraph.plan.roles import BLOCKS, GROUPS, QUANTIZES, SHAPES, TRAINS, Quantizes, Removal, Survey
 from lwgraph.rewrite import Context, Contract, Pass
 from lwgraph.testing import check_role
-from lwgraph.testing.roles import _network
+from lwgraph.testing.roles import example_network
 
 Install = Callable[[str, str], None]
 OTHER = """
@@ -109,7 +109,7 @@ def test_a_third_partys_quantizer_stands_in_for_ours(install: Install) -> None:
     assert isinstance(registry.role(QUANTIZES, Quantizes), PlanQuantizer)
     install("other", "quantizes = other_quantizer:Other")
     assert precision.spelling() == "other_quantizer:Eight{calibration_method=minmax}"
-    network = _network()
+    network = example_network()
     x = np.random.default_rng(2).standard_normal((64, 3, 8, 8)).astype(np.float32)
     found = lwgraph.optimize(ir.to_proto(network), data={"x": x}, max_bytes=0.3 * ir.size(network), budget="1s")
     asked = sys.modules["other_quantizer"].ASKED
@@ -149,7 +149,7 @@ def test_without_a_role_there_are_floats_only_and_what_needs_it_says_so(monkeypa
     monkeypatch.setattr(registry, "_points", lambda group: {})
     assert not precision.available()
     with pytest.raises(UsageError, match="no plugin plays the role 'removes-blocks'"):
-        carry_out(_network(), Plan(blocks={"sum": Removed()}), Context())
+        carry_out(example_network(), Plan(blocks={"sum": Removed()}), Context())
     with pytest.raises(UsageError, match="no plugin plays the role 'trains'"):
         lwgraph.optimize("absent.onnx", data="absent", distill=True)
 
@@ -384,7 +384,7 @@ def test_abilities_are_found_through_a_wrapper_and_not_where_they_are_missing() 
 
 
 def test_a_plan_tells_its_passes_what_to_spare() -> None:
-    model = _network()
+    model = example_network()
     x = np.random.default_rng(2).standard_normal((4, 1, 3, 8, 8)).astype(np.float32)
     context = Context(registry.executor("ort"), data=[{"x": each} for each in x])
     carry_out(model, Plan(precision=Precision((precision.spelling(),), ("last",))), context)
@@ -392,4 +392,4 @@ def test_a_plan_tells_its_passes_what_to_spare() -> None:
     makers = {value.producer().op_type for value in last.inputs if value is not None and value.producer() is not None}
     assert "QuantizeLinear" in {node.op_type for node in model.graph} and "DequantizeLinear" not in makers
     with pytest.raises(UsageError, match="cannot leave nodes alone"):
-        carry_out(_network(), Plan(precision=Precision((f"{__name__}:Deaf",), ("last",))), context)
+        carry_out(example_network(), Plan(precision=Precision((f"{__name__}:Deaf",), ("last",))), context)

@@ -102,19 +102,19 @@ class _LostError(Exception):
     """This process never had the model: the one that had it died."""
 
 
-_runs: dict[int, Run] = {}  # of a worker
+loaded_runs: dict[int, Run] = {}  # of a worker
 
 
 def _load(executor: Executor, number: int, path: str, outputs: list[str] | None, dropped: list[int]) -> None:
     for each in dropped:
-        _runs.pop(each, None)
-    _runs[number] = executor.prepare(ir.load(path), outputs)
+        loaded_runs.pop(each, None)
+    loaded_runs[number] = executor.prepare(ir.load(path), outputs)
 
 
 def _run(number: int, feeds: Feeds) -> dict[str, Array]:
-    if number not in _runs:
+    if number not in loaded_runs:
         raise _LostError
-    return _runs[number](feeds)
+    return loaded_runs[number](feeds)
 
 
 __all__ = ["Isolated"]

@@ -70,7 +70,7 @@ class _Check:
 
     def __init__(self, name: str, executor: Executor) -> None:
         self.name, self.executor = name, executor
-        self.model = _network()
+        self.model = example_network()
         x = np.random.default_rng(1).standard_normal((SAMPLES, 3, 8, 8)).astype(np.float32)
         self.feeds: list[Feeds] = [{"x": x[i : i + 1]} for i in range(SAMPLES)]
 
@@ -147,7 +147,7 @@ def _check_removes(played: Removes, check: _Check) -> None:
 
 
 def _check_trains(played: Trains, check: _Check) -> None:
-    model = _network(0.9)
+    model = example_network(0.9)
     operators = [node.op_type for node in model.graph]
     context, before = check.context(), ir.fingerprint(model)
     played.prepare(model, context)
@@ -165,7 +165,7 @@ def _check_shapes(played: Pass, check: _Check) -> None:
     check.expect(not unknown, f"the shape of '{(unknown or [''])[0]}' is not known afterwards")
 
 
-def _network(scale: float = 1.0) -> ir.Model:
+def example_network(scale: float = 1.0) -> ir.Model:
     """x (1, 3, 8, 8) -> Conv, residual block of two, Conv, pool, product -> y (1, 5); weights times `scale`."""
     rng = np.random.default_rng(0)
     arrays: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]] = {}

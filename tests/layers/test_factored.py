@@ -18,7 +18,7 @@ from lwgraph.layers.factored import Factored
 from lwgraph.layers.linalg import ridges
 from lwgraph.layers.moments import Block, Moments, Pooled
 from lwgraph.layers.site import Site, find_sites
-from lwgraph.passes.prune.compensate import _uncentred as uncentred
+from lwgraph.passes.prune.compensate import uncentred
 from lwgraph.passes.prune.importance import importance
 from lwgraph.passes.prune.readers import PruneView
 from lwgraph.plan.search.integer_error import integer_error

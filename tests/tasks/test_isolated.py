@@ -19,7 +19,7 @@ from onnx import helper
 from lwgraph import ir, registry
 from lwgraph.errors import DataError, ModelError
 from lwgraph.executor import Executor, untimed
-from lwgraph.tasks.isolated import Isolated, _runs
+from lwgraph.tasks.isolated import Isolated, loaded_runs
 from lwgraph.tasks.worker import DeathError, HangError, Worker
 
 ORT = registry.executor("ort")
@@ -127,7 +127,7 @@ def test_it_is_an_executor_and_its_errors_are_the_executors(isolated: Isolated) 
 
 
 def _known() -> list[int]:
-    return sorted(_runs)
+    return sorted(loaded_runs)
 
 
 def test_models_that_nobody_runs_are_dropped() -> None:

@@ -75,7 +75,7 @@ def _refit(view: PruneView, reader: GroupReader, gone: list[Ints]) -> None:
     moments, site = view.moments(reader), reader.site
     has_bias = site.bias is not None
     if not has_bias and view.context.statistics is not None:
-        moments = _uncentred(view, reader)  # no bias can take up the mean
+        moments = uncentred(view, reader)  # no bias can take up the mean
     kernel = site.weight.reshape(site.group, -1, site.fan_in).copy()
     zeroed = kernel.copy()
     for index, (loss, columns) in enumerate(zip(moments.losses, gone, strict=True)):
@@ -89,7 +89,7 @@ def _refit(view: PruneView, reader: GroupReader, gone: list[Ints]) -> None:
             add_to_bias(each, shift)
 
 
-def _uncentred(view: PruneView, reader: GroupReader) -> Moments:
+def uncentred(view: PruneView, reader: GroupReader) -> Moments:
     statistics = view.context.statistics
     assert statistics is not None
     gram = pooled([statistics.gram(site) for site in reader.sites])
