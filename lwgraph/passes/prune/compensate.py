@@ -90,6 +90,7 @@ def _refit(view: PruneView, reader: GroupReader, gone: list[Ints]) -> None:
 
 
 def uncentred(view: PruneView, reader: GroupReader) -> Moments:
+    """The moments of what a group's readers see, about zero instead of their mean: where no bias can take that up."""
     statistics = view.context.statistics
     assert statistics is not None
     gram = pooled([statistics.gram(site) for site in reader.sites])
