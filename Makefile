@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 # Extras that `make test` installs; `make test EXTRAS=test,torch` also runs the tests that need PyTorch.
 EXTRAS ?= test
-PYTEST_FLAGS ?= -n 2
+PYTEST_FLAGS ?= -n 2 --dist loadgroup
 
 BIN := $(VENV)/bin
 comma := ,
@@ -20,7 +20,7 @@ LINT_READY := $(if $(findstring dev,$(EXTRAS)),$(TESTS_READY),$(VENV)/ready.dev)
 
 help:
 	@echo "make demo   optimize the embedded model and print the before/after table"
-	@echo "make test   run the whole test suite          (PYTEST_FLAGS='-n 2' by default)"
+	@echo "make test   run the whole test suite          (PYTEST_FLAGS='-n 2 --dist loadgroup' by default)"
 	@echo "make lint   run ruff (formatter and linter) and mypy"
 	@echo "make sanitize  run the C kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make clean  remove .venv and everything built"

@@ -21,9 +21,8 @@ from lwgraph.calibrate.gram import GramAccumulator
 from lwgraph.calibrate.patches import Patches
 from lwgraph.calibrate.statistics import ROWS_PER_UNKNOWN
 from lwgraph.layers.form import Form
-from lwgraph.layers.moments import Pooled
+from lwgraph.layers.moments import Moments, Pooled
 from lwgraph.layers.site import Site, find_sites
-from lwgraph.plan.fit_tasks import FitTask, run_tasks
 from lwgraph.testing.layers import make_layer
 
 SIDE = 14
@@ -88,12 +87,16 @@ def main(channels: int, gram_only: bool, apart: bool) -> None:
         kind = registry.form_class(name)
         if not kind.refusal(site):
             halves[name not in FIRST].extend(kind.menu(site))
-    tasks = [FitTask.of(site, moments, half) for half in halves]
+
+    def fit(half: list[Form]) -> int:
+        known = Moments(site, moments)
+        return len([form.fit(site, known) for form in half])
+
     start, ends = time.perf_counter(), []
     with ThreadPoolExecutor(1 if apart else 2) as pool:
         fits = 0
-        for result in run_tasks(tasks, pool):
-            fits += len(result.fits)
+        for count in pool.map(fit, halves):
+            fits += count
             ends.append(time.perf_counter() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     parts = f" ({ends[0]:.1f} and {ends[1] - ends[0]:.1f} s, one after the other)" if apart else ""

@@ -9,8 +9,9 @@ The public names are imported when they are used, so that `import lwgraph` is qu
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lwgraph.faces import lazy
 
 if TYPE_CHECKING:
     from lwgraph.errors import CheckError, DataError, LwgraphError, ModelError, UsageError
@@ -42,15 +43,7 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f"lwgraph.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'lwgraph' has no attribute '{name}'")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
-
+__getattr__, __dir__ = lazy(__name__, _HOME)
 
 __all__ = [
     "CheckError",

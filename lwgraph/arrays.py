@@ -1,7 +1,8 @@
-"""Types of numpy arrays, by what is in them."""
+"""Types of numpy arrays, by what is in them, and of their sizes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,5 +13,6 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Index = npt.NDArray[np.intp]  # what numpy sorts, finds and indexes with
 Weights = npt.NDArray[np.floating[Any]]  # of any width, as a model holds them
+Shapes = Mapping[str, Sequence[int | None]]  # sizes by the name of a value; None where one is unknown
 
-__all__ = ["Array", "Floats", "Index", "Ints", "Weights"]
+__all__ = ["Array", "Floats", "Index", "Ints", "Shapes", "Weights"]

@@ -1,4 +1,4 @@
-"""The errors a user can meet. Each message is one line: the thing, its value, what is allowed, the cure."""
+"""The errors that users see. Each message is one line: the thing, its value, what is allowed, the cure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`module:attribute`: how the command line names a Python object (a data reader, a metric)."""
+"""Loads Python objects (data readers, metrics) that the command line names as `module:attribute`."""
 
 from __future__ import annotations
 

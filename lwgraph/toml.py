@@ -1,4 +1,4 @@
-"""Reading TOML, which Python 3.10 has no module for."""
+"""Reads TOML, for which Python 3.10 has no module."""
 
 from __future__ import annotations
 

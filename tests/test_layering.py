@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "lwgraph"
@@ -60,6 +61,90 @@ def violations(module: str, source: str, is_package: bool = False) -> list[str]:
             and any(node.value.startswith(p + ".") for p in PLUGINS)
         ]
     return found
+
+
+# From the ground up: a module imports from its own package and from those that stand before it here.
+FLOORS = (
+    *("errors", "contract", "toml", "objects", "arrays", "faces", "progress", "ir", "text", "check", "report"),
+    *("executor", "cache", "registry", "tasks", "calibrate", "measure", "rewrite", "layers", "views", "plan"),
+    *("testing", "optimizer", "runtime", "passes", "demo", "cli"),
+)
+# Imports that close a circle within one package, and why they may.
+CIRCLES = {
+    ("lwgraph.layers.form", "lwgraph.layers.form_pass"): "a form is a pass, too, and that pass is made of the form",
+}
+
+
+def sources() -> dict[str, tuple[str, bool]]:
+    """Text of every module, and whether it is a package, by name."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = ["lwgraph", *path.relative_to(PACKAGE).with_suffix("").parts]
+        is_package = parts[-1] == "__init__"
+        found[".".join(parts[:-1] if is_package else parts)] = path.read_text("utf8"), is_package
+    return found
+
+
+def arrows(modules: dict[str, tuple[str, bool]]) -> Iterator[tuple[str, str, int]]:
+    """Who imports whom and in which line: at the top, in functions and for types alike.
+
+    The package `lwgraph` itself is left out: its face names what users import, and loads it when it is asked for.
+    """
+    for module, (text, is_package) in modules.items():
+        for line, name in _imports(module, is_package, ast.parse(text)):
+            while name and name not in modules:
+                name = name.rpartition(".")[0]
+            if "lwgraph" not in (name, module) and name not in ("", module):
+                yield module, name, line
+
+
+def circles(modules: dict[str, tuple[str, bool]]) -> list[list[str]]:
+    """Modules that import each other, but for CIRCLES."""
+    graph = nx.DiGraph((a, b) for a, b, _ in arrows(modules) if (a, b) not in CIRCLES)
+    return [sorted(some) for some in nx.strongly_connected_components(graph) if len(some) > 1]
+
+
+def upward(modules: dict[str, tuple[str, bool]]) -> list[str]:
+    """Imports from a floor above."""
+
+    def floor(module: str) -> int:
+        return FLOORS.index(module.split(".")[1])
+
+    return [f"{a}:{line} imports {b} from above" for a, b, line in arrows(modules) if floor(b) > floor(a)]
+
+
+def test_no_module_imports_itself_through_others_and_none_imports_upward() -> None:
+    modules = sources()
+    assert circles(modules) == []
+    assert upward(modules) == []
+
+
+def test_the_circles_that_are_allowed_are_there_and_within_one_package() -> None:
+    found = {(a, b) for a, b, _ in arrows(sources())}
+    for a, b in CIRCLES:
+        assert (a, b) in found and a.split(".")[1] == b.split(".")[1]
+
+
+@pytest.mark.parametrize(
+    "lower",
+    [
+        "from lwgraph.plan import high",
+        "import lwgraph.plan.high",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from lwgraph.plan.high import x",
+        "def f():\n    from ..plan.high import x",
+    ],
+)
+def test_circles_and_imports_upward_are_seen(lower: str) -> None:
+    modules = {
+        "lwgraph": ("", True),
+        "lwgraph.ir": ("", True),
+        "lwgraph.ir.low": (lower, False),
+        "lwgraph.plan": ("", True),
+        "lwgraph.plan.high": ("from lwgraph.ir import low", False),
+    }
+    assert circles(modules) == [["lwgraph.ir.low", "lwgraph.plan.high"]]
+    (found,) = upward(modules)
+    assert found.startswith("lwgraph.ir.low:") and found.endswith("imports lwgraph.plan.high from above")
 
 
 def test_every_module_keeps_to_its_layer() -> None:

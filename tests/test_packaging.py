@@ -1,14 +1,10 @@
-"""What is declared is what is used, and what is built holds every file."""
+"""What is declared is what is used; `test_builds.py` runs this file in every kind of tree."""
 
 import ast
-import importlib.util
 import os
 import re
-import shutil
 import subprocess
 import sys
-import tarfile
-import zipfile
 from importlib.metadata import PackageNotFoundError, entry_points, packages_distributions, requires, version
 from pathlib import Path
 
@@ -18,19 +14,6 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "lwgraph"
 # onnx's messages are protobuf's and its small dtypes are ml_dtypes', so both are part of its interface.
 WITH_ONNX = {"ml-dtypes", "protobuf"}
-NOT_INSTALLED = {".so", ".pyd", ".c", ".h"}
-TREES = {"lwgraph": PACKAGE, "lwgraph/passes": PACKAGE / "passes", "lwgraph/runtime": PACKAGE / "runtime"}
-
-
-def _sources() -> dict[str, Path]:
-    """Archive name -> file, of every file that belongs to the installed package."""
-    found = {}
-    for prefix, folder in TREES.items():
-        for path in folder.resolve().rglob("*"):
-            inside = path.relative_to(folder.resolve())
-            if path.is_file() and "__pycache__" not in inside.parts and path.suffix not in NOT_INSTALLED:
-                found[f"{prefix}/{inside.as_posix()}"] = path
-    return found
 
 
 def _name(requirement: str) -> str:
@@ -42,13 +25,12 @@ def _name(requirement: str) -> str:
 def _imported() -> set[str]:
     """Distributions that the package imports anywhere."""
     modules = set()
-    for name, path in _sources().items():
-        if name.endswith(".py"):
-            for node in ast.walk(ast.parse(path.read_text("utf8"))):
-                if isinstance(node, ast.Import):
-                    modules |= {alias.name.split(".")[0] for alias in node.names}
-                elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
-                    modules.add(node.module.split(".")[0])
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf8"))):
+            if isinstance(node, ast.Import):
+                modules |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                modules.add(node.module.split(".")[0])
     known = {"google": ["protobuf"], **packages_distributions()}  # Python 3.10 does not list namespace packages
     outside = modules - set(sys.stdlib_module_names) - {"lwgraph"}
     return {_name(known[m][0]) if m in known else _name(m) for m in outside}
@@ -66,7 +48,7 @@ def test_every_plugin_loads_without_the_extras() -> None:
     script = (
         "import sys; sys.modules.update(torch=None, dask=None, distributed=None)\n"
         "from importlib.metadata import entry_points\n"
-        "for group in ('lwgraph.passes', 'lwgraph.forms', 'lwgraph.executors'):\n"
+        "for group in ('lwgraph.passes', 'lwgraph.forms', 'lwgraph.executors', 'lwgraph.roles'):\n"
         "    for point in entry_points(group=group):\n"
         "        if point.dist is not None and point.dist.name == 'lwgraph': point.load()\n"
     )
@@ -87,51 +69,6 @@ def test_every_dependency_has_a_lower_bound() -> None:
             assert ">=" in line, line
 
 
-def _build(kind: str, tree: Path, out: Path) -> Path:
-    """An sdist or wheel of the tree by the build backend that pip calls, without network and without a compiler."""
-    code = f"import setuptools.build_meta as b; print('BUILT', b.build_{kind}({str(out)!r}))"
-    no_compiler = {**os.environ, "CC": "false", "CXX": "false"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tree, env=no_compiler, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return out / done.stdout.rpartition("BUILT ")[2].strip()
-
-
-def _clone(to: Path) -> Path:
-    """The checkout as git would give it: links kept, nothing that was built."""
-    ignore = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "*.so")
-    return Path(shutil.copytree(ROOT, to, symlinks=True, ignore=ignore))
-
-
-def _members(wheel: Path) -> dict[str, int]:
-    """File names and checksums, without the metadata."""
-    with zipfile.ZipFile(wheel) as file:
-        return {info.filename: info.CRC for info in file.infolist() if "dist-info/" not in info.filename}
-
-
-def test_wheels_of_the_checkout_and_of_the_sdist_hold_every_file(tmp_path: Path) -> None:
-    checkout = _clone(tmp_path / "checkout")
-    archive = _build("sdist", checkout, tmp_path)
-    with tarfile.open(archive) as tar:
-        assert not [member.name for member in tar if member.issym() or member.islnk()]
-        if sys.version_info >= (3, 12):
-            tar.extractall(tmp_path / "sdist", filter="data")
-        else:
-            tar.extractall(tmp_path / "sdist")
-    (unpacked,) = (tmp_path / "sdist").iterdir()
-    kernels = {path.name for path in (PACKAGE / "runtime").resolve().glob("*.[ch]")}
-    assert kernels == {path.name for path in (unpacked / "lwgraph" / "runtime").glob("*.[ch]")}
-
-    first = _members(_build("wheel", checkout, tmp_path))
-    second = _members(_build("wheel", unpacked, tmp_path))  # the same file name, so the first is read before
-    assert set(first) == set(_sources())
-    assert second == first
-
-
-@pytest.mark.skipif(not (shutil.which("cc") or shutil.which("gcc")), reason="needs a C compiler")
-def test_the_kernels_are_compiled_where_there_is_a_compiler() -> None:
-    assert importlib.util.find_spec("lwgraph.runtime._kernels")
-
-
 def test_the_install_is_the_one_of_this_checkout() -> None:
     """Tests of a stale or foreign install would prove nothing."""
     try:
@@ -142,3 +79,14 @@ def test_the_install_is_the_one_of_this_checkout() -> None:
 
     assert lwgraph.__file__ is not None
     assert Path(lwgraph.__file__).resolve().parent == PACKAGE.resolve()
+
+
+@pytest.mark.parametrize("name", ["passes", "runtime"])
+def test_a_name_at_the_top_is_a_link_into_the_package(name: str) -> None:
+    """For people only. A tree without links has a text file in its place, a source archive has neither."""
+    link = ROOT / name
+    if (ROOT / "PKG-INFO").exists():
+        assert not os.path.lexists(link)
+    else:
+        assert (os.readlink(link) if link.is_symlink() else link.read_text("utf8")) == f"lwgraph/{name}"
+    assert (PACKAGE / name / "__init__.py").is_file()

@@ -1,4 +1,4 @@
-"""How training may vary inputs: only who has the data knows which variations leave them what they are."""
+"""The augmentations that training may use; only the owner of the data knows which of them keep its meaning."""
 
 from __future__ import annotations
 

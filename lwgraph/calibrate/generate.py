@@ -90,8 +90,10 @@ def generate(
 
 
 def index_bound(model: ir.Model, name: str) -> int | None:
-    """How many values an integer input may take when it indexes constant tables, directly or through reshaping; the
-    least where it indexes several; None when it indexes none."""
+    """The number of values that an integer input may take when it indexes constant tables, also after reshaping.
+
+    That of the smallest table where it indexes several; None when it indexes none.
+    """
     start = next(v for v in model.graph.inputs if v.name == name)
     bounds: list[int] = []
     seen, pending = {id(start)}, [start]

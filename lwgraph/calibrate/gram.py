@@ -104,9 +104,9 @@ class GramAccumulator:
             raise DataError(f"'{self.name}' has no positions to measure: its output is empty for every sample")
         assert self._shift is not None
         shift = self._shift.astype(np.float64)
-        mean = self._total / self.count  # of x - shift
+        mean = self._total / self.count  # the mean of x - shift
         matrix = self._sum / self.count
-        for start in range(0, shift.shape[1], _LEAST_ROWS):  # in strips: no temporaries of the matrix's size
+        for start in range(0, shift.shape[1], _LEAST_ROWS):  # strips avoid temporaries of the matrix's size
             part = np.s_[:, start : start + _LEAST_ROWS]
             matrix[part] += shift[part][..., None] * (mean + shift)[:, None, :]
             matrix[part] += mean[part][..., None] * shift[:, None, :]

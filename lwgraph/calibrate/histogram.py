@@ -40,7 +40,7 @@ class Histogram:
 
     @property
     def total(self) -> float:
-        """How many numbers were counted, zeros included."""
+        """The number of values counted, zeros included."""
         return float(self.counts.sum()) + self.zeros
 
     @property

@@ -1,4 +1,4 @@
-"""The sizes of layers as a model really runs, where the file leaves them open."""
+"""Measures the sizes of layers by running a model, where its file leaves them open."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Variants of a model that differ from some node on, run from there: what lies before is computed once for all."""
+"""Runs variants of a model from the first node at which they differ; the nodes before it are computed once for all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from lwgraph.arrays import Array
 from lwgraph.calibrate.capture import capture, measured_shapes
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds, Run, untimed
-from lwgraph.views.dataflow import uses
 
 MEMORY_BYTES = 256 << 20
 
@@ -127,14 +126,14 @@ def _same(node: ir.Node, other: ir.Node) -> bool:
 
 
 def _live(model: ir.Model, places: Sequence[int], feed: Feeds) -> dict[int, list[str]]:
-    """By place (a number of a node): the values, made or fed before it, that are used from there on. Places behind
+    """Map each place (a node's number) to the values, made or fed before it, that are used from it on. Places behind
     which the model has an output already are left out. O(nodes * places)."""
     nodes = list(model.graph)
     first: dict[str, int] = dict.fromkeys(feed, -1)
     last: dict[str, int] = {}
     constant = {v.name for v in model.graph.initializers.values() if v.name not in first}
     for index, node in enumerate(nodes):
-        used = [value.name or "" for value in uses(node)]
+        used = [value.name or "" for value in ir.uses(node)]
         last.update(dict.fromkeys(used, index))
         if all(name in constant for name in used):  # computed anew by every variant
             constant.update(v.name for v in node.outputs)

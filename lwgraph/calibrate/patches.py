@@ -1,4 +1,4 @@
-"""Input patches of a layer at chosen output positions: what one output value is computed from."""
+"""Input patches of a layer at chosen output positions: the inputs from which one output position is computed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from lwgraph.arrays import Array, Index
 
 
 class Layer(Protocol):
-    """What statistics need to know of a layer; `lwgraph.plan.Site` is one."""
+    """The description of a layer that statistics need; `lwgraph.layers.site.Site` has it."""
 
     @property
     def name(self) -> str:
-        """Its name, for messages."""
+        """Name of the layer, for messages."""
 
     @property
     def kind(self) -> str:
@@ -25,7 +25,7 @@ class Layer(Protocol):
 
     @property
     def input(self) -> ir.Value:
-        """Its data input."""
+        """Data input of the layer."""
 
     @property
     def outputs(self) -> int:
@@ -53,7 +53,7 @@ class Layer(Protocol):
 
     @property
     def auto_pad(self) -> str:
-        """As in ONNX."""
+        """auto_pad of the node, as in ONNX."""
 
     @property
     def group(self) -> int:
@@ -61,7 +61,7 @@ class Layer(Protocol):
 
     @property
     def output_padding(self) -> tuple[int, ...]:
-        """Of a ConvTranspose; may be empty."""
+        """output_padding of a ConvTranspose; may be empty."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Patches:
         return tuple(max(0, s) for s in sizes)
 
     def count(self, shape: tuple[int, ...]) -> int:
-        """How many patches an input of `shape` has."""
+        """The number of patches of an input of `shape`."""
         if not self.kernel:
             return math.prod(shape[:-1])
         return shape[0] * math.prod(self.grid(shape))
@@ -158,11 +158,11 @@ class Patches:
         size = math.prod(spatial)
         if at.size * index.shape[1] * 4 < images * size:  # few patches: no copy of the whole input
             found = x.reshape(images, channels, -1)[image[:, None], :, index].astype(dtype, copy=False)  # (r, taps, c)
-        else:  # with the channels together, a tap of a patch is one run of memory
+        else:  # channels last: each tap of a patch is contiguous in memory
             together = x.reshape(images, channels, size).swapaxes(1, 2).astype(dtype, order="C")
             found = together.reshape(images * size, channels).take(image[:, None] * size + index, axis=0)
         if not inside.all():
-            found[~inside] = 0  # not by a factor: 0 * inf
+            found[~inside] = 0  # a factor of 0 would leave NaN where a value is infinite
         taps = found.shape[1]
         patches: Array = found.reshape(len(at), taps, self.group, channels // self.group).transpose(0, 2, 3, 1)
         return patches.reshape(len(at), self.group, -1)

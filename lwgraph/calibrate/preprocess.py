@@ -1,4 +1,4 @@
-"""From an image's pixels to an input array: resize, crop, scale, mean, std, layout, colour order."""
+"""Turns the pixels of an image into an input array: resize, crop, scale, mean, std, layout, colour order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FILTERS = ("bilinear", "bicubic", "nearest", "lanczos")
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How an 8-bit image becomes an input: geometry first, then (pixel * scale - mean) / std, channels ordered last.
+    """Makes an input of an 8-bit image: geometry first, then (pixel * scale - mean) / std, channels ordered last.
 
     `resize` of one number sets the shorter side and keeps the aspect; of two, HxW, both. `letterbox` fits the whole
     image into HxW and fills the rest with `fill`. `crop` cuts HxW from the centre. `mean` and `std` have one number or
@@ -45,7 +45,7 @@ class Preprocess:
 
     @classmethod
     def parse(cls, source: str | Path | Mapping[str, Any]) -> Preprocess:
-        """From `resize=256,crop=224,scale=1/255,mean=0.485:0.456:0.406`, a TOML file or a mapping with those keys.
+        """Parse `resize=256,crop=224,scale=1/255,mean=0.485:0.456:0.406`, a TOML file or a mapping with those keys.
 
         Raises:
             UsageError: an unknown key (with a near miss), a value that is not of its kind, a file that is not TOML.

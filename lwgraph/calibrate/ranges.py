@@ -25,7 +25,7 @@ _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataTy
 
 @dataclass
 class Observed:
-    """What one tensor did over all runs.
+    """Statistics of one tensor over all runs.
 
     Attributes:
         histogram: sampled elements; its `low` and `high` are the exact extremes over all elements of all runs.
@@ -97,7 +97,7 @@ def collect(
     Args:
         model: it is not changed.
         channels: for these tensors also the extremes, the mean and the mean square per index of the given axis.
-        extremes: those of them of which more is wanted than the mean; None: all.
+        extremes: the tensors of which more than the mean is wanted; None: all.
         samples: elements counted per tensor and run, at stratified random positions; the extremes are always exact.
             0: none, which is much less work where only the extremes choose the range.
         progress: called with the number of finished runs.

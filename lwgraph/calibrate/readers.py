@@ -22,7 +22,7 @@ from lwgraph.objects import is_object_name, load_object
 
 @dataclass(frozen=True)
 class Batch:
-    """What one run is fed. Rows from `count` on are padding and not to be scored; `labels` has `count` entries."""
+    """The feeds of one run. Rows from `count` on are padding and not to be scored; `labels` has `count` entries."""
 
     feeds: dict[str, Array]
     count: int

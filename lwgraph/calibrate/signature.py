@@ -1,4 +1,4 @@
-"""What a model takes: its inputs' dtypes and shapes, and the check that a sample fits them."""
+"""The inputs that a model takes, their dtypes and shapes, and the check that a sample fits them."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def batched_inputs(inputs: Signature) -> frozenset[str]:
 
 
 def count_rows(feeds: Mapping[str, Array], batched: frozenset[str], place: str) -> int:
-    """How many samples one feed holds; DataError when its inputs disagree."""
+    """The number of samples in one feed; DataError when its inputs disagree."""
     rows = {name: len(feeds[name]) for name in sorted(batched)}
     if len(set(rows.values())) > 1:
         raise DataError(f"{place}: the inputs have different batches: {', '.join(f'{n} {r}' for n, r in rows.items())}")

@@ -1,4 +1,4 @@
-"""Where samples come from: image folders, array files, ONNX test data sets, Python objects."""
+"""Sources of samples: image folders, array files, ONNX test data sets, Python objects."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class DataSource(Protocol):
 
 @dataclass
 class _Base:
-    """What all sources tell besides their items."""
+    """The facts that every source tells besides its items."""
 
     rows: list[int] = field(default_factory=list, init=False)
     labels: list[Array] | None = field(default=None, init=False)
@@ -165,7 +165,7 @@ class Arrays(_Base):
         self.rows = _check_all(self, self.inputs, self.place)
 
     def _count(self, name: str) -> int | None:
-        """How many samples an array holds; None: it is one value for all (a scalar input)."""
+        """The number of samples in an array; None: the array is one value for all samples (a scalar input)."""
         array, rank = self._arrays[name], self.inputs[name].rank
         return (
             None
@@ -201,7 +201,7 @@ class Arrays(_Base):
 class TestSets(_Base):
     """ONNX `test_data_set_*` folders: `input_<k>.pb` feeds the input of its name, or else the k-th."""
 
-    __test__ = False  # not a test, whatever pytest makes of the name
+    __test__ = False  # pytest must not take the class for a test
     folders: Sequence[Path]
     inputs: Signature
 

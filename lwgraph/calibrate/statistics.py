@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,21 +15,26 @@ from lwgraph.arrays import Array, Index
 from lwgraph.calibrate.capture import ACTIVATION_BYTES, capture, grouped, main_values, measured_shapes
 from lwgraph.calibrate.gram import CrossAccumulator, CrossMoments, Gram, GramAccumulator
 from lwgraph.calibrate.patches import Layer, Patches, positions
+from lwgraph.calibrate.sketch import BLOCK, CAPACITY, FactoredGram, Sketch
 from lwgraph.calibrate.store import Store
 from lwgraph.errors import DataError
 from lwgraph.executor import Executor, untimed
+from lwgraph.progress import Progress, silent
 
 MEMORY_BYTES = 1 << 30
+NARROW, WIDE = 1024, 20_000  # entries of a patch up to which moments are exact in any case, and without an allowance
+AT_ONCE = 1024  # patches taken from a value at once, where there is an allowance
+COPIES = 4  # of a matrix of moments, that a fit makes of it
 ROWS_PER_UNKNOWN = 6  # patches collected per entry of a patch; fits are good from about 5
 LEAST_ROWS = 2048
 MORE_ROWS, ROW_WORK = 4, 4 * 10**10  # up to so many times as many, while their products take no more multiply-adds
 HELD_OUT_ROWS = 1024
 SAMPLE_IMAGES, SAMPLE_SIDE, SAMPLE_ROWS = 2, 12, 128
-HELD_OUT_BYTES = 8 << 20  # of one layer's held-out patches
+HELD_OUT_BYTES = 8 << 20  # memory for the held-out patches of one layer
 
 
 def rows_for(width: int, per_unknown: int = ROWS_PER_UNKNOWN, least: int | None = None) -> int:
-    """How many patches of `width` entries to collect: `per_unknown` for each, and at least `least` (LEAST_ROWS).
+    """The number of patches of `width` entries to collect: `per_unknown` for each, and at least `least` (LEAST_ROWS).
 
     Up to MORE_ROWS times as many where they cost little, no more than ROW_WORK multiply-adds in all: short patches, for
     which fits gain from more samples what long ones cannot afford.
@@ -60,8 +66,13 @@ class Statistics:
     Sites with the same input value and patch geometry share one result. The model is copied (its weights are not), so
     that rewriting it later changes nothing here: sites are found again by the name of their input value.
 
+    Moments are exact where `memory_bytes` has room for them in accumulators and in a fit, so that the layers with the
+    longest patches are the first that are factored (see `FactoredGram`); `exact(site)` tells. Patches of up to NARROW
+    entries always have exact moments, which take no more than a factor.
+
     Memory: half of `memory_bytes` for accumulators (sites that do not fit wait for another run over the data), half for
-    results (the rest goes to temporary files), plus `activation_bytes` for captured values.
+    results (the rest goes to temporary files), plus `activation_bytes` for captured values. What `release` drops is
+    collected again when it is asked for.
 
     Args:
         model: the model that runs; sites are of this model.
@@ -70,7 +81,9 @@ class Statistics:
         seed: of the sampled positions and the held-out feeds.
         rows_per_unknown: patches per entry of a patch; see `rows_for`. They are spread evenly over the feeds.
         held_out: share of the feeds kept out of the Grams, for `held_out(site)`; 0: none.
-        memory_bytes, activation_bytes: the bounds above.
+        memory_bytes: the bound above. None: MEMORY_BYTES, but for a layer with patches of up to WIDE entries, whose
+            moments are exact whatever they take.
+        activation_bytes: the bound above.
         progress: called with (what, runs done, runs in all).
     """
 
@@ -83,20 +96,22 @@ class Statistics:
         *,
         rows_per_unknown: int = ROWS_PER_UNKNOWN,
         held_out: float = 0.0,
-        memory_bytes: int = MEMORY_BYTES,
+        memory_bytes: int | None = None,
         activation_bytes: int = ACTIVATION_BYTES,
-        progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+        progress: Progress = silent,
     ) -> None:
         if not len(feeds):
             raise DataError("statistics need calibration samples; there are none")
         self._model, self._feeds, self._executor, self._seed = ir.clone(model), feeds, executor, seed
         self._values = frozenset(main_values(self._model))
         self._rows_per_unknown, self._activation_bytes = rows_per_unknown, activation_bytes
-        self._accumulator_bytes = memory_bytes // 2
-        self._store = Store(memory_bytes // 2)
+        self._allowance = memory_bytes
+        self._accumulator_bytes = (MEMORY_BYTES if memory_bytes is None else memory_bytes) // 2
+        self._store = Store(self._accumulator_bytes)
+        self._at_once = sys.maxsize if memory_bytes is None else AT_ONCE
         self._progress = progress
         self._held_feeds = _held_feeds(len(feeds), held_out, seed)
-        self._share = held_out if held_out and not self._held_feeds else 0.0  # of the positions, with a single feed
+        self._share = held_out if held_out and not self._held_feeds else 0.0  # share of a single feed's positions
 
     def prefetch(self, sites: Iterable[Layer]) -> None:
         """Collect what `sites` need and is not there yet. Raises as `gram`."""
@@ -104,7 +119,7 @@ class Statistics:
         if not wants:
             return
         shapes = self._shapes([w.name for w in wants])
-        sizes = [GramAccumulator.size(w.patches.group, _width(w, shapes)) for w in wants]
+        sizes = [self._size(w.patches.group, _width(w, shapes)) for w in wants]
         listed = list(wants)
         for group in grouped(sizes, self._accumulator_bytes):
             self._collect([listed[i] for i in group], shapes)
@@ -113,8 +128,38 @@ class Statistics:
         """Whether the site's input is a value of the model that these are of; not where a rewrite put it there."""
         return (site.input.name or "") in self._values
 
-    def gram(self, site: Layer) -> Gram:
-        """Moments of the site's input patches over the feeds that are not held out.
+    def exact(self, site: Layer) -> bool:
+        """Whether the site's moments are kept as matrices; they are factored otherwise."""
+        return self._exact(Patches.of(site).group, site.fan_in)
+
+    def release(self, sites: Iterable[Layer]) -> None:
+        """Forget what was collected for `sites`, in memory and on disk."""
+        for want in dict.fromkeys(map(_want, sites)):
+            for kind in ("gram", "held", "sample"):
+                if (kind, want) in self._store:
+                    self._store.drop((kind, want))
+
+    def _exact(self, groups: int, width: int) -> bool:
+        if width <= NARROW:
+            return True
+        if self._allowance is None:
+            return width <= WIDE
+        matrix = 8 * groups * width**2
+        return max(2 * (GramAccumulator.size(groups, width) + matrix), COPIES * matrix) <= self._allowance
+
+    def _size(self, groups: int, width: int) -> int:
+        """Bytes that collecting a layer's moments takes."""
+        if not self._exact(groups, width):
+            return Sketch.size(groups, width, self._capacity(groups, width))
+        result = 0 if self._allowance is None else 8 * groups * width**2  # while its accumulator is still there
+        return GramAccumulator.size(groups, width) + result
+
+    def _capacity(self, groups: int, width: int) -> int:
+        """The rows of a factor, for which half the allowance has room."""
+        return CAPACITY if self._allowance is None else Sketch.capacity(groups, width, self._accumulator_bytes)
+
+    def gram(self, site: Layer) -> Gram | FactoredGram:
+        """Moments of the site's input patches over the feeds that are not held out; a Gram where `exact(site)`.
 
         Raises:
             ModelError: the site's input is not a value of the model's main graph.
@@ -123,8 +168,8 @@ class Statistics:
         want = _want(site)
         if ("gram", want) not in self._store:
             self.prefetch([site])
-        matrix, mean, count = self._store.get(("gram", want))
-        return Gram(matrix, mean, int(count))
+        *arrays, count = self._store.get(("gram", want))
+        return _gram(arrays, int(count))
 
     def held_out(self, site: Layer) -> Array:
         """(r, G, D) input patches that no Gram has seen, to measure the true error of a fit. r <= HELD_OUT_ROWS.
@@ -157,7 +202,7 @@ class Statistics:
         by_name: dict[str, list[_Want]] = {}
         for want in wants:
             by_name.setdefault(want.name, []).append(want)
-        grams: dict[_Want, GramAccumulator] = {}
+        grams: dict[_Want, GramAccumulator | Sketch] = {}
         held: dict[_Want, list[Array]] = {w: [] for w in wants}
         fit_feeds = len(self._feeds) - len(self._held_feeds)
         values = capture(
@@ -173,21 +218,32 @@ class Statistics:
                 for want in by_name[name]:
                     width = _width(want, shapes)
                     if want not in grams:
-                        dtype = np.float64 if array.dtype == np.float64 else np.float32
-                        grams[want] = GramAccumulator(want.patches.group, width, dtype, want.name)
+                        grams[want] = self._accumulator(want, width, array.dtype)
                         self._store.put(("sample", want), (_part(array, want.patches),))
-                    wanted = math.ceil(rows_for(width, self._rows_per_unknown) / fit_feeds)
-                    apart, at = self._positions(want, array.shape, width, index, wanted)
+                    apart, at = self._positions(want, array.shape, width, index, self._rows(want, width, fit_feeds))
                     if len(apart):
                         held[want].append(want.patches.rows(array, apart))
-                    if len(at):
-                        grams[want].add(want.patches.rows(array, at))
+                    step = BLOCK if isinstance(grams[want], Sketch) else self._at_once
+                    for start in range(0, len(at), step):
+                        grams[want].add(want.patches.rows(array, at[start : start + step]))
         for want in wants:
-            gram = grams[want].result()
-            self._store.put(("gram", want), (gram.matrix, gram.mean, np.array(gram.count)))
-            del grams[want]
+            gram = grams.pop(want).result()
+            self._store.put(("gram", want), _arrays(gram))
             if held[want]:
                 self._store.put(("held", want), (np.concatenate(held[want]),))
+
+    def _accumulator(self, want: _Want, width: int, dtype: Any) -> GramAccumulator | Sketch:
+        groups = want.patches.group
+        if self._exact(groups, width):
+            return GramAccumulator(groups, width, np.float64 if dtype == np.float64 else np.float32, want.name)
+        return Sketch(groups, width, want.name, self._capacity(groups, width))
+
+    def _rows(self, want: _Want, width: int, feeds: int) -> int:
+        """How many patches to take of one feed."""
+        rows, groups = rows_for(width, self._rows_per_unknown), want.patches.group
+        if not self._exact(groups, width):
+            rows = min(rows, Sketch.rows(groups, width, self._capacity(groups, width)))
+        return math.ceil(rows / feeds)
 
     def _positions(
         self, want: _Want, shape: tuple[int, ...], width: int, index: int, wanted: int
@@ -217,7 +273,7 @@ def cross_moments(
     rows_per_unknown: int = ROWS_PER_UNKNOWN,
     activation_bytes: int = ACTIVATION_BYTES,
 ) -> dict[str, CrossMoments]:
-    """For each site of the rewritten model: moments of its input patches there and of its output in the original.
+    """Moments of each site's input patches in the rewritten model and of its output in the original.
 
     Both models run side by side on every feed, each holding at most half of `activation_bytes`; all accumulators are in
     memory at once, so pass few sites (the sequential refit passes one, or one stage).
@@ -277,6 +333,19 @@ def _add_pair(
     if site.name not in found:
         found[site.name] = CrossAccumulator(patches.group, site.outputs // patches.group, width, rows.dtype, site.name)
     found[site.name].add(rows, rows_y[at].reshape(len(at), patches.group, -1).astype(rows.dtype))
+
+
+def _arrays(gram: Gram | FactoredGram) -> tuple[Array, ...]:
+    if isinstance(gram, Gram):
+        return gram.matrix, gram.mean, np.array(gram.count)
+    return gram.factor, gram.rest, gram.mean, gram.slack, np.array(gram.count)
+
+
+def _gram(arrays: Sequence[Array], count: int) -> Gram | FactoredGram:
+    if len(arrays) == 2:
+        return Gram(arrays[0], arrays[1], count)
+    factor, rest, mean, slack = arrays
+    return FactoredGram(factor, rest, mean, count, slack)
 
 
 def _want(site: Layer) -> _Want:

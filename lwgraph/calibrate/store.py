@@ -38,7 +38,7 @@ class Store:
         self._shrink()
 
     def get(self, key: Hashable) -> tuple[Array, ...]:
-        """What was kept under `key`; KeyError when nothing was."""
+        """The arrays kept under `key`; KeyError if there are none."""
         if key in self._memory:
             self._memory.move_to_end(key)
             return self._memory[key]
@@ -57,11 +57,6 @@ class Store:
             self._used -= _size(self._memory.pop(key))
         if key in self._files:
             self._files.pop(key).unlink()
-
-    @property
-    def resident(self) -> int:
-        """Bytes in memory."""
-        return self._used
 
     def _shrink(self) -> None:
         while self._used > self._limit and len(self._memory) > 1:

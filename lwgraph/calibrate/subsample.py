@@ -1,4 +1,4 @@
-"""A few of many, evenly."""
+"""Evenly spread subsets of sequences."""
 
 from __future__ import annotations
 

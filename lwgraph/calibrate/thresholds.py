@@ -1,4 +1,4 @@
-"""From a histogram to the range that an integer grid should cover."""
+"""Chooses the range that an integer grid should cover, from a histogram."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lwgraph.errors import DataError, UsageError, did_you_mean
 
 METHODS = ("minmax", "moving-average", "percentile", "entropy", "mse")
 _CANDIDATES = 64  # positions tried for each end of a range
-_TINY = 1e-300  # whose logarithm is finite
+_TINY = 1e-300  # the smallest share, so that logarithms are finite
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Initializers hold what they declare. The data itself is not read."""
+"""Checks that initializers hold as much data as they declare; the data itself is not read."""
 
 from __future__ import annotations
 

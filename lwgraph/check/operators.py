@@ -1,4 +1,4 @@
-"""Operators, arity, attributes and element types, against the schemas of onnx and the functions of the model."""
+"""Checks operators, arity, attributes and element types against the schemas of onnx and the functions of the model."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class _Formal:
     name: str
     required: bool
     variable: str  # the type variable; "" where each item of a list has its own type
-    types: frozenset[str]  # what is allowed, as "tensor(float)"
+    types: frozenset[str]  # the allowed types, such as "tensor(float)"
 
 
 @dataclass(frozen=True)
 class _Schema:
-    """What an operator accepts; fetched once, as each access to onnx's own object copies."""
+    """The signature of an operator; fetched once, as each access to onnx's own object copies."""
 
     inputs: tuple[_Formal, ...]
     outputs: tuple[_Formal, ...]
@@ -136,7 +136,7 @@ def _call(node: ir.Node, graph: ir.Graph, function: ir.Function) -> None:
 
 
 def _length(values: Sequence[ir.Value | None]) -> int:
-    """How many there are up to the last that is not left out."""
+    """The number of values up to the last that is not left out."""
     return next(
         (length for length in range(len(values), 0, -1) if (last := values[length - 1]) is not None and last.name), 0
     )

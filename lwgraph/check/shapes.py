@@ -1,4 +1,4 @@
-"""Recorded types and shapes against ONNX's own shape inference."""
+"""Checks recorded types and shapes against ONNX's own shape inference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ownership, definition, uses, names, outputs: what makes a graph a graph."""
+"""Checks the structure of graphs: ownership, definition, uses, names, outputs."""
 
 from __future__ import annotations
 

@@ -9,22 +9,28 @@ import click
 from lwgraph.cli.common import console, threads_option
 from lwgraph.cli.progress import Progressed
 
+MAX_DROP = 0.01
 BUDGET = 5.0  # seconds of trial plans: a first look should not take minutes
 EVERY = 2  # every second calibration image is used, so that a first look does not take minutes
 
 
 @click.command()
+@click.option("-o", "--output", metavar="DIR", default="lwgraph-demo", show_default=True, help="Folder of the results.")
+@click.option("--max-drop", type=float, help="Largest loss of accuracy allowed.  [default: 0.01, or the preset's]")
 @click.option(
-    "-o", "--output", metavar="DIR", default="lwgraph-demo", show_default=True, help="Folder for the results."
+    "--preset",
+    metavar="P",
+    help="What to ask for: fast, balanced, small or lossless (which takes seconds).  [default: a short balanced run]",
 )
-@click.option("--max-drop", type=float, default=0.01, show_default=True, help="Largest loss of accuracy allowed.")
 @threads_option
-def command(output: str, max_drop: float, threads: int) -> int:
+def command(output: str, max_drop: float | None, preset: str | None, threads: int) -> int:
     """Optimize the embedded ResNet-14: fitted on 256 unlabelled images, judged on 2,000 labelled ones."""
     from lwgraph import demo
     from lwgraph.cli.show import show_report
     from lwgraph.optimizer import optimize
 
+    if preset is None and max_drop is None:
+        max_drop = MAX_DROP
     folder = Path(output)
     with Progressed() as progress:
         result = optimize(
@@ -32,7 +38,8 @@ def command(output: str, max_drop: float, threads: int) -> int:
             data=demo.calibration()[::EVERY],
             metric="lwgraph.demo:accuracy",
             max_drop=max_drop,
-            budget=BUDGET,
+            budget=BUDGET if preset is None else None,
+            preset=preset,
             threads=threads,
             progress=progress,
         )

@@ -26,7 +26,7 @@ def parse_ratios(text: str) -> list[float]:
 
 def measure(
     model: ir.Model,
-    pass_text: str,
+    pass_text: str | None,
     ratios: Sequence[float],
     data: str,
     preprocess: str | None,
@@ -34,20 +34,20 @@ def measure(
     threads: int,
     seed: int,
 ) -> tuple[list[Sensitivity], list[str]]:
-    """Measure the sensitivity to each removal of the pass on a quarter of the data; returns it with the warnings."""
+    """Measure the sensitivity to each removal of a pass (None: of channels) on a quarter of the data, with warnings."""
     from lwgraph import registry
     from lwgraph.calibrate import Statistics, open_data
     from lwgraph.cli.progress import Progressed
-    from lwgraph.plan.roles import Removes
+    from lwgraph.plan.roles import GROUPS, Removes
     from lwgraph.plan.search.sensitivity import measure_sensitivity, split_feeds
     from lwgraph.rewrite import Pass
     from lwgraph.rewrite.base import Context
 
-    remover = Pass.parse(pass_text)
+    remover = registry.role(GROUPS, Removes) if pass_text is None else Pass.parse(pass_text)
     if not isinstance(remover, Removes):
         raise UsageError(
-            f"pass '{remover.name}' cannot list what it could remove; allowed: prune-channels, "
-            "prune-blocks, or a pass with the methods of lwgraph.plan.roles.Removes"
+            f"pass '{pass_text}' cannot list what it could remove; "
+            "allowed: a pass with the methods of lwgraph.plan.roles.Removes"
         )
     executor = registry.executor("ort", threads=threads)
     feeds = list(open_data(data, model, preprocess=preprocess, limit=samples))

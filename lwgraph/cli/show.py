@@ -1,12 +1,46 @@
-"""Prints the result of an optimization."""
+"""A model, and the result of an optimization, as a person reads them."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
 
 from lwgraph.cli.common import table
 from lwgraph.report import Report
-from lwgraph.report.words import count, size, speed
+from lwgraph.report.words import count, percent, size, speed
+
+
+def show_facts(out: Console, facts: Mapping[str, Any]) -> None:
+    """Print what `lwgraph.views.inspect.facts` says of facts["model"]."""
+    opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in facts["opsets"].items())
+    out.print(f"{facts['model']}: IR {facts['ir_version']}, opset {opsets}", markup=False)
+    for kind in ("inputs", "outputs"):
+        for name, text in facts[kind].items():
+            out.print(f"{kind[:-1]:7} {name}: {text}", markup=False)
+    out.print(
+        f"{count(facts['nodes'])} nodes, {count(facts['parameters'])} parameters, {size(facts['bytes'])}, "
+        f"{count(facts['macs'])} multiply-adds for one input"
+    )
+    out.print("operators: " + ", ".join(f"{name} {n}" for name, n in facts["operators"].items()), markup=False)
+    layers = facts["layers"]
+    if not layers:
+        return
+    total = sum(layer["macs"] for layer in layers) or 1
+    rows = [
+        [
+            layer["name"],
+            layer["operator"],
+            "x".join(map(str, layer["shape"])) + (f" /{layer['group']}" if layer["group"] > 1 else ""),
+            count(layer["parameters"]),
+            count(layer["macs"]),
+            percent(layer["macs"] / total),
+        ]
+        for layer in layers
+    ]
+    out.print()
+    out.print(table("", ["dense layer", "operator", "weight", "parameters", "multiply-adds", "share"], rows, 3))
 
 
 def show_report(out: Console, report: Report, explain: bool = False) -> None:

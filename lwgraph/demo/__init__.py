@@ -18,7 +18,7 @@ from lwgraph.arrays import Ints
 FOLDER = Path(__file__).resolve().parent
 MODEL = FOLDER / "fmnist_resnet14.onnx"
 INPUT = "image"
-MEAN, STD = 0.2860, 0.3530  # of Fashion-MNIST's training images, in 0..1
+MEAN, STD = 0.2860, 0.3530  # mean and deviation of Fashion-MNIST's training images, in 0..1
 CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
 Feeds = dict[str, npt.NDArray[np.float32]]

@@ -71,7 +71,7 @@ from lwgraph.ir.types import (
     TypeProtocol,
     Value,
 )
-from lwgraph.ir.walk import first_unsorted, graph_of, opset, parent, root, scopes, subgraphs_of, values
+from lwgraph.ir.walk import first_unsorted, graph_of, opset, parent, root, scopes, subgraphs_of, uses, values
 
 __all__ = [
     "CONVOLUTIONS",
@@ -158,5 +158,6 @@ __all__ = [
     "to_proto",
     "unattached_constant",
     "use_count",
+    "uses",
     "values",
 ]

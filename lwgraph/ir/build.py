@@ -28,7 +28,7 @@ def is_constant(value: Value | None) -> bool:
 
 
 def use_count(value: Value) -> int:
-    """How many inputs of nodes use `value`. O(1), where `len(value.uses())` copies the uses."""
+    """The number of node inputs that use `value`. O(1), where `len(value.uses())` copies the uses."""
     return len(value._uses)
 
 
@@ -56,7 +56,7 @@ def unattached_constant(data: Array | TensorProtocol) -> Value:
         else:
             tensor = Tensor(np.ascontiguousarray(data).reshape(data.shape))
     else:
-        tensor = copy.copy(data)  # over the same data; the name is the copy's own
+        tensor = copy.copy(data)  # the copy shares the data and has a name of its own
     return Value(const_value=tensor, type=TensorType(tensor.dtype), shape=Shape(tensor.shape.numpy()))
 
 

@@ -69,7 +69,7 @@ def add_initializer(scope: Graph, data: Array | TensorProtocol, stem: str, *, dt
     if isinstance(data, np.ndarray):
         tensor: TensorProtocol = Tensor(data, dtype, name=name)
     else:
-        tensor = copy.copy(data)  # over the same data; the name is the copy's own
+        tensor = copy.copy(data)  # the copy shares the data and has a name of its own
         tensor.name = name
     value = Value(name=name, const_value=tensor, type=TensorType(tensor.dtype), shape=Shape(tensor.shape.numpy()))
     graph_of(scope).initializers.add(value)
@@ -162,7 +162,7 @@ def move_contents(inner: Graph, before: Node) -> list[Node]:
         graph.initializers.add(value)
     nodes = list(inner)
     for node in nodes:
-        inner.remove(node)  # its uses move with it
+        inner.remove(node)  # the uses of the node move with it
         node.name = fresh_name(graph, node.name) if node.name else node.name
         for value in node.outputs:
             value.name = fresh_name(graph, value.name) if value.name else value.name

@@ -1,4 +1,4 @@
-"""The least of a model that ONNX's shape inference needs, made quickly."""
+"""Makes the smallest model that gives ONNX's shape inference what it needs."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def load(source: Source) -> Model:
         ModelError: in one line: the file is missing, not ONNX or truncated; the graph is empty; an opset or a domain is
             unknown; external data is missing, too short or outside the model's folder; the model cannot be represented.
     """
-    folders: list[Path] = []  # where external data may be
+    folders: list[Path] = []  # folders that may hold external data
     if isinstance(source, Model):
         model, label = clone(source), "the model"
     elif isinstance(source, onnx.ModelProto):

@@ -189,7 +189,7 @@ def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False,
     _check_target(path, overwrite)
     if external and outside:
         _check_target(data_path, overwrite)
-    files: dict[Path, Path] = {}  # what is written beside -> where it belongs
+    files: dict[Path, Path] = {}  # temporary file -> final place
     try:
         if external and outside:
             with _beside(data_path, files) as data:
@@ -358,7 +358,7 @@ def detached_proto(
     arrays: dict[str, Array] = {}
     used, unused = _used(graph), set[str]()
     before, contents = list(graph.outputs), [(value, value.const_value) for value in graph.initializers.values()]
-    try:  # in place, and back: a copy of the nodes takes as long as all the rest
+    try:  # the nodes are changed in place and changed back: copying them takes as long as all the rest
         graph.outputs[:] = [known[name] for name in dict.fromkeys(outputs)]
         for value, tensor in contents:
             name = value.name or ""

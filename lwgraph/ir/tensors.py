@@ -322,7 +322,7 @@ def is_initializer_plain(value: Value) -> bool:
 
 
 def held(tensor: TensorProtocol) -> tuple[int, str] | None:
-    """How many elements the data of a tensor really has, and where, in words; None where only reading it can tell."""
+    """The number of elements in a tensor's data, and where, in words; None where only reading them can tell."""
     if isinstance(tensor, MappedTensor):
         room = max(0, tensor.file.size - (tensor.offset or 0))
         enough = room >= tensor.nbytes

@@ -1,4 +1,4 @@
-"""Walks over the graphs of a model, and what a graph knows of its surroundings (parent graph, opset)."""
+"""Walks over the graphs of a model, and from a graph to its parent and opset."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lwgraph.ir.types import AttributeType, Function, Graph, Model, Node, Value
 # A subgraph -> the graph of the node that holds it. onnx_ir has no such link. Filled by `link`.
 _parents: weakref.WeakKeyDictionary[Graph, weakref.ref[Graph]] = weakref.WeakKeyDictionary()
 _roots: weakref.WeakSet[Graph] = weakref.WeakSet()  # graphs known to have no parent: asking for one costs O(1)
-_WITH_SUBGRAPHS = frozenset({"If", "Loop", "Scan", "SequenceMap"})  # of the standard operators
+_WITH_SUBGRAPHS = frozenset({"If", "Loop", "Scan", "SequenceMap"})  # the standard operators with subgraphs
 
 
 def scopes(model: Model) -> Iterator[Graph | Function]:
@@ -130,6 +130,14 @@ def values(scope: Graph | Function) -> Iterator[Value]:
             yield value
     for node in graph:
         yield from node.outputs
+
+
+def uses(node: Node) -> Iterator[Value]:
+    """The values that `node` uses, those used inside its subgraphs included; repeated uses repeatedly."""
+    yield from (value for value in node.inputs if value is not None)
+    for subgraph in subgraphs_of(node):
+        for inner in subgraph:
+            yield from uses(inner)
 
 
 def is_sorted(scope: Graph | Function) -> bool:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lwgraph import ir
+from lwgraph.calibrate.sketch import FactoredGram
 from lwgraph.layers.check import objection
 from lwgraph.layers.form import Fitted, Form
-from lwgraph.layers.moments import Moments, Pooled, too_wide
+from lwgraph.layers.moments import GramLike, Moments, inexact, pooled, too_wide
 from lwgraph.layers.probe import Probe
 from lwgraph.layers.site import Site
 from lwgraph.layers.substitute import substitute
@@ -17,7 +18,7 @@ from lwgraph.rewrite.base import Context
 
 @dataclass(frozen=True)
 class Record:
-    """What became of one choice.
+    """The outcome of one choice.
 
     Attributes:
         site: the site's name.
@@ -51,11 +52,12 @@ def moments_of(sites: Sequence[Site], context: Context) -> Moments:
     grams = [context.statistics.gram(s) for s in seen]
     statistics = context.statistics
 
-    def measure(look: Callable[[Site], Site | Probe]) -> Pooled:
-        return Pooled.of([statistics.gram(look(s)) for s in seen])
+    def measure(look: Callable[[Site], Site | Probe]) -> GramLike | FactoredGram:
+        return pooled([statistics.gram(look(s)) for s in seen])
 
-    moments = Moments(site, grams[0] if len(grams) == 1 else Pooled.of(grams), measure)
-    tell_shortage(context, moments.site, moments.count)
+    moments = Moments(site, pooled(grams), measure)
+    if moments.exact:
+        tell_shortage(context, moments.site, moments.count)
     return moments
 
 
@@ -86,6 +88,13 @@ def unseen(sites: Sequence[Site], context: Context) -> str:
     )
 
 
+def unknown(site: Site, form: Form, context: Context) -> str:
+    """Why a form cannot be fitted on what the memory allowance lets be known of a layer's inputs; "" when it can."""
+    if context.statistics is None or not observable(site):
+        return ""
+    return next((inexact(seen) for seen in (site, form.seen(site)) if not context.statistics.exact(seen)), "")
+
+
 def apply_forms(
     choices: Sequence[tuple[Site, Form]], context: Context, fitted: Mapping[str, Fitted] | None = None
 ) -> list[Record]:
@@ -114,7 +123,7 @@ def apply_forms(
         for other in site.shared:
             if other in by_name and other not in records and str(by_name[other][1]) == str(wanted):
                 family.append(by_name[other][0])
-        reason = reason or unseen(family, context) or _no_gain(form, site)
+        reason = reason or unseen(family, context) or _no_gain(form, site) or unknown(site, form, context)
         if reason:
             records[site.name] = _refuse(site, form, reason, context)
             continue
@@ -150,4 +159,4 @@ def _refuse(site: Site, form: Form, reason: str, context: Context) -> Record:
     return Record(site.name, str(form), False, reason)
 
 
-__all__ = ["Record", "apply_forms", "moments_of", "observable", "tell_shortage", "unseen"]
+__all__ = ["Record", "apply_forms", "moments_of", "observable", "tell_shortage", "unknown", "unseen"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -71,6 +71,11 @@ class Form(ABC):
     name: ClassVar[str]
     searched: ClassVar[int] = 0  # place among the forms that are priced at every site, from 1; 0: only where asked for
 
+    def check_option(self, name: str, ok: bool, allowed: str) -> None:
+        """For `__post_init__`: UsageError with the option's value and what is allowed unless `ok`."""
+        if not ok:
+            raise UsageError(f"option '{name}' of form '{self.name}' is {getattr(self, name)!r}; allowed: {allowed}")
+
     @classmethod
     @abstractmethod
     def refusal(cls, site: Site) -> str:
@@ -91,7 +96,7 @@ class Form(ABC):
         return self
 
     def seen(self, site: Site) -> Site | Probe:
-        """What the form's outputs are a dense weight on: the layer's patches, or a probe that sees more."""
+        """The inputs on which the form is a dense weight: the patches of the layer, or a probe that sees more."""
         return site
 
     def dense(self, op: Emitter, x: ir.Value, fitted: Fitted) -> ir.Value:
@@ -136,7 +141,7 @@ class Form(ABC):
         )
 
     def unfitted(self, site: Site, arrays: dict[str, Floats]) -> Fitted:
-        """What `blank` returns: arrays of the right shapes, and nothing known about them."""
+        """The result of `blank`: arrays of the right shapes with unspecified contents."""
         return Fitted(self, site, arrays, site.weight, np.zeros(site.outputs), 0.0, False)
 
     def __str__(self) -> str:
@@ -179,6 +184,11 @@ def parse_form(text: str) -> Form:
     return find_form(options.parse_spelling(text)[0]).parse(text)
 
 
+def cheaper(forms: Iterable[Form], site: Site) -> list[Form]:
+    """Those that do clearly less work than the dense layer."""
+    return [form for form in forms if form.macs(site) < 0.9 * site.macs()]
+
+
 def ceil16(size: float, limit: int) -> int:
     """`size` rounded up to a multiple of 16, at most `limit`.
 
@@ -187,4 +197,4 @@ def ceil16(size: float, limit: int) -> int:
     return max(1, min(limit, -(-int(np.ceil(size - 1e-9)) // 16) * 16))
 
 
-__all__ = ["Fitted", "Form", "ceil16", "find_form", "parse_form", "searched_forms"]
+__all__ = ["Fitted", "Form", "ceil16", "cheaper", "find_form", "parse_form", "searched_forms"]

@@ -1,4 +1,4 @@
-"""Any form as a pass over all sites: `-p 'low-rank{ratio=0.5}'`."""
+"""Makes any form a pass over all sites: `-p 'low-rank{ratio=0.5}'`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar, get_type_hints
 
 from lwgraph import ir
 from lwgraph.calibrate.statistics import Statistics
-from lwgraph.layers.apply import apply_forms, observable
+from lwgraph.layers.apply import apply_forms, observable, unknown
 from lwgraph.layers.form import Form
 from lwgraph.layers.moments import too_wide
 from lwgraph.layers.site import find_sites
@@ -31,7 +31,12 @@ class FormPass(Pass):
         form = self.form()
         sites = find_sites(model, refused=lambda place, reason: context.skip(self.name, place, reason))
         if (statistics := context.statistics) is not None:
-            wanted = [site for site in sites if observable(site) and not (too_wide(site) or form.refusal(site))]
+            wanted = [
+                site
+                for site in sites
+                if observable(site)
+                and not (too_wide(site) or form.refusal(site) or unknown(site, form.at(site), context))
+            ]
             if context.data and not all(map(statistics.knows, wanted)):  # a form before this one put layers there
                 statistics = Statistics(
                     model, context.data, context.evaluator(), context.seed, progress=context.progress

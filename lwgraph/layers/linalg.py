@@ -110,7 +110,7 @@ def ridges(covariance: Floats, count: int, prior: Floats | None = None) -> Float
         return np.ones(width)
     scale = np.where(variance > 0, 1 / np.sqrt(np.where(variance > 0, variance, 1)), 0)
     noise = explained = 0.0
-    for start in range(0, width, STRIP):  # in strips: no temporaries of the matrix's size
+    for start in range(0, width, STRIP):  # strips avoid temporaries of the matrix's size
         part = slice(start, start + STRIP)
         found = np.clip(covariance[part] * scale * scale[part, None], -1, 1)
         noise += float(np.square(1 - np.square(found)).sum())
@@ -119,9 +119,14 @@ def ridges(covariance: Floats, count: int, prior: Floats | None = None) -> Float
         else:
             found -= prior[part]
         explained += float(np.square(found).sum())
+    return ridge_of(variance, noise, explained, count)
+
+
+def ridge_of(variance: Array, noise: float, explained: float, count: int) -> Array:
+    """The ridge (D,) from the sums over pairs of entries of (1 - r^2)^2 and r^2, or the same share of both sums."""
     rho = noise / max(max(1.0, count / 4) * explained, 1e-300)
     rho = min(rho, 0.9)
-    return np.asarray(max(rho / (1 - rho), 1e-9) * ((1 - FLOOR) * variance + FLOOR * mean))
+    return np.asarray(max(rho / (1 - rho), 1e-9) * ((1 - FLOOR) * variance + FLOOR * float(variance.mean())))
 
 
 def correlations(covariance: Floats, alive: Floats) -> Floats:
@@ -181,6 +186,7 @@ __all__ = [
     "conjugate_gradients",
     "correlations",
     "nested",
+    "ridge_of",
     "ridges",
     "shrinkage",
     "solve",

@@ -1,4 +1,4 @@
-"""The linear algebra that forms share: second moments of a layer's inputs, the ridge, refits and error formulas.
+"""Second moments of a layer's inputs, made ready for fits: the ridge, refits and error formulas that forms share.
 
 Notation, for one group of a layer: W (o, D) is the weight, x (D,) an input patch, y = W x + b. With free biases every
 error depends on the *centred* moments C = E[x x^T] - mean mean^T only: a replacement kernel K leaves
@@ -16,25 +16,28 @@ from typing import Any, Protocol
 import numpy as np
 
 from lwgraph.arrays import Floats, Weights
+from lwgraph.calibrate.sketch import FactoredGram
 from lwgraph.errors import DataError
+from lwgraph.layers.factored import Factored
 from lwgraph.layers.linalg import (
     correlations,
     ridges,
     solve,
 )
 from lwgraph.layers.probe import Probe
+from lwgraph.layers.quadratic import Indices, Quadratic
 from lwgraph.layers.site import Site
 
 SWEEP_WORK = 3 * 10**9  # outputs times squared patch lengths
 SETTLED = 0.02  # alternating fits stop at a sweep that gains less than this share of the error
-MOST_UNKNOWNS = 10_000  # per output: the moments of longer patches are not formed
-WIDE, RIDGED = 1024, 1e-4  # where float32 will do; see `Block.working`
+MOST_UNKNOWNS = 10_000  # longest patch whose moments are formed
+WIDE, RIDGED = 1024, 1e-4  # length and ridge from which float32 is precise enough; see `Block.working`
 SINGLE, LOWER, SHARED = "single", "lower", ("single", "lower")  # keys of what depends on the inputs alone
 FEW, ENOUGH = 3, 5  # samples per unknown below which fits are doubtful, and from which they are good
 
 
 class GramLike(Protocol):
-    """What calibration measures of a layer's input patches: see `lwgraph.calibrate.gram`."""
+    """The statistics of a layer's input patches that fits need; see `lwgraph.calibrate.gram`."""
 
     @property
     def matrix(self) -> Floats:
@@ -46,7 +49,7 @@ class GramLike(Protocol):
 
     @property
     def count(self) -> int:
-        """How many patches were averaged."""
+        """The number of patches averaged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +72,19 @@ class Pooled:
         return cls(matrix, mean, count)
 
 
+def pooled(grams: Sequence[GramLike | FactoredGram]) -> GramLike | FactoredGram:
+    """The moments over the samples of all `grams`, which are all exact or all factored."""
+    if len(grams) == 1:
+        return grams[0]
+    factored = [gram for gram in grams if isinstance(gram, FactoredGram)]
+    if factored:
+        return FactoredGram.pooled(factored)
+    return Pooled.of([gram for gram in grams if not isinstance(gram, FactoredGram)])
+
+
 @dataclass(eq=False)
-class Block:
-    """One group of a layer, ready for fitting.
+class Block(Quadratic):
+    """One group of a layer with exact moments, ready for fitting.
 
     Attributes:
         weight: (o, c, *k).
@@ -93,9 +106,35 @@ class Block:
         self.ridge = np.broadcast_to(np.asarray(self.ridge, np.float64), (len(self.moments),))
 
     @property
-    def matrix(self) -> Floats:
-        """The weight as (o, D)."""
-        return self.weight.reshape(len(self.weight), -1)
+    def diagonal(self) -> Floats:
+        """(D,), that of R."""
+        return np.asarray(np.diagonal(self.moments))
+
+    @property
+    def variance(self) -> Floats:
+        """(D,), the diagonal of C."""
+        return self.diagonal - self.ridge
+
+    @property
+    def trace(self) -> float:
+        """tr(C)."""
+        return float(np.trace(self.moments)) - float(np.sum(self.ridge))
+
+    def apply(self, rows: Floats) -> Floats:
+        """V R for V (o, D)."""
+        return rows @ self.moments
+
+    def solve(self, rows: Floats) -> Floats:
+        """V R^-1 for V (o, D)."""
+        return solve(self.moments, rows)
+
+    def chosen(self, at: Indices) -> Floats:
+        """(k, k), R between k of the entries of a patch."""
+        return np.asarray(self.moments[np.ix_(at, at)])
+
+    def onto(self, kept: Indices) -> Floats:
+        """W R_:K (R_KK)^-1, (o, k). O(k^3)."""
+        return solve(self.chosen(kept), self.cross[:, kept])
 
     @property
     def white(self) -> bool:
@@ -118,7 +157,7 @@ class Block:
         return float(self.cache["total"])
 
     def sweeps(self, most: int, *, white: bool = False) -> int:
-        """How many alternations a fit goes on with from its start: `most`, or what SWEEP_WORK affords at o D^2 each.
+        """The number of alternations that a fit does from its start: `most`, or what SWEEP_WORK affords at o D^2 each.
 
         None for an estimate, nor for white inputs unless `white`.
         """
@@ -212,11 +251,12 @@ class Block:
 
 
 class Moments:
-    """The second moments of a site's input patches, one `Block` per group.
+    """The second moments of a site's input patches, one quadratic form per group (`losses`).
 
     Args:
         site: the layer.
-        gram: what calibration measured; None fits for white inputs (C = I, mean 0), which is fitting the weight alone.
+        gram: what calibration measured, exact or factored; None fits for white inputs (C = I, mean 0), which is fitting
+            the weight alone.
         measure: gives what calibration measured of a probe at the site, for forms that look at more than its patches.
 
     The ridge shrinks the correlations of the inputs by the share rho that their number of samples n calls for
@@ -235,8 +275,8 @@ class Moments:
     def __init__(
         self,
         site: Site | Probe,
-        gram: GramLike | None = None,
-        measure: Callable[[Callable[[Site], Site | Probe]], GramLike] | None = None,
+        gram: GramLike | FactoredGram | None = None,
+        measure: Callable[[Callable[[Site], Site | Probe]], GramLike | FactoredGram] | None = None,
     ) -> None:
         self.site = site
         self._measure = measure
@@ -244,12 +284,18 @@ class Moments:
         self.count = None if gram is None else gram.count
         size, width = site.outputs // site.group, site.fan_in
         self.mean: Floats = np.zeros((site.group, width)) if gram is None else np.asarray(gram.mean, np.float64)
-        self.blocks: list[Block] = []
+        self.losses: list[Quadratic] = []
         for index in range(site.group):
             weight = site.weight[index * size : (index + 1) * size]
             if gram is None:
+                if not isinstance(site, Probe) and width > MOST_UNKNOWNS:
+                    self.losses.append(Factored.white(weight))
+                    continue
                 white = site.white if isinstance(site, Probe) else np.eye(width)
-                self.blocks.append(Block(weight, white, 0.0))
+                self.losses.append(Block(weight, white, 0.0))
+                continue
+            if isinstance(gram, FactoredGram):
+                self.losses.append(Factored.of(weight, gram.factor[index], gram.rest[index], gram.count))
                 continue
             centred = np.array(gram.matrix[index], np.float64)
             if centred.shape != (width, width):
@@ -261,7 +307,28 @@ class Moments:
                 centred[np.diag_indices(width)] += ridge
             else:
                 centred += prior * np.sqrt(ridge) * np.sqrt(ridge)[:, None]
-            self.blocks.append(Block(weight, centred, ridge, prior=prior))
+            self.losses.append(Block(weight, centred, ridge, prior=prior))
+
+    @property
+    def exact(self) -> bool:
+        """Whether all moments are there as matrices (D, D), which fits of forms need."""
+        return all(isinstance(each, Block) for each in self.losses)
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The groups with their matrices of moments.
+
+        Raises:
+            DataError: the moments are factored; see `exact`.
+        """
+        found = [each for each in self.losses if isinstance(each, Block)]
+        if len(found) < len(self.losses):
+            raise DataError(f"layer '{self.site.name}': {inexact(self.site)}")
+        return found
+
+    @blocks.setter
+    def blocks(self, blocks: Sequence[Block]) -> None:
+        self.losses = list(blocks)
 
     def seen(self, look: Callable[[Site], Site | Probe]) -> Moments:
         """The moments of what a form looks at instead of the layer's patches, remembered.
@@ -287,7 +354,7 @@ class Moments:
 
     @staticmethod
     def shortage(site: Site | Probe, count: int) -> str:
-        """What to say of `count` samples for a layer; "" when they are enough."""
+        """The warning about having only `count` samples for a layer; "" when they are enough."""
         if count >= FEW * site.fan_in:
             return ""
         need = ENOUGH * site.fan_in
@@ -303,23 +370,23 @@ class Moments:
         """
         parts = kernel.reshape(self.site.group, -1, self.site.fan_in)
         return ratio(
-            sum(block.error(part) for block, part in zip(self.blocks, parts, strict=True)),
-            sum(block.power for block in self.blocks),
+            sum(each.error(part) for each, part in zip(self.losses, parts, strict=True)),
+            sum(each.power for each in self.losses),
         )
 
     def expected(self, kernel: Floats) -> float:
-        """As `error`, but with the ridge: nearer to what unseen inputs will show, and comparable between forms."""
+        """The error with the ridge: nearer to that on unseen inputs than `error`, and comparable between forms."""
         parts = kernel.reshape(self.site.group, -1, self.site.fan_in)
-        return self.relative(sum(block.loss(part) for block, part in zip(self.blocks, parts, strict=True)))
+        return self.relative(sum(each.loss(part) for each, part in zip(self.losses, parts, strict=True)))
 
     def relative(self, loss: float) -> float:
         """A loss, summed over the blocks, as a share of the outputs' power, ridge included."""
-        return ratio(max(0.0, loss), sum(float(np.vdot(block.cross, block.matrix)) for block in self.blocks))
+        return ratio(max(0.0, loss), sum(each.total for each in self.losses))
 
     def quick(self) -> Moments:
         """The same moments and caches, for fits that stop at their start."""
         twin = copy.copy(self)
-        twin.blocks = [replace(block, refine=False) for block in self.blocks]
+        twin.losses = [replace(each, refine=False) if isinstance(each, Block) else each for each in self.losses]
         return twin
 
     def shift(self, kernel: Floats) -> Floats:
@@ -336,6 +403,11 @@ def too_wide(site: Site) -> str:
     return f"its patches have {site.fan_in:,} entries; moments of more than {MOST_UNKNOWNS:,} are not formed"
 
 
+def inexact(site: Site | Probe) -> str:
+    """What to say where moments of a layer or probe are factored, and a fit needs them whole."""
+    return f"it needs exact moments of {site.fan_in:,} inputs, which the memory allowance has no room for; allow more"
+
+
 def ratio(error: float, power: float) -> float:
     """error / power, with 0/0 = 0 (a constant output kept constant)."""
     if power > 0:
@@ -348,4 +420,16 @@ def refit(block: Block, features: Floats) -> Floats:
     return solve(features @ block.moments @ features.T, block.cross @ features.T)
 
 
-__all__ = ["SHARED", "WIDE", "Block", "GramLike", "Moments", "Pooled", "ratio", "refit", "too_wide"]
+__all__ = [
+    "SHARED",
+    "WIDE",
+    "Block",
+    "GramLike",
+    "Moments",
+    "Pooled",
+    "inexact",
+    "pooled",
+    "ratio",
+    "refit",
+    "too_wide",
+]

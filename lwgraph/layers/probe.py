@@ -1,4 +1,4 @@
-"""What a form looks at, where that is more than the patches of its layer."""
+"""Probes: inputs of a form that sees more than the patches of its layer."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Probe:
         return self.site.output if self.behind else self.site.input
 
     def values(self, x: Array) -> Array:
-        """That value, for an input x (n, c, *spatial) of the layer. O(positions * o * D) for the output."""
+        """The value of the probe for an input x (n, c, *spatial) of the layer. O(positions * o * D) for the output."""
         if not self.behind:
             return x
         own = Patches.of(self.site)
@@ -102,7 +102,7 @@ class Probe:
 
     @property
     def output_padding(self) -> tuple[int, ...]:
-        """Of a ConvTranspose."""
+        """output_padding of a ConvTranspose."""
         return self.patches.output_padding
 
 

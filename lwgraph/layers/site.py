@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lwgraph import ir
-from lwgraph.arrays import Floats
+from lwgraph.arrays import Floats, Shapes
 
 Kind = Literal["conv", "conv_transpose", "gemm", "matmul"]
 KINDS: Mapping[str, Kind] = {
@@ -71,7 +71,7 @@ class Site:
 
     @property
     def output(self) -> ir.Value:
-        """What the layer, bias included, computes."""
+        """The output of the layer, bias included."""
         return self.nodes[-1].outputs[0]
 
     @functools.cached_property
@@ -160,7 +160,7 @@ class Site:
 
     @property
     def taps(self) -> int:
-        """How many taps the kernel has."""
+        """The number of taps of the kernel."""
         return math.prod(self.kernel)
 
     @property
@@ -230,7 +230,7 @@ class Site:
 
 def find_sites(
     model: ir.Model,
-    shapes: Mapping[str, Sequence[int | None]] | None = None,
+    shapes: Shapes | None = None,
     refused: Callable[[str, str], None] = lambda place, reason: None,
 ) -> list[Site]:
     """Every site of the main graph, its subgraphs, and the functions, in graph order.
@@ -266,7 +266,7 @@ class _NoSite(Exception):  # noqa: N818 - a refusal; an empty one means an ordin
     pass
 
 
-def _site(name: str, node: ir.Node, graph: ir.Graph | ir.Function, shapes: Mapping[str, Sequence[int | None]]) -> Site:
+def _site(name: str, node: ir.Node, graph: ir.Graph | ir.Function, shapes: Shapes) -> Site:
     kind = KINDS[node.op_type]
     shape, dtype = ir.constant_shape(node.inputs[1]), ir.constant_dtype(node.inputs[1])
     if shape is None or dtype is None:
@@ -344,7 +344,7 @@ def _with_sharing(sites: list[Site]) -> list[Site]:
     ]
 
 
-def _sizes(value: ir.Value, shapes: Mapping[str, Sequence[int | None]]) -> tuple[int | None, ...] | None:
+def _sizes(value: ir.Value, shapes: Shapes) -> tuple[int | None, ...] | None:
     if (value.name or "") in shapes:
         return tuple(shapes[value.name or ""])
     if value.shape is None:

@@ -14,9 +14,8 @@ from lwgraph.layers.emit import Emitter
 from lwgraph.layers.form import Fitted
 from lwgraph.layers.site import Site
 from lwgraph.measure.compare import compare
+from lwgraph.rewrite.provenance import mark
 
-PASS_KEY = "lwgraph.pass"
-FROM_KEY = "lwgraph.from"
 Build = Callable[[Emitter, ir.Value], ir.Value]
 
 
@@ -63,7 +62,7 @@ def small_input(site: Site, seed: int = 0, *, batch: int = 2) -> np.ndarray[tupl
 
 
 def difference(fitted: Fitted, reference: Executor, opset: int, seed: int = 0) -> str:
-    """How the emitted nodes differ from the dense equivalent on a random input, run by `reference`; "" when equal."""
+    """Describe how the emitted nodes differ from the dense equivalent on a random input in `reference`; "" if equal."""
     feeds = {"x": small_input(fitted.site, seed)}
     results = []
     try:
@@ -90,8 +89,7 @@ def substitute(fitted: Fitted, shared: dict[str, ir.Value] | None = None) -> Non
     stem = site.node.name or site.node.op_type
     for node in op.nodes:
         node.name = ir.fresh_name(site.graph, f"{stem}_{fitted.form.name}")
-        node.metadata_props[PASS_KEY] = str(fitted.form)
-        node.metadata_props[FROM_KEY] = site.name
+        mark(node, str(fitted.form), site.name)
         for output in node.outputs:
             output.name = ir.fresh_name(site.graph, f"{site.output.name}_{fitted.form.name}")
             output.type = _type(node, ir.DataType.from_numpy(site.dtype))

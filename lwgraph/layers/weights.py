@@ -1,4 +1,4 @@
-"""Writing a layer's weight and bias back where they came from."""
+"""Writes the weight and bias of a layer back to where they came from."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _CHUNK = 1 << 20  # elements compared at once in float64
 
 @dataclass(frozen=True)
 class Difference:
-    """How one value differs.
+    """The difference of one value between two runs.
 
     `excess` is the distance divided by what is allowed: over 1 means not equal within the tolerance; infinite for a
     wrong shape or dtype, a missing value or NaN and Inf out of place. `relative` is max|d| over the reference's largest

@@ -1,8 +1,8 @@
-"""How far a rewritten model's outputs are from the original's, in a way that no large output hides a small one."""
+"""The distance of a rewritten model's outputs from the original's, such that no large output hides a small one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,13 +11,14 @@ from lwgraph.arrays import Array
 from lwgraph.errors import DataError
 from lwgraph.executor import Feeds, Run
 
+RunLoss = Callable[[Run], float]  # of a prepared model; lower is better
 _WIDEST = 1 << 15  # an axis with more indices than this is not looked at index by index
 _QUIET = 1e-8  # variance below this share of the loudest index's counts as this share
 
 
 @dataclass
 class _AxisSums:
-    """Per index of an axis: numbers, their sum, their squares, and the squared differences."""
+    """Sums over each index of an axis: count, values, squares and squared differences."""
 
     count: Array
     first: Array
@@ -123,4 +124,4 @@ class Loss(Distance):
         return distance / (1 - distance) if distance < 1 else np.inf
 
 
-__all__ = ["Distance", "Loss"]
+__all__ = ["Distance", "Loss", "RunLoss"]

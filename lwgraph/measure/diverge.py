@@ -1,4 +1,4 @@
-"""Find the first value at which two runs part: two models, or one model in two runtimes."""
+"""Finds the first value at which two runs differ: of two models, or of one model in two runtimes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AT_ONCE = 8  # intermediate values that a run returns together; memory is bounde
 
 @dataclass(frozen=True)
 class Divergence:
-    """Where two runs part.
+    """The first value at which two runs differ.
 
     Attributes:
         name: the first value, in the order of the graph, that differs beyond the tolerance.
@@ -216,7 +216,7 @@ class _Bisection:
 
 
 def _inputs(value: ir.Value) -> list[ir.Value]:
-    """What a value is directly computed from, values used inside subgraphs included."""
+    """The values from which a value is directly computed, those used inside subgraphs included."""
     node = value.producer()
     if node is None:
         return []

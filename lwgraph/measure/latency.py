@@ -18,7 +18,7 @@ _SHORTEST = 2e-3  # seconds: a timing shorter than this is repeated, so that the
 _WARM_UP = 3  # runs of each model before timing, at least
 _LEAST_ROUNDS = 7
 _LEAST = 5  # rounds in which a shortest time is looked for
-_FEW_ROUNDS = 3  # of models that are too slow to be of use
+_FEW_ROUNDS = 3  # rounds for models that are too slow to be of use
 AGREEING, AGREED = 3, 0.02  # rounds, and how near to each other, that make a shortest time credible
 _PRECISION = 0.01  # stop when the median ratios are known within 1 %
 _Z = 1.959964
@@ -37,7 +37,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Speedup:
-    """How many times as fast as the first model; over 1 is faster.
+    """The speed relative to the first model; over 1 is faster.
 
     `median` is the median over rounds of the paired ratio, `low` and `high` its quartiles, `error` the half width of
     its 95 % interval, `minimum` the ratio of the two shortest times, which disturbances cannot shorten.
@@ -49,11 +49,6 @@ class Speedup:
     high: float
     minimum: float
     error: float
-
-    @property
-    def surely_faster(self) -> bool:
-        """Whether both ways of looking say faster, beyond the uncertainty."""
-        return self.median - self.error > 1 and self.minimum > 1
 
     def __str__(self) -> str:
         return f"{self.median:.2f}x ({self.low:.2f} to {self.high:.2f}, by shortest times {self.minimum:.2f})"
@@ -163,7 +158,7 @@ def shortest(
         hopeless: models that take this many times what the first takes get only _FEW_ROUNDS rounds.
     """
     repeats = [_warm_up(run, feeds, clock, 2) for run in runs]
-    best: list[list[float]] = [[] for _ in runs]  # of each round
+    best: list[list[float]] = [[] for _ in runs]  # the best times of each run, by round
     turn = list(range(len(runs)))
     enabled, rounds, start = gc.isenabled(), 0, clock()
     gc.disable()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lwgraph.executor import Run
 
 HIGHEST_DB = 100.0  # equal outputs would be infinitely good; so that differences stay finite
-_CACHE_BYTES = 256 << 20  # of the original's outputs; the rest goes to temporary files
+_CACHE_BYTES = 256 << 20  # memory for the original's outputs; the rest goes to temporary files
 
 
 class Metric(ABC):
@@ -131,7 +131,7 @@ class _Sampled(Metric):
             yield index, batch, outputs
 
     def _kept(self, reduce: Callable[[dict[str, Array]], dict[str, Array]]) -> Iterator[dict[str, Array]]:
-        """What the original gives, batch by batch, reduced; computed on first use."""
+        """The original's outputs, batch by batch, reduced; computed on first use."""
         assert self._original is not None
         if 0 not in self._cache:
             self._names: list[list[str]] = []
@@ -212,7 +212,7 @@ class Agreement(_Sampled):
 
 
 class _Nearness(_Sampled):
-    """How near outputs are to the original's; the worst output counts."""
+    """A metric of how near outputs are to the original's; the worst output counts."""
 
     def _pairs(self, run: Run) -> Iterator[tuple[Batch, dict[str, tuple[Array, Array]]]]:
         originals = self._kept(lambda outputs: outputs)
@@ -317,7 +317,7 @@ class FunctionMetric(Metric):
         self._function, self.name = function, name
 
     def __call__(self, run: Run) -> Score:
-        """What the function returns; whatever it raises becomes one line."""
+        """Call the function; any exception becomes a one-line error."""
         try:
             value = self._function(run)
             number = float(value)

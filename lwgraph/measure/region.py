@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from lwgraph.measure.tolerances import Tolerance
 if TYPE_CHECKING:
     from lwgraph.executor import Executor, Feeds
 
-ERROR_SLACK = 0.05  # of the predicted error: rounding of weights to float32, and of sums
+ERROR_SLACK = 0.05  # share by which the error may exceed the prediction: weights and sums round in float32
 ERROR_FLOOR = 1e-9  # relative squared error that rounding alone may leave where 0 is predicted
 
 
@@ -223,31 +223,6 @@ def extract_region(
     return region
 
 
-def verify_region(
-    before: ir.Model,
-    after: ir.Model,
-    inputs: Sequence[str],
-    outputs: Sequence[str],
-    executor: Executor,
-    samples: Sequence[Feeds],
-    contract: Contract,
-    *,
-    seed: int = 0,
-) -> Difference | None:
-    """Cut the same region out of a model before and after a rewrite and compare; the worst difference, or None.
-
-    Raises:
-        CheckError: there are no samples.
-        LwgraphError: the region is not in both models, or cannot be run.
-    """
-    example = samples[0] if samples else None
-    regions = [extract_region(model, inputs, outputs, example) for model in (before, after)]
-    failure = compare_regions(regions[0], regions[1], executor, samples, contract, seed=seed)
-    if failure is None:
-        return None
-    return replace(failure.difference, reason=f"{failure.difference.reason} ({failure.kind} input)")
-
-
 __all__ = [
     "RegionFailure",
     "adversarial",
@@ -255,5 +230,4 @@ __all__ = [
     "compare_regions",
     "extract_region",
     "relative_error",
-    "verify_region",
 ]

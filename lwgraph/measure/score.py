@@ -65,7 +65,7 @@ def bootstrap(statistic: object, samples: Floats, seed: int = 0) -> tuple[float,
 
 
 def drop(base: Score, new: Score, seed: int = 0) -> Score:
-    """How much `new` lost against `base`, base - new; with an interval when both were measured on the same samples.
+    """The loss of `new` against `base`, base - new; with an interval when both were measured on the same samples.
 
     The samples are paired, so the interval is much narrower than those of the two values.
     """

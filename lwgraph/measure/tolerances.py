@@ -23,7 +23,7 @@ from lwgraph.contract import Contract
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What may differ between a reference tensor and its candidate.
+    """The allowed difference between a reference tensor and its candidate.
 
     Floating point: max|d| <= max(peak * max|reference|, floor) and rms(d) <= max(rms * rms(reference), floor).
     Integer and bool: at most a share `flips` of the elements may differ by more than `step`.

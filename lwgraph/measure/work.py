@@ -1,14 +1,13 @@
-"""What a model costs on paper: multiply-accumulates, parameters, bytes."""
+"""Counts the multiply-accumulates, parameters and bytes of a model."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lwgraph import ir
-
-Shapes = Mapping[str, Sequence[int | None]]
+from lwgraph.arrays import Shapes
 
 
 @dataclass(frozen=True)

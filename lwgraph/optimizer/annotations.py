@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lwgraph import ir
 from lwgraph.rewrite import recipe
-from lwgraph.rewrite.commit import FROM_KEY, PASS_KEY
+from lwgraph.rewrite.provenance import FROM_KEY, PASS_KEY
 
 
 def make_lean(model: ir.Model, original: ir.Model) -> None:

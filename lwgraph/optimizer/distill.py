@@ -54,9 +54,7 @@ def _trainer() -> Trains:
     return registry.role(TRAINS, Trains)
 
 
-def recover(
-    teacher: ir.Model, plan: Plan, context: Context, seconds: float, *, data: Any = None, batch: int = 0
-) -> Recovered:
+def recover(teacher: ir.Model, plan: Plan, context: Context, seconds: float, *, data: Any = None) -> Recovered:
     """Carry out a plan and train the result: its forms in floats first, then, where it has them, its integers as such.
 
     Args:
@@ -65,7 +63,6 @@ def recover(
         context: executor, statistics of `teacher`, `data` to fit to; refusals and gains are recorded in it.
         seconds: of training in all, about.
         data: inputs to train on; None: those of the context.
-        batch: samples per step; 0: as the trainer likes.
 
     Raises:
         UsageError: the training framework is missing, or there are no data.
@@ -81,14 +78,14 @@ def recover(
     made = carry_out(teacher, replace(plan, precision=Precision()), context)
     model, records = made.model, made.records
     _trainer().prepare(model, context)
-    _train(model, context, data, seconds * (1 - INTEGER_SHARE if integers else 1), batch)
+    _train(model, context, data, seconds * (1 - INTEGER_SHARE if integers else 1))
     if integers:
         if context.statistics is not None and context.executor is not None and context.data:
             statistics = Statistics(model, context.data, context.executor, context.seed)
             context = context.beside(statistics=statistics)
         made = carry_out(model, Plan(target=plan.target, precision=plan.precision), context)
         model, records = made.model, records + made.records
-        _train(model, context, data, seconds * INTEGER_SHARE, batch)
+        _train(model, context, data, seconds * INTEGER_SHARE)
     return Recovered(model, records, tuple(context.gains[before:]), time.monotonic() - start)
 
 
@@ -99,12 +96,12 @@ def train(teacher: ir.Model, model: ir.Model, context: Context, seconds: float, 
     """
     require()
     start, model, before = time.monotonic(), ir.clone(model), len(context.gains)
-    _train(model, context.beside(teacher=teacher), context.data if data is None else data, seconds, 0)
+    _train(model, context.beside(teacher=teacher), context.data if data is None else data, seconds)
     return Recovered(model, [], tuple(context.gains[before:]), time.monotonic() - start)
 
 
-def _train(model: ir.Model, context: Context, data: Any, seconds: float, batch: int) -> None:
-    _trainer().train(model, context.beside(data=data), seconds, batch=batch)
+def _train(model: ir.Model, context: Context, data: Any, seconds: float) -> None:
+    _trainer().train(model, context.beside(data=data), seconds)
 
 
 # ------------------------------------------------------------ which plan

@@ -1,1 +1,1 @@
-"""Sites, forms, their cost, and the choice among them."""
+"""Plans: reading and writing, prices, searches, refits, and carrying them out."""

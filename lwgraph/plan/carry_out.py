@@ -13,12 +13,12 @@ from lwgraph.errors import UsageError, did_you_mean
 from lwgraph.layers.apply import Record, apply_forms, observable
 from lwgraph.layers.form import Fitted, parse_form
 from lwgraph.layers.site import find_sites
-from lwgraph.layers.substitute import FROM_KEY
 from lwgraph.plan.plan import KEEP, Plan, Precision
 from lwgraph.plan.refit.sequential import refit
 from lwgraph.plan.roles import BLOCKS, GROUPS, SHAPES, Removes
 from lwgraph.rewrite import Pipeline
 from lwgraph.rewrite.base import Context, Pass
+from lwgraph.rewrite.provenance import FROM_KEY
 from lwgraph.views.coupling import couple_channels
 
 REFIT_SAMPLES, REFIT_SECONDS = 256, 10.0  # that layers are fitted anew to, and about how long these may run

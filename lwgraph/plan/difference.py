@@ -1,4 +1,4 @@
-"""What differs between two plans, choice by choice."""
+"""Compares two plans, choice by choice."""
 
 from __future__ import annotations
 

@@ -52,6 +52,7 @@ class Removal:
 class Removes(Protocol):
     """Leaves things out, choice by choice. The passes `prune-channels` and `prune-blocks` do.
 
+    Its text, `str`, tells it apart from others in the cache of what was measured with it.
     Several choices in one call are made together. What was found out for `options` is kept in the context, so that
     `apply` on copies of the same model is quick.
     """
@@ -153,14 +154,13 @@ class Trains(Protocol):
     def prepare(self, model: ir.Model, context: Context) -> None:
         """Bring back in place what takes seconds, before any training."""
 
-    def train(self, model: ir.Model, context: Context, seconds: float, *, batch: int = 0) -> None:
+    def train(self, model: ir.Model, context: Context, seconds: float) -> None:
         """Train in place.
 
         Args:
             model: whose weights change; the structure and the precisions stay.
             context: `teacher`, `data` to learn from; gains and refusals are recorded in it.
             seconds: of training, about.
-            batch: samples per step; 0: as the trainer likes.
 
         Raises:
             LwgraphError: training failed, or is not possible.

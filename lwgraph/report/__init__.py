@@ -1,4 +1,4 @@
-"""JSON and HTML reports of a run."""
+"""JSON and HTML reports of an optimization."""
 
 from lwgraph.report.html import to_html
 from lwgraph.report.record import Check, Facts, PassRun, Report, ScoreRecord, SiteChoice, Stage, StageRun

@@ -10,7 +10,7 @@ from html import escape
 WIDTH, HEIGHT = 760, 320
 LEFT, RIGHT, TOP, BOTTOM = 70, 20, 12, 46
 TICKS = 6
-_Place = Callable[[float, float], tuple[float, float]]  # of the data, to pixels
+_Place = Callable[[float, float], tuple[float, float]]  # maps data to pixels
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class ChartAxis:
         return low - margin, high + margin
 
     def share(self, value: float, low: float, high: float) -> float:
-        """Where `value` lies between the bounds, 0 to 1."""
+        """The position of `value` between the bounds, 0 to 1."""
         if self.log:
             return math.log(value / low) / math.log(high / low)
         return (value - low) / (high - low)

@@ -1,4 +1,4 @@
-"""What a run of optimize found, as plain data: the one source of the JSON report, the HTML page and the table."""
+"""The results of an optimization as plain data: the one source of the JSON report, the HTML page and the table."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ScoreRecord:
     max_drop: float | None
     drop_interval: tuple[float, float] | None = None  # 95 %, paired over the samples
     judged_on: str = ""
-    looks: int = 1  # how many candidates were judged on this data
+    looks: int = 1  # candidates that were judged on this data
 
 
 @dataclass

@@ -40,7 +40,7 @@ class Const:
 
     @property
     def size(self) -> int:
-        """How many elements there are, without reading them."""
+        """The number of elements, without reading them."""
         return math.prod(self.shape)
 
     @property

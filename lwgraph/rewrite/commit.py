@@ -1,4 +1,4 @@
-"""Put a replacement where its match stands: names, types, uses, order, provenance, and the removal of what died."""
+"""Puts a replacement where its match stands: names, types, uses, order, provenance, and removal of dead nodes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from lwgraph import ir
 from lwgraph.rewrite.base import Skip
 from lwgraph.rewrite.builder import Builder
 from lwgraph.rewrite.match import Match
+from lwgraph.rewrite.provenance import FROM_KEY, mark
 
-PASS_KEY, FROM_KEY = "lwgraph.pass", "lwgraph.from"  # metadata of the nodes a pass made
 _FINEST = 1e-6  # positions nearer than this are numbered anew
-_NAMES_KEPT = 4  # of the nodes that a new node stands for
+_NAMES_KEPT = 4  # names kept of the nodes that a new node stands for
 
 
 @dataclass(frozen=True)
@@ -141,12 +141,11 @@ def _stamp(made: list[ir.Node], found: Match, name: str) -> None:
     kept = list(origins)[:_NAMES_KEPT]
     text = ", ".join(kept + ["..."] * (len(origins) > len(kept)))
     for node in made:
-        node.metadata_props[PASS_KEY] = name
-        node.metadata_props[FROM_KEY] = text
+        mark(node, name, text)
 
 
 def _inherit(result: ir.Value, old: ir.Value) -> None:
-    """What is known of the replaced value holds for its replacement; a static size says more than a symbol."""
+    """Copy the type and shape of the replaced value to its replacement; a static size says more than a symbol."""
     if result.type is None:
         result.type = old.type
     if old.shape is None:

@@ -1,4 +1,4 @@
-"""Apply rules everywhere until none matches. The only place where a rewrite changes a graph.
+"""Applies rules everywhere until none matches. The only place where a rewrite changes a graph.
 
 A worklist holds the nodes at which a rule may match. After a rewrite only the neighbourhood, as deep as the patterns
 reach, goes back on it, so the cost is linear in the graph as long as the rewrites are local.

@@ -1,4 +1,4 @@
-"""What stands around a pass without being one, and what it is told of a pass that ran."""
+"""The base of instruments, which run before and after each pass."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Instrument:
         """Once, before the first pass."""
 
     def before(self, p: Pass, model: ir.Model, context: Context) -> None:
-        """Before each pass."""
+        """Called before each pass."""
 
     def after(self, step: Step, model: ir.Model, context: Context) -> None:
-        """After each pass; raise CheckError to reject what it did."""
+        """Called after each pass; raise CheckError to reject its result."""
 
     def failed(self, p: Pass, error: LwgraphError, context: Context) -> str:
         """A pass failed or was rejected; what is returned is added to the message."""

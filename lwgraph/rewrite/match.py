@@ -1,4 +1,4 @@
-"""Match a pattern at a node. Nothing is changed: a match is a set of bindings and the nodes that it covers."""
+"""Matches a pattern at a node. Nothing is changed: a match is a set of bindings and the nodes that it covers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NO_LITERAL_OVER = 1 << 16  # elements; a larger constant is never compared with
 
 @dataclass(frozen=True)
 class Match:
-    """Where a pattern stands: what its names are bound to, its nodes, and the values it replaces (in its order)."""
+    """A match of a pattern: the bindings of its names, its nodes, and the values it replaces (in its order)."""
 
     bindings: dict[str, Any]
     nodes: tuple[ir.Node, ...]
@@ -41,7 +41,7 @@ class _Matcher:
         assert anchor.graph is not None
         self.pattern, self.anchor, self.graph = pattern, anchor, anchor.graph
         self.bindings: dict[str, Any] = {}
-        self.nodes: dict[int, tuple[NodePattern, ir.Node]] = {}  # by id of the node pattern
+        self.nodes: dict[int, tuple[NodePattern, ir.Node]] = {}  # keys are ids of node patterns
         self.outputs: list[ir.Value] = []
 
     def run(self) -> Iterator[Match]:

@@ -1,4 +1,4 @@
-"""What the pattern language and the clean passes must know about operators."""
+"""Facts about operators for the pattern language and the clean passes."""
 
 from __future__ import annotations
 

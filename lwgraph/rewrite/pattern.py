@@ -121,7 +121,7 @@ class Pattern:
     roots: tuple[OutputOf | Either, ...]
     names: frozenset[str]
     anchors: tuple[tuple[str, str], ...]  # (domain, op type) of the nodes that can produce the first output
-    depth: int  # of nodes between the outputs and the farthest input
+    depth: int  # number of nodes from the outputs to the farthest input
     constants: frozenset[str]  # names bound to a Const
 
 

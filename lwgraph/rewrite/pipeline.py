@@ -1,4 +1,4 @@
-"""Passes in a row: from text, from a recipe, run under instruments."""
+"""Pipelines: passes in a row, from text or from a recipe, run under instruments."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Pipeline:
 
     @classmethod
     def parse(cls, text: str) -> Pipeline:
-        """From `a,b{x=1},c`. A name may also be that of a registered pipeline, which stands for its passes.
+        """Parse `a,b{x=1},c`. A name may also be that of a registered pipeline, which stands for its passes.
 
         Raises:
             UsageError: an unknown name (with a near miss), option or value.
@@ -36,7 +36,7 @@ class Pipeline:
 
     @classmethod
     def from_recipe(cls, text: str) -> Pipeline:
-        """From a recipe: TOML with one `[[passes]]` table for each pass, its name and its options."""
+        """Read a recipe: TOML with one `[[passes]]` table for each pass, its name and its options."""
         return cls(recipe.read(text))
 
     def to_recipe(self) -> str:

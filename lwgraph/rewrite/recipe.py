@@ -14,7 +14,7 @@ from lwgraph.errors import UsageError, did_you_mean
 from lwgraph.rewrite.base import Pass, find_class, spelling
 from lwgraph.rewrite.options import build, is_default
 
-KEY = "lwgraph.recipe"  # in the model's metadata
+KEY = "lwgraph.recipe"  # the key in the model's metadata
 _PACKAGES = ("lwgraph", "onnx", "onnx-ir", "numpy")
 _SECTIONS = ("passes", "versions")
 
@@ -51,7 +51,7 @@ def record(model: ir.Model, passes: Iterable[Pass]) -> None:
         try:
             earlier = read(model.metadata_props[KEY])
         except UsageError:
-            earlier = []  # from a version with other passes: what is written now must be readable now
+            earlier = []  # a recipe of a version with other passes is dropped: a model's recipe must be readable
     model.metadata_props[KEY] = write([*earlier, *passes])
 
 

@@ -37,11 +37,11 @@ class RewritePass(Pass):
 
     @abstractmethod
     def pattern(self, op: Any, *args: Any) -> Any:
-        """What to look for."""
+        """The pattern to look for."""
 
     @abstractmethod
     def replace(self, op: Any, *args: Any) -> Any:
-        """What to put there."""
+        """The replacement."""
 
     def rules(self) -> Sequence[Rule]:
         """The rewrites, tried in order at each node."""

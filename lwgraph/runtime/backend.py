@@ -1,4 +1,4 @@
-"""Which kernels run, the compiled ones or their NumPy stand-ins, and on how many threads."""
+"""Chooses the kernels, compiled or their NumPy stand-ins, and the number of threads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from lwgraph.arrays import Array
 from lwgraph.runtime import kernels_numpy
 
-VERSION = 1  # of the compiled functions' arguments; an older build that was left behind is not used
+VERSION = 1  # version of the compiled functions' arguments; another build is not used
 
 try:
     from lwgraph.runtime import _kernels as compiled  # type: ignore[attr-defined, unused-ignore]

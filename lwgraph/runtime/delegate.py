@@ -1,4 +1,4 @@
-"""Everything that is not ours: onnx's own reference operators, with ours inside their subgraphs and functions."""
+"""Runs operators that have no implementation here by onnx's own reference, with ours inside subgraphs and functions."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Delegates:
         """
         proto = ir.node_proto(node)
         if proto.op_type == "Scatter" and proto.domain in ("", "ai.onnx"):
-            proto.op_type = "ScatterElements"  # its name since version 11
+            proto.op_type = "ScatterElements"  # Scatter has this name since version 11
         graph = onnx.GraphProto(name="node", node=[proto])
         outer = _outer_names(proto)
         try:

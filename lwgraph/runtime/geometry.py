@@ -13,7 +13,7 @@ from lwgraph.runtime import kernels_numpy
 
 
 def three(values: Sequence[int], fill: int) -> list[int]:
-    """Up to three values, with `fill` in front for the missing dimensions."""
+    """Pad up to three values with `fill` in front for the missing dimensions."""
     return [fill] * (3 - len(values)) + list(values)
 
 

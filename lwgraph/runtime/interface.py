@@ -1,4 +1,4 @@
-"""What every executor needs of a model: its named values, its inputs, and feeds checked against them."""
+"""Shared by all executors: the named values of a model, its inputs, and the check of feeds against them."""
 
 from __future__ import annotations
 

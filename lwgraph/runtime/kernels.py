@@ -66,7 +66,7 @@ def conv_transpose(
     meet it, so no product with an inserted zero is computed.
 
     Raises:
-        ValueError: as `conv`.
+        ValueError: as raised by `conv`.
     """
     spatial = x.ndim - 2
     if not 1 <= spatial <= 3 or w.ndim != x.ndim:

@@ -27,7 +27,7 @@ def level(name: str | None = None) -> str:
 
 
 def levels() -> tuple[str, ...]:
-    """What `level` accepts."""
+    """The instruction sets that `level` accepts."""
     return ("numpy",)
 
 

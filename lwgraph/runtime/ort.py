@@ -28,8 +28,8 @@ LEVELS = {
     "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 SHARED_BYTES = 1024  # initializers from this size on are lent to ONNX Runtime instead of being serialized
-MOST_THREADS = 8  # of runs that nobody times
-_KERNEL = "_kernel_time"  # how the profiler marks a kernel's event
+MOST_THREADS = 8  # most threads for untimed runs
+_KERNEL = "_kernel_time"  # suffix of a kernel's event in the profile
 _SILENT = 4  # ONNX Runtime's "fatal": everything else reaches the caller as an exception
 _LENDABLE = {
     ir.DataType.FLOAT,
@@ -102,7 +102,7 @@ class OrtExecutor:
         return OrtRun(_session(proto, options), names, inputs, (values, lent))
 
     def as_written(self) -> OrtExecutor:
-        """The same, but products with 4- and 8-bit weights take their activations as they are.
+        """A twin of this executor in which products with 4- and 8-bit weights take their activations as they are.
 
         By default ONNX Runtime rounds those to 8 bits, which the graph does not say: fast, and not to be compared with
         another executor.
@@ -116,7 +116,7 @@ class OrtExecutor:
         return OrtExecutor(self.threads, self.level, hook)
 
     def untimed(self) -> OrtExecutor:
-        """The same on all cores that this process may use, at most MOST_THREADS: for runs whose time does not matter.
+        """A twin for runs whose time does not matter: on all cores of this process, at most MOST_THREADS.
 
         OMP_NUM_THREADS, where it is set, is kept to, as linear algebra does: worker processes set it.
         """
@@ -145,7 +145,7 @@ class OrtExecutor:
             return onnx.load(path, load_external_data=False)
 
     def profile(self, model: ir.Model, feeds: Sequence[Feeds]) -> list[Kernel]:
-        """What each kernel of the optimized graph takes: the model runs once on every feed after one run to warm up.
+        """The time of each kernel of the optimized graph; the model runs once on every feed after one run to warm up.
 
         Raises:
             ModelError: the runtime cannot load the model. DataError: it cannot run on a feed.

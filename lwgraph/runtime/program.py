@@ -146,7 +146,7 @@ class Program:
                 results = step.function(*(self._start[i] for i in step.inputs))
         except ModelError:
             raise
-        except Exception:  # it will be reported when the model runs
+        except Exception:  # the error is reported when the model runs
             return False
         results = results if isinstance(results, tuple) else (results,)
         if any(not isinstance(result, np.ndarray) or result.nbytes > _FOLDED for result in results):
@@ -195,7 +195,7 @@ class Program:
 
 @dataclass
 class Replacement:
-    """What computes `output` instead of its node: a function of other values, which stand before it."""
+    """A function of earlier values that computes `output` instead of its node."""
 
     function: Function
     inputs: Sequence[ir.Value | None]

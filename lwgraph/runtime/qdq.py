@@ -1,4 +1,4 @@
-"""Quantize-dequantize groups as integer operators: what a runtime computes for DQ - Conv, MatMul, Gemm, Add or Mul - Q.
+"""Quantize-dequantize groups as integer operators, as runtimes compute DQ - Conv, MatMul, Gemm, Add or Mul - Q.
 
 The rules are those by which ONNX Runtime fuses on the CPU: every input is dequantized from 8 bits (a bias from int32),
 the result has no other use, and input and output have one type. A Relu or Clip before the Q disappears when saturation
@@ -37,7 +37,7 @@ class _Quantized:
 
 
 def integer_groups(model: ir.Model, names: Collection[str], options: Options) -> dict[ir.Node, Replacement]:
-    """For each QuantizeLinear that ends a group, the integer operator that stands for the whole group.
+    """The integer operator that stands for a whole group, by the QuantizeLinear that ends it.
 
     A group is left in floats when one of its inner values is in `names`.
     """

@@ -1,4 +1,4 @@
-"""Work side by side: processes of this machine, or a Dask cluster, behind one `concurrent.futures.Executor`.
+"""Parallel work: processes of this machine, or a Dask cluster, behind one `concurrent.futures.Executor`.
 
 Fits, estimates and trials of plans are tasks. Prices are not: processes that run at once share caches, memory bandwidth
 and the processor's clock, so each would measure the others, too. Prices are therefore measured by one process of a

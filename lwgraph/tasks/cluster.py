@@ -1,4 +1,4 @@
-"""A Dask cluster that exists already. Dask starts tasks again whose worker is lost."""
+"""A pool on an existing Dask cluster. Dask restarts tasks whose worker is lost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lwgraph.errors import UsageError
 from lwgraph.tasks.pool import Pool, Shared
 
 T = TypeVar("T")
-SECONDS = 10  # to wait for the scheduler
+SECONDS = 10  # seconds to wait for the scheduler
 LARGE = "2GB"  # arguments of a task, beyond which Dask warns; Gram matrices have many megabytes
 
 

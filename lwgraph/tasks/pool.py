@@ -1,4 +1,4 @@
-"""What all pools have in common."""
+"""The interface of pools, and the choice among them."""
 
 from __future__ import annotations
 

@@ -1,26 +1,23 @@
-"""Processes of this machine. One that dies, killed or out of memory, is replaced, and its task is done again."""
+"""A pool of processes. One that dies, killed or out of memory, is replaced, and its task is done again."""
 
 from __future__ import annotations
 
-import functools
-import multiprocessing
 import os
 import pickle
-import signal
 import tempfile
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from lwgraph.errors import CheckError, UsageError
 from lwgraph.tasks.pool import Pool, Shared
+from lwgraph.tasks.worker import ClosedError, DeathError, HangError, Worker
 
 T = TypeVar("T")
-TRIES = 3  # how often a task may be started
+TRIES, HANGS = 3, 2  # how often a task may be started that kills its process, or that does not end in time
 KEPT = 4  # shared values that a worker keeps
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
@@ -32,95 +29,67 @@ class OnDisk(Shared):
         self.path = path
 
 
-class _Outer(Future[T]):
-    """What the caller holds, while the task may be moved from a broken pool to the next."""
-
-    inner: Future[T] | None = None
-
-    def cancel(self) -> bool:
-        if self.inner is not None and not self.inner.cancel():
-            return False
-        return super().cancel()
-
-
 class Processes(Pool):
     """`workers` fresh processes (spawned: no state of this one), each with single-threaded linear algebra.
 
     Several processes with several threads each would compete for the same cores; and with one thread, results do not
-    depend on how many workers there are.
+    depend on how many workers there are. Each process has a thread here that waits for its answers.
+
+    Args:
+        workers: how many.
+        timeout: seconds that a task may take; None: as many as it takes.
     """
 
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
-        self._lock = threading.RLock()
+    def __init__(self, workers: int, timeout: float | None = None) -> None:
+        self.workers, self.timeout = workers, timeout
         self._folder = tempfile.TemporaryDirectory(prefix="lwgraph-")
         self._before = {name: os.environ.get(name) for name in THREADS}
         os.environ.update(dict.fromkeys(THREADS, "1"))  # read by the libraries when a worker first loads them
         self._closed = False
         self._shares = 0
-        self._pool = self._fresh()
-
-    def _fresh(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"), initializer=_start)
+        self._workers = [Worker() for _ in range(workers)]
+        self._idle: SimpleQueue[Worker] = SimpleQueue()
+        for worker in self._workers:
+            self._idle.put(worker)
+        self._threads = ThreadPoolExecutor(workers, "lwgraph")
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Run `fn` in a worker.
 
-        The future raises what `fn` raises, and CheckError when every process that tries it dies.
+        The future raises what `fn` raises, and CheckError when every process that tries it dies, or hangs.
         """
-        outer: _Outer[T] = _Outer()
-        self._start(outer, functools.partial(_call, fn, args, kwargs), TRIES)
-        return outer
+        if self._closed:
+            raise RuntimeError("the pool is shut down")
+        return self._threads.submit(self._run, fn, args, kwargs)
 
-    def _start(self, outer: _Outer[Any], work: Callable[[], Any], tries: int) -> None:
-        with self._lock:
-            if self._closed:
-                raise RuntimeError("the pool is shut down")
-            try:
-                pool, inner = self._pool, self._pool.submit(work)
-            except BrokenProcessPool:
-                self._pool = pool = self._fresh()
-                inner = pool.submit(work)
-            outer.inner = inner
-        inner.add_done_callback(functools.partial(self._done, outer, work, tries, pool))
-
-    def _done(
-        self, outer: _Outer[Any], work: Callable[[], Any], tries: int, pool: ProcessPoolExecutor, inner: Future[Any]
-    ) -> None:
-        if inner.cancelled() or outer.cancelled():
-            if not outer.cancelled():
-                Future.cancel(outer)
-            outer.set_running_or_notify_cancel()
-            return
-        error = inner.exception()
-        if isinstance(error, BrokenProcessPool) and tries > 1:
-            with self._lock:
-                if self._closed:
-                    outer.set_exception(CancelledError())
-                    return
-                if self._pool is pool:
-                    self._pool = self._fresh()
-            self._start(outer, work, tries - 1)
-            return
-        if not outer.set_running_or_notify_cancel():
-            return
-        if isinstance(error, BrokenProcessPool):
-            outer.set_exception(
-                CheckError(
-                    f"worker processes died {TRIES} times on the same task, killed or out of memory; "
-                    "use fewer --workers (in a script, start the work under `if __name__ == '__main__':`)"
-                )
-            )
-        elif error is not None:
-            outer.set_exception(error)
-        else:
-            outer.set_result(inner.result())
+    def _run(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
+        worker = self._idle.get()  # there is one for each thread
+        died = hung = 0
+        try:
+            while True:
+                try:
+                    found: T = worker.call(_call, fn, args, kwargs, timeout=self.timeout)
+                    return found
+                except DeathError:
+                    died += 1
+                except HangError:
+                    hung += 1
+                except ClosedError:
+                    raise CancelledError from None
+                if died == TRIES:
+                    raise CheckError(
+                        f"worker processes died {TRIES} times on the same task, killed or out of memory; "
+                        "use fewer --workers (in a script, start the work under `if __name__ == '__main__':`)"
+                    )
+                if hung == HANGS:
+                    raise CheckError(f"a task did not end within {self.timeout:g} s, {HANGS} times; it is given up")
+        finally:
+            self._idle.put(worker)
 
     def share(self, value: Any) -> Shared:
         """Write a value where every worker reads it once."""
-        with self._lock:
-            self._shares += 1
-            path = Path(self._folder.name, f"{self._shares}.pickle")
+        self._shares += 1
+        path = Path(self._folder.name, f"{self._shares}.pickle")
         try:
             path.write_bytes(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
         except OSError as error:
@@ -129,27 +98,20 @@ class Processes(Pool):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the processes; those at work are waited for only if `wait`."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            pool = self._pool
-        processes = list((getattr(pool, "_processes", None) or {}).values())
-        pool.shutdown(wait=wait, cancel_futures=cancel_futures)
-        if not wait:
-            for process in processes:
-                process.terminate()
+        if self._closed:
+            return
+        if wait:
+            self._threads.shutdown(cancel_futures=cancel_futures)
+        self._closed = True
+        for worker in self._workers:
+            worker.close()
+        self._threads.shutdown(cancel_futures=cancel_futures)
         for name, before in self._before.items():
             if before is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = before
         self._folder.cleanup()
-
-
-def _start() -> None:
-    """Leave Ctrl-C, which a terminal sends to all processes, to the one that was started by hand."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 _values: OrderedDict[str, Any] = OrderedDict()  # of a worker: shared values, the last used at the end
@@ -168,4 +130,4 @@ def _value(path: str) -> Any:
     return _values[path]
 
 
-__all__ = ["TRIES", "OnDisk", "Processes"]
+__all__ = ["HANGS", "TRIES", "OnDisk", "Processes"]

@@ -1,4 +1,4 @@
-"""check_form: does a form keep the promises that the planner builds on?"""
+"""check_form: checks that a form keeps the promises that the planner relies on."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ def moments_on(site: Site, x: Array) -> Moments:
 
 
 def _taken(site: Site, sizes: Sequence[int]) -> Iterator[Ints]:
-    """Per axis, the input index that tap k reads at output p, (taps, positions); in the padding, the input's size."""
+    """The input index that tap k reads at output p, per axis, (taps, positions); in the padding, the input's size."""
     rank = len(site.kernel)
     for a, size in enumerate(sizes):
         k, s, d = site.kernel[a], site.strides[a], site.dilations[a]

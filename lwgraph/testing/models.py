@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
 OPSETS = (11, 13, 17, 21)
-_SIZE = 8  # of the images
+_SIZE = 8  # sides of the images
 _IR_VERSION = 8
 
 
@@ -48,7 +48,7 @@ def graphs(nodes: int = 6) -> SearchStrategy[ir.Model]:
 class _Value:
     name: str
     channels: int
-    size: int  # of the square image
+    size: int  # side of the square image
 
 
 @dataclass
@@ -183,7 +183,7 @@ def _transpose(s: _State) -> None:
 
 
 def _reshape(s: _State) -> None:
-    """To rows and back, with the batch read from the shape, as exporters write it."""
+    """Reshape to rows and back, with the batch read from the shape, as exporters write it."""
     x = s.pick()
     flat = s.add("Reshape", [x.name, s.constant(np.array([0, x.channels, -1], np.int64))])
     shape = s.add("Shape", [x.name])

@@ -1,4 +1,4 @@
-"""check_pass: does a pass keep the promises that the pipeline builds on?"""
+"""check_pass: checks that a pass keeps the promises that the pipeline relies on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model as readable text, and how two models differ."""
+"""Models as readable text, and differences between two models."""
 
 from lwgraph.text.diff import Change, Diff, diff
 from lwgraph.text.printing import (

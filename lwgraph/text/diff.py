@@ -1,4 +1,4 @@
-"""How two models differ: nodes, attributes, constants, inputs, outputs and metadata, each change named once."""
+"""Compares two models: nodes, attributes, constants, inputs, outputs and metadata, each change named once."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Change:
 
     kind: str  # "added", "removed", "changed" or "renamed", from A to B
     what: str  # "node", "initializer", "input", "output", "value", "function", "graph" or "model"
-    name: str  # of the node, value, ... in A; in B when added
+    name: str  # name of the node, value, ... in A; in B when added
     scope: str = ""  # the graph it is in: "" for the main graph, else "node.attribute" or a function's name
-    before: str = ""  # its text in A; empty when added
-    after: str = ""  # its text in B; empty when removed
+    before: str = ""  # text in A; empty when added
+    after: str = ""  # text in B; empty when removed
     details: tuple[str, ...] = ()  # for "changed": each aspect on a line, "aspect: before -> after"
 
     def __str__(self) -> str:
@@ -49,7 +49,7 @@ class Diff:
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
-        """How often each kind of change happened: {"node": {"added": 2, ...}, ...}."""
+        """The number of changes of each kind: {"node": {"added": 2, ...}, ...}."""
         found: dict[str, Counter[str]] = defaultdict(Counter)
         for change in self.changes:
             found[change.what][change.kind] += 1
@@ -126,7 +126,7 @@ def _model(a: ir.Model, b: ir.Model) -> Iterator[Change]:
 
 
 class _Hashes:
-    """What each value of a graph computes, as a hash over everything before it."""
+    """A hash of the computation of each value, over everything before it."""
 
     def __init__(self, graph: ir.Graph, outer: _Hashes | None = None) -> None:
         self.values: dict[ir.Value, str] = dict(outer.values) if outer else {}

@@ -1,4 +1,4 @@
-"""A model as readable text: one line a node, stable, so that two texts can be compared by eye or by diff(1)."""
+"""Prints a model as text: one line per node, stable, so that two texts can be compared by eye or by diff(1)."""
 
 from __future__ import annotations
 

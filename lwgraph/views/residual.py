@@ -32,7 +32,7 @@ class Residual:
 
     @property
     def shortcut(self) -> ir.Value:
-        """What is left of the block when the branch goes."""
+        """The value that remains of the block when the branch goes."""
         found = self.add.inputs[1 - self.slot]
         assert found is not None
         return found
@@ -105,7 +105,7 @@ def _exclusive(add: ir.Node, slot: int, place: dict[ir.Node, int]) -> tuple[ir.N
 
 
 def _read(node: ir.Node) -> list[ir.Value]:
-    """What a node reads, its subgraphs too; constants are left out."""
+    """The values that a node and its subgraphs read, without constants."""
     values = [value for value in node.inputs if value is not None]
     for graph in ir.subgraphs_of(node):
         for inner in graph:

@@ -7,9 +7,9 @@ from lwgraph.calibrate import Statistics
 from lwgraph.errors import UsageError
 from lwgraph.layers.form_pass import as_pass
 from lwgraph.layers.site import find_sites
-from lwgraph.layers.substitute import PASS_KEY
 from lwgraph.measure.compare import compare
 from lwgraph.rewrite.base import Context, Contract, Log, Pass
+from lwgraph.rewrite.provenance import PASS_KEY
 from lwgraph.testing.layers import SampleLayer, layers
 from tests.layers.chain import FEEDS, ORT, Measured, chain
 

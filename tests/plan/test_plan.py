@@ -80,7 +80,7 @@ WRONG = [
     (plan_with(sites={"a": {"form": "keep", "error": "0.1"}}), "at least 0"),
     (plan_with(sites={"a": {"form": "keep", "error": True}}), "error is true"),
     ('{"lwgraph_plan": 2, "sites": {"a": {"form": "keep", "error": NaN}}}', "NaN is not a number"),
-    ('{"lwgraph_plan": 2, "sites": {"a": {"form": "keep"}, "a": {"form": "keep"}}}', '"a" is there twice'),
+    ('{"lwgraph_plan": 2, "sites": {"a": {"form": "keep"}, "a": {"form": "keep"}}}', '"a" occurs twice'),
     (plan_with(groups={"g": {"keep": 3, "of": 2}}), "keep is 3; allowed: 1 to 2"),
     (plan_with(groups={"g": {"keep": 0, "of": 2}}), "whole number of at least 1"),
     (plan_with(groups={"g": {"keep": 1.5, "of": 2}}), "whole number"),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
+
+from lwgraph.tasks.worker import Worker
 
 
 def add(a: float, b: float) -> float:
@@ -49,3 +52,39 @@ def interrupted() -> bool:
 
 def threads() -> str | None:
     return os.environ.get("OMP_NUM_THREADS")
+
+
+class StrangeError(Exception):
+    """An error that cannot be made anew from its arguments."""
+
+    def __init__(self, one: str, other: str) -> None:
+        super().__init__(f"{one} {other}")
+
+
+def strange() -> None:
+    raise StrangeError("two", "words")
+
+
+def lambdas() -> object:
+    return lambda: 1
+
+
+_inner: list[object] = []
+
+
+def nested() -> int:
+    """Start a worker of this worker, leave it at work, and say which process it is."""
+    worker = Worker()
+    found = worker.call(pid)
+    threading.Thread(target=worker.call, args=(pid, 60.0), daemon=True).start()
+    _inner.append(worker)
+    return found
+
+
+def hang_once(marker: str, number: int) -> int:
+    """Never end the first time that anyone gets here."""
+    path = Path(marker)
+    if not path.exists():
+        path.write_text("hung")
+        time.sleep(600)
+    return number * number

@@ -1,4 +1,4 @@
-"""Compute equal things once."""
+"""common-subexpressions: computes equal things once."""
 
 from __future__ import annotations
 

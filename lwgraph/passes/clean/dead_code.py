@@ -1,4 +1,4 @@
-"""Remove what no output of the model depends on."""
+"""dead-code: removes what no output of the model depends on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leave out optional inputs that hold what their absence means."""
+"""default-inputs: drops optional inputs that hold what their absence means."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keep equal constants once."""
+"""duplicate-initializers: keeps equal constants once."""
 
 from __future__ import annotations
 

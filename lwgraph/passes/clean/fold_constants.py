@@ -1,4 +1,4 @@
-"""Compute at compile time what every runtime computes alike."""
+"""fold-constants: computes what every runtime computes alike."""
 
 from __future__ import annotations
 

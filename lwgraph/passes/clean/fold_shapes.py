@@ -1,4 +1,4 @@
-"""Compute sizes at compile time, as far as the shapes of the inputs tell them."""
+"""fold-shapes: computes sizes, as far as the shapes of the inputs determine them."""
 
 from __future__ import annotations
 

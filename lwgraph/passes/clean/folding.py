@@ -1,4 +1,4 @@
-"""Compute what depends on constants only: shared by the passes that fold."""
+"""Computes what depends on constants only; shared by the passes that fold."""
 
 from __future__ import annotations
 
@@ -305,7 +305,7 @@ class Folder:
         self.context.skip(self.name, node.name or node.op_type, reason)
 
 
-_IR_VERSION = 10  # of the models that are only computed; every runtime reads it
+_IR_VERSION = 10  # the version of models made only to be computed; every runtime reads it
 
 
 def _results(group: list[ir.Node]) -> list[ir.Value]:
@@ -344,7 +344,7 @@ def _nbytes(value: ir.Value) -> int:
 
 
 def _grown_elements(node: ir.Node) -> int | None:
-    """How many elements the result of a growing node has, from its constant inputs; None when that is not known."""
+    """The number of elements in the result of a growing node, from its constant inputs; None if it is not known."""
     first = ir.constant_shape(node.inputs[0]) if node.inputs else None
     second = ir.constant(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] is not None else None
     size = math.prod(first) if first is not None else None

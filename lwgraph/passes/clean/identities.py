@@ -1,4 +1,4 @@
-"""Remove nodes that give back their input, bit for bit."""
+"""identities: removes nodes that give back their input, bit for bit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RemoveIdentities(RewritePass):
         return op.any_of(*_IS_IDENTITY)(*inputs, _name="node")
 
     def replace(self, op: Any, inputs: tuple[ir.Value | None, ...], node: ir.Node) -> Any:
-        """Its data input."""
+        """The node's data input, which takes the place of the node."""
         try:
             same = _IS_IDENTITY[node.op_type](node)
         except ir.ReferenceAttributeError:
@@ -67,11 +67,6 @@ def _cast(node: ir.Node) -> bool:
 def _cast_like(node: ir.Node) -> bool:
     a, b = node.inputs
     return a is not None and b is not None and a.dtype is not None and a.dtype == b.dtype
-
-
-def _same_static_shape(node: ir.Node) -> bool:
-    before, after = _batch_of(node.inputs[0]), node.outputs[0].shape
-    return before is not None and after is not None and before.is_static() and before == after
 
 
 def _reshape(node: ir.Node) -> bool:

@@ -1,4 +1,4 @@
-"""Record the types and shapes that follow from the inputs."""
+"""infer-shapes: records the types and shapes that follow from the inputs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from lwgraph.rewrite import Context, Contract, Pass
 
 @dataclass(frozen=True)
 class InferShapes(Pass):
-    """Infer and record types and shapes, on which other passes build."""
+    """Infer and record types and shapes, on which other passes build.
+
+    Each value of which more becomes known counts as a rewrite.
+    """
 
     name = "infer-shapes"
     contract = Contract.EXACT
 
     def run(self, model: ir.Model, context: Context) -> int:
-        """See Pass.run. Once done, done again only while sizes are unknown, which a rewrite may have made known."""
+        """See Pass.run. Inference is repeated only while sizes are unknown, as a rewrite may have made them known."""
         if model.meta.get(_DONE) and all(_known(v) for node in model.graph for v in node.outputs if v.name):
             return 0
         count = ir.record_shapes(model)

@@ -1,4 +1,4 @@
-"""Replace an If whose condition is known by the branch that is taken."""
+"""inline-branches: replaces an If whose condition is known by the branch that is taken."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class InlineBranches(Pass):
                 for output, value in zip(node.outputs, results, strict=True):
                     ir.replace_uses(output, value)
                 ir.sweep([node])
-                ir.sweep(reversed(moved))  # what only outputs nobody reads depended on
+                ir.sweep(reversed(moved))  # removes the nodes on which only unread outputs depended
                 pending += [inner for inner in moved if inner.graph is graph and _is_decided(inner)]
                 count += 1
         return count

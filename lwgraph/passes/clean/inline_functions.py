@@ -1,4 +1,4 @@
-"""Put the nodes of a model's functions where these are called."""
+"""inline-functions: replaces calls of functions by their nodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Merge neighbours that only move data."""
+"""merge-movement: merges neighbours that only move data."""
 
 from __future__ import annotations
 

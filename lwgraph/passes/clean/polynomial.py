@@ -1,4 +1,4 @@
-"""Integer polynomials over the symbols of dynamic dimensions: what sizes are computed with."""
+"""Integer polynomials over the symbols of dynamic dimensions, with which sizes are computed."""
 
 from __future__ import annotations
 

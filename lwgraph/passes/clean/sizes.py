@@ -1,4 +1,4 @@
-"""Follow sizes through a graph: which integers are known, or known in terms of the inputs' dynamic dimensions."""
+"""Follows sizes through a graph: integers that are known, also in terms of the inputs' dynamic dimensions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lwgraph import ir
 from lwgraph.arrays import Ints
 from lwgraph.passes.clean.polynomial import Poly
 
-Polys: TypeAlias = "npt.NDArray[Any]"  # of Poly objects
+Polys: TypeAlias = "npt.NDArray[Any]"  # arrays of Poly objects
 _MOST = 64  # elements of a tensor of sizes
 _INTEGERS = (ir.DataType.INT64, ir.DataType.INT32)
 _SAME_SHAPE = frozenset(
@@ -56,7 +56,7 @@ _SAME_SHAPE = frozenset(
 
 
 class Sizes:
-    """What is known of the shapes (`dims`) and of the small integer tensors (`array`) of one graph, after `follow`.
+    """The known shapes (`dims`) and small integer tensors (`array`) of one graph, after `follow`.
 
     A dimension without a name is a symbol of its own, which begins with "?"; it may be zero, where a named dimension
     of an input is taken to be at least one.
@@ -80,7 +80,7 @@ class Sizes:
                 try:
                     found = handler(self, node)
                 except (ir.ReferenceAttributeError, IndexError, ValueError, ZeroDivisionError):
-                    continue  # not understood: unknown
+                    continue  # an operator that is not understood leaves its outputs unknown
                 if found is not None and found.size <= _MOST:
                     self._arrays[node.outputs[0]] = found
 

@@ -1,4 +1,4 @@
-"""One initializer for each use."""
+"""unshare-initializers: makes one initializer for each use."""
 
 from __future__ import annotations
 

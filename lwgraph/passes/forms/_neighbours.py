@@ -68,7 +68,7 @@ def choose(block: Block, outputs: int, primary: int) -> tuple[Index, Index, Floa
     """
     taps = block.moments.shape[0] // outputs
     middle = np.arange(outputs) * taps + taps // 2
-    gains = np.empty((outputs, outputs))  # of source i for output j
+    gains = np.empty((outputs, outputs))  # the gain of source i for output j
     weights = np.empty((outputs, outputs, taps))
     for i in range(outputs):
         own = slice(i * taps, (i + 1) * taps)

@@ -1,4 +1,4 @@
-"""Channels in another order; grouped, ghost, fire and octave share it."""
+"""Restores the order of channels; shared by grouped, ghost, fire and octave."""
 
 from __future__ import annotations
 

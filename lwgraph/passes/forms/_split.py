@@ -60,7 +60,7 @@ def start(block: Block, axes: Sequence[int], rank: int) -> tuple[float, Floats, 
 
 
 def starts(block: Block, axes: Sequence[int], rank: int) -> list[tuple[Floats, Floats, Floats]]:
-    """For each of `bases`: its first `rank` directions, and the second stage's normal equations for them.
+    """The first `rank` directions of each of `bases`, and the second stage's normal equations for them.
 
     The equations of a smaller rank are a part of those of a larger one, so they are set up once for all ranks up to
     min(inputs, outputs), which is as far as menus go; every form with this first stage shares them.

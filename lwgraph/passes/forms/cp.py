@@ -19,18 +19,17 @@ import numpy.typing as npt
 
 from lwgraph import ir
 from lwgraph.arrays import Array, Floats
-from lwgraph.errors import UsageError
 from lwgraph.layers.emit import Emitter
-from lwgraph.layers.form import Fitted, Form, ceil16
+from lwgraph.layers.form import Fitted, Form, ceil16, cheaper
 from lwgraph.layers.linalg import balance, conjugate_gradients, solve
 from lwgraph.layers.moments import Block, Moments
 from lwgraph.layers.site import Site
-from lwgraph.passes.forms.depthwise import dense_spatial
+from lwgraph.passes.forms._refusals import dense_spatial
 from lwgraph.passes.forms.shift import explained_jointly, joint
 
 Single = npt.NDArray[np.float32]
 SWEEPS, STEPS = 8, 3  # alternations at most, and conjugate-gradient steps for each of K and B
-GROWTH = 3.0  # how much a sweep may enlarge the terms
+GROWTH = 3.0  # factor by which a sweep may enlarge the terms
 
 
 @dataclass(frozen=True)
@@ -43,10 +42,8 @@ class Cp(Form):
     ratio: Annotated[float, "rank as a share of the input channels, rounded up to a multiple of 16"] = 1.0
 
     def __post_init__(self) -> None:
-        if self.rank < 0:
-            raise UsageError(f"option 'rank' of form 'cp' is {self.rank}; allowed: 0 or more")
-        if not self.ratio > 0:
-            raise UsageError(f"option 'ratio' of form 'cp' is {self.ratio}; allowed: above 0")
+        self.check_option("rank", self.rank >= 0, "0 or more")
+        self.check_option("ratio", self.ratio > 0, "above 0")
 
     @classmethod
     def refusal(cls, site: Site) -> str:
@@ -57,7 +54,7 @@ class Cp(Form):
     def menu(cls, site: Site) -> Sequence[Form]:
         """c / 2, c, 3 c / 2 and 2 c, where that saves work."""
         sizes = dict.fromkeys(cls(ratio=share).at(site) for share in (0.5, 1.0, 1.5, 2.0))
-        return [form for form in sizes if form.macs(site) < 0.9 * site.macs()]
+        return cheaper(sizes, site)
 
     @classmethod
     def full(cls, site: Site) -> Form:
@@ -70,7 +67,7 @@ class Cp(Form):
         return Cp(min(self.rank, limit) or ceil16(self.ratio * site.inputs, limit))
 
     def fit(self, site: Site, moments: Moments) -> Fitted:
-        """From the joint shift form, alternating least squares over the three factors."""
+        """Fit the three factors by alternating least squares, from the joint shift form."""
         form = self.at(site)
         (block,) = moments.blocks
         first, taps, last = decompose(block, form.rank)
@@ -82,7 +79,7 @@ class Cp(Form):
         return form.fitted(site, moments, {"expand": first, "depthwise": deep, "project": last}, kernel)
 
     def estimate(self, site: Site, moments: Moments) -> float:
-        """From the joint shift form, all ranks at once."""
+        """The error of the joint shift form from which the fit starts; all ranks are computed at once."""
         (block,) = moments.blocks
         power = float(np.vdot(block.cross, block.matrix))
         return moments.relative(power - explained_jointly(block, self.at(site).rank))

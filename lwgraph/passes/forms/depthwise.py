@@ -19,12 +19,12 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.arrays import Array, Floats, Weights
-from lwgraph.errors import UsageError
 from lwgraph.layers.emit import Emitter
-from lwgraph.layers.form import Fitted, Form
+from lwgraph.layers.form import Fitted, Form, cheaper
 from lwgraph.layers.linalg import conjugate_gradients, solve
 from lwgraph.layers.moments import Block, Moments
 from lwgraph.layers.site import Site
+from lwgraph.passes.forms._refusals import dense_spatial
 
 Order = Literal["auto", "dw-pw", "pw-dw"]
 SWEEPS, STEPS = 8, 6  # alternations at most, and conjugate-gradient steps in each
@@ -38,11 +38,10 @@ class Depthwise(Form):
     searched: ClassVar[int] = 2
 
     terms: Annotated[int, "pairs that are summed, at most the number of taps"] = 2
-    order: Annotated[Order, "which comes first; auto: the better fit, dw-pw where the layer has a stride"] = "auto"
+    order: Annotated[Order, "stage that comes first; auto: the better fit, dw-pw where the layer has a stride"] = "auto"
 
     def __post_init__(self) -> None:
-        if self.terms < 1:
-            raise UsageError(f"option 'terms' of form 'depthwise' is {self.terms}; allowed: 1 or more")
+        self.check_option("terms", self.terms >= 1, "1 or more")
 
     @classmethod
     def refusal(cls, site: Site) -> str:
@@ -54,15 +53,15 @@ class Depthwise(Form):
         """One to three terms in both orders, where that saves work."""
         orders: tuple[Order, Order] = ("dw-pw", "pw-dw")
         sizes = [cls(terms, order) for order in orders for terms in range(1, min(3, site.taps - 1) + 1)]
-        return [form for form in sizes if form.macs(site) < 0.9 * site.macs()]
+        return cheaper(sizes, site)
 
     @classmethod
     def full(cls, site: Site) -> Form:
-        """As many terms as taps."""
+        """The exact form: as many terms as taps."""
         return cls(site.taps, "dw-pw")
 
     def at(self, site: Site) -> Depthwise:
-        """At most as many terms as taps."""
+        """The form with at most as many terms as the site has taps."""
         order: Order = "dw-pw" if self.order == "auto" and max(site.strides) > 1 else self.order
         return Depthwise(min(self.terms, site.taps), order)
 
@@ -120,17 +119,6 @@ class Depthwise(Form):
         return form.terms * (width * site.taps * site.positions() + site.outputs * site.inputs * places)
 
 
-def dense_spatial(site: Site) -> str:
-    """Why `site` is not a dense convolution with a spatial kernel; "" when it is."""
-    if site.kind != "conv":
-        return f"the layer is a {site.node.op_type}; the form needs a Conv"
-    if site.taps == 1:
-        return "the layer has no spatial kernel"
-    if site.group > 1:
-        return f"the layer has {site.group} groups; the form needs a dense one"
-    return ""
-
-
 def decouple_inputs(block: Block, terms: int) -> tuple[Floats, Floats]:
     """Taps (c, T, t) and pointwise weights (o, c, T) of dw-pw. O(T D^2) per step and (T c)^3 per sweep."""
     inputs, taps = block.weight.shape[1], block.matrix.shape[1] // block.weight.shape[1]
@@ -154,7 +142,7 @@ def decouple_inputs(block: Block, terms: int) -> tuple[Floats, Floats]:
 
 
 def _leading(energy: Floats, metric: Floats, terms: int) -> Floats:
-    """For each channel the best `terms` tap vectors (n, T, t) in the metric (n, t, t); energy is W^T W, (n, t, t)."""
+    """The best `terms` tap vectors of each channel, (n, T, t) in the metric (n, t, t); energy is W^T W, (n, t, t)."""
     lower = np.linalg.cholesky(metric)
     _, vectors = np.linalg.eigh(lower.swapaxes(1, 2) @ energy @ lower)
     basis = np.linalg.solve(lower.swapaxes(1, 2), vectors[:, :, ::-1][:, :, :terms]).swapaxes(1, 2)
@@ -224,7 +212,7 @@ def decouple_outputs(block: Block, terms: int) -> tuple[Floats, Floats]:
     single = block.single
 
     def image(kernel: Array) -> Array:
-        """For the steps, in float32: the loss decides whether they led anywhere."""
+        """The kernel times the moments, in float32: the loss decides whether a step helped."""
         return np.asarray((kernel.reshape(outputs, -1).astype(np.float32) @ single).reshape(weight.shape))
 
     def loss(k: Floats, p: Floats) -> float:
@@ -280,4 +268,4 @@ def _solve_taps(
     return np.asarray(better / np.maximum(np.linalg.norm(better, axis=2, keepdims=True), 1e-300))
 
 
-__all__ = ["Depthwise", "decouple_inputs", "decouple_outputs", "dense_spatial"]
+__all__ = ["Depthwise", "decouple_inputs", "decouple_outputs"]

@@ -18,15 +18,14 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.arrays import Floats, Index
-from lwgraph.errors import UsageError
-from lwgraph.layers.emit import Emitter, known_padding
-from lwgraph.layers.form import Fitted, Form, ceil16
+from lwgraph.layers.emit import Emitter
+from lwgraph.layers.form import Fitted, Form, ceil16, cheaper
 from lwgraph.layers.linalg import balance, solve
 from lwgraph.layers.moments import Block, Moments
 from lwgraph.layers.site import Site
+from lwgraph.passes.forms._refusals import dense_spatial, partly_known
 from lwgraph.passes.forms._reorder import reorder
 from lwgraph.passes.forms._split import arranged, first_stage, inverse_average, normal_equations, solved
-from lwgraph.passes.forms.depthwise import dense_spatial
 
 SWEEPS = 3  # alternations of B and H at most
 
@@ -42,12 +41,9 @@ class Fire(Form):
     share: Annotated[float, "share of the outputs that are 1 x 1; the others are rounded up to a multiple of 16"] = 0.5
 
     def __post_init__(self) -> None:
-        if self.squeeze < 0:
-            raise UsageError(f"option 'squeeze' of form 'fire' is {self.squeeze}; allowed: 0 or more")
-        if not 0 < self.ratio <= 1:
-            raise UsageError(f"option 'ratio' of form 'fire' is {self.ratio}; allowed: above 0, at most 1")
-        if not 0 <= self.share <= 1:
-            raise UsageError(f"option 'share' of form 'fire' is {self.share}; allowed: 0 to 1")
+        self.check_option("squeeze", self.squeeze >= 0, "0 or more")
+        self.check_option("ratio", 0 < self.ratio <= 1, "above 0, at most 1")
+        self.check_option("share", 0 <= self.share <= 1, "0 to 1")
 
     @classmethod
     def refusal(cls, site: Site) -> str:
@@ -59,7 +55,7 @@ class Fire(Form):
         """Squeezes to 1/4, 1/2 and 3/4 of the inputs, with 1/4 and 1/2 of the outputs 1 x 1, where that saves work."""
         pairs = [(ratio, share) for ratio in (1 / 4, 1 / 2, 3 / 4) for share in (1 / 2, 1 / 4)]
         sizes = dict.fromkeys(cls(ratio=ratio, share=share).at(site) for ratio, share in pairs)
-        return [form for form in sizes if form.macs(site) < 0.9 * site.macs()]
+        return cheaper(sizes, site)
 
     @classmethod
     def full(cls, site: Site) -> Form:
@@ -72,7 +68,7 @@ class Fire(Form):
         return Fire(min(self.squeeze, limit) or ceil16(self.ratio * site.inputs, limit), share=self.share)
 
     def pointwise(self, site: Site) -> int:
-        """How many outputs are 1 x 1."""
+        """The number of outputs that are 1 x 1."""
         spatial = (1 - self.share) * site.outputs
         return site.outputs - (ceil16(spatial, site.outputs) if spatial > 1e-9 else 0)
 
@@ -141,13 +137,6 @@ def centre_tap(kernel: Sequence[int]) -> int:
     return int(np.ravel_multi_index([(k - 1) // 2 for k in kernel], tuple(kernel)))
 
 
-def partly_known(site: Site) -> str:
-    """Why a smaller kernel cannot stand at the place of some of the layer's taps; "" when it can."""
-    if known_padding(site) is None:
-        return f"auto_pad={site.auto_pad} with a stride pads by the image size, which is not known"
-    return ""
-
-
 def factor(block: Block, squeeze: int, points: int) -> tuple[Floats, Floats, Index]:
     """B (q, c), H (o, q, t) and the 1 x 1 outputs, increasing, of least error. O(q D^2) a step, (q t)^3 a sweep."""
     weight, moments = arranged(block, ())
@@ -191,4 +180,4 @@ def _expand(
     return -float(gains.sum()), first, second.reshape(-1, taps, size), chosen
 
 
-__all__ = ["Fire", "centre_tap", "factor", "partly_known"]
+__all__ = ["Fire", "centre_tap", "factor"]

@@ -23,9 +23,8 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.arrays import Floats, Index
-from lwgraph.errors import UsageError
 from lwgraph.layers.emit import Emitter
-from lwgraph.layers.form import Fitted, Form, ceil16
+from lwgraph.layers.form import Fitted, Form, ceil16, cheaper
 from lwgraph.layers.moments import Block, Moments
 from lwgraph.layers.probe import Probe
 from lwgraph.layers.site import Site
@@ -36,7 +35,7 @@ from lwgraph.passes.forms._split import explained, factor
 Order = Literal["auto", "pivoted"]
 Cheap = Literal["pointwise", "depthwise"]
 MOST = 10_000  # output patches of so many numbers have moments of 800 MB
-AMPLIFIED = {2: 4.0, 4: 100.0, 8: 100.0}  # by bytes per number: see `turn`; 100 roundings of float32 are 6e-6
+AMPLIFIED = {2: 4.0, 4: 100.0, 8: 100.0}  # limits by bytes per number, see `turn`; 100 roundings of float32 are 6e-6
 
 
 @dataclass(frozen=True)
@@ -47,14 +46,12 @@ class Ghost(Form):
 
     primary: Annotated[int, "outputs of the dense layer; 0: by ratio"] = 0
     ratio: Annotated[float, "primary outputs as a share of all, rounded up to a multiple of 16"] = 0.5
-    cheap: Annotated[Cheap, "what makes the others; depthwise: 3 x 3, where the layer is a Conv"] = "pointwise"
+    cheap: Annotated[Cheap, "layer that makes the others; depthwise: 3 x 3, where the layer is a Conv"] = "pointwise"
     order: Annotated[Order, "pivoted: best for int8, needs a Gather; auto: without one where rounding allows"] = "auto"
 
     def __post_init__(self) -> None:
-        if self.primary < 0:
-            raise UsageError(f"option 'primary' of form 'ghost' is {self.primary}; allowed: 0 or more")
-        if not 0 < self.ratio <= 1:
-            raise UsageError(f"option 'ratio' of form 'ghost' is {self.ratio}; allowed: above 0, at most 1")
+        self.check_option("primary", self.primary >= 0, "0 or more")
+        self.check_option("ratio", 0 < self.ratio <= 1, "above 0, at most 1")
 
     @classmethod
     def refusal(cls, site: Site) -> str:
@@ -69,7 +66,7 @@ class Ghost(Form):
     def menu(cls, site: Site) -> Sequence[Form]:
         """1/4, 3/8, 1/2 and 3/4 of the outputs, where that saves work."""
         sizes = dict.fromkeys(cls(ratio=share).at(site) for share in (1 / 4, 3 / 8, 1 / 2, 3 / 4))
-        return [form for form in sizes if form.macs(site) < 0.9 * site.macs()]
+        return cheaper(sizes, site)
 
     @classmethod
     def full(cls, site: Site) -> Form:
@@ -129,7 +126,7 @@ class Ghost(Form):
         return self.fitted(site, moments, arrays, kernel.reshape(site.outputs, site.outputs, *side))
 
     def estimate(self, site: Site, moments: Moments) -> float:
-        """Of reduced-rank regression, all sizes at once."""
+        """The error of reduced-rank regression; all sizes are computed at once."""
         (block,) = moments.blocks
         if self.at(site).cheap == "depthwise":
             return super().estimate(site, moments)
@@ -227,7 +224,7 @@ def turn(block: Block, rows: Floats, columns: Floats, limit: float) -> tuple[Ind
 
 
 def growth(cheap: Floats, picked: Index, rest: Index, covariance: Floats) -> float:
-    """How much independent relative errors of the primary outputs grow in the others, at most."""
+    """The largest factor by which independent relative errors of the primary outputs grow in the others."""
     deviation = np.sqrt(np.maximum(np.diagonal(covariance), 0))
     spread = np.linalg.norm(cheap * deviation[picked], axis=1)
     # An output of no power of its own (beside rounding) has no relative error.

@@ -20,14 +20,13 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.arrays import Floats, Index, Weights
-from lwgraph.errors import UsageError
 from lwgraph.layers.emit import Emitter
-from lwgraph.layers.form import Fitted, Form
+from lwgraph.layers.form import Fitted, Form, cheaper
 from lwgraph.layers.linalg import conjugate_gradients, solve, top_basis
 from lwgraph.layers.moments import Block, Moments
 from lwgraph.layers.site import Site
+from lwgraph.passes.forms._refusals import dense_spatial
 from lwgraph.passes.forms._reorder import reorder
-from lwgraph.passes.forms.depthwise import dense_spatial
 
 SWEEPS, STEPS = 6, 4  # alternations at most, and conjugate-gradient steps in each
 INVERSE = "inverse run"  # key of what depends on the inputs alone
@@ -44,10 +43,8 @@ class Grouped(Form):
     pointwise: Annotated[bool, "whether a 1 x 1 layer follows; if not, channels are reordered instead"] = True
 
     def __post_init__(self) -> None:
-        if self.groups < 1:
-            raise UsageError(f"option 'groups' of form 'grouped' is {self.groups}; allowed: 1 or more")
-        if self.rank < 0:
-            raise UsageError(f"option 'rank' of form 'grouped' is {self.rank}; allowed: 0 or more")
+        self.check_option("groups", self.groups >= 1, "1 or more")
+        self.check_option("rank", self.rank >= 0, "0 or more")
 
     @classmethod
     def refusal(cls, site: Site) -> str:
@@ -65,7 +62,7 @@ class Grouped(Form):
             sizes += [cls(groups, rank) for rank in range(16, width + 1, max(16, width // 32 * 16))]
             if site.outputs % groups == 0 and site.outputs // groups % 16 == 0:
                 sizes.append(cls(groups, pointwise=False))
-        return [form for form in sizes if form.macs(site) < 0.9 * site.macs()]
+        return cheaper(sizes, site)
 
     @classmethod
     def full(cls, site: Site) -> Form:

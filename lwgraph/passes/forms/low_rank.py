@@ -21,9 +21,8 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 
 from lwgraph import ir
-from lwgraph.errors import UsageError
 from lwgraph.layers.emit import Emitter
-from lwgraph.layers.form import Fitted, Form, ceil16
+from lwgraph.layers.form import Fitted, Form, ceil16, cheaper
 from lwgraph.layers.moments import Moments
 from lwgraph.layers.site import Site
 from lwgraph.passes.forms._split import explained, factor, join, start
@@ -40,15 +39,13 @@ class LowRank(Form):
 
     rank: Annotated[int, "channels between the two stages (per group); 0: by ratio"] = 0
     ratio: Annotated[float, "rank as a share of min(inputs, outputs), rounded up to a multiple of 16"] = 0.5
-    split: Annotated[Split, "which kernel axes the first stage has; auto: spatial; layers without them: output"] = (
+    split: Annotated[Split, "kernel axes of the first stage; auto: spatial; for layers without kernel axes: output"] = (
         "auto"
     )
 
     def __post_init__(self) -> None:
-        if self.rank < 0:
-            raise UsageError(f"option 'rank' of form 'low-rank' is {self.rank}; allowed: 0 or more")
-        if not 0 < self.ratio <= 16:
-            raise UsageError(f"option 'ratio' of form 'low-rank' is {self.ratio}; allowed: above 0, at most 16")
+        self.check_option("rank", self.rank >= 0, "0 or more")
+        self.check_option("ratio", 0 < self.ratio <= 16, "above 0, at most 16")
 
     @classmethod
     def refusal(cls, site: Site) -> str:
@@ -61,15 +58,13 @@ class LowRank(Form):
     def menu(cls, site: Site) -> Sequence[Form]:
         """Ranks at 1/8 to 1 of the channels where that saves work, for each split."""
         small = min(site.outputs // site.group, site.shape[1])
-        found: dict[LowRank, None] = {}
-        for split in ("spatial", "output", "input"):
-            if split != "output" and not _spatial(site, split):
-                continue
-            for share in (1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1):
-                form = cls(ceil16(share * small, _limit(site, split)), split=split)
-                if form.macs(site) < 0.9 * site.macs():
-                    found[form] = None
-        return list(found)
+        sizes = dict.fromkeys(
+            cls(ceil16(share * small, _limit(site, split)), split=split)
+            for split in ("spatial", "output", "input")
+            if split == "output" or _spatial(site, split)
+            for share in (1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
+        )
+        return cheaper(sizes, site)
 
     @classmethod
     def full(cls, site: Site) -> Form:
@@ -98,7 +93,7 @@ class LowRank(Form):
         return form.fitted(site, moments, arrays, kernel)
 
     def estimate(self, site: Site, moments: Moments) -> float:
-        """From the whitened starts, all ranks at once; of "spatial", the better order."""
+        """The error of the whitened start (of the better order for "spatial"); all ranks are computed at once."""
         form = self.at(site)
         splits: tuple[Split, ...] = ("vertical", "horizontal") if form.split == "spatial" else (form.split,)
         losses = []

@@ -27,8 +27,8 @@ from lwgraph.layers.moments import Block, Moments
 from lwgraph.layers.probe import Probe
 from lwgraph.layers.site import Site
 from lwgraph.passes.forms._halved import HalvedPatches
+from lwgraph.passes.forms._refusals import dense_conv, partly_known
 from lwgraph.passes.forms._reorder import reorder
-from lwgraph.passes.forms.fire import partly_known
 
 MOST = 10_000  # features of a layer: moments of so many are 800 MB
 
@@ -50,10 +50,8 @@ class Octave(Form):
     @classmethod
     def refusal(cls, site: Site) -> str:
         """Why this form cannot stand at `site`; "" when it can."""
-        if site.kind != "conv":
-            return f"the layer is a {site.node.op_type}; the form needs a Conv"
-        if site.group > 1:
-            return f"the layer has {site.group} groups; the form needs a dense one"
+        if refused := dense_conv(site):
+            return refused
         if 2 * site.fan_in > MOST:
             return f"it would need moments of {2 * site.fan_in} features; allowed: {MOST}"
         if site.output_shape is not None and any(size == 1 for size in site.output_shape[2:]):
@@ -62,7 +60,7 @@ class Octave(Form):
 
     @classmethod
     def menu(cls, site: Site) -> Sequence[Form]:
-        """None: moments of pooled inputs double the time of calibration, and low-rank forms do better everywhere.
+        """Nothing: moments of pooled inputs double the time of calibration, and low-rank does better everywhere.
 
         It is there for those who ask for it by name.
         """
@@ -74,7 +72,7 @@ class Octave(Form):
         return cls(0.0)
 
     def counts(self, site: Site) -> tuple[int, int]:
-        """How many inputs and outputs are low."""
+        """The numbers of low inputs and low outputs."""
         high_in = ceil16((1 - self.inputs) * site.inputs, site.inputs)
         return site.inputs - high_in, site.outputs - ceil16((1 - self.outputs) * site.outputs, site.outputs)
 
@@ -119,7 +117,7 @@ class Octave(Form):
         return self.unfitted(site, self._arrays(site, random.standard_normal(shape) / site.fan_in, inputs, outputs))
 
     def emit(self, op: Emitter, x: ir.Value, fitted: Fitted) -> ir.Value:
-        """Up to three convolutions, a pool before and an enlargement behind the low ones."""
+        """Emit up to three convolutions, with a pool before and an enlargement after the low ones."""
         site, arrays, bias = fitted.site, fitted.arrays, fitted.bias
         inputs, outputs = (arrays[side].astype(np.int64) for side in ("inputs", "outputs"))
         high_in, high_out = (_others(low, size) for low, size in ((inputs, site.inputs), (outputs, site.outputs)))
@@ -243,7 +241,7 @@ def halve_channels(block: Block, channels: int, low_in: int, low_out: int) -> tu
 
 
 def _unseen(block: Block, channels: int) -> Floats:
-    """For each input the power of the outputs that its pooled patch cannot explain of its patch, (c,)."""
+    """The power of the outputs that each input's pooled patch leaves unexplained of its patch, (c,)."""
     taps = block.matrix.shape[1] // (2 * channels)
     lost = np.zeros(channels)
     for c in range(channels):

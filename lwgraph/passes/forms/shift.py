@@ -21,18 +21,17 @@ import numpy.typing as npt
 
 from lwgraph import ir
 from lwgraph.arrays import Array, Floats, Index
-from lwgraph.errors import UsageError
 from lwgraph.layers.emit import Emitter
-from lwgraph.layers.form import Fitted, Form, ceil16
+from lwgraph.layers.form import Fitted, Form, ceil16, cheaper
 from lwgraph.layers.linalg import balance, conjugate_gradients, nested, solve, top_basis
 from lwgraph.layers.moments import Block, Moments
 from lwgraph.layers.site import Site
-from lwgraph.passes.forms.depthwise import dense_spatial
+from lwgraph.passes.forms._refusals import dense_spatial
 
 Single = npt.NDArray[np.float32]
 Kind = Literal["per-channel", "free", "joint"]
-SWEEPS, STEPS = 6, 4  # of "joint": alternations at most, and conjugate-gradient steps in each
-BATCHES = 16  # of the matching pursuit, for each c columns
+SWEEPS, STEPS = 6, 4  # most alternations of "joint", and conjugate-gradient steps in each
+BATCHES = 16  # batches of the matching pursuit for each c columns
 
 
 @dataclass(frozen=True)
@@ -41,18 +40,15 @@ class Shift(Form):
 
     name: ClassVar[str] = "shift"
 
-    kind: Annotated[Kind, "which columns may be taken; joint: with a 1 x 1 layer before the move"] = "per-channel"
+    kind: Annotated[Kind, "columns that may be taken; joint: with a 1 x 1 layer before the move"] = "per-channel"
     columns: Annotated[int, "columns that the last 1 x 1 layer reads; per-channel: a multiple of c; 0: by ratio"] = 0
     ratio: Annotated[float, "columns as a share of the input channels, rounded up"] = 1.0
-    penalty: Annotated[float, "from 0 to 1: how much less a moved column counts than an unmoved one, when chosen"] = 0.0
+    penalty: Annotated[float, "share, 0 to 1, by which a moved column counts less than an unmoved one"] = 0.0
 
     def __post_init__(self) -> None:
-        if self.columns < 0:
-            raise UsageError(f"option 'columns' of form 'shift' is {self.columns}; allowed: 0 or more")
-        if not self.ratio > 0:
-            raise UsageError(f"option 'ratio' of form 'shift' is {self.ratio}; allowed: above 0")
-        if not 0 <= self.penalty <= 1:
-            raise UsageError(f"option 'penalty' of form 'shift' is {self.penalty}; allowed: 0 to 1")
+        self.check_option("columns", self.columns >= 0, "0 or more")
+        self.check_option("ratio", self.ratio > 0, "above 0")
+        self.check_option("penalty", 0 <= self.penalty <= 1, "0 to 1")
 
     @classmethod
     def refusal(cls, site: Site) -> str:
@@ -64,7 +60,7 @@ class Shift(Form):
         """c and 2 c columns of each kind, c / 2 more of the free and the joint one, where that saves work."""
         shares = {"per-channel": (1.0, 2.0), "free": (0.5, 1.0, 2.0), "joint": (0.5, 1.0, 2.0)}
         sizes = dict.fromkeys(cls(kind, ratio=s).at(site) for kind in KINDS for s in shares[kind])
-        return [form for form in sizes if form.macs(site) < 0.9 * site.macs()]
+        return cheaper(sizes, site)
 
     @classmethod
     def full(cls, site: Site) -> Form:
@@ -117,7 +113,7 @@ class Shift(Form):
         return self.fitted(site, moments, arrays, kernel.reshape(site.shape))
 
     def estimate(self, site: Site, moments: Moments) -> float:
-        """Of "joint", from the whitened directions, all sizes at once; else as of any form."""
+        """The error from the whitened directions, all sizes at once, for "joint"; otherwise as for any form."""
         form, (block,) = self.at(site), moments.blocks
         if form.kind != "joint":
             return super().estimate(site, moments)
@@ -191,7 +187,7 @@ def pursue(block: Block, columns: int, taps: int, centre: int, penalty: float, *
 def _pursue(block: Block, columns: int, taps: int, centre: int, penalty: float, per_channel: bool) -> Index:
     residual = block.working.copy()
     target = block.cross.T.astype(residual.dtype)
-    least = 1e-9 if residual.dtype == np.float64 else 1e-5  # of its variance: what is left of a column is rounding
+    least = 1e-9 if residual.dtype == np.float64 else 1e-5  # share of variance that is rounding
     width = len(residual)
     scale = np.diagonal(residual).copy()
     weight = np.where(np.arange(width) % taps == centre, 1.0, 1.0 - penalty)

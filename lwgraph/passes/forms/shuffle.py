@@ -17,11 +17,11 @@ from typing import Annotated, ClassVar
 import numpy as np
 
 from lwgraph import ir
-from lwgraph.errors import UsageError
 from lwgraph.layers.emit import Emitter
-from lwgraph.layers.form import Fitted, Form
+from lwgraph.layers.form import Fitted, Form, cheaper
 from lwgraph.layers.moments import SHARED, Moments
 from lwgraph.layers.site import Site
+from lwgraph.passes.forms._refusals import dense_conv
 from lwgraph.passes.forms._reorder import reorder
 from lwgraph.passes.forms.grouped import INVERSE, expand, split
 
@@ -37,20 +37,15 @@ class Shuffle(Form):
     ratio: Annotated[float, "all channels in between as a share of the smaller of inputs and outputs"] = 1.0
 
     def __post_init__(self) -> None:
-        if self.groups < 1:
-            raise UsageError(f"option 'groups' of form 'shuffle' is {self.groups}; allowed: 1 or more")
-        if self.rank < 0:
-            raise UsageError(f"option 'rank' of form 'shuffle' is {self.rank}; allowed: 0 or more")
-        if not self.ratio > 0:
-            raise UsageError(f"option 'ratio' of form 'shuffle' is {self.ratio}; allowed: above 0")
+        self.check_option("groups", self.groups >= 1, "1 or more")
+        self.check_option("rank", self.rank >= 0, "0 or more")
+        self.check_option("ratio", self.ratio > 0, "above 0")
 
     @classmethod
     def refusal(cls, site: Site) -> str:
         """Why this form cannot stand at `site`; "" when it can."""
-        if site.kind != "conv":
-            return f"the layer is a {site.node.op_type}; the form needs a Conv"
-        if site.group > 1:
-            return f"the layer has {site.group} groups; the form needs a dense one"
+        if refused := dense_conv(site):
+            return refused
         if np.gcd(site.inputs, site.outputs) < 2:
             return f"{site.inputs} inputs and {site.outputs} outputs have no common divisor"
         return ""
@@ -65,7 +60,7 @@ class Shuffle(Form):
             if site.inputs % (16 * groups) == site.outputs % (16 * groups) == 0
         )
         whole = [form for form in sizes if form.rank * form.groups % 16 == 0]
-        return [form for form in whole if form.macs(site) < 0.9 * site.macs()]
+        return cheaper(whole, site)
 
     @classmethod
     def full(cls, site: Site) -> Form:
@@ -83,7 +78,7 @@ class Shuffle(Form):
         return Shuffle(groups, min(wanted, limit))
 
     def fit(self, site: Site, moments: Moments) -> Fitted:
-        """For each group of outputs a grouped convolution and a 1 x 1 layer on the moments."""
+        """Fit a grouped convolution and a 1 x 1 layer to the moments, for each group of outputs."""
         form, (block,) = self.at(site), moments.blocks
         groups, rank = form.groups, form.rank
         parts = []

@@ -21,11 +21,11 @@ from lwgraph import ir
 from lwgraph.arrays import Floats, Index
 from lwgraph.errors import UsageError
 from lwgraph.layers.emit import Emitter
-from lwgraph.layers.form import Fitted, Form
+from lwgraph.layers.form import Fitted, Form, cheaper
 from lwgraph.layers.linalg import solve
 from lwgraph.layers.moments import WIDE, Block, Moments
 from lwgraph.layers.site import Site
-from lwgraph.passes.forms.fire import partly_known
+from lwgraph.passes.forms._refusals import partly_known
 
 Taps = tuple[int, ...]  # taps kept on one axis, evenly spaced
 MANY = 27  # placements tried together; of more, each axis is placed on its own
@@ -49,7 +49,7 @@ class Support:
         return np.flatnonzero(kept)
 
     def off_centre(self, kernel: tuple[int, ...]) -> float:
-        """How far the middle of the grid is from that of the kernel, in half taps; breaks ties."""
+        """The distance from the middle of the grid to that of the kernel, in half taps; breaks ties."""
         return sum(abs(line[0] + line[-1] - (k - 1)) for line, k in zip(self.lines, kernel, strict=True))
 
 
@@ -88,7 +88,7 @@ class SmallerKernel(Form):
             sizes += [(1, site.kernel[1]), (site.kernel[0], 1)]
         found = dict.fromkeys(cls("x".join(map(str, size))) for size in sizes)
         crosses = [cls(cross=True)] if _crosses(site) else []
-        return [form for form in (*found, *crosses) if form.macs(site) < 0.9 * site.macs()]
+        return cheaper((*found, *crosses), site)
 
     @classmethod
     def full(cls, site: Site) -> Form:
@@ -182,7 +182,7 @@ def _placements(site: Site, sizes: Sequence[int]) -> list[Support]:
 
 
 def _axis_by_axis(site: Site, sizes: Sequence[int], moments: Moments) -> Support:
-    """Of each axis the best placement given those before, the later ones being whole."""
+    """The best placement along each axis, given those of earlier axes and with later axes whole."""
     found = Support(tuple(tuple(range(k)) for k in site.kernel))
     for axis, (kernel, size) in enumerate(zip(site.kernel, sizes, strict=True)):
         before, after = found.lines[:axis], found.lines[axis + 1 :]
@@ -227,7 +227,7 @@ def _separable_loss(block: Block, taps: Index) -> float:
 
 
 def _energy(blocks: Sequence[Block], site: Site, support: Support) -> float:
-    """What the kept taps contribute if inputs are uncorrelated."""
+    """The contribution of the kept taps if inputs are uncorrelated."""
     energy = sum(np.square(block.matrix).sum(0) * np.diagonal(block.moments) for block in blocks)
     return float(np.asarray(energy).reshape(-1, site.taps)[:, support.taps(site.kernel)].sum())
 

@@ -19,7 +19,7 @@ from lwgraph import ir
 from lwgraph.arrays import Floats
 from lwgraph.errors import UsageError
 from lwgraph.layers.emit import Emitter
-from lwgraph.layers.form import Fitted, Form, ceil16
+from lwgraph.layers.form import Fitted, Form, ceil16, cheaper
 from lwgraph.layers.linalg import balance
 from lwgraph.layers.moments import Block, Moments
 from lwgraph.layers.site import Site
@@ -47,8 +47,7 @@ class Tucker(Form):
     def __post_init__(self) -> None:
         if min(self.inputs, self.outputs) < 0:
             raise UsageError(f"form 'tucker' has {self.inputs} and {self.outputs} channels; allowed: 0 or more")
-        if not 0 < self.ratio <= 1:
-            raise UsageError(f"option 'ratio' of form 'tucker' is {self.ratio}; allowed: above 0, at most 1")
+        self.check_option("ratio", 0 < self.ratio <= 1, "above 0, at most 1")
 
     @classmethod
     def refusal(cls, site: Site) -> str:
@@ -63,7 +62,7 @@ class Tucker(Form):
     def menu(cls, site: Site) -> Sequence[Form]:
         """Both ranks at 1/8 to 3/4 of the channels where that saves work."""
         sizes = dict.fromkeys(cls(ratio=share).at(site) for share in (1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4))
-        return [form for form in sizes if form.macs(site) < 0.9 * site.macs()]
+        return cheaper(sizes, site)
 
     @classmethod
     def full(cls, site: Site) -> Form:
@@ -88,7 +87,7 @@ class Tucker(Form):
         return form.fitted(site, moments, arrays, kernel)
 
     def estimate(self, site: Site, moments: Moments) -> float:
-        """From the whitened channel basis, all pairs of ranks from one factorization."""
+        """The error of the whitened channel basis; one factorization gives all pairs of ranks."""
         form, loss = self.at(site), 0.0
         for block in moments.blocks:
             kept = explained(block, (), form.inputs)

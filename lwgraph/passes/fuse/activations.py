@@ -63,7 +63,7 @@ def _range(node: ir.Node, low: Const | None, high: Const | None) -> tuple[float,
         return 0.0, np.inf
     bottom = ir.attribute(node, "min", -np.inf) if low is None else float(low.item())
     top = ir.attribute(node, "max", np.inf) if high is None else float(high.item())
-    largest = float(np.finfo(np.float32).max)  # what exporters write for "no bound", and opset 6's default
+    largest = float(np.finfo(np.float32).max)  # written by exporters for "no bound", and the default at opset 6
     return (-np.inf if bottom <= -largest else bottom), (np.inf if top >= largest else top)
 
 

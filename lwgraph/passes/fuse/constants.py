@@ -14,7 +14,7 @@ from lwgraph.rewrite import Const, Contract, RewritePass, Rule, Skip
 
 @dataclass(frozen=True)
 class MergeConstants(RewritePass):
-    """Merge two constants in a row: Mul(Mul(x, a), b) -> Mul(x, a*b) and Add(Add(x, a), b) -> Add(x, a+b)."""
+    """Merge the constants of two Mul or two Add in a row: Mul(Mul(x, a), b) -> Mul(x, a*b)."""
 
     name = "merge-constants"
     contract = Contract.ROUNDING

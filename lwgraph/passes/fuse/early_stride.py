@@ -17,7 +17,7 @@ END = 2**31 - 1  # a Slice's end at least this large is the end of the axis
 
 @dataclass(frozen=True)
 class EarlyStride(RewritePass):
-    """Give a convolution of whose result only every s-th position is used the stride s, so that no others are computed.
+    """Turn a subsampling of a convolution's result into its stride, so that only positions that are used are computed.
 
     The subsampling is a pool over one position, a Slice with a step, or the stride of a 1 x 1 convolution behind; an
     activation may stand between. One before a 1 x 1 convolution becomes that one's stride.
@@ -27,7 +27,7 @@ class EarlyStride(RewritePass):
     contract = Contract.ROUNDING
 
     def rules(self) -> Sequence[Rule]:
-        """Behind a convolution, between two, before one."""
+        """The rules for a subsampling after a convolution, between two, and before one."""
         return (
             Rule(self.pattern, self.replace),
             Rule(self.between, self.replace_between),
@@ -100,7 +100,7 @@ def subsampling(node: ir.Node, rank: int | None) -> list[int] | None:
                 return None
             steps[axis] = step
         return steps[2:] if set(steps[:2]) == {1} and set(steps) != {1} else None
-    if set(ir.attribute(node, "kernel_shape")) != {1}:  # and so there is no padding
+    if set(ir.attribute(node, "kernel_shape")) != {1}:  # a kernel of one position, so there is no padding
         return None
     if ir.attribute(node, "ceil_mode", 0) or len(node.outputs) > 1:
         return None

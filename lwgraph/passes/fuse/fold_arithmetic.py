@@ -1,4 +1,4 @@
-"""Compute at compile time what runtimes may round differently."""
+"""fold-arithmetic: computes what runtimes may round differently."""
 
 from __future__ import annotations
 

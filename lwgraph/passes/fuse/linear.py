@@ -1,4 +1,4 @@
-"""A layer with a constant weight, and what happens to it when its input or output channels are scaled and shifted.
+"""A layer with a constant weight whose input or output channels can be scaled and shifted.
 
 Arithmetic is in float64; results have the weight's dtype. New constants are made, so shared weights stay as they are.
 """

@@ -1,4 +1,4 @@
-"""onnxsim as a pass."""
+"""simplify: onnxsim as a pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of a model's groups before one is cut: which may shrink, in which order channels go, at what cost."""
+"""Ranks the channels of a model's groups before any is cut, and tells which groups may shrink."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def cut(
 
 
 def _kept(view: PruneView, removed: Mapping[Group, Ints]) -> dict[str, Ints]:
-    """By name, the channels that are left of what layers give, and of the sums behind them."""
+    """The channels that are left of layers' outputs, and of the sums after them, by name."""
     masks = view.coupling.kept(removed)
     found = {}
     for site in view.sites():
@@ -136,7 +136,7 @@ def candidates(view: PruneView, multiple: int, only: str, ignore: str, name: str
 
 
 def names_of(group: Group) -> list[str]:
-    """What a pattern may fit: the group's name, the names and operators of the layers that make and read it."""
+    """The texts that a pattern may match: the group's name, names and operators of the layers that make and read it."""
     nodes = (*group.makers, *group.readers)
     return [group.name, *(name for node in nodes for name in (node.name or "", node.op_type))]
 

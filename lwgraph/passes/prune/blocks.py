@@ -1,4 +1,4 @@
-"""prune-blocks: whole residual blocks go, and their neighbours make up for them."""
+"""prune-blocks: removes whole residual blocks and refits their neighbours."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from lwgraph.rewrite.base import Context, Contract, Pass
 from lwgraph.views.residual import Residual, find_residuals
 
 FASTER = 0.995  # without a block a model must take less than this share of its time
-AGAIN = 3  # of the blocks that are left, how many are looked at anew after each removal
-SECONDS = 0.2  # of measuring, per model
+AGAIN = 3  # remaining blocks that are measured again after each removal
+SECONDS = 0.2  # seconds of timing per model
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class ReducedModel:
     """A model without some blocks.
 
     Attributes:
-        model: it, refitted around them.
+        model: the model, refitted around the removed blocks.
         error: ||Y - Yhat||^2 / ||Y - mean Y||^2 at the outputs, on held-out samples.
         share: of the original's running time.
     """
@@ -198,7 +198,7 @@ class PruneBlocks(Pass):
             good = [name for name in left if name in trials]
             if not good:
                 continue
-            if not gone:  # from now on, only the first few are looked at
+            if not gone:  # after the first removal, only the first few are measured
                 left.sort(key=lambda name: trials[name].cost_over(now))
             best = min(good, key=lambda name: trials[name].cost_over(now))
             now = trials[best]

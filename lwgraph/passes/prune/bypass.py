@@ -1,4 +1,4 @@
-"""Takes one branch of a residual block out of a model, and tells which layers can make up for it."""
+"""Takes one branch of a residual block out of a model, and finds the layers that can compensate for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""prune-channels: remove channels everywhere they are, and let the others make up for them."""
+"""prune-channels: removes channels wherever they are, and refits the others."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class PruneChannels(Pass):
     importance: Annotated[str, "obs, activation, taylor, fold, l1, l2, or module:Class"] = "obs"
     sensitivity: Annotated[int, "samples on which a group's effect at the outputs is measured; 0: predicted only"] = 16
     compensate: Annotated[bool, "refit the layers that read removed channels"] = True
-    refit: Annotated[bool, "then refit all layers in order to what they gave, where held-out samples agree"] = True
+    refit: Annotated[bool, "then refit all layers, in order, to what they gave, where held-out samples agree"] = True
     multiple: Annotated[int, "kept widths are multiples of this"] = 16
     most: Annotated[float, "largest share of one group that may go, with scope=work"] = 0.75
     only: Annotated[str, "groups to prune: globs or re:expressions over layer names and operators, by comma"] = ""
@@ -146,7 +146,7 @@ class PruneChannels(Pass):
         return self._cut(model, self.ranked(model, context).removed(kept), context, context, refit)
 
     def _stated(self, groups: list[Group]) -> dict[Group, int]:
-        """What the option `widths` says of each group that it names."""
+        """The widths that the option `widths` gives, by the groups that it names."""
         found: dict[Group, int] = {}
         for pattern, text in _widths(self.widths).items():
             fitting = [group for group in groups if matches(pattern, [group.name])] or [
@@ -172,7 +172,7 @@ def _held_out(model: ir.Model, context: Context) -> tuple[Context, list[Feeds]] 
     """A context whose statistics have not seen the held-out samples, and these; None without data to part."""
     if context.statistics is None or context.executor is None or not context.data:
         return None
-    feeds, held = chosen_feeds(context.data, model, ALL, context.seed)  # the same as those of the refit
+    feeds, held = chosen_feeds(context.data, model, ALL, context.seed)  # the samples that the refit holds out, too
     fit = [feed for index, feed in enumerate(feeds) if index not in held] or feeds
     statistics = Statistics(
         model,

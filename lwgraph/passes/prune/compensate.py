@@ -1,16 +1,15 @@
-"""What the kept weights take over from the removed ones, in closed form, folded into the layers that read them."""
+"""Refits, in closed form, the layers that read removed channels, so that the kept weights compensate for them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 
 from lwgraph import ir
 from lwgraph.arrays import Floats, Ints
-from lwgraph.layers.linalg import solve
-from lwgraph.layers.moments import GramLike, Moments, Pooled
+from lwgraph.calibrate.sketch import FactoredGram
+from lwgraph.layers.moments import Moments, Pooled, pooled
 from lwgraph.layers.site import Site
 from lwgraph.passes.prune.readers import GroupReader, PruneView
 from lwgraph.views.coupling import Group
@@ -76,13 +75,12 @@ def _refit(view: PruneView, reader: GroupReader, gone: list[Ints]) -> None:
     moments, site = view.moments(reader), reader.site
     has_bias = site.bias is not None
     if not has_bias and view.context.statistics is not None:
-        moments = _uncentred(view, reader)  # no bias can take up the mean
+        moments = uncentred(view, reader)  # no bias can take up the mean
     kernel = site.weight.reshape(site.group, -1, site.fan_in).copy()
     zeroed = kernel.copy()
-    for index, (block, columns) in enumerate(zip(moments.blocks, gone, strict=True)):
+    for index, (loss, columns) in enumerate(zip(moments.losses, gone, strict=True)):
         kept = np.setdiff1d(np.arange(site.fan_in), columns)
-        fitted = solve(block.moments[np.ix_(kept, kept)], block.cross[:, kept])
-        kernel[index][:, kept] = zeroed[index][:, kept] = fitted
+        kernel[index][:, kept] = zeroed[index][:, kept] = loss.onto(kept)
         zeroed[index][:, columns] = 0
     shift = moments.shift(zeroed.reshape(site.shape)) if has_bias else np.zeros(site.outputs)
     set_weight(site, kernel.reshape(site.shape))
@@ -91,12 +89,14 @@ def _refit(view: PruneView, reader: GroupReader, gone: list[Ints]) -> None:
             add_to_bias(each, shift)
 
 
-def _uncentred(view: PruneView, reader: GroupReader) -> Moments:
+def uncentred(view: PruneView, reader: GroupReader) -> Moments:
+    """The moments of what a group's readers see, about zero instead of their mean: where no bias can take that up."""
     statistics = view.context.statistics
     assert statistics is not None
-    pooled = Pooled.of([statistics.gram(site) for site in reader.sites])
-    raw: GramLike = replace(pooled, mean=np.zeros_like(pooled.mean))
-    return Moments(reader.site, raw)
+    gram = pooled([statistics.gram(site) for site in reader.sites])
+    if isinstance(gram, FactoredGram):
+        return Moments(reader.site, gram.uncentred)
+    return Moments(reader.site, Pooled(gram.matrix, np.zeros_like(gram.mean), gram.count))
 
 
 def set_weight(site: Site, kernel: Floats) -> None:

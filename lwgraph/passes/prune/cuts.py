@@ -1,4 +1,4 @@
-"""What changes at single operators, besides their weights, when channels are removed."""
+"""Changes to single operators, besides their weights, when channels are removed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def convolution(node: ir.Node, state: Cut) -> None:
 def reshape(node: ir.Node, state: Cut) -> None:
     """The target in numbers: what is not known is copied (0) or follows (-1)."""
     before, after = state.dims(node.inputs[0]), state.dims(node.outputs[0])
-    assert before is not None and after is not None  # else its channels are frozen
+    assert before is not None and after is not None  # channels of unknown sizes are frozen
     target = [
         size if isinstance(size, int) else 0 if is_copied(before, after, axis) else -1
         for axis, size in enumerate(state.after(node.outputs[0]))
@@ -135,7 +135,7 @@ def gather(node: ir.Node, state: Cut) -> None:
 
 @cut("Pad")
 def pad(node: ir.Node, state: Cut) -> None:
-    """How many channels are put before and after."""
+    """The numbers of channels put before and after."""
     pads = pads_of(node, state.coupling.builder)
     assert pads is not None
     changed = False

@@ -1,4 +1,4 @@
-"""remove-dead-channels: channels that have one value whatever the inputs are, folded into what reads them."""
+"""remove-dead-channels: folds channels that are constant for all inputs into the layers that read them."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _folds(site: Site, value: ir.Value) -> bool:
     """Whether a constant that a layer reads as `value` can go into its bias."""
     if site.input is not value or site.group > 1:
         return False
-    if site.kind == "conv":  # beside padding it would be another constant
+    if site.kind == "conv":  # next to padding the constant would be another one
         return not any(site.pads) and site.auto_pad in ("NOTSET", "VALID")
     return site.kind == "gemm" or (site.kind == "matmul" and len(site.nodes) > 1)
 

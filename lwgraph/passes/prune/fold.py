@@ -13,7 +13,7 @@ from lwgraph.views.coupling import Group
 
 
 class Fold(Importance):
-    """How well one other channel that stays can speak for a channel (Wang et al. 2025, "Forget the Data and
+    """The quality of the best remaining substitute of a channel (Wang et al. 2025, "Forget the Data and
     Fine-Tuning! Just Fold the Network to Compress", arXiv 2502.10216, with measured instead of weight similarity).
 
     With x_j a channel as its readers see it, its fold into x_i leaves (1 - rho_ij^2) of its variance, rho being their
@@ -31,17 +31,17 @@ class Fold(Importance):
         cross, gain, power = np.zeros((width, width)), np.zeros(width), 0.0
         for reader in view.readers(group):
             moments = view.moments(reader)
-            power += sum(block.power for block in moments.blocks)
-            for block, columns in zip(moments.blocks, reader.columns, strict=True):
+            power += sum(loss.power for loss in moments.losses)
+            for loss, columns in zip(moments.losses, reader.columns, strict=True):
                 for tap in range(columns.shape[1]):
-                    cross += block.moments[np.ix_(columns[:, tap], columns[:, tap])] / columns.shape[1]
-                gain += np.square(block.matrix).sum(0)[columns].sum(1)
+                    cross += loss.chosen(columns[:, tap]) / columns.shape[1]
+                gain += np.square(loss.matrix).sum(0)[columns].sum(1)
         if power <= 0 or not cross.any():
             return L2().rank(group, view)
         variance = np.diagonal(cross).copy()
         scale = np.sqrt(np.maximum(variance, 1e-300))
         left = 1 - np.minimum(1.0, np.square(cross / scale / scale[:, None]))
-        left = np.where(variance[:, None] > 0, left, 0.0)  # what never varies needs no other
+        left = np.where(variance[:, None] > 0, left, 0.0)  # a channel that never varies needs no substitute
         return _greedy(left, variance * gain / power)
 
 

@@ -1,4 +1,4 @@
-"""Which channels of a group matter least, and what leaving them out costs."""
+"""Importances: rank the channels of a group, and estimate the cost of removing them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import numpy as np
 from lwgraph import ir
 from lwgraph.arrays import Floats, Ints
 from lwgraph.errors import UsageError, did_you_mean
-from lwgraph.layers.moments import Block
+from lwgraph.layers.factored import Factored
+from lwgraph.layers.moments import Block, Moments
 from lwgraph.objects import load_object
 from lwgraph.passes.prune.readers import GroupReader, PruneView
 from lwgraph.views.coupling import Group
 
 STRIP, SPARSE = 256, 0.75  # rows updated at once; the share of columns left at which those that are gone are taken out
-MEMORY_BYTES = 1 << 30  # of all inverses that the greedy choice updates
+MEMORY_BYTES = 1 << 30  # memory for the inverses that the greedy choice updates
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +90,7 @@ class L2(Importance):
 
 
 class Activation(Importance):
-    """What a channel adds to the layers that read it: |weights|^2 times the second moment of its values.
+    """The power that a channel adds to the layers that read it: |weights|^2 times the second moment of its values.
 
     The structured form of Wanda's score (Sun et al. 2024, "A Simple and Effective Pruning Approach", eq. 1).
     """
@@ -102,9 +103,9 @@ class Activation(Importance):
         total = np.zeros(group.width)
         for reader in view.readers(group):
             moments = view.moments(reader)
-            power = sum(block.power for block in moments.blocks) or 1.0
-            for block, columns in zip(moments.blocks, reader.columns, strict=True):
-                each = np.diagonal(block.moments) * np.square(block.matrix).sum(0)
+            power = sum(loss.power for loss in moments.losses) or 1.0
+            for loss, columns in zip(moments.losses, reader.columns, strict=True):
+                each = loss.diagonal * np.square(loss.matrix).sum(0)
                 total += each[columns].sum(1) / power
         return by_score(total) if total.any() else L2().rank(group, view)
 
@@ -115,8 +116,8 @@ class Obs(Importance):
     Removing the columns B of a weight W read through moments R costs tr(W_B (R^-1)_BB^-1 W_B^T), and what remains is
     updated (Kurtic et al. 2023, "ZipLM", section 3; Frantar and Alistarh 2022, "Optimal Brain Compression"). Costs are
     summed over the layers that read the group. Channels go in rounds of 1/32 of the group, jointly exact within each;
-    a group whose inverses exceed MEMORY_BYTES goes in a single round. O(rounds * D^2 * D/32) per layer with patches
-    of length D.
+    a group goes in a single round where its inverses exceed MEMORY_BYTES, or the moments of a reader are factored.
+    O(rounds * D^2 * D/32) per layer with patches of length D.
     """
 
     name = "obs"
@@ -129,10 +130,10 @@ class Obs(Importance):
         if not readers:
             return L2().rank(group, view)
         size = sum(_bytes(reader) for reader in readers)
-        if size > MEMORY_BYTES:
+        if size > MEMORY_BYTES or not all(view.moments(reader).exact for reader in readers):
             total = np.zeros(group.width)
             for reader in readers:
-                total += _costs(_parts(view, [reader]), np.arange(group.width))
+                total += _alone(view.moments(reader), reader)
             return by_score(total)
         parts = _parts(view, readers)
         alive = np.arange(group.width)
@@ -200,24 +201,43 @@ class _ShrinkingWeight:
         kept = np.flatnonzero(self._left)
         self.weight = self.weight[kept][:, kept] if self._squared else self.weight[:, kept]
         self.inverse = self.inverse[kept][:, kept]
-        self.columns = (np.cumsum(self._left) - 1)[self.columns]  # those of removed channels are never asked for again
+        self.columns = (np.cumsum(self._left) - 1)[
+            self.columns
+        ]  # columns of removed channels are never asked for again
         self._left = self._left[kept]
 
 
 def _parts(view: PruneView, readers: list[GroupReader]) -> list[_ShrinkingWeight]:
-    found = []
-    for reader in readers:
-        moments = view.moments(reader)
-        power = sum(block.power for block in moments.blocks)
-        found += [
-            _ShrinkingWeight(block, columns, 1 / power if power > 0 else 0.0)
-            for block, columns in zip(moments.blocks, reader.columns, strict=True)
-        ]
-    return found
+    return [part for reader in readers for part in _parts_of(view.moments(reader), reader)]
+
+
+def _parts_of(moments: Moments, reader: GroupReader) -> list[_ShrinkingWeight]:
+    scale = _scale(moments)
+    return [
+        _ShrinkingWeight(block, columns, scale) for block, columns in zip(moments.blocks, reader.columns, strict=True)
+    ]
+
+
+def _scale(moments: Moments) -> float:
+    power = sum(loss.power for loss in moments.losses)
+    return 1 / power if power > 0 else 0.0
+
+
+def _alone(moments: Moments, reader: GroupReader) -> Floats:
+    """The cost of each channel at one reader when the others stay."""
+    if moments.exact:
+        return _costs(_parts_of(moments, reader), np.arange(len(reader.columns[0])))
+    total = np.zeros(len(reader.columns[0]))
+    for loss, columns in zip(moments.losses, reader.columns, strict=True):
+        assert isinstance(loss, Factored)
+        for channel, (block, at) in enumerate(zip(loss.inverse_blocks(columns), columns, strict=True)):
+            weight = loss.matrix[:, at]
+            total[channel] += float(np.trace(np.linalg.solve(block, weight.T @ weight)))
+    return total * _scale(moments)
 
 
 def _bytes(reader: GroupReader) -> int:
-    """What the parts of a layer take, about."""
+    """The approximate memory for the parts of a layer, in bytes."""
     width = reader.site.fan_in
     return 8 * len(reader.columns) * width * (width + min(width, reader.site.outputs // reader.site.group))
 

@@ -1,4 +1,4 @@
-"""Between which bounds each channel of each value stays, whatever the model's inputs are."""
+"""Interval arithmetic: bounds of each channel of each value that hold for all inputs."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def _move(
     known: Mapping[tuple[ir.Value, int], Bounds],
     moved: Mapping[tuple[ir.Value, ir.Value], list[Any]],
 ) -> Bounds:
-    """Where an output's channels come from the coupling has recorded: index by index, or axis by axis."""
+    """Bounds of an output whose channels only move: the coupling has recorded where each comes from."""
     low, high = np.full(size, math.inf), np.full(size, -math.inf)
     mine = coupling.builder.get(output, axis)
     for value in dict.fromkeys(value for value in node.inputs if value is not None):
@@ -206,4 +206,4 @@ def _move(
             bounds = known.get((source.value, source.axis), Bounds.unknown(source.size))
             np.minimum.at(low, here, bounds.low[there])
             np.maximum.at(high, here, bounds.high[there])
-    return Bounds(low, high)  # what came from nowhere has low > high, which counts as unknown
+    return Bounds(low, high)  # an index that came from nowhere has low > high, which counts as unknown

@@ -1,4 +1,4 @@
-"""What pruning looks at: groups, the layers that read them, their moments, their work."""
+"""A model as pruning sees it: groups, the layers that read them, their moments, their work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lwgraph import ir
 from lwgraph.arrays import Ints
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.layers.apply import tell_shortage
-from lwgraph.layers.moments import Moments, Pooled
+from lwgraph.layers.moments import Moments, pooled
 from lwgraph.layers.site import Site, find_sites
 from lwgraph.measure.work import node_macs
 from lwgraph.rewrite.base import Context
@@ -106,9 +106,9 @@ class PruneView:
                 self._moments.pop(next(iter(self._moments)))
             statistics = self.context.statistics
             grams = [] if statistics is None else [statistics.gram(site) for site in reader.sites]
-            gram = None if not grams else grams[0] if len(grams) == 1 else Pooled.of(grams)
-            self._moments[name] = Moments(reader.site, gram)
-            tell_shortage(self.context, reader.site, self._moments[name].count)
+            self._moments[name] = Moments(reader.site, pooled(grams) if grams else None)
+            if self._moments[name].exact:
+                tell_shortage(self.context, reader.site, self._moments[name].count)
         return self._moments[name]
 
 
@@ -118,10 +118,10 @@ def _open(model: ir.Model, shapes: dict[str, list[int | None]]) -> bool:
 
 
 def _columns(site: Site, axis: Axis, indices: Ints) -> tuple[Ints, ...]:
-    """Where the indices of a weight's reading axis are among the entries of a patch, per group of the layer."""
+    """The positions of a reading axis's indices among the entries of a patch, per group of the layer."""
     taps, per_group = site.taps, site.inputs // site.group
     spread = np.arange(taps)
-    if axis.size == per_group:  # the same in every group
+    if axis.size == per_group:  # all groups have the same columns
         columns = (indices[:, :, None] * taps + spread).reshape(len(indices), -1)
         return (columns,) * site.group
     found = []

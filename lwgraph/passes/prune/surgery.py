@@ -91,7 +91,7 @@ class Cut:
             if any(self.touched(value) for value in (*node.inputs, *node.outputs)):
                 if edit is not None:
                     edit(node, self)
-                for output in node.outputs:  # what nothing reads is not tracked, but may have a recorded size
+                for output in node.outputs:  # an unread output is not tracked, but may have a recorded size
                     if not self.touched(output) and not ir.use_count(output) and not output.is_graph_output():
                         output.shape = None
         self._slice_constants()

@@ -1,4 +1,4 @@
-"""Taylor importance: what the network's outputs change when a channel is turned down, by gradients, without labels."""
+"""Taylor importance: the change of the outputs when a channel is turned down, by gradients, without labels."""
 
 from __future__ import annotations
 

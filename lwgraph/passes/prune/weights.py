@@ -1,9 +1,8 @@
-"""prune-weights: single weights become zero, the others make up for it. For files, not for speed."""
+"""prune-weights: sets single weights to zero and refits the others; files get smaller, not models faster."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -12,8 +11,8 @@ import numpy.typing as npt
 
 from lwgraph import ir
 from lwgraph.arrays import Floats
-from lwgraph.layers.apply import moments_of
-from lwgraph.layers.moments import Block
+from lwgraph.layers.apply import moments_of, observable
+from lwgraph.layers.moments import Block, inexact
 from lwgraph.layers.site import Site, find_sites
 from lwgraph.passes.clean.constants_to_initializers import ConstantsToInitializers
 from lwgraph.passes.prune.assessment import matches
@@ -21,7 +20,7 @@ from lwgraph.passes.prune.compensate import add_to_bias, bias_of, own_biases, se
 from lwgraph.rewrite.base import Context, Contract, Pass
 
 Mask = npt.NDArray[np.bool_]
-ROUNDS, STEPS = 8, 10  # of choosing, and of conjugate gradients after each
+ROUNDS, STEPS = 8, 10  # rounds of choosing, and conjugate-gradient steps after each
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,8 @@ class PruneWeights(Pass):
         own_biases(model, [site for site in sites if bias_of(site) is not None])
         sites = [site for site in find_sites(model) if self._takes(site, context)]
         if context.statistics is not None:
-            context.statistics.prefetch(site for site in sites if site.graph is model.graph)
+            seen = [site for site in sites if site.graph is model.graph]
+            context.statistics.prefetch(site for site in seen if context.statistics.exact(site))
         by_name = {site.name: site for site in sites}
         done: set[str] = set()
         for index, site in enumerate(sites):
@@ -67,6 +67,9 @@ class PruneWeights(Pass):
                 context.skip(self.name, site.name, f"it shares its weight with '{left_out[0]}', which is excluded")
                 continue
             family = [site, *(by_name[name] for name in site.shared)]
+            if reason := next((why for member in family if (why := self._unknown(member, context))), ""):
+                context.skip(self.name, site.name, reason)
+                continue
             self._prune(family, context)
             done.update(member.name for member in family)
         return len(done)
@@ -77,6 +80,11 @@ class PruneWeights(Pass):
             context.skip(self.name, site.name, "excluded by only or ignore")
             return False
         return site.node.inputs[1] is not None and site.node.inputs[1].is_initializer()
+
+    @staticmethod
+    def _unknown(site: Site, context: Context) -> str:
+        statistics = context.statistics
+        return "" if statistics is None or not observable(site) or statistics.exact(site) else inexact(site)
 
     def _prune(self, family: list[Site], context: Context) -> None:
         site, moments = family[0], moments_of(family, context)
@@ -147,9 +155,3 @@ def _refit(block: Block, mask: Mask, weight: Floats, steps: int) -> Floats:
         direction = residual * scale + np.divide(after, power, out=np.zeros_like(after), where=power > 0) * direction
         power = after
     return kernel
-
-
-def density(model: ir.Model) -> Iterator[tuple[str, float]]:
-    """For each layer the share of its weights that are not zero."""
-    for site in find_sites(model):
-        yield site.name, float(np.count_nonzero(site.weight) / site.weight.size)

@@ -1,4 +1,4 @@
-"""How many channels each group loses: a share of each, or what costs least for the work it saves."""
+"""Chooses how many channels each group loses: a share of each, or those that cost least for the work saved."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lwgraph.views.coupling import Axis, Group
 
 
 def step_of(group: Group, multiple: int) -> int:
-    """By how many channels a group may shrink at once, so that the layers that make it keep multiples of `multiple`.
+    """The step in which a group may shrink, so that the layers that make it keep multiples of `multiple`.
 
     A channel that is several filters (one for each group of a grouped convolution) counts as so many.
     """
@@ -106,7 +106,7 @@ def at_outputs(rankings: Mapping[Group, Ranking], found: Iterable[Sensitivity]) 
 
 
 def shares_after(group: Group, before: int, after: int, share: Mapping[Axis, float]) -> dict[Axis, float]:
-    """What is left of each axis of the group's weights when it shrinks, `share` being left of them now."""
+    """The shares left of the axes of the group's weights after it shrinks, `share` being left of them now."""
     found: dict[Axis, float] = {}
     for each in group.weights():
         root = each.axis.root()

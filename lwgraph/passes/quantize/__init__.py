@@ -1,1 +1,1 @@
-"""Integers instead of floats: where to put them, with which grids, and what makes them lose less."""
+"""Passes that compute or store in fewer bits, and their parts: placing, grids, graph, judging."""

@@ -1,4 +1,4 @@
-"""High-bias absorption: what every value of a channel has in common moves into the bias of the next layer."""
+"""absorb-bias: moves what all values of a channel have in common into the bias of the next layer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lwgraph.passes.quantize.placing.roles import clip_range
 from lwgraph.rewrite import Context, Contract, Pass
 from lwgraph.rewrite.base import Skip
 
-_LEAST = 0.01  # of its range: tensors that would get narrower by less stay as they are
+_LEAST = 0.01  # share of its range by which a tensor must get narrower
 _SAME = ("Dropout", "GlobalAveragePool", "GlobalMaxPool", "Identity", "MaxPool")  # f(x - c) = f(x) - c
 
 

@@ -1,4 +1,4 @@
-"""Cross-layer equalization: let every channel of a tensor use the whole grid."""
+"""equalize: scales channels across layers so that every channel of a tensor uses the whole grid."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Equalize(Pass):
         self.check_option("weight_bits", 2 <= self.weight_bits <= 16, self.weight_bits, "2 to 16")
 
     def run(self, model: ir.Model, context: Context) -> int:
-        """With data, by the ranges of activations; without, by the ranges of weights."""
+        """Equalize by the ranges of activations with data, and by those of weights without."""
         known = quantized_already(model)
         if known is not None:
             context.skip(self.name, model.graph.name or "the model", f"already quantized: {known}")
@@ -56,7 +56,7 @@ class Equalize(Pass):
         return apply_scales(channels, weight_scales(channels))
 
     def balance(self, model: ir.Model, seen: Mapping[str, Observed], least: float = 0.0) -> int:
-        """As `run`, by what was observed of the tensors of `wanted`; the number of layers changed.
+        """Equalize by the observed ranges of the tensors of `wanted`; returns the number of layers changed.
 
         Nothing is changed where the layers' errors, summed, are predicted to fall by less than the factor `least`.
         """
@@ -227,7 +227,7 @@ def _predicted(layer: ScaledLayer, scale: Array, seen: Mapping[str, Observed], b
 
 
 def _producer_loss(layer: ScaledLayer, outputs: Array, seen: Mapping[str, Observed], bits: int) -> float:
-    """With one scale per weight tensor, raising the rows of quiet channels coarsens the others."""
+    """The relative rounding error of the layer's weight, with one scale per tensor, after its outputs are scaled."""
     weight, x = ir.constant(layer.node.inputs[1]), layer.node.inputs[0]
     found = seen.get(x.name or "") if x is not None else None
     if weight is None or found is None or found.channel_square is None or found.channel_mean is None:

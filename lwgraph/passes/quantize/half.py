@@ -1,4 +1,4 @@
-"""Half precision: weights, and where asked activations, in 16-bit floating point."""
+"""half: weights, and optionally activations, in 16-bit floating point."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ class Half(Pass):
 
 
 def _refusal(executor: Executor, model: ir.Model) -> str:
-    """What a runtime says that cannot run the model; empty when it can."""
+    """The error of a runtime that cannot run the model; empty if it can."""
     try:
         executor.prepare(model)
     except LwgraphError as error:

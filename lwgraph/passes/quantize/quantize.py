@@ -1,4 +1,4 @@
-"""Static quantization: 8-bit weights and activations, placed as the target's integer kernels want them."""
+"""quantize: 8-bit weights and activations, placed as the target's integer kernels want them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from lwgraph.rewrite import Context, Contract, Pass
 from lwgraph.rewrite.base import Log
 
 DESCRIBED = 2  # samples on which the report compares every tensor
-WIDE_OPSET = 21  # of QuantizeLinear with 4-bit and 16-bit integers
+WIDE_OPSET = 21  # the opset of QuantizeLinear with 4-bit and 16-bit integers
 JUDGED = 12  # rows of samples on which variants are compared
 MARGIN = 1.2  # times closer to be taken must be what clips ranges or evens channels, on samples that it does not know
 PROMISING = 1.03  # times less predicted error that channels must give to be tried evened out
@@ -57,7 +57,7 @@ class Quantize(Pass):
     weight_type: Annotated[str | None, "integer type of weights; none: the target's"] = None
     per_channel: Annotated[bool | None, "one weight scale per output channel; none: as the target can"] = None
     reduce_range: Annotated[bool | None, "7-bit weights, for processors that saturate; none: detected"] = None
-    equalize: Annotated[bool, "also try with channels evened out across layers, and keep what is closer"] = True
+    equalize: Annotated[bool, "also try to even out channels across layers, and keep what is closer"] = True
     rounding: Annotated[
         Literal["auto", "nearest", "second-order"],
         "of weights: to the nearest integer, or by the moments of their inputs (round-weights); auto: "
@@ -185,7 +185,7 @@ class Quantize(Pass):
         max_loss: float | None,
         judge: MeasureLoss | None,
     ) -> Mixed:
-        """What QuantizeLinear and DequantizeLinear do."""
+        """Quantize with QuantizeLinear and DequantizeLinear."""
         assert context.data
         opened_model = ir.clone(working)
         opened = open_activations(opened_model, target, refused)
@@ -374,6 +374,8 @@ class Quantize(Pass):
         if not channels:
             return [(model, first)]
         next(self.quantizers(model, target, known, first, methods[:1], fixed))  # observes
+        if not all(name in first.axes for name in channels):  # no node may be in integers, so nothing was observed
+            return [(model, first)]
         per_channel = target.per_channel and opset_of(model) >= target.per_channel_opset
         pass_, even = Equalize(per_channel=per_channel), ir.clone(shaped)
         if all(first.axes[name] == 1 for name in channels):
@@ -463,7 +465,7 @@ def _close(mixed: Mixed, opened: Sequence[Opened]) -> None:
 
 
 def opset_of(model: ir.Model) -> int:
-    """Of ONNX's own operators."""
+    """The opset of ONNX's own operators."""
     return model.graph.opset_imports.get("", 1)
 
 

@@ -1,4 +1,4 @@
-"""Weight-only quantization: matrices in 8 or 4 bits, activations in float."""
+"""quantize-weights: matrices in 8 or 4 bits, activations in float."""
 
 from __future__ import annotations
 
@@ -52,7 +52,11 @@ class QuantizeWeights(Pass):
         bool | None, "with data, round by what the inputs make of it (GPTQ) instead of to nearest; none: for 4 bits"
     ] = None
     minimum: Annotated[int, "weights of fewer elements stay float"] = 4096
-    op_types_to_quantize: Annotated[tuple[str, ...], "of MatMul, Gemm, Gather"] = ("MatMul", "Gemm", "Gather")
+    op_types_to_quantize: Annotated[tuple[str, ...], "operators to quantize: MatMul, Gemm, Gather"] = (
+        "MatMul",
+        "Gemm",
+        "Gather",
+    )
     nodes_to_exclude: Annotated[tuple[str, ...], "names of nodes that stay in float"] = ()
 
     def __post_init__(self) -> None:
@@ -187,13 +191,13 @@ class QuantizeWeights(Pass):
             return None
         executor = context.executor or registry.executor("ort", threads=context.threads)
         statistics = Statistics(model, context.data, executor, context.seed, progress=context.progress)
-        statistics.prefetch([site for site in sites if _cost(site) <= _LARGEST])
+        statistics.prefetch([site for site in sites if _second_order(site, statistics)])
         return statistics
 
     def _encoded(self, family: Sequence[Site], context: Context) -> Stored:
         site = family[0]
         moments = None
-        if context.statistics is not None and _cost(site) <= _LARGEST:
+        if context.statistics is not None and _second_order(site, context.statistics):
             moments = moments_of(family, context).blocks[0].moments
         return encode(site.weight, self.bits, self.block, moments)
 
@@ -234,10 +238,10 @@ def _install(site: Site, stored: Stored, writer: Writer) -> None:
     ir.sweep_values([weight])
 
 
-def _cost(site: Site) -> float:
-    """Multiply-accumulates of the second-order rounding of one layer: o D^2 + D^3."""
+def _second_order(site: Site, statistics: Statistics) -> bool:
+    """Whether a layer's exact moments are to be had, and a pass of second-order rounding, o D^2 + D^3, costs little."""
     outputs, inputs = site.shape
-    return float(inputs) ** 2 * (outputs + inputs)
+    return float(inputs) ** 2 * (outputs + inputs) <= _LARGEST and statistics.exact(site)
 
 
 def _integers(site: Site) -> str:

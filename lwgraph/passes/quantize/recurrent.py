@@ -1,4 +1,4 @@
-"""LSTM and GRU with 8-bit weights, in standard operators: a Scan over integer products.
+"""quantize-recurrent: LSTM and GRU with 8-bit weights, as a Scan over integer products.
 
 One step of a recurrent layer reads all of its recurrent weights for a handful of products, so its time is that of
 reading memory; bytes are read four times as fast as floats, and often stay in the cache. The products are
@@ -126,7 +126,9 @@ class RecurrentLayer:
                 bool(ir.attribute(node, "linear_before_reset", 0)) if not lstm else False,
                 _batch(source),
             )
-            backward = self.direction == "reverse" or index == 1  # by slices: onnx's own evaluator scans forward only
+            backward = (
+                self.direction == "reverse" or index == 1
+            )  # slices reverse the sequence: onnx's own evaluator scans forward only
             outs = cell.add(
                 "Scan",
                 [*states, cell.reversed(gates) if backward else gates],

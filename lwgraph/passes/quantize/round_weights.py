@@ -1,4 +1,4 @@
-"""Put the weights of layers on integer grids, as float numbers: what storing them in few bits costs, at its least."""
+"""round-weights: rounds the weights of layers to integer grids, with the least loss, and keeps them as floats."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from lwgraph.arrays import Floats
 from lwgraph.calibrate import CrossMoments, Statistics, cross_moments
 from lwgraph.layers.apply import moments_of, observable
 from lwgraph.layers.linalg import shrinkage
+from lwgraph.layers.moments import inexact, too_wide
 from lwgraph.layers.site import Site, find_sites
 from lwgraph.layers.weights import check_writable, has_bias_slot, write
 from lwgraph.passes.quantize.grids.second_order import (
@@ -85,7 +86,13 @@ class RoundWeights(Pass):
                 else:
                     moments = moments_of([site], context)
                     weight = site.weight.reshape(site.group, -1, site.fan_in)
-                    kernel = self._rounded(weight, [b.moments for b in moments.blocks]).reshape(site.weight.shape)
+                    if moments.exact:
+                        kernel = self._rounded(weight, [b.moments for b in moments.blocks])
+                    else:
+                        if self.method != "nearest":
+                            context.warn(f"{self.name} rounds '{site.name}' to nearest: {inexact(site)}")
+                        kernel = self._nearest(weight, [loss.diagonal for loss in moments.losses])
+                    kernel = kernel.reshape(site.weight.shape)
                     bias = (0.0 if site.bias is None else site.bias) + moments.shift(kernel)
                     write(site, kernel, bias if has_bias_slot(site) and (site.bias is not None or bias.any()) else None)
                 done += 1
@@ -93,7 +100,7 @@ class RoundWeights(Pass):
         return done
 
     def _observing(self, model: ir.Model, sites: Sequence[Site], context: Context, prefetch: bool) -> Context:
-        """With moments of this model's own layer inputs: the context's may be missing, or those of an older model."""
+        """A context with moments of this model's layer inputs; the given one may have none, or an older model's."""
         if context.data:
             executor = context.executor or registry.executor("ort", threads=context.threads)
             statistics = Statistics(model, context.data, executor, context.seed, progress=context.progress)
@@ -121,10 +128,10 @@ class RoundWeights(Pass):
     def _aims(
         original: ir.Model, model: ir.Model, sites: Sequence[Site], context: Context
     ) -> dict[str, tuple[CrossMoments, CrossMoments]]:
-        """What the layers should give (in the original) and what they now see: on most samples, and on every fourth."""
+        """The outputs that layers should give and the inputs that they now see, on most samples and on every fourth."""
         assert context.data is not None
         executor = context.executor or registry.executor("ort", threads=context.threads)
-        aimed = [site for site in sites if site.kind != "conv_transpose" and has_bias_slot(site)]
+        aimed = [s for s in sites if s.kind != "conv_transpose" and has_bias_slot(s) and not too_wide(s)]
         targets = {site.name: str(site.output.name) for site in aimed}
         held = context.data[::4] if len(context.data) > 1 else []
         most = [f for i, f in enumerate(context.data) if i % 4] if held else []
@@ -166,6 +173,14 @@ class RoundWeights(Pass):
             else:
                 q = to_nearest(rows, scale, self.limit)
             found[g] = q * steps_of(scale, rows.shape[1])
+        return found
+
+    def _nearest(self, weight: Floats, powers: Sequence[Floats]) -> Floats:
+        """(G, o/g, D) on the grid, each weight by itself; only the steps look at the inputs' power, (D,) per group."""
+        found = np.empty_like(weight)
+        for g, (rows, power) in enumerate(zip(weight, powers, strict=True)):
+            scale = self._steps(rows, power)
+            found[g] = to_nearest(rows, scale, self.limit) * steps_of(scale, rows.shape[1])
         return found
 
     def _steps(self, rows: Floats, importance: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""SmoothQuant: outlier channels of a product's input move into its weight, and their inverse into what comes before."""
+"""smooth-quant: moves outlier channels of a product's input into its weight, and the inverse into the node before."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from lwgraph.passes.quantize.placing.already_quantized import quantized_already
 from lwgraph.rewrite import Context, Contract, Pass
 
 ALPHAS = (0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # tried when alpha is to be found
-ROWS = 256  # of each chain's input kept for judging
-_BETTER = 0.98  # of the error without smoothing: less gain is not worth a change
+ROWS = 256  # rows of each chain's input kept for judging
+_BETTER = 0.98  # share of the error without smoothing that is worth a change
 
 
 @dataclass(frozen=True)

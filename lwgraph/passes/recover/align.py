@@ -1,4 +1,4 @@
-"""align-blocks: after each layer the 1x1 convolution that brings its outputs nearest to the original's, absorbed."""
+"""align-blocks: appends to each layer the 1x1 convolution that best restores its outputs, and absorbs it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lwgraph.layers.weights import has_bias_slot, transform, write
 from lwgraph.passes.recover.closed_form import EQUAL, ClosedForm, FitTarget, Job, better_of
 from lwgraph.rewrite.base import Contract, Skip
 
-RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)  # of the mean variance; the best on held-out rows is taken
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)  # shares of the mean variance; held-out rows choose
 ROWS_PER_CHANNEL = 16
 LEAST_ROWS = 8192
 WIDEST = 2048  # outputs of a group: the system to solve has as many unknowns per output
@@ -41,7 +41,7 @@ class AlignBlocks(ClosedForm):
 
     @property
     def limit(self) -> int:
-        """How many samples to use at most."""
+        """The most samples to use."""
         return self.samples
 
     def correct(self, job: Job, site: Site, target: FitTarget) -> bool:

@@ -1,4 +1,4 @@
-"""Variations of unlabelled inputs: the teacher is asked again, so any input on which it is meaningful will do."""
+"""Varies unlabelled inputs: the teacher answers each, so any input that makes sense to it will do."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def kinds(spec: str, allowed: Collection[str]) -> tuple[str, ...]:
 
 
 def keep_labels(which: tuple[str, ...], spec: str) -> tuple[str, ...]:
-    """Those after which a sample's label is still true: mixup is left out of "auto", and refused where it was named.
+    """The variations that keep a sample's label true: without mixup, which is refused where it was named.
 
     Raises:
         UsageError: mixup was asked for.

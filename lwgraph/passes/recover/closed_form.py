@@ -1,4 +1,4 @@
-"""What the closed-form passes share: layers in order, paired values of student and teacher, judgement, undoing."""
+"""Shared by the closed-form passes: layers in order, paired values of student and teacher, judging, undoing."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from lwgraph.rewrite.base import Context, Gain, Pass, Skip
 
 HELD_OUT_SHARE = 0.25
 BATCH = 16
-ROW_BYTES = 1 << 27  # of one array of sampled outputs: a reader's head has 20,000 of them at every position
+ROW_BYTES = 1 << 27  # memory for one layer's sampled outputs: a text reader's head has 20,000 at every position
 MEMORY = 1 << 29  # bytes for the live values of both models; what is beyond goes to temporary files
 EQUAL = 1e-10  # a relative error below it is rounding: nothing to repair
 
 
 @dataclass(frozen=True)
 class FitTarget:
-    """What a layer's output should be: the teacher's value `name`, less the student's value `minus` where there is one.
+    """The target of a layer's output: the teacher's value `name`, less the student's value `minus` if there is one.
 
     With a residual sum after the layer, aiming at the teacher's sum corrects the error of the other branch, too.
     """
@@ -127,7 +127,7 @@ def _rows(value: Array, channels_last: bool) -> Array:
 
 
 def target_of(site: Site, common: frozenset[str], teacher_kinds: Mapping[str, str]) -> FitTarget | None:
-    """What the layer's output is compared with; None when the original has nothing that corresponds."""
+    """The target that the layer's output is compared with; None if the original has none."""
     output = site.output
     uses = list(output.uses())
     if len(uses) == 1 and uses[0][0].op_type == "Add" and not output.is_graph_output():
@@ -147,7 +147,7 @@ class ClosedForm(Pass):
     @property
     @abstractmethod
     def limit(self) -> int:
-        """How many samples to use at most."""
+        """The most samples to use."""
 
     @abstractmethod
     def correct(self, job: Job, site: Site, target: FitTarget) -> bool:

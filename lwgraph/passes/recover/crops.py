@@ -1,4 +1,4 @@
-"""Squares cut out of images, for models from images to images: many small ones say more per step than few large ones.
+"""Crops squares from images, for models from images to images: many small ones teach more than few large ones.
 
 A dense output is judged at every pixel, and pixels of one image are alike: a batch of whole images costs the time of
 many squares out of as many images, whose mean gradient has less noise. Borders are the same for both models.
@@ -61,7 +61,7 @@ def croppable(
 
 def cut(feeds: Mapping[str, Tensor], names: Collection[str], side: int, generator: Any) -> dict[str, Tensor]:
     """The feeds with a square at a random place of each row, the same in all of `names`, where it is smaller."""
-    import torch  # not above: the rest is needed to list this pass, and its options, without the extra
+    import torch  # imported here, so that the pass and its options can be listed without the extra
 
     found = dict(feeds)
     if not names:

@@ -1,4 +1,4 @@
-"""distill: train the rewritten model to imitate the original on unlabelled inputs. Needs the `torch` extra."""
+"""distill: trains the rewritten model to imitate the original on unlabelled inputs. Needs the `torch` extra."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Distill(Pass):
     ] = 8
     objective: Annotated[str, "terms, such as kl+features:0.5, of kl, mse, cosine, features, labels"] = "auto"
     features: Annotated[tuple[str, ...], "values to match besides the outputs; none named: the penultimate ones"] = ()
-    temperature: Annotated[float, "of the softmax in kl"] = 2.0
+    temperature: Annotated[float, "temperature of the softmax in kl"] = 2.0
     blocks: Annotated[
         Literal["end", "student", "teacher"],
         "train end to end, or block by block, fed by the student or by the teacher",
@@ -67,13 +67,13 @@ class Distill(Pass):
     )
     precision: Annotated[
         Literal["auto", "float32", "gradients", "bfloat16"],
-        "of training; gradients: bfloat16 in the backward run only; auto: bfloat16 where that is fast "
+        "precision of training; gradients: bfloat16 in the backward run only; auto: bfloat16 where that is fast "
         "and exact enough, else gradients",
     ] = "auto"
     scales: Annotated[bool, "train the scales of quantization, too"] = False
     held_out: Annotated[float, "share of the samples to judge by"] = 0.15
     patience: Annotated[int, "stop after so many checks (of twenty) without improvement; 0: never"] = 8
-    synthetic: Annotated[int, "how many inputs to synthesize where there are no data"] = 128
+    synthetic: Annotated[int, "inputs to synthesize where there are no data"] = 128
     recorded: Annotated[str, "file of moments to synthesize from, instead of BatchNormalizations"] = ""
     checkpoint: Annotated[str, "file to save to and to resume from"] = ""
 

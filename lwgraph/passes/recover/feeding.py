@@ -1,4 +1,4 @@
-"""What each training step is fed: batches in random order, varied, and the teacher's answers, which are asked once."""
+"""Feeds training steps: batches in random order, varied, with the teacher's answers, which are asked once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lwgraph.passes.recover.sample_pool import Chunk, SamplePool
 
 Tensor: TypeAlias = "torch.Tensor"
 Values = Mapping[str, Tensor]
-MOST_BYTES = 1 << 30  # of the teacher's answers that are kept
+MOST_BYTES = 1 << 30  # memory for the teacher's answers that are kept
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ class Feeder:
         self._by_row: bool | None = None if versions and not varied else False  # None: not known yet
         # Every version has equally many steps, so the number of a step says which round it is in.
         self._count = len(pool.round(size, np.random.default_rng(0)))
-        self.bytes = 0  # of the answers kept
+        self.bytes = 0  # memory of the answers kept
         self.asked = 0  # batches for which the teacher was asked
 
     def steps(self, start: int) -> Iterator[Iterator[Fed]]:
-        """Without end, what each step from number `start` on is fed: one run, or several where the batch is fixed."""
+        """Yield, without end, the runs of each step from `start` on: one, or several where the batch is fixed."""
         if self._by_row is None:
             self._by_row = self._answers_have_rows()
         while True:

@@ -1,8 +1,8 @@
-"""What of a rewritten model corresponds to the original: values of the same name, and which of them to imitate."""
+"""Matches a rewritten model to the original: values of the same name, and which of them to imitate."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from lwgraph import ir
 from lwgraph.errors import ModelError, did_you_mean
@@ -45,28 +45,19 @@ def penultimate(student: ir.Model, common: Collection[str]) -> list[str]:
     found: dict[str, None] = {}
     for output in student.graph.outputs:
         for value in _last_inputs(output):
-            for name in _nearest(value, common):
-                found[name] = None
+            found.update((near.name or "", None) for _, near in _first(value, lambda node, v: v.name in common))
     return list(found)
 
 
 def _last_inputs(output: ir.Value) -> Iterable[ir.Value]:
     """The data inputs of the linear layers with a constant weight that are reached first, going back from an output."""
-    stack, seen = [output], set()
-    while stack:
-        value = stack.pop()
-        node = value.producer()
-        if node is None or value in seen:
-            continue
-        seen.add(value)
-        if is_linear(node):
-            assert node.inputs[0] is not None
-            yield node.inputs[0]
-            continue
-        stack += [v for v in node.inputs if v is not None]
+    for node, _ in _first(output, lambda node, value: is_linear(node)):
+        assert node.inputs[0] is not None
+        yield node.inputs[0]
 
 
-def _nearest(value: ir.Value, common: Collection[str]) -> Iterable[str]:
+def _first(value: ir.Value, wanted: Callable[[ir.Node, ir.Value], bool]) -> Iterable[tuple[ir.Node, ir.Value]]:
+    """The wanted (node, result) that are reached first, going back from a value, its own node included."""
     stack, seen = [value], set()
     while stack:
         value = stack.pop()
@@ -74,8 +65,8 @@ def _nearest(value: ir.Value, common: Collection[str]) -> Iterable[str]:
         if node is None or value in seen:
             continue
         seen.add(value)
-        if value.name and value.name in common:
-            yield value.name
+        if wanted(node, value):
+            yield node, value
         else:
             stack += [v for v in node.inputs if v is not None]
 

@@ -1,4 +1,4 @@
-"""The terms of an objective, as text; read without PyTorch, so that a mistake is told before any work is done."""
+"""Parses the terms of an objective, without PyTorch, so that mistakes are reported before any work is done."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a student should have in common with its teacher, as losses of their values on the same inputs."""
+"""Objectives: losses between the values of student and teacher on the same inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The optimizers of distillation, the rates that it tries for each, and what the processor is fast in."""
+"""The optimizers of distillation, the rates to try for each, and the precisions that are fast on the processor."""
 
 from __future__ import annotations
 

@@ -9,10 +9,10 @@ from typing import Annotated, ClassVar
 from lwgraph import ir
 from lwgraph.errors import UsageError
 from lwgraph.layers.site import find_sites
-from lwgraph.layers.substitute import FROM_KEY
 from lwgraph.passes.recover.matching import is_linear
 from lwgraph.plan.refit.sequential import EQUAL, Scope, refit
 from lwgraph.rewrite.base import Context, Contract, Pass
+from lwgraph.rewrite.provenance import FROM_KEY
 
 
 @dataclass(frozen=True)

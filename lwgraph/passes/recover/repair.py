@@ -1,4 +1,4 @@
-"""repair-statistics: give every layer's outputs the mean and variance that they had in the original model."""
+"""repair-statistics: gives every layer's outputs the mean and variance that they had in the original model."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RepairStatistics(ClosedForm):
 
     @property
     def limit(self) -> int:
-        """How many samples to use at most."""
+        """The most samples to use."""
         return self.samples
 
     def correct(self, job: Job, site: Site, target: FitTarget) -> bool:

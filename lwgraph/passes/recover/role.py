@@ -23,9 +23,9 @@ class Distiller:
         for p in (AlignBlocks(), RefitHead()):
             p.run(model, context)
 
-    def train(self, model: ir.Model, context: Context, seconds: float, *, batch: int = 0) -> None:
+    def train(self, model: ir.Model, context: Context, seconds: float) -> None:
         """See `Trains.train`."""
-        Distill(minutes=max(seconds / 60, LEAST_MINUTES), augment="auto", batch=batch).run(model, context)
+        Distill(minutes=max(seconds / 60, LEAST_MINUTES), augment="auto").run(model, context)
 
 
 __all__ = ["Distiller"]

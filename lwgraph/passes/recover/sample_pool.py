@@ -32,7 +32,7 @@ class _Bucket:
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """What one run is fed; `labels` where the data have any."""
+    """The feeds of one run, with `labels` where the data have any."""
 
     feeds: Feed
     labels: Array | None = None

@@ -1,4 +1,4 @@
-"""Inputs for a model without data: noise, moved until the layers see the means and variances that were recorded.
+"""Synthesizes inputs: noise, moved until the layers see the means and variances that were recorded.
 
 ZeroQ (Cai et al. 2020, arXiv 2001.00281): every BatchNormalization remembers the mean and variance of what it saw in
 training. For models without one, `record` writes those of the layers' outputs on data that need not leave their owner.
@@ -29,7 +29,7 @@ BATCH = 32
 
 
 def batch_norm_moments(model: ir.Model) -> dict[str, tuple[Array, Array]]:
-    """What the BatchNormalizations of the main graph remember of their inputs."""
+    """The means and variances that the BatchNormalizations of the main graph hold of their inputs."""
     found = {}
     for node in model.graph:
         if node.op_type != "BatchNormalization" or node.domain != "" or node.inputs[0] is None:

@@ -25,28 +25,28 @@ from lwgraph.passes.recover.sample_pool import SamplePool, TrainingBatch
 Tensor: TypeAlias = "torch.Tensor"
 StateDict = dict[str, Tensor]
 CHECKS = 20  # held-out checks in a full run
-CHECK_SHARE = 0.1  # of a limited time that checks may take
+CHECK_SHARE = 0.1  # share of a limited time that checks may take
 EQUAL = 1e-7  # a held-out loss that is rounding: there is nothing to learn
-STEPS = 1000  # of a run whose time is limited and whose batch is not stated
+STEPS = 1000  # steps that a training should have if its time is limited and its batch not given
 MOST_BATCH = 64
 LOOKS = 10  # steps of length zero before any other, for the optimizer to know how large gradients are
-TRIAL_WARMUP = 0.3  # of a trial: the first steps of Adam are of full size, whatever the gradient's
+TRIAL_WARMUP = 0.3  # share of a trial: Adam's first steps are of full size, whatever the gradient
 HARMLESS = 1.1  # times the loss at start, that a trial may end at: its few steps are Adam's roughest
-MOST_ROUNDING = 0.03  # of the loss at start, that bfloat16 may make by itself
-TRIAL_SHARE = 0.02  # of the run, for each learning rate that is tried
-TRIAL_STEPS = 12  # at least, in a trial: after fewer, mostly of the warm-up, any rate looks harmless
-TRIALS_SHARE = 0.25  # of a limited time, that all trials together may take
+MOST_ROUNDING = 0.03  # share of the initial loss that bfloat16 alone may add
+TRIAL_SHARE = 0.02  # share of the training for each learning rate that is tried
+TRIAL_STEPS = 12  # least steps of a trial: after fewer, mostly warm-up, any rate looks harmless
+TRIALS_SHARE = 0.25  # share of a limited time that all trials together may take
 HELD_OUT_BATCH = 64
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train. Times in seconds; 0 steps or 0 seconds: no limit of that kind (one of them must be set)."""
+    """Settings of training. Times in seconds; 0 steps or seconds: no limit of that kind (one of them must be set)."""
 
     steps: int
     seconds: float
     batch: int  # samples per step; 0: so many that the run has about STEPS, of 4 to MOST_BATCH
-    versions: int  # of the data, for each of which the teacher is asked once; 0: anew in every round
+    versions: int  # versions of the data, each put to the teacher once; 0: new ones in every round
     optimizer: str  # "adam", "soap" or "sgd"
     rate: float  # 0: the highest of optimizers.RATES that does no harm in a trial
     warmup: float  # share of the run in which the rate rises
@@ -65,7 +65,7 @@ class Settings:
 
 @dataclass
 class Progress:
-    """Where a run stands; what a checkpoint holds besides weights and optimizer."""
+    """The progress of a training: what a checkpoint holds besides weights and optimizer."""
 
     step: int = 0
     elapsed: float = 0.0
@@ -196,7 +196,7 @@ class Trainer:
         )
 
     def _fitting_batch(self) -> int:
-        """How many samples make a step last as long as STEPS of them may, a power of two; process 0 decides."""
+        """The largest power of two of samples for which STEPS steps fit into the time; process 0 decides."""
         if self.settings.steps or not self.settings.seconds:
             return MOST_BATCH
         few = 4 * self.world
@@ -260,7 +260,7 @@ class Trainer:
         return rates[-1]
 
     def _checks(self, cost: float) -> int:
-        """How many held-out checks the run has, given what one takes; as many in every process."""
+        """The number of held-out checks of the training, given what one takes; the same in every process."""
         count = torch.tensor(CHECKS)
         if self.settings.seconds and not self.settings.steps:
             count = torch.tensor(min(CHECKS, max(2, int(CHECK_SHARE * self.settings.seconds / max(cost, 1e-9)))))
@@ -269,11 +269,11 @@ class Trainer:
         return int(count.item())
 
     def _done(self, started: float) -> float:
-        """How much of the run is done."""
+        """The share of the training that is done."""
         return self._share(started, self.progress.step, self.settings.steps, self.settings.seconds)
 
     def _share(self, started: float, step: int, steps: int, seconds: float) -> float:
-        """How much is done, by steps or by time, whichever is further; process 0 decides for all. 0: no limit."""
+        """The share done, by steps or by time, whichever is larger; process 0 decides for all. A limit of 0 is none."""
         by_steps = step / steps if self.settings.steps else 0.0
         by_time = (time.monotonic() - started) / seconds if seconds else 0.0
         share = torch.tensor(max(by_steps, by_time), dtype=torch.float64)

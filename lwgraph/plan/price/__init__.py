@@ -1,1 +1,1 @@
-"""What options cost: measured here or elsewhere, remembered, or counted."""
+"""Prices of options: measured here or on another machine, cached, or counted as work."""

@@ -163,11 +163,11 @@ class DeviceOracle(Oracle):
 
     @property
     def target(self) -> str:
-        """What the prices hold for, for people."""
+        """The machine for which the prices hold, in words."""
         return str(self.device)
 
     def prices(self, site: Site, forms: Sequence[Form | None], precision: str = FLOAT) -> list[Price]:
-        """As `Oracle.prices`; infinite where the table has nothing."""
+        """The prices of forms at a site, as `Oracle.prices` gives them; infinite where the table has none."""
         keys, scale = self._keys(site, forms, precision)
         found = []
         for key, form in zip(keys, forms, strict=True):
@@ -180,13 +180,13 @@ class DeviceOracle(Oracle):
         return found
 
     def switch(self, site: Site) -> float:
-        """As `Oracle.switch`; 0 where the table has nothing, as it has no layers in integers then."""
+        """The price of a switch; 0 where the table has none, since it has no integer layers then."""
         key, scale = self._switch_key(site)
         row = self.cache.get(key) if key else None
         return 0.0 if row is None else row[1] * scale
 
     def note(self) -> str:
-        """What the user should know about gaps; "" when there are none."""
+        """A warning about missing prices; "" if there are none."""
         if not self.missing:
             return ""
         some = ", ".join(f"'{name}'" for name in sorted(self.missing)[:3])

@@ -1,4 +1,4 @@
-"""What a form costs in milliseconds: measured in a small model, interleaved with the dense layer, and remembered."""
+"""Measures the price of a form in a small model, interleaved with the dense layer, and keeps it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Oracle:
 
     @property
     def target(self) -> str:
-        """What the prices hold for, for people."""
+        """The target for which the prices hold, in words."""
         name, version, _, threads, cpu = self._target
         return " ".join(word for word in (name, version, f"threads={threads}" if threads else "", cpu) if word)
 
@@ -106,7 +106,7 @@ class Oracle:
         return row[1] * scale
 
     def _switch_key(self, site: Site) -> tuple[str, float]:
-        """As `_keys`; no key where nothing switches."""
+        """The key of a switch, "" where nothing switches, and the factor from the kept price to this layer's."""
         shape = _bucket(site)
         scale = math.prod(d or 1 for d in site.input_shape or shape) / math.prod(shape)
         return json.dumps([self._target, "border", shape, str(site.dtype)]) if len(site.kernel) == 2 else "", scale
@@ -148,7 +148,7 @@ class Oracle:
         self.cache.put_many([(key, *row, rounds) for key, row in zip(keys, rows, strict=True)])
 
     def _keys(self, site: Site, forms: Sequence[Form | None], precision: str) -> tuple[list[str], float]:
-        """Where the prices at `site` are kept, and what they are multiplied by: they are of a similar layer."""
+        """The keys of the prices at `site`, which similar layers share, and the factor from those to this layer's."""
         shape = _bucket(site)
         scale = site.macs() / max(1, _macs_at(site, shape))
         return [self._key(site, shape, form, precision) for form in forms], scale
@@ -185,7 +185,7 @@ class WorkOracle(Oracle):
 
     @property
     def target(self) -> str:
-        """That work stands for time."""
+        """The name of the target: work stands for time."""
         return "multiply-accumulates"
 
     def prices(self, site: Site, forms: Sequence[Form | None], precision: str = FLOAT) -> list[Price]:
@@ -194,11 +194,11 @@ class WorkOracle(Oracle):
         return [Price(WORK * site.macs(), WORK * macs) for macs in taken]
 
     def switch(self, site: Site) -> float:
-        """Nothing: only layers work."""
+        """0: only layers count as work."""
         return 0.0
 
     def whole(self, models: Mapping[str, ir.Model], feeds: Sequence[Feeds], seconds: float = 0.0) -> list[float]:
-        """From the layers' work on the first of the feeds."""
+        """The work of the layers on the first of the feeds."""
         macs = [count(model, layer_shapes(model, feeds[0], self.executor)).macs for model in models.values()]
         return [WORK * (found or 0) for found in macs]
 

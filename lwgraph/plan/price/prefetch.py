@@ -1,10 +1,11 @@
-"""Asks an oracle for everything that planning a model may ask for, whatever the data turn out to be."""
+"""Asks an oracle for every price that planning a model may need, whatever the data."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 from lwgraph import ir
+from lwgraph.arrays import Shapes
 from lwgraph.layers.form import Form, find_form
 from lwgraph.layers.moments import too_wide
 from lwgraph.layers.site import Site, find_sites
@@ -19,7 +20,7 @@ def ask_all(
     context: Context,
     *,
     forms: Sequence[str],
-    shapes: Mapping[str, Sequence[int | None]] | None = None,
+    shapes: Shapes | None = None,
     precisions: Collection[str] = (FLOAT, INT8),
 ) -> int:
     """Ask for the price of every form at every site, so that planning finds it in the cache.

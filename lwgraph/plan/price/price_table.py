@@ -78,7 +78,7 @@ class PriceCache:
         self._write(INSERT, rows)
 
     def count(self) -> int:
-        """How many prices there are."""
+        """The number of prices."""
         if self._on_disk:
             try:
                 with closing(self._connect()) as connection:
@@ -93,7 +93,7 @@ class PriceCache:
         self._write(INSERT_DEVICE, [(name, json.dumps(facts, sort_keys=True))])
 
     def devices(self) -> dict[str, dict[str, Any]]:
-        """What was remembered of each machine, by name."""
+        """The facts known of each machine, by name."""
         if self._on_disk:
             try:
                 with closing(self._connect()) as connection:

@@ -1,4 +1,4 @@
-"""From the times of models that were timed together to prices; the same for this machine and for a table."""
+"""Turns the times of models that were timed together into prices, for this machine and for a table."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ from lwgraph.layers.linalg import shrinkage
 from lwgraph.layers.moments import Pooled
 from lwgraph.layers.site import Site
 
-ROUNDS, SETTLED = 8, 0.003  # of the fit behind a Relu; the share of the squared gap that a round must gain
-RIDGES = (0.01, 1.0, 10.0, 100.0)  # of the shrinkage ridge; held-out samples choose
+ROUNDS, SETTLED = 8, 0.003  # rounds of the fit before a Relu, and the share of the squared gap that each must gain
+RIDGES = (0.01, 1.0, 10.0, 100.0)  # multiples of the shrinkage ridge; held-out samples choose
 
 
 @dataclass(frozen=True, eq=False)

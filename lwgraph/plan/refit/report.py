@@ -1,4 +1,4 @@
-"""What a sequential refit says of itself."""
+"""The report of a sequential refit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class LayerRefit:
-    """What became of one layer.
+    """The outcome at one layer.
 
     Attributes:
         name: of the layer.
@@ -26,7 +26,7 @@ class LayerRefit:
 
 @dataclass
 class RefitReport:
-    """What a refit did.
+    """The outcome of a refit.
 
     Attributes:
         before, after: held-out error of the model's outputs, ||Y - Yhat||^2 / ||Y - mean Y||^2, the mean over the
@@ -43,7 +43,7 @@ class RefitReport:
 
     @property
     def refitted(self) -> int:
-        """How many layers were refitted, those undone at the end included."""
+        """The number of layers refitted, those undone at the end included."""
         return sum(bool(layer.how) for layer in self.layers)
 
 

@@ -56,7 +56,7 @@ class Remembering:
         self._bytes = 0
 
     def prepare(self, model: ir.Model, outputs: Sequence[str] | None = None) -> Run:
-        """As any executor."""
+        """Prepare a model, as any executor does."""
         run = self.executor.prepare(model, outputs)
         if model is not self.model:
             return run

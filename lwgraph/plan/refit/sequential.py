@@ -33,9 +33,9 @@ from lwgraph.plan.refit.units import KeptChannels, Unit, find_units
 from lwgraph.plan.refit.walk import Walk
 from lwgraph.rewrite.base import Context, Gain, Skip
 
-HELD_ROWS, HELD_BYTES = 4096, 64 << 20  # of one layer's held-out patches
-FIT_BYTES = 256 << 20  # of the patches to which a layer before a Relu is fitted
-OUTPUT_BYTES = 256 << 20  # of the original's outputs that are compared with
+HELD_ROWS, HELD_BYTES = 4096, 64 << 20  # limits for the held-out patches of one layer
+FIT_BYTES = 256 << 20  # memory for the patches to which a layer before a Relu is fitted
+OUTPUT_BYTES = 256 << 20  # memory for the original's outputs that are compared with
 EQUAL = 1e-10  # a relative error below it is rounding: nothing to refit
 Scope = Literal["replaced", "all"]
 

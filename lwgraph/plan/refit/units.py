@@ -1,4 +1,4 @@
-"""What a sequential refit goes through: the layers of a rewritten model, and what each of them should give."""
+"""The units of a sequential refit: the layers of a rewritten model, and the values that each should give."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lwgraph.arrays import Ints
 from lwgraph.errors import UsageError
 from lwgraph.layers.form import Form, parse_form
 from lwgraph.layers.site import Site, find_sites
-from lwgraph.layers.substitute import FROM_KEY, PASS_KEY
+from lwgraph.rewrite.provenance import FROM_KEY, PASS_KEY
 
 KeptChannels = Mapping[str, Ints]
 

@@ -11,7 +11,6 @@ from lwgraph.arrays import Array
 from lwgraph.calibrate.store import Store
 from lwgraph.errors import ModelError
 from lwgraph.executor import Executor, Feeds
-from lwgraph.views.dataflow import uses
 
 
 class Walk:
@@ -47,14 +46,14 @@ class Walk:
         self._store, self._keep = Store(memory_bytes), set(keep)
         self._first: dict[str, int] = {}  # where a value appears, and where it is used for the last time
         self._last: dict[str, int] = {}
-        self._awkward: set[str] = set()  # what cannot be fed: sequences, optionals
+        self._awkward: set[str] = set()  # values that cannot be fed: sequences, optionals
         fed = set(feeds[0]) if feeds else set()
         for value in model.graph.inputs:
             if value.name in fed:
                 self._first[value.name or ""] = -1
         constant = {v.name for v in model.graph.initializers.values() if v.name not in self._first}
         for index, node in enumerate(nodes):
-            used = [value.name or "" for value in uses(node)]
+            used = [value.name or "" for value in ir.uses(node)]
             self._last.update(dict.fromkeys(used, index))
             if all(name in constant for name in used):  # any piece can compute it from nothing
                 constant.update(value.name for value in node.outputs)
@@ -85,7 +84,7 @@ class Walk:
         while pending:
             target = max(position, self.position)
             while self._awkward & self._live(target):
-                target -= 1  # at the latest at the present position, where nothing awkward is live
+                target -= 1  # this ends at the present position, where no such value is live
             missing = (self._live(target) | set(also)) - self._have
             for index, found in self.look(sorted(missing), range(self.count)):
                 awkward = {name for name, array in found.items() if not isinstance(array, np.ndarray)}
@@ -135,7 +134,7 @@ class Walk:
         return piece
 
     def _inputs(self, names: Sequence[str]) -> list[str]:
-        """What is held of the values that `names` are computed from."""
+        """The values held of those from which `names` are computed."""
         made = {value.name: value for node in self.model.graph for value in node.outputs if value.name}
         found: dict[str, None] = {}
         for name in names:
@@ -145,7 +144,7 @@ class Walk:
         while stack:
             node = stack.pop().producer()
             assert node is not None
-            for value in uses(node):
+            for value in ir.uses(node):
                 name = value.name or ""
                 if name in seen:
                     continue

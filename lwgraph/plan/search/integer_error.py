@@ -23,13 +23,12 @@ def integer_error(moments: Moments, low: float, high: float) -> float:
     """
     step = (max(high, 0.0) - min(low, 0.0)) / LEVELS
     noise = power = 0.0
-    for block in moments.blocks:
-        matrix: Floats = block.matrix
+    for each in moments.losses:
+        matrix: Floats = each.matrix
         steps = 2 * np.abs(matrix).max(axis=1) / LEVELS
-        inputs = float(np.trace(block.moments)) - float(np.sum(block.ridge))
-        noise += float(np.square(steps).sum()) / 12 * max(inputs, 0.0)
+        noise += float(np.square(steps).sum()) / 12 * max(each.trace, 0.0)
         noise += step**2 / 12 * float(np.square(matrix).sum())
-        power += block.power
+        power += each.power
     return ratio(noise, power)
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from lwgraph import ir
-from lwgraph.layers.apply import moments_of, observable, unseen
+from lwgraph.arrays import Shapes
+from lwgraph.layers.apply import moments_of, observable, unknown, unseen
 from lwgraph.layers.form import Form
 from lwgraph.layers.moments import Moments, too_wide
 from lwgraph.layers.site import Site, find_sites
@@ -101,7 +102,7 @@ def find_items(
     oracle: Oracle,
     forms: Sequence[type[Form]],
     *,
-    shapes: Mapping[str, Sequence[int | None]] | None = None,
+    shapes: Shapes | None = None,
     weights: Mapping[str, float] | None = None,
     precisions: Collection[str] = (FLOAT,),
 ) -> list[Item]:
@@ -151,10 +152,12 @@ def _menu(site: Site, forms: Sequence[type[Form]], context: Context) -> list[For
     menu: dict[str, Form] = {}
     for form in forms:
         reason = too_wide(site) or form.refusal(site)
+        sizes = [] if reason else form.menu(site)
+        reason = reason or next((why for size in sizes if (why := unknown(site, size, context))), "")
         if reason:
             context.skip(form.name, site.name, reason)
         else:
-            menu.update({str(size): size for size in form.menu(site)})
+            menu.update({str(size): size for size in sizes})
     return list(menu.values())
 
 
@@ -223,7 +226,7 @@ def _range(site: Site, moments: Moments, context: Context) -> tuple[float, float
     if context.statistics is None:
         return WHITE_RANGE
     sample: np.ndarray[Any, Any] = context.statistics.sample(site)
-    spread = [np.sqrt(np.maximum(np.diagonal(block.moments) - block.ridge, 0)) for block in moments.blocks]
+    spread = [np.sqrt(np.maximum(each.variance, 0)) for each in moments.losses]
     low, high = float(sample.min()), float(sample.max())
     wide = max(float((mean + 3 * s).max()) for mean, s in zip(moments.mean, spread, strict=True))
     narrow = min(float((mean - 3 * s).min()) for mean, s in zip(moments.mean, spread, strict=True))

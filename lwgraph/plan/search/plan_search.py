@@ -21,7 +21,8 @@ import numpy as np
 from lwgraph import ir
 from lwgraph.cache import Rows, cache_path
 from lwgraph.errors import LwgraphError
-from lwgraph.executor import Executor, Feeds, Run, untimed
+from lwgraph.executor import Executor, Feeds, untimed
+from lwgraph.measure.distance import RunLoss
 from lwgraph.plan.precision import FLOAT
 from lwgraph.plan.search.front import Candidate, Front, undominated, worth
 from lwgraph.plan.search.planner import BYTES, LATENCY, MACS, Planner
@@ -39,7 +40,6 @@ SHARE = 0.2  # of the items' factors change in one trial
 PRICE_STEPS, PRICE_BUCKETS = 12, 512  # of the bisection for the price of a limited resource
 BARREN = 60  # trials in a row without a better plan that end the search
 SECONDS = 60.0
-Loss = Callable[[Run], float]
 
 
 @dataclass(eq=False)
@@ -90,7 +90,7 @@ class Search:
     def __init__(
         self,
         planner: Planner,
-        loss: Loss,
+        loss: RunLoss,
         executor: Executor,
         *,
         objective: str = LATENCY,

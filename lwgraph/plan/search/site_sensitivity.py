@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -12,17 +12,18 @@ import numpy as np
 from lwgraph import ir
 from lwgraph.arrays import Floats
 from lwgraph.errors import LwgraphError
-from lwgraph.executor import Executor, Run, untimed
+from lwgraph.executor import Executor, untimed
 from lwgraph.layers.emit import Emitter
 from lwgraph.layers.form import Fitted, Form
 from lwgraph.layers.moments import Moments
 from lwgraph.layers.site import Site, find_sites
 from lwgraph.layers.substitute import substitute
+from lwgraph.measure.distance import RunLoss
 from lwgraph.plan.search.items import Item
+from lwgraph.progress import Progress, silent
 
 PROBE = 0.02  # relative output error of the replacement that is tried, about
 LEAST = 1e-3  # a layer matters at least this share of the median: a few samples may not show what it does
-Loss = Callable[[Run], float]
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,9 @@ class _Dense(Form):
 def measure(
     model: ir.Model,
     items: Sequence[Item],
-    loss: Loss,
+    loss: RunLoss,
     executor: Executor,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Progress = silent,
 ) -> dict[str, float]:
     """By item name: the loss at the network's output per relative error of the item's own output.
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
 from lwgraph import ir, registry
-from lwgraph.arrays import Floats
+from lwgraph.arrays import Floats, Shapes
 from lwgraph.calibrate.subsample import spread
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds, settings
@@ -43,7 +43,7 @@ class Setting:
     threads: int
     samples: list[Feeds]
     loss: Loss
-    shapes: Mapping[str, Sequence[int | None]] | None
+    shapes: Shapes | None
     seed: int
     _context: Context | None = field(default=None, repr=False)
     _base: ir.Model | None = field(default=None, repr=False)

@@ -8,7 +8,7 @@ from lwgraph.report.record import Report
 
 
 def footer(report: Report) -> str:
-    """How the result was made."""
+    """The notes, and how the result was made."""
     notes = "".join(f"<li>{escape(n)}</li>" for n in report.notes)
     facts = ", ".join(f"{k} {v}" for k, v in report.environment.items())
     times = ", ".join(f"{k} {v:.1f} s" for k, v in report.seconds.items())

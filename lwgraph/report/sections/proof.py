@@ -1,4 +1,4 @@
-"""What was verified."""
+"""The checks of the result."""
 
 from __future__ import annotations
 

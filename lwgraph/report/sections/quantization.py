@@ -1,4 +1,4 @@
-"""What quantization did: every layer and tensor, float against integers.
+"""Quantization: every layer and tensor, float against integers.
 
 Shows `details["quantization"]`: "samples", "outputs" (name -> decibels), "layers" and "tensors" (lists in graph order),
 "loss", "integer_loss", "float_ms" and "ms". Decibels are 10 log10(signal power / error power); None: nothing lost.

@@ -1,4 +1,4 @@
-"""What was left alone, and why."""
+"""The places that passes skipped, and why."""
 
 from __future__ import annotations
 

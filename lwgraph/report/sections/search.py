@@ -1,4 +1,4 @@
-"""What the search tried: the front, what was chosen and why, and how good the predictions were.
+"""The search: the front, what was chosen and why, and how good the predictions were.
 
 Shows `details["search"]`: "objective", "seconds", "base_ms", and "candidates", each with "predicted_ms",
 "predicted_loss", "loss", "measured_ms", "judged", "accepted", "origin", "bytes", "macs" and "chosen".
@@ -46,7 +46,7 @@ def search(report: Report) -> str:
 
 
 def _front(plans: Plans, objective: str) -> Plans:
-    """Those that no other beats in the objective and the loss on calibration data, smallest first."""
+    """The plans that no other beats in the objective and the loss on calibration data, smallest first."""
     field = FIELDS.get(objective, "predicted_ms")
     kept: list[Mapping[str, Any]] = []
     for plan in sorted(plans, key=lambda p: (p[field], _loss(p))):

@@ -1,4 +1,4 @@
-"""What each removal does to the network's output, as cells: one row for each item, one cell for each size."""
+"""The effect of each removal on the network's output, as cells: one row per item, one cell per size."""
 
 from __future__ import annotations
 

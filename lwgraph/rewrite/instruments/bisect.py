@@ -1,4 +1,4 @@
-"""Which single rewrite breaks a model: stop after N rewrites, and search for the smallest N that fails."""
+"""Finds the single rewrite that breaks a model: stops after N rewrites, and searches for the smallest N that fails."""
 
 from __future__ import annotations
 

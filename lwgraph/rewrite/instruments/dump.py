@@ -1,4 +1,4 @@
-"""The model as text after each pass that changed it."""
+"""Writes the model as text after each pass that changed it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder that reproduces a failure."""
+"""Writes a folder that reproduces a failure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lwgraph.rewrite.instrument import Instrument
 
 
 class Reproducer(Instrument):
-    """On a failure, writes into `folder`: the model as it was before the pass, the pass, the feeds, and how to rerun.
+    """Writes into `folder`, on a failure: the model as it was before the pass, the pass, the feeds, and how to rerun.
 
     Copying the model before each pass costs its nodes, not its tensors.
     """

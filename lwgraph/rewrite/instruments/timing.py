@@ -1,4 +1,4 @@
-"""How long each pass took."""
+"""Times each pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hold every pass to its contract: the structure of the model, and its outputs on real or generated feeds."""
+"""Holds every pass to its contract: the structure of the model, and its outputs on real or generated feeds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _VALUES_AT_ONCE = 32  # intermediate values held at once while the first that di
 
 
 class Verify(Instrument):
-    """After each pass that changed something: `check.verify`, then equal outputs within the contract's tolerances.
+    """Checks the structure and the outputs after each pass that changed something, within its contract.
 
     Each pass is compared with the model before that pass, not with the first one, so its own error is judged. The
     interface (names, types, order of inputs and outputs) must stay.
@@ -47,7 +47,7 @@ class Verify(Instrument):
         self.samples, self.numeric, self.approximate = samples, numeric, approximate
         self._executors = list(executors or [])
         self._before: ir.Model | None = None
-        self._results: list[list[dict[str, Array]]] | None = None  # by executor, then by sample
+        self._results: list[list[dict[str, Array]]] | None = None  # results by executor, then by sample
 
     def begin(self, model: ir.Model, pipeline: Iterable[Pass], context: Context) -> None:
         """Check the model as it is given and choose the feeds."""
@@ -143,7 +143,7 @@ def first_divergence(
 
 
 def interface_difference(before: ir.Model, after: ir.Model) -> str:
-    """What changed in the names, order or types of inputs and outputs; empty when nothing did.
+    """The change in the names, order or types of inputs and outputs, in words; empty if there is none.
 
     Weights among the inputs do not count before IR version 4: the format demanded them there.
     """

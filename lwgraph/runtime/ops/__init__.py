@@ -1,4 +1,4 @@
-"""The operators that are ours; every other one is onnx's own reference operator."""
+"""The operators of the reference executor; all others are onnx's own reference operators."""
 
 from lwgraph.runtime.ops import (
     convolution,

@@ -1,4 +1,4 @@
-"""How an operator of ours is declared: a builder turns one node into a function of its input arrays."""
+"""Declares an operator: a function turns one node into a function of its input arrays."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Spec:
     op_type: str
     version: int  # opset version of the operator's domain
     attributes: Mapping[str, Any]  # strings as str, tensors as arrays, lists as tuples
-    present: tuple[bool, ...]  # which inputs are given
-    outputs: int  # how many outputs are wanted, up to the last named one
+    present: tuple[bool, ...]  # whether each input is given
+    outputs: int  # number of outputs up to the last named one
     constants: tuple[Array | None, ...] = ()
     options: Options = field(default_factory=Options)
 

@@ -145,7 +145,7 @@ def qlinear_conv(spec: Spec) -> Function:
 
 
 def combined_scale(x_scale: Array, w_scale: Array, y_scale: Array) -> Array:
-    """What int32 sums are multiplied by, in float32 and in the order in which runtimes compute it."""
+    """The factor of int32 sums, in float32 and in the order in which runtimes compute it."""
     if x_scale.size != 1 or y_scale.size != 1:
         raise Unsupported
     x, w, y = (np.asarray(scale, np.float32) for scale in (x_scale, w_scale, y_scale))

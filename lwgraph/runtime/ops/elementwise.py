@@ -84,11 +84,6 @@ def _sigmoid(x: Array, y: Array) -> None:
     np.reciprocal(y, out=y)
 
 
-def _silu(x: Array, y: Array) -> None:
-    _sigmoid(x, y)
-    y *= x
-
-
 _CHAINS: dict[str, Callable[[Array, Array], None]] = {
     "Sigmoid": _sigmoid,
     "Tanh": lambda x, y: np.tanh(x, out=y),  # type: ignore[dict-item]

@@ -8,7 +8,7 @@ from lwgraph.arrays import Array
 from lwgraph.runtime import kernels
 from lwgraph.runtime.ops.base import Function, Spec, Unsupported, operator
 
-_TYPES = {2: np.uint8, 3: np.int8, 4: np.uint16, 5: np.int16}  # of onnx.TensorProto.DataType
+_TYPES = {2: np.uint8, 3: np.int8, 4: np.uint16, 5: np.int16}  # by onnx.TensorProto.DataType
 _FLOAT = 1
 
 

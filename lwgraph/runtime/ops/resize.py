@@ -12,7 +12,7 @@ from lwgraph.runtime.ops.base import Function, Spec, Unsupported, floating, inte
 
 
 def _coordinates(mode: str, size: int, out: int, scale: float) -> Array:
-    """Where each output element lies in the input. ONNX takes size * scale, not rounded, for the output's length."""
+    """Positions of output elements in the input. ONNX takes size * scale, not rounded, for the output's length."""
     o = np.arange(out, dtype=np.float64)
     if mode == "asymmetric":
         return o / scale

@@ -28,7 +28,7 @@ class Window:
 
     @property
     def reach(self) -> tuple[int, ...]:
-        """How many input positions one window spans."""
+        """The number of input positions that one window spans."""
         return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
 
     @property

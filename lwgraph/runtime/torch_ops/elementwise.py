@@ -60,7 +60,7 @@ def _binary(op: Op) -> Compute:
         return function
 
     def aligned(a: Tensor, b: Tensor) -> Tensor:
-        """Before opset 7 the second operand was aligned at an axis."""
+        """Align the second operand at an axis, as before opset 7."""
         first = axis + a.ndim if axis < 0 else axis
         return function(a, b.reshape(b.shape + (1,) * (a.ndim - first - b.ndim)))
 

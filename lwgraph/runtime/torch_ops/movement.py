@@ -191,7 +191,7 @@ def _pad(op: Op) -> Compute:
 
 
 def _outside(index: Tensor, size: int, mode: str) -> Tensor:
-    """Where positions outside 0..size-1 are read from."""
+    """The positions that stand for those outside 0..size-1."""
     if mode == "edge":
         return index.clamp(0, size - 1)
     if mode == "wrap":

@@ -42,7 +42,7 @@ def _checked(op: Op, x: Tensor, ceil: bool) -> Window:
 
 
 def _overhang(view: Window, x: Tensor, sizes: list[int]) -> list[int]:
-    """What the last windows reach beyond the padded input, along each axis."""
+    """The overhang of the last windows beyond the padded input, along each axis."""
     return [
         max(0, (size - 1) * s + reach - (n + before + after))
         for size, s, reach, n, before, after in zip(

@@ -14,7 +14,7 @@ from lwgraph.runtime.torch_ops.table import Compute, Op, Tensor, axes_of, intege
 
 
 def _source(size: int, out: int, scale: float, mode: str, roi: tuple[float, float]) -> Array:
-    """Where each output position lies in the input, as ONNX defines coordinate_transformation_mode."""
+    """The place of each output position in the input, as ONNX defines coordinate_transformation_mode."""
     x = np.arange(out, dtype=np.float64)
     if mode == "asymmetric":
         return x / scale

@@ -1,4 +1,4 @@
-"""Which initializers are weights, and where integers can be carried as floats so that gradients pass."""
+"""Finds the initializers that are weights, and where floats can carry integers so that gradients pass."""
 
 from __future__ import annotations
 

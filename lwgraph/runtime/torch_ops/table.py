@@ -1,4 +1,4 @@
-"""The table of operators, and what a builder may know of its node."""
+"""The table of operators, and the view of a node that its function gets."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class UnsupportedError(ModelError):
 
 @dataclass
 class Mode:
-    """What may be switched while a module lives.
+    """The settings that may change while a module lives.
 
     batch_statistics: BatchNormalization nodes of an inference model normalize by the batch and update their running
         mean and variance, as in training.

@@ -1,4 +1,4 @@
-"""Collects, node by node, which indices of which axes stand for the same channel."""
+"""Collects, node by node, the indices of axes that stand for the same channel."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Axis:
     use: tuple[ir.Node, int] | None = None
     role: str = "data"
     zero: bool = True
-    users: dict[tuple[ir.Node, int], None] = field(default_factory=dict)  # of a constant: the inputs that read it so
+    users: dict[tuple[ir.Node, int], None] = field(default_factory=dict)  # the inputs that read a constant in this role
     parent: Axis | None = field(default=None, repr=False)  # the axis that it equals index by index
 
     def root(self) -> Axis:
@@ -77,14 +77,14 @@ class Coupler:
 
     def __init__(self, model: ir.Model, shapes: dict[ir.Value, ir.Dims], choices: dict[tuple[int, ...], int]) -> None:
         self.model, self.graph, self.shapes = model, model.graph, shapes
-        self.choices = choices  # which factor of a split axis carries the channels, by the factors; default: the rule's
+        self.choices = choices  # the factor of a split axis that carries channels, by its factors; default: the rule's
         self.split: dict[tuple[int, ...], list[Axis]] = {}  # the axes that were split so, for trying another factor
         self.axes: list[Axis] = []
         self.links: list[Link] = []
         self.frozen: list[Note] = []
         self.caveats: list[Note] = []
         self.derived: set[ir.Value] = set()  # computed from constants alone
-        self.sizes: dict[ir.Value, list[Any]] = {}  # of integer vectors made of sizes: see rules.sizes
+        self.sizes: dict[ir.Value, list[Any]] = {}  # integer vectors made of sizes; see rules.sizes
         self.zeros: set[ir.Value] = set()  # zero throughout, whatever their shape
         self._tracked: dict[ir.Value, dict[int, Axis]] = {}
         self._constants: dict[tuple[object, ...], Axis] = {}
@@ -148,7 +148,7 @@ class Coupler:
         if found is not None:
             found.users[node, index] = None
             if found.role == "data":
-                found.role = role  # what is derived from constants
+                found.role = role  # a value derived from constants takes the role
             elif found.role != role:
                 found.role = "channel"
         return found

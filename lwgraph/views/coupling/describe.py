@@ -36,7 +36,7 @@ def as_dicts(coupling: Coupling) -> list[dict[str, Any]]:
 
 
 def picture(coupling: Coupling) -> dict[str, Any]:
-    """What the report draws: the layers in order, and for each group its size, who makes and reads it, its refusal."""
+    """Data for the report: the layers in order, and the size, makers, readers and refusal of each group."""
     groups = [group for group in coupling.groups if interesting(group)]
     touched = {node for group in groups for node in (*group.makers, *group.readers)}
     return {

@@ -58,7 +58,7 @@ class Group:
     caveats: tuple[str, ...]
 
     def weights(self, *roles: str) -> list[Slice]:
-        """Its slices of constants, of the given roles ("out", "in", "channel"); all when none is given."""
+        """The group's slices of constants, of the given roles ("out", "in", "channel"); all when none is given."""
         return [s for s in self.slices if s.is_constant and (not roles or s.axis.role in roles)]
 
     @property
@@ -126,7 +126,7 @@ class Coupling:
         # Channels with equal signatures (how often they touch which axis, what is said of them) make a group. The
         # signatures are sums of random numbers, one for each axis and note.
         random = np.random.default_rng(0).integers(1 << 63, size=(len(roots), 2), dtype=np.uint64)
-        signature = np.zeros((len(root_of), 2), np.uint64)  # by label
+        signature = np.zeros((len(root_of), 2), np.uint64)  # one signature per label
         np.add.at(signature, self._label, random[root_of])
         frozen = np.full(len(root_of), -1)
         for number in reversed(range(len(self.builder.frozen))):
@@ -178,7 +178,7 @@ class Coupling:
         return view
 
     def kept(self, removed: Mapping[Group, npt.ArrayLike]) -> dict[Axis, npt.NDArray[np.bool_]]:
-        """For each axis that loses indices, which it keeps, when groups lose the given channels (positions)."""
+        """The indices kept by each axis that loses some, when groups lose the given channels (positions)."""
         masks: dict[Axis, npt.NDArray[np.bool_]] = {}
         for group, channels in removed.items():
             gone = np.asarray(channels, np.int64)

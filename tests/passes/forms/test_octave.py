@@ -75,7 +75,7 @@ def test_moments_of_the_patches_alone_do_not_do():
     site = made.site
     found = patches(site, made.samples())
     gram = Pooled(found.swapaxes(1, 2) @ found / found.shape[1], found.mean(1), found.shape[1])
-    with pytest.raises(DataError, match="only moments of its own input patches"):
+    with pytest.raises(DataError, match="only the moments of its own input patches"):
         Octave().fit(site, Moments(site, gram))
 
 

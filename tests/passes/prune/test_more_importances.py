@@ -59,7 +59,7 @@ def test_near_duplicates_are_folded_into_one():
 
 
 def test_of_two_that_say_the_same_one_stays():
-    """Channels 0 and 1 share 0.9 of their variance, 2 is alone; one reader takes them with squared weights 2, 1 and 5."""
+    """Channels 0 and 1 share 0.9 of their variance, 2 is alone; their reader has squared weights 2, 1 and 5."""
     shared = np.sqrt(0.9)
     moments = np.array([[1, shared, 0], [shared, 1, 0], [0, 0, 1]])
     block = SimpleNamespace(power=1.0, moments=moments, matrix=np.sqrt([[2.0, 1.0, 5.0]]))

@@ -124,7 +124,7 @@ def gathered(n: Net, x: str) -> str:
     ("source", "reason"),
     [
         (model(normalized, tail="residual"), "would see the scales"),
-        (model(gathered), "cannot take up"),
+        (model(gathered), "cannot absorb"),
         (model(lambda n, x: x), "input of the model"),
     ],
 )

@@ -117,7 +117,7 @@ def test_what_it_needs(name: str) -> None:
         Pass.parse(name).run(damaged(teacher), Context(data=inputs(8)))
     with pytest.raises(UsageError, match="calibration samples"):
         Pass.parse(name).run(damaged(teacher), Context(teacher=teacher))
-    with pytest.raises(UsageError, match="at least 2"):
+    with pytest.raises(UsageError, match="allowed: 2 or more"):
         Pass.parse(f"{name}{{samples=1}}")
 
 

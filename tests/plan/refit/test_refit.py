@@ -7,15 +7,15 @@ import pytest
 
 from lwgraph import ir
 from lwgraph.calibrate import Statistics
-from lwgraph.calibrate.gram import Gram
+from lwgraph.calibrate.gram import CrossAccumulator, Gram
 from lwgraph.errors import UsageError
 from lwgraph.layers.form import parse_form
-from lwgraph.layers.substitute import FROM_KEY
 from lwgraph.plan.refit import sequential as module
 from lwgraph.plan.refit.least_squares import Rows, behind_relu
 from lwgraph.plan.refit.sequential import output_error, refit
 from lwgraph.plan.refit.units import find_units
 from lwgraph.rewrite import Context, Pass
+from lwgraph.rewrite.provenance import FROM_KEY
 from tests.plan.refit.residual import FORMS, ORT, distance, inputs, network
 
 
@@ -111,23 +111,22 @@ def test_plain_layers_are_refitted_where_asked_for() -> None:
 @pytest.mark.parametrize("relu", [False, True])
 def test_at_least_so_many_patches_are_looked_at(relu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     original, counts = network(1), {}
-    moments, rows = module._Refit._moments, module._Refit._rows
+    result, rectified = CrossAccumulator.result, module.behind_relu
     monkeypatch.setattr(module, "HELD_ROWS", 100)
     for least in (500, 1800):  # of 36 samples with 64 positions each
         model, seen = ir.clone(original), []
         Pass.parse("low-rank{rank=5,split=vertical}").run(model, context(model))
 
-        def counted(*given: Any, seen: list[int] = seen) -> Any:
-            seen.append((found := moments(*given)).gram.count)
+        def counted(accumulator: CrossAccumulator, seen: list[int] = seen) -> Any:
+            seen.append((found := result(accumulator)).gram.count)
             return found
 
-        def rectified(run: Any, unit: Any, feeds: Any, *rest: Any, seen: list[int] = seen) -> Any:
-            found = rows(run, unit, feeds, *rest)
-            seen += [len(found[1].x)] if feeds is run.fit and relu else []
-            return found
+        def behind(rows: Rows, *given: Any, seen: list[int] = seen) -> Any:
+            seen.append(len(rows.x))
+            return rectified(rows, *given)
 
-        monkeypatch.setattr(module._Refit, "_moments", counted)
-        monkeypatch.setattr(module._Refit, "_rows", rectified)
+        monkeypatch.setattr(CrossAccumulator, "result", counted)
+        monkeypatch.setattr(module, "behind_relu", behind)
         refit(original, model, context(original), scope="all", rows_per_unknown=1, least_rows=least, relu=relu)
         counts[least] = max(seen[:-1])  # the last is the head, with one position a sample
     assert counts[500] < 1000 and 1800 <= counts[1800] < 2300

@@ -1,1 +1,1 @@
-"""Graphs rewritten around integers: the quantizing nodes, halves, opsets, recurrent bodies."""
+"""Rewrites of graphs for integers: quantizing nodes, half precision, opsets, recurrent bodies."""

@@ -1,4 +1,4 @@
-"""HardSwish and HardSigmoid taken apart: a sum, a clip that a grid absorbs, a factor that a scale absorbs, a product.
+"""Splits HardSwish and HardSigmoid into a sum, a clip (for a grid), a factor (for a scale) and a product.
 
     HardSwish(x) = x * clip(x + 3, 0, 6) / 6;    HardSigmoid(x) = clip(alpha * x + beta, 0, 1)
 
@@ -18,7 +18,7 @@ import numpy as np
 from lwgraph import ir
 from lwgraph.passes.quantize.placing.target import Target
 
-_SPARE = 0.25  # beyond where the function is flat, so that a grid whose zero is rounded still reaches there
+_SPARE = 0.25  # margin beyond which the function is flat, so that a grid with a rounded zero still reaches there
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Which channels of a model may be scaled freely: everything between two layers that is positively homogeneous."""
+"""Finds channels that may be scaled freely: all between two layers is positively homogeneous."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Channels:
 
     @property
     def size(self) -> int:
-        """How many variables there are."""
+        """The number of variables."""
         return len(self._parent)
 
     def _root(self, i: int) -> int:
@@ -230,7 +230,7 @@ class Channels:
     _sub = _add
 
     def _mul(self, node: ir.Node) -> bool:
-        """By a constant: y = c x. By a gate: y's channels are x's when nothing scales the gate."""
+        """Tie y's channels to x's: y = c x with a constant c, or with a gate that nothing scales."""
         a, b = node.inputs
         assert a is not None and b is not None
         if ir.constant_tensor(a) is not None:

@@ -1,4 +1,4 @@
-"""Embedding tables in 8 bits: rows are gathered as integers and scaled afterwards."""
+"""Stores embedding tables in 8 bits: rows are gathered as integers and scaled afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Put QuantizeLinear and DequantizeLinear where a placement wants them, and integers where weights were."""
+"""Writes QuantizeLinear and DequantizeLinear where a placement wants them, and integers for weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _REQUANTIZED = ("Conv", "ConvTranspose", "Gemm")
 
 @dataclass(frozen=True)
 class IntegerConstants:
-    """What replaces a compute node's constants: integers on a grid, and a bias (float) or None.
+    """The constants of a compute node in integers: a weight on a grid, and a bias (float) or None.
 
     `bias_grid` None: the bias stays float.
     """
@@ -52,7 +52,7 @@ class QdqWriter:
     _stored: dict[Any, ir.Value] = field(default_factory=dict)
 
     def run(self) -> None:
-        """Do it. O(nodes + weights)."""
+        """Rewrite the graph. O(nodes + weights)."""
         made = self.placement
         graph = made.graph
         uses = {value: made.integer_uses(value) for value in [*made.quantized, *made.aliases]}
@@ -116,14 +116,14 @@ class QdqWriter:
         return dq
 
     def _alias(self, value: ir.Value, uses: list[tuple[ir.Node, int]]) -> None:
-        """The same integers under another scale: the node that computed the product goes."""
+        """Give the product its integers under another scale; the node that computed it goes."""
         source = self.placement.aliases[value]
         q, grid = self.integers[source], self.grids[value]
         self.integers[value] = q
         for node, index in uses:
             node.replace_input_with(index, self._dequantized(q, grid, value, before=node))
         if value.is_graph_output():
-            return  # its node stays, reading what the integers mean
+            return  # the node stays and reads the dequantized value
         others = value.uses()
         if others:
             dq = self._dequantized(q, grid, value, after=q)

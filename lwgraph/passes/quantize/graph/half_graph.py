@@ -1,4 +1,4 @@
-"""A model that computes in 16-bit floating point, with Casts where float32 nodes stand."""
+"""Rewrites a model to compute in 16-bit floating point, with Casts around nodes that stay float32."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class HalfGraph:
         self._casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
 
     def run(self) -> int:
-        """How many nodes compute in 16 bits. O(nodes + weights), islands O(nodes) per layer of them."""
+        """The number of nodes that compute in 16 bits. O(nodes + weights), islands O(nodes) per layer of them."""
         self._dissolve()
         if not self.narrow:
             return 0

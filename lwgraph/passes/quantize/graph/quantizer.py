@@ -1,4 +1,4 @@
-"""A float model, what its tensors did on calibration data, and a target: the quantized model.
+"""Makes a quantized model from a float model, the observed ranges of its tensors, and a target.
 
 A `Quantizer` is made once and builds as many variants as a search wants: ranges and rounded weights are shared.
 """
@@ -28,7 +28,7 @@ _SIMILAR = 0.7  # ranges this close share a grid at a Concat: the integers are t
 
 @dataclass(frozen=True)
 class GridOptions:
-    """How to choose grids; the options of the pass `quantize` that do not say where."""
+    """How grids are chosen: the options of `quantize` except those that say where."""
 
     method: str = "minmax"
     percentile: float = 99.99
@@ -230,7 +230,7 @@ class Quantizer:
 
 
 def rounding(target: Target, recipe: GridOptions = GridOptions()) -> RoundedWeights:
-    """What keeps the rounded weights of one model for several quantizers with this target and recipe."""
+    """A store of one model's rounded weights for several quantizers with this target and these options."""
     return RoundedWeights(target.weight_type, target.reduced_range, recipe.weight_search)
 
 

@@ -1,4 +1,4 @@
-"""A model at a newer opset, where what it needs is not in its own."""
+"""Raises the opset of a model that needs newer operators."""
 
 from __future__ import annotations
 

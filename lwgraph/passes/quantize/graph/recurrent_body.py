@@ -89,7 +89,7 @@ class Cell:
         )
 
     def body(self) -> Cell:
-        """For the nodes of a loop's body."""
+        """The emitter of nodes in the body of a loop."""
         return Cell(self.graph, f"{self.stem}_step", self.opset, True)
 
     def finish(self, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> ir.Graph:

@@ -1,4 +1,4 @@
-"""Types and shapes where the file records none: a quantizer must know which tensors are floats."""
+"""Infers types and shapes where the file records none: a quantizer must know which tensors are floats."""
 
 from __future__ import annotations
 

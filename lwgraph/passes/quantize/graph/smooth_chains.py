@@ -1,4 +1,4 @@
-"""Products whose input channels may be rescaled: what reads them, and what before them takes up the inverse."""
+"""Finds products whose input channels may be rescaled, with their readers and the node that absorbs the inverse."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The integer grids of weights and activations, and what is rounded to them."""
+"""Integer grids of weights and activations, and rounding to them."""

@@ -1,4 +1,4 @@
-"""Ranges chosen tensor by tensor where they matter: by what each does to the network's output.
+"""Chooses ranges tensor by tensor, where they matter, by their effect on the network's output.
 
 One calibration method for all tensors clips an input image by the rule that suits a tensor with outliers. For the
 tensors that do most damage, the ranges of the other methods are tried in the float model, one at a time, and the one of
@@ -49,7 +49,7 @@ def better_ranges(
         assert source.grid is not None
         own = quantizer.grid_by(source.name, quantizer.recipe.method, quantizer.recipe.percentile)
         if not own.equals(source.grid):
-            continue  # it shares its grid with others, which its own range does not decide
+            continue  # a tensor that shares its grid does not decide its range alone
         grids = {(quantizer.recipe.method, quantizer.recipe.percentile): own}
         for method, percentile in methods:
             grid = quantizer.grid_by(source.name, method, percentile)

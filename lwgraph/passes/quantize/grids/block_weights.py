@@ -1,4 +1,4 @@
-"""Weights in few bits by blocks of rows: their scales and integers, and the DequantizeLinear that reads them."""
+"""Stores weights in few bits by blocks of rows: scales, integers, and the DequantizeLinear that reads them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from lwgraph.passes.quantize.grids.second_order import block_scales, descend, ro
 
 _LIMIT = {8: 127, 4: 7}
 _TYPE = {8: ir.DataType.INT8, 4: ir.DataType.INT4}
-_SWEEPS = 2  # of coordinate descent, which gains little over GPTQ and takes longer:
-_DESCENT = 2e9  # not for layers of more than so many o D^2
-_NODE_BYTES = 160  # of a DequantizeLinear and its scale's header in the file
+_SWEEPS = 2  # sweeps of coordinate descent, which gains little over GPTQ and takes longer
+_DESCENT = 2e9  # largest o D^2 for which coordinate descent is run
+_NODE_BYTES = 160  # size in the file of a DequantizeLinear and the header of its scale
 
 
 @dataclass(frozen=True)

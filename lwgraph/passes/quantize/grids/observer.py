@@ -1,4 +1,4 @@
-"""Calibration samples: which ranges come from, which variants are judged on, and what tensors do on them."""
+"""Divides calibration samples into those for ranges and those for judging variants, and observes tensors on them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LEAST_PARTED = 16  # samples; fewer are both what ranges come from and what vari
 
 @dataclass
 class Observer:
-    """What the tensors of one model do, over one or several rows of samples.
+    """The observed values of one model's tensors, over one or several rows of samples.
 
     Args:
         model: it is not changed.

@@ -1,4 +1,4 @@
-"""Rounding a weight to integers so that the layer's output changes least, by the second moments of its inputs.
+"""Rounds a weight to integers so that the layer's output changes least, by the second moments of its inputs.
 
 The error of rounding W to W' = S Q (S a scale per row, Q integers) is tr((W - W') H (W - W')^T) with H the moments of
 the inputs. All functions take one group of a layer: W (o, D), H (D, D).
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from lwgraph.arrays import Floats
 
 _BLOCK = 128
-_DAMPING = 1e-3  # of the mean of H's diagonal; keeps the factorization away from zero eigenvalues
+_DAMPING = 1e-3  # share of H's mean diagonal that is added to it, against zero eigenvalues
 _ADAM = (0.9, 0.999)
 
 

@@ -1,4 +1,4 @@
-"""A quantizer's weights rounded by the second moments of their inputs in place of one by one."""
+"""Rounds a quantizer's weights by the second moments of their inputs instead of one by one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def weight_share(
 
 
 def finer(quantizer: Quantizer, names: Collection[str], data: Sequence[Feeds], context: Context) -> Quantizer:
-    """The same quantizer with other integers, and steps, for the weights of the named layers: those of `RoundWeights`
+    """The quantizer with other integers, and steps, for the weights of the named layers: those of `RoundWeights`
     (GPTQ, then coordinate descent), by the inputs that they have in the float model.
 
     Layers whose inputs cannot be seen keep what they have. Complexity: see `second_order`; one run over the data.
@@ -81,7 +81,7 @@ def finer(quantizer: Quantizer, names: Collection[str], data: Sequence[Feeds], c
 
 
 def _bits(quantizer: Quantizer) -> int:
-    """Of a symmetric grid -(2^(bits - 1) - 1)..2^(bits - 1) - 1."""
+    """The number of bits of a symmetric grid -(2^(bits - 1) - 1)..2^(bits - 1) - 1."""
     low, high = weight_limits(quantizer.target.weight_type, quantizer.target.reduced_range)
     return ((high - low) // 2).bit_length() + 1
 

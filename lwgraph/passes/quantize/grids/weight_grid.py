@@ -98,7 +98,7 @@ class RoundedWeights:
         self._known[name] = grid, integers
 
     def copy(self) -> RoundedWeights:
-        """What is known so far; later additions to either stay apart."""
+        """A copy of what is known so far; later additions to either stay apart."""
         made = RoundedWeights(self.type, self.reduced, self.search)
         made._known = dict(self._known)
         return made

@@ -1,1 +1,1 @@
-"""What integers cost a network, and which layers are worth it."""
+"""Measures what integers do to a network, and decides which layers are worth it."""

@@ -1,4 +1,4 @@
-"""What a final Softmax reads, in place of what it returns: a smooth measure of small errors.
+"""Compares the input of a final Softmax instead of its output: a smooth measure of small errors.
 
 Where two classes are nearly as likely, an error of any size exchanges them, and probabilities change by their whole
 size in one step; on a few samples such steps are all that a distance between probabilities sees. The inputs of the

@@ -1,4 +1,4 @@
-"""What quantization did to a model: every tensor and layer, float against integers, on data, in bounded memory."""
+"""Measures the damage of quantization to every tensor and layer, float against integers, on data, in bounded memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `quantize` did, for the report: `details["quantization"]`."""
+"""Describes the work of `quantize` for the report: `details["quantization"]`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mixed precision: which nodes stay in float so that the asked accuracy costs the least time.
+"""Mixed precision: chooses the nodes that stay in float so that the accuracy asked for costs least time.
 
 Times come from the runtime's profile of the float and of the all-integer model, damages from `sensitivities`; `cut`
 turns both into a ladder of choices from the fastest to the most accurate. What is chosen from the ladder is built,
@@ -24,6 +24,7 @@ from lwgraph.passes.quantize.placing.min_cut import Assignment, ladder
 from lwgraph.passes.quantize.placing.node_times import Border, can_profile, measured_border, node_seconds
 from lwgraph.passes.quantize.placing.readback import failures
 from lwgraph.passes.quantize.placing.region import Region
+from lwgraph.progress import Progress, silent
 
 MeasureLoss = Callable[[Run], float]  # the loss of a prepared model, comparable with max_loss; lower is better
 RATE = 8.0  # without max_loss: halving the loss is worth a ninth more time (2 ** (1 / RATE))
@@ -33,13 +34,13 @@ CLEARLY = 1.5  # times closer must be what clips ranges or evens channels: other
 RACED = 7  # mixes that are timed where all in integers exceed the ceiling
 FEW = 4  # samples on which sensitivities are measured
 SURELY = 1.25  # times better must be what leaves more in float: times are measured, and must not decide by their noise
-_SECONDS = 1.0  # of timing, for each comparison with the float model
+_SECONDS = 1.0  # seconds of timing for each comparison with the float model
 EVEN = 0.98  # integers must take less than this share of the float model's time
 
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """What was measured about a node that the target could compute in integers.
+    """Measurements of a node that the target could compute in integers.
 
     Attributes:
         damage: the loss at the network's outputs from its rounded weights and its output's grid; None: not measured.
@@ -64,7 +65,7 @@ class Mixed:
         kept: nodes left in float -> why.
         nodes: what was measured about each node, in graph order.
         loss: the judge's loss of `model`; None when nothing had to be judged.
-        integer_loss: the same with every node in integers that can be.
+        integer_loss: the loss with every node in integers that can be.
         float_ms, ms: seconds of the float model and of `model` in thousandths, paired; None: not measured.
         built: names as in the float model; None where no node is between QuantizeLinear and DequantizeLinear.
         loops: recurrent nodes that became loops over integer products.
@@ -82,7 +83,7 @@ class Mixed:
 
     @property
     def speedup(self) -> float | None:
-        """Over the float model."""
+        """The speed-up over the float model."""
         return self.float_ms / self.ms if self.float_ms and self.ms else None
 
 
@@ -132,13 +133,13 @@ class Mixer:
     methods: Sequence[tuple[str, float]] = ()
     parts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     race: Callable[[Mapping[str, Run], Feeds], dict[str, float]] = race
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None
+    progress: Progress = silent
 
     def __post_init__(self) -> None:
         self.untimed = untimed(self.executor)
         self.smooth: Executor = Logits(self.untimed) if has_logits(self.original) else self.untimed
         self.distance = Distance(self.smooth.prepare(self.original), self.feeds)
-        self.unit = 1.0  # of distances before a last Softmax, in distances of the outputs
+        self.unit = 1.0  # factor from distances before a last Softmax to distances of the outputs
         self.floats: dict[str, float] = {}
         self.integers: dict[str, float] = {}
         self.damage: dict[str, float] = {}
@@ -274,7 +275,7 @@ class Mixer:
     def _raced(
         self, choices: Sequence[Assignment], region: Region, refused: Mapping[str, str]
     ) -> tuple[frozenset[str], Built, float] | None:
-        """Of RACED rungs of the ladder the one of least cost by its measured time, CEILING kept where one keeps it.
+        """The rung of least cost among RACED of the ladder, by measured time, within CEILING if any is.
 
         Estimates of time leave out what many small parts in float cost together. None: none is faster than the float
         model.

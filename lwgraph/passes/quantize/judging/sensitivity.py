@@ -1,4 +1,4 @@
-"""How much the network's output suffers from each tensor's grid and each layer's rounded weights.
+"""Measures the damage of each tensor's grid and each layer's rounded weights at the network's output.
 
 Noise sources are simulated in the float model: a tensor passes through its grid and back, or a weight is replaced by
 what its integers mean. A bounded number of runs: neighbours are first measured together, and the groups that do most
@@ -87,7 +87,7 @@ def sensitivities(
 
 
 def starts(model: ir.Model, sources: Sequence[ErrorSource]) -> list[int]:
-    """For each source the number of the first node that it changes or that reads what it changes."""
+    """The number of the first node, per source, that it changes or that reads what it changes."""
     numbers = {node: index for index, node in enumerate(model.graph)}
     layers = {node.name: index for node, index in numbers.items()}
     values = {v.name: v for v in model.graph.inputs} | {v.name: v for node in model.graph for v in node.outputs}

@@ -1,1 +1,1 @@
-"""Which nodes a target computes in integers, and what that saves."""
+"""Decides which nodes a target computes in integers, and measures what that saves."""

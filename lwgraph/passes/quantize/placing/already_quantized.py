@@ -1,4 +1,4 @@
-"""Models that somebody quantized already."""
+"""Recognizes models that are quantized already."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _OPERATORS = re.compile(
 
 
 def quantized_already(model: ir.Model) -> str | None:
-    """How the model is quantized, as a phrase with an example; None for a float model. O(nodes)."""
+    """A phrase that says how the model is quantized, with an example; None for a float model. O(nodes)."""
     for scope in ir.scopes(model):
         for node in scope:
             if node.op_type in ("DequantizeLinear", "QuantizeLinear"):

@@ -1,4 +1,4 @@
-"""What nodes take in float and in integers, read from the runtime's own profile, and what a conversion costs."""
+"""Times nodes in float and in integers, from the runtime's own profile, and conversions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where integers go: which nodes compute in integers, which tensors get grids, and which tensors share one."""
+"""Placement: which nodes compute in integers, which tensors get grids, and which of them share one."""
 
 from __future__ import annotations
 

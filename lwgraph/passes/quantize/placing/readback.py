@@ -1,4 +1,4 @@
-"""What the runtime really does with a quantized model: its optimized graph, read back."""
+"""Reads the runtime's optimized graph back, to see what it really does with a quantized model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The integer region of a placement as parts and links, which `cut` chooses from."""
+"""Describes the integer region of a placement as parts and links, from which `min_cut` chooses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _JUST = 0.999
 
 @dataclass
 class _Tensor:
-    """What one integer tensor stands for: a computed value, the clips and free products behind it, and who reads it."""
+    """One integer tensor: the computed value, the clips and free products after it, and the readers."""
 
     value: ir.Value
     maker: ir.Node | None

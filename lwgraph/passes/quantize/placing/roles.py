@@ -1,4 +1,4 @@
-"""What each node may be in an integer region, and which of its inputs are activations."""
+"""The roles of nodes in an integer region, and which of their inputs are activations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a runtime can do with integers, read from a file: the quantizer asks this and knows no runtime by name."""
+"""Quantization targets, read from files: what a runtime can do with integers."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def has_vnni() -> bool:
     try:
         text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
     except OSError:
-        return True  # not Linux: assume a recent machine; the target ort-cpu-avx2 is there to be asked for
+        return True  # outside Linux a recent machine is assumed; older ones have the target ort-cpu-avx2
     flags = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
     return flags is None or bool(re.search(r"\b(avx512_vnni|avx_vnni|amx_int8)\b", flags[1]))
 

@@ -1,4 +1,4 @@
-"""What each operator says about channels: one function per operator, registered by name."""
+"""The rules of operators about channels: one function per operator, registered by name."""
 
 from __future__ import annotations
 

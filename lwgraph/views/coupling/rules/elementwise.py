@@ -80,7 +80,7 @@ OTHERS = (
 
 
 def aligned(node: ir.Node, builder: Coupler, output: ir.Value, axis: int) -> list[tuple[int, int]]:
-    """For each input that has it, the (input, axis) that is broadcast to an axis of the output."""
+    """The (input, axis) of each input that is broadcast to an axis of the output."""
     rank = len(builder.dims(output) or ())
     found = []
     for index, value in enumerate(node.inputs):

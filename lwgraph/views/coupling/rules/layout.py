@@ -90,7 +90,7 @@ def concat(node: ir.Node, builder: Coupler) -> None:
 
 
 def split_sizes(node: ir.Node, builder: Coupler) -> list[int] | None:
-    """How many indices each output of a Split takes; None when that is not known."""
+    """The number of indices that each output of a Split takes; None if it is not known."""
     size = builder.size(node.inputs[0], ir.attribute(node, "axis", 0))  # type: ignore[arg-type]
     sizes = ir.attribute(node, "split")
     if len(node.inputs) > 1 and node.inputs[1] is not None:

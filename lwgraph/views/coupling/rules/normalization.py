@@ -85,10 +85,10 @@ def over_axes(node: ir.Node, builder: Coupler) -> None:
 
 @rule("Softmax", "LogSoftmax", "Hardmax")
 def softmax(node: ir.Node, builder: Coupler) -> None:
-    """Over channels, a softmax gives a share to every channel, also to one that is zero: frozen there."""
+    """Freeze channels under a softmax over them: it gives a share to every channel, even one that is zero."""
     value, output = node.inputs[0], node.outputs[0]
     rank = len(builder.dims(value) or ())
-    old = ir.opset(node) < 13  # then over all axes from `axis` on
+    old = ir.opset(node) < 13  # before opset 13 it normalizes over all axes from `axis` on
     first = ir.attribute(node, "axis", 1 if old else -1) % max(rank, 1)
     for axis in range(rank):
         if axis == first or (old and axis > first):

@@ -61,7 +61,7 @@ def _states(node: ir.Node, builder: Coupler, unit: Axis) -> None:
         if value is None:
             continue
         if value in builder.zeros:
-            continue  # as when it is left out, which it will be
+            continue  # a state of zeros is like an absent one, and will be left out
         if builder.is_constant(value):
             builder.equal(unit, builder.constant(node, index, 2))
         elif (state := builder.get(value, 2)) is not None:

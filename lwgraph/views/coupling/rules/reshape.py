@@ -1,4 +1,4 @@
-"""Reshape and Flatten: which channels become which, when axes are split and merged."""
+"""Reshape and Flatten: the mapping of channels when axes are split and merged."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def segments(before: ir.Dims, after: ir.Dims) -> list[Segment] | None:
     left = [[axis for axis in range(last + 1) if dims[axis] != 1] for dims, last in ((before, i), (after, j))]
     if len(left[0]) != len(left[1]):
         return None
-    # The axes from the unknown one on must be the same, in the same order; a single one is, whatever it is called.
+    # The axes from the unknown one on must be equal, in the same order; a single one is, whatever it is called.
     unlike = 0
     for a, b in zip(*left, strict=True):
         if isinstance(before[a], int) and before[a] == after[b]:
@@ -184,6 +184,6 @@ def _carrier(builder: Coupler, found: Axis, factors: tuple[int, ...], own: range
 
 
 def _coordinate(factors: tuple[int, ...], own: range, factor: int) -> np.ndarray:
-    """For each index of an axis made of `own`, its coordinate along one factor."""
+    """The coordinate along one factor of each index of an axis made of `own`."""
     after = math.prod(factors[f] for f in own if f > factor)
     return np.arange(math.prod(factors[f] for f in own)) // after % factors[factor]

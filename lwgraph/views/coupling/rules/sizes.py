@@ -136,7 +136,7 @@ def _elements(value: ir.Value | None, builder: Coupler) -> list[Any] | None:
 
 @rule("ConstantOfShape")
 def constant_of_shape(node: ir.Node, builder: Coupler) -> None:
-    """Not tracked; zero when it is filled with zeros."""
+    """Leave the output untracked, and mark it zero if it is filled with zeros."""
     fill = ir.attribute(node, "value")
     if fill is None or not np.any(fill):
         builder.zeros.add(node.outputs[0])

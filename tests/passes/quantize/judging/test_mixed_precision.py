@@ -197,16 +197,20 @@ def test_disturbed_times_decide_nothing() -> None:
     assert node_seconds(Disturbed(floats, {}), model, images()[0]) == pytest.approx(floats)
 
 
-def test_a_little_accuracy_is_not_bought_with_time_that_noise_could_be() -> None:
+def test_a_little_accuracy_is_not_bought_with_time_that_noise_could_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two models of equal worth, the faster is taken; SURELY times better, the other."""
-    made = mixer(residual(), images(), Timed({}, {}), FAST)
-    region = Region(made.quantizer, {})
-    parts = frozenset(n.name or "" for n in region.nodes)
-    fast = Assignment(parts, 1.0, 1.0)
-    for better, wanted in ((0.9 / SURELY, parts - {"stem"}), (1.1 / SURELY, parts)):
-        slow = Assignment(parts - {"stem"}, 1.0 + 1e-9, better * (1.0 + ENOUGH) - ENOUGH)
-        picked = made._pick([fast, slow], region, {}, None)
-        assert picked is not None and picked[0] == wanted
+    floats, integers = dict.fromkeys(NAMES, 2e-3), dict.fromkeys(NAMES, 1e-3)
+
+    for better, kept in ((0.9 / SURELY, {"stem"}), (1.1 / SURELY, set())):
+
+        def two(parts: Sequence[Part], links: Sequence[TensorLink], better: float = better) -> list[Assignment]:
+            every = frozenset(p.name for p in parts)
+            slow = Assignment(every - {"stem"}, 1.0 + 1e-9, better * (1.0 + ENOUGH) - ENOUGH)
+            return [Assignment(every, 1.0, 1.0), slow]
+
+        monkeypatch.setattr("lwgraph.passes.quantize.judging.mixed_precision.ladder", two)
+        made = mixer(residual(), images(), Timed(floats, integers), {**FAST, "mixed": 0.9}).find()
+        assert set(made.kept) & set(NAMES) == kept
 
 
 def test_a_mix_that_is_not_faster_when_measured_is_not_kept() -> None:

@@ -1,0 +1,189 @@
+"""One fresh process that does what it is asked, one call after another; it may die of one, or hang."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import traceback
+from collections.abc import Callable
+from multiprocessing import util
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, TypeVar
+
+from lwgraph.errors import CheckError
+
+T = TypeVar("T")
+PATIENCE = 5.0  # seconds that an idle process has to end by itself
+
+
+class DeathError(Exception):
+    """The process ended before it answered; the text says how: "died with signal SIGKILL"."""
+
+
+class HangError(Exception):
+    """The process did not answer in time and was killed; the text says the time: "gave no answer in 60 s"."""
+
+
+class ClosedError(Exception):
+    """The worker was closed, before or during the call."""
+
+
+class _ThereError(Exception):
+    """What a traceback shows of the worker: its own."""
+
+
+class Worker:
+    """A spawned process, which has no state of this one. It starts with the first call, and anew after a death.
+
+    Arrays travel as they are beside the pickled rest (protocol 5), without a copy of their own.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: BaseProcess | None = None
+        self._pipe: Connection[Any, Any] | None = None
+        self._closed = False
+        self._end: Callable[[], Any] | None = None
+
+    def call(self, fn: Callable[..., T], /, *args: Any, timeout: float | None = None) -> T:
+        """What `fn(*args)` gives there.
+
+        Args:
+            fn: importable there by its name.
+            timeout: seconds; None: as long as it takes.
+
+        Raises:
+            DeathError, HangError, ClosedError: see there; after the first two the next call has a fresh process.
+            Otherwise what `fn` raises.
+        """
+        message = _pack((fn, args))
+        with self._lock:
+            pipe, process = self._start()
+            try:
+                _send(pipe, message)
+                if not wait([pipe, process.sentinel], timeout):
+                    raise HangError(f"gave no answer in {timeout:g} s")
+                done, value, trace = _receive(pipe)
+            except (EOFError, OSError):
+                process.join(PATIENCE)
+                code = process.exitcode
+                self._stop()
+                raise (ClosedError() if self._closed else DeathError(_how(code))) from None
+            except BaseException:  # Ctrl-C, too: an answer that comes late must not be taken for that of the next call
+                self._stop()
+                raise
+        if done:
+            found: T = value
+            return found
+        value.__cause__ = _ThereError(trace)
+        raise value
+
+    def close(self) -> None:
+        """End the process, at once if it is at work."""
+        self._closed = True
+        idle = self._lock.acquire(blocking=False)
+        process, pipe = self._process, self._pipe
+        if idle:
+            if process is not None and pipe is not None:
+                pipe.close()
+                process.join(PATIENCE)
+            self._stop()
+            self._lock.release()
+        elif process is not None:
+            process.kill()
+
+    def _start(self) -> tuple[Connection[Any, Any], BaseProcess]:
+        if self._closed:
+            raise ClosedError
+        if self._process is None or self._pipe is None:
+            spawn = multiprocessing.get_context("spawn")
+            pipe, theirs = spawn.Pipe()
+            process = spawn.Process(target=_serve, args=(theirs,), name="lwgraph-worker")
+            process.start()
+            theirs.close()
+            self._pipe, self._process = pipe, process
+            # Before multiprocessing waits, at the end of this process, for those that it started.
+            self._end = util.Finalize(self, _end, (process, pipe), exitpriority=100)
+            if self._closed:  # meanwhile
+                self._stop()
+                raise ClosedError
+        return self._pipe, self._process
+
+    def _stop(self) -> None:
+        self._process = self._pipe = None
+        if self._end is not None:
+            self._end()
+
+
+def _end(process: BaseProcess, pipe: Connection[Any, Any]) -> None:
+    pipe.close()
+    if process.is_alive():
+        process.kill()
+    process.join()
+
+
+def _how(code: int | None) -> str:
+    if code is not None and code < 0:
+        try:
+            return f"died with signal {signal.Signals(-code).name}"
+        except ValueError:
+            return f"died with signal {-code}"
+    return f"ended with exit code {code}"
+
+
+def _pack(value: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
+    buffers: list[pickle.PickleBuffer] = []
+    return pickle.dumps(value, 5, buffer_callback=buffers.append), buffers
+
+
+def _send(pipe: Connection[Any, Any], message: tuple[bytes, list[pickle.PickleBuffer]]) -> None:
+    data, buffers = message
+    pipe.send((data, len(buffers)))
+    for buffer in buffers:
+        pipe.send_bytes(buffer.raw())
+
+
+def _receive(pipe: Connection[Any, Any]) -> Any:
+    data, count = pipe.recv()
+    return pickle.loads(data, buffers=[bytearray(pipe.recv_bytes()) for _ in range(count)])  # writable arrays
+
+
+def _serve(pipe: Connection[Any, Any]) -> None:
+    # Ctrl-C, which a terminal sends to all processes, is for the one that was started by hand.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow, daemon=True).start()
+    while True:
+        try:
+            _send(pipe, _answer(pipe))
+        except (EOFError, OSError):  # the one who asks is gone
+            return
+
+
+def _follow() -> None:
+    """End with the process that started this one, also in the middle of a task that never ends."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _answer(pipe: Connection[Any, Any]) -> tuple[bytes, list[pickle.PickleBuffer]]:
+    data, count = pipe.recv()
+    buffers = [bytearray(pipe.recv_bytes()) for _ in range(count)]
+    try:
+        fn, args = pickle.loads(data, buffers=buffers)
+        return _pack((True, fn(*args), ""))
+    except Exception as error:  # whatever a task raises is for the one who asked
+        trace = traceback.format_exc()
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # an error of a class that does not travel
+            error = CheckError(f"{type(error).__name__}: {' '.join(str(error).split())}")
+        return _pack((False, error, trace))
+
+
+__all__ = ["ClosedError", "DeathError", "HangError", "Worker"]
