@@ -170,7 +170,6 @@ class Run:
         context = Context(
             executor=self.executor,
             reference=self.reference,
-            statistics=self._statistics(inputs) if inputs.real else None,
             data=inputs.fit or None,
             probe=inputs.probe,
             seed=request.seed,
