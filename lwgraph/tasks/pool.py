@@ -21,9 +21,10 @@ class Shared:
 
 
 class Pool(Executor):
-    """An executor whose tasks survive the death of a worker, and may share values.
+    """An executor whose tasks survive the death of a worker, and one that hangs, and may share values.
 
-    A task may therefore run more than once; it must give the same result each time and change nothing outside.
+    A task may therefore run more than once; it must give the same result each time and change nothing outside. One that
+    kills or hangs all workers that try it raises a CheckError, of one line.
     """
 
     workers: int
@@ -34,12 +35,13 @@ class Pool(Executor):
 
 
 @contextmanager
-def open_pool(workers: int = 1, dask: str | None = None) -> Iterator[Pool | None]:
+def open_pool(workers: int = 1, dask: str | None = None, timeout: float | None = None) -> Iterator[Pool | None]:
     """A pool for the time of a `with` block; None for one worker, which is this process.
 
     Args:
         workers: processes on this machine.
         dask: address of a Dask scheduler, `tcp://host:8786`, or the path of its scheduler file; instead of `workers`.
+        timeout: seconds that a task may take; None: as many as it takes.
 
     Raises:
         UsageError: a value is out of range, Dask is not installed, or no cluster with workers answers.
@@ -55,11 +57,11 @@ def open_pool(workers: int = 1, dask: str | None = None) -> Iterator[Pool | None
     if dask is not None:
         from lwgraph.tasks.cluster import Cluster
 
-        pool = Cluster(dask)
+        pool = Cluster(dask, timeout)
     else:
         from lwgraph.tasks.processes import Processes
 
-        pool = Processes(workers)
+        pool = Processes(workers, timeout)
     try:
         yield pool
     except BaseException:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ import jobs
 import numpy as np
 import pytest
 
-from lwgraph.errors import UsageError
+from lwgraph.errors import CheckError, UsageError
 from lwgraph.tasks import Pool, open_pool
 from lwgraph.tasks import cluster as module
 
@@ -57,6 +59,42 @@ def test_a_killed_worker_loses_nothing(pool: Pool, tmp_path: Path) -> None:
     futures = [pool.submit(jobs.die_once, str(tmp_path / "died"), i) for i in range(12)]
     assert [f.result(timeout=60) for f in futures] == [i * i for i in range(12)]
     assert (tmp_path / "died").exists()
+
+
+def test_one_worker_killed_from_outside_in_the_middle(running: Any, pool: Pool) -> None:
+    shared = pool.share(np.ones(1000))
+    futures = [pool.submit(jobs.slow_total, shared, float(i), 0.15) for i in range(20)]
+    futures[2].result(timeout=60)
+    victim = next(iter(running.workers.values())).pid
+    os.kill(victim, signal.SIGKILL)
+    assert [f.result(timeout=60) for f in futures] == [1000.0 * i for i in range(20)]
+    assert victim not in {pool.submit(jobs.pid, 0.1).result(timeout=60) for _ in range(4)}
+
+
+def test_a_task_that_hangs_is_done_again(running: Any, tmp_path: Path) -> None:
+    with open_pool(dask=running.scheduler_address, timeout=1.0) as timed:
+        assert timed is not None
+        futures = [timed.submit(jobs.hang_once, str(tmp_path / "hung"), i) for i in range(6)]
+        assert [f.result(timeout=60) for f in futures] == [i * i for i in range(6)]
+        assert (tmp_path / "hung").exists()
+
+
+def test_a_task_that_always_hangs_or_kills_is_given_up(running: Any, pool: Pool) -> None:
+    with open_pool(dask=running.scheduler_address, timeout=0.3) as timed:
+        assert timed is not None
+        with pytest.raises(CheckError, match=r"or did not end within 0\.3 s; it is given up"):
+            timed.submit(jobs.pid, 600.0).result(timeout=120)
+        assert timed.submit(jobs.add, 1, 1).result(timeout=60) == 2
+    with pytest.raises(CheckError, match="Dask workers died on the same task") as caught:
+        pool.submit(jobs.die).result(timeout=120)
+    assert "\n" not in str(caught.value)
+    assert pool.submit(jobs.add, 1, 1).result(timeout=60) == 2
+
+
+def test_a_tasks_own_error_is_not_tried_again(pool: Pool, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="1"):
+        pool.submit(jobs.count_and_fail, str(tmp_path / "count")).result(timeout=60)
+    assert (tmp_path / "count").read_text() == "x"
 
 
 def test_another_lwgraph_on_the_workers(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
