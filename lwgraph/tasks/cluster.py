@@ -6,7 +6,8 @@ import functools
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,21 +21,33 @@ LARGE = "2GB"  # arguments of a task, beyond which Dask warns; Gram matrices hav
 
 
 class _Outer(Future[T]):
-    """A future of Dask's, with errors of this package."""
+    """What the caller holds, for one future of Dask's or several after another, with errors of this package."""
 
-    def __init__(self, inner: Future[T]) -> None:
-        super().__init__()
-        self._inner = inner
+    inner: Future[T] | None = None
 
     def cancel(self) -> bool:
-        return self._inner.cancel() and super().cancel()
+        done = super().cancel()
+        if done and self.inner is not None:
+            self.inner.cancel()
+        return done
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A call, and how often it may be made again because its shared values were lost."""
+
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    again: int = 2
 
 
 class Scattered(Shared):
-    """A value in the memory of every worker."""
+    """A value in the memory of every worker, and here."""
 
-    def __init__(self, future: Any) -> None:
-        self.future = future
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self.future: Any = None
 
 
 class Cluster(Pool):
@@ -50,7 +63,7 @@ class Cluster(Pool):
     """
 
     def __init__(self, address: str, timeout: float | None = None) -> None:
-        self.timeout = timeout
+        self.timeout, self._closed, self._lock = timeout, False, threading.Lock()
         try:
             import dask
             import distributed
@@ -68,6 +81,7 @@ class Cluster(Pool):
         except BaseException:
             self._client.close()
             raise
+        self._sender = ThreadPoolExecutor(1, "lwgraph-dask")
         self._lost: type[Exception] = distributed.KilledWorker
         self._executor = self._client.get_executor(pure=False)
 
@@ -90,13 +104,37 @@ class Cluster(Pool):
 
         The future raises what `fn` raises, and CheckError when too many workers were lost on it.
         """
-        values = [a.future if isinstance(a, Scattered) else a for a in args]
-        inner: Future[T] = self._executor.submit(_timed, self.timeout, fn, *values, **kwargs)
-        outer: _Outer[T] = _Outer(inner)
-        inner.add_done_callback(functools.partial(self._done, outer))
+        task = _Task(fn, args, kwargs)
+        outer: _Outer[T] = _Outer()
+        self._start(outer, task)
         return outer
 
-    def _done(self, outer: _Outer[T], inner: Future[T]) -> None:
+    def _start(self, outer: _Outer[T], task: _Task) -> None:
+        values = [self._sent(a) if isinstance(a, Scattered) else a for a in task.args]
+        inner: Future[T] = self._executor.submit(_timed, self.timeout, task.fn, *values, **task.kwargs)
+        outer.inner = inner
+        inner.add_done_callback(functools.partial(self._done, outer, task))
+
+    def _start_again(self, outer: _Outer[T], task: _Task) -> None:
+        try:
+            self._start(outer, task)
+        except Exception as error:  # whatever a cluster that is gone leads to
+            outer.set_exception(CheckError(f"the Dask cluster is lost ({' '.join(str(error).split())})"))
+
+    def _sent(self, shared: Scattered) -> Any:
+        """A shared value at the workers; sent again where all that had it are lost."""
+        with self._lock:
+            if shared.future is None or shared.future.status in ("cancelled", "lost"):
+                shared.future = self._client.scatter([shared.value], broadcast=True, hash=False)[0]
+            return shared.future
+
+    def _done(self, outer: _Outer[T], task: _Task, inner: Future[T]) -> None:
+        lost = inner.cancelled() and not outer.cancelled() and not self._closed
+        if lost and task.again and any(isinstance(a, Scattered) for a in task.args):
+            # Dask cancels tasks whose shared values were lost with all workers that had them. This may be the thread of
+            # Dask's event loop, which cannot wait until they are sent.
+            self._sender.submit(self._start_again, outer, replace(task, again=task.again - 1))
+            return
         if not outer.set_running_or_notify_cancel():
             return
         if inner.cancelled():
@@ -113,11 +151,15 @@ class Cluster(Pool):
 
     def share(self, value: Any) -> Shared:
         """Send a value to all workers."""
-        return Scattered(self._client.scatter([value], broadcast=True, hash=False)[0])
+        shared = Scattered(value)
+        self._sent(shared)
+        return shared
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Leave the cluster, which goes on."""
+        self._closed = True
         self._executor.shutdown(wait=wait and not cancel_futures)
+        self._sender.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
 
