@@ -15,7 +15,7 @@ from lwgraph import ir
 from lwgraph.errors import CheckError
 from lwgraph.rewrite import Const, Context, Contract, RewritePass
 from lwgraph.rewrite.base import Log
-from lwgraph.rewrite.commit import FROM_KEY, PASS_KEY
+from lwgraph.rewrite.provenance import FROM_KEY, PASS_KEY
 from tests.rewrite.rewrite_models import MergeMuls, lines, parse, verify
 
 
