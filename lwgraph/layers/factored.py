@@ -12,7 +12,8 @@ import numpy.typing as npt
 from lwgraph.layers.linalg import ridge_of
 from lwgraph.layers.quadratic import Array, Indices, Quadratic
 
-STRIP = 4096  # columns taken at once, in float64
+STRIP = 2048  # columns taken at once, in float64
+OUTPUTS = 1 << 23  # numbers of the weight that are refitted at once
 PROBED = 128  # entries of a patch whose correlations with all others stand for those of all
 
 
@@ -124,7 +125,12 @@ class Factored(Quadratic):
     def onto(self, kept: Indices) -> Array:
         """See `Quadratic.onto`."""
         some = Factored(self.weight, self.factor[:, kept], self.rest[kept], self.ridge[kept])
-        return some.solve(self.apply(self.matrix)[:, kept])
+        matrix, found = self.matrix, np.empty((len(self.weight), len(kept)))
+        step = max(1, OUTPUTS // matrix.shape[1])
+        for start in range(0, len(matrix), step):  # a few outputs at once: the weight itself may be large
+            part = np.s_[start : start + step]
+            found[part] = some.solve(self.apply(matrix[part])[:, kept])
+        return found
 
     def _form(self, kernel: Array | None, beside: Array) -> float:
         """V (F^T F + diag(beside)) V^T for V = W - K, by strips; in float32, since all terms are squares."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lwgraph.errors import UsageError
+from lwgraph.errors import CheckError, UsageError
 from lwgraph.tasks.pool import Pool, Shared
 
 T = TypeVar("T")
@@ -16,11 +20,34 @@ SECONDS = 10  # seconds to wait for the scheduler
 LARGE = "2GB"  # arguments of a task, beyond which Dask warns; Gram matrices have many megabytes
 
 
-class Scattered(Shared):
-    """A value in the memory of every worker."""
+class _Outer(Future[T]):
+    """What the caller holds, for one future of Dask's or several after another, with errors of this package."""
 
-    def __init__(self, future: Any) -> None:
-        self.future = future
+    inner: Future[T] | None = None
+
+    def cancel(self) -> bool:
+        done = super().cancel()
+        if done and self.inner is not None:
+            self.inner.cancel()
+        return done
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A call, and how often it may be made again because its shared values were lost."""
+
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    again: int = 2
+
+
+class Scattered(Shared):
+    """A value in the memory of every worker, and here."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self.future: Any = None
 
 
 class Cluster(Pool):
@@ -28,12 +55,15 @@ class Cluster(Pool):
 
     Args:
         address: of the scheduler, or the path of its scheduler file.
+        timeout: seconds that a task may take; None: as many as it takes. A task that takes longer ends its worker,
+            which the worker's nanny starts again.
 
     Raises:
         UsageError: Dask is not installed, nothing answers, there are no workers, or they have another lwgraph.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, timeout: float | None = None) -> None:
+        self.timeout, self._closed, self._lock = timeout, False, threading.Lock()
         try:
             import dask
             import distributed
@@ -51,7 +81,9 @@ class Cluster(Pool):
         except BaseException:
             self._client.close()
             raise
-        self._executor = self._client.get_executor(pure=False, retries=2)
+        self._sender = ThreadPoolExecutor(1, "lwgraph-dask")
+        self._lost: type[Exception] = distributed.KilledWorker
+        self._executor = self._client.get_executor(pure=False)
 
     def _check(self, address: str) -> None:
         self.workers = len(self._client.scheduler_info(n_workers=-1)["workers"])
@@ -68,19 +100,80 @@ class Cluster(Pool):
                 raise UsageError(f"--dask '{address}': worker {worker} has lwgraph {found}, here is {mine}")
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Run `fn` on a worker; on another when that one is lost."""
-        values = [a.future if isinstance(a, Scattered) else a for a in args]
-        future: Future[T] = self._executor.submit(fn, *values, **kwargs)
-        return future
+        """Run `fn` on a worker; on another when that one is lost.
+
+        The future raises what `fn` raises, and CheckError when too many workers were lost on it.
+        """
+        task = _Task(fn, args, kwargs)
+        outer: _Outer[T] = _Outer()
+        self._start(outer, task)
+        return outer
+
+    def _start(self, outer: _Outer[T], task: _Task) -> None:
+        values = [self._sent(a) if isinstance(a, Scattered) else a for a in task.args]
+        inner: Future[T] = self._executor.submit(_timed, self.timeout, task.fn, *values, **task.kwargs)
+        outer.inner = inner
+        inner.add_done_callback(functools.partial(self._done, outer, task))
+
+    def _start_again(self, outer: _Outer[T], task: _Task) -> None:
+        try:
+            self._start(outer, task)
+        except Exception as error:  # whatever a cluster that is gone leads to
+            outer.set_exception(CheckError(f"the Dask cluster is lost ({' '.join(str(error).split())})"))
+
+    def _sent(self, shared: Scattered) -> Any:
+        """A shared value at the workers; sent again where all that had it are lost."""
+        with self._lock:
+            if shared.future is None or shared.future.status in ("cancelled", "lost"):
+                shared.future = self._client.scatter([shared.value], broadcast=True, hash=False)[0]
+            return shared.future
+
+    def _done(self, outer: _Outer[T], task: _Task, inner: Future[T]) -> None:
+        lost = inner.cancelled() and not outer.cancelled() and not self._closed
+        if lost and task.again and any(isinstance(a, Scattered) for a in task.args):
+            # Dask cancels tasks whose shared values were lost with all workers that had them. This may be the thread of
+            # Dask's event loop, which cannot wait until they are sent.
+            self._sender.submit(self._start_again, outer, replace(task, again=task.again - 1))
+            return
+        if not outer.set_running_or_notify_cancel():
+            return
+        if inner.cancelled():
+            outer.set_exception(CancelledError())
+        elif isinstance(error := inner.exception(), self._lost):
+            late = "" if self.timeout is None else f", or did not end within {self.timeout:g} s"
+            outer.set_exception(
+                CheckError(f"Dask workers died on the same task, killed or out of memory{late}; it is given up")
+            )
+        elif error is not None:
+            outer.set_exception(error)
+        else:
+            outer.set_result(inner.result())
 
     def share(self, value: Any) -> Shared:
         """Send a value to all workers."""
-        return Scattered(self._client.scatter([value], broadcast=True, hash=False)[0])
+        shared = Scattered(value)
+        self._sent(shared)
+        return shared
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Leave the cluster, which goes on."""
+        self._closed = True
         self._executor.shutdown(wait=wait and not cancel_futures)
+        self._sender.shutdown(wait=False, cancel_futures=True)
         self._client.close()
+
+
+def _timed(timeout: float | None, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+    """What `fn` gives; this process, a Dask worker, ends where that takes too long, since no thread can be stopped."""
+    if timeout is None:
+        return fn(*args, **kwargs)
+    watch = threading.Timer(timeout, os._exit, (1,))
+    watch.daemon = True
+    watch.start()
+    try:
+        return fn(*args, **kwargs)
+    finally:
+        watch.cancel()
 
 
 def _version() -> str:

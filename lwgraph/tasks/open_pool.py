@@ -20,12 +20,13 @@ def check_workers(workers: int, dask: str | None) -> None:
 
 
 @contextmanager
-def open_pool(workers: int = 1, dask: str | None = None) -> Iterator[Pool | None]:
+def open_pool(workers: int = 1, dask: str | None = None, timeout: float | None = None) -> Iterator[Pool | None]:
     """A pool for the time of a `with` block; None for one worker, which is this process.
 
     Args:
         workers: processes on this machine.
         dask: address of a Dask scheduler, `tcp://host:8786`, or the path of its scheduler file; instead of `workers`.
+        timeout: seconds that a task may take; None: as many as it takes.
 
     Raises:
         UsageError: a value is out of range, Dask is not installed, or no cluster with workers answers.
@@ -38,11 +39,11 @@ def open_pool(workers: int = 1, dask: str | None = None) -> Iterator[Pool | None
     if dask is not None:
         from lwgraph.tasks.cluster import Cluster
 
-        pool = Cluster(dask)
+        pool = Cluster(dask, timeout)
     else:
         from lwgraph.tasks.processes import Processes
 
-        pool = Processes(workers)
+        pool = Processes(workers, timeout)
     try:
         yield pool
     except BaseException:

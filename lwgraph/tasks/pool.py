@@ -15,9 +15,10 @@ class Shared:
 
 
 class Pool(Executor):
-    """An executor whose tasks survive the death of a worker, and may share values.
+    """An executor whose tasks survive the death of a worker, and one that hangs, and may share values.
 
-    A task may therefore run more than once; it must give the same result each time and change nothing outside.
+    A task may therefore run more than once; it must give the same result each time and change nothing outside. One that
+    kills or hangs all workers that try it raises a CheckError, of one line.
     """
 
     workers: int

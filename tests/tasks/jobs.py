@@ -88,3 +88,15 @@ def hang_once(marker: str, number: int) -> int:
         path.write_text("hung")
         time.sleep(600)
     return number * number
+
+
+def slow_total(values: np.ndarray, factor: float, seconds: float) -> float:  # type: ignore[type-arg]
+    time.sleep(seconds)
+    return total(values, factor)
+
+
+def count_and_fail(path: str) -> None:
+    """Leave a mark for each time that anyone gets here."""
+    with Path(path).open("a") as file:
+        file.write("x")
+    raise ValueError("1")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lwgraph.errors import UsageError
+from lwgraph.errors import CheckError, UsageError
 from lwgraph.tasks import Pool, open_pool
 from lwgraph.tasks import cluster as module
 from tests.tasks import jobs
@@ -23,9 +25,9 @@ def running() -> Iterator[Any]:
     import dask
 
     with (
-        dask.config.set({"distributed.worker.memory.terminate": False}),
+        dask.config.set({"distributed.worker.memory.terminate": False, "distributed.scheduler.allowed-failures": 1}),
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", memory_limit=0
         ) as cluster,
     ):
         yield cluster
@@ -57,6 +59,42 @@ def test_a_killed_worker_loses_nothing(pool: Pool, tmp_path: Path) -> None:
     futures = [pool.submit(jobs.die_once, str(tmp_path / "died"), i) for i in range(12)]
     assert [f.result(timeout=60) for f in futures] == [i * i for i in range(12)]
     assert (tmp_path / "died").exists()
+
+
+def test_one_worker_killed_from_outside_in_the_middle(running: Any, pool: Pool) -> None:
+    shared = pool.share(np.ones(1000))
+    futures = [pool.submit(jobs.slow_total, shared, float(i), 0.15) for i in range(20)]
+    futures[2].result(timeout=60)
+    victim = next(iter(running.workers.values())).pid
+    os.kill(victim, signal.SIGKILL)
+    assert [f.result(timeout=60) for f in futures] == [1000.0 * i for i in range(20)]
+    assert victim not in {pool.submit(jobs.pid, 0.1).result(timeout=60) for _ in range(4)}
+
+
+def test_a_task_that_hangs_is_done_again(running: Any, tmp_path: Path) -> None:
+    with open_pool(dask=running.scheduler_address, timeout=1.0) as timed:
+        assert timed is not None
+        futures = [timed.submit(jobs.hang_once, str(tmp_path / "hung"), i) for i in range(6)]
+        assert [f.result(timeout=60) for f in futures] == [i * i for i in range(6)]
+        assert (tmp_path / "hung").exists()
+
+
+def test_a_task_that_always_hangs_is_given_up_and_shared_values_outlive_it(running: Any) -> None:
+    with open_pool(dask=running.scheduler_address, timeout=2.0) as timed:
+        assert timed is not None
+        shared = timed.share(np.ones(1000))
+        futures = [timed.submit(jobs.slow_total, shared, 1.0, 600.0) for _ in range(2)]  # one on each worker
+        for future in futures:
+            with pytest.raises(CheckError, match=r"or did not end within 2 s; it is given up") as caught:
+                future.result(timeout=120)
+            assert "\n" not in str(caught.value)
+        assert timed.submit(jobs.total, shared, 2.0).result(timeout=60) == 2000.0
+
+
+def test_a_tasks_own_error_is_not_tried_again(pool: Pool, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="1"):
+        pool.submit(jobs.count_and_fail, str(tmp_path / "count")).result(timeout=60)
+    assert (tmp_path / "count").read_text() == "x"
 
 
 def test_another_lwgraph_on_the_workers(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from collections.abc import Iterator
-from concurrent.futures import wait
+from concurrent.futures import CancelledError, wait
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +65,48 @@ def test_a_task_that_always_kills_is_given_up(pool: Pool) -> None:
     with pytest.raises(CheckError, match="died 3 times on the same task"):
         pool.submit(jobs.die).result()
     assert pool.submit(jobs.add, 1, 1).result() == 2  # the pool goes on
+
+
+def test_one_worker_killed_from_outside_in_the_middle(pool: Pool) -> None:
+    shared = pool.share(np.ones(1000))
+    victim = pool.submit(jobs.pid, 0.0).result()
+    futures = [pool.submit(jobs.slow_total, shared, float(i), 0.05) for i in range(30)]
+    futures[2].result()
+    os.kill(victim, signal.SIGKILL)
+    assert [f.result() for f in futures] == [1000.0 * i for i in range(30)]
+    assert victim not in {f.result() for f in [pool.submit(jobs.pid, 0.1) for _ in range(6)]}
+
+
+def test_a_task_that_hangs_is_done_again(tmp_path: Path) -> None:
+    with open_pool(2, timeout=2.0) as timed:
+        assert timed is not None
+        futures = [timed.submit(jobs.hang_once, str(tmp_path / "hung"), i) for i in range(6)]
+        assert [f.result(timeout=60) for f in futures] == [i * i for i in range(6)]
+        assert (tmp_path / "hung").exists()
+
+
+def test_a_task_that_always_hangs_is_given_up() -> None:
+    with open_pool(2, timeout=2.0) as timed:
+        assert timed is not None
+        with pytest.raises(CheckError, match=r"did not end within 2 s, 2 times; it is given up"):
+            timed.submit(jobs.pid, 600.0).result(timeout=60)
+        assert timed.submit(jobs.add, 1, 1).result() == 2
+
+
+def test_the_pool_ends_at_once_when_the_caller_fails() -> None:
+    start = time.monotonic()
+    with pytest.raises(ZeroDivisionError), open_pool(2) as pool:
+        assert pool is not None
+        futures = [pool.submit(jobs.pid, 600.0) for _ in range(4)]
+        while not futures[0].running():
+            time.sleep(0.01)
+        raise ZeroDivisionError
+    assert time.monotonic() - start < 20
+    for future in futures:
+        with pytest.raises(CancelledError):
+            future.result(timeout=1)
+    with pytest.raises(RuntimeError, match="shut down"):
+        pool.submit(jobs.add, 1, 1)
 
 
 def test_shared_values(pool: Pool) -> None:

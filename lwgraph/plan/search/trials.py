@@ -13,7 +13,7 @@ from typing import Any
 from lwgraph import ir, registry
 from lwgraph.arrays import Floats, Shapes
 from lwgraph.calibrate.subsample import spread
-from lwgraph.errors import LwgraphError
+from lwgraph.errors import CheckError, LwgraphError
 from lwgraph.executor import Executor, Feeds, settings
 from lwgraph.layers.form import Fitted, parse_form
 from lwgraph.layers.site import Site, find_sites
@@ -161,7 +161,10 @@ class Trials:
         future = self._running.get(choice)
         if future is None:
             return None
-        loss, seconds, reason = future.result()
+        try:
+            loss, seconds, reason = future.result()
+        except CheckError as error:  # it killed the workers that tried it, or never ended
+            loss, seconds, reason = math.inf, 0.0, str(error)
         if reason:
             self.planner.context.warn(f"a plan could not be run and was left out: {reason}")
         return loss, seconds

@@ -62,9 +62,10 @@ def test_of_two_that_say_the_same_one_stays():
     """Channels 0 and 1 share 0.9 of their variance, 2 is alone; their reader has squared weights 2, 1 and 5."""
     shared = np.sqrt(0.9)
     moments = np.array([[1, shared, 0], [shared, 1, 0], [0, 0, 1]])
-    block = SimpleNamespace(power=1.0, moments=moments, matrix=np.sqrt([[2.0, 1.0, 5.0]]))
+    weight = np.sqrt([[2.0, 1.0, 5.0]])
+    block = SimpleNamespace(power=1.0, matrix=weight, chosen=lambda at: moments[np.ix_(at, at)])
     reader = SimpleNamespace(columns=[np.array([[0], [1], [2]])])
-    scene = SimpleNamespace(readers=lambda group: [reader], moments=lambda reader: SimpleNamespace(blocks=[block]))
+    scene = SimpleNamespace(readers=lambda group: [reader], moments=lambda reader: SimpleNamespace(losses=[block]))
     ranking = Fold().rank(SimpleNamespace(width=3), scene)
     assert ranking.order.tolist() == [1, 0, 2]  # once 1 is gone, nothing speaks for 0
     np.testing.assert_allclose(ranking.cost, [0, 0.1, 2.1, 7.1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from lwgraph.plan.search.search import Search
 
 from lwgraph import ir
 from lwgraph.calibrate.layer_shapes import layer_shapes
+from lwgraph.errors import CheckError
 from lwgraph.measure.distance import Loss
 from lwgraph.plan.plan import Choice, Plan
 from lwgraph.plan.precision import FLOAT, INT8
@@ -84,3 +86,14 @@ def test_a_plan_that_cannot_be_run_is_left_out(tmp_path: Path, pool: Pool) -> No
     taken = trials.take((1, 1))
     assert taken is not None and math.isinf(taken[0])
     assert any("could not be run and was left out" in warning for warning in made.context.warnings)
+
+
+def test_a_trial_that_kills_its_workers_is_left_out(tmp_path: Path, pool: Pool) -> None:
+    made = planner(tmp_path)
+    trials = Trials(made, Loss(ORT.prepare(made.model), [FEEDS]), ORT, pool)
+    trials._running[0, 1] = failed = Future()  # type: ignore[var-annotated]
+    failed.set_exception(CheckError("worker processes died 3 times on the same task"))
+    assert trials.take((0, 1)) == (math.inf, 0.0)
+    assert made.context.warnings[-1:] == [
+        "a plan could not be run and was left out: worker processes died 3 times on the same task"
+    ]
