@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from lwgraph.optimizer.data import gather
+from lwgraph.optimizer.idle import idle
 from lwgraph.optimizer.lean import drop_annotations
 from onnx import TensorProto, helper, numpy_helper
 
@@ -15,7 +16,6 @@ import lwgraph
 from lwgraph import ir, registry
 from lwgraph.errors import DataError, UsageError
 from lwgraph.optimizer import Goal
-from lwgraph.optimizer.idle import idle
 from lwgraph.optimizer.prove import same_outputs, sound
 from lwgraph.report.record import PassRun
 from lwgraph.rewrite import Contract
