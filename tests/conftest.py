@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from lwgraph.optimizer.request import Request
+
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
@@ -14,3 +16,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LWGRAPH_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture
+def no_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs look at the solver's plans only: the same in a second as in a minute, and the same bytes."""
+    monkeypatch.setattr(Request, "trials", 0.0)

@@ -6,7 +6,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -286,15 +286,14 @@ def spelled(name: str) -> str:
 
 def takes_request(function: Callable[..., Any]) -> Callable[..., Any]:
     """Decorator: the signature and the docstring of a function that passes keyword arguments on to `Request`."""
-    own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    signature = inspect.signature(function)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     asked = [
         inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=kind)
         for f, kind, _ in options()
-        if f.default is not MISSING
     ]
-    before = [p for p in own if p.kind is not p.KEYWORD_ONLY]
-    after = [p for p in own if p.kind is p.KEYWORD_ONLY]
-    function.__signature__ = inspect.Signature([*before, *asked, *after])  # type: ignore[attr-defined]
+    parameters = sorted([*asked, *own], key=lambda p: p.kind)
+    function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     lines = "\n".join(f"        {f.name}: {help_.text}" for f, _, help_ in options())
     function.__doc__ = (function.__doc__ or "").replace("        **asked: ...", lines)
     return function

@@ -166,6 +166,7 @@ def test_data_that_does_not_exist(lw: Call, model_file: Path) -> None:
     assert "nowhere" in refused(lw, model_file.parent, "optimize", model_file, "--data", "nowhere")
 
 
+@pytest.mark.usefixtures("no_trials")
 def test_unreadable_image_is_named_and_counted(lw: Call, model_file: Path) -> None:
     folder = model_file.parent / "images"
     folder.mkdir()
@@ -173,7 +174,7 @@ def test_unreadable_image_is_named_and_counted(lw: Call, model_file: Path) -> No
     for index in range(12):
         Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8)).save(folder / f"{index}.png")
     (folder / "torn.png").write_bytes((folder / "0.png").read_bytes()[:60])
-    ended = lw("optimize", model_file, "--data", folder, "--budget", "0", "--preprocess", "scale=1/255")
+    ended = lw("optimize", model_file, "--data", folder, "--preprocess", "scale=1/255")
     assert ended.code == 0, ended.err
     assert "torn.png" in ended.err + ended.out
 

@@ -41,9 +41,10 @@ def test_each_command_has_help(lw: Call, command: str) -> None:
     assert ended.code == 0 and "Usage:" in ended.out
 
 
+@pytest.mark.usefixtures("no_trials")
 def test_optimize_with_data(lw: Call, model_file: Path, samples: Path) -> None:
     report = model_file.parent / "report"
-    flags = ("--data", samples, "--budget", "0", "--max-drop", "0.2")
+    flags = ("--data", samples, "--max-drop", "0.2")
     ended = lw("optimize", model_file, *flags, "--report", report, "--json")
     assert ended.code == 0, ended.err
     found = json.loads(ended.out)
@@ -64,9 +65,10 @@ def test_optimize_without_data_says_that_accuracy_was_not_measured(lw: Call, mod
     assert lw("verify", model_file, model_file.parent / "small.lw.onnx", "--executor", "reference,ort").code in (0, 1)
 
 
+@pytest.mark.usefixtures("no_trials")
 def test_same_input_and_options_give_the_same_bytes(lw: Call, model_file: Path, samples: Path) -> None:
     for out in ("a.onnx", "b.onnx"):
-        ended = lw("optimize", model_file, "--data", samples, "--budget", "0", "-o", model_file.parent / out, "--quiet")
+        ended = lw("optimize", model_file, "--data", samples, "-o", model_file.parent / out, "--quiet")
         assert ended.code == 0, ended.err
     assert (model_file.parent / "a.onnx").read_bytes() == (model_file.parent / "b.onnx").read_bytes()
 
@@ -80,8 +82,9 @@ def test_a_plan_is_applied_again(lw: Call, model_file: Path, samples: Path) -> N
     assert names and names[0] is not None and names[0].startswith("low-rank{rank=16")
 
 
+@pytest.mark.usefixtures("no_trials")
 def test_a_promise_that_cannot_be_kept_ends_with_1_and_still_writes(lw: Call, model_file: Path, samples: Path) -> None:
-    ended = lw("optimize", model_file, "--data", samples, "--budget", "0", "--speedup", "1000")
+    ended = lw("optimize", model_file, "--data", samples, "--speedup", "1000")
     assert ended.code == 1
     assert "--speedup 1000" in ended.err
     assert (model_file.parent / "small.lw.onnx").exists()

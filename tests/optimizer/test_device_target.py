@@ -15,7 +15,8 @@ from lwgraph import ir, registry
 from lwgraph.calibrate import generate
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.layers.form import searched_forms
-from lwgraph.optimizer import Result, measuring, optimize, planning
+from lwgraph.optimizer import Result, optimize, timing
+from lwgraph.optimizer.stages import structure
 from lwgraph.plan.price.kit import Recorder
 from lwgraph.plan.price.prefetch import ask_all
 from lwgraph.plan.price.regress import FIRST, FLOATS, INTEGERS
@@ -75,12 +76,13 @@ def planned(model: Path, target: Path, monkeypatch: pytest.MonkeyPatch, **option
     def never(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("timed for a machine that is elsewhere")
 
-    monkeypatch.setattr(measuring, "paired_latency", never)
-    monkeypatch.setattr(planning, "find_offers", never)  # narrower layers have no price there
+    monkeypatch.setattr(timing, "paired_latency", never)
+    monkeypatch.setattr(structure, "find_offers", never)  # narrower layers have no price there
     data = model.with_name("samples.npz")
-    return optimize(model, data=data, metric="sqnr", max_drop=80.0, target=str(target), budget=0, **options)
+    return optimize(model, data=data, metric="sqnr", max_drop=80.0, target=str(target), **options)
 
 
+@pytest.mark.usefixtures("no_trials")
 def test_what_is_fast_there_is_chosen(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = planned(model, table(model, 0.25), monkeypatch, speedup=1.5)
     assert result.kept and result.plan.precision.passes and "far" in result.plan.target
@@ -90,6 +92,7 @@ def test_what_is_fast_there_is_chosen(model: Path, monkeypatch: pytest.MonkeyPat
     assert all(stage.ratio is None and stage.milliseconds is None for stage in result.report.stages)
 
 
+@pytest.mark.usefixtures("no_trials")
 def test_what_is_slow_there_is_not(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = planned(model, table(model, 2.0), monkeypatch, speedup=1.5)
     assert not result.plan.precision.passes

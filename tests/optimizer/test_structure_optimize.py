@@ -28,6 +28,7 @@ def twins() -> ir.Model:
     return ir.load(proto)
 
 
+@pytest.mark.usefixtures("no_trials")
 def test_channels_go_and_the_plan_repeats_it_byte_for_byte(twins, monkeypatch, tmp_path):
     monkeypatch.setenv("LWGRAPH_CACHE", str(tmp_path))
     rng = np.random.default_rng(0)
@@ -40,7 +41,7 @@ def test_channels_go_and_the_plan_repeats_it_byte_for_byte(twins, monkeypatch, t
         gaps = [np.square(run(feed)[name] - w).mean() / w.var() for feed, w in zip(judged, wanted, strict=True)]
         return -float(np.mean(gaps))
 
-    result = lwgraph.optimize(twins, data=data[4:], metric=likeness, max_drop=0.02, budget=0, target="macs")
+    result = lwgraph.optimize(twins, data=data[4:], metric=likeness, max_drop=0.02, target="macs")
     plan = result.plan
     assert result.kept and plan.groups and any(width.keep <= width.of // 2 for width in plan.groups.values())
     rows = {row.name: row.form for row in result.report.sites if row.operator == "channels"}

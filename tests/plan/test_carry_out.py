@@ -13,7 +13,7 @@ from lwgraph import ir
 from lwgraph.calibrate import Statistics
 from lwgraph.calibrate.subsample import spread
 from lwgraph.errors import UsageError
-from lwgraph.plan.carry_out import Samples, carry_out, nodes_of
+from lwgraph.plan.carry_out import Samples, affordable, carry_out, nodes_of
 from lwgraph.plan.plan import Choice, Plan, Precision, Removed, Width
 from lwgraph.rewrite.base import Context
 from lwgraph.views.residual import find_residuals
@@ -105,6 +105,11 @@ def test_what_a_plan_keeps_in_float_is_no_refusal_and_what_a_form_refuses_is() -
 @pytest.mark.parametrize(("run_ms", "refit", "ranges"), [(None, 256, 128), (50.0, 200, 128), (1e4, 48, 48)])
 def test_a_slow_network_is_run_on_fewer_samples(run_ms: float | None, refit: int, ranges: int) -> None:
     assert Samples.in_earnest(run_ms) == Samples(refit, ranges)
+
+
+@pytest.mark.parametrize(("run_ms", "samples"), [(None, 128), (1.0, 128), (100.0, 120), (1000.0, 48)])
+def test_what_can_be_afforded_follows_from_the_time_of_one_run(run_ms: float | None, samples: int) -> None:
+    assert affordable(128, 12.0, run_ms) == samples
 
 
 @pytest.mark.parametrize(

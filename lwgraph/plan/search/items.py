@@ -103,7 +103,6 @@ def find_items(
     forms: Sequence[type[Form]],
     *,
     shapes: Shapes | None = None,
-    weights: Mapping[str, float] | None = None,
     precisions: Collection[str] = (FLOAT,),
 ) -> list[Item]:
     """The items of a model that have more than one option, in graph order.
@@ -115,7 +114,6 @@ def find_items(
         forms: the forms to consider. Those that another form beats clearly on paper (less error with much less work)
             are not measured.
         shapes: measured sizes by value name.
-        weights: by site name, how much its error matters; 1 where not given.
         precisions: FLOAT, and INT8 where layers may be computed in integers.
     """
     sites = find_sites(model, shapes, refused=lambda place, why: context.skip("plan", place, why))
@@ -139,9 +137,8 @@ def find_items(
         context.progress("weighing forms", index, len(menus))
         with context.failures.guard(f"forms: layer '{family[0].name}'"):
             item = _item(family, menu, context, oracle, INT8 in precisions)
-            weight = max((weights or {}).get(s.name, 1.0) for s in family)
             if len(item.options) > 1:
-                items.append(replace(item, weight=weight))
+                items.append(item)
     context.progress("weighing forms", len(menus), len(menus))
     if oracle.cache.warning:
         context.warn(oracle.cache.warning)

@@ -254,7 +254,6 @@ class Planner:
             chosen: the options by item name.
             quick: for comparing plans: the fits as they are, and integers with the simplest ranges. Otherwise the
                 layers are fitted anew to what they see in the rewritten model before it goes into integers.
-            details: gets what passes measured, see `Context`.
         """
         fitted = {
             item.name: self.fitted(item, chosen[item.name])
@@ -274,7 +273,6 @@ def open_planner(
     *,
     shapes: Mapping[str, Sequence[int | None]] | None = None,
     forms: Sequence[str] | None = None,
-    weights: Mapping[str, float] | None = None,
     precisions: Sequence[str] = (FLOAT,),
     structure: Plan = NOTHING,
     run_ms: float | None = None,
@@ -284,11 +282,10 @@ def open_planner(
     Args:
         model, context, oracle, shapes, structure, run_ms: see `Planner`.
         forms: names of the forms to consider; None: all that are registered.
-        weights: by site name, how much its error matters; 1 where not given.
         precisions: FLOAT, and INT8 where layers may be computed in integers.
     """
     classes = [find_form(name) for name in (registry.names("forms") if forms is None else forms)]
-    items = tuple(find_items(model, context, oracle, classes, shapes=shapes, weights=weights, precisions=precisions))
+    items = tuple(find_items(model, context, oracle, classes, shapes=shapes, precisions=precisions))
     quantizing = Quantizing(spelling(quick=True), spelling()) if available() else Quantizing()
     return Planner(
         model, context, oracle, shapes, structure, items, TimeModel(items), quantizing=quantizing, run_ms=run_ms

@@ -1,19 +1,19 @@
 """What integers cost, layer by layer, and with which ranges plans are tried."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from lwgraph.optimizer.obvious import obvious_plans
 
 from lwgraph import ir
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.measure.distance import Loss
 from lwgraph.passes.quantize.quantize import Quantize
-from lwgraph.plan.precision import FLOAT, INT8, spelling
+from lwgraph.plan.precision import FLOAT, INT8
 from lwgraph.plan.roles import Survey
 from lwgraph.plan.search import integers
-from lwgraph.plan.search.planner import Planner
+from lwgraph.plan.search.planner import Planner, open_planner
 from lwgraph.rewrite.base import Context
 from tests.layers.chain import FEEDS, ORT, Measured, chain
 from tests.plan.search.by_work import ByWork
@@ -23,7 +23,7 @@ from tests.plan.search.by_work import ByWork
 def planner(tmp_path):
     model = chain()
     context = Context(executor=ORT, reference=ORT, statistics=Measured(ir.clone(model), FEEDS), data=[FEEDS])
-    made = Planner(
+    made = open_planner(
         model,
         context,
         ByWork(tmp_path),
@@ -31,15 +31,13 @@ def planner(tmp_path):
         forms=["low-rank"],
         precisions=(FLOAT, INT8),
     )
-    made.anchor(10.0, 4.0, 1000, 2000)
-    return made
+    return made.anchored(10.0, 4.0, 1000, 2000)
 
 
 def test_what_was_measured_of_a_layer_is_what_its_integers_cost(planner):
     first, second = planner.items
-    first.weight, second.weight = 0.5, 2.0
-    before = second.integer_error
-    planner.set_damages({first.name: 0.25})
+    planner = planner.weighed({first.name: 0.5, second.name: 2.0}).with_damages({first.name: 0.25})
+    before, (first, second) = second.integer_error, planner.items
     whole = planner.uniform(INT8)
     assert first.loss(first.options[whole[0]]) == pytest.approx(0.25) and first.integer_error == pytest.approx(0.5)
     assert second.integer_error == before
@@ -56,34 +54,42 @@ def test_damages_are_those_of_the_items_and_none_is_nothing(planner):
     assert integers.damages_of(planner, {}) == {} and integers.damages_of(planner, {first: 0.0}) == {}
 
 
+def answers(monkeypatch, answer):
+    """Let carrying out a plan give what `answer` says of the planner's way into integers."""
+    monkeypatch.setattr(Planner, "apply", lambda self, chosen, quick: SimpleNamespace(model=answer(self.quantizing)))
+    return SimpleNamespace(prepare=lambda model: model)
+
+
 def test_trials_get_the_ranges_that_lose_least_clearly(planner, monkeypatch):
     losses = {"minmax": 1.0, "percentile": 0.9, "mse": 0.5}
-    monkeypatch.setattr(planner, "apply", lambda chosen, quick: (planner.quick, []))
-    runner = SimpleNamespace(prepare=lambda model: model)
+    runner = answers(monkeypatch, lambda quantizing: quantizing.quick)
 
     def loss(text):
         return next(value for name, value in losses.items() if f"calibration_method={name}" in text)
 
-    model, lost = integers.quick_integers(planner, loss, runner)
-    assert "mse" in planner.quick and model == planner.quick and lost == 0.5
-    (earnest,) = planner.plan(planner.chosen(planner.uniform(INT8))).precision.passes
+    found, model, lost = integers.quick_integers(planner, loss, runner)
+    quick = found.quantizing.quick
+    assert "mse" in quick and model == quick and lost == 0.5
+    (earnest,) = found.plan(found.chosen(found.uniform(INT8))).precision.passes
     assert "calibration_method=mse" in earnest and "equalize" not in earnest  # as the pass does unless told otherwise
-    integers.quick_integers(planner, loss, runner, even=False)
-    (earnest,) = planner.plan(planner.chosen(planner.uniform(INT8))).precision.passes
+    found, *_ = integers.quick_integers(planner, loss, runner, even=False)
+    (earnest,) = found.plan(found.chosen(found.uniform(INT8))).precision.passes
     assert "calibration_method=mse" in earnest and "equalize=false" in earnest  # found out before, for all plans
     losses["mse"] = 0.9  # hardly better than what clips nothing
-    integers.quick_integers(planner, loss, runner)
-    assert "mse" not in planner.quick and "percentile" not in planner.quick
-    assert planner.plan(planner.chosen(planner.uniform(INT8)), quick=True).precision.passes == (planner.quick,)
+    found, *_ = integers.quick_integers(planner, loss, runner)
+    quick = found.quantizing.quick
+    assert "mse" not in quick and "percentile" not in quick
+    assert found.plan(found.chosen(found.uniform(INT8)), quick=True).precision.passes == (quick,)
 
 
 @pytest.mark.parametrize(("needed", "taken"), [(8, 16), (20, 32), (100, 120), (1000, 120)])
 def test_trials_take_ranges_from_as_many_samples_as_they_need(planner, monkeypatch, needed, taken):
-    planner.run_ms = 100.0  # 120 samples can be afforded
-    monkeypatch.setattr(planner, "apply", lambda chosen, quick: (planner.quick_samples, []))
-    runner = SimpleNamespace(prepare=lambda samples: samples)
-    model, lost = integers.quick_integers(planner, lambda samples: 0.01 if samples >= min(needed, 120) else 0.5, runner)
-    assert (model, lost, planner.quick_samples) == (120, 0.01, taken)
+    slow = replace(planner, run_ms=100.0)  # 120 samples can be afforded
+    runner = answers(monkeypatch, lambda quantizing: quantizing.samples)
+    found, model, lost = integers.quick_integers(
+        slow, lambda samples: 0.01 if samples >= min(needed, 120) else 0.5, runner
+    )
+    assert (model, lost, found.quantizing.samples) == (120, 0.01, taken)
 
 
 def test_a_survey_is_made_once_and_tells_layers_apart(planner, tmp_path, monkeypatch):
@@ -115,28 +121,7 @@ def test_a_survey_is_made_once_and_tells_layers_apart(planner, tmp_path, monkeyp
 def test_the_whole_network_loses_what_was_measured_of_it(planner, tmp_path, monkeypatch):
     monkeypatch.setenv("LWGRAPH_CACHE", str(tmp_path))
     loss = Loss(ORT.prepare(planner.model), [FEEDS])
-    model, known = integers.weigh_integers(planner, loss, ORT)
+    planner, model, known = integers.weigh_integers(planner, loss, ORT)
     measured = loss(ORT.prepare(model))
     assert 0 < measured < 0.1 and planner.predicted_loss(planner.uniform(INT8)) == pytest.approx(measured)
     assert isinstance(known, Survey)
-
-
-def test_the_obvious_plans_go_from_everything_to_what_the_pass_would_do(planner):
-    first, last = obvious_plans(planner, Survey({}, ("y",), slower=0.2))
-    plans = [c.plan.precision for c in (*first, *last)]
-    assert [p.passes for p in plans] == [(spelling(),), (spelling(),), ("quantize",)]
-    assert [p.keep_float for p in plans] == [(), ("y",), ()] and len({c.key for c in (*first, *last)}) == 3
-    for candidate in first:
-        model, _ = planner.carry_out(candidate.plan)
-        assert "QuantizeLinear" in [n.op_type for n in model.graph]
-    again = obvious_plans(planner, Survey({}, ("y",), slower=0.001))  # hardly faster: only for its accuracy
-    assert [c.key for c in (*again[0], *again[1])] == [c.key for c in (*first, *last)] and len(again[0]) == 1
-    assert [len(part) for part in obvious_plans(planner, Survey())] == [1, 1]
-    assert [len(part) for part in obvious_plans(planner, None)] == [1, 0]
-
-
-def test_slow_networks_are_run_on_fewer_samples(planner):
-    assert planner.affordable(128, 12.0) == 128
-    for ms, samples in ((1.0, 128), (100.0, 120), (1000.0, 48)):
-        planner.run_ms = ms
-        assert planner.affordable(128, 12.0) == samples

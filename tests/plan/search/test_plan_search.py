@@ -1,12 +1,11 @@
 """Integers in plans, anchored predictions, and the search above the solver, on a network of two convolutions."""
 
-import copy
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from lwgraph.plan.search.search import Search, limit_prices, memory_of
 
 import lwgraph
 from lwgraph import ir
@@ -19,7 +18,8 @@ from lwgraph.plan.price.oracle import WORK, WorkOracle
 from lwgraph.plan.search import site_sensitivity
 from lwgraph.plan.search.front import Candidate, Front, undominated
 from lwgraph.plan.search.integer_error import integer_error
-from lwgraph.plan.search.planner import BYTES, FASTEST, LATENCY, MACS, Planner
+from lwgraph.plan.search.plan_search import Search, limit_prices, memory_of
+from lwgraph.plan.search.planner import BYTES, FASTEST, LATENCY, MACS, open_planner
 from lwgraph.plan.search.solver import Knapsack
 from lwgraph.rewrite.base import Context
 from tests.layers.chain import FEEDS, ORT, Measured, chain
@@ -30,7 +30,7 @@ from tests.plan.search.by_work import ByWork
 def planner(tmp_path_factory):
     model = chain()
     context = Context(executor=ORT, reference=ORT, statistics=Measured(ir.clone(model), FEEDS), data=[FEEDS])
-    made = Planner(
+    made = open_planner(
         model,
         context,
         ByWork(tmp_path_factory.mktemp("prices")),
@@ -38,8 +38,7 @@ def planner(tmp_path_factory):
         forms=["low-rank"],
         precisions=(FLOAT, INT8),
     )
-    made.anchor(10.0, 4.0, 1000, 2000)
-    return made
+    return made.anchored(10.0, 4.0, 1000, 2000)
 
 
 @pytest.fixture(scope="module")
@@ -81,24 +80,19 @@ def test_totals_agree_with_what_was_measured(planner):
 
 
 def test_errors_of_integers_are_scaled_in_forms_too(planner):
-    before = [[(o.precision, o.form, o.error) for o in item.options] for item in planner.items]
-    errors = [item.integer_error for item in planner.items]
-    planner.scale_integers(3.0)
-    try:
-        for item, options, error in zip(planner.items, before, errors, strict=True):
-            assert item.integer_error == pytest.approx(3 * error)
-            for (precision, form, old), option in zip(options, item.options, strict=True):
-                stages = 0 if precision == FLOAT else 1 if form is None else 2
-                assert option.error == pytest.approx(old + 2 * error * stages)
-    finally:
-        planner.scale_integers(1 / 3)
+    scaled = planner.with_integers_scaled(3.0)
+    for item, other in zip(planner.items, scaled.items, strict=True):
+        assert other.integer_error == pytest.approx(3 * item.integer_error)
+        for before, option in zip(item.options, other.options, strict=True):
+            stages = 0 if before.precision == FLOAT else 1 if before.form is None else 2
+            assert option.error == pytest.approx(before.error + 2 * item.integer_error * stages)
 
 
 def test_a_plan_in_integers_says_what_stays_in_floats(planner):
     whole = planner.uniform(INT8)
     plan = planner.plan(planner.chosen((whole[0], 0)))
     assert plan.precision.keep_float == ("y",) and plan.precision.passes[0].startswith("quantize")
-    model, _ = planner.apply(planner.chosen((whole[0], 0)), quick=True)
+    model = planner.apply(planner.chosen((whole[0], 0)), quick=True).model
     kinds = [n.op_type for n in model.graph]
     assert "QuantizeLinear" in kinds
     last = [n for n in model.graph if n.op_type == "Conv"][-1]
@@ -113,7 +107,13 @@ def test_sensitivities_tell_the_layers_that_matter(planner, loss):
 
 
 def run(planner, loss, memory=None, seconds=0.0, seed=0):
-    return Search(planner, loss, ORT, seconds=seconds, memory=memory, seed=seed).run()
+    return both(Search(planner, loss, ORT, seconds=seconds, memory=memory, seed=seed))
+
+
+def both(search, most=math.inf):
+    """The front of the first plans and the trials."""
+    search.first(most)
+    return search.go_on(most)
 
 
 def test_the_search_keeps_all_it_ran_and_its_front_falls(planner, loss):
@@ -125,32 +125,35 @@ def test_the_search_keeps_all_it_ran_and_its_front_falls(planner, loss):
     assert all(c.loss >= 0 for c in front.candidates)
 
 
-def test_the_first_plans_set_what_others_are_predicted_to_take(planner, loss, monkeypatch, tmp_path):
-    monkeypatch.setattr(planner, "clock", copy.deepcopy(planner.clock))
+def test_the_first_plans_set_what_others_are_predicted_to_take(planner, loss, tmp_path):
     whole, calls = planner.uniform(INT8), []
 
     def timed(model):
         calls.append(model)
         return 1.5  # whatever it is
 
-    memory = Rows(tmp_path / "search.json", "it is")
-    front = Search(planner, loss, ORT, seconds=0.0, timed=timed, memory=memory).run()
-    formed = [c for c in front.candidates if any(o.form for o in planner.chosen(c.choice).values())]
+    def search():
+        memory = Rows(tmp_path / "search.json", "it is")
+        return Search(planner, loss, ORT, seconds=0.0, timed=timed, memory=memory)
+
+    first = search()
+    front, fitted = first.first(), first.planner
+    formed = [c for c in front.candidates if any(o.form for o in fitted.chosen(c.choice).values())]
     assert calls and formed
-    before = planner.predicted(formed[0].choice, LATENCY)
+    before = fitted.predicted(formed[0].choice, LATENCY)
     assert before == formed[0].predicted_ms and abs(math.log(before / 1.5)) < 0.5
-    assert planner.predicted(whole, LATENCY) == pytest.approx(4.0)  # anchors hold
-    assert planner.predicted(planner.uniform(FLOAT), LATENCY) == pytest.approx(10.0)
+    assert fitted.predicted(whole, LATENCY) == pytest.approx(4.0)  # anchors hold
+    assert fitted.predicted(planner.uniform(FLOAT), LATENCY) == pytest.approx(10.0)
     count = len(calls)
-    again = Search(planner, loss, ORT, seconds=0.0, timed=timed, memory=Rows(tmp_path / "search.json", "it is")).run()
+    again = search().first()
     assert len(calls) == count and again.candidates == front.candidates  # times are remembered
 
 
 def test_plans_that_would_take_too_much_are_not_run(planner, loss):
     most = 5.0  # half of the network's time
-    front = Search(planner, loss, ORT, seconds=1.0).run(most)
+    front = both(Search(planner, loss, ORT, seconds=1.0), most)
     assert front.candidates and all(c.predicted_ms <= 1.01 * most for c in front.candidates)
-    assert Search(planner, loss, ORT, seconds=1.0).run(0.0).candidates == []
+    assert both(Search(planner, loss, ORT, seconds=1.0), 0.0).candidates == []
 
 
 def test_a_search_that_was_stopped_goes_on_to_the_same_plans(planner, loss, tmp_path):
@@ -178,8 +181,7 @@ def test_a_search_that_was_stopped_goes_on_to_the_same_plans(planner, loss, tmp_
 
 
 def test_where_a_search_is_kept_depends_on_model_options_data_and_seed(planner):
-    other = copy.copy(planner)
-    other.model = chain(shared=True)
+    other = replace(planner, model=chain(shared=True))
     paths = {
         memory_of(planner, [FEEDS], 0).path,
         memory_of(planner, [FEEDS], 1).path,
@@ -208,9 +210,9 @@ def test_a_limit_of_another_resource_gets_a_price(planner):
     assert share[0] < 0.5 <= share[1]
 
 
-def test_predicted_times_stay_over_nothing(planner, monkeypatch):
-    monkeypatch.setitem(planner.rest, LATENCY, -1e6)
-    assert planner.predicted(planner.uniform(FLOAT), LATENCY) == pytest.approx(FASTEST * 10.0)
+def test_predicted_times_stay_over_nothing(planner):
+    odd = replace(planner, rest={LATENCY: -1e6})
+    assert odd.predicted(odd.uniform(FLOAT), LATENCY) == pytest.approx(FASTEST * 10.0)
 
 
 def test_work_stands_for_time_where_nothing_can_be_timed(planner, tmp_path):
@@ -230,11 +232,12 @@ def test_work_stands_for_time_where_nothing_can_be_timed(planner, tmp_path):
     assert whole == pytest.approx(WORK * sum(item.dense.macs for item in planner.items))
 
 
+@pytest.mark.usefixtures("no_trials")
 def test_for_a_target_that_is_not_timed_work_is_saved_and_nothing_goes_into_integers(tmp_path, monkeypatch):
     monkeypatch.setenv("LWGRAPH_CACHE", str(tmp_path))
     random = np.random.default_rng(0)
     data = [{"x": random.standard_normal((4, 32, 12, 12)).astype(np.float32)} for _ in range(8)]
-    result = lwgraph.optimize(chain(), data=data, max_drop=95.0, target="macs", budget=0)
+    result = lwgraph.optimize(chain(), data=data, max_drop=95.0, target="macs")
     assert result.kept and result.plan.sites and not result.plan.precision.passes
     first, last = result.report.stages[0], result.report.stages[-1]
     assert last.facts.macs < 0.9 * first.facts.macs

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lwgraph.plan.search.search import Search
 
 from lwgraph import ir
 from lwgraph.calibrate.layer_shapes import layer_shapes
@@ -18,7 +17,8 @@ from lwgraph.measure.distance import Loss
 from lwgraph.plan.plan import Choice, Plan
 from lwgraph.plan.precision import FLOAT, INT8
 from lwgraph.plan.search.front import Front
-from lwgraph.plan.search.planner import Planner
+from lwgraph.plan.search.plan_search import Search
+from lwgraph.plan.search.planner import Planner, open_planner
 from lwgraph.plan.search.trials import Setting, Trials, run_trial
 from lwgraph.rewrite.base import Context
 from lwgraph.tasks import Pool, open_pool
@@ -30,9 +30,8 @@ def planner(folder: Path, *, shared: bool = False) -> Planner:
     model = chain(shared=shared)
     context = Context(executor=ORT, reference=ORT, statistics=Measured(ir.clone(model), FEEDS), data=[FEEDS])
     shapes = layer_shapes(model, FEEDS, ORT)
-    made = Planner(model, context, ByWork(folder), shapes=shapes, forms=["low-rank"], precisions=(FLOAT, INT8))
-    made.anchor(10.0, 4.0, 1000, 2000)
-    return made
+    made = open_planner(model, context, ByWork(folder), shapes=shapes, forms=["low-rank"], precisions=(FLOAT, INT8))
+    return made.anchored(10.0, 4.0, 1000, 2000)
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +46,12 @@ def searched(folder: Path, pool: Pool | None) -> tuple[Front, Search]:
     loss = Loss(ORT.prepare(made.model), [FEEDS])
     trials = None if pool is None else Trials(made, loss, ORT, pool)
     search = Search(made, loss, ORT, seconds=math.inf, trials=trials)
-    return search.run(), search
+    search.first()
+    return search.go_on(), search
 
 
 def test_the_same_front_with_any_number_of_workers(tmp_path: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lwgraph.plan.search.search.BARREN", 8)
+    monkeypatch.setattr("lwgraph.plan.search.plan_search.BARREN", 8)
     alone, _ = searched(tmp_path, None)
     taken: list[Any] = []
     take = Trials.take
