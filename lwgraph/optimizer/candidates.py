@@ -82,7 +82,7 @@ class Candidates:
         prove: checks a model that is about to become the incumbent.
         milliseconds: of one run of a model, measured; None where that cannot be done: predictions count then.
         race: of several models, timed in turn; None: what `milliseconds` says decides.
-        base_ms: milliseconds of the network as it was, on the clock of the candidates' predictions.
+        base: the cleaned model, with what it takes on the clock of the candidates' predictions.
         context: gets progress, and what failed.
         seconds: since the run began.
 
@@ -103,16 +103,21 @@ class Candidates:
         prove: Callable[[ir.Model], Sequence[Check]],
         milliseconds: Callable[[ir.Model], float] | None,
         race: Callable[[Sequence[ir.Model]], Sequence[float]] | None = None,
-        base_ms: float,
+        base: Candidate,
         context: Context,
         seconds: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.request, self.judge, self.incumbent = request, judge, incumbent
         self.make, self.prove, self.milliseconds, self.race = make, prove, milliseconds, race
-        self.base_ms, self.context, self.seconds = base_ms, context, seconds
+        self.base, self.context, self.seconds = replace(base, judged=judge.base.value), context, seconds
         self.floor = None if request.limited and not judge.stated else judge.floor
-        self.moments = [Moment(seconds(), "cleaned", base_ms if milliseconds else None, judge.base.value)]
+        self.moments = [Moment(seconds(), "cleaned", self.base_ms if milliseconds else None, judge.base.value)]
         self._made: dict[Key, Made | None] = {}
+
+    @property
+    def base_ms(self) -> float:
+        """Milliseconds of the cleaned model."""
+        return self.base.predicted_ms
 
     # ------------------------------------------------------------ looking
 
@@ -176,12 +181,12 @@ class Candidates:
 
     def _better(self, candidate: Candidate) -> bool:
         """Whether a candidate that keeps the promise on the metric is better than the incumbent."""
-        standing = self.incumbent.candidate
-        if standing is None:  # the cleaned model
-            return self.request.limited or self.request.objective != "latency" or self.amount(candidate) < self.base_ms
-        if self.meets(candidate) != self.meets(standing):
-            return self.meets(candidate)
-        if self._for_accuracy and self.meets(candidate):
+        standing = self.incumbent.candidate or self.base
+        if not self.meets(standing):
+            return self._excess(candidate) < self._excess(standing)
+        if not self.meets(candidate):
+            return False
+        if self._for_accuracy:
             return (candidate.judged or -math.inf) > (standing.judged or -math.inf)
         return self.amount(candidate) < self.amount(standing)
 
@@ -219,8 +224,11 @@ class Candidates:
 
     def meets(self, candidate: Candidate) -> bool:
         """Whether a candidate keeps the limits, by what is known of it by now."""
+        return self._excess(candidate) <= 1
+
+    def _excess(self, candidate: Candidate) -> float:
         taken = candidate.predicted_ms if candidate.measured_ms is None else candidate.measured_ms
-        return self.request.allows(taken, self.base_ms, candidate.bytes, candidate.macs)
+        return self.request.excess(taken, self.base_ms, candidate.bytes, candidate.macs)
 
     def amount(self, candidate: Candidate) -> float:
         """What a candidate takes of the objective, measured where that is known."""

@@ -251,7 +251,12 @@ class Request:
 
     def allows(self, milliseconds: float, base_ms: float, size: float, macs: float) -> bool:
         """Whether a model of such figures keeps every limit; `base_ms` is the time that `speedup` is relative to."""
-        return not self.violations(milliseconds, base_ms, size, macs)
+        return self.excess(milliseconds, base_ms, size, macs) <= 1
+
+    def excess(self, milliseconds: float, base_ms: float, size: float, macs: float) -> float:
+        """How many times the limit that is kept worst such figures are; 0 without limits."""
+        taken = {"latency": milliseconds / SLACK, "bytes": size, "macs": macs}
+        return max((taken[resource] / limit for resource, limit in self.limits(base_ms).items()), default=0.0)
 
     def violations(self, milliseconds: float, base_ms: float, size: float, macs: float) -> list[str]:
         """The limits that such figures break, in words."""

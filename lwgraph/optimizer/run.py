@@ -18,6 +18,7 @@ from lwgraph.executor import Executor, watched
 from lwgraph.failures import Failures
 from lwgraph.layers.form import searched_forms
 from lwgraph.measure.score import Score
+from lwgraph.measure.work import count
 from lwgraph.optimizer import distill, report_rows
 from lwgraph.optimizer.annotations import make_lean, same_graph
 from lwgraph.optimizer.candidates import Candidates, Incumbent
@@ -32,6 +33,7 @@ from lwgraph.optimizer.prove import Proof, runs_soundly
 from lwgraph.optimizer.request import Request, takes_request
 from lwgraph.optimizer.result import Result
 from lwgraph.optimizer.stages import STAGES, Stage, Work
+from lwgraph.optimizer.stages.base import layer_times
 from lwgraph.optimizer.target import MACS, STAND_IN, TARGETS, open_oracle
 from lwgraph.optimizer.timing import SECONDS, Timed, compare_untimed, facts_of, time_models
 from lwgraph.optimizer.without_data import estimate, exact_plan
@@ -39,6 +41,7 @@ from lwgraph.plan import precision
 from lwgraph.plan.carry_out import Samples, carry_out
 from lwgraph.plan.plan import Plan
 from lwgraph.plan.price.oracle import Oracle
+from lwgraph.plan.search.front import Candidate
 from lwgraph.report import Check, Report, StageRun
 from lwgraph.report import Stage as StageRow
 from lwgraph.rewrite import Context, Contract, Pipeline, Step
@@ -366,7 +369,8 @@ class Run:
             named = {str(index): model for index, model in enumerate(models)}
             return oracle.whole(named, inputs.probe, 2.0 * len(models))
 
-        base_ms = float_ms if measures else oracle.whole({"clean": clean}, inputs.probe)[0]
+        base_ms = float_ms if measures else sum(layer_times(clean, oracle, shapes).values())  # there, the layers alone
+        macs = count(clean, shapes).macs or 0
         candidates = Candidates(
             self.request,
             judge,
@@ -375,7 +379,7 @@ class Run:
             prove=lambda model: self._proved(proof, model, False),
             milliseconds=milliseconds if measures else None,
             race=race if measures else None,
-            base_ms=base_ms,
+            base=Candidate((), base_ms, 0.0, "cleaned", plan=Plan(), bytes=ir.size(clean), macs=macs, stated=True),
             context=context,
             seconds=lambda: self.clock.spent,
         )

@@ -9,6 +9,7 @@ from typing import Protocol
 from lwgraph import ir
 from lwgraph.calibrate.subsample import spread
 from lwgraph.executor import Executor, Feeds
+from lwgraph.layers.site import find_sites
 from lwgraph.optimizer.candidates import Candidates
 from lwgraph.optimizer.clock import Clock
 from lwgraph.optimizer.inputs import Inputs
@@ -80,6 +81,14 @@ class Work:
         return spread(self.inputs.search, min(max(wanted, least), MOST))
 
 
+def layer_times(
+    model: ir.Model, oracle: Oracle, shapes: Mapping[str, Sequence[int | None]], kind: str = precision.FLOAT
+) -> dict[str, float]:
+    """Milliseconds of each layer in one precision, by its node's name; inf where it is not computed in that."""
+    sites = find_sites(model, shapes)
+    return {site.node.name or str(site.output.name): oracle.prices(site, [None], kind)[0].ms for site in sites}
+
+
 class Stage(Protocol):
     """One step of a run that proposes candidates.
 
@@ -102,4 +111,4 @@ class Stage(Protocol):
         ...
 
 
-__all__ = ["LEAST", "LOOK_SECONDS", "MOST", "TRIAL_SECONDS", "Stage", "Work"]
+__all__ = ["LEAST", "LOOK_SECONDS", "MOST", "TRIAL_SECONDS", "Stage", "Work", "layer_times"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from lwgraph import ir
-from lwgraph.measure.work import count
-from lwgraph.optimizer.stages.base import Work
+import math
+from dataclasses import replace
+from typing import Any
+
+from lwgraph.optimizer.stages.base import Work, layer_times
 from lwgraph.plan.carry_out import RANGE_SAMPLES, RANGE_SECONDS, affordable
 from lwgraph.plan.plan import Plan, Precision
-from lwgraph.plan.precision import quantizer, spelling
-from lwgraph.plan.search.front import Candidate
+from lwgraph.plan.precision import INT8, quantizer, spelling
 from lwgraph.plan.search.integers import survey
 
 ORIGIN = "quantized"
@@ -24,31 +25,30 @@ class Integers:
         """Why there are none."""
         if len(work.precisions) < 2:
             return "no integers on this target"
-        if work.candidates.floor is None and work.candidates.meets(_candidate(work, Plan())):
+        if work.candidates.floor is None and work.candidates.meets(work.candidates.base):
             return "the limits are kept without them"
         return ""
 
     def run(self, work: Work) -> Work:
         """Look at one plan; at up to two more where it is not good."""
-        if work.candidates.look(_candidate(work, _plan(work, Precision((spelling(),))))):
+        base = work.candidates.base
+        if not work.oracle.measures:  # the layers alone, as they are priced
+            dense = layer_times(work.clean, work.oracle, work.shapes)
+            narrow = layer_times(work.clean, work.oracle, work.shapes, INT8)
+            taken = sum(ms if math.isfinite(ms) else dense[name] for name, ms in narrow.items())
+            base = replace(base, predicted_ms=taken)
+
+        def look(*precision: Any) -> bool:
+            plan = Plan(target=work.oracle.target, precision=Precision(*precision))
+            return work.candidates.look(replace(base, origin=ORIGIN, plan=plan))
+
+        if look((spelling(),)):
             return work
         samples = affordable(RANGE_SAMPLES, RANGE_SECONDS, work.float_ms)
         kept = survey(work.clean, work.context, samples=samples).kept
-        if kept and work.candidates.look(_candidate(work, _plan(work, Precision((spelling(),), kept)))):
-            return work
-        work.candidates.look(_candidate(work, _plan(work, Precision((str(quantizer().judged()),)))))
+        if not (kept and look((spelling(),), kept)):
+            look((str(quantizer().judged()),))
         return work
-
-
-def _plan(work: Work, precision: Precision) -> Plan:
-    return Plan(target=work.oracle.target, precision=precision)
-
-
-def _candidate(work: Work, plan: Plan) -> Candidate:
-    macs = count(work.clean, work.shapes).macs or 0
-    return Candidate(
-        (), work.candidates.base_ms, 0.0, ORIGIN, plan=plan, bytes=ir.size(work.clean), macs=macs, stated=True
-    )
 
 
 __all__ = ["ORIGIN", "Integers"]

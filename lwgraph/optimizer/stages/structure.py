@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from lwgraph import ir
-from lwgraph.layers.site import find_sites
-from lwgraph.measure.work import count
 from lwgraph.optimizer.back_off import STEP
 from lwgraph.optimizer.candidates import Candidates
-from lwgraph.optimizer.stages.base import Work
+from lwgraph.optimizer.stages.base import Work, layer_times
 from lwgraph.plan.plan import Precision
 from lwgraph.plan.precision import INT8, spelling
 from lwgraph.plan.price.devices import DeviceOracle
-from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.search.front import Candidate
 from lwgraph.plan.search.items import FASTER
 from lwgraph.plan.search.structure import NOTHING, Structure, find_offers, find_structures
@@ -44,13 +41,16 @@ class Structures:
 
     def run(self, work: Work) -> Work:
         """Look at a few structures; return the work on what the best of them leaves."""
-        times, share = layer_times(work.clean, work.oracle, work.shapes)
+        times = layer_times(work.clean, work.oracle, work.shapes)
         if not times:
             return work
-        macs, size, base = count(work.clean, work.shapes).macs or 0, ir.size(work.clean), work.candidates.base_ms
-        ladder = Ladder(work.candidates, Precision(), work.oracle.target, base, size, macs)
-        if share < FASTER and len(work.precisions) > 1:
-            integers = Ladder(work.candidates, Precision((spelling(),)), work.oracle.target, share * base, size, macs)
+        base, share = work.candidates.base_ms, 1.0
+        ladder = Ladder(work.candidates, Precision(), work.oracle.target, base)
+        if len(work.precisions) > 1:
+            narrow = layer_times(work.clean, work.oracle, work.shapes, INT8)
+            share = sum(min(ms, narrow[name]) for name, ms in times.items()) / max(sum(times.values()), 1e-300)
+        if share < FASTER:
+            integers = Ladder(work.candidates, Precision((spelling(),)), work.oracle.target, share * base)
             if integers.look(NOTHING):  # what comes on top of integers that lose too much is lost, too
                 ladder = integers
         if work.candidates.floor is None and ladder.meets(NOTHING):
@@ -105,17 +105,13 @@ class Ladder:
         precision: of all of them.
         target: what they are made for.
         milliseconds: predicted of the whole network in that precision.
-        size: bytes of the network in floats.
-        macs: multiply-accumulates of one run.
     """
 
-    def __init__(
-        self, candidates: Candidates, precision: Precision, target: str, milliseconds: float, size: int, macs: int
-    ) -> None:
-        self.candidates, self.precision, self.target, self.macs = candidates, precision, target, macs
+    def __init__(self, candidates: Candidates, precision: Precision, target: str, milliseconds: float) -> None:
+        self.candidates, self.precision, self.target = candidates, precision, target
         fixed = FIXED_IN_INTEGERS if precision.passes else FIXED
         self._time = Line(fixed * milliseconds, (1 - fixed) * milliseconds)
-        self._size = Line(0.0, float(size))
+        self._size = Line(0.0, float(candidates.base.bytes))
 
     def candidate(self, structure: Structure) -> Candidate:
         """What a structure is predicted to be, by what is known by now."""
@@ -128,7 +124,7 @@ class Ladder:
             ORIGIN,
             plan=plan,
             bytes=round(self._size.at(left)),
-            macs=round(self.macs * left),
+            macs=round(self.candidates.base.macs * left),
             stated=True,
         )
 
@@ -150,19 +146,6 @@ class Ladder:
         """Whether the limits are kept, by what is known by now."""
         draft = self.candidate(structure)
         return self.candidates.meets(replace(self.candidates.known(draft), bytes=draft.bytes))
-
-
-def layer_times(
-    model: ir.Model, oracle: Oracle, shapes: Mapping[str, Sequence[int | None]]
-) -> tuple[dict[str, float], float]:
-    """Milliseconds of each layer in floats, by its node's name, and what share of all that they take in integers."""
-    times: dict[str, float] = {}
-    integers = 0.0
-    for site in find_sites(model, shapes):
-        dense = oracle.prices(site, [None])[0].ms
-        times[site.node.name or str(site.output.name)] = dense
-        integers += min(dense, oracle.prices(site, [None], INT8)[0].ms)
-    return times, integers / max(sum(times.values()), 1e-300)
 
 
 def choose(structures: Sequence[Structure], ladder: Ladder) -> Structure:
@@ -191,4 +174,4 @@ def choose(structures: Sequence[Structure], ladder: Ladder) -> Structure:
     return max((each for each in good if taken[each] <= STEP * least), key=lambda each: each.share)
 
 
-__all__ = ["ORIGIN", "Ladder", "Line", "Structures", "choose", "layer_times"]
+__all__ = ["ORIGIN", "Ladder", "Line", "Structures", "choose"]
