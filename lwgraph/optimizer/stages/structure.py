@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from lwgraph import ir
+from lwgraph.failures import Failures
 from lwgraph.layers.site import find_sites
 from lwgraph.measure.work import count
 from lwgraph.optimizer.back_off import STEP
@@ -44,7 +45,7 @@ class Structures:
 
     def run(self, work: Work) -> Work:
         """Look at a few structures; return the work on what the best of them leaves."""
-        times, share = layer_times(work.clean, work.oracle, work.shapes)
+        times, share = layer_times(work.clean, work.oracle, work.shapes, work.context.failures)
         if not times:
             return work
         macs, size, base = count(work.clean, work.shapes).macs or 0, ir.size(work.clean), work.candidates.base_ms
@@ -153,15 +154,19 @@ class Ladder:
 
 
 def layer_times(
-    model: ir.Model, oracle: Oracle, shapes: Mapping[str, Sequence[int | None]]
+    model: ir.Model, oracle: Oracle, shapes: Mapping[str, Sequence[int | None]], failures: Failures
 ) -> tuple[dict[str, float], float]:
-    """Milliseconds of each layer in floats, by its node's name, and what share of all that they take in integers."""
+    """Milliseconds of each layer in floats, by its node's name, and what share of all that they take in integers.
+
+    A layer whose prices cannot be measured is left out, and recorded in `failures`.
+    """
     times: dict[str, float] = {}
     integers = 0.0
     for site in find_sites(model, shapes):
-        dense = oracle.prices(site, [None])[0].ms
-        times[site.node.name or str(site.output.name)] = dense
-        integers += min(dense, oracle.prices(site, [None], INT8)[0].ms)
+        with failures.guard(f"structure: the price of layer '{site.name}'"):
+            dense = oracle.prices(site, [None])[0].ms
+            integers += min(dense, oracle.prices(site, [None], INT8)[0].ms)
+            times[site.node.name or str(site.output.name)] = dense
     return times, integers / max(sum(times.values()), 1e-300)
 
 
