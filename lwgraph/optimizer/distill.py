@@ -13,7 +13,7 @@ from typing import Any
 from lwgraph import ir, registry
 from lwgraph.calibrate import Statistics
 from lwgraph.calibrate.subsample import spread
-from lwgraph.errors import LwgraphError, UsageError
+from lwgraph.errors import UsageError
 from lwgraph.layers.apply import Record
 from lwgraph.optimizer.request import Request
 from lwgraph.plan.carry_out import carry_out
@@ -153,15 +153,13 @@ def probe(
     milliseconds: Callable[[ir.Model], float],
     context: Context,
 ) -> list[TrainedPlan]:
-    """Train each plan shortly and look at what it is worth then; a plan that fails is left out with a warning."""
+    """Train each plan shortly and look at what it is worth then; a plan that fails is left out."""
     found = []
     for index, plan in enumerate(plans):
         context.progress("trying what training brings back", index, len(plans))
-        try:
+        with context.failures.guard("training: a plan"):
             model = short(plan)
             found.append(TrainedPlan(plan, value(model), milliseconds(model)))
-        except LwgraphError as error:
-            context.warn(f"a plan could not be trained and was left out: {error}")
     return found
 
 

@@ -1,48 +1,86 @@
-"""The first run of a model with operators that this process has not run: in a worker, which may die in its place."""
+"""An executor that runs what is new to it in a worker process first, which may die or hang in its place."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from lwgraph import ir
-from lwgraph.executor import Executor, Feeds
+from lwgraph.executor import Array, Executor, Feeds, Run, as_written, untimed
 from lwgraph.tasks.isolated import Isolated
 
-SECONDS = 60.0  # that a worker may take to start and to run once, besides 20 times what the network takes
-PATIENCE = 20.0
+SECONDS = 60.0  # that a worker may take to load a model, and to run it once
 
 
+@dataclass(eq=False)
 class FirstRuns:
-    """Runs models with new operators in a worker process first, so that a runtime that dies takes only that along.
+    """Runs models as another executor does; the first run of one with new operators is in a worker process, too.
+
+    Operators are known, with their versions and the types of what they read, once a model that has them ran. So a
+    runtime that dies with a signal, or hangs, costs a ModelError. What the executor offers besides is handed on.
 
     Args:
-        executor: the target.
-        feeds: one is run.
-        run_ms: milliseconds of one run of the network, about.
+        executor: picklable; it runs the models.
+        left: seconds that the worker may take at most, where SECONDS are more; for the first model it may take any.
     """
 
-    def __init__(self, executor: Executor, feeds: Sequence[Feeds], run_ms: float = 0.0) -> None:
-        self._isolated = Isolated(executor, timeout=SECONDS + PATIENCE * run_ms / 1e3)
-        self._feeds = list(feeds[:1])
-        self._known: set[tuple[str, str, int]] = set()
+    executor: Executor
+    left: Callable[[], float] = lambda: SECONDS
+    name: str = field(init=False)
+    _known: set[object] = field(default_factory=set, repr=False)
+    _isolated: Isolated | None = field(default=None, repr=False)
 
-    def check(self, model: ir.Model) -> None:
-        """Run the model once in the worker if it has operators that no model had before.
+    def __post_init__(self) -> None:
+        self.name = self.executor.name
+        self._isolated = self._isolated or Isolated(self.executor)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.executor, name)
+
+    def untimed(self) -> FirstRuns:
+        """See `lwgraph.executor.untimed`; what is known to one is known to the other."""
+        return dataclasses.replace(self, executor=untimed(self.executor))
+
+    def as_written(self) -> FirstRuns:
+        """See `lwgraph.executor.as_written`; what is known to one is known to the other."""
+        return dataclasses.replace(self, executor=as_written(self.executor))
+
+    def prepare(self, model: ir.Model, outputs: Sequence[str] | None = None) -> Run:
+        """See `Executor.prepare`.
 
         Raises:
-            ModelError: the runtime refuses the model, dies or hangs.
+            ModelError: also (then and when called) that the runtime died, or gave no answer in time.
         """
-        found = _operators(model)
-        if found <= self._known:
-            return
-        run = self._isolated.prepare(model)
-        for feed in self._feeds:
-            run(feed)
-        self._known |= found
+        new = _operators(model) - self._known
+        if not new:
+            return self.executor.prepare(model, outputs)
+        assert self._isolated is not None
+        if self._known:  # the user's own model may take long
+            self._isolated.timeout = min(SECONDS, max(1.0, self.left()))
+        first: Run | None = self._isolated.prepare(model, outputs)
+        run = self.executor.prepare(model, outputs)
+
+        def guarded(feeds: Feeds) -> dict[str, Array]:
+            nonlocal first
+            if first is not None:
+                first(feeds)
+                first = None  # the worker may forget the model
+                self._known.update(new)
+            return run(feeds)
+
+        return guarded
 
 
-def _operators(model: ir.Model) -> set[tuple[str, str, int]]:
-    return {(node.domain, node.op_type, ir.opset(node)) for scope in ir.scopes(model) for node in scope}
+def _operators(model: ir.Model) -> set[object]:
+    return {
+        (node.domain, node.op_type, ir.opset(node), tuple(value.dtype if value else None for value in node.inputs))
+        for scope in ir.scopes(model)
+        for node in scope
+    }
 
 
 __all__ = ["FirstRuns"]

@@ -44,7 +44,6 @@ class Making:
         shapes: of the network.
         probe: a sample to measure sizes on.
         run_ms: of one run of the network, about; slow ones are fitted to fewer samples.
-        first_run: called with each model before it runs in this process; raises where it must not.
     """
 
     def __init__(
@@ -54,14 +53,12 @@ class Making:
         shapes: Shapes,
         probe: Feeds,
         run_ms: float,
-        first_run: Callable[[ir.Model], None] = lambda model: None,
     ) -> None:
         executor = context.executor or context.evaluator()
         told = context.details is not None
         facts = (version("lwgraph"), ir.fingerprint(clean), *facts_of(executor), context.seed, told)
         self.models = Models(facts, context.data or [])
         self.clean, self.context, self.shapes, self.probe, self.run_ms = clean, context, shapes, probe, run_ms
-        self.first_run = first_run
         self._trunks: dict[str, Trunk] = {}
 
     def trunk(self, plan: Plan) -> Trunk:
@@ -131,7 +128,6 @@ class Making:
                 told.warn(words)
             for refusal in beside.get("skipped", []):
                 told.skip(*refusal)
-        self.first_run(model)
         return Made(replace(candidate, plan=plan), model, details)
 
 

@@ -146,12 +146,14 @@ class Run:
         self.name = Path(str(source)).name if isinstance(source, (str, Path)) else "model"
         self.original = ir.load(source)
         verify(self.original)
-        self.executor: Executor = registry.executor(TARGETS.get(request.target, STAND_IN), threads=request.threads)
+        target = registry.executor(TARGETS.get(request.target, STAND_IN), threads=request.threads)
+        self.executor: Executor = FirstRuns(target, lambda: self.clock.left)
         self.reference: Executor = registry.executor("reference")
         self.failures = Failures(report_rows.plain(request), self.original, request.strict)
         self.seconds: dict[str, float] = {}
         self.stages: list[StageRun] = []
         self.notes: list[str] = []
+        self.stopped = False
 
     def go(self, passes: Pipeline | None, stated: Plan | None) -> Result:
         """Everything, in order."""
@@ -159,14 +161,10 @@ class Run:
         with self._timed("reading"):
             own = callable(request.metric) or (isinstance(request.metric, str) and ":" in request.metric)
             inputs = gather(self.original, request, self.executor, own)
-            first = FirstRuns(self.executor, inputs.probe)
-            first.check(self.original)
             runs_soundly(self.original, self.executor, inputs.probe)
-        return self._with(inputs, own, passes, stated, first)
+        return self._with(inputs, own, passes, stated)
 
-    def _with(
-        self, inputs: Inputs, own: bool, passes: Pipeline | None, stated: Plan | None, first: FirstRuns
-    ) -> Result:
+    def _with(self, inputs: Inputs, own: bool, passes: Pipeline | None, stated: Plan | None) -> Result:
         request = self.request
         # Where nothing is stated, statistics take what they did before, as long as half of the free memory allows it.
         memory = allowance(None if request.memory is None else float(request.memory))
@@ -191,7 +189,7 @@ class Run:
             incumbent = self._first(cleaned, proof, passes is not None)
         searched: Searched | None = None
         if passes is None and incumbent.model is cleaned.model:
-            incumbent, searched = self._improve(incumbent, stated, context, judge, inputs, proof, first)
+            incumbent, searched = self._improve(incumbent, stated, context, judge, inputs, proof)
         return self._deliver(
             cleaned, incumbent, searched, context, judge, inputs, passes is not None or stated is not None
         )
@@ -237,24 +235,33 @@ class Run:
     def _clean(self, passes: Pipeline | None, context: Context, inputs: Inputs) -> Cleaned:
         """The model after the passes. Of the default ones, what fails is undone; passes that were asked for may not."""
         pipeline = passes or Pipeline.parse(DEFAULT_PIPELINE)
-        model = ir.clone(self.original)
         self.progress("rewriting", 0, 0)
         held = Verify(feeds=inputs.probe[:1], approximate=not inputs.real)
-        steps = pipeline.run(model, context, [held], guarded=passes is None and not self.request.strict)
         exact = all(p.contract is not Contract.APPROXIMATE for p in pipeline)
-        return Cleaned(model, str(pipeline), tuple(steps), exact)
+        if passes is not None:
+            model = ir.clone(self.original)
+            return Cleaned(model, str(pipeline), tuple(pipeline.run(model, context, [held])), exact)
+        with self.failures.guard("clean"):
+            model = ir.clone(self.original)
+            steps = pipeline.run(model, context, [held], guarded=True)
+            return Cleaned(model, str(pipeline), tuple(steps), exact)
+        return Cleaned(ir.clone(self.original), str(pipeline), (), exact)
 
     def _first(self, cleaned: Cleaned, proof: Proof, stated: bool) -> Incumbent:
         """The cleaned model, proved; the input itself where it is not what it should be."""
-        checks = self._proved(proof, cleaned.model, cleaned.exact)
-        broken = next((check for check in checks if not check.ok), None)
-        if broken is None:
-            return Incumbent(cleaned.model, checks=tuple(checks))
-        error = CheckError(f"the result failed a check ({broken.what}, {broken.executor}): {broken.detail}")
         if stated:
-            raise error
-        self.failures.take("clean", error)
+            return Incumbent(cleaned.model, checks=self._sound(proof, cleaned.model, cleaned.exact))
+        with self.failures.guard("clean"):
+            return Incumbent(cleaned.model, checks=self._sound(proof, cleaned.model, cleaned.exact))
         return Incumbent(self.original, checks=tuple(self._proved(proof, self.original, True)))
+
+    def _sound(self, proof: Proof, model: ir.Model, exact: bool) -> tuple[Check, ...]:
+        """What was proved of a model; CheckError when a check fails."""
+        checks = self._proved(proof, model, exact)
+        broken = next((check for check in checks if not check.ok), None)
+        if broken is not None:
+            raise CheckError(f"the result failed a check ({broken.what}, {broken.executor}): {broken.detail}")
+        return tuple(checks)
 
     def _proved(self, proof: Proof, model: ir.Model, exact: bool) -> list[Check]:
         self.progress("verifying", 0, 0)
@@ -273,19 +280,18 @@ class Run:
         judge: Judge | None,
         inputs: Inputs,
         proof: Proof,
-        first: FirstRuns,
     ) -> tuple[Incumbent, Searched | None]:
         """The best that can be made of the cleaned model, and what was searched."""
         request = self.request
         if stated is not None:
-            return self._carried_out(incumbent, stated, context, inputs, proof, first), None
+            return self._carried_out(incumbent, stated, context, inputs, proof), None
         if not request.asked.approximate:
             self._note("nothing approximate was tried: --preset lossless asks for exact rewrites only")
             return incumbent, None
         if judge is None or not inputs.real:
             return self._without_data(incumbent, context, inputs, proof), None
         with self._timed("planning"):
-            return self._stages(incumbent, context, judge, inputs, proof, first)
+            return self._stages(incumbent, context, judge, inputs, proof)
 
     def _stages(
         self,
@@ -294,54 +300,49 @@ class Run:
         judge: Judge,
         inputs: Inputs,
         proof: Proof,
-        first: FirstRuns,
     ) -> tuple[Incumbent, Searched | None]:
         """Let each stage propose; what stands in the end is the incumbent, however they end."""
-        candidates = None
-        try:
-            with self.failures.guard("preparation"), self.clock.limit(), watched(self.clock.check):
-                work = self._work(incumbent, context, judge, inputs, proof, first)
-                candidates = work.candidates
-                self.clock.reserve += min(SECONDS, 3 * TIMING_ROUNDS * work.float_ms / 1e3) + 1.0
-                for stage in STAGES:
-                    work = self._stage(stage, work)
-                with self.failures.guard("race"):
-                    candidates.settle()
-        except OutOfTime:
-            self._note(f"the budget of {self.request.budget:g} s was spent; more time may find a better result")
-        except KeyboardInterrupt:
-            self._note("stopped by the user: this is the best result until then; a second run goes on from here")
-        if candidates is None:
+        work = None
+        with self._stoppable("this is the best result until then; a second run goes on from here"):
+            try:
+                with self.failures.guard("preparation"), self.clock.limit(), watched(self.clock.check):
+                    work = self._work(incumbent, context, judge, inputs, proof)
+                    self.clock.reserve += min(SECONDS, 3 * TIMING_ROUNDS * work.float_ms / 1e3) + 1.0
+                    for stage in STAGES:
+                        work = self._stage(stage, work)
+                    with self.failures.guard("race"):
+                        work.candidates.settle()
+            except OutOfTime:
+                self._note(f"the budget of {self.request.budget:g} s was spent; more time may find a better result")
+        if work is None:
             return incumbent, None
-        rows, made = front_rows(candidates)
+        rows: tuple[FrontRow, ...] = ()
         with self.failures.guard("front"):
+            found, made = front_rows(work.candidates)
+            rows = tuple(found)
             if warning := keep_front(self.original, rows, made, work.making.models.folder):
                 context.warn(warning)
-        return candidates.incumbent, Searched(candidates, work, tuple(rows))
+        return work.candidates.incumbent, Searched(work.candidates, work, rows)
 
     def _stage(self, stage: Stage, work: Work) -> Work:
         """One stage; what fails in it, or its share of the time, ends only it."""
         before, known = self.clock.spent, len(work.candidates.all())
-        outcome = ""
-        failed = len(self.failures.rows)
+        outcome = "failed"
         try:
-            reason = stage.idle(work)
-            if reason:
-                self.stages.append(StageRun(stage.name, 0.0, 0, f"nothing to do: {reason}"))
-                return work
             with self.failures.guard(stage.name), self.clock.limit(stage.share * self.clock.left):
-                work = stage.run(work)
+                reason = stage.idle(work)
+                work = work if reason else stage.run(work)
+                outcome = f"nothing to do: {reason}" if reason else "done"
         except OutOfTime:
             outcome = "its share of the time was over"
             if self.clock.left <= 0:
                 raise
+        except KeyboardInterrupt:
+            outcome = "stopped by the user"
+            raise
         finally:
-            if len(self.failures.rows) > failed and not outcome:
-                last = self.failures.rows[-1]
-                outcome = f"failed: {last.reason}" if last.step == stage.name else ""
             looked = len(work.candidates.all()) - known
-            if not (self.stages and self.stages[-1].name == stage.name):
-                self.stages.append(StageRun(stage.name, self.clock.spent - before, looked, outcome or "done"))
+            self.stages.append(StageRun(stage.name, self.clock.spent - before, looked, outcome))
         return work
 
     def _work(
@@ -351,7 +352,6 @@ class Run:
         judge: Judge,
         inputs: Inputs,
         proof: Proof,
-        first: FirstRuns,
     ) -> Work:
         clean = incumbent.model
         shapes = layer_shapes(clean, inputs.probe[0], self.executor)
@@ -359,7 +359,7 @@ class Run:
         oracle = open_oracle(self.request.target, self.request.threads, self.executor)
         here = oracle if oracle.measures else Oracle(self.executor)
         float_ms = here.whole({"clean": clean}, inputs.probe)[0]
-        making = Making(clean, context, shapes, inputs.probe[0], float_ms, first.check)
+        making = Making(clean, context, shapes, inputs.probe[0], float_ms)
         measures = oracle.measures
 
         def milliseconds(model: ir.Model) -> float:
@@ -369,7 +369,9 @@ class Run:
             named = {str(index): model for index, model in enumerate(models)}
             return oracle.whole(named, inputs.probe, 2.0 * len(models))
 
-        base_ms = float_ms if measures else sum(layer_times(clean, oracle, shapes).values())  # there, the layers alone
+        base_ms = (
+            float_ms if measures else sum(layer_times(clean, oracle, shapes, self.failures).values())
+        )  # there, the layers alone
         macs = count(clean, shapes).macs or 0
         candidates = Candidates(
             self.request,
@@ -409,7 +411,6 @@ class Run:
         context: Context,
         inputs: Inputs,
         proof: Proof,
-        first: FirstRuns,
     ) -> Incumbent:
         """The cleaned model with a stated plan carried out."""
         clean = incumbent.model
@@ -427,20 +428,16 @@ class Run:
                 run_ms = here.whole({"clean": clean}, inputs.probe)[0] if inputs.real else None
                 carried = carry_out(clean, stated, context, shapes=shapes, samples=Samples.in_earnest(run_ms))
                 model, records = carried.model, carried.records
-        first.check(model)
-        checks = self._proved(proof, model, stated.empty)
-        broken = next((check for check in checks if not check.ok), None)
-        if broken is not None:
-            raise CheckError(f"the result failed a check ({broken.what}, {broken.executor}): {broken.detail}")
+        checks = self._sound(proof, model, stated.empty)
         done_sites = {record.site for record in records if record.done}
         used = replace(stated, sites={name: c for name, c in stated.sites.items() if name in done_sites})
-        return Incumbent(model, used, checks=tuple(checks))
+        return Incumbent(model, used, checks=checks)
 
     def _without_data(self, incumbent: Incumbent, context: Context, inputs: Inputs, proof: Proof) -> Incumbent:
         """The cleaned model with what its weights alone allow; tells what data would buy."""
         clean = incumbent.model
         oracle = open_oracle(self.request.target, self.request.threads, self.executor)
-        with self._timed("planning"):
+        with self._timed("planning"), self._stoppable("only what keeps the outputs was done until then"):
             with self.failures.guard("redundant weights"):
                 plan = exact_plan(clean, context, oracle, searched_forms(context.warn), inputs.probe[0])
                 if not plan.empty:
@@ -493,25 +490,22 @@ class Run:
     def _measured(self, models: dict[str, ir.Model], plan: Plan, inputs: Inputs, stated: bool) -> Timed:
         """The times of the models; without them where timing fails or there is no time for it."""
         request = self.request
-        try:
-            with self.failures.guard("timing"):
-                if request.target not in TARGETS:
-                    return compare_untimed(models, self.executor, inputs.probe, request.target, plan.ms, stated=stated)
-                seconds = SECONDS
-                if self.clock.budget is not None:
-                    seconds = min(SECONDS, max(0.5, self.clock.budget - self.clock.spent - 1.0))
-                return time_models(
-                    models,
-                    self.executor,
-                    inputs.probe,
-                    request.target,
-                    request.threads,
-                    self.progress,
-                    stated=stated,
-                    seconds=seconds,
-                )
-        except KeyboardInterrupt:
-            self._note("stopped by the user while the result was timed: its speed is not known")
+        with self._stoppable("the speed of the result is not known"), self.failures.guard("timing"):
+            if request.target not in TARGETS:
+                return compare_untimed(models, self.executor, inputs.probe, request.target, plan.ms, stated=stated)
+            seconds = SECONDS
+            if self.clock.budget is not None:
+                seconds = min(SECONDS, max(0.5, self.clock.budget - self.clock.spent - 1.0))
+            return time_models(
+                models,
+                self.executor,
+                inputs.probe,
+                request.target,
+                request.threads,
+                self.progress,
+                stated=stated,
+                seconds=seconds,
+            )
         last = list(models)[-1]
         return Timed(
             tuple(
@@ -556,8 +550,9 @@ class Run:
         if request.pipeline is not None or request.recipe is not None:
             report.notes += report_rows.idle(report.passes, context.skipped)
         else:
-            shapes = layer_shapes(cleaned.model, inputs.probe[0], self.executor)
-            report.sites = report_rows.choices(cleaned.model, plan, context.skipped, shapes)
+            with self.failures.guard("report"):
+                shapes = layer_shapes(cleaned.model, inputs.probe[0], self.executor)
+                report.sites = report_rows.choices(cleaned.model, plan, context.skipped, shapes)
         report.skipped = [{"pass": s.pass_name, "place": s.place, "reason": s.reason} for s in context.skipped]
         report.notes += context.warnings
         report.failures = [str(failure) for failure in self.failures.rows]
@@ -597,6 +592,17 @@ class Run:
         return f"{broken[0]} is the nearest that was found{hint}"
 
     # ------------------------------------------------------------ small things
+
+    @contextmanager
+    def _stoppable(self, told: str) -> Iterator[None]:
+        """Within: the first Ctrl-C of the run ends what is within, the second one the run."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self.stopped:
+                raise
+            self.stopped = True
+            self._note(f"stopped by the user: {told}")
 
     def _note(self, text: str) -> None:
         if text not in self.notes:

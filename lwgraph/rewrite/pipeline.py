@@ -63,8 +63,9 @@ class Pipeline:
         """Run every pass on `model`, in place, and record the recipe in its metadata when anything changed.
 
         Instruments see the model before and after each pass, in their order, and may reject the result. A guarded pass
-        that fails or is rejected is undone, with a warning in the context; `guarded` makes all of them so. Where the
-        context has no teacher, the model as it is before the first approximate pass is the teacher of this run.
+        that fails or is rejected is undone, with a warning in the context. With `guarded` all of them are undone, and
+        the failure is recorded in the context's failures, or raised where these are strict. Where the context has no
+        teacher, the model as it is before the first approximate pass is the teacher of this run.
 
         Raises:
             CheckError: an instrument rejected the result of a pass, or a pass failed; the message names the pass. The
@@ -77,7 +78,7 @@ class Pipeline:
         for index, p in enumerate(self.passes):
             if context.teacher is None and p.contract is Contract.APPROXIMATE:
                 context = context.beside(teacher=ir.clone(model))
-            steps.append(self._step(index, p, model, context, instruments, guarded or p.guarded))
+            steps.append(self._step(index, p, model, context, instruments, guarded))
         if any(step.count for step in steps):
             recipe.record(model, [step.spec for step in steps if not step.dropped])
         for instrument in instruments:
@@ -95,7 +96,7 @@ class Pipeline:
     ) -> Step:
         if not p.asks and not context.allow(p.name, "the whole model"):
             return Step(index, p, 0, 0.0)
-        snapshot = ir.clone(model) if guarded else None
+        snapshot = ir.clone(model) if guarded or p.guarded else None
         for instrument in instruments:
             instrument.before(p, model, context)
         start = time.perf_counter()
@@ -114,7 +115,12 @@ class Pipeline:
                 raise type(told)("; ".join([str(told), *notes])) from error
             ir.replace_contents(model, snapshot)
             reason = str(told)
-            context.warn("; ".join([f"{reason}; the pass was undone", *notes]))
+            if p.guarded:
+                context.warn("; ".join([f"{reason}; the pass was undone", *notes]))
+            else:
+                context.failures.take(
+                    f"pass '{p.name}'", type(told)("; ".join([reason, *notes])).with_traceback(error.__traceback__)
+                )
             return Step(index, p, 0, time.perf_counter() - start, reason)
 
 

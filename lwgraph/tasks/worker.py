@@ -6,12 +6,15 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing import util
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from types import ModuleType
 from typing import Any, TypeVar
 
 from lwgraph.errors import CheckError
@@ -103,7 +106,8 @@ class Worker:
             spawn = multiprocessing.get_context("spawn")
             pipe, theirs = spawn.Pipe()
             process = spawn.Process(target=_serve, args=(theirs,), name="lwgraph-worker")
-            process.start()
+            with _without_main():
+                process.start()
             theirs.close()
             self._pipe, self._process = pipe, process
             # Before multiprocessing waits, at the end of this process, for those that it started.
@@ -117,6 +121,17 @@ class Worker:
         self._process = self._pipe = None
         if self._end is not None:
             self._end()
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Within: processes start without the user's script, which would run again there where nothing guards its calls."""
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 def _end(process: BaseProcess, pipe: Connection[Any, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Protocol
 from lwgraph import ir
 from lwgraph.calibrate.subsample import spread
 from lwgraph.executor import Executor, Feeds
+from lwgraph.failures import Failures
 from lwgraph.layers.site import find_sites
 from lwgraph.optimizer.candidates import Candidates
 from lwgraph.optimizer.clock import Clock
@@ -17,6 +18,7 @@ from lwgraph.optimizer.making import Making, Trunk
 from lwgraph.optimizer.request import Request
 from lwgraph.optimizer.target import MACS
 from lwgraph.plan import precision
+from lwgraph.plan.precision import FLOAT
 from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.search.plan_search import Search
 from lwgraph.rewrite import Context
@@ -82,11 +84,17 @@ class Work:
 
 
 def layer_times(
-    model: ir.Model, oracle: Oracle, shapes: Mapping[str, Sequence[int | None]], kind: str = precision.FLOAT
+    model: ir.Model, oracle: Oracle, shapes: Mapping[str, Sequence[int | None]], failures: Failures, kind: str = FLOAT
 ) -> dict[str, float]:
-    """Milliseconds of each layer in one precision, by its node's name; inf where it is not computed in that."""
-    sites = find_sites(model, shapes)
-    return {site.node.name or str(site.output.name): oracle.prices(site, [None], kind)[0].ms for site in sites}
+    """Milliseconds of each layer in one precision, by its node's name; inf where it is not computed in that.
+
+    A layer whose price cannot be measured is left out, and recorded in `failures`.
+    """
+    times: dict[str, float] = {}
+    for site in find_sites(model, shapes):
+        with failures.guard(f"the price of layer '{site.name}'"):
+            times[site.node.name or str(site.output.name)] = oracle.prices(site, [None], kind)[0].ms
+    return times
 
 
 class Stage(Protocol):

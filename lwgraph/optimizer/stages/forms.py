@@ -69,7 +69,6 @@ class Forms:
             trials=None if work.pool is None else Trials(planner, loss, work.executor, work.pool),
             prices=limit_prices(planner, request.limits(work.candidates.base_ms), str(request.objective)),
             timed=(lambda model: work.milliseconds(model, TIMED_SECONDS)) if measures else None,
-            first_run=work.making.first_run,
         )
         front = search.first(work.candidates.most)
         if memory.warning:
@@ -112,8 +111,9 @@ def _weighed(work: Work, planner: Planner, milliseconds: float) -> Planner:
     """The planner that knows what each layer's error does to the outputs."""
     samples = work.samples(milliseconds * len(planner.items), SENSING_SECONDS, FEWEST)
     loss = Loss(untimed(work.executor).prepare(planner.model), samples)
+    context = work.context
     return planner.weighed(
-        site_sensitivity.measure(planner.model, planner.items, loss, work.executor, work.context.progress)
+        site_sensitivity.measure(planner.model, planner.items, loss, work.executor, context.progress, context.failures)
     )
 
 
@@ -126,8 +126,11 @@ def _anchored(work: Work, planner: Planner, loss: Loss, trunk_ms: float) -> tupl
     int8_ms = known = None
     if any(planner.uniform(precision.INT8)):
         work.context.progress("measuring integers", 0, 0)
-        planner, model, known = weigh_integers(planner, loss, work.executor)
-        int8_ms = work.milliseconds(model) if oracle.measures else None
+        bare, planner = planner, planner.in_floats()
+        with work.context.failures.guard("forms: integers"):
+            weighed, model, known = weigh_integers(bare, loss, work.executor)
+            int8_ms = work.milliseconds(model) if oracle.measures else None
+            planner = weighed
     if not oracle.measures:  # the layers alone
         trunk_ms = planner.predicted(planner.uniform(precision.FLOAT), LATENCY)
     planner = planner.anchored(trunk_ms, int8_ms, ir.size(planner.model), counts.macs or 0)

@@ -33,8 +33,8 @@ class Integers:
         """Look at one plan; at up to two more where it is not good."""
         base = work.candidates.base
         if not work.oracle.measures:  # the layers alone, as they are priced
-            dense = layer_times(work.clean, work.oracle, work.shapes)
-            narrow = layer_times(work.clean, work.oracle, work.shapes, INT8)
+            dense = layer_times(work.clean, work.oracle, work.shapes, work.context.failures)
+            narrow = layer_times(work.clean, work.oracle, work.shapes, work.context.failures, INT8)
             taken = sum(ms if math.isfinite(ms) else dense[name] for name, ms in narrow.items())
             base = replace(base, predicted_ms=taken)
 

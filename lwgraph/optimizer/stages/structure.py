@@ -41,14 +41,15 @@ class Structures:
 
     def run(self, work: Work) -> Work:
         """Look at a few structures; return the work on what the best of them leaves."""
-        times = layer_times(work.clean, work.oracle, work.shapes)
+        failures = work.context.failures
+        times = layer_times(work.clean, work.oracle, work.shapes, failures)
         if not times:
             return work
         base, share = work.candidates.base_ms, 1.0
         ladder = Ladder(work.candidates, Precision(), work.oracle.target, base)
         if len(work.precisions) > 1:
-            narrow = layer_times(work.clean, work.oracle, work.shapes, INT8)
-            share = sum(min(ms, narrow[name]) for name, ms in times.items()) / max(sum(times.values()), 1e-300)
+            narrow = layer_times(work.clean, work.oracle, work.shapes, failures, INT8)
+            share = sum(min(ms, narrow.get(name, ms)) for name, ms in times.items()) / max(sum(times.values()), 1e-300)
         if share < FASTER:
             integers = Ladder(work.candidates, Precision((spelling(),)), work.oracle.target, share * base)
             if integers.look(NOTHING):  # what comes on top of integers that lose too much is lost, too

@@ -20,6 +20,7 @@ from lwgraph.calibrate.patches import Patches, positions
 from lwgraph.calibrate.statistics import LEAST_ROWS, ROWS_PER_UNKNOWN, rows_for
 from lwgraph.errors import DataError, UsageError
 from lwgraph.executor import Executor, Feeds, untimed
+from lwgraph.failures import say
 from lwgraph.layers.apply import tell_shortage
 from lwgraph.layers.moments import MOST_UNKNOWNS, Moments, Pooled
 from lwgraph.layers.probe import Probe
@@ -172,9 +173,11 @@ class _Refit:
                     break
                 check_unit(unit)
                 record = self._unit(unit, scope)
-            except (Skip, DataError) as reason:
+            except (Exception, SystemExit) as reason:  # it costs only this layer
                 before.restore()
-                record = LayerRefit(unit.name, "", math.nan, math.nan, str(reason))
+                if not isinstance(reason, (Skip, DataError)):
+                    self.context.failures.take(f"{self.name}: layer '{unit.name}'", reason)
+                record = LayerRefit(unit.name, "", math.nan, math.nan, say(reason))
             report.layers.append(record)
             if record.how:
                 self.done.append((before, Snapshot(unit.nodes)))

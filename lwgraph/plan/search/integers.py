@@ -12,7 +12,6 @@ import numpy as np
 from lwgraph import ir
 from lwgraph.cache import Rows, cache_path, facts_of
 from lwgraph.calibrate.subsample import spread
-from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Run, untimed
 from lwgraph.plan.carry_out import RANGE_SAMPLES, RANGE_SECONDS, affordable
 from lwgraph.plan.plan import Plan, Precision
@@ -49,14 +48,14 @@ def quick_integers(
     """
     choice, able = planner.chosen(planner.uniform(INT8)), quantizer()
     best: tuple[Planner, ir.Model, float] | None = None
-    reason: LwgraphError | None = None
+    reason: Exception | None = None
     enough = affordable(RANGE_SAMPLES, RANGE_SECONDS, planner.run_ms)
     for ranges in able.ranges:
         tried = planner.quantized(Quantizing(str(able.quick(ranges)), str(able.exactly(ranges, even)), enough))
         try:
             model = tried.apply(choice, quick=True).model
             found = loss(untimed(executor).prepare(model))
-        except LwgraphError as error:
+        except Exception as error:
             reason = error
             continue
         if best is None or found * CLEARLY < best[2]:

@@ -131,7 +131,8 @@ def find_items(
     menus = [(family, _menu(family[0], forms, context)) for family in families]
     menus = [(family, menu) for family, menu in menus if menu or INT8 in precisions]
     if context.statistics is not None:
-        context.statistics.prefetch([s for family, _ in menus for s in family if observable(s)])
+        with context.failures.guard("forms: statistics of all layers at once"):  # else each layer collects its own
+            context.statistics.prefetch([s for family, _ in menus for s in family if observable(s)])
     items = []
     for index, (family, menu) in enumerate(menus):
         context.progress("weighing forms", index, len(menus))

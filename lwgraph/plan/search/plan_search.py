@@ -20,7 +20,6 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.cache import Rows, cache_path
-from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds, untimed
 from lwgraph.measure.distance import RunLoss
 from lwgraph.plan.precision import FLOAT
@@ -84,7 +83,6 @@ class Search:
         timed: milliseconds of one run of a network, measured; the first plans set what others are predicted to take.
             None: predictions stay as they are.
         base_ms: of the network as it was, to compare plans with; None: what the planner predicts of its model.
-        first_run: called with each model before it runs in this process; raises where it must not.
     """
 
     def __init__(
@@ -101,12 +99,11 @@ class Search:
         trials: Trials | None = None,
         timed: Callable[[ir.Model], float] | None = None,
         base_ms: float | None = None,
-        first_run: Callable[[ir.Model], None] = lambda model: None,
     ) -> None:
         self.planner, self.loss, self.executor = planner, loss, executor
         self.objective, self.prices = objective, prices
         self.seconds, self.memory = seconds, memory or Rows(None, "the search is")
-        self.trials, self.timed, self.first_run = trials, timed, first_run
+        self.trials, self.timed = trials, timed
         self.base_ms = base_ms or planner.predicted(planner.uniform(FLOAT), LATENCY)
         self.spent, self._most = 0.0, math.inf
         self._slots: list[_Slot] = []
@@ -180,12 +177,12 @@ class Search:
         key = f"{self._key(choice)} ms"
         known = self.memory.get(key)
         if known is None:
-            try:
+            with self.planner.context.failures.guard("search: the time of a plan"):
                 model = self._models.get(choice)
                 if model is None:
                     model = self.planner.apply(self.planner.chosen(choice), quick=True).model
                 known = (self.timed(model), 0.0)
-            except LwgraphError:
+            if known is None:
                 return None
             self.memory.put(key, known)
         return float(known[0])
@@ -298,21 +295,18 @@ class Search:
         known = self.memory.get(key)
         if known is None and self.trials is not None:
             known = self.trials.take(choice)
-            if known is not None:
+            if known is not None and known[0] < math.inf:
                 self.memory.put(key, known)
         if known is None:
-            start = time.perf_counter()
-            try:
+            start, loss = time.perf_counter(), math.inf
+            with planner.context.failures.guard("search: a plan"):
                 model = planner.apply(planner.chosen(choice), quick=True).model
-                self.first_run(model)
                 if self.timed is not None and not self._fitted:
                     self._models[choice] = model
                 loss = self.loss(untimed(self.executor).prepare(model))
-            except Exception as error:
-                planner.context.failures.take("search: a plan", error)
-                loss = math.inf
             known = (loss, time.perf_counter() - start)
-            self.memory.put(key, known)
+            if loss < math.inf:  # what failed may do so for want of memory: another run tries it again
+                self.memory.put(key, known)
         self.spent += known[1]
         found = Candidate(
             choice,

@@ -74,6 +74,7 @@ class Planner:
     quantizing: Quantizing = Quantizing()
     run_ms: float | None = None
     _fits: dict[tuple[str, str], Fitted] = field(default_factory=dict, repr=False)
+    _failed: set[tuple[str, str]] = field(default_factory=set, repr=False)  # fits
 
     # ------------------------------------------------------------ taking in what was measured
 
@@ -123,6 +124,14 @@ class Planner:
                 for item in self.items
             )
         )
+
+    def in_floats(self) -> Planner:
+        """The planner without integers among the options; items that have no other are left out."""
+        items = (
+            dataclasses.replace(item, options=tuple(o for o in item.options if o.precision == FLOAT))
+            for item in self.items
+        )
+        return self._with(tuple(item for item in items if len(item.options) > 1))
 
     def quantized(self, quantizing: Quantizing) -> Planner:
         """The planner that puts plans into integers in another way."""
@@ -192,8 +201,11 @@ class Planner:
         return sum(item.loss(item.options[o]) for item, o in zip(self.items, choice, strict=True))
 
     def chosen(self, choice: Sequence[int]) -> dict[str, Option]:
-        """The options by item name, dense float layers left out."""
-        return {item.name: item.options[o] for item, o in zip(self.items, choice, strict=True) if o}
+        """The options by item name, dense float layers left out, and options whose fit fails."""
+        chosen = {item: item.options[o] for item, o in zip(self.items, choice, strict=True) if o}
+        return {
+            item.name: option for item, option in chosen.items() if option.form is None or self._fits_well(item, option)
+        }
 
     # ------------------------------------------------------------ plans
 
@@ -206,6 +218,16 @@ class Planner:
             moments = item.moments or moments_of(item.sites, self.context)
             self._fits[key] = option.form.at(site).fit(site, moments)
         return self._fits[key]
+
+    def _fits_well(self, item: Item, option: Option) -> bool:
+        """Whether the fit can be made; one that fails is tried once."""
+        key = (item.name, str(option.form))
+        if key not in self._failed:
+            with self.context.failures.guard(f"forms: the fit of {option.form} at layer '{item.name}'"):
+                self.fitted(item, option)
+                return True
+            self._failed.add(key)
+        return False
 
     def plan(self, chosen: Chosen, *, quick: bool = False) -> Plan:
         """The plan of one choice per item; items that are not chosen stay dense and in floats.

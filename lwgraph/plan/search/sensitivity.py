@@ -127,7 +127,7 @@ def measure_sensitivity(
         folder: the cache's; None for the user's.
 
     Returns:
-        one for each option, in order. One run over `feeds` for each that is not known yet.
+        one for each option that could be measured, in order. One run over `feeds` for each that is not known yet.
 
     Raises:
         LwgraphError: no feeds, or the model itself cannot run.
@@ -151,10 +151,13 @@ def measure_sensitivity(
         if loss is None:
             reference = reference or Reference(model, feeds, executor)
             partial = partial or PartialRuns(model, feeds, executor, starts)
-            copy = ir.clone(model)
-            remover.apply(copy, {option.item: option.kept}, context)
-            loss = reference.loss(copy, functools.partial(_behind, partial, first_change(model, copy)))
-            kept.put(name, loss)
+            with context.failures.guard(f"{remover.name}: sensitivity of '{option.item}'"):
+                copy = ir.clone(model)
+                remover.apply(copy, {option.item: option.kept}, context)
+                loss = reference.loss(copy, functools.partial(_behind, partial, first_change(model, copy)))
+                kept.put(name, loss)
+        if loss is None:
+            continue
         found.append(Sensitivity(option, loss))
     context.progress("measuring sensitivities", len(listed), len(listed))
     if kept.warning:

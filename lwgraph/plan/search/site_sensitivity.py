@@ -11,8 +11,8 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.arrays import Floats
-from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, untimed
+from lwgraph.failures import Failures
 from lwgraph.layers.emit import Emitter
 from lwgraph.layers.form import Fitted, Form
 from lwgraph.layers.moments import Moments
@@ -60,6 +60,7 @@ def measure(
     loss: RunLoss,
     executor: Executor,
     progress: Progress = silent,
+    failures: Failures | None = None,
 ) -> dict[str, float]:
     """By item name: the loss at the network's output per relative error of the item's own output.
 
@@ -73,17 +74,17 @@ def measure(
         loss: of a network, ready to run; 0 for the original.
         executor: what runs it.
         progress: called with (what, done, total).
+        failures: where a layer that cannot be measured is recorded, which then matters as much as the others; None: it
+            is raised.
     """
+    failures = failures or Failures(strict=True)
     executor, found = untimed(executor), dict[str, float]()
     for index, item in enumerate(items):
         progress("measuring sensitivities", index, len(items))
-        kernel, error = _probe(item)
-        if kernel is None:
-            continue
-        try:
-            found[item.name] = loss(executor.prepare(stitched(model, item, kernel))) / error
-        except LwgraphError:
-            continue
+        with failures.guard(f"forms: sensitivity of layer '{item.name}'"):
+            kernel, error = _probe(item)
+            if kernel is not None:
+                found[item.name] = loss(executor.prepare(stitched(model, item, kernel))) / error
     progress("measuring sensitivities", len(items), len(items))
     positive = sorted(value for value in found.values() if value > 0)
     middle = positive[len(positive) // 2] if positive else 1.0

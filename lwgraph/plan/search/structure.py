@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from lwgraph import ir, registry
-from lwgraph.errors import LwgraphError
 from lwgraph.executor import Feeds
 from lwgraph.plan.plan import Plan, Removed, Width
 from lwgraph.plan.roles import BLOCKS, GROUPS, Removal, Removes, RemovesBlocks
@@ -91,19 +90,18 @@ def find_offers(model: ir.Model, context: Context, feeds: Sequence[Feeds], run_m
                 context.skip("plan", remover.name, f"a run takes {run_ms:.0f} ms: to judge every block takes too long")
                 continue
             remover = registry.role(role, RemovesBlocks).judging(samples)
-        try:
-            by_item: dict[str, list[Removal]] = {}
+        by_item: dict[str, list[Removal]] = {}
+        points: dict[str, list[tuple[int, float]]] = {}
+        with context.failures.guard(f"structure: {remover.name}"):
             for option in remover.options(model, context):
                 by_item.setdefault(option.item, []).append(option)
             probes = [] if role == BLOCKS else [p for sizes in by_item.values() for p in _probes(sizes, len(by_item))]
-            points: dict[str, list[tuple[int, float]]] = {}
             for each in measure_sensitivity(model, remover, context, feeds, options=probes) if probes else []:
                 points.setdefault(each.removal.item, []).append((each.removal.width - each.removal.kept, each.loss))
-        except LwgraphError as error:
-            context.skip("plan", remover.name, str(error))
-            continue
         for item, sizes in by_item.items():
             losses = np.array([size.error for size in sizes])
+            if role != BLOCKS and item not in points:
+                continue  # what it does to the outputs could not be measured
             if item in points:
                 losses = to_measured([size.width - size.kept for size in sizes], losses, points[item])
             offers.append(Offer(role, sizes, losses * (1.0 if role == BLOCKS else REFITTED)))

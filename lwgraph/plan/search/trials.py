@@ -13,8 +13,9 @@ from typing import Any
 from lwgraph import ir, registry
 from lwgraph.arrays import Floats, Shapes
 from lwgraph.calibrate.subsample import spread
-from lwgraph.errors import CheckError, LwgraphError
+from lwgraph.errors import CheckError
 from lwgraph.executor import Executor, Feeds, settings
+from lwgraph.failures import say
 from lwgraph.layers.form import Fitted, parse_form
 from lwgraph.layers.site import Site, find_sites
 from lwgraph.measure.distance import Loss
@@ -92,8 +93,8 @@ def run_trial(setting: Setting, plan: Plan, names: tuple[str, ...], *fits: FitDa
     start = time.perf_counter()
     try:
         loss, reason = setting.measure(plan, dict(zip(names, fits, strict=True))), ""
-    except LwgraphError as error:
-        loss, reason = math.inf, str(error)
+    except (Exception, SystemExit) as error:
+        loss, reason = math.inf, say(error)
     return loss, time.perf_counter() - start, reason
 
 
@@ -161,12 +162,11 @@ class Trials:
         future = self._running.get(choice)
         if future is None:
             return None
-        try:
+        loss, seconds = math.inf, 0.0
+        with self.planner.context.failures.guard("search: a plan"):  # it may have killed the workers that tried it
             loss, seconds, reason = future.result()
-        except CheckError as error:  # it killed the workers that tried it, or never ended
-            loss, seconds, reason = math.inf, 0.0, str(error)
-        if reason:
-            self.planner.context.warn(f"a plan could not be run and was left out: {reason}")
+            if reason:
+                raise CheckError(reason)
         return loss, seconds
 
     def stop(self) -> None:
