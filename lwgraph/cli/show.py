@@ -9,7 +9,7 @@ from rich.console import Console
 
 from lwgraph.cli.common import table
 from lwgraph.report import Report
-from lwgraph.report.words import count, percent, size, speed
+from lwgraph.report.words import count, loss, percent, size, speed, times
 
 
 def show_facts(out: Console, facts: Mapping[str, Any]) -> None:
@@ -87,10 +87,34 @@ def show_report(out: Console, report: Report, explain: bool = False) -> None:
             f"promise {kept}: {report.score.name} loses {report.score.drop:.4g} {report.score.unit}, "
             f"at most {report.score.max_drop:g} allowed"
         )
+    _front(out, report)
+    for failure in report.failures:
+        out.print(f"failed: {failure}", markup=False)
     for note in report.notes:
         out.print(f"note: {note}", markup=False)
     if explain:
         _explain(out, report)
+
+
+def _front(out: Console, report: Report) -> None:
+    """The plans that can be picked, where there is a choice."""
+    plans = report.details.get("front", [])
+    if len(plans) < 2:
+        return
+    unit = report.score.unit if report.score else ""
+    rows = [
+        [
+            str(plan["number"]),
+            loss(plan["drop"], unit),
+            times(plan["speed"]),
+            size(plan["bytes"]),
+            ("kept" if plan["kept"] else "not kept") + ", delivered" * plan["chosen"],
+        ]
+        for plan in plans
+    ]
+    out.print()
+    out.print(table("Other plans: lwgraph plan pick N MODEL", ["plan", "lost", "speed", "size", "promise"], rows, 0))
+    out.print()
 
 
 def _several(number: int, noun: str, plural: str = "s") -> str:

@@ -7,7 +7,6 @@ import functools
 from typing import ClassVar, get_type_hints
 
 from lwgraph import ir
-from lwgraph.calibrate.statistics import Statistics
 from lwgraph.layers.apply import apply_forms, observable, unknown
 from lwgraph.layers.form import Form
 from lwgraph.layers.moments import too_wide
@@ -38,9 +37,7 @@ class FormPass(Pass):
                 and not (too_wide(site) or form.refusal(site) or unknown(site, form.at(site), context))
             ]
             if context.data and not all(map(statistics.knows, wanted)):  # a form before this one put layers there
-                statistics = Statistics(
-                    model, context.data, context.evaluator(), context.seed, progress=context.progress
-                )
+                statistics = context.statistics_of(model)
                 context = context.beside(statistics=statistics)
             probes = [form.seen(site) for site in wanted]
             more = [probe for probe, site in zip(probes, wanted, strict=True) if probe is not site]

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lwgraph import ir, registry
-from lwgraph.calibrate import Statistics
 from lwgraph.calibrate.subsample import spread
 from lwgraph.errors import UsageError
 from lwgraph.layers.apply import Record
@@ -81,8 +80,7 @@ def recover(teacher: ir.Model, plan: Plan, context: Context, seconds: float, *, 
     _train(model, context, data, seconds * (1 - INTEGER_SHARE if integers else 1))
     if integers:
         if context.statistics is not None and context.executor is not None and context.data:
-            statistics = Statistics(model, context.data, context.executor, context.seed)
-            context = context.beside(statistics=statistics)
+            context = context.beside(statistics=context.statistics_of(model))
         made = carry_out(model, Plan(target=plan.target, precision=plan.precision), context)
         model, records = made.model, records + made.records
         _train(model, context, data, seconds * INTEGER_SHARE)

@@ -26,7 +26,7 @@ class FrontRow:
     Attributes:
         number: by which it is picked; 1 is the fastest.
         drop: loss of the metric on the judged data, in its own unit.
-        speed: over the input, as measured while the run looked at it; None where nothing is timed.
+        speed: over the cleaned model, as measured while the run looked at it; None where nothing is timed.
         bytes: of the model.
         kept: whether it keeps the promise.
         chosen: whether it is the one that was delivered.

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from lwgraph import ir, registry
-from lwgraph.calibrate import Statistics
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.check import verify
 from lwgraph.errors import CheckError, UsageError
@@ -181,7 +180,7 @@ class Run:
             failures=self.failures,
         )
         if inputs.real:
-            context = self._observing(self.original, context)
+            context = context.beside(statistics=context.statistics_of(self.original))
         judge = self._judge(inputs, own)
         proof = Proof(self.original, self.executor, self.reference, inputs.probe, inputs.real)
         with self._timed("rewriting"):
@@ -195,20 +194,6 @@ class Run:
         )
 
     # ------------------------------------------------------------ before the stages
-
-    def _observing(self, model: ir.Model, context: Context) -> Context:
-        """The context with statistics of a model."""
-        assert context.data is not None
-        return context.beside(
-            statistics=Statistics(
-                model,
-                context.data,
-                self.executor,
-                self.request.seed,
-                memory_bytes=context.memory_bytes,
-                progress=self.progress,
-            )
-        )
 
     def _judge(self, inputs: Inputs, own: bool) -> Judge | None:
         """None when there is nothing to judge with: no data, and no metric that brings its own."""
@@ -355,7 +340,7 @@ class Run:
     ) -> Work:
         clean = incumbent.model
         shapes = layer_shapes(clean, inputs.probe[0], self.executor)
-        context = self._observing(clean, context)
+        context = context.beside(statistics=context.statistics_of(clean))
         oracle = open_oracle(self.request.target, self.request.threads, self.executor)
         here = oracle if oracle.measures else Oracle(self.executor)
         float_ms = here.whole({"clean": clean}, inputs.probe)[0]
@@ -416,7 +401,7 @@ class Run:
         clean = incumbent.model
         shapes = layer_shapes(clean, inputs.probe[0], self.executor)
         if inputs.real:
-            context = self._observing(clean, context)
+            context = context.beside(statistics=context.statistics_of(clean))
         with self._timed("planning"):
             if self.request.training:
                 done = distill.recover(clean, stated, context, self.request.training, data=inputs.training)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lwgraph import ir, registry
-from lwgraph.calibrate import Statistics
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.calibrate.subsample import spread
 from lwgraph.errors import UsageError, did_you_mean
@@ -207,10 +206,7 @@ def observing(model: ir.Model, context: Context) -> Context:
     """The context with statistics of `model`, if it has any."""
     if context.statistics is None or context.executor is None or not context.data:
         return context
-    executor, seed, progress = context.executor, context.seed, context.progress
-    return context.beside(
-        statistics=Statistics(model, context.data, executor, seed, memory_bytes=context.memory_bytes, progress=progress)
-    )
+    return context.beside(statistics=context.statistics_of(model))
 
 
 __all__ = ["Carried", "Samples", "affordable", "carry_out", "nodes_of", "observing"]

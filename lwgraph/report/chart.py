@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 WIDTH, HEIGHT = 760, 320
 LEFT, RIGHT, TOP, BOTTOM = 70, 20, 12, 46
@@ -32,6 +33,7 @@ class Series:
         colour: a CSS colour, such as `var(--good)`.
         radius: of the points, in pixels.
         line: whether to connect them, in order.
+        steps: whether that line keeps each value until the next point, as of what changes at once.
         hollow: whether they are rings.
     """
 
@@ -40,6 +42,7 @@ class Series:
     colour: str = "var(--bar)"
     radius: float = 4
     line: bool = False
+    steps: bool = False
     hollow: bool = False
 
 
@@ -154,7 +157,11 @@ def _diagonal(bounds: tuple[float, float], width: float, place: _Place) -> str:
 def _drawn(series: Series, placed: Sequence[tuple[Point, float, float]]) -> str:
     parts = []
     if series.line and len(placed) > 1:
-        path = " ".join(f"{left:.1f},{top:.1f}" for _, left, top in placed)
+        corners = [(left, top) for _, left, top in placed]
+        if series.steps:
+            turns = [(after[0], before[1]) for before, after in pairwise(corners)]
+            corners = [corners[0], *(c for both in zip(turns, corners[1:], strict=True) for c in both)]
+        path = " ".join(f"{left:.1f},{top:.1f}" for left, top in corners)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{series.colour}" stroke-width="1.5"/>')
     fill = "none" if series.hollow else series.colour
     for point, left, top in placed:

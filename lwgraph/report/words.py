@@ -25,3 +25,15 @@ def speed(ratio: float) -> str:
 def percent(share: float) -> str:
     """0.4321 -> "43 %"."""
     return f"{100 * share:.0f} %"
+
+
+def loss(drop: float, unit: str) -> str:
+    """What a metric of a unit ("of 1", "dB" or none) lost: 0.0043 of 1 -> "0.43 points"; 0.12 dB -> "0.12 dB"."""
+    if unit == "of 1":
+        return f"{100 * drop:.2f} points"
+    return f"{drop:.3g} {unit}".rstrip()
+
+
+def times(speed: float | None) -> str:
+    """A speed-up: 2 -> "2.00x"; None, where nothing was timed -> ""."""
+    return "" if speed is None else f"{speed:.2f}x"

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lwgraph import ir, registry
+from lwgraph.calibrate import Statistics
+from lwgraph.calibrate.capture import ACTIVATION_BYTES
 from lwgraph.contract import Contract
 from lwgraph.errors import UsageError
 from lwgraph.failures import Failures
@@ -16,7 +18,6 @@ from lwgraph.objects import load_object
 from lwgraph.rewrite.options import build, format_options, parse_spelling
 
 if TYPE_CHECKING:
-    from lwgraph.calibrate import Statistics
     from lwgraph.executor import Executor, Feeds
 
 
@@ -125,6 +126,26 @@ class Context:
     def beside(self, **changes: Any) -> Context:
         """A context that differs in `changes` and shares the log, with its refusals, warnings and count of rewrites."""
         return dataclasses.replace(self, **changes)
+
+    def statistics_of(self, model: ir.Model, data: list[Feeds] | None = None) -> Statistics:
+        """Statistics of a model's layer inputs on the data, or on a part of them.
+
+        Those of a few models are alive at a time, and fits need as much, so each takes half of `memory_bytes` at most.
+        """
+        executor = self.executor or registry.executor("ort", threads=self.threads)
+        return Statistics(
+            model,
+            (self.data or []) if data is None else data,
+            executor,
+            self.seed,
+            memory_bytes=None if self.memory_bytes is None else self.memory_bytes // 2,
+            activation_bytes=self.bytes_of(ACTIVATION_BYTES),
+            progress=self.progress,
+        )
+
+    def bytes_of(self, wanted: int, share: float = 0.125) -> int:
+        """What a step may take that would take `wanted` bytes: no more than a share of `memory_bytes`."""
+        return wanted if self.memory_bytes is None else min(wanted, int(share * self.memory_bytes))
 
     def skip(self, pass_name: str, place: str, reason: str) -> None:
         """Record a refusal once."""

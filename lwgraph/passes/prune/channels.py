@@ -8,7 +8,6 @@ from typing import Annotated, ClassVar, Literal
 
 from lwgraph import ir
 from lwgraph.arrays import Ints
-from lwgraph.calibrate import Statistics
 from lwgraph.errors import UsageError
 from lwgraph.executor import Feeds
 from lwgraph.passes.prune.assessment import GroupRankings, candidates, cut, matches, names_of, ready
@@ -174,14 +173,9 @@ def _held_out(model: ir.Model, context: Context) -> tuple[Context, list[Feeds]] 
         return None
     feeds, held = chosen_feeds(context.data, model, ALL, context.seed)  # the samples that the refit holds out, too
     fit = [feed for index, feed in enumerate(feeds) if index not in held] or feeds
-    statistics = Statistics(
-        model,
-        fit,
-        context.executor,
-        context.seed,
-        progress=lambda what, done, total: context.progress(what, done, total),
-    )
-    return context.beside(data=fit, statistics=statistics), [feeds[index] for index in sorted(held)]
+    return context.beside(data=fit, statistics=context.statistics_of(model, fit)), [
+        feeds[index] for index in sorted(held)
+    ]
 
 
 def _probes(group: Group, p: PruneChannels) -> set[int]:

@@ -116,7 +116,8 @@ class Obs(Importance):
     Removing the columns B of a weight W read through moments R costs tr(W_B (R^-1)_BB^-1 W_B^T), and what remains is
     updated (Kurtic et al. 2023, "ZipLM", section 3; Frantar and Alistarh 2022, "Optimal Brain Compression"). Costs are
     summed over the layers that read the group. Channels go in rounds of 1/32 of the group, jointly exact within each;
-    a group goes in a single round where its inverses exceed MEMORY_BYTES, or the moments of a reader are factored.
+    a group goes in a single round where its inverses exceed MEMORY_BYTES or half of what the context allows, or the
+    moments of a reader are factored.
     O(rounds * D^2 * D/32) per layer with patches of length D.
     """
 
@@ -130,7 +131,7 @@ class Obs(Importance):
         if not readers:
             return L2().rank(group, view)
         size = sum(_bytes(reader) for reader in readers)
-        if size > MEMORY_BYTES or not all(view.moments(reader).exact for reader in readers):
+        if size > view.context.bytes_of(MEMORY_BYTES, 0.5) or not all(view.moments(reader).exact for reader in readers):
             total = np.zeros(group.width)
             for reader in readers:
                 total += _alone(view.moments(reader), reader)

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from lwgraph import ir, registry
+from lwgraph import ir
 from lwgraph.calibrate import Statistics
 from lwgraph.errors import UsageError
 from lwgraph.layers.apply import moments_of
@@ -189,8 +189,7 @@ class QuantizeWeights(Pass):
         wanted = self.bits == 4 if self.second_order is None else self.second_order
         if not context.data or not wanted:
             return None
-        executor = context.executor or registry.executor("ort", threads=context.threads)
-        statistics = Statistics(model, context.data, executor, context.seed, progress=context.progress)
+        statistics = context.statistics_of(model)
         statistics.prefetch([site for site in sites if _second_order(site, statistics)])
         return statistics
 

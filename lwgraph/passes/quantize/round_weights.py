@@ -10,7 +10,7 @@ import numpy as np
 
 from lwgraph import ir, registry
 from lwgraph.arrays import Floats
-from lwgraph.calibrate import CrossMoments, Statistics, cross_moments
+from lwgraph.calibrate import CrossMoments, cross_moments
 from lwgraph.layers.apply import moments_of, observable
 from lwgraph.layers.linalg import shrinkage
 from lwgraph.layers.moments import inexact, too_wide
@@ -102,9 +102,7 @@ class RoundWeights(Pass):
     def _observing(self, model: ir.Model, sites: Sequence[Site], context: Context, prefetch: bool) -> Context:
         """A context with moments of this model's layer inputs; the given one may have none, or an older model's."""
         if context.data:
-            executor = context.executor or registry.executor("ort", threads=context.threads)
-            statistics = Statistics(model, context.data, executor, context.seed, progress=context.progress)
-            context = context.beside(statistics=statistics)
+            context = context.beside(statistics=context.statistics_of(model))
         blind = [site.name for site in sites if context.statistics is None or not observable(site)]
         if blind and self.method != "nearest":
             why = "there is no data" if context.statistics is None else "their inputs are inside a subgraph"

@@ -17,7 +17,7 @@ from lwgraph import ir
 from lwgraph.arrays import Array, Floats, Index
 from lwgraph.calibrate.gram import CrossAccumulator, CrossMoments, GramAccumulator
 from lwgraph.calibrate.patches import Patches, positions
-from lwgraph.calibrate.statistics import LEAST_ROWS, ROWS_PER_UNKNOWN, rows_for
+from lwgraph.calibrate.statistics import COPIES, LEAST_ROWS, ROWS_PER_UNKNOWN, rows_for
 from lwgraph.errors import DataError, UsageError
 from lwgraph.executor import Executor, Feeds, untimed
 from lwgraph.failures import say
@@ -35,6 +35,7 @@ from lwgraph.plan.refit.walk import Walk
 from lwgraph.rewrite.base import Context, Gain, Skip
 
 HELD_ROWS, HELD_BYTES = 4096, 64 << 20  # limits for the held-out patches of one layer
+LIVE_BYTES = 1 << 30  # memory for what is live in the two models
 FIT_BYTES = 256 << 20  # memory for the patches to which a layer before a Relu is fitted
 OUTPUT_BYTES = 256 << 20  # memory for the original's outputs that are compared with
 EQUAL = 1e-10  # a relative error below it is rounding: nothing to refit
@@ -54,7 +55,7 @@ def refit(
     samples: int = 256,
     rows_per_unknown: int = ROWS_PER_UNKNOWN,
     least_rows: int = LEAST_ROWS,
-    memory_bytes: int = 1 << 30,
+    memory_bytes: int | None = None,
     name: str = "refit",
 ) -> RefitReport:
     """Refit `compressed` to `original` on `context.data`, in place.
@@ -82,7 +83,7 @@ def refit(
         relu: fit layers whose output only a Relu reads to what it lets through, and judge them by it; slower.
         samples: rows of `context.data` to use at most; a quarter of them is held out.
         rows_per_unknown, least_rows: patches per entry of a patch, and how many at least.
-        memory_bytes: see above.
+        memory_bytes: see above. None: LIVE_BYTES, of what the context allows a quarter at most.
         name: of the pass, in what is recorded.
 
     Raises:
@@ -100,11 +101,12 @@ def refit(
         units = [unit for unit in units if unit.form is not None]
     report = RefitReport(math.nan, math.nan)
     judged = [feeds[i] for i in sorted(held)]
-    judge = Remembering(executor, original, OUTPUT_BYTES)
+    judge = Remembering(executor, original, context.bytes_of(OUTPUT_BYTES))
     report.before = report.after = output_error(original, compressed, judged, judge)
     if not units or report.before <= EQUAL:
         return report
     rows = rows_per_unknown, least_rows
+    memory_bytes = context.bytes_of(LIVE_BYTES, 0.25) if memory_bytes is None else memory_bytes
     run = _Refit(original, compressed, context, executor, feeds, held, units, rows, memory_bytes, name)
     run.relu = relu
     run.walk(report, scope)
@@ -193,7 +195,7 @@ class _Refit:
             raise Skip("its input or its target does not depend on the model's inputs")
         self.student.to(self.place[unit.nodes[0]], {unit.input, *([unit.minus] if unit.minus else [])})
         self.teacher.to(self.teacher.index_of(unit.target) + 1, {unit.target})
-        affine = unit.form is None and (scope == "replaced" or unit.site.fan_in > MOST_UNKNOWNS)
+        affine = unit.form is None and (scope == "replaced" or not self._exact(unit.site))
         now, rows, self.places = self._rows(unit, self.held, HELD_BYTES, not affine)
         power = max(rows.power, 1e-30)
         plain = rows.distance(now)
@@ -229,7 +231,7 @@ class _Refit:
             write(site, weight, bias if shifts else None)
             yield "weight", rows.distance(self._now(unit))
             return
-        if unit.site.fan_in <= MOST_UNKNOWNS and unit.site.outputs == rows.y.shape[1]:
+        if self._exact(unit.site) and unit.site.outputs == rows.y.shape[1]:
             site, moments = unit.site, self._moments(unit, unit.site, unit.input, [])
             tell_shortage(self.context, site, moments.gram.count)
             shifts = has_shift(unit)
@@ -240,7 +242,7 @@ class _Refit:
                 yield "form", rows.distance(self._now(unit))
         if unit.ends:
             error = plain
-            for site in unit.ends:
+            for site in filter(self._exact, unit.ends):
                 other = [name for name in (unit.output, site.output.name or "") if unit.output != site.output.name]
                 moments = self._moments(unit, site, site.input.name or "", other)
                 shifts = has_bias_slot(site) and site is unit.ends[-1]
@@ -248,6 +250,11 @@ class _Refit:
                 fits = [(w, b if shifts else None) for w, b, _ in dense(moments, site.weight, bias, shifts)]
                 error = self._keep_best(unit, site, rows, fits, error)
             yield "last", error
+
+    def _exact(self, site: Site) -> bool:
+        """Whether a layer's moments can be formed, and solved with, in the memory that there is."""
+        taken = COPIES * 8 * site.group * site.fan_in**2
+        return site.fan_in <= MOST_UNKNOWNS and taken <= self.context.bytes_of(taken, 0.5)
 
     def _keep_best(
         self, unit: Unit, site: Site, rows: Rows, fits: Sequence[tuple[Floats, Floats | None]], least: float
@@ -271,7 +278,9 @@ class _Refit:
         found = [(rows.error(w, b), w, b, ridge) for w, b, ridge in dense(moments, site.weight, bias, shifts)]
         error, weight, bias, ridge = min(found, key=lambda each: each[0])
         if rows.rectified and shifts:
-            better = behind_relu(self._rows(unit, self.fit, FIT_BYTES)[1], moments.gram, weight, bias, ridge)
+            better = behind_relu(
+                self._rows(unit, self.fit, self.context.bytes_of(FIT_BYTES))[1], moments.gram, weight, bias, ridge
+            )
             if rows.error(*better) < error:
                 weight, bias = better
         return weight, bias

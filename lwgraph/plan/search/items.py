@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+import sys
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from lwgraph import ir
 from lwgraph.arrays import Shapes
+from lwgraph.calibrate.statistics import COPIES
 from lwgraph.layers.apply import moments_of, observable, unknown, unseen
 from lwgraph.layers.form import Form
 from lwgraph.layers.moments import Moments, too_wide
@@ -63,6 +66,7 @@ class Item:
         weight: how much the item's relative output error matters at the network's output.
         integer_error: the relative output error that 8-bit integers add; part of the options' errors.
         switch_ms: to bring the item's input into integers and back.
+        moments: gives those of the input, kept in memory or collected again.
     """
 
     sites: tuple[Site, ...]
@@ -70,7 +74,7 @@ class Item:
     weight: float = 1.0
     integer_error: float = 0.0
     switch_ms: float = 0.0
-    moments: Moments | None = field(default=None, repr=False)
+    moments: Callable[[], Moments] | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -134,10 +138,16 @@ def find_items(
         with context.failures.guard("forms: statistics of all layers at once"):  # else each layer collects its own
             context.statistics.prefetch([s for family, _ in menus for s in family if observable(s)])
     items = []
+    room = context.bytes_of(sys.maxsize, 0.25)  # for moments that stay in memory; others are read again
     for index, (family, menu) in enumerate(menus):
         context.progress("weighing forms", index, len(menus))
         with context.failures.guard(f"forms: layer '{family[0].name}'"):
             item = _item(family, menu, context, oracle, INT8 in precisions)
+            size = COPIES * 8 * family[0].group * family[0].fan_in ** 2
+            if item.moments is not None and size > room:
+                item = replace(item, moments=partial(moments_of, family, context))
+            else:
+                room -= size
             if len(item.options) > 1:
                 items.append(item)
     context.progress("weighing forms", len(menus), len(menus))
@@ -186,7 +196,7 @@ def _item(family: tuple[Site, ...], menu: list[Form], context: Context, oracle: 
         ]
         switch_ms = oracle.switch(site) if found else 0.0
     ordered = sorted(faster, key=lambda option: option.price.ms)
-    return Item(family, (dense, *ordered), integer_error=added, switch_ms=switch_ms, moments=moments)
+    return Item(family, (dense, *ordered), integer_error=added, switch_ms=switch_ms, moments=lambda: moments)
 
 
 def _priced(

@@ -215,7 +215,7 @@ class Planner:
         key = (item.name, str(option.form))
         if key not in self._fits:
             site = item.sites[0]
-            moments = item.moments or moments_of(item.sites, self.context)
+            moments = item.moments() if item.moments else moments_of(item.sites, self.context)
             self._fits[key] = option.form.at(site).fit(site, moments)
         return self._fits[key]
 

@@ -95,7 +95,7 @@ def stitched(model: ir.Model, item: Item, kernel: Floats) -> ir.Model:
     """A copy of the model in which the item's layers have another canonical kernel, means kept by their biases."""
     copy = ir.clone(model)
     assert item.moments is not None
-    fit = _Dense().fitted(item.sites[0], item.moments, {}, kernel)
+    fit = _Dense().fitted(item.sites[0], item.moments(), {}, kernel)
     wanted = {site.name for site in item.sites}
     shared: dict[str, ir.Value] = {}
     for site in find_sites(copy):
@@ -106,9 +106,9 @@ def stitched(model: ir.Model, item: Item, kernel: Floats) -> ir.Model:
 
 def _probe(item: Item) -> tuple[Floats | None, float]:
     """A kernel near the item's own, and its expected relative error; None where nothing can be tried."""
-    moments, site = item.moments, item.sites[0]
-    if moments is None:
+    if item.moments is None:
         return None, 0.0
+    moments, site = item.moments(), item.sites[0]
     forms = [o for o in item.options if o.form is not None and 0 < o.error < math.inf]
     if forms:
         nearest = min(forms, key=lambda o: abs(math.log(o.error / PROBE)))

@@ -12,12 +12,14 @@ from lwgraph.report.record import Report
 from lwgraph.report.sections.accuracy import accuracy
 from lwgraph.report.sections.coupling import coupling
 from lwgraph.report.sections.footer import footer
+from lwgraph.report.sections.front import front
 from lwgraph.report.sections.latency import latency
 from lwgraph.report.sections.layers import layers
 from lwgraph.report.sections.passes import passes
 from lwgraph.report.sections.proof import proof
 from lwgraph.report.sections.quantization import quantization
 from lwgraph.report.sections.refusals import refusals
+from lwgraph.report.sections.run import run
 from lwgraph.report.sections.search import search
 from lwgraph.report.sections.sensitivity import sensitivity
 from lwgraph.report.sections.stages import stages
@@ -28,7 +30,9 @@ SECTIONS: tuple[Section, ...] = (
     tiles,
     stages,
     accuracy,
+    front,
     latency,
+    run,
     search,
     layers,
     quantization,

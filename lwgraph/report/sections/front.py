@@ -1,0 +1,40 @@
+"""The plans that can be had: what each loses, how fast it is, and how it is picked.
+
+Shows `details["front"]`: a list of "number", "drop", "speed", "bytes", "kept" and "chosen".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from lwgraph.report.parts import table
+from lwgraph.report.record import Report
+from lwgraph.report.words import loss, size, times
+
+
+def front(report: Report) -> str:
+    """The table of plans, fastest first; "" when there is none to pick."""
+    found = report.details.get("front")
+    if not found:
+        return ""
+    unit = report.score.unit if report.score else ""
+    rows = [
+        [str(p["number"]), escape(loss(p["drop"], unit)), times(p["speed"]), size(p["bytes"]), _verdict(p)]
+        for p in found
+    ]
+    head = [("plan", True), ("lost", True), ("speed", True), ("size", True), ("", False)]
+    return (
+        "<h2>Other plans that can be had</h2><p>Each loses less than all that are faster. Speeds were measured while "
+        "the run looked at the plans. <code>lwgraph plan pick N MODEL</code> writes plan N.</p>" + table(head, rows)
+    )
+
+
+def _verdict(plan: Mapping[str, Any]) -> str:
+    if plan["chosen"]:
+        return '<span class="good">delivered</span>'
+    return "keeps the promise" if plan["kept"] else '<span class="bad">breaks the promise</span>'
+
+
+__all__ = ["front"]

@@ -1,0 +1,95 @@
+"""The sections of the run and of the plans that can be picked, on the page and on the terminal."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+from rich.console import Console
+
+from lwgraph.cli.show import show_report
+from lwgraph.report import Report, ScoreRecord, StageRun
+from lwgraph.report.sections.front import front
+from lwgraph.report.sections.run import run
+
+
+def moment(seconds: float, origin: str, speed: float | None) -> dict[str, Any]:
+    return {"seconds": seconds, "origin": origin, "speed": speed, "score": 0.9}
+
+
+def row(number: int, drop: float, speed: float | None, **more: Any) -> dict[str, Any]:
+    return {"number": number, "drop": drop, "speed": speed, "bytes": 2000, "kept": True, "chosen": False, **more}
+
+
+def report(**more: Any) -> Report:
+    return Report(source="m", target="ort-cpu", threads=1, seed=0, **more)
+
+
+def ran() -> Report:
+    progress = [moment(1.0, "cleaned", 1.0), moment(4.0, "<quantized>", 2.0), moment(9.0, "search", 3.0)]
+    return report(
+        runs=[StageRun("integers", 3.0, 1), StageRun("training", 0.0, 0, "nothing to do: <it> was not asked for")],
+        failures=["forms was left out: <why>"],
+        seconds={"reading": 1.0, "planning": 11.0},
+        details={"progress": progress},
+    )
+
+
+FRONT = [row(1, 0.02, 4.0, kept=False), row(2, 0.0043, 3.0, chosen=True), row(3, 0.001, 2.0)]
+SCORE = ScoreRecord("top1", "of 1", 100, 0.9, 0.8957, 0.0043, 0.01)
+
+
+def test_nothing_to_tell_shows_nothing() -> None:
+    assert run(report()) == "" == front(report())
+
+
+def test_the_best_so_far_is_a_step_for_each_that_was_until_the_end_of_the_run() -> None:
+    page = run(ran())
+    corners = re.search(r'<polyline points="([^"]+)"', page)
+    assert corners is not None
+    points = [tuple(map(float, pair.split(","))) for pair in corners[1].split()]
+    # Two steps of two corners each, then the stretch to the end of the run, whose two corners share a height.
+    assert len(points) == 7
+    for (x1, y1), (x2, y2) in pairwise(points):
+        assert x1 == x2 or y1 == y2
+        assert x2 >= x1 and y2 <= y1  # faster is higher, which in a picture is a smaller y
+    assert "search: 3.00x after 9.0 s, score 0.9" in page and "the run ended after 12.0 s" in page
+
+
+def test_stages_and_failures_are_told_and_escaped() -> None:
+    page = run(ran())
+    assert "<td>integers</td>" in page and "nothing to do: &lt;it&gt;" in page and "&lt;why&gt;" in page
+    assert "&lt;quantized&gt;: 2.00x" in page and "<why>" not in page
+
+
+def test_without_times_there_is_no_picture() -> None:
+    untimed = [{**each, "speed": None} for each in ran().details["progress"]]
+    page = run(replace(ran(), details={"progress": untimed}))
+    assert "svg" not in page and "integers" in page
+
+
+def test_plans_are_listed_with_what_they_lose_and_which_was_delivered() -> None:
+    page = front(report(details={"front": FRONT}, score=SCORE))
+    assert "0.43 points" in page and "3.00x" in page and "2 kB" in page and "plan pick" in page
+    assert page.count(">delivered</span>") == 1 and page.count("breaks the promise") == 1
+    assert page.count("keeps the promise") == 1
+    assert "0.02 dB" in front(report(details={"front": FRONT}, score=replace(SCORE, unit="dB")))
+
+
+def test_the_terminal_lists_plans_and_failures() -> None:
+    text = io.StringIO()
+    show_report(Console(file=text, width=120), replace(ran(), details={"front": FRONT}, score=SCORE))
+    lines = [" ".join(line.split()) for line in text.getvalue().splitlines()]
+    assert "1 2.00 points 4.00x 2 kB not kept" in lines
+    assert "2 0.43 points 3.00x 2 kB kept, delivered" in lines
+    assert "3 0.10 points 2.00x 2 kB kept" in lines
+    assert "failed: forms was left out: <why>" in lines
+
+
+def test_a_single_plan_is_no_choice() -> None:
+    text = io.StringIO()
+    show_report(Console(file=text, width=120), report(details={"front": FRONT[:1]}))
+    assert "plan pick" not in text.getvalue()
