@@ -105,6 +105,7 @@ def find_items(
     shapes: Shapes | None = None,
     weights: Mapping[str, float] | None = None,
     precisions: Collection[str] = (FLOAT,),
+    only: Collection[str] | None = None,
 ) -> list[Item]:
     """The items of a model that have more than one option, in graph order.
 
@@ -117,6 +118,7 @@ def find_items(
         shapes: measured sizes by value name.
         weights: by site name, how much its error matters; 1 where not given.
         precisions: FLOAT, and INT8 where layers may be computed in integers.
+        only: names of the sites to consider; None: all.
     """
     sites = find_sites(model, shapes, refused=lambda place, why: context.skip("plan", place, why))
     by_name = {site.name: site for site in sites}
@@ -126,6 +128,8 @@ def find_items(
         if site.name not in taken:
             families.append((site, *(by_name[name] for name in site.shared)))
             taken.update(member.name for member in families[-1])
+    if only is not None:
+        families = [family for family in families if all(site.name in only for site in family)]
     for family in families:
         if reason := unseen(family, context):
             context.skip("plan", family[0].name, reason)
