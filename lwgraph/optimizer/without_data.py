@@ -24,6 +24,7 @@ from lwgraph.rewrite import Context
 
 EXACT_TAIL = 1e-12  # relative energy of a weight that rounding alone may have put there
 ROUGH_TAIL = 0.02  # that fits to real inputs usually make up for
+EXACT_ERROR = 1e-9  # estimated error of a form that may be exact: the ridge of a fit alone adds 1e-10
 WIDEST = 2048  # rows of a view whose eigenvalues are looked at; of wider ones, so many are drawn
 MARGIN = 8  # rows beyond the rank that is looked for
 HEAVY = 0.9  # share of the work that is priced for the estimate
@@ -100,7 +101,7 @@ def exact_plan(clean: ir.Model, context: Context, oracle: Oracle, forms: Sequenc
     planner = open_planner(clean, context, oracle, shapes=shapes, forms=forms, only=found)
     chosen = {}
     for item in planner.items:
-        exact = [option for option in item.options if option.error <= EXACT_TAIL]
+        exact = [option for option in item.options if option.error <= EXACT_ERROR]
         best = min(exact, key=lambda option: option.price.ms, default=item.dense)
         if best is not item.dense:
             chosen[item.name] = best

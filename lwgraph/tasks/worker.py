@@ -6,18 +6,22 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing import util
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from types import ModuleType
 from typing import Any, TypeVar
 
 from lwgraph.errors import CheckError
 
 T = TypeVar("T")
 PATIENCE = 5.0  # seconds that an idle process has to end by itself
+_starting = threading.Lock()
 
 
 class DeathError(Exception):
@@ -53,7 +57,7 @@ class Worker:
         """What `fn(*args)` gives there.
 
         Args:
-            fn: importable there by its name.
+            fn: importable there by its name; not of the script that runs, which is not imported there.
             timeout: seconds; None: as long as it takes.
 
         Raises:
@@ -103,7 +107,8 @@ class Worker:
             spawn = multiprocessing.get_context("spawn")
             pipe, theirs = spawn.Pipe()
             process = spawn.Process(target=_serve, args=(theirs,), name="lwgraph-worker")
-            process.start()
+            with _without_main():
+                process.start()
             theirs.close()
             self._pipe, self._process = pipe, process
             # Before multiprocessing waits, at the end of this process, for those that it started.
@@ -117,6 +122,18 @@ class Worker:
         self._process = self._pipe = None
         if self._end is not None:
             self._end()
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Within: a process that is spawned does not import the user's script, which would run there once more."""
+    with _starting:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 def _end(process: BaseProcess, pipe: Connection[Any, Any]) -> None:
