@@ -33,12 +33,14 @@ def command(
 ) -> int:
     """Make MODEL smaller and faster, prove the result, and write it beside the input.
 
-    Without --data, nothing that changes the outputs is done; one line tells what data would buy. With --data, forms and
-    8-bit integers are mixed: plans are searched on a part of the data, and the fastest that keeps --max-drop on data
-    that was never used before stands. --speedup, --max-latency, --max-bytes and --max-macs are searched for, too;
-    without --max-drop the plan that loses least keeps them. A good result is there from the first seconds on: Ctrl-C
-    (or the end of --budget) delivers it, a second Ctrl-C leaves at once. Exit code 1 when a promise could not be kept;
-    the nearest result is then written.
+    Without --data, only exact and rounding rewrites are done; one line tells what data would buy. --unproven tries the
+    rest on generated inputs: what that loses on real ones is not known, and every line of the output says so. What is
+    fitted to generated inputs is judged by --eval-data or --metric module:function where one of these is given. With
+    --data, forms and 8-bit integers are mixed: plans are searched on a part of the data, and the fastest that keeps
+    --max-drop on data that was never used before stands. --speedup, --max-latency, --max-bytes and --max-macs are
+    searched for, too; without --max-drop the plan that loses least keeps them. A good result is there from the first
+    seconds on: Ctrl-C (or the end of --budget) delivers it, a second Ctrl-C leaves at once. Exit code 1 when a promise
+    could not be kept; the nearest result is then written.
     """
     from lwgraph.optimizer import optimize
 
@@ -50,14 +52,15 @@ def command(
         result = optimize(source, progress=progress, **asked)
         result.save(out, overwrite=overwrite)
     page = result.write_report(report) if report else None
+    mark = " (unproven)" * result.report.unproven
     if as_json:
         print_json({"output": str(out), **result.report.to_dict()})
     elif not quiet:
         from lwgraph.cli.show import show_report
 
         show_report(console(), result.report, explain)
-        console().print(f"\nwritten: {out}" + (f"\nreport:  {page}" if page else ""), markup=False)
+        console().print(f"\nwritten{mark}: {out}" + (f"\nreport{mark}:  {page}" if page else ""), markup=False)
     if not result.kept:
-        side_console().print(f"lwgraph: {result.report.outcome}", markup=False)
+        side_console().print(f"lwgraph{mark}: {result.report.outcome}", markup=False)
         return 1
     return 0

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from lwgraph.cli.common import table
 from lwgraph.report import Report
 from lwgraph.report.words import count, loss, percent, size, speed, times
+
+UNPROVEN = "unproven: "
 
 
 def show_facts(out: Console, facts: Mapping[str, Any]) -> None:
@@ -44,7 +47,20 @@ def show_facts(out: Console, facts: Mapping[str, Any]) -> None:
 
 
 def show_report(out: Console, report: Report, explain: bool = False) -> None:
-    """Print the table before and after, the score, what was proved, and the notes; with `explain` also each choice."""
+    """Print the table before and after, the score, what was proved, and the notes; with `explain` also each choice.
+
+    Where the result is unproven, every line says so.
+    """
+    if not report.unproven:
+        _show_report(out, report, explain)
+        return
+    with out.capture() as lines:
+        _show_report(out, report, explain)
+    for line in lines.get().splitlines():
+        out.print(Text.assemble(UNPROVEN, Text.from_ansi(line)), soft_wrap=True)
+
+
+def _show_report(out: Console, report: Report, explain: bool) -> None:
     rows = []
     for stage in report.stages:
         spread = ""

@@ -126,7 +126,7 @@ def pick(
             "run lwgraph optimize again, or carry the plan out with lwgraph plan apply"
         )
     model = ir.load(path)
-    checks, _ = Proof(source, executor, reference, feeds, real=True).checks(model, exact=False)
+    checks, _ = Proof(source, executor, reference, feeds, judged=True).checks(model, exact=False)
     broken = next((check for check in checks if not check.ok), None)
     if broken is not None:
         raise CheckError(f"plan {number} failed a check ({broken.what}, {broken.executor}): {broken.detail}")

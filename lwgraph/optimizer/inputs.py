@@ -13,7 +13,8 @@ FIT_SAMPLES = 1024  # a Gram matrix gains nothing from more
 JUDGED_SHARE = 0.25  # of the data, when none was given for judging
 SEARCHED_SHARE = 0.2  # of the rest, on which plans are compared
 LEAST_SEARCHED = 5  # items from which on some are kept for comparing plans
-GENERATED = 8
+GENERATED = 8  # to verify on
+GENERATED_PARTS = (64, 16, 32)  # where they stand for data: to fit, to compare plans, to judge
 
 
 @dataclass
@@ -21,11 +22,12 @@ class Inputs:
     """The inputs of one run.
 
     Attributes:
-        fit: for statistics; empty when the user gave no data.
+        fit: for statistics; empty where nothing is fitted.
         search: on which plans are compared; disjoint from `fit`, unless there are fewer than LEAST_SEARCHED items.
         training: what `fit` is a part of; None when nothing is to be trained.
-        judge: for the metric; None when the user gave no data.
+        judge: for the metric; None where there is nothing to judge on, or the metric brings its own data.
         probe: a few feeds for verification and timing, real when there are any.
+        unproven: whether the inputs for judging, too, are generated.
         notes: what the user should know about them.
     """
 
@@ -35,53 +37,68 @@ class Inputs:
     notes: list[str] = field(default_factory=list)
     search: list[Feeds] = field(default_factory=list)
     training: Reader | None = None
-
-    @property
-    def real(self) -> bool:
-        """Whether the inputs came from the user."""
-        return bool(self.fit)
+    unproven: bool = False
 
 
-def gather(model: ir.Model, request: Request, executor: Executor, own_metric: bool) -> Inputs:
+def gather(model: ir.Model, request: Request, executor: Executor) -> Inputs:
     """Open what the user gave; generate inputs when that is nothing.
 
     Args:
         model: the model that will be fed.
-        request: without `data` nothing is fitted, and inputs for verification are generated or taken from `eval_data`;
-            without `eval_data` a share of `data` is kept apart for judging, unless the metric brings its own data.
+        request: without `data`, inputs to fit to are generated where a search was left something to judge by
+            (`eval_data`, a metric that brings its own data) or may go without (`unproven`); else nothing is fitted.
+            Without `eval_data` a share of `data` is kept apart for judging, unless the metric brings its own data.
         executor: tries generated inputs.
-        own_metric: the metric is a user's function, which has its own data.
     """
     data, eval_data, preprocess, seed = request.data, request.eval_data, request.preprocess, request.seed
-    train, augment = request.training > 0, request.augment
-    shapes = request.input_shapes
-    if data is None and eval_data is None:
-        generated = generate(model, GENERATED, seed, shapes=shapes, executor=executor)
-        note = (
-            "accuracy was not measured: without --data, the model was verified on generated inputs only. "
-            "With --data lwgraph fits lighter forms to real inputs, and with --max-drop it keeps a promise on accuracy"
-        )
-        return Inputs([], None, list(generated), [note])
+    train, augment, own_metric = request.training > 0, request.augment, request.own_metric
+    if data is None:
+        return _without_data(model, request, executor)
     notes: list[str] = []
-    fit = judge = None
-    if data is not None:
-        fit = open_data(data, model, preprocess=preprocess, limit=None if train else FIT_SAMPLES, augment=augment)
-        _tell(notes, fit)
+    judge = None
+    fit = open_data(data, model, preprocess=preprocess, limit=None if train else FIT_SAMPLES, augment=augment)
+    _tell(notes, fit)
     if eval_data is not None:
-        judge = open_data(eval_data, model, preprocess=preprocess, option="--eval-data")
-        _tell(notes, judge)
-    elif fit is not None and not own_metric:
+        judge = _evaluation(model, request, notes)
+    elif not own_metric:
         fit, judge = split(fit, (1 - JUDGED_SHARE, JUDGED_SHARE), seed)
         notes.append(f"{judge.count} of {fit.count + judge.count} samples were kept apart for judging")
     search = fit
-    if fit is not None and fit.items >= LEAST_SEARCHED:
+    if fit.items >= LEAST_SEARCHED:
         fit, search = split(fit, (1 - SEARCHED_SHARE, SEARCHED_SHARE), seed)
     training = fit if train else None
-    fit, search = (None if part is None else _at_most(part, FIT_SAMPLES) for part in (fit, search))
-    feeds: list[Feeds] = [] if fit is None else list(fit)
-    compared: list[Feeds] = [] if search is None else list(search)
-    probe: list[Feeds] = feeds[:2] or _first(judge, 2)
-    return Inputs(feeds, judge, probe, notes, compared, training)
+    feeds: list[Feeds] = list(_at_most(fit, FIT_SAMPLES))
+    compared: list[Feeds] = list(_at_most(search, FIT_SAMPLES))
+    return Inputs(feeds, judge, feeds[:2], notes, compared, training)
+
+
+def _without_data(model: ir.Model, request: Request, executor: Executor) -> Inputs:
+    notes: list[str] = []
+    judge = None if request.eval_data is None else _evaluation(model, request, notes)
+    judged = judge is not None or request.own_metric
+    searched = (judged and request.searches) or request.unproven
+    count = sum(GENERATED_PARTS) if searched else GENERATED
+    generated: list[Feeds] = []
+    if searched or judge is None:  # else nobody needs any
+        generated += generate(model, count, request.seed, shapes=request.input_shapes, executor=executor)
+    probe = _first(judge, 2) or generated[:GENERATED]
+    if not searched:
+        if not judged:
+            notes.append("accuracy was not measured: without --data, the model was verified on generated inputs only")
+        return Inputs([], judge, probe, notes)
+    fitted, compared, _ = GENERATED_PARTS
+    fit, search, rest = generated[:fitted], generated[fitted : fitted + compared], generated[fitted + compared :]
+    notes.append(f"forms and integers were fitted to {fitted} generated inputs; real ones (--data) fit better")
+    if not judged:
+        judge = open_data(rest, model, option="generated inputs")
+        notes.append("accuracy was judged on generated inputs; what is lost on real ones is not known")
+    return Inputs(fit, judge, probe, notes, search, unproven=not judged)
+
+
+def _evaluation(model: ir.Model, request: Request, notes: list[str]) -> Reader:
+    reader = open_data(request.eval_data, model, preprocess=request.preprocess, option="--eval-data")
+    _tell(notes, reader)
+    return reader
 
 
 def _at_most(reader: Reader, count: int) -> Reader:

@@ -78,14 +78,15 @@ class Proof:
         executor: the target.
         reference: the second executor.
         feeds: one of them is run.
-        real: whether the inputs are real ones; on generated ones results are held to the table's tolerances.
+        judged: whether something else judges what approximations lose: data, or a metric. Where nothing does, results
+            are held to the table's tolerances.
     """
 
     original: ir.Model
     executor: Executor
     reference: Executor
     feeds: Sequence[Feeds]
-    real: bool
+    judged: bool
 
     def checks(self, model: ir.Model, exact: bool) -> tuple[list[Check], str]:
         """What was checked, and why the second executor could not be asked ("" when it could).
@@ -99,7 +100,7 @@ class Proof:
         """
         feeds, what = self.feeds[:1], "outputs equal the input model's"
         contract = Contract.ROUNDING if exact else Contract.APPROXIMATE
-        against = exact or not self.real
+        against = exact or not self.judged
         checks = [sound(model, self.original)]
         if against:
             checks.append(same_outputs(self.original, model, self.executor, feeds, contract, what))

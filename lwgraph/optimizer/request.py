@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from lwgraph.errors import UsageError, did_you_mean
+from lwgraph.objects import is_object_name
 from lwgraph.optimizer.presets import PRESETS, Preset, find_preset
 from lwgraph.optimizer.target import check_target
 from lwgraph.tasks.open_pool import check_workers
@@ -203,8 +204,13 @@ class Request:
             raise UsageError("--plan adds to the default passes; give it without --pipeline and --recipe")
         if not self.asked.approximate and (passes is not None or self.plan is not None):
             raise UsageError(f"--preset {self.preset} says what to do; give it without --pipeline, --recipe and --plan")
-        if self.unproven and self.data is not None:
-            raise UsageError("--unproven is for runs without data; leave it out, and the --data prove the result")
+        if self.unproven and (self.data is not None or self.eval_data is not None or self.own_metric):
+            given = "--data" if self.data is not None else "--eval-data" if self.eval_data is not None else "--metric"
+            raise UsageError(f"--unproven is for runs without data; leave it out, and what {given} says is the proof")
+        if self.unproven and not self.asked.approximate:
+            raise UsageError(
+                "--unproven tries approximations, which --preset lossless rules out; leave out one of them"
+            )
         if not self.distill:
             return
         if passes is not None:
@@ -220,6 +226,16 @@ class Request:
     def asked(self) -> Preset:
         """The preset, which speaks where no option does."""
         return find_preset(self.preset)
+
+    @property
+    def own_metric(self) -> bool:
+        """Whether the metric is a user's function, which has its own data."""
+        return callable(self.metric) or (isinstance(self.metric, str) and is_object_name(self.metric))
+
+    @property
+    def searches(self) -> bool:
+        """Whether plans are searched, nothing having been said that rules it out."""
+        return self.asked.approximate and self.pipeline is None and self.recipe is None and self.plan is None
 
     @property
     def training(self) -> float:

@@ -21,7 +21,7 @@ class Result:
         model: the result; the input itself when nothing helped.
         report: everything that was found; `report.to_dict()` is the JSON report.
         plan: the form of each rewritten layer; empty when none was.
-        kept: whether every promise (max_drop, speedup) holds.
+        kept: whether every promise (max_drop, speedup) holds; where `report.unproven`, on generated inputs.
         untouched: the input's file, when nothing helped: it is then copied byte for byte.
     """
 

@@ -35,7 +35,7 @@ from lwgraph.optimizer.stages import STAGES, Stage, Work
 from lwgraph.optimizer.stages.base import layer_times
 from lwgraph.optimizer.target import MACS, STAND_IN, TARGETS, open_oracle
 from lwgraph.optimizer.timing import SECONDS, Timed, compare_untimed, facts_of, time_models
-from lwgraph.optimizer.without_data import estimate, exact_plan
+from lwgraph.optimizer.without_data import estimate, without_redundancy
 from lwgraph.plan import precision
 from lwgraph.plan.carry_out import Samples, carry_out
 from lwgraph.plan.plan import Plan
@@ -158,12 +158,11 @@ class Run:
         """Everything, in order."""
         request = self.request
         with self._timed("reading"):
-            own = callable(request.metric) or (isinstance(request.metric, str) and ":" in request.metric)
-            inputs = gather(self.original, request, self.executor, own)
+            inputs = gather(self.original, request, self.executor)
             runs_soundly(self.original, self.executor, inputs.probe)
-        return self._with(inputs, own, passes, stated)
+        return self._with(inputs, passes, stated)
 
-    def _with(self, inputs: Inputs, own: bool, passes: Pipeline | None, stated: Plan | None) -> Result:
+    def _with(self, inputs: Inputs, passes: Pipeline | None, stated: Plan | None) -> Result:
         request = self.request
         # Where nothing is stated, statistics take what they did before, as long as half of the free memory allows it.
         memory = allowance(None if request.memory is None else float(request.memory))
@@ -179,10 +178,10 @@ class Run:
             memory_bytes=memory,
             failures=self.failures,
         )
-        if inputs.real:
+        if inputs.fit:
             context = context.beside(statistics=context.statistics_of(self.original))
-        judge = self._judge(inputs, own)
-        proof = Proof(self.original, self.executor, self.reference, inputs.probe, inputs.real)
+        judge = self._judge(inputs)
+        proof = Proof(self.original, self.executor, self.reference, inputs.probe, bool(inputs.fit))
         with self._timed("rewriting"):
             cleaned = self._clean(passes, context, inputs)
             incumbent = self._first(cleaned, proof, passes is not None)
@@ -195,10 +194,10 @@ class Run:
 
     # ------------------------------------------------------------ before the stages
 
-    def _judge(self, inputs: Inputs, own: bool) -> Judge | None:
+    def _judge(self, inputs: Inputs) -> Judge | None:
         """None when there is nothing to judge with: no data, and no metric that brings its own."""
         request = self.request
-        if inputs.judge is None and not own:
+        if inputs.judge is None and not request.own_metric:
             if request.metric is not None:
                 raise UsageError(f"--metric '{request.metric}' needs samples; give --data or --eval-data")
             if request.max_drop is not None:
@@ -221,7 +220,7 @@ class Run:
         """The model after the passes. Of the default ones, what fails is undone; passes that were asked for may not."""
         pipeline = passes or Pipeline.parse(DEFAULT_PIPELINE)
         self.progress("rewriting", 0, 0)
-        held = Verify(feeds=inputs.probe[:1], approximate=not inputs.real)
+        held = Verify(feeds=inputs.probe[:1], approximate=not inputs.fit)
         exact = all(p.contract is not Contract.APPROXIMATE for p in pipeline)
         if passes is not None:
             model = ir.clone(self.original)
@@ -273,7 +272,7 @@ class Run:
         if not request.asked.approximate:
             self._note("nothing approximate was tried: --preset lossless asks for exact rewrites only")
             return incumbent, None
-        if judge is None or not inputs.real:
+        if judge is None or not inputs.fit:
             return self._without_data(incumbent, context, inputs, proof), None
         with self._timed("planning"):
             return self._stages(incumbent, context, judge, inputs, proof)
@@ -400,7 +399,7 @@ class Run:
         """The cleaned model with a stated plan carried out."""
         clean = incumbent.model
         shapes = layer_shapes(clean, inputs.probe[0], self.executor)
-        if inputs.real:
+        if inputs.fit:
             context = context.beside(statistics=context.statistics_of(clean))
         with self._timed("planning"):
             if self.request.training:
@@ -410,7 +409,7 @@ class Run:
                     self._note(str(gain))
             else:
                 here = Oracle(self.executor)
-                run_ms = here.whole({"clean": clean}, inputs.probe)[0] if inputs.real else None
+                run_ms = here.whole({"clean": clean}, inputs.probe)[0] if inputs.fit else None
                 carried = carry_out(clean, stated, context, shapes=shapes, samples=Samples.in_earnest(run_ms))
                 model, records = carried.model, carried.records
         checks = self._sound(proof, model, stated.empty)
@@ -424,12 +423,14 @@ class Run:
         oracle = open_oracle(self.request.target, self.request.threads, self.executor)
         with self._timed("planning"), self._stoppable("only what keeps the outputs was done until then"):
             with self.failures.guard("redundant weights"):
-                plan = exact_plan(clean, context, oracle, searched_forms(context.warn), inputs.probe[0])
-                if not plan.empty:
-                    model = carry_out(clean, plan, context).model
-                    checks = self._proved(proof, model, exact=True)
-                    if all(check.ok for check in checks):
-                        incumbent = Incumbent(model, plan, checks=tuple(checks))
+                incumbent = without_redundancy(
+                    incumbent,
+                    context,
+                    oracle,
+                    searched_forms(context.warn),
+                    inputs.probe[0],
+                    lambda model: self._proved(proof, model, exact=True),
+                )
             with self.failures.guard("estimate of what data would buy"):
                 if oracle.measures:
                     integers = precision.available() and self.request.target != MACS
@@ -469,6 +470,7 @@ class Run:
             report.notes.append("nothing helped: lwgraph found nothing that makes the input smaller or faster")
         outcome = self._broken(report, judge, score, plan, searched)
         report.outcome = outcome or "done"
+        report.unproven = inputs.unproven
         untouched = self.source if result is self.original else None
         return Result(result, report, plan, not outcome, untouched)
 

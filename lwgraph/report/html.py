@@ -15,9 +15,17 @@ def to_html(report: Report) -> str:
     """The page as text. Every value from the model is escaped."""
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>lwgraph: {escape(report.source)}</title><style>{STYLE}</style>"
-        f'<h1>{escape(report.source)}</h1><p class="lead">{escape(_lead(report))}</p>'
+        f"<title>lwgraph: {escape(report.source)}{' (unproven)' * report.unproven}</title><style>{STYLE}</style>"
+        f'<h1>{escape(report.source)}</h1>{_banner(report)}<p class="lead">{escape(_lead(report))}</p>'
         f"{''.join(section(report) for section in SECTIONS)}</html>\n"
+    )
+
+
+def _banner(report: Report) -> str:
+    if not report.unproven:
+        return ""
+    return (
+        '<p class="bad">Unproven: fitted to and judged on generated inputs. What is lost on real ones is not known.</p>'
     )
 
 

@@ -130,6 +130,7 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=lambda: environment())
     outcome: str = "done"  # "done", or why the goal was not reached
+    unproven: bool = False  # whether nothing but generated inputs says what was lost
 
     def stage(self, name: str) -> Stage:
         """The stage called `name`; KeyError when it was not reached."""

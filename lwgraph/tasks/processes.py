@@ -79,7 +79,7 @@ class Processes(Pool):
                 if died == TRIES:
                     raise CheckError(
                         f"worker processes died {TRIES} times on the same task, killed or out of memory; "
-                        "use fewer --workers (in a script, start the work under `if __name__ == '__main__':`)"
+                        "use fewer --workers"
                     )
                 if hung == HANGS:
                     raise CheckError(f"a task did not end within {self.timeout:g} s, {HANGS} times; it is given up")

@@ -21,6 +21,7 @@ from lwgraph.errors import CheckError
 
 T = TypeVar("T")
 PATIENCE = 5.0  # seconds that an idle process has to end by itself
+_starting = threading.Lock()
 
 
 class DeathError(Exception):
@@ -56,7 +57,7 @@ class Worker:
         """What `fn(*args)` gives there.
 
         Args:
-            fn: importable there by its name.
+            fn: importable there by its name; not of the script that runs, which is not imported there.
             timeout: seconds; None: as long as it takes.
 
         Raises:
@@ -125,13 +126,14 @@ class Worker:
 
 @contextmanager
 def _without_main() -> Iterator[None]:
-    """Within: processes start without the user's script, which would run again there where nothing guards its calls."""
-    script = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = script
+    """Within: a process that is spawned does not import the user's script, which would run there once more."""
+    with _starting:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 def _end(process: BaseProcess, pipe: Connection[Any, Any]) -> None:

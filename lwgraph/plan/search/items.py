@@ -108,6 +108,7 @@ def find_items(
     *,
     shapes: Shapes | None = None,
     precisions: Collection[str] = (FLOAT,),
+    only: Collection[str] | None = None,
 ) -> list[Item]:
     """The items of a model that have more than one option, in graph order.
 
@@ -119,6 +120,7 @@ def find_items(
             are not measured.
         shapes: measured sizes by value name.
         precisions: FLOAT, and INT8 where layers may be computed in integers.
+        only: names of the sites to consider; None: all.
     """
     sites = find_sites(model, shapes, refused=lambda place, why: context.skip("plan", place, why))
     by_name = {site.name: site for site in sites}
@@ -128,6 +130,8 @@ def find_items(
         if site.name not in taken:
             families.append((site, *(by_name[name] for name in site.shared)))
             taken.update(member.name for member in families[-1])
+    if only is not None:
+        families = [family for family in families if all(site.name in only for site in family)]
     for family in families:
         if reason := unseen(family, context):
             context.skip("plan", family[0].name, reason)

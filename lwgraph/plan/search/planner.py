@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -298,6 +298,7 @@ def open_planner(
     precisions: Sequence[str] = (FLOAT,),
     structure: Plan = NOTHING,
     run_ms: float | None = None,
+    only: Collection[str] | None = None,
 ) -> Planner:
     """The planner of a model.
 
@@ -305,9 +306,10 @@ def open_planner(
         model, context, oracle, shapes, structure, run_ms: see `Planner`.
         forms: names of the forms to consider; None: all that are registered.
         precisions: FLOAT, and INT8 where layers may be computed in integers.
+        only: names of the sites to consider; None: all.
     """
     classes = [find_form(name) for name in (registry.names("forms") if forms is None else forms)]
-    items = tuple(find_items(model, context, oracle, classes, shapes=shapes, precisions=precisions))
+    items = tuple(find_items(model, context, oracle, classes, shapes=shapes, precisions=precisions, only=only))
     quantizing = Quantizing(spelling(quick=True), spelling()) if available() else Quantizing()
     return Planner(
         model, context, oracle, shapes, structure, items, TimeModel(items), quantizing=quantizing, run_ms=run_ms

@@ -20,7 +20,7 @@ def accuracy(report: Report) -> str:
         interval = f" (95 % interval of the loss: {score.drop_interval[0]:.4g} to {score.drop_interval[1]:.4g})"
     looks = "" if score.looks < 2 else f" {score.looks} candidates were judged on this data."
     return (
-        f"<h2>Accuracy</h2><p>{escape(score.name)}{samples}: "
+        f"<h2>Accuracy{', unproven' * report.unproven}</h2><p>{escape(score.name)}{samples}: "
         f"{score.before:.4f} before, {score.after:.4f} after{interval}; "
         f'<span class="{"good" if kept else "bad"}">{score.drop:.4g} {escape(score.unit)} lost{asked}</span>. '
         f"{escape(score.judged_on)}{looks}</p>"

@@ -1,0 +1,30 @@
+"""`--unproven` on the command line: every line says so, the exit code is that of the promise on generated inputs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+
+from tests.cli.conftest import Ended
+from tests.optimizer.test_without_data import network
+
+
+def test_every_line_says_unproven(lw: Callable[..., Ended], tmp_path: Path) -> None:
+    onnx.save(network(rank=24), tmp_path / "m.onnx")
+    ran = lw("optimize", tmp_path / "m.onnx", "--unproven", "--budget", "12s", "--target", "macs")
+    assert ran.code == 0
+    lines = [line for line in ran.out.splitlines() if line.strip()]
+    assert len(lines) > 6 and all("unproven" in line for line in lines)
+    assert (tmp_path / "m.lw.onnx").is_file()
+
+
+def test_json_has_a_field(lw: Callable[..., Ended], tmp_path: Path) -> None:
+    onnx.save(network(), tmp_path / "m.onnx")
+    told = {}
+    for options in ((), ("--unproven", "--budget", "8s")):
+        ran = lw("optimize", tmp_path / "m.onnx", "--json", "--overwrite", "--target", "macs", *options)
+        told[bool(options)] = json.loads(ran.out)["unproven"]
+    assert told == {False: False, True: True}
