@@ -2,53 +2,32 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lwgraph import ir, registry
+from lwgraph import ir
 from lwgraph.calibrate.layer_shapes import layer_shapes
-from lwgraph.check import verify
-from lwgraph.errors import CheckError, UsageError
-from lwgraph.executor import Executor, watched
-from lwgraph.failures import Failures
-from lwgraph.layers.form import searched_forms
-from lwgraph.measure.score import Score
-from lwgraph.measure.work import count
-from lwgraph.optimizer import distill, report_rows
-from lwgraph.optimizer.annotations import make_lean, same_graph
-from lwgraph.optimizer.candidates import Candidates, Incumbent
-from lwgraph.optimizer.clock import Clock, OutOfTime, Progress
-from lwgraph.optimizer.first_run import FirstRuns
-from lwgraph.optimizer.front import FrontRow, front_rows, keep_front
-from lwgraph.optimizer.inputs import Inputs, gather
-from lwgraph.optimizer.judge import Judge, check_metric
-from lwgraph.optimizer.making import Making
-from lwgraph.optimizer.memory import allowance
-from lwgraph.optimizer.prove import Proof, runs_soundly
+from lwgraph.contract import Contract
+from lwgraph.errors import UsageError
+from lwgraph.optimizer import distill
+from lwgraph.optimizer.candidates import Incumbent
+from lwgraph.optimizer.clock import Progress
+from lwgraph.optimizer.deliver import Cleaned, deliver
+from lwgraph.optimizer.improve import Searched, improve
+from lwgraph.optimizer.judge import check_metric
 from lwgraph.optimizer.request import Request, takes_request
 from lwgraph.optimizer.result import Result
-from lwgraph.optimizer.stages import STAGES, Stage, Work
-from lwgraph.optimizer.stages.base import layer_times
-from lwgraph.optimizer.target import MACS, STAND_IN, TARGETS, open_oracle
-from lwgraph.optimizer.timing import SECONDS, Timed, compare_untimed, facts_of, time_models
-from lwgraph.optimizer.without_data import estimate, without_redundancy
-from lwgraph.plan import precision
+from lwgraph.optimizer.setting import Setting, open_run
+from lwgraph.optimizer.without_data import without_data
 from lwgraph.plan.carry_out import Samples, carry_out
 from lwgraph.plan.plan import Plan
 from lwgraph.plan.price.oracle import Oracle
-from lwgraph.plan.search.front import Candidate
-from lwgraph.report import Check, Report, StageRun
-from lwgraph.report import Stage as StageRow
-from lwgraph.rewrite import Context, Contract, Pipeline, Step
+from lwgraph.rewrite import Pipeline
 from lwgraph.rewrite.instruments import Verify
-from lwgraph.tasks import Pool, open_pool
+from lwgraph.tasks import open_pool
 
 DEFAULT_PIPELINE = "default"
-TIMING_ROUNDS = 10  # runs of each of three models that the final timing takes at least, about
 
 
 @takes_request
@@ -78,7 +57,7 @@ def optimize(model: ir.Source, *, progress: Progress = lambda what, done, total:
         distill.require()
     passes, plan = _pipeline(request), _plan(request)
     with open_pool(request.workers, request.dask) as pool:
-        return Run(model, request, progress, pool).go(passes, plan)
+        return run(open_run(model, request, progress, pool), passes, plan)
 
 
 def _pipeline(request: Request) -> Pipeline | None:
@@ -94,514 +73,74 @@ def _plan(request: Request) -> Plan | None:
     return request.plan if isinstance(request.plan, Plan) or request.plan is None else Plan.load(request.plan)
 
 
-@dataclass(frozen=True, eq=False)
-class Cleaned:
-    """What the passes made of the input.
-
-    Attributes:
-        model: the model.
-        recipe: the passes, as text.
-        steps: what each did.
-        exact: whether all of them keep the outputs, to rounding.
-    """
-
-    model: ir.Model
-    recipe: str
-    steps: tuple[Step, ...]
-    exact: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Searched:
-    """What the stages found.
-
-    Attributes:
-        candidates: all that was looked at, and the incumbent.
-        work: what the stages ended with.
-        front: the table of plans that can be picked.
-    """
-
-    candidates: Candidates
-    work: Work
-    front: tuple[FrontRow, ...] = ()
-
-
-class Run:
-    """One run; `go` is called once.
+def run(setting: Setting, passes: Pipeline | None, stated: Plan | None) -> Result:
+    """Clean, improve, deliver.
 
     Args:
-        source: the model.
-        request: what was asked for.
-        progress: called with (what, done, total).
-        pool: works side by side; None: this process does everything.
+        setting: the run, opened.
+        passes: what to do instead of all that; None: the default passes and stages.
+        stated: the plan to carry out instead of searching one; None: search.
     """
-
-    def __init__(self, source: ir.Source, request: Request, progress: Progress, pool: Pool | None) -> None:
-        self.request, self.pool = request, pool
-        self.clock = Clock(None if request.budget is None else float(request.budget))
-        self.progress = self.clock.watching(progress)
-        self.progress("reading", 0, 0)
-        self.source = Path(source) if isinstance(source, (str, Path)) else None
-        self.name = Path(str(source)).name if isinstance(source, (str, Path)) else "model"
-        self.original = ir.load(source)
-        verify(self.original)
-        target = registry.executor(TARGETS.get(request.target, STAND_IN), threads=request.threads)
-        self.executor: Executor = FirstRuns(target, lambda: self.clock.left)
-        self.reference: Executor = registry.executor("reference")
-        self.failures = Failures(report_rows.plain(request), self.original, request.strict)
-        self.seconds: dict[str, float] = {}
-        self.stages: list[StageRun] = []
-        self.notes: list[str] = []
-        self.stopped = False
-
-    def go(self, passes: Pipeline | None, stated: Plan | None) -> Result:
-        """Everything, in order."""
-        request = self.request
-        with self._timed("reading"):
-            inputs = gather(self.original, request, self.executor)
-            runs_soundly(self.original, self.executor, inputs.probe)
-        return self._with(inputs, passes, stated)
-
-    def _with(self, inputs: Inputs, passes: Pipeline | None, stated: Plan | None) -> Result:
-        request = self.request
-        # Where nothing is stated, statistics take what they did before, as long as half of the free memory allows it.
-        memory = allowance(None if request.memory is None else float(request.memory))
-        context = Context(
-            executor=self.executor,
-            reference=self.reference,
-            data=inputs.fit or None,
-            probe=inputs.probe,
-            seed=request.seed,
-            threads=request.threads,
-            progress=self.progress,
-            details={},
-            memory_bytes=memory,
-            failures=self.failures,
-        )
-        if inputs.fit:
-            context = context.beside(statistics=context.statistics_of(self.original))
-        judge = self._judge(inputs)
-        proof = Proof(self.original, self.executor, self.reference, inputs.probe, bool(inputs.fit))
-        with self._timed("rewriting"):
-            cleaned = self._clean(passes, context, inputs)
-            incumbent = self._first(cleaned, proof, passes is not None)
-        searched: Searched | None = None
-        if passes is None and incumbent.model is cleaned.model:
-            incumbent, searched = self._improve(incumbent, stated, context, judge, inputs, proof)
-        return self._deliver(
-            cleaned, incumbent, searched, context, judge, inputs, passes is not None or stated is not None
-        )
-
-    # ------------------------------------------------------------ before the stages
-
-    def _judge(self, inputs: Inputs) -> Judge | None:
-        """None when there is nothing to judge with: no data, and no metric that brings its own."""
-        request = self.request
-        if inputs.judge is None and not request.own_metric:
-            if request.metric is not None:
-                raise UsageError(f"--metric '{request.metric}' needs samples; give --data or --eval-data")
-            if request.max_drop is not None:
-                raise UsageError(
-                    "--max-drop needs something to measure the drop on; give --data, or --metric module:function"
-                )
-            return None
-        self.progress("judging the input", 0, 0)
-        return Judge(
-            self.original,
-            self.executor,
-            inputs.judge,
-            request.metric,
-            request.max_drop,
-            request.seed,
-            request.asked.drop_factor,
-        )
-
-    def _clean(self, passes: Pipeline | None, context: Context, inputs: Inputs) -> Cleaned:
-        """The model after the passes. Of the default ones, what fails is undone; passes that were asked for may not."""
-        pipeline = passes or Pipeline.parse(DEFAULT_PIPELINE)
-        self.progress("rewriting", 0, 0)
-        held = Verify(feeds=inputs.probe[:1], approximate=not inputs.fit)
-        exact = all(p.contract is not Contract.APPROXIMATE for p in pipeline)
-        if passes is not None:
-            model = ir.clone(self.original)
-            return Cleaned(model, str(pipeline), tuple(pipeline.run(model, context, [held])), exact)
-        with self.failures.guard("clean"):
-            model = ir.clone(self.original)
-            steps = pipeline.run(model, context, [held], guarded=True)
-            return Cleaned(model, str(pipeline), tuple(steps), exact)
-        return Cleaned(ir.clone(self.original), str(pipeline), (), exact)
-
-    def _first(self, cleaned: Cleaned, proof: Proof, stated: bool) -> Incumbent:
-        """The cleaned model, proved; the input itself where it is not what it should be."""
-        if stated:
-            return Incumbent(cleaned.model, checks=self._sound(proof, cleaned.model, cleaned.exact))
-        with self.failures.guard("clean"):
-            return Incumbent(cleaned.model, checks=self._sound(proof, cleaned.model, cleaned.exact))
-        return Incumbent(self.original, checks=tuple(self._proved(proof, self.original, True)))
-
-    def _sound(self, proof: Proof, model: ir.Model, exact: bool) -> tuple[Check, ...]:
-        """What was proved of a model; CheckError when a check fails."""
-        checks = self._proved(proof, model, exact)
-        broken = next((check for check in checks if not check.ok), None)
-        if broken is not None:
-            raise CheckError(f"the result failed a check ({broken.what}, {broken.executor}): {broken.detail}")
-        return tuple(checks)
-
-    def _proved(self, proof: Proof, model: ir.Model, exact: bool) -> list[Check]:
-        self.progress("verifying", 0, 0)
-        checks, note = proof.checks(model, exact)
-        if note:
-            self._note(note)
-        return checks
-
-    # ------------------------------------------------------------ the stages
-
-    def _improve(
-        self,
-        incumbent: Incumbent,
-        stated: Plan | None,
-        context: Context,
-        judge: Judge | None,
-        inputs: Inputs,
-        proof: Proof,
-    ) -> tuple[Incumbent, Searched | None]:
-        """The best that can be made of the cleaned model, and what was searched."""
-        request = self.request
-        if stated is not None:
-            return self._carried_out(incumbent, stated, context, inputs, proof), None
-        if not request.asked.approximate:
-            self._note("nothing approximate was tried: --preset lossless asks for exact rewrites only")
-            return incumbent, None
-        if judge is None or not inputs.fit:
-            return self._without_data(incumbent, context, inputs, proof), None
-        with self._timed("planning"):
-            return self._stages(incumbent, context, judge, inputs, proof)
-
-    def _stages(
-        self,
-        incumbent: Incumbent,
-        context: Context,
-        judge: Judge,
-        inputs: Inputs,
-        proof: Proof,
-    ) -> tuple[Incumbent, Searched | None]:
-        """Let each stage propose; what stands in the end is the incumbent, however they end."""
-        work = None
-        with self._stoppable("this is the best result until then; a second run goes on from here"):
-            try:
-                with self.failures.guard("preparation"), self.clock.limit(), watched(self.clock.check):
-                    work = self._work(incumbent, context, judge, inputs, proof)
-                    self.clock.reserve += min(SECONDS, 3 * TIMING_ROUNDS * work.float_ms / 1e3) + 1.0
-                    for stage in STAGES:
-                        work = self._stage(stage, work)
-                    with self.failures.guard("race"):
-                        work.candidates.settle()
-            except OutOfTime:
-                self._note(f"the budget of {self.request.budget:g} s was spent; more time may find a better result")
-        if work is None:
-            return incumbent, None
-        rows: tuple[FrontRow, ...] = ()
-        with self.failures.guard("front"):
-            found, made = front_rows(work.candidates)
-            rows = tuple(found)
-            if warning := keep_front(self.original, rows, made, work.making.models.folder):
-                context.warn(warning)
-        return work.candidates.incumbent, Searched(work.candidates, work, rows)
-
-    def _stage(self, stage: Stage, work: Work) -> Work:
-        """One stage; what fails in it, or its share of the time, ends only it."""
-        before, known = self.clock.spent, len(work.candidates.all())
-        outcome = "failed"
-        try:
-            with self.failures.guard(stage.name), self.clock.limit(stage.share * self.clock.left):
-                reason = stage.idle(work)
-                work = work if reason else stage.run(work)
-                outcome = f"nothing to do: {reason}" if reason else "done"
-        except OutOfTime:
-            outcome = "its share of the time was over"
-            if self.clock.left <= 0:
-                raise
-        except KeyboardInterrupt:
-            outcome = "stopped by the user"
-            raise
-        finally:
-            looked = len(work.candidates.all()) - known
-            self.stages.append(StageRun(stage.name, self.clock.spent - before, looked, outcome))
-        return work
-
-    def _work(
-        self,
-        incumbent: Incumbent,
-        context: Context,
-        judge: Judge,
-        inputs: Inputs,
-        proof: Proof,
-    ) -> Work:
-        clean = incumbent.model
-        shapes = layer_shapes(clean, inputs.probe[0], self.executor)
-        context = context.beside(statistics=context.statistics_of(clean))
-        oracle = open_oracle(self.request.target, self.request.threads, self.executor)
-        here = oracle if oracle.measures else Oracle(self.executor)
-        float_ms = here.whole({"clean": clean}, inputs.probe)[0]
-        making = Making(clean, context, shapes, inputs.probe[0], float_ms)
-        measures = oracle.measures
-
-        def milliseconds(model: ir.Model) -> float:
-            return oracle.against(clean, float_ms, model, inputs.probe, 2.0)
-
-        def race(models: Sequence[ir.Model]) -> list[float]:
-            named = {str(index): model for index, model in enumerate(models)}
-            return oracle.whole(named, inputs.probe, 2.0 * len(models))
-
-        base_ms = (
-            float_ms if measures else sum(layer_times(clean, oracle, shapes, self.failures).values())
-        )  # there, the layers alone
-        macs = count(clean, shapes).macs or 0
-        candidates = Candidates(
-            self.request,
-            judge,
-            replace(incumbent, score=judge.base),
-            make=making.stated,
-            prove=lambda model: self._proved(proof, model, False),
-            milliseconds=milliseconds if measures else None,
-            race=race if measures else None,
-            base=Candidate((), base_ms, 0.0, "cleaned", plan=Plan(), bytes=ir.size(clean), macs=macs, stated=True),
-            context=context,
-            seconds=lambda: self.clock.spent,
-        )
-        return Work(
-            self.request,
-            clean,
-            shapes,
-            context,
-            self.executor,
-            inputs,
-            oracle,
-            here,
-            float_ms,
-            candidates,
-            making,
-            self.clock,
-            self.pool,
-            making.trunk(Plan()),
-        )
-
-    # ------------------------------------------------------------ a stated plan, and runs without data
-
-    def _carried_out(
-        self,
-        incumbent: Incumbent,
-        stated: Plan,
-        context: Context,
-        inputs: Inputs,
-        proof: Proof,
-    ) -> Incumbent:
-        """The cleaned model with a stated plan carried out."""
-        clean = incumbent.model
-        shapes = layer_shapes(clean, inputs.probe[0], self.executor)
-        if inputs.fit:
-            context = context.beside(statistics=context.statistics_of(clean))
-        with self._timed("planning"):
-            if self.request.training:
-                done = distill.recover(clean, stated, context, self.request.training, data=inputs.training)
-                model, records = done.model, done.records
-                for gain in done.gains:
-                    self._note(str(gain))
+    with setting.told.timed("rewriting"):
+        cleaned = _clean(setting, passes)
+        incumbent = _first(setting, cleaned, passes is not None)
+    searched: Searched | None = None
+    if passes is None and incumbent.model is cleaned.model:
+        with setting.told.timed("planning"):
+            if stated is not None:
+                incumbent = _carried_out(setting, incumbent, stated)
+            elif not setting.request.asked.approximate:
+                setting.told.note("nothing approximate was tried: --preset lossless asks for exact rewrites only")
+            elif setting.judge is None or not setting.inputs.fit:
+                incumbent = without_data(setting, incumbent)
             else:
-                here = Oracle(self.executor)
-                run_ms = here.whole({"clean": clean}, inputs.probe)[0] if inputs.fit else None
-                carried = carry_out(clean, stated, context, shapes=shapes, samples=Samples.in_earnest(run_ms))
-                model, records = carried.model, carried.records
-        checks = self._sound(proof, model, stated.empty)
-        done_sites = {record.site for record in records if record.done}
-        used = replace(stated, sites={name: c for name, c in stated.sites.items() if name in done_sites})
-        return Incumbent(model, used, checks=checks)
-
-    def _without_data(self, incumbent: Incumbent, context: Context, inputs: Inputs, proof: Proof) -> Incumbent:
-        """The cleaned model with what its weights alone allow; tells what data would buy."""
-        clean = incumbent.model
-        oracle = open_oracle(self.request.target, self.request.threads, self.executor)
-        with self._timed("planning"), self._stoppable("only what keeps the outputs was done until then"):
-            with self.failures.guard("redundant weights"):
-                incumbent = without_redundancy(
-                    incumbent,
-                    context,
-                    oracle,
-                    searched_forms(context.warn),
-                    inputs.probe[0],
-                    lambda model: self._proved(proof, model, exact=True),
-                )
-            with self.failures.guard("estimate of what data would buy"):
-                if oracle.measures:
-                    integers = precision.available() and self.request.target != MACS
-                    self._note(str(estimate(clean, self.executor, oracle, inputs.probe, integers)))
-        return incumbent
-
-    # ------------------------------------------------------------ after the stages
-
-    def _deliver(
-        self,
-        cleaned: Cleaned,
-        incumbent: Incumbent,
-        searched: Searched | None,
-        context: Context,
-        judge: Judge | None,
-        inputs: Inputs,
-        stated: bool,
-    ) -> Result:
-        models = {"input": self.original}
-        for model in (cleaned.model, incumbent.model):
-            make_lean(model, self.original)
-        if not same_graph(self.original, cleaned.model):
-            models["cleaned"] = cleaned.model
-        if incumbent.model is self.original:
-            models = {"input": self.original}
-        elif not incumbent.plan.empty:
-            models["result"] = incumbent.model
-        with self._timed("measuring"):
-            timed = self._measured(models, incumbent.plan, inputs, stated)
-        result = models[timed.kept]
-        plan = incumbent.plan if timed.kept == "result" else Plan()
-        with self._timed("judging"):
-            score = self._score(judge, result, incumbent)
-        checks = incumbent.checks
-        report = self._report(cleaned, timed, plan, score, checks, searched, context, judge, inputs)
-        if timed.kept == "input" and not stated:
-            report.notes.append("nothing helped: lwgraph found nothing that makes the input smaller or faster")
-        outcome = self._broken(report, judge, score, plan, searched)
-        report.outcome = outcome or "done"
-        report.unproven = inputs.unproven
-        untouched = self.source if result is self.original else None
-        return Result(result, report, plan, not outcome, untouched)
-
-    def _measured(self, models: dict[str, ir.Model], plan: Plan, inputs: Inputs, stated: bool) -> Timed:
-        """The times of the models; without them where timing fails or there is no time for it."""
-        request = self.request
-        with self._stoppable("the speed of the result is not known"), self.failures.guard("timing"):
-            if request.target not in TARGETS:
-                return compare_untimed(models, self.executor, inputs.probe, request.target, plan.ms, stated=stated)
-            seconds = SECONDS
-            if self.clock.budget is not None:
-                seconds = min(SECONDS, max(0.5, self.clock.budget - self.clock.spent - 1.0))
-            return time_models(
-                models,
-                self.executor,
-                inputs.probe,
-                request.target,
-                request.threads,
-                self.progress,
-                stated=stated,
-                seconds=seconds,
-            )
-        last = list(models)[-1]
-        return Timed(
-            tuple(
-                StageRow(name, facts_of(models[name], inputs.probe[0], self.executor))
-                for name in dict.fromkeys(["input", last])
-            )
-        )
-
-    def _score(self, judge: Judge | None, result: ir.Model, incumbent: Incumbent) -> Score | None:
-        if judge is None:
-            return None
-        if result is self.original:
-            return judge.base
-        if result is incumbent.model and incumbent.candidate is not None and incumbent.score is not None:
-            return incumbent.score
-        return judge.score(result)
-
-    def _report(
-        self,
-        cleaned: Cleaned,
-        timed: Timed,
-        plan: Plan,
-        score: Score | None,
-        checks: Sequence[Check],
-        searched: Searched | None,
-        context: Context,
-        judge: Judge | None,
-        inputs: Inputs,
-    ) -> Report:
-        """The report, of what the steps returned."""
-        request = self.request
-        report = Report(source=self.name, target=request.target, threads=request.threads, seed=request.seed)
-        report.recipe = cleaned.recipe
-        report.passes = report_rows.pass_rows(cleaned.steps)
-        report.stages = list(timed.stages)
-        report.checks = list(checks)
-        if judge is not None and score is not None:
-            report.score = judge.record(score)
-            report.stages[0].score = judge.base.value
-            report.stages[-1].score = score.value
-        report.notes = [*inputs.notes, *self.notes, *timed.notes]
-        if request.pipeline is not None or request.recipe is not None:
-            report.notes += report_rows.idle(report.passes, context.skipped)
-        else:
-            with self.failures.guard("report"):
-                shapes = layer_shapes(cleaned.model, inputs.probe[0], self.executor)
-                report.sites = report_rows.choices(cleaned.model, plan, context.skipped, shapes)
-        report.skipped = [{"pass": s.pass_name, "place": s.place, "reason": s.reason} for s in context.skipped]
-        report.notes += context.warnings
-        report.failures = [str(failure) for failure in self.failures.rows]
-        report.runs = list(self.stages)
-        report.details = dict(context.details or {})
-        if searched is not None:
-            found = searched.candidates.incumbent
-            report.details.update(found.details if not plan.empty else {})
-            report.details["search"] = report_rows.searched(searched.candidates, searched.work.search)
-            report.details["front"] = report_rows.front(searched.front)
-            report.details["progress"] = report_rows.moments(searched.candidates)
-        report.seconds = dict(self.seconds)
-        return report
-
-    def _broken(
-        self, report: Report, judge: Judge | None, score: Score | None, plan: Plan, searched: Searched | None
-    ) -> str:
-        """Which promise does not hold, in words; "" where all do."""
-        request, last = self.request, report.stages[-1]
-        if judge is not None and judge.stated and score is not None and score.value < judge.floor:
-            assert report.score is not None
-            lost = f"{report.score.name} lost {report.score.drop:.4g}, --max-drop allows {judge.max_drop:g}"
-            return f"the promise was not kept: {lost}"
-        if not request.limited:
-            return ""
-        before, after = report.stages[0].milliseconds, last.milliseconds
-        if request.target not in TARGETS:
-            base = searched.candidates.base_ms if searched is not None else 0.0
-            before, after = plan.ms if plan.ms != (0.0, 0.0) else (base, base)
-        if before is None or after is None:
-            return "the speed of the result was not measured"
-        ratio = last.ratio if last.ratio is not None else after / max(before, 1e-12)
-        broken = request.violations(ratio * before, before, last.facts.bytes, last.facts.macs or 0)
-        if not broken:
-            return ""
-        hint = "" if judge is not None else "; --data leaves more room"
-        return f"{broken[0]} is the nearest that was found{hint}"
-
-    # ------------------------------------------------------------ small things
-
-    @contextmanager
-    def _stoppable(self, told: str) -> Iterator[None]:
-        """Within: the first Ctrl-C of the run ends what is within, the second one the run."""
-        try:
-            yield
-        except KeyboardInterrupt:
-            if self.stopped:
-                raise
-            self.stopped = True
-            self._note(f"stopped by the user: {told}")
-
-    def _note(self, text: str) -> None:
-        if text not in self.notes:
-            self.notes.append(text)
-
-    @contextmanager
-    def _timed(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+                incumbent, searched = improve(setting, incumbent, setting.judge)
+    return deliver(setting, cleaned, incumbent, searched, asked=passes is not None or stated is not None)
 
 
-__all__ = ["optimize"]
+def _clean(setting: Setting, passes: Pipeline | None) -> Cleaned:
+    """The model after the passes. Of the default ones, what fails is undone; passes that were asked for may not."""
+    pipeline = passes or Pipeline.parse(DEFAULT_PIPELINE)
+    setting.context.progress("rewriting", 0, 0)
+    held = Verify(feeds=setting.inputs.probe[:1], approximate=not setting.inputs.fit)
+    exact = all(p.contract is not Contract.APPROXIMATE for p in pipeline)
+    if passes is not None:
+        model = ir.clone(setting.original)
+        return Cleaned(model, str(pipeline), tuple(pipeline.run(model, setting.context, [held])), exact)
+    with setting.failures.guard("clean"):
+        model = ir.clone(setting.original)
+        steps = pipeline.run(model, setting.context, [held], guarded=True)
+        return Cleaned(model, str(pipeline), tuple(steps), exact)
+    return Cleaned(ir.clone(setting.original), str(pipeline), (), exact)
+
+
+def _first(setting: Setting, cleaned: Cleaned, asked: bool) -> Incumbent:
+    """The cleaned model, proved; the input itself where it is not what it should be."""
+    if asked:
+        return Incumbent(cleaned.model, checks=setting.sound(cleaned.model, cleaned.exact))
+    with setting.failures.guard("clean"):
+        return Incumbent(cleaned.model, checks=setting.sound(cleaned.model, cleaned.exact))
+    return Incumbent(setting.original, checks=tuple(setting.proved(setting.original, True)))
+
+
+def _carried_out(setting: Setting, incumbent: Incumbent, stated: Plan) -> Incumbent:
+    """The cleaned model with a stated plan carried out."""
+    clean, context, inputs = incumbent.model, setting.context, setting.inputs
+    shapes = layer_shapes(clean, inputs.probe[0], setting.executor)
+    if inputs.fit:
+        context = context.beside(statistics=context.statistics_of(clean))
+    if setting.request.training:
+        done = distill.recover(clean, stated, context, setting.request.training, data=inputs.training)
+        model, records = done.model, done.records
+        for gain in done.gains:
+            setting.told.note(str(gain))
+    else:
+        run_ms = Oracle(setting.executor).whole({"clean": clean}, inputs.probe)[0] if inputs.fit else None
+        carried = carry_out(clean, stated, context, shapes=shapes, samples=Samples.in_earnest(run_ms))
+        model, records = carried.model, carried.records
+    done_sites = {record.site for record in records if record.done}
+    used = replace(stated, sites={name: c for name, c in stated.sites.items() if name in done_sites})
+    return Incumbent(model, used, checks=setting.sound(model, stated.empty))
+
+
+__all__ = ["optimize", "run"]

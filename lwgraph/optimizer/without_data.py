@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -12,8 +13,12 @@ from lwgraph import ir
 from lwgraph.arrays import Floats
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.executor import Executor, Feeds
+from lwgraph.layers.form import searched_forms
 from lwgraph.layers.site import Site, find_sites
 from lwgraph.optimizer.candidates import Incumbent
+from lwgraph.optimizer.setting import Setting
+from lwgraph.optimizer.target import MACS, open_oracle
+from lwgraph.plan import precision
 from lwgraph.plan.carry_out import carry_out
 from lwgraph.plan.plan import Choice, Plan
 from lwgraph.plan.precision import INT8
@@ -31,6 +36,23 @@ HEAVY = 0.9  # share of the work that is priced for the estimate
 PRICING_SECONDS = 5.0  # for it, about
 LOST = 0.8  # of the gain of integers, what is left where some layers have to stay in floats, about
 LEAST_GAIN = 1.15  # an estimated speed-up that is worth a line
+
+
+def without_data(setting: Setting, incumbent: Incumbent) -> Incumbent:
+    """The cleaned model with what its weights alone allow; tells what data would buy."""
+    request, context, probe = setting.request, setting.context, setting.inputs.probe
+    oracle, clean = open_oracle(request.target, request.threads, setting.executor), incumbent.model
+    with setting.told.stoppable("only what keeps the outputs was done until then"):
+        with setting.failures.guard("redundant weights"):
+            forms = searched_forms(context.warn)
+            incumbent = without_redundancy(
+                incumbent, context, oracle, forms, probe[0], partial(setting.proved, exact=True)
+            )
+        with setting.failures.guard("estimate of what data would buy"):
+            if oracle.measures:
+                integers = precision.available() and request.target != MACS
+                setting.told.note(str(estimate(clean, setting.executor, oracle, probe, integers)))
+    return incumbent
 
 
 def without_redundancy(

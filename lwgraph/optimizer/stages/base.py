@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from lwgraph import ir
+from lwgraph.arrays import Shapes
 from lwgraph.calibrate.subsample import spread
 from lwgraph.executor import Executor, Feeds
 from lwgraph.failures import Failures
@@ -16,13 +17,13 @@ from lwgraph.optimizer.clock import Clock
 from lwgraph.optimizer.inputs import Inputs
 from lwgraph.optimizer.making import Making, Trunk
 from lwgraph.optimizer.request import Request
+from lwgraph.optimizer.setting import Setting
 from lwgraph.optimizer.target import MACS
 from lwgraph.plan import precision
 from lwgraph.plan.precision import FLOAT
 from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.search.plan_search import Search
 from lwgraph.rewrite import Context
-from lwgraph.tasks import Pool
 
 LEAST, MOST = 8, 64  # samples that the loss of a plan is measured on
 LOOK_SECONDS = 2.0  # of timing one candidate, about
@@ -34,38 +35,50 @@ class Work:
     """What a stage has to work with; a stage that finds out what later ones need returns another.
 
     Attributes:
-        request: what was asked for.
+        setting: what all steps of the run share.
         clean: the cleaned model; no stage changes it.
         shapes: its measured sizes by value name.
         context: with statistics of the cleaned model, data, and where refusals and failures are recorded.
-        executor: the target, or what stands for it here.
-        inputs: what to fit, compare and judge on.
         oracle: prices on the target.
         here: prices on this machine.
         float_ms: milliseconds of one run of the cleaned model here.
         candidates: takes proposals.
         making: carries candidates out.
-        clock: the time of the run.
-        pool: works side by side; None: this process does everything.
         trunk: what the chosen structure leaves of the cleaned model.
         search: of forms and precisions on the trunk, once it was begun.
     """
 
-    request: Request
+    setting: Setting
     clean: ir.Model
-    shapes: Mapping[str, Sequence[int | None]]
+    shapes: Shapes
     context: Context
-    executor: Executor
-    inputs: Inputs
     oracle: Oracle
     here: Oracle
     float_ms: float
     candidates: Candidates
     making: Making
-    clock: Clock
-    pool: Pool | None
     trunk: Trunk
     search: Search | None = None
+
+    @property
+    def request(self) -> Request:
+        """What was asked for."""
+        return self.setting.request
+
+    @property
+    def inputs(self) -> Inputs:
+        """What to fit, compare and judge on."""
+        return self.setting.inputs
+
+    @property
+    def executor(self) -> Executor:
+        """The target, or what stands for it here."""
+        return self.setting.executor
+
+    @property
+    def clock(self) -> Clock:
+        """The time of the run."""
+        return self.setting.clock
 
     @property
     def precisions(self) -> tuple[str, ...]:
@@ -84,7 +97,7 @@ class Work:
 
 
 def layer_times(
-    model: ir.Model, oracle: Oracle, shapes: Mapping[str, Sequence[int | None]], failures: Failures, kind: str = FLOAT
+    model: ir.Model, oracle: Oracle, shapes: Shapes, failures: Failures, kind: str = FLOAT
 ) -> dict[str, float]:
     """Milliseconds of each layer in one precision, by its node's name; inf where it is not computed in that.
 

@@ -66,7 +66,7 @@ class Forms:
             memory=memory,
             objective=str(request.objective),
             base_ms=work.candidates.base_ms,
-            trials=None if work.pool is None else Trials(planner, loss, work.executor, work.pool),
+            trials=None if work.setting.pool is None else Trials(planner, loss, work.executor, work.setting.pool),
             prices=limit_prices(planner, request.limits(work.candidates.base_ms), str(request.objective)),
             timed=(lambda model: work.milliseconds(model, TIMED_SECONDS)) if measures else None,
         )

@@ -1,0 +1,133 @@
+"""Lets the stages improve the cleaned model; however they end, the incumbent is what stands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from lwgraph import ir
+from lwgraph.calibrate.layer_shapes import layer_shapes
+from lwgraph.executor import watched
+from lwgraph.measure.work import count
+from lwgraph.optimizer.candidates import Candidates, Incumbent
+from lwgraph.optimizer.clock import OutOfTime
+from lwgraph.optimizer.front import FrontRow, front_rows, keep_front
+from lwgraph.optimizer.judge import Judge
+from lwgraph.optimizer.making import Making
+from lwgraph.optimizer.setting import Setting
+from lwgraph.optimizer.stages import STAGES, Stage, Work
+from lwgraph.optimizer.stages.base import LOOK_SECONDS, layer_times
+from lwgraph.optimizer.target import open_oracle
+from lwgraph.optimizer.timing import SECONDS
+from lwgraph.plan.plan import Plan
+from lwgraph.plan.price.oracle import Oracle
+from lwgraph.plan.search.front import Candidate
+from lwgraph.report import StageRun
+
+TIMING_RUNS = 30  # of a model that the final timing takes at least, about
+
+
+@dataclass(frozen=True, eq=False)
+class Searched:
+    """What the stages found.
+
+    Attributes:
+        work: what the stages ended with.
+        front: the table of plans that can be picked.
+    """
+
+    work: Work
+    front: tuple[FrontRow, ...] = ()
+
+
+def improve(setting: Setting, incumbent: Incumbent, judge: Judge) -> tuple[Incumbent, Searched | None]:
+    """Let each stage propose.
+
+    Args:
+        setting: the run.
+        incumbent: the cleaned model.
+        judge: of the metric.
+
+    Returns:
+        what stands in the end, and what was searched; None where nothing was.
+    """
+    work, clock = None, setting.clock
+    with setting.told.stoppable("this is the best result until then; a second run goes on from here"):
+        try:
+            with setting.failures.guard("preparation"), clock.limit(), watched(clock.check):
+                work = _work(setting, incumbent, judge)
+                clock.reserve += min(SECONDS, TIMING_RUNS * work.float_ms / 1e3) + 1.0
+                for stage in STAGES:
+                    work = _run_stage(setting, stage, work)
+                with setting.failures.guard("race"):
+                    work.candidates.settle()
+        except OutOfTime:
+            setting.told.note(f"the budget of {clock.budget:g} s was spent; more time may find a better result")
+    if work is None:
+        return incumbent, None
+    rows: list[FrontRow] = []
+    with setting.failures.guard("front"):
+        rows, made = front_rows(work.candidates)
+        if warning := keep_front(setting.original, rows, made, work.making.models.folder):
+            setting.context.warn(warning)
+    return work.candidates.incumbent, Searched(work, tuple(rows))
+
+
+def _run_stage(setting: Setting, stage: Stage, work: Work) -> Work:
+    """One stage; what fails in it, or its share of the time, ends only it."""
+    clock, known, outcome = setting.clock, len(work.candidates.all()), "failed"
+    before = clock.spent
+    try:
+        with setting.failures.guard(stage.name), clock.limit(stage.share * clock.left):
+            reason = stage.idle(work)
+            work = work if reason else stage.run(work)
+            outcome = f"nothing to do: {reason}" if reason else "done"
+    except OutOfTime:
+        outcome = "its share of the time was over"
+        if clock.left <= 0:
+            raise
+    except KeyboardInterrupt:
+        outcome = "stopped by the user"
+        raise
+    finally:
+        looked = len(work.candidates.all()) - known
+        setting.told.stages.append(StageRun(stage.name, clock.spent - before, looked, outcome))
+    return work
+
+
+def _work(setting: Setting, incumbent: Incumbent, judge: Judge) -> Work:
+    clean, request, probe = incumbent.model, setting.request, setting.inputs.probe
+    shapes = layer_shapes(clean, probe[0], setting.executor)
+    context = setting.context.beside(statistics=setting.context.statistics_of(clean))
+    oracle = open_oracle(request.target, request.threads, setting.executor)
+    here = oracle if oracle.measures else Oracle(setting.executor)
+    float_ms = here.whole({"clean": clean}, probe)[0]
+    making = Making(clean, context, shapes, probe[0], float_ms)
+
+    def milliseconds(model: ir.Model) -> float:
+        return oracle.against(clean, float_ms, model, probe, LOOK_SECONDS)
+
+    def race(models: Sequence[ir.Model]) -> list[float]:
+        named = {str(index): model for index, model in enumerate(models)}
+        return oracle.whole(named, probe, LOOK_SECONDS * len(models))
+
+    # On a target elsewhere, the layers alone are priced.
+    priced = float_ms if oracle.measures else sum(layer_times(clean, oracle, shapes, setting.failures).values())
+    macs, size = count(clean, shapes).macs or 0, ir.size(clean)
+    candidates = Candidates(
+        request,
+        judge,
+        replace(incumbent, score=judge.base),
+        make=making.stated,
+        prove=lambda model: setting.proved(model, False),
+        milliseconds=milliseconds if oracle.measures else None,
+        race=race if oracle.measures else None,
+        base=Candidate((), priced, 0.0, "cleaned", plan=Plan(), bytes=size, macs=macs, stated=True),
+        context=context,
+        seconds=lambda: setting.clock.spent,
+    )
+    trunk = making.trunk(Plan())
+    return Work(setting, clean, shapes, context, oracle, here, float_ms, candidates, making, trunk)
+
+
+__all__ = ["Searched", "improve"]

@@ -1,0 +1,184 @@
+"""What all steps of a run share: the model, what was asked for, what runs and judges it, what is told on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lwgraph import ir, registry
+from lwgraph.check import verify
+from lwgraph.errors import CheckError, UsageError
+from lwgraph.executor import Executor
+from lwgraph.failures import Failures
+from lwgraph.optimizer import report_rows
+from lwgraph.optimizer.clock import Clock, Progress
+from lwgraph.optimizer.first_run import FirstRuns
+from lwgraph.optimizer.inputs import Inputs, gather
+from lwgraph.optimizer.judge import Judge
+from lwgraph.optimizer.memory import allowance
+from lwgraph.optimizer.prove import Proof, runs_soundly
+from lwgraph.optimizer.request import Request
+from lwgraph.optimizer.target import STAND_IN, TARGETS
+from lwgraph.report import Check, StageRun
+from lwgraph.rewrite import Context
+from lwgraph.tasks import Pool
+
+
+@dataclass
+class Told:
+    """What a run tells on the way, for its report.
+
+    Attributes:
+        notes: lines for the user.
+        stages: what each stage did.
+        seconds: by step.
+        stopped: whether Ctrl-C was pressed.
+    """
+
+    notes: list[str] = field(default_factory=list)
+    stages: list[StageRun] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    stopped: bool = False
+
+    def note(self, text: str) -> None:
+        """A line, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Within: the time counts for a step."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - start
+
+    @contextmanager
+    def stoppable(self, left: str) -> Iterator[None]:
+        """Within: the first Ctrl-C of the run ends what is within, the second one the run."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self.stopped:
+                raise
+            self.stopped = True
+            self.note(f"stopped by the user: {left}")
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """One run, opened: everything that its steps share; see `open_run`.
+
+    Attributes:
+        request: what was asked for.
+        original: the input model; no step changes it.
+        source: its file; None where it came from memory.
+        context: executors, data with statistics of the original, progress, failures.
+        inputs: what to fit, compare and judge on.
+        judge: None where there is nothing to judge with: no data, and no metric that brings its own.
+        clock: the time of the run.
+        pool: works side by side; None: this process does everything.
+        told: what goes into the report.
+    """
+
+    request: Request
+    original: ir.Model
+    source: Path | None
+    context: Context
+    inputs: Inputs
+    judge: Judge | None
+    clock: Clock
+    pool: Pool | None
+    told: Told
+
+    @property
+    def executor(self) -> Executor:
+        """The target, or what stands for it here."""
+        assert self.context.executor is not None
+        return self.context.executor
+
+    @property
+    def failures(self) -> Failures:
+        """What failed on the way."""
+        return self.context.failures
+
+    def proved(self, model: ir.Model, exact: bool) -> list[Check]:
+        """What is checked of a model, and a note where the second executor could not be asked.
+
+        Args:
+            model: the model.
+            exact: whether all that was done keeps the outputs, to rounding.
+        """
+        self.context.progress("verifying", 0, 0)
+        assert self.context.reference is not None
+        feeds, real = self.inputs.probe, bool(self.inputs.fit)
+        checks, note = Proof(self.original, self.executor, self.context.reference, feeds, real).checks(model, exact)
+        if note:
+            self.told.note(note)
+        return checks
+
+    def sound(self, model: ir.Model, exact: bool) -> tuple[Check, ...]:
+        """As `proved`; CheckError when a check fails."""
+        checks = self.proved(model, exact)
+        broken = next((check for check in checks if not check.ok), None)
+        if broken is not None:
+            raise CheckError(f"the result failed a check ({broken.what}, {broken.executor}): {broken.detail}")
+        return tuple(checks)
+
+
+def open_run(source: ir.Source, request: Request, progress: Progress, pool: Pool | None) -> Setting:
+    """Read the model and the data, run the model once, and judge it.
+
+    Raises:
+        ModelError, DataError, UsageError: the model, the data or the metric is unusable.
+    """
+    clock, told = Clock(None if request.budget is None else float(request.budget)), Told()
+    progress = clock.watching(progress)
+    with told.timed("reading"):
+        progress("reading", 0, 0)
+        original = ir.load(source)
+        verify(original)
+        target = registry.executor(TARGETS.get(request.target, STAND_IN), threads=request.threads)
+        executor = FirstRuns(target, lambda: clock.left)
+        inputs = gather(original, request, executor)
+        runs_soundly(original, executor, inputs.probe)
+    context = Context(
+        executor=executor,
+        reference=registry.executor("reference"),
+        data=inputs.fit or None,
+        probe=inputs.probe,
+        seed=request.seed,
+        threads=request.threads,
+        progress=progress,
+        details={},
+        memory_bytes=allowance(None if request.memory is None else float(request.memory)),
+        failures=Failures(report_rows.plain(request), original, request.strict),
+    )
+    if inputs.fit:
+        context = context.beside(statistics=context.statistics_of(original))
+    path = Path(source) if isinstance(source, (str, Path)) else None
+    judge = _open_judge(original, executor, request, inputs, progress)
+    return Setting(request, original, path, context, inputs, judge, clock, pool, told)
+
+
+def _open_judge(
+    original: ir.Model, executor: Executor, request: Request, inputs: Inputs, progress: Progress
+) -> Judge | None:
+    if inputs.judge is None and not request.own_metric:
+        if request.metric is not None:
+            raise UsageError(f"--metric '{request.metric}' needs samples; give --data or --eval-data")
+        if request.max_drop is not None:
+            raise UsageError(
+                "--max-drop needs something to measure the drop on; give --data, or --metric module:function"
+            )
+        return None
+    progress("judging the input", 0, 0)
+    factor = request.asked.drop_factor
+    return Judge(original, executor, inputs.judge, request.metric, request.max_drop, request.seed, factor)
+
+
+__all__ = ["Setting", "Told", "open_run"]
