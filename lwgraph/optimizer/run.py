@@ -420,8 +420,8 @@ class Run:
             if self.request.training:
                 done = distill.recover(clean, stated, context, self.request.training, data=inputs.training)
                 model, records = done.model, done.records
-                for gain in done.gains:
-                    self._note(str(gain))
+                for told in done.told(len(inputs.fit) if inputs.training is None else inputs.training.count):
+                    self._note(told)
             else:
                 here = Oracle(self.executor)
                 run_ms = here.whole({"clean": clean}, inputs.probe)[0] if inputs.real else None

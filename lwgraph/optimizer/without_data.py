@@ -11,6 +11,7 @@ from lwgraph import ir
 from lwgraph.arrays import Floats
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.executor import Executor, Feeds
+from lwgraph.layers.linalg import JITTER
 from lwgraph.layers.site import Site, find_sites
 from lwgraph.plan.plan import Plan
 from lwgraph.plan.precision import INT8
@@ -19,6 +20,7 @@ from lwgraph.plan.search.planner import open_planner
 from lwgraph.rewrite import Context
 
 EXACT_TAIL = 1e-12  # relative energy of a weight that rounding alone may have put there
+EXACT_ERROR = 2 * JITTER  # estimated of a form that keeps a weight to rounding; the proof is what decides
 ROUGH_TAIL = 0.02  # that fits to real inputs usually make up for
 HEAVY = 0.8  # share of the work that is priced for the estimate
 PRICED = 12  # layers at most that are priced
@@ -49,7 +51,7 @@ def exact_plan(clean: ir.Model, context: Context, oracle: Oracle, forms: Sequenc
     planner = open_planner(clean, context, oracle, shapes=shapes, forms=forms)
     chosen = {}
     for item in planner.items:
-        exact = [option for option in item.options if option.error <= EXACT_TAIL]
+        exact = [option for option in item.options if option.error <= EXACT_ERROR]
         best = min(exact, key=lambda option: option.price.ms, default=item.dense)
         if item.name in redundant and best is not item.dense:
             chosen[item.name] = best
