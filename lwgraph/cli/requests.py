@@ -10,17 +10,16 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def request_options(*names: str, without: tuple[str, ...] = ()) -> Callable[[F], F]:
+def request_options(*names: str) -> Callable[[F], F]:
     """Decorator: an option for each field of `Request`, in order.
 
     Args:
         names: of the fields; none: all.
-        without: fields that are left out.
     """
     from lwgraph.optimizer.request import options, spelled
 
     def decorate(function: F) -> F:
-        listed = [each for each in options() if (not names or each[0].name in names) and each[0].name not in without]
+        listed = [each for each in options() if not names or each[0].name in names]
         for f, kind, said in reversed(listed):
             flags = [spelled(f.name)]
             if f.name == "pipeline":

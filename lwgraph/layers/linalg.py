@@ -8,6 +8,7 @@ import numpy as np
 
 from lwgraph.arrays import Array, Floats
 
+JITTER = 1e-10  # on a unit diagonal before Cholesky; `nested` prices no size at less of the whole
 STRIP, FLOOR = 256, 0.1  # rows taken at once; share of the ridge that all entries have alike
 
 
@@ -33,7 +34,7 @@ def nested(normal: Floats, right: Floats) -> Floats:
     diagonal = np.diagonal(normal)
     scale = np.where(diagonal > 0, 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1)), 0)
     scaled = normal * scale * scale[:, None]
-    scaled[np.diag_indices(len(scaled))] += np.where(diagonal > 0, 1e-10, 1.0)
+    scaled[np.diag_indices(len(scaled))] += np.where(diagonal > 0, JITTER, 1.0)
     return np.asarray(np.linalg.solve(np.linalg.cholesky(scaled), (right * scale).T))
 
 

@@ -43,6 +43,10 @@ class Recovered:
     gains: tuple[Gain, ...]
     seconds: float
 
+    def told(self, samples: int) -> list[str]:
+        """What a report says of a training on so many inputs."""
+        return [f"trained on {samples} unlabelled inputs in {self.seconds:.0f} s", *map(str, self.gains)]
+
 
 def require() -> None:
     """UsageError, which says how to install it, where the training framework is missing."""

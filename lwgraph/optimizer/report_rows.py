@@ -51,8 +51,8 @@ def idle(ran: Iterable[PassRun], skipped: Iterable[Skipped]) -> list[str]:
             lines.append(f"{name} changed nothing: it found no place")
             continue
         (reason, count), total = reasons.most_common(1)[0], sum(reasons.values())
-        places = "at the only place" if total == 1 else f"at {count} of {total} places; --explain names each"
-        lines.append(f"{name} changed nothing: {reason} ({places})")
+        places = "" if total == 1 else f" ({count} of {total} places; --explain names each)"
+        lines.append(f"{name} changed nothing: {reason}{places}")
     return lines
 
 

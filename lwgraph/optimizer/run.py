@@ -132,8 +132,8 @@ def _carried_out(setting: Setting, incumbent: Incumbent, stated: Plan) -> Incumb
     if setting.request.training:
         done = distill.recover(clean, stated, context, setting.request.training, data=inputs.training)
         model, records = done.model, done.records
-        for gain in done.gains:
-            setting.told.note(str(gain))
+        for line in done.told(len(inputs.fit) if inputs.training is None else inputs.training.count):
+            setting.told.note(line)
     else:
         run_ms = Oracle(setting.executor).whole({"clean": clean}, inputs.probe)[0] if inputs.fit else None
         carried = carry_out(clean, stated, context, shapes=shapes, samples=Samples.in_earnest(run_ms))

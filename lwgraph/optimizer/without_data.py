@@ -14,6 +14,7 @@ from lwgraph.arrays import Floats
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.executor import Executor, Feeds
 from lwgraph.layers.form import searched_forms
+from lwgraph.layers.linalg import JITTER
 from lwgraph.layers.site import Site, find_sites
 from lwgraph.optimizer.candidates import Incumbent
 from lwgraph.optimizer.setting import Setting
@@ -28,8 +29,8 @@ from lwgraph.report import Check
 from lwgraph.rewrite import Context
 
 EXACT_TAIL = 1e-12  # relative energy of a weight that rounding alone may have put there
+EXACT_ERROR = 10 * JITTER  # estimated of a form that keeps a weight to rounding; the proof is what decides
 ROUGH_TAIL = 0.02  # that fits to real inputs usually make up for
-EXACT_ERROR = 1e-9  # estimated error of a form that may be exact: the ridge of a fit alone adds 1e-10
 WIDEST = 2048  # rows of a view whose eigenvalues are looked at; of wider ones, so many are drawn
 MARGIN = 8  # rows beyond the rank that is looked for
 HEAVY = 0.9  # share of the work that is priced for the estimate

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from lwgraph.optimizer.goal import Goal
 from onnx import TensorProto, helper, numpy_helper
 
 from lwgraph import registry
 from lwgraph.errors import UsageError
-from lwgraph.optimizer import optimize, run
+from lwgraph.optimizer import Request, optimize
 from lwgraph.optimizer.judge import Judge
 from lwgraph.optimizer.presets import PRESETS, find_preset
 
@@ -35,35 +34,17 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
-def asked(monkeypatch: pytest.MonkeyPatch, model: Path, **options: Any) -> Any:
-    """The goal that optimize makes of its options."""
-    made: list[Goal] = []
-
-    def stop(*args: Any) -> None:
-        made.append(Goal(*args))
-        raise StopHereError
-
-    monkeypatch.setattr(run, "Goal", stop)
-    with pytest.raises(StopHereError):
-        optimize(model, **options)
-    return made[0]
-
-
-class StopHereError(Exception):
-    pass
-
-
-def test_each_preset_reaches_the_goal(monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
+def test_each_preset_reaches_the_request() -> None:
     for name, preset in PRESETS.items():
-        goal = asked(monkeypatch, model, preset=name)
-        assert (goal.objective, goal.budget, goal.drop_factor) == (preset.objective, preset.budget, preset.drop_factor)
-        assert goal.approximate == preset.approximate == (name != "lossless")
-    assert asked(monkeypatch, model) == asked(monkeypatch, model, preset="balanced")
+        request = Request(preset=name)
+        assert (request.objective, request.trials, request.asked) == (preset.objective, preset.trials, preset)
+        assert request.asked.approximate == (name != "lossless")
+    assert Request().asked == Request(preset="balanced").asked
 
 
-def test_what_is_stated_wins(monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
-    goal = asked(monkeypatch, model, preset="small", objective="macs", budget="2m", max_drop=0.5)
-    assert (goal.objective, goal.budget, goal.max_drop) == ("macs", 120.0, 0.5)
+def test_what_is_stated_wins() -> None:
+    request = Request(preset="small", objective="macs", budget="2m", max_drop=0.5)
+    assert (request.objective, request.budget, request.max_drop) == ("macs", 120.0, 0.5)
 
 
 def test_an_unknown_preset() -> None:
@@ -73,7 +54,7 @@ def test_an_unknown_preset() -> None:
 
 def test_lossless_tries_nothing(model: Path) -> None:
     result = optimize(model, preset="lossless")
-    assert result.plan.empty and any("no approximation was tried" in note for note in result.report.notes)
+    assert result.plan.empty and any("nothing approximate was tried" in note for note in result.report.notes)
     assert all(check.contract in ("exact", "rounding") for check in result.report.checks)
     with pytest.raises(UsageError, match="without --pipeline"):
         optimize(model, preset="lossless", pipeline="clean")

@@ -65,10 +65,8 @@ class Training:
             work.context.warn(f"training did not bring back enough: {stands}")
             return work
         training = work.inputs.training
-        count = len(work.inputs.fit) if training is None else training.count
-        work.context.warn(f"trained on {count} unlabelled inputs in {done.seconds:.0f} s")
-        for gain in done.gains:
-            work.context.warn(str(gain))
+        for told in done.told(len(work.inputs.fit) if training is None else training.count):
+            work.context.warn(told)
         return work
 
     def _tried(self, work: Work) -> list[tuple[Plan, Candidate]]:

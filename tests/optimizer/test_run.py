@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from lwgraph.optimizer.data import gather
-from lwgraph.optimizer.idle import idle
-from lwgraph.optimizer.lean import drop_annotations
 from onnx import TensorProto, helper, numpy_helper
 
 import lwgraph
 from lwgraph import ir, registry
 from lwgraph.errors import DataError, UsageError
-from lwgraph.optimizer import Goal
+from lwgraph.optimizer import Request
+from lwgraph.optimizer.annotations import drop_annotations
+from lwgraph.optimizer.inputs import gather
 from lwgraph.optimizer.prove import same_outputs, sound
+from lwgraph.optimizer.report_rows import idle
 from lwgraph.report.record import PassRun
 from lwgraph.rewrite import Contract
 from lwgraph.rewrite.base import Skipped
@@ -35,30 +35,9 @@ def tiny() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"max_drop": -0.1}, "--max-drop is -0.1"),
-        ({"max_drop": float("nan")}, "--max-drop"),
-        ({"speedup": 0}, "--speedup is 0"),
-        ({"target": "ort-cup"}, "did you mean 'ort-cpu'"),
-        ({"threads": 0}, "--threads"),
-        ({"seed": -1}, "--seed"),
-    ],
-)
-def test_goals_are_checked_before_any_work(options: dict[str, float], words: str) -> None:
-    with pytest.raises(UsageError, match=words):
-        Goal(**options)  # type: ignore[arg-type]
-
-
 def test_max_drop_needs_something_to_measure() -> None:
     with pytest.raises(UsageError, match="--max-drop needs"):
         lwgraph.optimize(tiny(), max_drop=0.01)
-
-
-def test_pipeline_and_recipe_exclude_each_other() -> None:
-    with pytest.raises(UsageError, match="--pipeline and --recipe"):
-        lwgraph.optimize(tiny(), pipeline="clean", recipe="r.toml")
 
 
 def test_annotations_go_before_the_gain_does() -> None:
@@ -92,7 +71,7 @@ def test_where_nothing_helps_the_input_is_copied_byte_for_byte(tmp_path: Path) -
 def test_fitting_and_judging_never_share_a_sample() -> None:
     samples = np.arange(40 * 4, dtype=np.float32).reshape(40, 4)
     model = ir.load(tiny())
-    inputs = gather(model, {"x": samples}, None, None, registry.executor("ort"), 0, own_metric=False)
+    inputs = gather(model, Request(data={"x": samples}), registry.executor("ort"), own_metric=False)
     assert inputs.judge is not None
     fit = {float(v) for feed in inputs.fit for v in np.asarray(feed["x"])[:, 0]}
     judged = {float(v) for feed in inputs.judge for v in np.asarray(feed["x"])[:, 0]}

@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lwgraph.optimizer.data import FIT_SAMPLES, gather
-from lwgraph.optimizer.goal import Goal
-from lwgraph.optimizer.recovery import Probe, best_of, probe, worth_trying
 
 from lwgraph import ir, registry
 from lwgraph.errors import LwgraphError, UsageError
-from lwgraph.optimizer import optimize, recovery
+from lwgraph.optimizer import Request, distill, optimize
+from lwgraph.optimizer.distill import TrainedPlan, best_of, probe, worth_trying
+from lwgraph.optimizer.inputs import FIT_SAMPLES, gather
 from lwgraph.plan.plan import Choice, Plan
 from lwgraph.plan.search.front import Candidate
 from lwgraph.rewrite import Context, Pass
@@ -33,17 +32,17 @@ LADDER = [candidate(i, ms, loss) for i, (ms, loss) in enumerate([(1, 9), (2, 5),
 
 
 def test_smaller_plans_that_lose_what_training_may_bring_back_are_tried() -> None:
-    tried = worth_trying(LADDER, LADDER[4], Goal(), 10.0, 0.9)
+    tried = worth_trying(LADDER, LADDER[4], Request(), 10.0, 0.9)
     assert tried == [LADDER[2], LADDER[3], LADDER[4]]  # 9 and 5 are over three times 1
-    assert worth_trying(LADDER, None, Goal(), 10.0, 0.9) == LADDER[-3:]  # nothing keeps the promise untrained
+    assert worth_trying(LADDER, None, Request(), 10.0, 0.9) == LADDER[-3:]  # nothing keeps the promise untrained
 
 
 def test_where_speed_was_promised_only_plans_that_keep_it_are_tried() -> None:
-    assert worth_trying(LADDER, None, Goal(speedup=5.0), 10.0, None) == LADDER[:2]  # at most 2 ms
+    assert worth_trying(LADDER, None, Request(speedup=5.0), 10.0, None) == LADDER[:2]  # at most 2 ms
 
 
 def test_the_fastest_that_keeps_the_promise_is_trained_in_earnest() -> None:
-    slow, fast, bad = (Probe(Plan(), score, ms) for score, ms in ((0.95, 3.0), (0.92, 2.0), (0.80, 1.0)))
+    slow, fast, bad = (TrainedPlan(Plan(), score, ms) for score, ms in ((0.95, 3.0), (0.92, 2.0), (0.80, 1.0)))
     assert best_of([slow, fast, bad], 0.9) is fast
     assert best_of([slow, fast, bad], 0.99) is slow  # the nearest
     assert best_of([fast, slow], None) is slow
@@ -64,7 +63,7 @@ def test_a_plan_that_cannot_be_trained_is_left_out() -> None:
 def test_all_data_are_for_training_and_none_of_the_judged() -> None:
     x = np.random.default_rng(0).standard_normal((2 * FIT_SAMPLES, 3, 8, 8)).astype(np.float32)
     executor = registry.executor("ort")
-    found = gather(convnet(), {"x": x}, None, None, executor, 0, False, train=True, augment="flip")
+    found = gather(convnet(), Request(data={"x": x}, distill=True, augment="flip"), executor, False)
     assert found.training is not None and found.judge is not None and found.training.augment == ("flip",)
     assert found.training.count > FIT_SAMPLES >= len(found.fit)
 
@@ -73,7 +72,7 @@ def test_all_data_are_for_training_and_none_of_the_judged() -> None:
 
     assert rows(found.fit) <= rows(found.training)
     assert not rows(found.training) & (rows(found.judge) | rows(found.search))
-    assert gather(convnet(), {"x": x}, None, None, executor, 0, False).training is None
+    assert gather(convnet(), Request(data={"x": x}), executor, False).training is None
 
 
 torch = pytest.importorskip("torch")
@@ -119,7 +118,7 @@ def test_the_pipeline_knows_the_original() -> None:
 
 def test_recover_needs_data() -> None:
     with pytest.raises(UsageError, match="give --data"):
-        recovery.recover(convnet(), Plan(), Context(), 1.0)
+        distill.recover(convnet(), Plan(), Context(), 1.0)
 
 
 def test_integers_are_trained_as_integers() -> None:
@@ -127,23 +126,24 @@ def test_integers_are_trained_as_integers() -> None:
 
     teacher, feeds = convnet(), inputs(64)
     context = Context(executor=registry.executor("ort"), reference=registry.executor("reference"), data=feeds)
-    found = recovery.recover(teacher, Plan(precision=Precision(("quantize{keep=none}",))), context, 2.0)
+    found = distill.recover(teacher, Plan(precision=Precision(("quantize{keep=none}",))), context, 2.0)
     assert any(node.op_type == "QuantizeLinear" for node in found.model.graph)
     assert [gain.pass_name for gain in found.gains].count("distill") >= 1
     assert context.teacher is None and Pass.parse("distill").name == "distill"
 
 
 def test_the_result_is_never_slower_than_the_plan_that_needs_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    def slow(plans: Any, short: Any, value: Any, milliseconds: Any, context: Context) -> list[Probe]:
-        return [Probe(plan, 1e9, 1e9) for plan in plans]
+    def slow(plans: Any, short: Any, value: Any, milliseconds: Any, context: Context) -> list[TrainedPlan]:
+        return [TrainedPlan(plan, 1e9, 1e9) for plan in plans]
 
     def recover(*arguments: Any, **options: Any) -> Any:
         raise AssertionError("a slower plan is trained")
 
-    monkeypatch.setattr(recovery, "probe", slow)
-    monkeypatch.setattr(recovery, "recover", recover)
+    monkeypatch.setattr(distill, "probe", slow)
+    monkeypatch.setattr(distill, "recover", recover)
+    monkeypatch.setattr(Request, "training", 1.0)
     teacher = convnet()
-    found = optimize(ir.to_proto(teacher), data=inputs(128), max_drop=0.5, target="macs", distill=True, budget="1s")
+    found = optimize(ir.to_proto(teacher), data=inputs(128), max_drop=0.5, target="macs", distill=True)
     assert not found.plan.empty and found.report.score is not None
     assert any("untrained, which scored" in note for note in found.report.notes)
     assert any(note.startswith("distill: ") for note in found.report.notes)
