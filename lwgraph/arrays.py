@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,5 +14,15 @@ Ints = npt.NDArray[np.int64]
 Index = npt.NDArray[np.intp]  # what numpy sorts, finds and indexes with
 Weights = npt.NDArray[np.floating[Any]]  # of any width, as a model holds them
 Shapes = Mapping[str, Sequence[int | None]]  # sizes by the name of a value; None where one is unknown
+SLAB = 1 << 22  # entries; float64 copies of them take 32 MB
 
-__all__ = ["Array", "Floats", "Index", "Ints", "Shapes", "Weights"]
+
+def slabs(shape: Sequence[int], axis: int = 0) -> Iterator[slice]:
+    """Cuts an array along one axis, so that what is computed of it takes little memory: SLAB entries at a time."""
+    size, length = int(np.prod(shape)), shape[axis]
+    step = max(1, SLAB * length // max(size, 1))
+    for start in range(0, max(length, 1), step):
+        yield slice(start, start + step)
+
+
+__all__ = ["Array", "Floats", "Index", "Ints", "Shapes", "Weights", "slabs"]

@@ -30,7 +30,11 @@ class Integers:
         return ""
 
     def run(self, work: Work) -> Work:
-        """Look at one plan; at up to two more where it is not good."""
+        """Look at one plan; at up to two more where it is not good.
+
+        With a budget, one with the simplest ranges comes first: it is there before the pass has tried its ways to take
+        them.
+        """
         base = work.candidates.base
         if not work.oracle.measures:  # the layers alone, as they are priced
             dense = layer_times(work.clean, work.oracle, work.shapes, work.context.failures)
@@ -42,6 +46,8 @@ class Integers:
             plan = Plan(target=work.oracle.target, precision=Precision(*precision))
             return work.candidates.look(replace(base, origin=ORIGIN, plan=plan))
 
+        if work.clock.budget is not None:
+            look((spelling(quick=True),))
         if look((spelling(),)):
             return work
         samples = affordable(RANGE_SAMPLES, RANGE_SECONDS, work.float_ms)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 
 from lwgraph import ir, registry
-from lwgraph.arrays import Array, Ints
+from lwgraph.arrays import Array, Ints, slabs
 from lwgraph.calibrate.ranges import Observed, collect
 from lwgraph.passes.quantize.graph.channels import Channels, ScaledLayer, oi_weight
 from lwgraph.passes.quantize.graph.shapes import infer
@@ -201,26 +201,25 @@ def _reach(layer: ScaledLayer, seen: Mapping[str, Observed]) -> Array | None:
 
 def _predicted(layer: ScaledLayer, scale: Array, seen: Mapping[str, Observed], bits: int, per_channel: bool) -> float:
     """Squared output error of a layer whose input channels are divided by `scale`, relative to its signal."""
-    reach, weight = _reach(layer, seen), ir.constant(layer.node.inputs[1])
-    if reach is None or weight is None or not reach.any():
+    reach = _reach(layer, seen)
+    if reach is None or not reach.any():
         return 0.0
-    grouped = oi_weight(layer.node, weight).astype(np.float64)
-    groups = grouped.shape[0]
+    energy, groups = layer.energy, len(layer.energy)
     x = layer.node.inputs[0]
     assert x is not None
     found = seen[x.name or ""]
     assert found.channel_square is not None and found.channel_mean is not None
     power = np.maximum(found.channel_square - found.channel_mean**2, 0).reshape(groups, -1)  # the mean goes to the bias
     into = scale.reshape(groups, -1)
-    energy = (grouped**2).sum(axis=(1, 3))  # (groups, inputs)
     step = float((reach / scale).max()) / 255
     activation = step**2 / 12 * float((into**2 * energy).sum())
-    scaled = np.abs(grouped) * into[:, None, :, None]
     limit = 2 ** (bits - 1) - 1
-    steps = scaled.max(axis=(2, 3)) / limit  # (groups, outputs)
+    whole = layer.largest
+    largest = [(whole[:, part] * into[:, None]).max(axis=2) for part in slabs(whole.shape, 1)]
+    steps = np.concatenate(largest, axis=1) / limit  # (groups, outputs)
     if not per_channel:
         steps = np.full_like(steps, steps.max())
-    inputs = (power / into**2).sum(axis=1) * grouped.shape[3]
+    inputs = (power / into**2).sum(axis=1) * layer.taps
     rounding = float((steps**2 / 12 * inputs[:, None]).sum())
     signal = float((power * energy).sum())
     return float((activation + rounding) / max(signal, 1e-30))
@@ -228,16 +227,16 @@ def _predicted(layer: ScaledLayer, scale: Array, seen: Mapping[str, Observed], b
 
 def _producer_loss(layer: ScaledLayer, outputs: Array, seen: Mapping[str, Observed], bits: int) -> float:
     """The relative rounding error of the layer's weight, with one scale per tensor, after its outputs are scaled."""
-    weight, x = ir.constant(layer.node.inputs[1]), layer.node.inputs[0]
+    x = layer.node.inputs[0]
     found = seen.get(x.name or "") if x is not None else None
-    if weight is None or found is None or found.channel_square is None or found.channel_mean is None:
+    if found is None or found.channel_square is None or found.channel_mean is None:
         return 0.0
-    grouped = oi_weight(layer.node, weight).astype(np.float64)
-    power = np.maximum(found.channel_square - found.channel_mean**2, 0).reshape(grouped.shape[0], -1)
-    scale = outputs.reshape(grouped.shape[0], -1)
-    step = float((np.abs(grouped).max(axis=(2, 3)) / scale).max()) / (2 ** (bits - 1) - 1)
-    rounding = step**2 / 12 * float((scale**2 * (power.sum(axis=1) * grouped.shape[3])[:, None]).sum())
-    return float(rounding / max(float((power * (grouped**2).sum(axis=(1, 3))).sum()), 1e-30))
+    energy, groups = layer.energy, len(layer.energy)
+    power = np.maximum(found.channel_square - found.channel_mean**2, 0).reshape(groups, -1)
+    scale = outputs.reshape(groups, -1)
+    step = float((layer.largest.max(axis=2) / scale).max()) / (2 ** (bits - 1) - 1)
+    rounding = step**2 / 12 * float((scale**2 * (power.sum(axis=1) * layer.taps)[:, None]).sum())
+    return float(rounding / max(float((power * energy).sum()), 1e-30))
 
 
 def _groups(channels: Channels) -> Ints:

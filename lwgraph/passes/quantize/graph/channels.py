@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir
-from lwgraph.arrays import Array, Ints
+from lwgraph.arrays import Array, Ints, slabs
 from lwgraph.passes.quantize.placing.roles import clip_range
 
 # f(s x) = s f(x) for s > 0, channel by channel (axis 1)
@@ -37,6 +39,32 @@ class ScaledLayer:
     node: ir.Node
     inputs: Ints
     outputs: Ints
+
+    @cached_property
+    def energy(self) -> Array:
+        """(groups, inputs) the sum of the squares of the weights that read each input."""
+        parts = (np.square(part.astype(np.float64)).sum(axis=(1, 3)) for part in self._parts())
+        total: Array = functools.reduce(np.add, parts)
+        return total
+
+    @cached_property
+    def largest(self) -> Array:
+        """(groups, outputs, inputs) the largest magnitude among the taps."""
+        return np.concatenate([np.abs(part).max(axis=3) for part in self._parts()], axis=1)
+
+    @property
+    def taps(self) -> int:
+        """How many weights connect an input with an output."""
+        return int(self._weight().shape[3])
+
+    def _weight(self) -> Array:
+        weight = ir.constant(self.node.inputs[1])
+        assert weight is not None
+        return oi_weight(self.node, weight)
+
+    def _parts(self) -> Iterator[Array]:
+        weight = self._weight()
+        return (weight[:, part] for part in slabs(weight.shape, 1))
 
 
 @dataclass

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from lwgraph import ir
-from lwgraph.arrays import Array
+from lwgraph.arrays import Array, slabs
 from lwgraph.calibrate.thresholds import Range
 
 LIMITS: dict[str, tuple[int, int]] = {
@@ -60,15 +62,24 @@ class Grid:
 
     def encode(self, real: Array, limits: tuple[int, int] | None = None) -> Array:
         """The nearest integers (ties to even, saturating at the type's limits or at `limits`), as int64."""
-        scale, zero = self._spread(real.ndim)
         low, high = LIMITS[self.type] if limits is None else limits
-        return np.asarray(np.clip(np.rint(real / scale) + zero, low, high), np.int64)
+        return self._each(real, np.int64, lambda x, scale, zero: np.clip(np.rint(x / scale) + zero, low, high))
 
     def decode(self, integers: Array) -> Array:
         """The real numbers (float64) that the integers stand for."""
-        scale, zero = self._spread(integers.ndim)
-        real: Array = (integers - zero) * scale
-        return real
+        return self._each(integers, np.float64, lambda q, scale, zero: (q - zero) * scale)
+
+    def _each(self, array: Array, dtype: Any, compute: Callable[[Array, Array, Array], Array]) -> Array:
+        """What `compute` makes of the entries and their scales and zeros, a slab at a time."""
+        scale, zero = self._spread(array.ndim)
+        made = np.empty(array.shape, dtype)
+        if not array.ndim:
+            made[...] = compute(array, scale, zero)
+            return made
+        for part in slabs(array.shape):
+            own = [each[part] if self.axis == 0 else each for each in (scale, zero)]
+            made[part] = compute(array[part], *own)
+        return made
 
     def _spread(self, rank: int) -> tuple[Array, Array]:
         shape = [1] * rank

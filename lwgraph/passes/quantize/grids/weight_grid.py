@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lwgraph.arrays import Array
-from lwgraph.passes.quantize.grids.grid import Grid, weight_limits
+from lwgraph.passes.quantize.grids.grid import LIMITS, Grid, weight_limits
 
 _FREE = 0.4  # the least share of the full scale that is tried
 _BLOCK = 1 << 15  # weights that are rounded at once
@@ -35,12 +35,11 @@ def weight_grid(
     high = weight_limits(type, reduced)[1] - _MIDDLE.get(type, 0)
     low = -high
     rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1) if axis is not None else weight.reshape(1, -1)
-    rows = rows.astype(np.float64)
     weights: Array | None = None
     if importance is not None:
         spread = np.broadcast_to(importance, weight.shape)
         weights = np.moveaxis(spread, axis, 0).reshape(rows.shape) if axis is not None else spread.reshape(1, -1)
-    reach = np.abs(rows).max(axis=1, initial=0.0)
+    reach = np.maximum(rows.max(axis=1, initial=0.0), -rows.min(axis=1, initial=0.0)).astype(np.float64)
     full = np.maximum(np.where(reach > 0, reach / high, 1.0), np.maximum(least, 1e-30))
     best = full
     if search:
@@ -49,10 +48,11 @@ def weight_grid(
         best = full.copy()
         for part in (np.s_[start : start + step] for start in range(0, len(rows), step)):  # temporaries stay in cache
             some = None if weights is None else weights[part]
-            lost = _error(rows[part], full[part], low, high, some)
+            few = rows[part].astype(np.float64)
+            lost = _error(few, full[part], low, high, some)
             for share in np.linspace(0.98, _FREE if high < 32 else 0.8, 30 if high < 32 else 10):
                 scale = np.maximum(full[part] * share, floor[part])
-                error = _error(rows[part], scale, low, high, some)
+                error = _error(few, scale, low, high, some)
                 best[part], lost = np.where(error < lost, scale, best[part]), np.minimum(error, lost)
     scale = best.astype(np.float32)
     zero = np.full(scale.shape, _MIDDLE.get(type, 0), np.int64)
@@ -85,7 +85,7 @@ class RoundedWeights:
         self._known: dict[str, tuple[Grid, Array]] = {}
 
     def of(self, name: str, weight: Array, axis: int | None, least: Array | float) -> tuple[Grid, Array]:
-        """Grid and integers (int64) of the weight of the layer `name`; arguments as for `weight_grid`."""
+        """Grid and integers of the weight of the layer `name`; arguments as for `weight_grid`."""
         if name not in self._known:
             self._known[name] = self._rounded(weight, axis, 0.0)
         grid, integers = self._known[name]
@@ -105,7 +105,8 @@ class RoundedWeights:
 
     def _rounded(self, weight: Array, axis: int | None, least: Array | float) -> tuple[Grid, Array]:
         grid = weight_grid(weight, axis, self.type, reduced=self.reduced, search=self.search, least=least)
-        return grid, grid.encode(weight, weight_limits(self.type, self.reduced))
+        narrow = np.result_type(*map(np.min_scalar_type, LIMITS[self.type]))
+        return grid, grid.encode(weight, weight_limits(self.type, self.reduced)).astype(narrow)
 
 
 __all__ = ["RoundedWeights", "weight_grid"]
