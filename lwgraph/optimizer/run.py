@@ -46,6 +46,7 @@ from lwgraph.rewrite.instruments import Verify
 from lwgraph.tasks import Pool, open_pool
 
 DEFAULT_PIPELINE = "default"
+TASK_SECONDS = 600.0  # that a task of a worker may take before it is taken for one that hangs
 TIMING_ROUNDS = 10  # runs of each of three models that the final timing takes at least, about
 
 
@@ -75,8 +76,12 @@ def optimize(model: ir.Source, *, progress: Progress = lambda what, done, total:
     if request.distill:
         distill.require()
     passes, plan = _pipeline(request), _plan(request)
-    with open_pool(request.workers, request.dask) as pool:
-        return Run(model, request, progress, pool).go(passes, plan)
+    with open_pool(request.workers, request.dask, TASK_SECONDS) as pool:
+        try:
+            return Run(model, request, progress, pool).go(passes, plan)
+        finally:
+            if pool is not None:  # nobody waits for what is still at work
+                pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _pipeline(request: Request) -> Pipeline | None:

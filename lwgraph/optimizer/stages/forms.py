@@ -113,7 +113,15 @@ def _weighed(work: Work, planner: Planner, milliseconds: float) -> Planner:
     samples = work.samples(milliseconds * len(planner.items), SENSING_SECONDS, FEWEST)
     loss = Loss(untimed(work.executor).prepare(planner.model), samples)
     return planner.weighed(
-        site_sensitivity.measure(planner.model, planner.items, loss, work.executor, work.context.progress)
+        site_sensitivity.measure(
+            planner.model,
+            planner.items,
+            loss,
+            work.executor,
+            work.context.progress,
+            pool=work.pool,
+            failures=work.context.failures,
+        )
     )
 
 
