@@ -28,6 +28,7 @@ from lwgraph.rewrite.instruments import Verify
 from lwgraph.tasks import open_pool
 
 DEFAULT_PIPELINE = "default"
+TASK_SECONDS = 600.0  # that a task of a worker may take before it is taken for one that hangs
 
 
 @takes_request
@@ -56,8 +57,12 @@ def optimize(model: ir.Source, *, progress: Progress = lambda what, done, total:
     if request.distill:
         distill.require()
     passes, plan = _pipeline(request), _plan(request)
-    with open_pool(request.workers, request.dask) as pool:
-        return run(open_run(model, request, progress, pool), passes, plan)
+    with open_pool(request.workers, request.dask, TASK_SECONDS) as pool:
+        try:
+            return run(open_run(model, request, progress, pool), passes, plan)
+        finally:
+            if pool is not None:  # nobody waits for what is still at work
+                pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _pipeline(request: Request) -> Pipeline | None:

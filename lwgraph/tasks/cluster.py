@@ -6,11 +6,13 @@ import functools
 import os
 import threading
 from collections.abc import Callable
+from concurrent import futures
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 from lwgraph.errors import CheckError, UsageError
 from lwgraph.tasks.pool import Pool, Shared
@@ -82,6 +84,7 @@ class Cluster(Pool):
             self._client.close()
             raise
         self._sender = ThreadPoolExecutor(1, "lwgraph-dask")
+        self._pending: WeakSet[Future[Any]] = WeakSet()
         self._lost: type[Exception] = distributed.KilledWorker
         self._executor = self._client.get_executor(pure=False)
 
@@ -106,6 +109,7 @@ class Cluster(Pool):
         """
         task = _Task(fn, args, kwargs)
         outer: _Outer[T] = _Outer()
+        self._pending.add(outer)
         self._start(outer, task)
         return outer
 
@@ -157,8 +161,11 @@ class Cluster(Pool):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Leave the cluster, which goes on."""
+        if wait and not cancel_futures:
+            futures.wait(list(self._pending))
         self._closed = True
-        self._executor.shutdown(wait=wait and not cancel_futures)
+        # Dask itself would wait for futures whose tasks it has lost, which never end.
+        self._executor.shutdown(wait=False)
         self._sender.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 

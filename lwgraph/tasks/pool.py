@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from concurrent.futures import Executor
-from typing import Any
+from concurrent.futures import Executor, Future, wait
+from typing import Any, TypeVar
+
+from lwgraph.executor import before_run
+
+T = TypeVar("T")
+WATCH = 0.5  # seconds between two looks at whether to wait on
 
 
 class Shared:
@@ -28,4 +33,11 @@ class Pool(Executor):
         """Send a value (picklable, perhaps large) to the workers, once."""
 
 
-__all__ = ["Pool", "Shared"]
+def finished(future: Future[T]) -> T:
+    """What a task gives, waiting for it; what `lwgraph.executor.watched` checks may end that."""
+    while not wait([future], WATCH).done:
+        before_run()
+    return future.result()
+
+
+__all__ = ["Pool", "Shared", "finished"]

@@ -18,7 +18,7 @@ from lwgraph.tasks.worker import ClosedError, DeathError, HangError, Worker
 
 T = TypeVar("T")
 TRIES, HANGS = 3, 2  # how often a task may be started that kills its process, or that does not end in time
-KEPT = 4  # shared values that a worker keeps
+KEPT_BYTES = 1 << 29  # of shared values that a worker keeps, as they were sent; those of a call in any case
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
@@ -114,7 +114,7 @@ class Processes(Pool):
         self._folder.cleanup()
 
 
-_values: OrderedDict[str, Any] = OrderedDict()  # of a worker: shared values, the last used at the end
+_values: OrderedDict[str, tuple[Any, int]] = OrderedDict()  # of a worker: shared values and their bytes, last used last
 
 
 def _call(fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
@@ -123,11 +123,12 @@ def _call(fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 def _value(path: str) -> Any:
     if path not in _values:
-        _values[path] = pickle.loads(Path(path).read_bytes())  # written by the process that started this one
-        while len(_values) > KEPT:
+        sent = Path(path).read_bytes()
+        _values[path] = pickle.loads(sent), len(sent)  # written by the process that started this one
+        while len(_values) > 1 and sum(size for _, size in _values.values()) > KEPT_BYTES:
             _values.popitem(last=False)
     _values.move_to_end(path)
-    return _values[path]
+    return _values[path][0]
 
 
 __all__ = ["HANGS", "TRIES", "OnDisk", "Processes"]

@@ -100,3 +100,15 @@ def count_and_fail(path: str) -> None:
     with Path(path).open("a") as file:
         file.write("x")
     raise ValueError("1")
+
+
+class DeadlyLoss:
+    """A loss of which each evaluation kills the process, but for those of this one."""
+
+    def __init__(self) -> None:
+        self.home = os.getpid()
+
+    def __call__(self, run: object) -> float:
+        if os.getpid() != self.home:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 1.0

@@ -113,7 +113,15 @@ def _weighed(work: Work, planner: Planner, milliseconds: float) -> Planner:
     loss = Loss(untimed(work.executor).prepare(planner.model), samples)
     context = work.context
     return planner.weighed(
-        site_sensitivity.measure(planner.model, planner.items, loss, work.executor, context.progress, context.failures)
+        site_sensitivity.measure(
+            planner.model,
+            planner.items,
+            loss,
+            work.executor,
+            context.progress,
+            pool=work.setting.pool,
+            failures=context.failures,
+        )
     )
 
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -120,10 +121,11 @@ class Search:
         """
         self._most = most
         self._slots = self._budgets()
-        self._look_ahead(lambda search: (search._try(s, s.coefficients, "solver") for s in search._slots))
-        for number, slot in enumerate(self._slots):
-            self.planner.context.progress("running plans", number, len(self._slots))
-            self._try(slot, slot.coefficients, "solver")
+        with self._ahead():
+            self._look_ahead(lambda search: (search._try(s, s.coefficients, "solver") for s in search._slots))
+            for number, slot in enumerate(self._slots):
+                self.planner.context.progress("running plans", number, len(self._slots))
+                self._try(slot, slot.coefficients, "solver")
         if self.timed is not None and self._found:
             self._time_slots()
         return self._outcome()
@@ -131,11 +133,12 @@ class Search:
     def go_on(self, most: float = math.inf) -> Front:
         """All plans that were run once the time for trials is spent, or nothing better was found for long."""
         self._most, barren = most, 0
-        while self._slots and self.spent < self.seconds and barren < BARREN:
-            done = min(999, int(1000 * self.spent / self.seconds)) if self.seconds > 0 else 0
-            self.planner.context.progress(self._message(), done, 1000)
-            self._look_ahead(lambda search: (search._next(search._slots) for _ in range(LOOK_AHEAD)))
-            barren = 0 if self._next(self._slots) else barren + 1
+        with self._ahead():
+            while self._slots and self.spent < self.seconds and barren < BARREN:
+                done = min(999, int(1000 * self.spent / self.seconds)) if self.seconds > 0 else 0
+                self.planner.context.progress(self._message(), done, 1000)
+                self._look_ahead(lambda search: (search._next(search._slots) for _ in range(LOOK_AHEAD)))
+                barren = 0 if self._next(self._slots) else barren + 1
         self.planner.context.progress(self._message(), 1000, 1000)
         return self._outcome()
 
@@ -143,13 +146,16 @@ class Search:
         """All plans that were run."""
         return list(self._found.values())
 
-    def stop(self) -> None:
-        """Wait for trials that were begun ahead: what is timed next must run alone."""
-        if self.trials is not None:
-            self.trials.stop()
+    @contextmanager
+    def _ahead(self) -> Iterator[None]:
+        """Within, trials are begun ahead. None is at work afterwards: what is timed next must run alone."""
+        try:
+            yield
+        finally:
+            if self.trials is not None:
+                self.trials.stop()
 
     def _outcome(self) -> Front:
-        self.stop()
         ordered = sorted(self.found(), key=lambda c: (c.amount(self.objective), worth(c), c.choice))
         return Front(self.base_ms, ordered, self.spent, self.objective)
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 
-from lwgraph import ir
+from lwgraph import ir, registry
 from lwgraph.arrays import Floats
-from lwgraph.executor import Executor, untimed
+from lwgraph.executor import Executor, settings, untimed
 from lwgraph.failures import Failures
 from lwgraph.layers.emit import Emitter
 from lwgraph.layers.form import Fitted, Form
@@ -21,6 +22,7 @@ from lwgraph.layers.substitute import substitute
 from lwgraph.measure.distance import RunLoss
 from lwgraph.plan.search.items import Item
 from lwgraph.progress import Progress, silent
+from lwgraph.tasks.pool import Pool, finished
 
 PROBE = 0.02  # relative output error of the replacement that is tried, about
 LEAST = 1e-3  # a layer matters at least this share of the median: a few samples may not show what it does
@@ -60,6 +62,8 @@ def measure(
     loss: RunLoss,
     executor: Executor,
     progress: Progress = silent,
+    *,
+    pool: Pool | None = None,
     failures: Failures | None = None,
 ) -> dict[str, float]:
     """By item name: the loss at the network's output per relative error of the item's own output.
@@ -74,34 +78,89 @@ def measure(
         loss: of a network, ready to run; 0 for the original.
         executor: what runs it.
         progress: called with (what, done, total).
-        failures: where a layer that cannot be measured is recorded, which then matters as much as the others; None: it
-            is raised.
+        pool: runs the networks side by side, with the same results; the kernels are fitted here.
+        failures: told of a layer whose network cannot be run; the layer counts as the median does.
     """
-    failures = failures or Failures(strict=True)
-    executor, found = untimed(executor), dict[str, float]()
+    failures, asked = failures or Failures(), dict[str, tuple[float, Callable[[], float]]]()
+    started = _here(model, loss, executor) if pool is None else _beside(model, loss, executor, pool)
     for index, item in enumerate(items):
         progress("measuring sensitivities", index, len(items))
-        with failures.guard(f"forms: sensitivity of layer '{item.name}'"):
+        with failures.guard(f"forms: the sensitivity of layer '{item.name}'"):
             kernel, error = _probe(item)
             if kernel is not None:
-                found[item.name] = loss(executor.prepare(stitched(model, item, kernel))) / error
+                asked[item.name] = error, started(_replacement(item, kernel))
+    found = dict[str, float]()
+    for name, (error, measured) in asked.items():
+        with failures.guard(f"forms: the sensitivity of layer '{name}'"):
+            found[name] = measured() / error
     progress("measuring sensitivities", len(items), len(items))
     positive = sorted(value for value in found.values() if value > 0)
     middle = positive[len(positive) // 2] if positive else 1.0
     return {item.name: max(found.get(item.name, middle), LEAST * middle) for item in items}
 
 
-def stitched(model: ir.Model, item: Item, kernel: Floats) -> ir.Model:
-    """A copy of the model in which the item's layers have another canonical kernel, means kept by their biases."""
-    copy = ir.clone(model)
+@dataclass(frozen=True, eq=False)
+class Replacement:
+    """Another canonical kernel for some layers, means kept by their biases."""
+
+    names: frozenset[str]
+    kernel: Floats
+    shift: Floats
+
+    def within(self, model: ir.Model) -> ir.Model:
+        """A copy of the model with it."""
+        copy, shared = ir.clone(model), dict[str, ir.Value]()
+        for site in find_sites(copy):
+            if site.name in self.names:
+                substitute(Fitted(_Dense(), site, {}, self.kernel, self.shift, 0.0, False), shared)
+        return copy
+
+
+@dataclass
+class Setting:
+    """What all replacements in one network have in common; sent to each worker once."""
+
+    model: bytes
+    executor: str
+    threads: int
+    loss: RunLoss
+    _loaded: tuple[ir.Model, Executor] | None = field(default=None, repr=False)
+
+    def measure(self, replacement: Replacement) -> float:
+        """The loss of the network with a replacement."""
+        if self._loaded is None:
+            self._loaded = ir.load(self.model), untimed(registry.executor(self.executor, threads=self.threads))
+        model, executor = self._loaded
+        return self.loss(executor.prepare(replacement.within(model)))
+
+
+def _here(model: ir.Model, loss: RunLoss, executor: Executor) -> Callable[[Replacement], Callable[[], float]]:
+    quick = untimed(executor)
+
+    def started(replacement: Replacement) -> Callable[[], float]:
+        measured = loss(quick.prepare(replacement.within(model)))
+        return lambda: measured
+
+    return started
+
+
+def _beside(
+    model: ir.Model, loss: RunLoss, executor: Executor, pool: Pool
+) -> Callable[[Replacement], Callable[[], float]]:
+    threads = int(settings(executor).threads or 1)
+    setting: Any = pool.share(Setting(ir.to_proto(model).SerializeToString(), executor.name, threads, loss))
+    return lambda replacement: functools.partial(finished, pool.submit(Setting.measure, setting, replacement))
+
+
+def _replacement(item: Item, kernel: Floats) -> Replacement:
     assert item.moments is not None
     fit = _Dense().fitted(item.sites[0], item.moments(), {}, kernel)
-    wanted = {site.name for site in item.sites}
-    shared: dict[str, ir.Value] = {}
-    for site in find_sites(copy):
-        if site.name in wanted:
-            substitute(replace(fit, site=site), shared)
-    return copy
+    return Replacement(frozenset(site.name for site in item.sites), fit.kernel, fit.shift)
+
+
+def stitched(model: ir.Model, item: Item, kernel: Floats) -> ir.Model:
+    """A copy of the model in which the item's layers have another canonical kernel, means kept by their biases."""
+    return _replacement(item, kernel).within(model)
 
 
 def _probe(item: Item) -> tuple[Floats | None, float]:

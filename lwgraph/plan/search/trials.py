@@ -23,7 +23,9 @@ from lwgraph.plan.carry_out import carry_out
 from lwgraph.plan.plan import KEEP, Plan
 from lwgraph.plan.search.planner import Planner
 from lwgraph.rewrite.base import Context
-from lwgraph.tasks import Pool, Shared
+from lwgraph.tasks.pool import Pool, Shared, finished
+
+LINGER = 30.0  # seconds that a trial at work is waited for that nobody asked for
 
 
 @dataclass
@@ -164,14 +166,17 @@ class Trials:
             return None
         loss, seconds = math.inf, 0.0
         with self.planner.context.failures.guard("search: a plan"):  # it may have killed the workers that tried it
-            loss, seconds, reason = future.result()
+            loss, seconds, reason = finished(future)
             if reason:
                 raise CheckError(reason)
         return loss, seconds
 
     def stop(self) -> None:
-        """Forget the trials that nobody asked for, and wait for those at work: what is timed next must run alone."""
-        wait([future for future in self._running.values() if not future.cancel()])
+        """Forget the trials that nobody asked for, and wait for those at work: what is timed next must run alone.
+
+        Not for ever: one that hangs is given up.
+        """
+        wait([future for future in self._running.values() if not future.cancel()], LINGER)
 
 
 __all__ = ["FitData", "Setting", "Trials", "run_trial"]
