@@ -36,20 +36,18 @@ class _Outer(Future[T]):
 
 @dataclass(frozen=True)
 class _Task:
-    """A call, and how often it may be made again because its shared values were lost."""
+    """A call."""
 
     fn: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    again: int = 2
 
 
 class Scattered(Shared):
     """A value in the memory of every worker, and here."""
 
-    def __init__(self, value: Any) -> None:
-        self.value = value
-        self.future: Any = None
+    def __init__(self, value: Any, future: Any) -> None:
+        self.value, self.future = value, future
 
 
 class Cluster(Pool):
@@ -65,7 +63,8 @@ class Cluster(Pool):
     """
 
     def __init__(self, address: str, timeout: float | None = None) -> None:
-        self.timeout, self._closed, self._lock = timeout, False, threading.Lock()
+        self.timeout, self._closed = timeout, False
+        self._lossy = False  # whether workers were lost on a task: shared values may be gone with them
         try:
             import dask
             import distributed
@@ -114,7 +113,7 @@ class Cluster(Pool):
         return outer
 
     def _start(self, outer: _Outer[T], task: _Task) -> None:
-        values = [self._sent(a) if isinstance(a, Scattered) else a for a in task.args]
+        values = [(a.value if self._lossy else a.future) if isinstance(a, Scattered) else a for a in task.args]
         inner: Future[T] = self._executor.submit(_timed, self.timeout, task.fn, *values, **task.kwargs)
         outer.inner = inner
         inner.add_done_callback(functools.partial(self._done, outer, task))
@@ -125,22 +124,18 @@ class Cluster(Pool):
         except Exception as error:  # whatever a cluster that is gone leads to
             outer.set_exception(CheckError(f"the Dask cluster is lost ({' '.join(str(error).split())})"))
 
-    def _sent(self, shared: Scattered) -> Any:
-        """A shared value at the workers; sent again where all that had it are lost."""
-        with self._lock:
-            if shared.future is None or shared.future.status in ("cancelled", "lost"):
-                shared.future = self._client.scatter([shared.value], broadcast=True, hash=False)[0]
-            return shared.future
-
     def _done(self, outer: _Outer[T], task: _Task, inner: Future[T]) -> None:
         lost = inner.cancelled() and not outer.cancelled() and not self._closed
-        if lost and task.again and any(isinstance(a, Scattered) for a in task.args):
-            # Dask cancels tasks whose shared values were lost with all workers that had them. This may be the thread of
-            # Dask's event loop, which cannot wait until they are sent.
-            self._sender.submit(self._start_again, outer, replace(task, again=task.again - 1))
+        if lost and any(isinstance(a, Scattered) for a in task.args):
+            # Dask cancels tasks whose shared values were lost with all workers that had them: they go along with the
+            # task then. This may be the thread of Dask's event loop, which cannot wait until that is sent.
+            self._lossy = True
+            values = tuple(a.value if isinstance(a, Scattered) else a for a in task.args)
+            self._sender.submit(self._start_again, outer, replace(task, args=values))
             return
         if not outer.set_running_or_notify_cancel():
             return
+        self._lossy = self._lossy or (not inner.cancelled() and isinstance(inner.exception(), self._lost))
         if inner.cancelled():
             outer.set_exception(CancelledError())
         elif isinstance(error := inner.exception(), self._lost):
@@ -155,9 +150,7 @@ class Cluster(Pool):
 
     def share(self, value: Any) -> Shared:
         """Send a value to all workers."""
-        shared = Scattered(value)
-        self._sent(shared)
-        return shared
+        return Scattered(value, self._client.scatter([value], broadcast=True, hash=False)[0])
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Leave the cluster, which goes on."""
