@@ -9,10 +9,10 @@ from pathlib import Path
 
 from lwgraph import ir
 from lwgraph.cache import Rows, cache_folder
-from lwgraph.errors import CheckError, UsageError
+from lwgraph.errors import UsageError
 from lwgraph.executor import Executor, Feeds
 from lwgraph.optimizer.candidates import Candidates, Made
-from lwgraph.optimizer.prove import Proof
+from lwgraph.optimizer.prove import Proof, demand
 from lwgraph.plan.plan import Plan
 
 MOST = 8
@@ -127,9 +127,7 @@ def pick(
         )
     model = ir.load(path)
     checks, _ = Proof(source, executor, reference, feeds, real=True).checks(model, exact=False)
-    broken = next((check for check in checks if not check.ok), None)
-    if broken is not None:
-        raise CheckError(f"plan {number} failed a check ({broken.what}, {broken.executor}): {broken.detail}")
+    demand(checks, f"plan {number}")
     return FrontRow(**{f.name: row[f.name] for f in fields(FrontRow)}), model
 
 

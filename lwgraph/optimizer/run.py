@@ -29,7 +29,7 @@ from lwgraph.optimizer.inputs import Inputs, gather
 from lwgraph.optimizer.judge import Judge, check_metric
 from lwgraph.optimizer.making import Making
 from lwgraph.optimizer.memory import allowance
-from lwgraph.optimizer.prove import Proof, runs_soundly
+from lwgraph.optimizer.prove import Proof, demand, runs_soundly
 from lwgraph.optimizer.request import Request, takes_request
 from lwgraph.optimizer.result import Result
 from lwgraph.optimizer.stages import STAGES, Stage, Work
@@ -247,13 +247,13 @@ class Run:
     def _first(self, cleaned: Cleaned, proof: Proof, stated: bool) -> Incumbent:
         """The cleaned model, proved; the input itself where it is not what it should be."""
         checks = self._proved(proof, cleaned.model, cleaned.exact)
-        broken = next((check for check in checks if not check.ok), None)
-        if broken is None:
+        try:
+            demand(checks)
             return Incumbent(cleaned.model, checks=tuple(checks))
-        error = CheckError(f"the result failed a check ({broken.what}, {broken.executor}): {broken.detail}")
-        if stated:
-            raise error
-        self.failures.take("clean", error)
+        except CheckError as error:
+            if stated:
+                raise
+            self.failures.take("clean", error)
         return Incumbent(self.original, checks=tuple(self._proved(proof, self.original, True)))
 
     def _proved(self, proof: Proof, model: ir.Model, exact: bool) -> list[Check]:
@@ -429,9 +429,7 @@ class Run:
                 model, records = carried.model, carried.records
         first.check(model)
         checks = self._proved(proof, model, stated.empty)
-        broken = next((check for check in checks if not check.ok), None)
-        if broken is not None:
-            raise CheckError(f"the result failed a check ({broken.what}, {broken.executor}): {broken.detail}")
+        demand(checks)
         done_sites = {record.site for record in records if record.done}
         used = replace(stated, sites={name: c for name, c in stated.sites.items() if name in done_sites})
         return Incumbent(model, used, checks=tuple(checks))
@@ -446,8 +444,8 @@ class Run:
                 if not plan.empty:
                     model = carry_out(clean, plan, context).model
                     checks = self._proved(proof, model, exact=True)
-                    if all(check.ok for check in checks):
-                        incumbent = Incumbent(model, plan, checks=tuple(checks))
+                    demand(checks)
+                    incumbent = Incumbent(model, plan, checks=tuple(checks))
             with self.failures.guard("estimate of what data would buy"):
                 if oracle.measures:
                     integers = precision.available() and self.request.target != MACS

@@ -6,9 +6,11 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from multiprocessing import util
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -40,9 +42,13 @@ class Worker:
     """A spawned process, which has no state of this one. It starts with the first call, and anew after a death.
 
     Arrays travel as they are beside the pickled rest (protocol 5), without a copy of their own.
+
+    Args:
+        main: whether the process has what the user's script defines; it runs the script once more for that.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, main: bool = True) -> None:
+        self._main = main
         self._lock = threading.Lock()
         self._process: BaseProcess | None = None
         self._pipe: Connection[Any, Any] | None = None
@@ -103,7 +109,8 @@ class Worker:
             spawn = multiprocessing.get_context("spawn")
             pipe, theirs = spawn.Pipe()
             process = spawn.Process(target=_serve, args=(theirs,), name="lwgraph-worker")
-            process.start()
+            with nullcontext() if self._main else _without_main():
+                process.start()
             theirs.close()
             self._pipe, self._process = pipe, process
             # Before multiprocessing waits, at the end of this process, for those that it started.
@@ -117,6 +124,18 @@ class Worker:
         self._process = self._pipe = None
         if self._end is not None:
             self._end()
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Within: a spawned process does not look for the user's script, which need not guard what it does for that."""
+    main = vars(sys.modules["__main__"])
+    hidden = {name: main.get(name) for name in ("__spec__", "__file__")}
+    main.update(dict.fromkeys(hidden))
+    try:
+        yield
+    finally:
+        main.update(hidden)
 
 
 def _end(process: BaseProcess, pipe: Connection[Any, Any]) -> None:
