@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from lwgraph.errors import UsageError, did_you_mean
-from lwgraph.optimizer.presets import PRESETS, Preset, find_preset
+from lwgraph.optimizer.presets import Preset, find_preset
 from lwgraph.optimizer.target import check_target
 from lwgraph.tasks.open_pool import check_workers
 
@@ -326,7 +326,6 @@ def parse_amount(text: str | float | None, option: str) -> float | None:
 
 __all__ = [
     "OBJECTIVES",
-    "PRESETS",
     "TRAINING",
     "Help",
     "Request",

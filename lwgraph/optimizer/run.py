@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +168,6 @@ class Run:
         self, inputs: Inputs, own: bool, passes: Pipeline | None, stated: Plan | None, first: FirstRuns
     ) -> Result:
         request = self.request
-        # Where nothing is stated, statistics take what they did before, as long as half of the free memory allows it.
         memory = allowance(None if request.memory is None else float(request.memory))
         context = Context(
             executor=self.executor,
@@ -565,7 +564,7 @@ class Run:
             found = searched.candidates.incumbent
             report.details.update(found.details if not plan.empty else {})
             report.details["search"] = report_rows.searched(searched.candidates, searched.work.search)
-            report.details["front"] = report_rows.front(searched.front)
+            report.details["front"] = [asdict(row) for row in searched.front]
             report.details["progress"] = report_rows.moments(searched.candidates)
         report.seconds = dict(self.seconds)
         return report
