@@ -15,7 +15,6 @@ from typing import Any
 import click
 import numpy as np
 import numpy.typing as npt
-from lwgraph.plan.search.search import HOPELESS, Search
 
 from benchmarks import judge, mix, tables, zoo
 from benchmarks.optimize import output
@@ -32,7 +31,8 @@ from lwgraph.plan.precision import FLOAT, INT8
 from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.search import site_sensitivity
 from lwgraph.plan.search.integers import weigh_integers
-from lwgraph.plan.search.planner import LATENCY, Planner
+from lwgraph.plan.search.plan_search import HOPELESS, Search
+from lwgraph.plan.search.planner import LATENCY, Planner, open_planner
 from lwgraph.plan.search.solver import Knapsack
 from lwgraph.rewrite import Context, Pipeline
 
@@ -87,25 +87,24 @@ def planner_of(case: Case) -> tuple[Planner, Oracle, Loss]:
     Pipeline.parse("default").run(model, context)
     context = context.beside(statistics=Statistics(model, fit, executor, 0))
     oracle = Oracle(executor)
-    made = Planner(
+    run_ms = oracle.whole({"clean": model}, fit[:1])[0]
+    made = open_planner(
         model,
         context,
         oracle,
         shapes=layer_shapes(model, fit[0], executor),
         forms=("low-rank", "depthwise"),
         precisions=(FLOAT, INT8),
+        run_ms=run_ms,
     )
     loss = Loss(executor.prepare(model), compare)
-    weights = site_sensitivity.measure(model, made.items, loss, executor)
-    for item in made.items:
-        item.weight = weights[item.name]
-    whole, _ = weigh_integers(made, loss, executor)
-    made.run_ms = oracle.whole({"clean": model}, fit[:1])[0]
-    made.anchor(made.run_ms, oracle.against(model, made.run_ms, whole, fit[:1]))
+    made = made.weighed(site_sensitivity.measure(model, made.items, loss, executor))
+    made, whole, _ = weigh_integers(made, loss, executor)
+    made = made.anchored(run_ms, oracle.against(model, run_ms, whole, fit[:1]))
     # The first plans of a search set what others are predicted to take.
-    Search(
-        made, loss, executor, seconds=0.0, timed=lambda m: oracle.against(model, made.run_ms or 1.0, m, fit[:1], 0.6)
-    ).run()
+    search = Search(made, loss, executor, timed=lambda m: oracle.against(model, run_ms, m, fit[:1], 0.6))
+    search.first()
+    made = search.planner
     return made, oracle, loss
 
 
@@ -122,7 +121,7 @@ def predict(case: Case, plans: int, seed: int = 0) -> dict[str, Any]:
         choice = front[int(random.integers(len(front)))].choice
         if choice in rows:
             continue
-        model, _ = made.apply(made.chosen(choice), quick=True)
+        model = made.apply(made.chosen(choice), quick=True).model
         rows[choice] = {
             "predicted_ms": made.predicted(choice, LATENCY),
             "ms": oracle.against(made.model, made.run_ms or 1.0, model, loss.feeds[:1], 1.0),

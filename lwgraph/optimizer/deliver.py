@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from lwgraph import ir
 from lwgraph.calibrate.layer_shapes import layer_shapes
@@ -137,7 +137,7 @@ def _report(
         candidates = searched.work.candidates
         report.details.update(incumbent.details if not plan.empty else {})
         report.details["search"] = report_rows.searched(candidates, searched.work.search)
-        report.details["front"] = report_rows.front(searched.front)
+        report.details["front"] = [asdict(row) for row in searched.front]
         report.details["progress"] = report_rows.moments(candidates)
     return report
 

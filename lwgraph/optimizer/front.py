@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from lwgraph import ir
 from lwgraph.cache import Rows, cache_folder
-from lwgraph.errors import CheckError, UsageError
+from lwgraph.errors import UsageError
 from lwgraph.executor import Executor, Feeds
 from lwgraph.optimizer.candidates import Candidates, Made
-from lwgraph.optimizer.prove import Proof
+from lwgraph.optimizer.prove import Proof, demand
 from lwgraph.plan.plan import Plan
 
 MOST = 8
@@ -45,21 +46,20 @@ def front_rows(candidates: Candidates) -> tuple[list[FrontRow], list[Made]]:
 
     Of more, those that are kept are spread evenly, the first, the last and the one that stands among them.
     """
-    kept: list[Made] = []
-    judged = [made for made in candidates.all() if made.candidate.judged is not None]
-    for made in sorted(judged, key=lambda m: (candidates.amount(m.candidate), -(m.candidate.judged or 0.0))):
-        if not kept or (made.candidate.judged or 0.0) > (kept[-1].candidate.judged or 0.0):
-            kept.append(made)
     standing = candidates.incumbent.candidate
-    at = next((i for i, m in enumerate(kept) if standing is not None and m.candidate.key == standing.key), None)
-    if at is None and standing is not None:  # won a race against one that was timed as faster
-        mine = next((made for made in judged if made.candidate.key == standing.key), None)
-        if mine is not None:
-            kept = sorted([*kept, mine], key=lambda m: candidates.amount(m.candidate))
-            at = kept.index(mine)
+    judged = [made for made in candidates.all() if made.candidate.judged is not None]
+    mine = next((made for made in judged if standing is not None and made.candidate.key == standing.key), None)
+    kept: list[Made] = []
+    best = -math.inf
+    for made in sorted(judged, key=lambda m: (candidates.amount(m.candidate), -(m.candidate.judged or 0.0))):
+        score = made.candidate.judged or 0.0
+        if score > best or made is mine:  # which may have won a race against one that was timed as faster
+            kept.append(made)
+            best = max(best, score)
     if len(kept) > MOST:
         wanted = {round(i * (len(kept) - 1) / (MOST - 1)) for i in range(MOST)}
-        if at is not None and at not in wanted:
+        at = 0 if mine is None else kept.index(mine)
+        if at not in wanted:
             wanted.remove(min(wanted - {0, len(kept) - 1}, key=lambda i: abs(i - at)))
             wanted.add(at)
         kept = [kept[i] for i in sorted(wanted)]
@@ -71,7 +71,7 @@ def front_rows(candidates: Candidates) -> tuple[list[FrontRow], list[Made]]:
             None if made.candidate.measured_ms is None else candidates.base_ms / made.candidate.measured_ms,
             ir.size(made.model),
             bool(made.candidate.accepted) and candidates.meets(made.candidate),
-            standing is not None and made.candidate.key == standing.key,
+            made is mine,
         )
         for number, made in enumerate(kept, 1)
     ]
@@ -127,9 +127,7 @@ def pick(
         )
     model = ir.load(path)
     checks, _ = Proof(source, executor, reference, feeds, judged=True).checks(model, exact=False)
-    broken = next((check for check in checks if not check.ok), None)
-    if broken is not None:
-        raise CheckError(f"plan {number} failed a check ({broken.what}, {broken.executor}): {broken.detail}")
+    demand(checks, f"plan {number}")
     return FrontRow(**{f.name: row[f.name] for f in fields(FrontRow)}), model
 
 

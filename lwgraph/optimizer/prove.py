@@ -114,6 +114,13 @@ class Proof:
         return checks, ""
 
 
+def demand(checks: Sequence[Check], what: str = "the result") -> None:
+    """CheckError for the first check that failed, if any."""
+    for check in checks:
+        if not check.ok:
+            raise CheckError(f"{what} failed a check ({check.what}, {check.executor}): {check.detail}")
+
+
 def _narrowest(model: ir.Model) -> str | None:
     """The 16-bit type that nodes compute in, if any; converting constants does not count."""
     kinds = {
@@ -143,4 +150,4 @@ def sound(model: ir.Model, original: ir.Model) -> Check:
     return Check("structure", "structural verifier", "exact", ok, detail)
 
 
-__all__ = ["Proof", "runs_soundly", "same_in_both", "same_outputs", "sound"]
+__all__ = ["Proof", "demand", "runs_soundly", "same_in_both", "same_outputs", "sound"]

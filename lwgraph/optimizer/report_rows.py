@@ -11,7 +11,6 @@ from typing import Any
 from lwgraph import ir
 from lwgraph.layers.site import find_sites
 from lwgraph.optimizer.candidates import Candidates
-from lwgraph.optimizer.front import FrontRow
 from lwgraph.optimizer.request import Request
 from lwgraph.plan.plan import KEEP, Plan
 from lwgraph.plan.search.plan_search import Search
@@ -109,11 +108,6 @@ def searched(candidates: Candidates, search: Search | None) -> dict[str, Any]:
     }
 
 
-def front(rows: Sequence[FrontRow]) -> list[dict[str, Any]]:
-    """The front as plain data."""
-    return [dataclasses.asdict(row) for row in rows]
-
-
 def moments(candidates: Candidates) -> list[dict[str, Any]]:
     """When the incumbent changed, and how fast each was, as plain data."""
     base = candidates.base_ms
@@ -128,4 +122,4 @@ def moments(candidates: Candidates) -> list[dict[str, Any]]:
     ]
 
 
-__all__ = ["choices", "front", "idle", "moments", "pass_rows", "plain", "searched"]
+__all__ = ["choices", "idle", "moments", "pass_rows", "plain", "searched"]

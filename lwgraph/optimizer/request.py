@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_type_hints
 
 from lwgraph.errors import UsageError, did_you_mean
 from lwgraph.objects import is_object_name
-from lwgraph.optimizer.presets import PRESETS, Preset, find_preset
+from lwgraph.optimizer.presets import Preset, find_preset
 from lwgraph.optimizer.target import check_target
 from lwgraph.tasks.open_pool import check_workers
 
@@ -342,7 +342,6 @@ def parse_amount(text: str | float | None, option: str) -> float | None:
 
 __all__ = [
     "OBJECTIVES",
-    "PRESETS",
     "TRAINING",
     "Help",
     "Request",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lwgraph import ir, registry
 from lwgraph.check import verify
-from lwgraph.errors import CheckError, UsageError
+from lwgraph.errors import UsageError
 from lwgraph.executor import Executor
 from lwgraph.failures import Failures
 from lwgraph.optimizer import report_rows
@@ -19,7 +19,7 @@ from lwgraph.optimizer.first_run import FirstRuns
 from lwgraph.optimizer.inputs import Inputs, gather
 from lwgraph.optimizer.judge import Judge
 from lwgraph.optimizer.memory import allowance
-from lwgraph.optimizer.prove import Proof, runs_soundly
+from lwgraph.optimizer.prove import Proof, demand, runs_soundly
 from lwgraph.optimizer.request import Request
 from lwgraph.optimizer.target import STAND_IN, TARGETS
 from lwgraph.report import Check, StageRun
@@ -124,9 +124,7 @@ class Setting:
     def sound(self, model: ir.Model, exact: bool) -> tuple[Check, ...]:
         """As `proved`; CheckError when a check fails."""
         checks = self.proved(model, exact)
-        broken = next((check for check in checks if not check.ok), None)
-        if broken is not None:
-            raise CheckError(f"the result failed a check ({broken.what}, {broken.executor}): {broken.detail}")
+        demand(checks)
         return tuple(checks)
 
 

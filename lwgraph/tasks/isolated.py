@@ -23,14 +23,14 @@ class Isolated:
     are not those of the executor.
 
     Args:
-        executor: picklable; it runs the models there.
+        executor: picklable, and not defined in the user's script; it runs the models there.
         timeout: seconds that loading a model may take, and a run; None: any time.
     """
 
     def __init__(self, executor: Executor, timeout: float | None = None) -> None:
         self.name = executor.name
         self.executor, self.timeout = executor, timeout
-        self._worker, self._dropped = Worker(), list[int]()
+        self._worker, self._dropped = Worker(main=False), list[int]()
 
     def untimed(self) -> Isolated:
         """See `lwgraph.executor.untimed`; in the same process."""

@@ -44,9 +44,13 @@ class Worker:
     """A spawned process, which has no state of this one. It starts with the first call, and anew after a death.
 
     Arrays travel as they are beside the pickled rest (protocol 5), without a copy of their own.
+
+    Args:
+        main: whether the process has what the user's script defines; it runs the script once more for that.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, main: bool = True) -> None:
+        self._main = main
         self._lock = threading.Lock()
         self._process: BaseProcess | None = None
         self._pipe: Connection[Any, Any] | None = None

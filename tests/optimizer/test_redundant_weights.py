@@ -24,6 +24,7 @@ def layer(weight: np.ndarray, group: int = 1) -> ir.Model:
     w = ir.add_initializer(graph, weight.astype(np.float32), "w")
     node = ir.make_node("Conv", [x, w], {"group": group})
     node.name, node.outputs[0].name = "layer", "y"
+    node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
     graph.append(node)
     graph.outputs.append(node.outputs[0])
     return ir.Model(graph, ir_version=8)

@@ -12,7 +12,7 @@ import pytest
 
 from lwgraph import ir, registry
 from lwgraph.errors import CheckError, UsageError
-from lwgraph.rewrite import Const, Context, Contract, Pass, Pipeline, RewritePass
+from lwgraph.rewrite import Const, Context, Contract, Pass, Pipeline, RewritePass, Step
 from lwgraph.rewrite.instruments import BisectLimit, Dump, PassTimer, Reproducer, Verify, find_culprit
 from lwgraph.rewrite.instruments.verify import interface_difference
 from lwgraph.rewrite.recipe import KEY
@@ -166,6 +166,43 @@ class TestFailures:
         assert "KeyError" in step.dropped
         assert ir.fingerprint(model) == before
         assert "the pass was undone" in context.warnings[0]
+
+
+class TestGuarded:
+    """`guarded`: what fails is undone whether the pass says so or not, and the others go on."""
+
+    def test_a_pass_that_crashes_is_undone_and_the_next_one_runs(self) -> None:
+        model, context = parse(MULS), Context()
+        steps = Pipeline([Crash(), MergeMuls()]).run(model, context, guarded=True)
+        assert "pass 'crash' failed: KeyError" in steps[0].dropped and [s.count for s in steps] == [0, 2]
+        assert len(context.warnings) == 1 and context.warnings[0].endswith("the pass was undone")
+        assert '"crash"' not in model.metadata_props[KEY] and "MergeMuls" in model.metadata_props[KEY]
+
+    def test_a_pass_that_breaks_its_contract_is_undone(self) -> None:
+        model, context = parse(MULS), Context()
+        before = ir.fingerprint(model)
+        (step,) = Pipeline([Scale()]).run(model, context, [Verify()], guarded=True)
+        assert "broke its contract" in step.dropped and ir.fingerprint(model) == before
+
+    def test_an_instrument_that_crashes_undoes_the_pass(self) -> None:
+        class Broken(Verify):
+            def after(self, step: Step, model: ir.Model, context: Context) -> None:
+                raise FloatingPointError("overflow")
+
+        model, context = parse(MULS), Context()
+        before = ir.fingerprint(model)
+        (step,) = Pipeline([MergeMuls()]).run(model, context, [Broken()], guarded=True)
+        assert step.dropped == "FloatingPointError: overflow" and ir.fingerprint(model) == before
+        with pytest.raises(FloatingPointError):
+            Pipeline([MergeMuls()]).run(parse(MULS), Context(), [Broken()])
+
+    def test_ctrl_c_goes_on(self) -> None:
+        class Stopped(Verify):
+            def after(self, step: Step, model: ir.Model, context: Context) -> None:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            Pipeline([MergeMuls()]).run(parse(MULS), Context(), [Stopped()], guarded=True)
 
 
 class TestVerify:

@@ -1,0 +1,70 @@
+"""Models with operators that were not run before run in a worker first, which may die in the place of this process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from lwgraph import ir
+from lwgraph.errors import ModelError
+from lwgraph.executor import Run
+from lwgraph.optimizer.first_run import FirstRuns
+from tests.layers.chain import FEEDS, chain
+
+
+class Noted:
+    """An executor that writes down what it runs, and dies of two convolutions that share a weight."""
+
+    name = "noted"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def prepare(self, model: ir.Model, outputs: Sequence[str] | None = None) -> Run:
+        """See `Executor`."""
+        kinds = [node.op_type for node in model.graph]
+        if "Sqrt" in kinds:
+            os.kill(os.getpid(), signal.SIGKILL)
+        with self.path.open("a") as file:
+            file.write(f"{os.getpid()} {kinds}\n")
+        return lambda feeds: {}
+
+
+def changed(op_type: str) -> ir.Model:
+    """The chain with another operator in its middle."""
+    model = chain()
+    model.graph[1].op_type = op_type
+    return model
+
+
+def test_each_operator_runs_there_once_and_one_that_kills_is_an_error(tmp_path: Path) -> None:
+    noted = Noted(tmp_path / "runs")
+    first = FirstRuns(noted, [FEEDS])
+    for model in (chain(), chain(shared=True), changed("Abs"), changed("Relu")):
+        first.check(model)
+    runs = noted.path.read_text().splitlines()
+    assert len(runs) == 2 and "Abs" in runs[1] and all(run.split()[0] != str(os.getpid()) for run in runs)
+    for _ in range(2):
+        with pytest.raises(ModelError, match="died with signal SIGKILL"):
+            first.check(changed("Sqrt"))
+    first.check(changed("Abs"))
+
+
+def test_a_script_needs_no_guard(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import lwgraph\nfrom lwgraph import ir\nfrom tests.layers.chain import chain\n"
+        "result = lwgraph.optimize(ir.to_proto(chain()), target='macs')\n"
+        "print('once', result.kept, __file__, __spec__)\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    ended = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == f"once True {script} None\n"
