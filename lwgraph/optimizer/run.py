@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -372,7 +372,7 @@ class Run:
             judge,
             replace(incumbent, score=judge.base),
             make=making.stated,
-            prove=lambda model: self._proved(proof, model, False),
+            prove=lambda model: self._sound(proof, model, False),
             milliseconds=milliseconds if measures else None,
             race=race if measures else None,
             base_ms=base_ms,
@@ -470,8 +470,11 @@ class Run:
             timed = self._measured(models, incumbent.plan, inputs, stated)
         result = models[timed.kept]
         plan = incumbent.plan if timed.kept == "result" else Plan()
-        with self._timed("judging"):
+        score = None
+        with self._timed("judging"), nullcontext() if stated else self.failures.guard("judging"):
             score = self._score(judge, result, incumbent)
+        if judge is not None and score is None:  # nothing says that the result is as good as the input
+            timed, result, plan, score = Timed(timed.stages[:1]), self.original, Plan(), judge.base
         checks = incumbent.checks
         report = self._report(cleaned, timed, plan, score, checks, searched, context, judge, inputs)
         if timed.kept == "input" and not stated:

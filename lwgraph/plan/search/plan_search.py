@@ -140,8 +140,8 @@ class Search:
         return self._outcome()
 
     def found(self) -> list[Candidate]:
-        """All plans that were run."""
-        return list(self._found.values())
+        """All plans that could be run."""
+        return [candidate for candidate in self._found.values() if candidate.loss != math.inf]
 
     def stop(self) -> None:
         """Wait for trials that were begun ahead: what is timed next must run alone."""
