@@ -250,7 +250,10 @@ class Run:
             return Incumbent(cleaned.model, checks=self._sound(proof, cleaned.model, cleaned.exact))
         with self.failures.guard("clean"):
             return Incumbent(cleaned.model, checks=self._sound(proof, cleaned.model, cleaned.exact))
-        return Incumbent(self.original, checks=tuple(self._proved(proof, self.original, True)))
+        checks: Sequence[Check] = ()
+        with self.failures.guard("the proof of the input itself"):
+            checks = self._proved(proof, self.original, True)
+        return Incumbent(self.original, checks=tuple(checks))
 
     def _sound(self, proof: Proof, model: ir.Model, exact: bool) -> tuple[Check, ...]:
         """What was proved of a model; CheckError when a check fails."""
