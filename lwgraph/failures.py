@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from lwgraph import ir
 from lwgraph.cache import cache_folder
-from lwgraph.errors import LwgraphError
+from lwgraph.errors import CheckError, LwgraphError
 
 FOLDER = "failures"
 MOST_BYTES = 1 << 28  # of a model that is written beside a failure
@@ -33,7 +33,7 @@ class Failure:
 
     def __str__(self) -> str:
         where = f"; to reproduce: {self.reproducer}" if self.reproducer else ""
-        return f"{self.step} was left out: {self.reason}{where}"
+        return f"{self.step}: {self.reason}{where}"
 
 
 @dataclass
@@ -62,6 +62,8 @@ class Failures:
     def take(self, step: str, error: BaseException) -> None:
         """Record an error, once; raise it where the run is strict."""
         if self.strict:
+            if isinstance(error, SystemExit):  # an exit code of a plug-in says nothing of the run
+                raise CheckError(f"{step}: {say(error)}") from error
             raise error
         reason = say(error)
         if not any(row.step == step and row.reason == reason for row in self.rows):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 import onnx
+import onnx.checker
 import onnx.defs
 
 from lwgraph import ir
@@ -28,7 +29,7 @@ def check_shapes(model: ir.Model) -> None:
     except onnx.shape_inference.InferenceError as error:
         for found in _errors(str(error), nodes):
             raise found from None
-    except (RuntimeError, ValueError) as error:  # onnx.checker's and protobuf's own
+    except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:  # onnx's and protobuf's own
         raise InvariantError("shapes", f"shape inference fails: {' '.join(str(error).split())[:300]}") from None
 
 

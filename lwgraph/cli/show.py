@@ -108,6 +108,8 @@ def _show_report(out: Console, report: Report, explain: bool) -> None:
         out.print(f"failed: {failure}", markup=False)
     for note in report.notes:
         out.print(f"note: {note}", markup=False)
+    for failure in report.failures:
+        out.print(f"left out: {failure}", markup=False, soft_wrap=True)
     if explain:
         _explain(out, report)
 
@@ -145,6 +147,10 @@ def _explain(out: Console, report: Report) -> None:
         out.print(table("Passes", ["pass", "contract", "rewrites", "seconds"], rows, numbers_from=2))
     if len(acted) < len(report.passes):
         out.print(f"{len(report.passes) - len(acted)} of {_several(len(report.passes), 'pass', 'es')} changed nothing.")
+    if report.runs:
+        rows = [[s.name, count(s.candidates), f"{s.seconds:.1f}", s.outcome] for s in report.runs]
+        out.print()
+        out.print(table("Stages", ["stage", "plans looked at", "seconds", "outcome"], rows))
     if report.sites:
         rows = [
             [
@@ -153,7 +159,7 @@ def _explain(out: Console, report: Report) -> None:
                 s.shape,
                 s.form or "dense",
                 "" if s.predicted_error is None else f"{100 * s.predicted_error:.3g} %",
-                "" if s.dense_ms is None or s.form_ms is None else speed(s.form_ms / s.dense_ms),
+                "" if not s.dense_ms or not s.form_ms else speed(s.form_ms / s.dense_ms),
                 s.reason,
             ]
             for s in report.sites

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 
 from lwgraph import ir
@@ -60,8 +61,11 @@ def deliver(
     with setting.told.timed("measuring"):
         timed = _measured(setting, models, incumbent.plan, asked)
     result, plan = models[timed.kept], incumbent.plan if timed.kept == "result" else Plan()
-    with setting.told.timed("judging"):
+    score, judge = None, setting.judge
+    with setting.told.timed("judging"), nullcontext() if asked else setting.failures.guard("judging"):
         score = _score(setting, result, incumbent)
+    if judge is not None and score is None:  # nothing says that the result is as good as the input
+        timed, result, plan, score = Timed(timed.stages[:1]), setting.original, Plan(), judge.base
     report = _report(setting, cleaned, timed, plan, score, incumbent, searched)
     if timed.kept == "input" and not asked:
         report.notes.append("nothing helped: lwgraph found nothing that makes the input smaller or faster")

@@ -119,7 +119,7 @@ def _work(setting: Setting, incumbent: Incumbent, judge: Judge) -> Work:
         judge,
         replace(incumbent, score=judge.base),
         make=making.stated,
-        prove=lambda model: setting.proved(model, False),
+        prove=lambda model: setting.sound(model, False),
         milliseconds=milliseconds if oracle.measures else None,
         race=race if oracle.measures else None,
         base=Candidate((), priced, 0.0, "cleaned", plan=Plan(), bytes=size, macs=macs, stated=True),

@@ -23,6 +23,7 @@ from lwgraph.optimizer.without_data import without_data
 from lwgraph.plan.carry_out import Samples, carry_out
 from lwgraph.plan.plan import Plan
 from lwgraph.plan.price.oracle import Oracle
+from lwgraph.report import Check
 from lwgraph.rewrite import Pipeline
 from lwgraph.rewrite.instruments import Verify
 from lwgraph.tasks import open_pool
@@ -125,7 +126,10 @@ def _first(setting: Setting, cleaned: Cleaned, asked: bool) -> Incumbent:
         return Incumbent(cleaned.model, checks=setting.sound(cleaned.model, cleaned.exact))
     with setting.failures.guard("clean"):
         return Incumbent(cleaned.model, checks=setting.sound(cleaned.model, cleaned.exact))
-    return Incumbent(setting.original, checks=tuple(setting.proved(setting.original, True)))
+    checks: tuple[Check, ...] = ()
+    with setting.failures.guard("the proof of the input itself"):
+        checks = tuple(setting.proved(setting.original, True))
+    return Incumbent(setting.original, checks=checks)
 
 
 def _carried_out(setting: Setting, incumbent: Incumbent, stated: Plan) -> Incumbent:

@@ -6,6 +6,8 @@ import gc
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -204,3 +206,10 @@ def test_a_worker_ends_with_the_process_that_started_it() -> None:
             return
         time.sleep(0.05)
     pytest.fail("it lives on")
+
+
+def test_a_script_that_guards_nothing_does_not_run_again_in_the_worker(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("print('once')\nfrom lwgraph.tasks.worker import Worker\nprint(Worker().call(abs, -3))\n")
+    ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout.split()) == (0, ["once", "3"]), ended.stderr

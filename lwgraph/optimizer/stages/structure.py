@@ -57,7 +57,7 @@ class Structures:
         if work.candidates.floor is None and ladder.meets(NOTHING):
             return work  # what nothing asks for is not measured
         offers = find_offers(work.clean, work.context, work.samples(work.float_ms), work.float_ms)
-        chosen = choose(find_structures(work.clean, offers, times), ladder)
+        chosen = choose(find_structures(work.clean, offers, times, work.context.failures), ladder)
         return replace(work, trunk=work.making.trunk(chosen.plan))
 
 

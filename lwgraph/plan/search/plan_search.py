@@ -143,8 +143,8 @@ class Search:
         return self._outcome()
 
     def found(self) -> list[Candidate]:
-        """All plans that were run."""
-        return list(self._found.values())
+        """All plans that could be run."""
+        return [candidate for candidate in self._found.values() if candidate.loss != math.inf]
 
     @contextmanager
     def _ahead(self) -> Iterator[None]:

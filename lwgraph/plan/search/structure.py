@@ -15,6 +15,7 @@ import numpy as np
 
 from lwgraph import ir, registry
 from lwgraph.executor import Feeds
+from lwgraph.failures import Failures
 from lwgraph.plan.plan import Plan, Removed, Width
 from lwgraph.plan.roles import BLOCKS, GROUPS, Removal, Removes, RemovesBlocks
 from lwgraph.plan.search.sensitivity import measure_sensitivity, to_measured
@@ -108,7 +109,9 @@ def find_offers(model: ir.Model, context: Context, feeds: Sequence[Feeds], run_m
     return offers
 
 
-def find_structures(model: ir.Model, offers: Sequence[Offer], times: Mapping[str, float]) -> list[Structure]:
+def find_structures(
+    model: ir.Model, offers: Sequence[Offer], times: Mapping[str, float], failures: Failures | None = None
+) -> list[Structure]:
     """The structures of least predicted loss that leave about LEVELS of the time, the gentlest first.
 
     The knapsack adds up what the items save; what a structure leaves is then counted as it is: a layer that reads one
@@ -118,6 +121,7 @@ def find_structures(model: ir.Model, offers: Sequence[Offer], times: Mapping[str
         model: the cleaned model; it is not changed.
         offers: see `find_offers`.
         times: milliseconds by the layers' names; layers that are not named cost nothing.
+        failures: where a structure that cannot be made is recorded; None: it is raised.
     """
     offers = [offer for offer in offers if _saved(offer.sizes[-1], times) > 0]
     whole = sum(times.values())
@@ -134,7 +138,11 @@ def find_structures(model: ir.Model, offers: Sequence[Offer], times: Mapping[str
         if found is not None and found not in kept:
             kept.append(found)
     useful = [s for i, s in enumerate(kept) if all(s.loss < other.loss for other in kept[i + 1 :])]
-    return [_possible(model, structure) for structure in useful]
+    failures, possible = failures or Failures(strict=True), list[Structure]()
+    for structure in useful:
+        with failures.guard("structure: what blocks leave of groups"):
+            possible.append(_possible(model, structure))
+    return possible
 
 
 def _front(offers: Sequence[Offer], times: Mapping[str, float], whole: float) -> list[Structure]:
