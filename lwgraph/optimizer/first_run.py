@@ -38,6 +38,8 @@ class FirstRuns:
         run = self._isolated.prepare(model)
         for feed in self._feeds:
             run(feed)
+        del run  # the worker frees its weights
+        self._isolated.forget()
         self._known |= found
 
 

@@ -29,9 +29,10 @@ class Integers:
         return ""
 
     def run(self, work: Work) -> Work:
-        """Look at one plan; at up to two more where it is not good. With a budget, at one with the simplest ranges first,
-        which is there before the pass has tried its ways to take them."""
-        if work.clock.budget is not None:
+        """Look at one plan; at up to two more where it is not good."""
+        if (
+            work.clock.budget is not None
+        ):  # the simplest ranges are there before the pass has tried its ways to take them
             work.candidates.look(_candidate(work, _plan(work, Precision((spelling(quick=True),)))))
         if work.candidates.look(_candidate(work, _plan(work, Precision((spelling(),))))):
             return work
