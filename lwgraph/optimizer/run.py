@@ -180,7 +180,9 @@ class Run:
         )
         if inputs.real:
             context = context.beside(statistics=context.statistics_of(self.original))
-        judge = self._judge(inputs, own)
+        judge = None
+        with self._in_time("the input was not judged, so that nothing approximate was tried"):
+            judge = self._judge(inputs, own)
         proof = Proof(self.original, self.executor, self.reference, inputs.probe, inputs.real)
         with self._timed("rewriting"):
             cleaned = self._clean(passes, context, inputs)
@@ -263,6 +265,8 @@ class Run:
             return self._carried_out(incumbent, stated, context, inputs, proof, first), None
         if not request.asked.approximate:
             self._note("nothing approximate was tried: --preset lossless asks for exact rewrites only")
+            return incumbent, None
+        if self.clock.left <= 0:
             return incumbent, None
         if judge is None or not inputs.real:
             return self._without_data(incumbent, context, inputs, proof), None
@@ -461,7 +465,7 @@ class Run:
         result = models[timed.kept]
         plan = incumbent.plan if timed.kept == "result" else Plan()
         with self._timed("judging"):
-            score = self._score(judge, result, incumbent)
+            score = self._score(judge, result, incumbent, stated)
         checks = incumbent.checks
         report = self._report(cleaned, timed, plan, score, checks, searched, context, judge, inputs)
         if timed.kept == "input" and not stated:
@@ -501,14 +505,19 @@ class Run:
             )
         )
 
-    def _score(self, judge: Judge | None, result: ir.Model, incumbent: Incumbent) -> Score | None:
+    def _score(self, judge: Judge | None, result: ir.Model, incumbent: Incumbent, stated: bool) -> Score | None:
+        """Of the result; without it where the budget is spent and only exact rewrites were made."""
         if judge is None:
             return None
         if result is self.original:
             return judge.base
         if result is incumbent.model and incumbent.candidate is not None and incumbent.score is not None:
             return incumbent.score
-        return judge.score(result)
+        if stated:
+            return judge.score(result)
+        with self._in_time("the cleaned model was not judged; its outputs are those of the input"):
+            return judge.score(result)
+        return None
 
     def _report(
         self,
@@ -582,6 +591,15 @@ class Run:
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
+
+    @contextmanager
+    def _in_time(self, otherwise: str) -> Iterator[None]:
+        """Within: work ends with the budget, and the user is told what was not done."""
+        try:
+            with self.clock.limit(), watched(self.clock.check):
+                yield
+        except OutOfTime:
+            self._note(f"the budget of {self.request.budget:g} s was spent: {otherwise}")
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:
