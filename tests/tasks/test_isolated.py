@@ -204,3 +204,13 @@ def test_a_worker_ends_with_the_process_that_started_it() -> None:
             return
         time.sleep(0.05)
     pytest.fail("it lives on")
+
+
+def test_what_nobody_runs_any_more_is_freed_when_it_is_asked_for() -> None:
+    isolated = Isolated(ORT)
+    run = isolated.prepare(model_of([helper.make_node("Neg", ["x"], ["y"])], {"x": (1, [1])}, {"y": (1, [1])}))
+    assert len(isolated.ask("counting", _known)) == 1
+    del run
+    gc.collect()
+    isolated.forget()
+    assert isolated.ask("counting", _known) == []
