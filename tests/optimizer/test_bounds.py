@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,13 @@ import pytest
 import lwgraph
 from lwgraph import ir
 from lwgraph.layers.form import find_form
+from lwgraph.optimizer.candidates import Candidates, Incumbent, Made
+from lwgraph.optimizer.request import Request
+from lwgraph.plan.plan import Plan
 from lwgraph.plan.refit.sequential import refit
+from lwgraph.plan.search.front import Candidate
 from lwgraph.plan.search.items import find_items
+from lwgraph.report import Check
 from lwgraph.rewrite import Context, Pass
 from tests.layers.chain import FEEDS, ORT, chain
 from tests.plan.refit.residual import inputs, network
@@ -72,3 +79,37 @@ def test_a_refit_forms_moments_only_where_the_allowance_has_room(memory: Any, ex
     assert Pass.parse("low-rank{ratio=0.4}").run(model, allowing(original, None, data=data))
     report = refit(original, model, context)
     assert any(layer.how == "form" for layer in report.layers) is exact
+
+
+def test_models_that_are_farthest_from_winning_are_let_go_under_an_allowance() -> None:
+    """Of four models of which two have room beside the one that stands; all stay in the table."""
+    model = chain()
+    size = ir.size(model)
+    times = iter([10.0, 8.0, 6.0, 7.0])
+    judge = SimpleNamespace(base=SimpleNamespace(value=1.0), floor=0.5, stated=True, looks=0)
+    judge.score = lambda model: SimpleNamespace(value=0.9)
+    raced: list[int] = []
+
+    def race(models: Sequence[ir.Model]) -> list[float]:
+        raced.append(len(models))
+        return [1.0 * index for index in range(len(models))]
+
+    candidates = Candidates(
+        Request(),
+        judge,  # type: ignore[arg-type]
+        Incumbent(model),
+        make=lambda candidate: Made(candidate, ir.clone(model)),
+        prove=lambda made: [Check("all", "none", "exact", True, "")],
+        milliseconds=lambda made: next(times),
+        race=race,
+        base_ms=100.0,
+        context=Context(memory_bytes=8 * (2 * size + size // 2)),
+    )
+    for number in range(4):
+        assert candidates.look(Candidate((number,), 10.0, 0.0, plan=Plan(target=str(number))))
+    known = {made.candidate.measured_ms: made for made in candidates.all()}
+    assert [ms for ms, made in known.items() if made.model is None] == [10.0]
+    assert candidates.incumbent.model is known[6.0].model
+    assert all(made.bytes == size for made in known.values())
+    candidates.settle()
+    assert raced == [2]  # 6 and 7 ms; 8 ms is more than CLOSE to the fastest

@@ -137,7 +137,7 @@ class Ladder:
         made = self.candidates.made(self.candidate(structure))
         if made is None:
             return False
-        self._size.learn(structure.share, ir.size(made.model))
+        self._size.learn(structure.share, made.bytes)
         if made.candidate.measured_ms is not None:
             self._time.learn(structure.share, made.candidate.measured_ms)
         return bool(made.candidate.accepted)
