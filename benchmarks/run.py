@@ -48,9 +48,10 @@ CALL = "import faulthandler; faulthandler.dump_traceback_later({limit}); from lw
 
 @dataclass(frozen=True)
 class Run:
-    """One run of `lwgraph optimize`: its wall-clock seconds, peak resident bytes, error, and report."""
+    """One run of `lwgraph optimize`: seconds by the clock and of processors, peak resident bytes, error, and report."""
 
     seconds: float
+    busy: float
     peak: int
     error: str
     report: dict[str, Any]
@@ -62,6 +63,7 @@ class Run:
         progress = self.report.get("details", {}).get("progress", [])
         return {
             "seconds": self.seconds,
+            "busy": self.busy,
             "peak": self.peak,
             "error": self.error,
             "commit": commit(),
@@ -94,7 +96,7 @@ def optimize(model: Path, options: Sequence[str], limit: float = math.inf) -> Ru
         with open(folder / "errors", "w+", encoding="utf8") as errors:
             started = time.perf_counter()
             child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=environment)
-            peak = peak_of(child)
+            peak, busy = watch(child)
             seconds = time.perf_counter() - started
             errors.seek(0)
             said = errors.read()
@@ -103,15 +105,18 @@ def optimize(model: Path, options: Sequence[str], limit: float = math.inf) -> Ru
         found = json.loads(report.read_text("utf8")) if report.exists() else {}
         # Exit code 1 says that a promise was not kept; the report says so, too.
         failed = child.returncode not in (0, 1) or not found
-        return Run(seconds, peak, f"ended with {child.returncode}: {said.strip()[-200:]}" if failed else "", found)
+        return Run(
+            seconds, busy, peak, f"ended with {child.returncode}: {said.strip()[-200:]}" if failed else "", found
+        )
 
 
-def peak_of(child: subprocess.Popen[bytes], every: float = 0.02) -> int:
-    """Wait for a process; the most bytes that it and the processes it began had resident together."""
+def watch(child: subprocess.Popen[bytes], every: float = 0.02) -> tuple[int, float]:
+    """Wait for a process; the most bytes that it and the processes it began had resident together, and the seconds of
+    processors that they took."""
     peak, ended = 0, threading.Event()
     process = psutil.Process(child.pid)
 
-    def watch() -> None:
+    def look() -> None:
         nonlocal peak
         while not ended.wait(every):
             try:
@@ -120,13 +125,14 @@ def peak_of(child: subprocess.Popen[bytes], every: float = 0.02) -> int:
             except psutil.NoSuchProcess:  # one that just ended; the next look sees the others
                 continue
 
-    watcher = threading.Thread(target=watch, daemon=True)
+    watcher = threading.Thread(target=look, daemon=True)
     watcher.start()
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     ended.set()
     watcher.join()
-    return max(peak, usage.ru_maxrss * 1024)  # the kernel misses no peak, but sees one process at a time
+    # The kernel misses no peak, but sees one process at a time.
+    return max(peak, usage.ru_maxrss * 1024), usage.ru_utime + usage.ru_stime
 
 
 def commit() -> str:

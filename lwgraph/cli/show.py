@@ -131,7 +131,9 @@ def _front(out: Console, report: Report) -> None:
         for plan in plans
     ]
     out.print()
-    out.print(table("Other plans: lwgraph plan pick N MODEL", ["plan", "lost", "speed", "size", "promise"], rows, 0))
+    out.print(
+        table("Plans that can be had: lwgraph plan pick N MODEL", ["plan", "lost", "speed", "size", "promise"], rows, 0)
+    )
     out.print()
 
 

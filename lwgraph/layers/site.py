@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lwgraph import ir
-from lwgraph.arrays import Floats, Shapes
+from lwgraph.arrays import Floats, Shapes, Weights
 
 Kind = Literal["conv", "conv_transpose", "gemm", "matmul"]
 KINDS: Mapping[str, Kind] = {
@@ -89,19 +89,30 @@ class Site:
     @functools.cached_property
     def weight(self) -> Floats:
         """The canonical weight (o, c/g, *k) in float64, a Gemm's alpha included."""
-        raw = ir.constant(self.node.inputs[1])
-        assert raw is not None
-        weight = np.asarray(raw, np.float64)
+        weight: Floats = self._canonical().astype(np.float64, order="C")
+        if self._alpha != 1:
+            weight *= self._alpha
+        return weight
+
+    @property
+    def stored(self) -> Weights:
+        """The same in the model's element type, without a copy where the model holds it so; an alpha needs float64."""
+        return self.weight if "weight" in vars(self) or self._alpha != 1 else self._canonical()
+
+    @property
+    def _alpha(self) -> float:
+        return float(ir.attribute(self.node, "alpha", 1.0)) if self.kind == "gemm" else 1.0
+
+    def _canonical(self) -> Weights:
+        """The weight (o, c/g, *k) as it is stored, without alpha."""
+        weight: Weights | None = ir.constant(self.node.inputs[1])
+        assert weight is not None
         if self.kind == "conv_transpose":
             inputs, outputs = weight.shape[0] // self.group, weight.shape[1]
             weight = weight.reshape(self.group, inputs, outputs, *weight.shape[2:]).swapaxes(1, 2)
-            weight = weight.reshape(self.group * outputs, inputs, *weight.shape[3:])
-        elif self.kind == "gemm":
-            weight = weight if ir.attribute(self.node, "transB", 0) else weight.T
-            weight = weight * ir.attribute(self.node, "alpha", 1.0)
-        elif self.kind == "matmul":
-            weight = weight.T
-        return np.ascontiguousarray(weight)
+            return weight.reshape(self.group * outputs, inputs, *weight.shape[3:])
+        transposed = self.kind == "matmul" or (self.kind == "gemm" and not ir.attribute(self.node, "transB", 0))
+        return weight.T if transposed else weight
 
     @functools.cached_property
     def bias(self) -> Floats | None:

@@ -26,7 +26,7 @@ def dense(fitted: Fitted) -> Build:
 
 def original(site: Site) -> Build:
     """Builds the layer as it is."""
-    return lambda op, x: op.stage(x, site.weight, "original", bias=site.bias, group=site.group)
+    return lambda op, x: op.stage(x, site.stored, "original", bias=site.bias, group=site.group)
 
 
 def formed(fitted: Fitted) -> Build:

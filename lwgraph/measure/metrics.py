@@ -132,13 +132,14 @@ class _Sampled(Metric):
 
     def _kept(self, reduce: Callable[[dict[str, Array]], dict[str, Array]]) -> Iterator[dict[str, Array]]:
         """The original's outputs, batch by batch, reduced; computed on first use."""
-        assert self._original is not None
         if 0 not in self._cache:
+            assert self._original is not None
             self._names: list[list[str]] = []
             for index, _, outputs in self._outputs(self._original):
                 small = reduce(outputs)
                 self._names.append(list(small))
                 self._cache.put(index, tuple(small.values()))
+            self._original = None  # a session may hold a copy of all weights
         for index, names in enumerate(self._names):
             yield dict(zip(names, self._cache.get(index), strict=True))
 
@@ -151,7 +152,7 @@ class Top1(_Sampled):
 
     def __call__(self, run: Run) -> Score:
         """One correct or wrong per sample."""
-        found = []
+        self._original, found = None, []  # labels are compared with, and a session may hold a copy of all weights
         for _, batch, outputs in self._outputs(run):
             name, value = next(iter(outputs.items()))
             assert batch.labels is not None

@@ -28,17 +28,24 @@ class Made:
 
     Attributes:
         candidate: with its plan, its score, and what it was measured to take.
-        model: the model as it would be delivered.
+        model: the model as it would be delivered; None where it is not kept in memory, see `Candidates.put`.
+        size: bytes of a model that is not kept in memory.
         details: what passes told the report of it.
         score: of the metric; None before it was judged.
         checks: what was proved of it; empty before it was proved.
     """
 
     candidate: Candidate
-    model: ir.Model
+    model: ir.Model | None
     details: Mapping[str, Any] = field(default_factory=dict)
     score: Score | None = None
     checks: tuple[Check, ...] = ()
+    size: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the model."""
+        return self.size if self.model is None else ir.size(self.model)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,14 +147,30 @@ class Candidates:
         return self._made[candidate.key]
 
     def put(self, made: Made) -> None:
-        """Take in what was made, judged and timed elsewhere."""
+        """Take in what was made, judged and timed elsewhere.
+
+        Models take an eighth of the allowance together: those that are farthest from winning are let go, and lie on in
+        the cache on disk.
+        """
         self._made[made.candidate.key] = made
         if made.candidate.accepted and self._better(made.candidate):
             self._stand(made)
+        if (memory := self.context.memory_bytes) is not None:
+            self._let_go(memory // 8)
+
+    def _let_go(self, most: int) -> None:
+        kept = [made for made in self.all() if made.model is not None and made.model is not self.incumbent.model]
+        kept.sort(key=lambda made: (not made.candidate.accepted, self.amount(made.candidate)))
+        taken = 0
+        for made in kept:
+            taken += made.bytes
+            if taken > most:
+                self._made[made.candidate.key] = replace(made, model=None, size=made.bytes)
 
     def _look(self, candidate: Candidate, make: Make) -> Made:
         self.context.progress(f"judging plans ({self.judge.looks} looked at)", 0, 0)
         made = make(candidate)
+        assert made.model is not None
         score = self.judge.score(made.model)
         known = made.candidate
         assert known.plan is not None
@@ -166,10 +189,11 @@ class Candidates:
         if self.race is None or standing is None or self.request.objective != "latency" or self._for_accuracy:
             return
         limit = CLOSE * self.amount(standing)
-        close = [m for m in self.good() if self.meets(m.candidate) and self.amount(m.candidate) <= limit]
+        good = [made for made in self.good() if made.model is not None and self.meets(made.candidate)]
+        close = [made for made in good if self.amount(made.candidate) <= limit]
         if len(close) < 2:
             return
-        times = self.race([made.model for made in close])
+        times = self.race([made.model for made in close if made.model is not None])
         for at in sorted(range(len(close)), key=lambda index: times[index]):
             if close[at].candidate.key == standing.key or self._stand(close[at]):
                 return
@@ -192,6 +216,7 @@ class Candidates:
 
     def _stand(self, made: Made) -> bool:
         """Make it the incumbent once it is proved; one that is not is out."""
+        assert made.model is not None
         checks = made.checks
         if not checks:
             with self.context.failures.guard(f"{made.candidate.origin}: the proof of a plan"):
@@ -202,7 +227,7 @@ class Candidates:
             return False
         self._made[made.candidate.key] = made = replace(made, checks=checks)
         known = made.candidate
-        assert known.plan is not None
+        assert known.plan is not None and made.model is not None
         self.incumbent = Incumbent(made.model, known.plan, known, made.score, checks, made.details)
         self.moments.append(Moment(self.seconds(), known.origin, known.measured_ms, known.judged))
         return True

@@ -63,8 +63,8 @@ def deliver(
     result, plan = models[timed.kept], incumbent.plan if timed.kept == "result" else Plan()
     score, judge = None, setting.judge
     with setting.told.timed("judging"), nullcontext() if asked else setting.failures.guard("judging"):
-        score = _score(setting, result, incumbent)
-    if judge is not None and score is None:  # nothing says that the result is as good as the input
+        score = _score(setting, result, incumbent, asked)
+    if judge is not None and score is None and not plan.empty:  # nothing says that the result is as good as the input
         timed, result, plan, score = Timed(timed.stages[:1]), setting.original, Plan(), judge.base
     report = _report(setting, cleaned, timed, plan, score, incumbent, searched)
     if timed.kept == "input" and not asked:
@@ -96,14 +96,18 @@ def _measured(setting: Setting, models: dict[str, ir.Model], plan: Plan, asked: 
     return Timed(tuple(Stage(name, facts_of(models[name], probe[0], setting.executor)) for name in names))
 
 
-def _score(setting: Setting, result: ir.Model, incumbent: Incumbent) -> Score | None:
-    """The score of the result; that of the incumbent is known already."""
+def _score(setting: Setting, result: ir.Model, incumbent: Incumbent, asked: bool) -> Score | None:
+    """The score of the result; None where the budget is spent and only exact rewrites were made."""
     if setting.judge is None:
         return None
     if result is setting.original:
         return setting.judge.base
     known = incumbent.score if result is incumbent.model and incumbent.candidate is not None else None
-    return setting.judge.score(result) if known is None else known
+    if known is not None or asked:
+        return known or setting.judge.score(result)
+    with setting.told.in_time(setting.clock, "the cleaned model was not judged; its outputs are those of the input"):
+        return setting.judge.score(result)
+    return None
 
 
 def _report(

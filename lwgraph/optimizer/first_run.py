@@ -58,17 +58,19 @@ class FirstRuns:
         new = _operators(model) - self._known
         if not new:
             return self.executor.prepare(model, outputs)
-        assert self._isolated is not None
+        isolated = self._isolated
+        assert isolated is not None
         if self._known:  # the user's own model may take long
-            self._isolated.timeout = min(SECONDS, max(1.0, self.left()))
-        first: Run | None = self._isolated.prepare(model, outputs)
+            isolated.timeout = min(SECONDS, max(1.0, self.left()))
+        first: Run | None = isolated.prepare(model, outputs)
         run = self.executor.prepare(model, outputs)
 
         def guarded(feeds: Feeds) -> dict[str, Array]:
             nonlocal first
             if first is not None:
                 first(feeds)
-                first = None  # the worker may forget the model
+                first = None
+                isolated.forget()  # the worker frees its weights
                 self._known.update(new)
             return run(feeds)
 

@@ -69,7 +69,7 @@ def front_rows(candidates: Candidates) -> tuple[list[FrontRow], list[Made]]:
             number,
             base - (made.candidate.judged or 0.0),
             None if made.candidate.measured_ms is None else candidates.base_ms / made.candidate.measured_ms,
-            ir.size(made.model),
+            made.bytes,
             bool(made.candidate.accepted) and candidates.meets(made.candidate),
             made is mine,
         )

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from lwgraph import ir
 from lwgraph.calibrate.layer_shapes import layer_shapes
-from lwgraph.executor import watched
 from lwgraph.measure.work import count
 from lwgraph.optimizer.candidates import Candidates, Incumbent
 from lwgraph.optimizer.clock import OutOfTime
@@ -53,16 +52,14 @@ def improve(setting: Setting, incumbent: Incumbent, judge: Judge) -> tuple[Incum
     """
     work, clock = None, setting.clock
     with setting.told.stoppable("this is the best result until then; a second run goes on from here"):
-        try:
-            with setting.failures.guard("preparation"), clock.limit(), watched(clock.check):
-                work = _work(setting, incumbent, judge)
-                clock.reserve += min(SECONDS, TIMING_RUNS * work.float_ms / 1e3) + 1.0
+        with setting.told.in_time(clock, "more time may find a better result"), setting.failures.guard("preparation"):
+            work = _work(setting, incumbent, judge)
+            clock.reserve += min(SECONDS, TIMING_RUNS * work.float_ms / 1e3) + 1.0
+            with clock.limit():
                 for stage in STAGES:
                     work = _run_stage(setting, stage, work)
                 with setting.failures.guard("race"):
                     work.candidates.settle()
-        except OutOfTime:
-            setting.told.note(f"the budget of {clock.budget:g} s was spent; more time may find a better result")
     if work is None:
         return incumbent, None
     rows: list[FrontRow] = []

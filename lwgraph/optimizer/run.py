@@ -91,7 +91,7 @@ def run(setting: Setting, passes: Pipeline | None, stated: Plan | None) -> Resul
         cleaned = _clean(setting, passes)
         incumbent = _first(setting, cleaned, passes is not None)
     searched: Searched | None = None
-    if passes is None and incumbent.model is cleaned.model:
+    if passes is None and incumbent.model is cleaned.model and setting.clock.left > 0:
         with setting.told.timed("planning"):
             if stated is not None:
                 incumbent = _carried_out(setting, incumbent, stated)

@@ -11,10 +11,10 @@ from pathlib import Path
 from lwgraph import ir, registry
 from lwgraph.check import verify
 from lwgraph.errors import UsageError
-from lwgraph.executor import Executor
+from lwgraph.executor import Executor, watched
 from lwgraph.failures import Failures
 from lwgraph.optimizer import report_rows
-from lwgraph.optimizer.clock import Clock, Progress
+from lwgraph.optimizer.clock import Clock, OutOfTime, Progress
 from lwgraph.optimizer.first_run import FirstRuns
 from lwgraph.optimizer.inputs import Inputs, gather
 from lwgraph.optimizer.judge import Judge
@@ -56,6 +56,15 @@ class Told:
             yield
         finally:
             self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - start
+
+    @contextmanager
+    def in_time(self, clock: Clock, otherwise: str) -> Iterator[None]:
+        """Within: work ends with the budget, and the user is told what was not done."""
+        try:
+            with clock.limit(), watched(clock.check):
+                yield
+        except OutOfTime:
+            self.note(f"the budget of {clock.budget:g} s was spent: {otherwise}")
 
     @contextmanager
     def stoppable(self, left: str) -> Iterator[None]:
@@ -159,7 +168,9 @@ def open_run(source: ir.Source, request: Request, progress: Progress, pool: Pool
     if inputs.fit:
         context = context.beside(statistics=context.statistics_of(original))
     path = Path(source) if isinstance(source, (str, Path)) else None
-    judge = _open_judge(original, executor, request, inputs, progress)
+    judge = None
+    with told.in_time(clock, "the input was not judged, so that nothing approximate was tried"):
+        judge = _open_judge(original, executor, request, inputs, progress)
     return Setting(request, original, path, context, inputs, judge, clock, pool, told)
 
 

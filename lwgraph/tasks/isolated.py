@@ -55,6 +55,11 @@ class Isolated:
                 f"executor '{self.name}': the runtime {how} while {what}; leave this model out, or try another executor"
             ) from None
 
+    def forget(self) -> None:
+        """Free what the process holds of models that nobody runs any more; the next that is loaded does so, too."""
+        if self._dropped:
+            self.ask("freeing a model", _forget, self.dropped())
+
     def dropped(self) -> list[int]:
         """The numbers of models that nobody runs any more, since this was asked last."""
         found = self._dropped[:]
@@ -105,9 +110,13 @@ class _LostError(Exception):
 loaded_runs: dict[int, Run] = {}  # of a worker
 
 
-def _load(executor: Executor, number: int, path: str, outputs: list[str] | None, dropped: list[int]) -> None:
-    for each in dropped:
+def _forget(numbers: list[int]) -> None:
+    for each in numbers:
         loaded_runs.pop(each, None)
+
+
+def _load(executor: Executor, number: int, path: str, outputs: list[str] | None, dropped: list[int]) -> None:
+    _forget(dropped)
     loaded_runs[number] = executor.prepare(ir.load(path), outputs)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -93,6 +94,22 @@ def test_the_original_runs_once():
     metric(flipped)
     metric(original)
     assert len(calls) == 50
+
+
+@pytest.mark.parametrize("name", ["top1", "agreement", "sqnr"])
+def test_the_original_is_let_go_once_its_outputs_are_known(name):
+    session = Session()
+    metric, known = open_metric(name, reader(), session), weakref.ref(session)
+    metric(original)
+    del session
+    assert known() is None
+
+
+class Session:
+    """A run that holds much memory."""
+
+    def __call__(self, feeds):
+        return original(feeds)
 
 
 def test_sqnr_cosine_and_psnr():

@@ -213,3 +213,13 @@ def test_a_script_that_guards_nothing_does_not_run_again_in_the_worker(tmp_path:
     script.write_text("print('once')\nfrom lwgraph.tasks.worker import Worker\nprint(Worker().call(abs, -3))\n")
     ended = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120)
     assert (ended.returncode, ended.stdout.split()) == (0, ["once", "3"]), ended.stderr
+
+
+def test_what_nobody_runs_any_more_is_freed_when_it_is_asked_for() -> None:
+    isolated = Isolated(ORT)
+    run = isolated.prepare(model_of([helper.make_node("Neg", ["x"], ["y"])], {"x": (1, [1])}, {"y": (1, [1])}))
+    assert len(isolated.ask("counting", _known)) == 1
+    del run
+    gc.collect()
+    isolated.forget()
+    assert isolated.ask("counting", _known) == []

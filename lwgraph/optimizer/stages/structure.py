@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from lwgraph import ir
 from lwgraph.optimizer.back_off import STEP
 from lwgraph.optimizer.candidates import Candidates
 from lwgraph.optimizer.stages.base import Work, layer_times
@@ -134,7 +133,7 @@ class Ladder:
         made = self.candidates.made(self.candidate(structure))
         if made is None:
             return False
-        self._size.learn(structure.share, ir.size(made.model))
+        self._size.learn(structure.share, made.bytes)
         if made.candidate.measured_ms is not None:
             self._time.learn(structure.share, made.candidate.measured_ms)
         return bool(made.candidate.accepted)

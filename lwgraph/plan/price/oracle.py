@@ -159,10 +159,11 @@ class Oracle:
         return json.dumps([self._target, layer, "dense" if form is None else str(form), *words], default=str)
 
     def _measure(self, timed: TimedModels, wanted: Sequence[tuple[str, Form | None]]) -> None:
-        runs, kept = [timed.floats(original(timed.site)), timed.empty()], []
+        dense = timed.floats(original(timed.site))
+        runs, kept = [dense, timed.empty()], []
         for key, form in wanted:
             try:
-                runs.append(timed.floats(_build(timed.site, form)))
+                runs.append(dense if form is None else timed.floats(_build(timed.site, form)))
                 kept.append(key)
             except LwgraphError:
                 self.cache.put(key, *NEVER, 0)

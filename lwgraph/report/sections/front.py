@@ -26,7 +26,7 @@ def front(report: Report) -> str:
     ]
     head = [("plan", True), ("lost", True), ("speed", True), ("size", True), ("", False)]
     return (
-        "<h2>Other plans that can be had</h2><p>Each loses less than all that are faster. Speeds were measured while "
+        "<h2>Plans that can be had</h2><p>Each loses less than all that are faster. Speeds were measured while "
         "the run looked at the plans. <code>lwgraph plan pick N MODEL</code> writes plan N.</p>" + table(head, rows)
     )
 

@@ -1,0 +1,115 @@
+"""A run keeps to its time before its first stage, and what it makes keeps to its memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lwgraph
+from lwgraph import ir
+from lwgraph.layers.form import find_form
+from lwgraph.optimizer.candidates import Candidates, Incumbent, Made
+from lwgraph.optimizer.request import Request
+from lwgraph.plan.plan import Plan
+from lwgraph.plan.refit.sequential import refit
+from lwgraph.plan.search.front import Candidate
+from lwgraph.plan.search.items import find_items
+from lwgraph.report import Check
+from lwgraph.rewrite import Context, Pass
+from tests.layers.chain import FEEDS, ORT, chain
+from tests.plan.refit.residual import inputs, network
+from tests.plan.search.by_work import ByWork
+
+SLOW = 0.3  # seconds of one run on a sample, as the metric below takes them
+
+
+def slow(run: Any) -> float:
+    """A metric of many samples, each of which takes long."""
+    for _ in range(100):
+        time.sleep(SLOW)
+        run(FEEDS)
+    return 1.0
+
+
+def test_a_metric_that_takes_longer_than_the_budget_costs_the_search_and_no_more() -> None:
+    data = {name: np.concatenate([value] * 4) for name, value in FEEDS.items()}
+    start = time.monotonic()
+    result = lwgraph.optimize(chain(), data=data, metric=slow, budget=4.0)
+    assert time.monotonic() - start < 100 * SLOW / 2
+    assert result.kept and result.plan.empty and result.report.score is None
+    assert any("the input was not judged" in note for note in result.report.notes)
+
+
+def allowing(model: ir.Model, memory: int | None, **more: Any) -> Context:
+    context = Context(executor=ORT, reference=ORT, memory_bytes=memory, **more)
+    return context.beside(statistics=context.statistics_of(model))
+
+
+def test_statistics_take_half_of_the_allowance_and_what_a_step_takes_is_a_share_of_it() -> None:
+    model = chain()
+    free, bound = (allowing(model, memory, data=[FEEDS]) for memory in (None, 1 << 20))
+    assert free.statistics is not None and bound.statistics is not None
+    assert free.statistics._allowance is None and bound.statistics._allowance == 1 << 19
+    assert bound.statistics._activation_bytes == 1 << 17 and free.statistics._activation_bytes > 1 << 20
+    assert free.bytes_of(1000) == 1000 and bound.bytes_of(1 << 30, 0.5) == 1 << 19 and bound.bytes_of(10) == 10
+
+
+@pytest.mark.parametrize(("memory", "same"), [(None, True), (1 << 20, False)])
+def test_items_keep_their_moments_only_where_the_allowance_has_room(tmp_path: Any, memory: Any, same: bool) -> None:
+    model = chain()
+    context = allowing(model, memory, data=[FEEDS])
+    items = find_items(model, context, ByWork(tmp_path), [find_form("low-rank")])
+    assert items
+    for item in items:
+        assert item.moments is not None
+        assert (item.moments() is item.moments()) is same
+
+
+@pytest.mark.parametrize(("memory", "exact"), [(None, True), (1 << 20, False)])
+def test_a_refit_forms_moments_only_where_the_allowance_has_room(memory: Any, exact: bool) -> None:
+    original = network(2)
+    data = inputs(48)
+    context = allowing(original, memory, data=data)
+    model = ir.clone(original)
+    assert Pass.parse("low-rank{ratio=0.4}").run(model, allowing(original, None, data=data))
+    report = refit(original, model, context)
+    assert any(layer.how == "form" for layer in report.layers) is exact
+
+
+def test_models_that_are_farthest_from_winning_are_let_go_under_an_allowance() -> None:
+    """Of four models of which two have room beside the one that stands; all stay in the table."""
+    model = chain()
+    size = ir.size(model)
+    times = iter([10.0, 8.0, 6.0, 7.0])
+    judge = SimpleNamespace(base=SimpleNamespace(value=1.0), floor=0.5, stated=True, looks=0)
+    judge.score = lambda model: SimpleNamespace(value=0.9)
+    raced: list[int] = []
+
+    def race(models: Sequence[ir.Model]) -> list[float]:
+        raced.append(len(models))
+        return [1.0 * index for index in range(len(models))]
+
+    candidates = Candidates(
+        Request(),
+        judge,  # type: ignore[arg-type]
+        Incumbent(model),
+        make=lambda candidate: Made(candidate, ir.clone(model)),
+        prove=lambda made: [Check("all", "none", "exact", True, "")],
+        milliseconds=lambda made: next(times),
+        race=race,
+        base_ms=100.0,
+        context=Context(memory_bytes=8 * (2 * size + size // 2)),
+    )
+    for number in range(4):
+        assert candidates.look(Candidate((number,), 10.0, 0.0, plan=Plan(target=str(number))))
+    known = {made.candidate.measured_ms: made for made in candidates.all()}
+    assert [ms for ms, made in known.items() if made.model is None] == [10.0]
+    assert candidates.incumbent.model is known[6.0].model
+    assert all(made.bytes == size for made in known.values())
+    candidates.settle()
+    assert raced == [2]  # 6 and 7 ms; 8 ms is more than CLOSE to the fastest
