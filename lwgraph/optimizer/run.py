@@ -312,10 +312,12 @@ class Run:
             self._note("stopped by the user: this is the best result until then; a second run goes on from here")
         if candidates is None:
             return incumbent, None
-        rows, made = front_rows(candidates)
-        with self.failures.guard("front"):
-            if warning := keep_front(self.original, rows, made, work.making.models.folder):
-                context.warn(warning)
+        rows: list[FrontRow] = []
+        if not inputs.unproven:  # what can be picked later speaks of real inputs
+            with self.failures.guard("front"):
+                rows, made = front_rows(candidates)
+                if warning := keep_front(self.original, rows, made, work.making.models.folder):
+                    context.warn(warning)
         return candidates.incumbent, Searched(candidates, work, tuple(rows))
 
     def _stage(self, stage: Stage, work: Work) -> Work:
