@@ -59,7 +59,7 @@ def cli() -> None:
     """lwgraph makes ONNX models smaller and faster, with proof.
 
     \b
-    lwgraph optimize model.onnx                      exact rewrites, rewrites that only round, and safe approximations
+    lwgraph optimize model.onnx                      exact rewrites and rewrites that only round
     lwgraph optimize model.onnx --data images/       the fastest model that keeps the accuracy
     """
 

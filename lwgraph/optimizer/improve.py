@@ -50,16 +50,19 @@ def improve(setting: Setting, incumbent: Incumbent, judge: Judge) -> tuple[Incum
     Returns:
         what stands in the end, and what was searched; None where nothing was.
     """
-    work, clock = None, setting.clock
-    with setting.told.stoppable("this is the best result until then; a second run goes on from here"):
-        with setting.told.in_time(clock, "more time may find a better result"), setting.failures.guard("preparation"):
-            work = _work(setting, incumbent, judge)
-            clock.reserve += min(SECONDS, TIMING_RUNS * work.float_ms / 1e3) + 1.0
-            with clock.limit():
-                for stage in STAGES:
-                    work = _run_stage(setting, stage, work)
-                with setting.failures.guard("race"):
-                    work.candidates.settle()
+    work, clock, told = None, setting.clock, setting.told
+    with (
+        told.stoppable("this is the best result until then; a second run goes on from here"),
+        told.in_time(clock, "more time may find a better result"),
+        setting.failures.guard("preparation"),
+    ):
+        work = _work(setting, incumbent, judge)
+        clock.reserve += min(SECONDS, TIMING_RUNS * work.float_ms / 1e3) + 1.0
+        with clock.limit():
+            for stage in STAGES:
+                work = _run_stage(setting, stage, work)
+            with setting.failures.guard("race"):
+                work.candidates.settle()
     if work is None:
         return incumbent, None
     rows: list[FrontRow] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from lwgraph.errors import UsageError
 from lwgraph.executor import Run
 from lwgraph.layers.site import find_sites
 from lwgraph.optimizer import without_data
+from lwgraph.optimizer.front import pick
 from lwgraph.optimizer.inputs import GENERATED_PARTS, gather
 from lwgraph.optimizer.request import Request
 from lwgraph.optimizer.without_data import Promise, _surely_full, estimate, tail_rank
@@ -97,7 +99,7 @@ def test_wide_weights_take_seconds() -> None:
     view = np.random.default_rng(0).standard_normal((4096, 9000))
     start = time.perf_counter()
     assert _surely_full(view)
-    assert time.perf_counter() - start < 10
+    assert time.perf_counter() - start < 60  # eigenvalues of it take minutes
 
 
 def test_the_promise_prices_a_few_layers_and_says_what_it_assumes() -> None:
@@ -126,9 +128,17 @@ def test_low_rank_weights_promise_more() -> None:
 # ------------------------------------------------------------ what is asked for
 
 
+@pytest.fixture(scope="module", autouse=True)
+def short() -> Iterator[None]:
+    """Searches do not go on for long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lwgraph.plan.search.plan_search.BARREN", 4)
+        yield
+
+
 @pytest.fixture(scope="module")
-def unproven() -> lwgraph.Result:
-    return lwgraph.optimize(network(rank=24), unproven=True, budget=20, target="macs")
+def unproven(short: None) -> lwgraph.Result:
+    return lwgraph.optimize(network(rank=20, width=48), unproven=True, target="macs")
 
 
 def test_unproven_does_what_data_would_have_proved_and_every_line_says_so(unproven: lwgraph.Result) -> None:
@@ -159,7 +169,7 @@ def test_the_same_seed_generates_the_same_disjoint_parts() -> None:
 
 
 def test_what_a_users_metric_judges_is_searched_and_is_not_unproven() -> None:
-    proto = network(rank=24)
+    proto = network(rank=24, width=48)
     feeds = [{"x": np.random.default_rng(i).standard_normal((4, 3, 16, 16)).astype(np.float32)} for i in range(3)]
     base = ORT.prepare(ir.load(proto))
     (name,) = base(feeds[0])
@@ -169,7 +179,7 @@ def test_what_a_users_metric_judges_is_searched_and_is_not_unproven() -> None:
         gaps = [np.square(run(f)[name] - w).mean() / w.var() for f, w in zip(feeds, wanted, strict=True)]
         return 1 - float(np.mean(gaps))
 
-    result = lwgraph.optimize(proto, metric=likeness, max_drop=0.05, budget=20, target="macs")
+    result = lwgraph.optimize(proto, metric=likeness, max_drop=0.05, target="macs")
     assert not result.plan.empty and result.kept and not result.report.unproven
     assert result.report.score is not None and result.report.score.drop <= 0.05
     assert any("fitted to 64 generated inputs" in note for note in result.report.notes)
@@ -188,3 +198,9 @@ def test_what_a_users_metric_judges_is_searched_and_is_not_unproven() -> None:
 def test_unproven_is_for_runs_that_nothing_judges(options: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         Request(unproven=True, **options)
+
+
+def test_no_plan_of_an_unproven_run_can_be_picked(unproven: lwgraph.Result) -> None:
+    assert unproven.report.details["search"]["candidates"] and not unproven.report.details["front"]
+    with pytest.raises(UsageError, match="no front of this model is in the cache"):
+        pick(ir.load(network(rank=20, width=48)), 1, ORT, registry.executor("reference"), [])
