@@ -66,10 +66,11 @@ def improve(setting: Setting, incumbent: Incumbent, judge: Judge) -> tuple[Incum
     if work is None:
         return incumbent, None
     rows: list[FrontRow] = []
-    with setting.failures.guard("front"):
-        rows, made = front_rows(work.candidates)
-        if warning := keep_front(setting.original, rows, made, work.making.models.folder):
-            setting.context.warn(warning)
+    if not setting.inputs.unproven:  # what can be picked later speaks of real inputs
+        with setting.failures.guard("front"):
+            rows, made = front_rows(work.candidates)
+            if warning := keep_front(setting.original, rows, made, work.making.models.folder):
+                setting.context.warn(warning)
     return work.candidates.incumbent, Searched(work, tuple(rows))
 
 

@@ -20,8 +20,7 @@ import lwgraph.optimizer
 from lwgraph import ir
 from lwgraph.cli import main
 from lwgraph.executor import Executor
-from lwgraph.optimizer import Result
-from lwgraph.optimizer import run as runs
+from lwgraph.optimizer import Result, deliver, improve, setting, without_data
 from lwgraph.optimizer.candidates import Candidates, Incumbent
 from lwgraph.optimizer.prove import sound
 from lwgraph.optimizer.timing import compare_untimed
@@ -81,11 +80,12 @@ def in_this_process(executor: Executor, left: Callable[[], float]) -> Executor:
 def stand_ins(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """Let nothing depend on the machine or take long: prices, times, the number of trials."""
     patch.setenv("LWGRAPH_CACHE", str(folder / "cache"))
-    patch.setattr(runs, "open_oracle", lambda target, threads, executor: BySize(folder / "prices"))
-    patch.setattr(runs, "time_models", untimed_models)
+    for module in (improve, without_data):
+        patch.setattr(module, "open_oracle", lambda target, threads, executor: BySize(folder / "prices"))
+    patch.setattr(deliver, "time_models", untimed_models)
     patch.setattr(plan_search, "BARREN", 2)
     patch.setattr(plan_search, "SLOTS", 3)
-    patch.setattr(runs, "FirstRuns", in_this_process)
+    patch.setattr(setting, "FirstRuns", in_this_process)
 
 
 def untimed_models(

@@ -102,7 +102,7 @@ def test_models_that_are_farthest_from_winning_are_let_go_under_an_allowance() -
         prove=lambda made: [Check("all", "none", "exact", True, "")],
         milliseconds=lambda made: next(times),
         race=race,
-        base_ms=100.0,
+        base=Candidate((), 100.0, 0.0, "cleaned", plan=Plan(), stated=True),
         context=Context(memory_bytes=8 * (2 * size + size // 2)),
     )
     for number in range(4):

@@ -20,8 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from lwgraph import ir, registry
 from lwgraph.errors import CheckError, DataError, ModelError, UsageError
 from lwgraph.failures import Failures
-from lwgraph.optimizer import first_run, optimize
-from lwgraph.optimizer import run as runs
+from lwgraph.optimizer import first_run, improve, optimize, setting
 from lwgraph.optimizer.candidates import Made
 from lwgraph.optimizer.clock import OutOfTime
 from lwgraph.optimizer.first_run import FirstRuns
@@ -73,14 +72,14 @@ PLACES: list[tuple[str, str, str, str]] = [
     ("a form's estimate", "lwgraph.passes.forms.depthwise:Depthwise.estimate", "forms: layer", "f"),
     ("a form's fit", f"{THEN}.planner:Planner.fitted", "forms: the fit of depthwise", "fS"),
     ("a form's nodes", "lwgraph.passes.forms.depthwise:Depthwise.emit", "search: a plan", "ifS"),
-    ("the price of a layer", f"{HERE}:BySize.prices", "structure: the price of layer", "is"),
+    ("the price of a layer", f"{HERE}:BySize.prices", "the price of layer", "is"),
     ("the price of a switch", f"{HERE}:BySize.switch", "forms: layer", "f"),
     ("the time of the network", f"{HERE}:BySize.whole", "preparation", "i"),
     ("the time of a plan", f"{HERE}:BySize.against", "quantized: a plan", "i"),
     ("the time of a trial", f"{FIRST}.stages.base:Work.milliseconds", "search: the time of a plan", "fS"),
     ("statistics of a layer", "lwgraph.calibrate:Statistics.gram", "forms: layer", "if"),
     ("statistics together", "lwgraph.calibrate:Statistics.prefetch", "forms: statistics of all layers", "if"),
-    ("a layer's sensitivity", f"{THEN}.site_sensitivity:stitched", "forms: sensitivity of layer", "f"),
+    ("a layer's sensitivity", f"{THEN}.site_sensitivity:Replacement.within", "forms: the sensitivity of layer", "f"),
     ("the groups' sensitivities", f"{THEN}.structure:measure_sensitivity", "structure: prune-channels", "s"),
     ("the metric", f"{FIRST}.judge:Judge.score", "quantized: a plan", "i"),
     ("the solver", f"{THEN}.plan_search:Knapsack.front", "forms", "if"),
@@ -88,9 +87,9 @@ PLACES: list[tuple[str, str, str, str]] = [
     ("the trunk", f"{FIRST}.making:Making.trunk", "quantized: a plan", "i"),
     ("refits of one layer", "lwgraph.plan.refit.sequential:_Refit._unit", "prune-channels: layer", "is"),
     ("the race", f"{FIRST}.candidates:Candidates.settle", "race", "i"),
-    ("the front", f"{FIRST}.run:front_rows", "front", "i"),
-    ("remembering the front", f"{FIRST}.run:keep_front", "front", "i"),
-    ("timing", f"{FIRST}.run:time_models", "timing", "i"),
+    ("the front", f"{FIRST}.improve:front_rows", "front", "i"),
+    ("remembering the front", f"{FIRST}.improve:keep_front", "front", "i"),
+    ("timing", f"{FIRST}.deliver:time_models", "timing", "i"),
     ("rows of the report", f"{FIRST}.report_rows:choices", "report", "i"),
     ("what a stage has to do", f"{FIRST}.stages:Structures.idle", "structure", "is"),
 ]
@@ -109,7 +108,7 @@ def shared(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
 
 
 def only(monkeypatch: pytest.MonkeyPatch, stages: str) -> None:
-    monkeypatch.setattr(runs, "STAGES", tuple(STAGES[letter] for letter in stages))
+    monkeypatch.setattr(improve, "STAGES", tuple(STAGES[letter] for letter in stages))
 
 
 # ------------------------------------------------------------ errors
@@ -150,7 +149,7 @@ def test_a_stage_that_fails_ends_nothing(
 ) -> None:
     """The plan of the stage before stands, and the stage after it runs."""
     before, after = Integers(), Integers()
-    monkeypatch.setattr(runs, "STAGES", (before, stage, after))
+    monkeypatch.setattr(improve, "STAGES", (before, stage, after))
     monkeypatch.setattr(type(stage), "idle", lambda self, work: "")
     spare = int(isinstance(stage, Integers))
     planted = plant(monkeypatch, f"{FIRST}.stages:{type(stage).__name__}.run", lambda: error(WORDS), spare=spare)
@@ -257,7 +256,7 @@ INTERRUPTED = {
     "integers": f"{FIRST}.stages:Integers.run",
     "a plan": "lwgraph.passes.quantize.quantize:Quantize.run",
     "structure": f"{FIRST}.stages:Structures.run",
-    "the last timing": f"{FIRST}.run:time_models",
+    "the last timing": f"{FIRST}.deliver:time_models",
     "the race": f"{FIRST}.candidates:Candidates.settle",
 }
 
@@ -279,7 +278,7 @@ def test_the_second_interrupt_ends_the_run_at_once(
 ) -> None:
     only(monkeypatch, "i")
     first = plant(monkeypatch, f"{FIRST}.stages:Integers.run", interrupt)
-    second = plant(monkeypatch, f"{FIRST}.run:time_models", interrupt)
+    second = plant(monkeypatch, f"{FIRST}.deliver:time_models", interrupt)
     ended = run(monkeypatch, capfd, tmp_path)
     assert (first.times, second.times) == (1, 1)
     assert ended.code == 130 and ended.files == [] and ended.result is None
@@ -302,7 +301,7 @@ def test_an_interrupt_before_or_after_the_search_leaves_nothing_half_written(
 def test_a_stage_whose_time_is_over_ends_alone(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path, stage: Stage
 ) -> None:
-    monkeypatch.setattr(runs, "STAGES", (Integers(), stage))
+    monkeypatch.setattr(improve, "STAGES", (Integers(), stage))
     monkeypatch.setattr(type(stage), "idle", lambda self, work: "")
     spare = int(isinstance(stage, Integers))
     planted = plant(monkeypatch, f"{FIRST}.stages:{type(stage).__name__}.run", OutOfTime, spare=spare)
@@ -426,7 +425,7 @@ def test_a_runtime_that_dies_or_hangs_costs_the_plan_that_it_ran(
 
     stated, seen = Making.stated, list[Candidate]()
     only(monkeypatch, "i")
-    monkeypatch.setattr(runs, "FirstRuns", FirstRuns)
+    monkeypatch.setattr(setting, "FirstRuns", FirstRuns)
     monkeypatch.setattr(first_run, "SECONDS", 4.0)
     monkeypatch.setattr(Making, "stated", faulty)
     planted = watch(monkeypatch)
