@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lwgraph import ir
-from lwgraph.arrays import Array
+from lwgraph.arrays import Array, slabs
 from lwgraph.calibrate.capture import ACTIVATION_BYTES, capture, measured_shapes
 from lwgraph.errors import DataError
 from lwgraph.executor import Executor, Feeds, untimed
@@ -312,10 +312,16 @@ def _weight(node: ir.Node, other: ir.Node) -> float | None:
     if scale.size > 1:
         shape[ir.attribute(maker, "axis", 1)] = -1
     middle = np.zeros_like(scale, np.int64) if zero is None else zero.astype(np.int64)
-    decoded = (q.astype(np.int64) - middle.reshape(shape)) * scale.astype(np.float64).reshape(shape)
+    middle, steps = middle.reshape(shape), scale.astype(np.float64).reshape(shape)
     factor = ir.attribute(node, "alpha", 1.0) if node.op_type == "Gemm" else 1.0
-    truth = real.astype(np.float64) * factor
-    return decibels(float(np.square(truth).sum()), float(np.square(truth - decoded).sum()))
+    signal = error = 0.0
+    for part in slabs(real.shape):
+        own = part if shape[0] != 1 else np.s_[:]
+        truth = real[part].astype(np.float64) * factor
+        decoded = (q[part].astype(np.int64) - middle[own]) * steps[own]
+        signal += float(np.square(truth).sum())
+        error += float(np.square(truth - decoded).sum())
+    return decibels(signal, error)
 
 
 def decibels(signal: float, error: float) -> float | None:
