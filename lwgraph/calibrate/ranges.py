@@ -72,7 +72,7 @@ class Observed:
 def float_values(model: ir.Model) -> list[str]:
     """Names of the floating-point tensors of the main graph that are computed or fed, in graph order."""
     values = [v for v in model.graph.inputs if v.name not in model.graph.initializers]
-    values += [v for node in model.graph for v in node.outputs if node.op_type != "Constant"]
+    values += [v for node in model.graph for v in node.outputs if ir.operator(node) != "Constant"]
     return [v.name for v in values if v.name and v.dtype in _FLOATS]
 
 

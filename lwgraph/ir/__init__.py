@@ -36,7 +36,7 @@ from lwgraph.ir.edit import (
     set_constant,
 )
 from lwgraph.ir.loading import RUNTIME_DOMAINS, load
-from lwgraph.ir.operators import CONVOLUTIONS, GATED, LINEAR, MOVES, PRODUCTS, RECURRENT, RESHAPES
+from lwgraph.ir.operators import CONVOLUTIONS, GATED, LINEAR, MOVES, PRODUCTS, RECURRENT, RESHAPES, operator
 from lwgraph.ir.saving import (
     copy_file,
     detached_proto,
@@ -138,6 +138,7 @@ __all__ = [
     "make_node",
     "move_contents",
     "node_proto",
+    "operator",
     "opset",
     "parent",
     "predecessor",

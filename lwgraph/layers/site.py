@@ -124,7 +124,7 @@ class Site:
             maker = waiting.pop().producer()
             if maker is None or maker in seen:
                 continue
-            if maker.op_type in ir.LINEAR or maker.op_type in ir.RECURRENT:
+            if ir.operator(maker) in ir.LINEAR or ir.operator(maker) in ir.RECURRENT:
                 return False
             seen.add(maker)
             waiting += [value for value in maker.inputs if value is not None]
@@ -174,7 +174,7 @@ class Site:
         users = {id(user): user for user, _ in self.output.uses()}.values()
         if self.output.is_graph_output() or not users:
             return ""
-        kinds = sorted(user.op_type for user in users)
+        kinds = sorted(ir.operator(user) for user in users)
         if kinds == ["Mul", "Sigmoid"]:
             return "Silu"
         return kinds[0] if len(kinds) == 1 and kinds[0] in ACTIVATIONS else ""
@@ -326,7 +326,12 @@ def _with_bias(node: ir.Node) -> tuple[ir.Node, ...]:
     """The MatMul, and the Add of a constant row that alone uses its result."""
     out = node.outputs[0]
     uses = list(out.uses())
-    if len(uses) != 1 or out.is_graph_output() or uses[0][0].op_type != "Add" or uses[0][0].graph is not node.graph:
+    if (
+        len(uses) != 1
+        or out.is_graph_output()
+        or ir.operator(uses[0][0]) != "Add"
+        or uses[0][0].graph is not node.graph
+    ):
         return (node,)
     add = uses[0][0]
     bias, weight = ir.constant_shape(add.inputs[1 - uses[0][1]]), ir.constant_shape(node.inputs[1])

@@ -105,7 +105,7 @@ def _kept(view: PruneView, removed: Mapping[Group, Ints]) -> dict[str, Ints]:
     masks = view.coupling.kept(removed)
     found = {}
     for site in view.sites():
-        sums = [node.outputs[0] for node, _ in site.output.uses() if node.op_type == "Add"]
+        sums = [node.outputs[0] for node, _ in site.output.uses() if ir.operator(node) == "Add"]
         for value in (site.output, *sums):
             axis = 1 if site.kernel else len(view.coupling.builder.dims(value) or ()) - 1
             tracked = view.coupling.builder.get(value, axis)

@@ -147,7 +147,7 @@ class Quantize(Pass):
         name_nodes(working.graph)
         refused = self.refused(working.graph)
         mixed = self._placed(working, target, executor, refused, context, max_loss, judge)
-        loops = [n for n in working.graph if target.has(n.op_type, "recurrent", opset_of(working))]
+        loops = [n for n in working.graph if target.has(ir.operator(n), "recurrent", opset_of(working))]
         if any((n.name or "") not in refused for n in loops):
             self._recurrent(working, mixed, target, executor, refused, context, max_loss, judge)
         return mixed
@@ -156,7 +156,7 @@ class Quantize(Pass):
         """A copy, at the opset that one scale per output channel or integers of 4 or 16 bits need where it is older."""
         copy, opset = ir.clone(model), opset_of(model)
         wide = [t for t in (target.activation_type, target.weight_type) if t not in ("int8", "uint8")]
-        convolves = any(n.op_type in ir.CONVOLUTIONS for n in model.graph)
+        convolves = any(ir.operator(n) in ir.CONVOLUTIONS for n in model.graph)
         wanted = max(WIDE_OPSET if wide else 0, target.per_channel_opset if target.per_channel and convolves else 0)
         if opset >= wanted:
             return copy
@@ -231,7 +231,7 @@ class Quantize(Pass):
         assert context.data
         inner = Context(log=Log(limit=context.log.limit))
         trial = ir.clone(mixed.model)
-        names = [n.name or "" for n in trial.graph if target.has(n.op_type, "recurrent", opset_of(trial))]
+        names = [n.name or "" for n in trial.graph if target.has(ir.operator(n), "recurrent", opset_of(trial))]
         scope = tuple(n for n in names if n in refused)
         count = QuantizeRecurrent(target.reduced_range, scope).run(trial, inner)
         skipped = {s.place: s.reason for s in inner.skipped}

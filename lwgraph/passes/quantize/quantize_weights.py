@@ -88,7 +88,7 @@ class QuantizeWeights(Pass):
                 raise UsageError(f"option 'nodes_to_exclude' names '{excluded}', which the model does not have")
         for scope in ir.scopes(model):
             for node in scope:
-                if node.op_type in _UNPACKED and self._large(node.inputs[1]):
+                if ir.operator(node) in _UNPACKED and self._large(node.inputs[1]):
                     context.skip(self.name, node.name or "", _UNPACKED[node.op_type])
         if not self._sites(model, context) and not self._tables(model, context):
             return 0
@@ -157,7 +157,7 @@ class QuantizeWeights(Pass):
         if stored_bytes((site.shape[1], site.shape[0]), self.bits, self.block) >= 4 * elements:
             return "its scales would take up what its integers save"
         readers = {use.node for use in weight.uses()}
-        others = [n for n in readers if n.op_type not in ir.PRODUCTS or n.inputs[1] is not weight]
+        others = [n for n in readers if ir.operator(n) not in ir.PRODUCTS or n.inputs[1] is not weight]
         if others or weight.is_graph_output():
             return f"its weight is also read by '{others[0].name if others else 'the graph outputs'}', which keeps it"
         return ""
@@ -166,7 +166,11 @@ class QuantizeWeights(Pass):
         """The Gather nodes whose tables to quantize."""
         found = []
         for node in model.graph:
-            if node.op_type != "Gather" or "Gather" not in self.op_types_to_quantize or not self._large(node.inputs[0]):
+            if (
+                ir.operator(node) != "Gather"
+                or "Gather" not in self.op_types_to_quantize
+                or not self._large(node.inputs[0])
+            ):
                 continue
             table, shape = node.inputs[0], ir.constant_shape(node.inputs[0])
             assert table is not None and shape is not None

@@ -215,10 +215,10 @@ def _within_one(value: ir.Value) -> bool:
         maker = value.producer()
         if maker is None:
             return False
-        if maker.op_type == "ConstantOfShape":
+        if ir.operator(maker) == "ConstantOfShape":
             fill = ir.attribute(maker, "value", None)
             return fill is None or bool(np.abs(np.asarray(fill)).max() <= 1)
-        source = maker.inputs[0] if maker.op_type in _COPIES else None
+        source = maker.inputs[0] if ir.operator(maker) in _COPIES else None
         if source is None:
             return False
         value = source

@@ -128,7 +128,7 @@ class HalfGraph:
         while changed:
             changed = False
             for node in list(self.narrow):
-                if node.op_type in _HEAVY:
+                if ir.operator(node) in _HEAVY:
                     continue
                 neighbours = list(self._neighbours(node))
                 if neighbours and not any(n in self.narrow for n in neighbours):

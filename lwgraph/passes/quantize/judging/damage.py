@@ -113,7 +113,7 @@ def pairs_of(original: ir.Model, quantized: ir.Model) -> dict[str, tuple[str, Gr
     known = {v.name for v in original.graph.inputs} | {v.name for node in original.graph for v in node.outputs}
     found = {}
     for node in quantized.graph:
-        if node.op_type != "QuantizeLinear" or node.inputs[0] is None or node.inputs[0].name not in known:
+        if ir.operator(node) != "QuantizeLinear" or node.inputs[0] is None or node.inputs[0].name not in known:
             continue
         scale = ir.constant(node.inputs[1])
         zero = ir.constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
@@ -265,7 +265,7 @@ def _layers(
     now = {node.name: node for node in quantized.graph if node.name}
     found = []
     for node in original.graph:
-        if node.op_type not in LAYERS:
+        if ir.operator(node) not in LAYERS:
             continue
         other = now.get(node.name or "")
         integer = other is not None and _reads_integers(other)
@@ -283,7 +283,7 @@ def _layers(
 
 def _reads_integers(node: ir.Node) -> bool:
     maker = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
-    return maker is not None and maker.op_type == "DequantizeLinear"
+    return maker is not None and ir.operator(maker) == "DequantizeLinear"
 
 
 def _end(node: ir.Node, tensors: Mapping[str, TensorFacts]) -> TensorFacts | None:
@@ -291,7 +291,7 @@ def _end(node: ir.Node, tensors: Mapping[str, TensorFacts]) -> TensorFacts | Non
     value = node.outputs[0]
     while (value.name or "") not in tensors:
         users = list(value.consumers())
-        if len(users) != 1 or users[0].op_type not in ("Relu", "Clip") or value.is_graph_output():
+        if len(users) != 1 or ir.operator(users[0]) not in ("Relu", "Clip") or value.is_graph_output():
             return None
         value = users[0].outputs[0]
     return tensors[value.name or ""]
@@ -302,7 +302,7 @@ def _weight(node: ir.Node, other: ir.Node) -> float | None:
     real = ir.constant(node.inputs[1])
     value = other.inputs[1]
     maker = value.producer() if value is not None else None
-    if real is None or maker is None or maker.op_type != "DequantizeLinear":
+    if real is None or maker is None or ir.operator(maker) != "DequantizeLinear":
         return None
     q, scale = ir.constant(maker.inputs[0]), ir.constant(maker.inputs[1])
     zero = ir.constant(maker.inputs[2]) if len(maker.inputs) > 2 else None

@@ -28,7 +28,10 @@ def describe(
         found = measure(original, mixed.model, feeds, executor, {}, seed=seed)
     else:
         found = Damage(
-            0, {}, [LayerFacts(n.name or "", n.op_type, "float") for n in original.graph if n.op_type in LAYERS], []
+            0,
+            {},
+            [LayerFacts(n.name or "", n.op_type, "float") for n in original.graph if ir.operator(n) in LAYERS],
+            [],
         )
     for layer in found.layers:
         if layer.name in mixed.loops:

@@ -133,7 +133,7 @@ def candidates(graph: ir.Graph, target: Target, opset: int) -> list[str]:
 
 
 def _may_return_floats(node: ir.Node, target: Target, opset: int) -> bool:
-    return target.has(node.op_type, "float_output", opset) and not target.everything
+    return target.has(ir.operator(node), "float_output", opset) and not target.everything
 
 
 def _redundant(made: Placement, node: ir.Node, target: Target, opset: int) -> bool:
