@@ -24,6 +24,7 @@ from lwgraph.ir.constants import (
     constant_of,
     constant_shape,
     constant_tensor,
+    is_finite,
 )
 from lwgraph.ir.copying import InlineError, calls, clone, extract, inline, inlined
 from lwgraph.ir.edit import (
@@ -133,6 +134,7 @@ __all__ = [
     "inlined",
     "is_constant",
     "is_dead",
+    "is_finite",
     "is_removable_initializer",
     "load",
     "make_node",

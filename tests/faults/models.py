@@ -103,11 +103,13 @@ def operators(model: ir.Model) -> list[str]:
 
 
 def in_integers(model: ir.Model) -> set[str]:
-    """Names of the nodes that read dequantized values."""
-    return {
-        node.name or ""
-        for node in model.graph
-        if any(
-            v is not None and (m := v.producer()) is not None and m.op_type == "DequantizeLinear" for v in node.inputs
-        )
-    }
+    """Names of the nodes between DequantizeLinear and QuantizeLinear, which the runtime computes in integers."""
+
+    def reads(node: ir.Node) -> bool:
+        makers = [v.producer() for v in node.inputs if v is not None]
+        return any(m is not None and m.op_type == "DequantizeLinear" for m in makers)
+
+    def gives(node: ir.Node) -> bool:
+        return any(user.op_type == "QuantizeLinear" for v in node.outputs for user in v.consumers())
+
+    return {node.name or "" for node in model.graph if reads(node) and gives(node)}

@@ -73,6 +73,8 @@ class AbsorbBias(Pass):
 
     def _shift(self, chain: _ShiftPath, seen: Observed) -> Floats | str:
         """(channels,) what to subtract, or why nothing."""
+        if seen.unfit:
+            return f"its output holds {seen.unfit} on the data"
         if seen.channel_low is None or seen.channel_high is None:
             return "its output was always empty"
         assert seen.channel_mean is not None and seen.channel_square is not None

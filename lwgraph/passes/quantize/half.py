@@ -66,7 +66,6 @@ class Half(Pass):
 
         Raises:
             UsageError: a node name that the model does not have.
-            DataError: a tensor is not finite on the data.
         """
         known = quantized_already(model)
         if known is not None:
@@ -178,6 +177,8 @@ class Half(Pass):
             if weight is not None and (reason := objection(weight, self.type)):
                 return f"'{value.name}': {reason}"
             found = seen.get(value.name or "")
+            if found is not None and found.unfit:
+                return f"'{value.name}' holds {found.unfit} on the data, so its range is not known"
             if found is None or not found.runs:
                 continue
             reach = max(abs(found.histogram.low), abs(found.histogram.high))

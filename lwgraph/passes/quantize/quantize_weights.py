@@ -11,7 +11,7 @@ import numpy as np
 from lwgraph import ir, registry
 from lwgraph.calibrate import Statistics
 from lwgraph.errors import UsageError
-from lwgraph.layers.apply import moments_of
+from lwgraph.layers.apply import moments_of, unfit
 from lwgraph.layers.site import Site, find_sites
 from lwgraph.passes.quantize.graph.embeddings import quantize_embeddings
 from lwgraph.passes.quantize.graph.quantizer import name_nodes
@@ -202,6 +202,9 @@ class QuantizeWeights(Pass):
         site = family[0]
         moments = None
         if context.statistics is not None and _second_order(site, context.statistics):
+            if why := unfit(family, context):
+                context.warn(f"{self.name} rounds '{site.name}' to nearest: {why}")
+                return encode(site.weight, self.bits, self.block, None)
             moments = moments_of(family, context).blocks[0].moments
         return encode(site.weight, self.bits, self.block, moments)
 
