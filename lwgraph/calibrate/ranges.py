@@ -248,10 +248,18 @@ class _ObservedModel:
     def _channels(self, index: int, value: ir.Value, axis: int, version: int, more: bool) -> None:
         if value.shape is None:
             raise ModelError(f"the rank of '{value.name}' is not known, so it has no channels; infer shapes first")
+        rank = len(value.shape)
+        if not -rank <= axis < rank:
+            raise ModelError(f"'{value.name}' has {rank} axes, so no axis {axis} of channels")
         if value.dtype != ir.DataType.FLOAT:
             value = self._node("Cast", [value], to=int(ir.DataType.FLOAT))
-        rank = len(value.shape) if value.shape is not None else 0
         axes = [i for i in range(rank) if i != axis % rank]
+        if not axes:  # no axes given would mean all of them
+            for key in ("lows", "highs", "means") if more else ("means",):
+                self._node("Identity", [value], f"{index}.{key}")
+            if more:
+                self._node("Mul", [value, value], f"{index}.powers")
+            return
         for kind, key in (
             ("ReduceMin", "lows"),
             ("ReduceMax", "highs"),

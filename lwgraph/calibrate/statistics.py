@@ -130,7 +130,7 @@ class Statistics:
         return ("gram", want) in self._store or want in self._unfit
 
     def unfit(self, site: Layer) -> str:
-        """Why a site has no moments, as far as that was found: its values are not finite, or there are none; else ""."""
+        """Why a site has no moments, as far as was found: its values are not finite, or there are none; else ""."""
         return self._unfit.get(_want(site), "")
 
     def knows(self, site: Layer) -> bool:

@@ -15,6 +15,7 @@ from lwgraph.measure.compare import compare
 from lwgraph.measure.distance import Distance
 from lwgraph.passes.quantize.equalize import Equalize, wanted
 from lwgraph.passes.quantize.graph.activations import Opened, close_activations, open_activations
+from lwgraph.passes.quantize.graph.emit import FLOAT
 from lwgraph.passes.quantize.graph.quantizer import Built, GridOptions, Quantizer, name_nodes, rounding
 from lwgraph.passes.quantize.graph.raise_opset import raise_opset
 from lwgraph.passes.quantize.graph.shapes import infer
@@ -26,6 +27,7 @@ from lwgraph.passes.quantize.judging.describe import describe
 from lwgraph.passes.quantize.judging.mixed_precision import CLEARLY, EVEN, MeasureLoss, Mixed, Mixer, race, worth
 from lwgraph.passes.quantize.placing.already_quantized import quantized_already
 from lwgraph.passes.quantize.placing.readback import failures
+from lwgraph.passes.quantize.placing.spellings import refusals, spell_out
 from lwgraph.passes.quantize.placing.target import Target, has_vnni, load_target
 from lwgraph.passes.quantize.recurrent import QuantizeRecurrent
 from lwgraph.rewrite import Context, Contract, Pass
@@ -189,8 +191,15 @@ class Quantize(Pass):
         assert context.data
         opened_model = ir.clone(working)
         opened = open_activations(opened_model, target, refused)
-        quantizer, built = self.best(opened_model, target, context.data, executor, refused, context)
         measurable = target.name.startswith("ort-cpu")
+        if measurable:
+            name_nodes(opened_model.graph)
+            spell_out(opened_model)
+            refused = refused | refusals(opened_model, target, executor, refused, context.data[0])
+            for each in opened_model.graph:
+                if (each.name or "") in refused:
+                    each.meta[FLOAT] = True
+        quantizer, built = self.best(opened_model, target, context.data, executor, refused, context)
         if self.keep == "none" or not built.compute or not measurable:
             reasons = failures(executor, built.model, built.compute) if built.compute and measurable else None
             for node, reason in (reasons or {}).items():

@@ -112,14 +112,14 @@ class Quantizer:
 
     def _refused(self, graph: ir.Graph, refused: Mapping[str, str]) -> dict[ir.Node, str]:
         """The nodes of `graph` that stay in float: those of these names, and those that touch what has no range."""
-        found = {}
+        found, named = {}, {**self._unfit, **refused}
         for node in graph:
-            reason = refused.get(node.name or "") or self._unfit.get(node.name or "")
-            if not reason:
+            reason = named.get(node.name or "")
+            if reason is None:
                 touched = [v.name or "" for v in (*node.inputs, *node.outputs) if v is not None]
                 seen = ((name, self.observed[name].unfit) for name in touched if name in self.observed)
                 reason = next((f"'{name}' holds {what} on the data" for name, what in seen if what), None)
-            if reason:
+            if reason is not None:
                 found[node] = reason
         return found
 
