@@ -27,6 +27,7 @@ from lwgraph.passes.quantize.judging.describe import describe
 from lwgraph.passes.quantize.judging.mixed_precision import CLEARLY, EVEN, MeasureLoss, Mixed, Mixer, race, worth
 from lwgraph.passes.quantize.placing.already_quantized import quantized_already
 from lwgraph.passes.quantize.placing.readback import failures
+from lwgraph.passes.quantize.placing.roles import OTHER_TYPE
 from lwgraph.passes.quantize.placing.spellings import refusals, spell_out
 from lwgraph.passes.quantize.placing.target import Target, has_vnni, load_target
 from lwgraph.passes.quantize.recurrent import QuantizeRecurrent
@@ -113,7 +114,7 @@ class Quantize(Pass):
         count = len(mixed.loops) + (len(mixed.built.compute) + len(mixed.built.others) if mixed.built else 0)
         if count:
             ir.replace_contents(model, mixed.model)
-        elif not mixed.kept:
+        elif set(mixed.kept.values()) <= {OTHER_TYPE}:
             context.skip(
                 self.name, model.graph.name or "the model", f"it has no layer that {target.name} computes in integers"
             )
