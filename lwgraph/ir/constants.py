@@ -12,6 +12,7 @@ from lwgraph.errors import ModelError
 from lwgraph.ir.types import DataType, Node, Tensor, TensorProtocol, Value
 
 T = TypeVar("T")
+_PART = 1 << 22  # elements looked at at once
 _FINITE = "lwgraph.finite"  # what is known of a tensor, kept with it
 
 
@@ -83,7 +84,8 @@ def is_finite(value: Value | None) -> bool:
         return True
     meta = tensor.meta
     if _FINITE not in meta:
-        meta[_FINITE] = bool(np.isfinite(tensor.numpy()).all())
+        flat = tensor.numpy().reshape(-1)
+        meta[_FINITE] = all(np.isfinite(flat[at : at + _PART]).all() for at in range(0, len(flat), _PART))
     return bool(meta[_FINITE])
 
 

@@ -275,6 +275,8 @@ def _site(name: str, node: ir.Node, graph: ir.Graph | ir.Function, shapes: Shape
         raise _NoSite(f"the weight is {dtype.name}; forms need float16, float32 or float64")
     if 0 in shape:
         raise _NoSite("the weight is empty")
+    if not all(ir.is_finite(value) for value in node.inputs[1:]):
+        raise _NoSite("its weight or bias holds infinity or NaN")
     site = Site(name, kind, (node,), graph)
     if kind in ("gemm", "matmul"):
         if len(shape) != 2:
@@ -312,6 +314,8 @@ def _convolution(site: Site, rank: int) -> Site:
 def _check_gemm(node: ir.Node) -> None:
     if ir.attribute(node, "transA", 0):
         raise _NoSite("transA=1: the data is used transposed")
+    if not ir.attribute(node, "alpha", 1.0):
+        raise _NoSite("alpha=0: the weight is not used")
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is None:
         return
@@ -337,7 +341,8 @@ def _with_bias(node: ir.Node) -> tuple[ir.Node, ...]:
     bias, weight = ir.constant_shape(add.inputs[1 - uses[0][1]]), ir.constant_shape(node.inputs[1])
     assert weight is not None
     # A bias of more axes than the product could change the result's rank.
-    return (node, add) if bias in ((), (1,), (weight[1],)) else (node,)
+    fits = bias in ((), (1,), (weight[1],)) and all(map(ir.is_finite, add.inputs))
+    return (node, add) if fits else (node,)
 
 
 def _with_sharing(sites: list[Site]) -> list[Site]:

@@ -90,7 +90,8 @@ class QuantizeWeights(Pass):
             for node in scope:
                 if ir.operator(node) in _UNPACKED and self._large(node.inputs[1]):
                     context.skip(self.name, node.name or "", _UNPACKED[node.op_type])
-        if not self._sites(model, context) and not self._tables(model, context):
+        sites, tables = self._sites(model, context), self._tables(model, context)
+        if not sites and not tables:
             return 0
         try:
             raise_opset(model, self._opset)
@@ -180,6 +181,8 @@ class QuantizeWeights(Pass):
                 reason = "excluded by nodes_to_exclude"
             elif ir.constant_dtype(table) != ir.DataType.FLOAT or len(shape) != 2 or ir.attribute(node, "axis", 0):
                 reason = "only a float32 table whose rows are gathered is quantized"
+            elif not ir.is_finite(table):
+                reason = "its table holds infinity or NaN"
             elif others or table.is_graph_output():
                 reason = "its table is also read elsewhere, which keeps it"
             if not reason:
