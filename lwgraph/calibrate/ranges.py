@@ -77,7 +77,12 @@ def float_values(model: ir.Model) -> list[str]:
     """Names of the floating-point tensors of the main graph that are computed or fed, in graph order."""
     values = [v for v in model.graph.inputs if v.name not in model.graph.initializers]
     values += [v for node in model.graph for v in node.outputs if ir.operator(node) != "Constant"]
-    return [v.name for v in values if v.name and v.dtype in _FLOATS]
+    return [v.name for v in values if v.name and _is_float(v)]
+
+
+def _is_float(value: ir.Value) -> bool:
+    """Whether a value is a floating-point tensor: a sequence or an optional has the type of what it holds."""
+    return isinstance(value.type, ir.TensorType) and value.dtype in _FLOATS
 
 
 def collect(
@@ -202,7 +207,7 @@ class _ObservedModel:
         version = graph.opset_imports.get("", 1)
         for index, name in enumerate(names):
             value = known.get(name)
-            if value is None or value.dtype not in _FLOATS:
+            if value is None or not _is_float(value):
                 raise ModelError(f"'{name}' is not a floating-point tensor computed or fed in the main graph")
             self._observe(index, value, careful, version)
             if name in channels:

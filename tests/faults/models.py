@@ -39,6 +39,7 @@ def model(
     opset: int = 17,
     functions: Sequence[onnx.FunctionProto] = (),
     infer: bool = True,
+    domains: Sequence[str] = (),
 ) -> ir.Model:
     """A model, shapes inferred unless that is not wanted; outputs are (name, type, shape) or ready value infos."""
     graph = helper.make_graph(
@@ -48,7 +49,10 @@ def model(
         [helper.make_tensor_value_info(*each) if isinstance(each, tuple) else each for each in outputs],
         [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()],
     )
-    opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(f.domain, 1) for f in functions)]
+    opsets = [
+        helper.make_opsetid("", opset),
+        *(helper.make_opsetid(name, 1) for name in [*domains, *(f.domain for f in functions)]),
+    ]
     proto = helper.make_model(graph, opset_imports=opsets, functions=list(functions), ir_version=8)
     if infer:
         proto = onnx.shape_inference.infer_shapes(proto)

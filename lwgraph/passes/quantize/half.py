@@ -10,6 +10,7 @@ import numpy as np
 from lwgraph import ir, registry
 from lwgraph.arrays import Array
 from lwgraph.calibrate.ranges import Observed, collect
+from lwgraph.check import verify
 from lwgraph.errors import LwgraphError, UsageError, did_you_mean
 from lwgraph.executor import Executor
 from lwgraph.passes.quantize.graph.half_graph import HalfGraph
@@ -142,6 +143,11 @@ class Half(Pass):
         for node_name, reason in made.reasons.items():
             context.skip(self.name, node_name, reason)
         if not done:
+            return 0
+        try:
+            verify(working)
+        except LwgraphError as error:
+            context.skip(self.name, model.graph.name or "the model", f"it cannot be converted: {error}")
             return 0
         if context.executor is not None and (refusal := _refusal(context.executor, working)):
             context.skip(
