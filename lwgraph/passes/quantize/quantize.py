@@ -91,16 +91,6 @@ class Quantize(Pass):
         if known is not None:
             context.skip(self.name, model.graph.name or "the model", f"already quantized: {known}; left as it is")
             return 0
-        target = self.resolved_target(context)
-        opset = model.graph.opset_imports.get("", 1)
-        if opset < target.minimum_opset:
-            context.skip(
-                self.name,
-                model.graph.name or "the model",
-                f"opset {opset} has no QuantizeLinear; "
-                f"at least {target.minimum_opset} is needed; export or convert the model again",
-            )
-            return 0
         if not context.data:
             raise DataError("quantize needs calibration data to know the ranges of activations; give --data")
         mixed = self.within(model, context, self.max_loss)
@@ -115,9 +105,8 @@ class Quantize(Pass):
         if count:
             ir.replace_contents(model, mixed.model)
         elif set(mixed.kept.values()) <= {OTHER_TYPE}:
-            context.skip(
-                self.name, model.graph.name or "the model", f"it has no layer that {target.name} computes in integers"
-            )
+            why = f"it has no layer that {load_target(self.target).name} computes in integers"
+            context.skip(self.name, model.graph.name or "the model", why)
         return count
 
     def within(
@@ -145,7 +134,9 @@ class Quantize(Pass):
             raise DataError("quantize needs calibration data to know the ranges of activations; give --data")
         target = self.resolved_target(context)
         executor = context.executor or registry.executor("ort", threads=context.threads)
-        working = self._raised(model, target, context.data[0], executor, context)
+        working, why = self._raised(model, target, context.data[0], executor, context)
+        if why:
+            return Mixed(working, {model.graph.name or "the model": why})
         infer(working)
         name_nodes(working.graph)
         refused = self.refused(working.graph)
@@ -153,30 +144,37 @@ class Quantize(Pass):
         loops = [n for n in working.graph if target.has(ir.operator(n), "recurrent", opset_of(working))]
         if any((n.name or "") not in refused for n in loops):
             self._recurrent(working, mixed, target, executor, refused, context, max_loss, judge)
+        old, new = opset_of(model), opset_of(mixed.model)
+        if old < target.minimum_opset and (mixed.built or mixed.loops):
+            context.warn(f"{self.name} converted the model from opset {old}, which has no integers, to opset {new}")
         return mixed
 
-    def _raised(self, model: ir.Model, target: Target, feed: Feeds, executor: Executor, context: Context) -> ir.Model:
-        """A copy, at the opset that one scale per output channel or integers of 4 or 16 bits need where it is older."""
-        copy, opset = ir.clone(model), opset_of(model)
+    def _raised(
+        self, model: ir.Model, target: Target, feed: Feeds, executor: Executor, context: Context
+    ) -> tuple[ir.Model, str]:
+        """A copy, at the opset that one scale per output channel or integers of 4 or 16 bits need where it is older, or
+        that any integers need; and why it is at none that integers could be written in, "" where it is."""
+        opset, least, why = opset_of(model), target.minimum_opset, ""
         wide = [t for t in (target.activation_type, target.weight_type) if t not in ("int8", "uint8")]
         convolves = any(ir.operator(n) in ir.CONVOLUTIONS for n in model.graph)
         wanted = max(WIDE_OPSET if wide else 0, target.per_channel_opset if target.per_channel and convolves else 0)
-        if opset >= wanted:
-            return copy
-        try:
-            raise_opset(copy, wanted)
-            found = compare(executor.prepare(model)(feed), executor.prepare(copy)(feed), Contract.ROUNDING)
-            why = "" if found.ok else f"the outputs changed: {found.first_failure}"
-        except LwgraphError as error:
-            why = str(error)
-        if not why:
-            return copy
-        if wide and opset < WIDE_OPSET:
-            raise UsageError(
-                f"{wide[0]} needs opset {WIDE_OPSET} and the model has {opset}: {why}; allowed here: int8, uint8"
-            )
-        context.skip(self.name, model.graph.name or "the model", f"weights keep one scale per tensor: {why}")
-        return ir.clone(model)
+        for goal in [g for g in dict.fromkeys((max(wanted, least), least)) if opset < g]:
+            copy = ir.clone(model)
+            try:
+                raise_opset(copy, goal)
+                found = compare(executor.prepare(model)(feed), executor.prepare(copy)(feed), Contract.ROUNDING)
+                why = "" if found.ok else f"the outputs changed: {found.first_failure}"
+            except LwgraphError as error:
+                why = str(error)
+            if not why:
+                return copy, ""
+            if wide and opset < WIDE_OPSET:
+                raise UsageError(
+                    f"{wide[0]} needs opset {WIDE_OPSET} and the model has {opset}: {why}; allowed here: int8, uint8"
+                )
+            if goal > least:
+                context.skip(self.name, model.graph.name or "the model", f"weights keep one scale per tensor: {why}")
+        return ir.clone(model), f"opset {opset} has no QuantizeLinear: {why}" if opset < least else ""
 
     def _placed(
         self,
