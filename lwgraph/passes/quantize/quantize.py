@@ -94,7 +94,8 @@ class Quantize(Pass):
         if not context.data:
             raise DataError("quantize needs calibration data to know the ranges of activations; give --data")
         mixed = self.within(model, context, self.max_loss)
-        for node, reason in mixed.kept.items():
+        typed = not mixed.built and bool(mixed.kept) and set(mixed.kept.values()) == {OTHER_TYPE}
+        for node, reason in () if typed else mixed.kept.items():
             context.skip(self.name, node, reason)
         if context.details is not None:
             executor = context.executor or registry.executor("ort", threads=context.threads)
@@ -104,8 +105,9 @@ class Quantize(Pass):
         count = len(mixed.loops) + (len(mixed.built.compute) + len(mixed.built.others) if mixed.built else 0)
         if count:
             ir.replace_contents(model, mixed.model)
-        elif set(mixed.kept.values()) <= {OTHER_TYPE}:
+        elif typed or not mixed.kept:
             why = f"it has no layer that {load_target(self.target).name} computes in integers"
+            why += ": none is float32" if typed else ""
             context.skip(self.name, model.graph.name or "the model", why)
         return count
 
