@@ -100,9 +100,9 @@ def index_bound(model: ir.Model, name: str) -> int | None:
     while pending:
         value = pending.pop()
         for node, position in value.uses():
-            if node.op_type in _INDEX_OPS:
+            if ir.operator(node) in _INDEX_OPS:
                 bounds += _table_length(node, position)
-            elif node.op_type in _PASSING_OPS and position == 0:
+            elif ir.operator(node) in _PASSING_OPS and position == 0:
                 for out in node.outputs:
                     if id(out) not in seen:
                         seen.add(id(out))
@@ -111,7 +111,7 @@ def index_bound(model: ir.Model, name: str) -> int | None:
 
 
 def _table_length(node: ir.Node, position: int) -> list[int]:
-    if node.op_type == "OneHot":
+    if ir.operator(node) == "OneHot":
         depth = ir.constant(node.inputs[1]) if position == 0 else None
         return [] if depth is None else [int(np.asarray(depth).reshape(-1)[0])]
     table = node.inputs[0]

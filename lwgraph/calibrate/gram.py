@@ -14,6 +14,10 @@ _SMALL = 64  # vectors shorter than this are multiplied for all groups in one ca
 _LEAST_ROWS = 1024  # rows multiplied at once, at least (a quarter for layers with groups); else as many as D
 
 
+class NoMomentsError(DataError):
+    """Why a stream of vectors has no second moments."""
+
+
 @dataclass(frozen=True, eq=False)
 class Gram:
     """Mean and second moments of a layer's input patches x, per group.
@@ -101,7 +105,7 @@ class GramAccumulator:
         """
         self._flush()
         if self.count == 0:
-            raise DataError(f"'{self.name}' has no positions to measure: its output is empty for every sample")
+            raise NoMomentsError(f"'{self.name}' has no positions to measure: its output is empty for every sample")
         assert self._shift is not None
         shift = self._shift.astype(np.float64)
         mean = self._total / self.count  # the mean of x - shift
@@ -129,7 +133,7 @@ class GramAccumulator:
         self.count += self._filled
         self._filled = 0
         if not np.isfinite(np.einsum("gdd->g", self._sum)).all():
-            raise DataError(f"'{self.name}' has NaN, infinite or overflowing values on the calibration data")
+            raise NoMomentsError(f"'{self.name}' has NaN, infinite or overflowing values on the calibration data")
 
 
 def _capacity(groups: int, width: int) -> int:
@@ -155,9 +159,10 @@ class CrossAccumulator:
                 rows.mean(0, dtype=np.float64).astype(rows.dtype),
                 targets.mean(0, dtype=np.float64).astype(targets.dtype),
             )
-        x, y = rows - self._shift[0], targets - self._shift[1]
-        for group in range(rows.shape[1]):
-            self._cross[group] += y[:, group].T @ x[:, group]
+        with np.errstate(over="ignore", invalid="ignore"):  # found in the sums
+            x, y = rows - self._shift[0], targets - self._shift[1]
+            for group in range(rows.shape[1]):
+                self._cross[group] += y[:, group].T @ x[:, group]
         self._sums += (y.sum(0, dtype=np.float64), np.square(y, dtype=np.float64).sum(0))
         self._gram.add(rows)
         self.count += len(rows)
@@ -165,6 +170,8 @@ class CrossAccumulator:
     def result(self) -> CrossMoments:
         """The moments of everything added; DataError as for `GramAccumulator.result`."""
         gram = self._gram.result()
+        if not np.isfinite(self._sums).all():
+            raise NoMomentsError(f"what '{self._gram.name}' should give has NaN, infinite or overflowing values")
         assert self._shift is not None
         sx, sy = (s.astype(np.float64) for s in self._shift)
         mx, my, power = gram.mean - sx, self._sums[0] / self.count, self._sums[1] / self.count

@@ -11,14 +11,14 @@ _HEAVY = ir.LINEAR | ir.RECURRENT
 
 def layer_values(model: ir.Model) -> list[str]:
     """Names of the main graph's values that sites and counts need: data into and out of what multiplies matrices."""
-    nodes = [node for node in model.graph if node.op_type in _HEAVY]
+    nodes = [node for node in model.graph if ir.operator(node) in _HEAVY]
     wanted = [value for node in nodes for value in (*node.inputs[:2], *node.outputs[:1])]
     # The Add of a bias behind a MatMul gives the layer's output.
     wanted += [
         use.node.outputs[0]
         for node in nodes
         for use in node.outputs[0].uses()
-        if use.node.op_type == "Add" and use.node.graph is model.graph
+        if ir.operator(use.node) == "Add" and use.node.graph is model.graph
     ]
     names = [v.name for v in wanted if v is not None and v.name and ir.constant_shape(v) is None]
     return list(dict.fromkeys(names))

@@ -19,6 +19,7 @@ from lwgraph.calibrate.thresholds import METHODS, Range, choose_range
 from lwgraph.errors import DataError, ModelError
 from lwgraph.executor import Executor, Feeds, untimed
 
+LARGEST = 1e19  # masks are filled with infinity or float32's largest number; the square of such leaves float32
 SAMPLES = 1 << 13  # elements of a tensor counted per run
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.BFLOAT16)
 
@@ -29,13 +30,15 @@ class Observed:
 
     Attributes:
         histogram: sampled elements; its `low` and `high` are the exact extremes over all elements of all runs.
-        runs: in how many runs it was not empty.
+        runs: in how many runs it was not empty and held finite values only.
+        unfit: what a run found that has no range: "-inf", "inf", "nan", or a number beyond LARGEST; "" where all have.
         channel_low, channel_high: (C,) exact extremes per channel, when asked for.
         channel_mean, channel_square: (C,) mean and mean square per channel over all elements, when asked for.
     """
 
     histogram: Histogram = field(default_factory=Histogram)
     runs: int = 0
+    unfit: str = ""
     low_sum: float = 0.0
     high_sum: float = 0.0
     channel_low: Floats | None = None
@@ -62,6 +65,7 @@ class Observed:
     def merge(self, other: Observed) -> None:
         """Let this stand for both tensors: what a quantizer shared by the two has to represent."""
         self.histogram.merge(other.histogram)
+        self.unfit = self.unfit or other.unfit
         if other.runs:
             runs = max(self.runs, 1)
             low = min(self.low_sum / runs, other.low_sum / other.runs)
@@ -72,8 +76,13 @@ class Observed:
 def float_values(model: ir.Model) -> list[str]:
     """Names of the floating-point tensors of the main graph that are computed or fed, in graph order."""
     values = [v for v in model.graph.inputs if v.name not in model.graph.initializers]
-    values += [v for node in model.graph for v in node.outputs if node.op_type != "Constant"]
-    return [v.name for v in values if v.name and v.dtype in _FLOATS]
+    values += [v for node in model.graph for v in node.outputs if ir.operator(node) != "Constant"]
+    return [v.name for v in values if v.name and _is_float(v)]
+
+
+def _is_float(value: ir.Value) -> bool:
+    """Whether a value is a floating-point tensor: a sequence or an optional has the type of what it holds."""
+    return isinstance(value.type, ir.TensorType) and value.dtype in _FLOATS
 
 
 def collect(
@@ -92,6 +101,8 @@ def collect(
 ) -> dict[str, Observed]:
     """Run `model` over `feeds` once and observe `values` (default: every float tensor of the main graph).
 
+    A run in which a tensor holds what has no range, as masks do by design, adds nothing but `unfit` to what is known.
+
     Memory: 8 * bins bytes per tensor beside one run of the executor, however many feeds there are.
 
     Args:
@@ -105,7 +116,7 @@ def collect(
 
     Raises:
         ModelError: a value does not exist or is not floating point.
-        DataError: there are no feeds, or a tensor holds NaN or infinity (it is named).
+        DataError: there are no feeds.
     """
     names = list(float_values(model) if values is None else dict.fromkeys(values))
     observed = {name: Observed(Histogram(bins)) if into is None else into[name] for name in names}
@@ -126,7 +137,7 @@ def collect(
             run = _ObservedModel(model, names, channels or {}, samples, seed, careful, more).prepare(executor)
             results = run(feed)
         for index, name in enumerate(names):
-            _count(observed[name], name, index, results)
+            _count(observed[name], index, results)
         done += 1
         progress(done)
     if not done:
@@ -134,16 +145,16 @@ def collect(
     return observed
 
 
-def _count(seen: Observed, name: str, index: int, results: dict[str, Array]) -> None:
+def _count(seen: Observed, index: int, results: dict[str, Array]) -> None:
     size = int(results[f"{_PREFIX}{index}.size"])
     if size == 0:
         return
     low, high = float(results[f"{_PREFIX}{index}.low"]), float(results[f"{_PREFIX}{index}.high"])
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise DataError(
-            f"tensor '{name}' holds {low if not np.isfinite(low) else high}: it has no range; "
-            "exclude what computes it, or remove the sample"
-        )
+    # ReduceMin and ReduceMax pass over some NaN; no sum does.
+    for found in (low, high, float(results[f"{_PREFIX}{index}.mean"])):
+        if not abs(found) <= LARGEST:
+            seen.unfit = f"{found:g}"
+            return
     seen.histogram.extend(low, high)
     sample = results.get(f"{_PREFIX}{index}.sample")
     if sample is not None:
@@ -196,7 +207,7 @@ class _ObservedModel:
         version = graph.opset_imports.get("", 1)
         for index, name in enumerate(names):
             value = known.get(name)
-            if value is None or value.dtype not in _FLOATS:
+            if value is None or not _is_float(value):
                 raise ModelError(f"'{name}' is not a floating-point tensor computed or fed in the main graph")
             self._observe(index, value, careful, version)
             if name in channels:
@@ -230,6 +241,7 @@ class _ObservedModel:
             flat = self._node("Concat", [flat, self.constants["zero"]], axis=0)
         self._node("ReduceMin", [flat], f"{index}.low", keepdims=0)
         self._node("ReduceMax", [flat], f"{index}.high", keepdims=0)
+        self._node("ReduceMean", [flat], f"{index}.mean", keepdims=0)
         if not self.samples:
             return
         scale = self._node("Cast", [size], to=int(ir.DataType.DOUBLE))
@@ -241,10 +253,18 @@ class _ObservedModel:
     def _channels(self, index: int, value: ir.Value, axis: int, version: int, more: bool) -> None:
         if value.shape is None:
             raise ModelError(f"the rank of '{value.name}' is not known, so it has no channels; infer shapes first")
+        rank = len(value.shape)
+        if not -rank <= axis < rank:
+            raise ModelError(f"'{value.name}' has {rank} axes, so no axis {axis} of channels")
         if value.dtype != ir.DataType.FLOAT:
             value = self._node("Cast", [value], to=int(ir.DataType.FLOAT))
-        rank = len(value.shape) if value.shape is not None else 0
         axes = [i for i in range(rank) if i != axis % rank]
+        if not axes:  # no axes given would mean all of them
+            for key in ("lows", "highs", "means") if more else ("means",):
+                self._node("Identity", [value], f"{index}.{key}")
+            if more:
+                self._node("Mul", [value, value], f"{index}.powers")
+            return
         for kind, key in (
             ("ReduceMin", "lows"),
             ("ReduceMax", "highs"),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lwgraph.errors import DataError
+from lwgraph.calibrate.gram import NoMomentsError
 
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.float32]
@@ -128,7 +128,7 @@ class Sketch:
         """
         self._flush()
         if self.count == 0:
-            raise DataError(f"'{self.name}' has no positions to measure: its output is empty for every sample")
+            raise NoMomentsError(f"'{self.name}' has no positions to measure: its output is empty for every sample")
         factor = self._factor[:, : self._filled]
         factor /= np.float32(np.sqrt(self.count))
         rest = self._power / self.count
@@ -146,7 +146,7 @@ class Sketch:
             rows -= mean.astype(np.float32)
             self._power += np.einsum("rgd,rgd->gd", rows, rows, dtype=np.float64)
             if not np.isfinite(self._power.sum(1).astype(np.float32)).all():
-                raise DataError(f"'{self.name}' has NaN, infinite or overflowing values on the calibration data")
+                raise NoMomentsError(f"'{self.name}' has NaN, infinite or overflowing values on the calibration data")
             self._push(rows.swapaxes(0, 1))
             self._move(mean, len(rows))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 from lwgraph import ir
 from lwgraph.arrays import Array, Index
 from lwgraph.calibrate.capture import ACTIVATION_BYTES, capture, grouped, main_values, measured_shapes
-from lwgraph.calibrate.gram import CrossAccumulator, CrossMoments, Gram, GramAccumulator
+from lwgraph.calibrate.gram import CrossAccumulator, CrossMoments, Gram, GramAccumulator, NoMomentsError
 from lwgraph.calibrate.patches import Layer, Patches, positions
 from lwgraph.calibrate.sketch import BLOCK, CAPACITY, FactoredGram, Sketch
 from lwgraph.calibrate.store import Store
@@ -110,12 +111,13 @@ class Statistics:
         self._store = Store(self._accumulator_bytes)
         self._at_once = sys.maxsize if memory_bytes is None else AT_ONCE
         self._progress = progress
+        self._unfit: dict[_Want, str] = {}
         self._held_feeds = _held_feeds(len(feeds), held_out, seed)
         self._share = held_out if held_out and not self._held_feeds else 0.0  # share of a single feed's positions
 
     def prefetch(self, sites: Iterable[Layer]) -> None:
         """Collect what `sites` need and is not there yet. Raises as `gram`."""
-        wants = dict.fromkeys(w for w in map(_want, sites) if ("gram", w) not in self._store)
+        wants = dict.fromkeys(w for w in map(_want, sites) if not self._known(w))
         if not wants:
             return
         shapes = self._shapes([w.name for w in wants])
@@ -123,6 +125,13 @@ class Statistics:
         listed = list(wants)
         for group in grouped(sizes, self._accumulator_bytes):
             self._collect([listed[i] for i in group], shapes)
+
+    def _known(self, want: _Want) -> bool:
+        return ("gram", want) in self._store or want in self._unfit
+
+    def unfit(self, site: Layer) -> str:
+        """Why a site has no moments, as far as was found: its values are not finite, or there are none; else ""."""
+        return self._unfit.get(_want(site), "")
 
     def knows(self, site: Layer) -> bool:
         """Whether the site's input is a value of the model that these are of; not where a rewrite put it there."""
@@ -135,6 +144,7 @@ class Statistics:
     def release(self, sites: Iterable[Layer]) -> None:
         """Forget what was collected for `sites`, in memory and on disk."""
         for want in dict.fromkeys(map(_want, sites)):
+            self._unfit.pop(want, None)
             for kind in ("gram", "held", "sample"):
                 if (kind, want) in self._store:
                     self._store.drop((kind, want))
@@ -165,10 +175,7 @@ class Statistics:
             ModelError: the site's input is not a value of the model's main graph.
             DataError: its values are not finite, or there are none.
         """
-        want = _want(site)
-        if ("gram", want) not in self._store:
-            self.prefetch([site])
-        *arrays, count = self._store.get(("gram", want))
+        *arrays, count = self._of(site, "gram")
         return _gram(arrays, int(count))
 
     def held_out(self, site: Layer) -> Array:
@@ -179,10 +186,7 @@ class Statistics:
         """
         if not self._held_feeds and not self._share:
             raise DataError("no calibration samples are held out; make the statistics with a positive held_out")
-        want = _want(site)
-        if ("gram", want) not in self._store:
-            self.prefetch([site])
-        return self._store.get(("held", want))[0]
+        return self._of(site, "held")[0]
 
     def sample(self, site: Layer) -> Array:
         """A part of the site's input on the first feed: at most SAMPLE_IMAGES images (rows, for a Gemm or MatMul,
@@ -190,10 +194,15 @@ class Statistics:
 
         Raises as `gram`.
         """
+        return self._of(site, "sample")[0]
+
+    def _of(self, site: Layer, kind: str) -> tuple[Array, ...]:
         want = _want(site)
-        if ("gram", want) not in self._store:
+        if not self._known(want):
             self.prefetch([site])
-        return self._store.get(("sample", want))[0]
+        if want in self._unfit:
+            raise DataError(self._unfit[want])
+        return self._store.get((kind, want))
 
     def _shapes(self, names: list[str]) -> Mapping[str, tuple[int, ...]]:
         return measured_shapes(self._model, names, next(iter(self._feeds)), self._executor)
@@ -215,7 +224,7 @@ class Statistics:
         )
         for index, arrays in values:
             for name, array in arrays.items():
-                for want in by_name[name]:
+                for want in [each for each in by_name[name] if each not in self._unfit]:
                     width = _width(want, shapes)
                     if want not in grams:
                         grams[want] = self._accumulator(want, width, array.dtype)
@@ -224,13 +233,25 @@ class Statistics:
                     if len(apart):
                         held[want].append(want.patches.rows(array, apart))
                     step = BLOCK if isinstance(grams[want], Sketch) else self._at_once
-                    for start in range(0, len(at), step):
-                        grams[want].add(want.patches.rows(array, at[start : start + step]))
-        for want in wants:
-            gram = grams.pop(want).result()
+                    try:
+                        for start in range(0, len(at), step):
+                            grams[want].add(want.patches.rows(array, at[start : start + step]))
+                    except NoMomentsError as error:
+                        self._give_up(want, error)
+        for want in [each for each in wants if each not in self._unfit]:
+            try:
+                gram = grams.pop(want).result()
+            except NoMomentsError as error:
+                self._give_up(want, error)
+                continue
             self._store.put(("gram", want), _arrays(gram))
             if held[want]:
                 self._store.put(("held", want), (np.concatenate(held[want]),))
+
+    def _give_up(self, want: _Want, why: NoMomentsError) -> None:
+        """A layer that cannot be measured is none of the others' business."""
+        self._unfit[want] = str(why)
+        self._store.drop(("sample", want))
 
     def _accumulator(self, want: _Want, width: int, dtype: Any) -> GramAccumulator | Sketch:
         groups = want.patches.group
@@ -289,9 +310,13 @@ def cross_moments(
         seed: of the sampled positions.
 
     Raises:
-        ModelError: a value does not exist. DataError: not finite, or the shapes of site and target do not agree.
+        ModelError: a value does not exist. DataError: the shapes of site and target do not agree.
+
+    Returns:
+        by the site's name; those are left out whose values are not finite.
     """
     listed = list(sites)
+    unfit: set[str] = set()
     found: dict[str, CrossAccumulator] = {}
     executor = untimed(executor)
     names = [_want(site).name for site in listed]
@@ -303,9 +328,16 @@ def cross_moments(
         outputs = executor.prepare(original, list(dict.fromkeys(targets[site.name] for site in part)))
         for index, feed in enumerate(feeds):
             xs, ys = inputs(feed), outputs(feed)
-            for site in part:
-                _add_pair(found, site, xs, ys[targets[site.name]], index, len(feeds), seed, rows_per_unknown)
-    return {site.name: found[site.name].result() for site in listed}
+            for site in [each for each in part if each.name not in unfit]:
+                try:
+                    _add_pair(found, site, xs, ys[targets[site.name]], index, len(feeds), seed, rows_per_unknown)
+                except NoMomentsError:
+                    unfit.add(site.name)
+    made: dict[str, CrossMoments] = {}
+    for site in [each for each in listed if each.name not in unfit]:
+        with contextlib.suppress(NoMomentsError):
+            made[site.name] = found[site.name].result()
+    return made
 
 
 def _add_pair(

@@ -24,6 +24,7 @@ from lwgraph.ir.constants import (
     constant_of,
     constant_shape,
     constant_tensor,
+    is_finite,
 )
 from lwgraph.ir.copying import InlineError, calls, clone, extract, inline, inlined
 from lwgraph.ir.edit import (
@@ -36,7 +37,7 @@ from lwgraph.ir.edit import (
     set_constant,
 )
 from lwgraph.ir.loading import RUNTIME_DOMAINS, load
-from lwgraph.ir.operators import CONVOLUTIONS, GATED, LINEAR, MOVES, PRODUCTS, RECURRENT, RESHAPES
+from lwgraph.ir.operators import CONVOLUTIONS, GATED, LINEAR, MOVES, PRODUCTS, RECURRENT, RESHAPES, operator
 from lwgraph.ir.saving import (
     copy_file,
     detached_proto,
@@ -133,11 +134,13 @@ __all__ = [
     "inlined",
     "is_constant",
     "is_dead",
+    "is_finite",
     "is_removable_initializer",
     "load",
     "make_node",
     "move_contents",
     "node_proto",
+    "operator",
     "opset",
     "parent",
     "predecessor",

@@ -12,6 +12,8 @@ from lwgraph.errors import ModelError
 from lwgraph.ir.types import DataType, Node, Tensor, TensorProtocol, Value
 
 T = TypeVar("T")
+_PART = 1 << 22  # elements looked at at once
+_FINITE = "lwgraph.finite"  # what is known of a tensor, kept with it
 
 
 class ReferenceAttributeError(ModelError):
@@ -73,6 +75,18 @@ def constant_dtype(value: Value | None) -> DataType | None:
     """The element type of a constant, without reading its data; None when the value is not constant."""
     tensor = constant_tensor(value)
     return None if tensor is None else tensor.dtype
+
+
+def is_finite(value: Value | None) -> bool:
+    """Whether a value is anything but a constant with infinity or NaN in it. O(elements) once for a tensor."""
+    tensor = constant_tensor(value)
+    if tensor is None or not tensor.dtype.is_floating_point():
+        return True
+    meta = tensor.meta
+    if _FINITE not in meta:
+        flat = tensor.numpy().reshape(-1)
+        meta[_FINITE] = all(np.isfinite(flat[at : at + _PART]).all() for at in range(0, len(flat), _PART))
+    return bool(meta[_FINITE])
 
 
 @overload

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from onnx_ir import Node
+
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 PRODUCTS = frozenset({"Gemm", "MatMul"})
 LINEAR = CONVOLUTIONS | PRODUCTS  # what multiplies by a matrix; with constant weights, a layer
@@ -23,4 +25,13 @@ MOVES = RESHAPES | {
     "Transpose",
 }
 
-__all__ = ["CONVOLUTIONS", "GATED", "LINEAR", "MOVES", "PRODUCTS", "RECURRENT", "RESHAPES"]
+
+def operator(node: Node) -> str:
+    """The name that stands for a node's operator in these sets: "Conv", and "domain::Conv" for one of another domain.
+
+    A function or a custom operator may be named like one of ONNX's own and mean something else.
+    """
+    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+
+
+__all__ = ["CONVOLUTIONS", "GATED", "LINEAR", "MOVES", "PRODUCTS", "RECURRENT", "RESHAPES", "operator"]

@@ -42,15 +42,14 @@ class Record:
 def moments_of(sites: Sequence[Site], context: Context) -> Moments:
     """The input moments of sites with one common weight, pooled; those of white inputs without statistics.
 
-    Of a family with members that cannot be observed, the moments of the others stand for all; `unseen` tells where
-    there are none.
+    Of a family with members that cannot be observed, the moments of the others stand for all; `unseen` and `unfit` tell
+    where there are none.
     """
-    site = sites[0]
-    seen = [s for s in sites if observable(s)]
-    if context.statistics is None or not seen:
+    site, statistics = sites[0], context.statistics
+    seen = measured(sites, context)
+    if statistics is None or not seen:
         return Moments(site)
-    grams = [context.statistics.gram(s) for s in seen]
-    statistics = context.statistics
+    grams = [statistics.gram(s) for s in seen]
 
     def measure(look: Callable[[Site], Site | Probe]) -> GramLike | FactoredGram:
         return pooled([statistics.gram(look(s)) for s in seen])
@@ -59,6 +58,22 @@ def moments_of(sites: Sequence[Site], context: Context) -> Moments:
     if moments.exact:
         tell_shortage(context, moments.site, moments.count)
     return moments
+
+
+def measured(sites: Sequence[Site], context: Context) -> list[Site]:
+    """The sites whose input moments are to be had, collected now where they were not."""
+    seen = [s for s in sites if observable(s)]
+    if context.statistics is None:
+        return []
+    context.statistics.prefetch(seen)
+    return [s for s in seen if not context.statistics.unfit(s)]
+
+
+def unfit(sites: Sequence[Site], context: Context) -> str:
+    """Why sites with one common weight have no moments though they can be observed; "" when they have."""
+    if context.statistics is None or not any(map(observable, sites)) or measured(sites, context):
+        return ""
+    return next(why for s in sites if observable(s) and (why := context.statistics.unfit(s)))
 
 
 def tell_shortage(context: Context, site: Site | Probe, count: int | None) -> None:
@@ -124,6 +139,7 @@ def apply_forms(
             if other in by_name and other not in records and str(by_name[other][1]) == str(wanted):
                 family.append(by_name[other][0])
         reason = reason or unseen(family, context) or _no_gain(form, site) or unknown(site, form, context)
+        reason = reason or unfit(family, context)
         if reason:
             records[site.name] = _refuse(site, form, reason, context)
             continue
@@ -159,4 +175,14 @@ def _refuse(site: Site, form: Form, reason: str, context: Context) -> Record:
     return Record(site.name, str(form), False, reason)
 
 
-__all__ = ["Record", "apply_forms", "moments_of", "observable", "tell_shortage", "unknown", "unseen"]
+__all__ = [
+    "Record",
+    "apply_forms",
+    "measured",
+    "moments_of",
+    "observable",
+    "tell_shortage",
+    "unfit",
+    "unknown",
+    "unseen",
+]

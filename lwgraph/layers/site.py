@@ -135,7 +135,7 @@ class Site:
             maker = waiting.pop().producer()
             if maker is None or maker in seen:
                 continue
-            if maker.op_type in ir.LINEAR or maker.op_type in ir.RECURRENT:
+            if ir.operator(maker) in ir.LINEAR or ir.operator(maker) in ir.RECURRENT:
                 return False
             seen.add(maker)
             waiting += [value for value in maker.inputs if value is not None]
@@ -185,7 +185,7 @@ class Site:
         users = {id(user): user for user, _ in self.output.uses()}.values()
         if self.output.is_graph_output() or not users:
             return ""
-        kinds = sorted(user.op_type for user in users)
+        kinds = sorted(ir.operator(user) for user in users)
         if kinds == ["Mul", "Sigmoid"]:
             return "Silu"
         return kinds[0] if len(kinds) == 1 and kinds[0] in ACTIVATIONS else ""
@@ -286,6 +286,8 @@ def _site(name: str, node: ir.Node, graph: ir.Graph | ir.Function, shapes: Shape
         raise _NoSite(f"the weight is {dtype.name}; forms need float16, float32 or float64")
     if 0 in shape:
         raise _NoSite("the weight is empty")
+    if not all(ir.is_finite(value) for value in node.inputs[1:]):
+        raise _NoSite("its weight or bias holds infinity or NaN")
     site = Site(name, kind, (node,), graph)
     if kind in ("gemm", "matmul"):
         if len(shape) != 2:
@@ -323,6 +325,8 @@ def _convolution(site: Site, rank: int) -> Site:
 def _check_gemm(node: ir.Node) -> None:
     if ir.attribute(node, "transA", 0):
         raise _NoSite("transA=1: the data is used transposed")
+    if not ir.attribute(node, "alpha", 1.0):
+        raise _NoSite("alpha=0: the weight is not used")
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is None:
         return
@@ -337,13 +341,19 @@ def _with_bias(node: ir.Node) -> tuple[ir.Node, ...]:
     """The MatMul, and the Add of a constant row that alone uses its result."""
     out = node.outputs[0]
     uses = list(out.uses())
-    if len(uses) != 1 or out.is_graph_output() or uses[0][0].op_type != "Add" or uses[0][0].graph is not node.graph:
+    if (
+        len(uses) != 1
+        or out.is_graph_output()
+        or ir.operator(uses[0][0]) != "Add"
+        or uses[0][0].graph is not node.graph
+    ):
         return (node,)
     add = uses[0][0]
     bias, weight = ir.constant_shape(add.inputs[1 - uses[0][1]]), ir.constant_shape(node.inputs[1])
     assert weight is not None
     # A bias of more axes than the product could change the result's rank.
-    return (node, add) if bias in ((), (1,), (weight[1],)) else (node,)
+    fits = bias in ((), (1,), (weight[1],)) and all(map(ir.is_finite, add.inputs))
+    return (node, add) if fits else (node,)
 
 
 def _with_sharing(sites: list[Site]) -> list[Site]:

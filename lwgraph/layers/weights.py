@@ -40,8 +40,7 @@ def write(site: Site, weight: Array, bias: Array | None) -> None:
     ir.set_constant(ir.copy_on_write(value, site.node), _stored(site, weight).astype(site.dtype))
     if bias is None:
         return
-    if site.kind == "gemm":
-        bias = bias / ir.attribute(site.node, "beta", 1.0)
+    site.node.attributes.pop("beta", None)  # of a Gemm; it may be 0
     bias = bias.astype(site.dtype)
     holder, slot = _bias_slot(site)
     found = holder.inputs[slot] if slot < len(holder.inputs) else None

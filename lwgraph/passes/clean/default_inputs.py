@@ -45,7 +45,7 @@ class DropDefaultInputs(Pass):
 
 def _is_zero(value: ir.Value | None) -> bool:
     """Whether every element is +0: a constant, or what ConstantOfShape or Expand make of one."""
-    while value is not None and (node := value.producer()) is not None and node.op_type == "Expand":
+    while value is not None and (node := value.producer()) is not None and ir.operator(node) == "Expand":
         value = node.inputs[0]
     if value is None:
         return False

@@ -38,6 +38,8 @@ class Linear:
     def __post_init__(self) -> None:
         if self.weight.dtype not in FLOATS:
             raise Skip(f"the weight is {self.weight.dtype}; only floating-point weights are folded into")
+        if not all(map(ir.is_finite, self.node.inputs)):
+            raise Skip("its weight or bias holds infinity or NaN")
         if self.node.op_type == "Gemm" and ir.attribute(self.node, "transA", 0):
             raise Skip("transA=1 puts the channels elsewhere")
         if self.node.op_type == "MatMul" and self.weight.rank != 2:

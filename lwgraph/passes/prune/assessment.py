@@ -105,7 +105,7 @@ def _kept(view: PruneView, removed: Mapping[Group, Ints]) -> dict[str, Ints]:
     masks = view.coupling.kept(removed)
     found = {}
     for site in view.sites():
-        sums = [node.outputs[0] for node, _ in site.output.uses() if node.op_type == "Add"]
+        sums = [node.outputs[0] for node, _ in site.output.uses() if ir.operator(node) == "Add"]
         for value in (site.output, *sums):
             axis = 1 if site.kernel else len(view.coupling.builder.dims(value) or ()) - 1
             tracked = view.coupling.builder.get(value, axis)
@@ -132,7 +132,18 @@ def candidates(view: PruneView, multiple: int, only: str, ignore: str, name: str
             view.context.skip(name, group.name, reason)
         else:
             found.append(group)
-    return found
+    return [group for group in found if not _unmeasured(view, group, found, name)]
+
+
+def _unmeasured(view: PruneView, group: Group, groups: list[Group], name: str) -> bool:
+    """Whether a layer that reads the group has values that are not finite; told, as `candidates` does."""
+    view.prefetch(groups)
+    statistics = view.context.statistics
+    sites = [site for reader in view.readers(group) for site in reader.sites] if statistics is not None else []
+    reason = next((why for site in sites if statistics is not None and (why := statistics.unfit(site))), "")
+    if reason:
+        view.context.skip(name, group.name, reason)
+    return bool(reason)
 
 
 def names_of(group: Group) -> list[str]:

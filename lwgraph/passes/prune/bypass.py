@@ -23,7 +23,7 @@ def bypass(model: ir.Model, block: Residual) -> ir.Value:
     maker, old, node = value.producer(), total, block.add
     before: ir.Value | None = None
     uses = list(total.uses())
-    if maker is not None and maker.op_type in IDEMPOTENT and len(uses) == 1 and not total.is_graph_output():
+    if maker is not None and ir.operator(maker) in IDEMPOTENT and len(uses) == 1 and not total.is_graph_output():
         behind = uses[0][0]
         if _same(behind, maker):
             old, node = behind.outputs[0], behind
@@ -60,7 +60,7 @@ def neighbours(model: ir.Model, value: ir.Value) -> list[str]:
         seen.add(node)
         if node in sites:
             before[sites[node].name] = None
-        elif node.op_type != "Add" or not any(v is not None and v.producer() in sites for v in node.inputs):
+        elif ir.operator(node) != "Add" or not any(v is not None and v.producer() in sites for v in node.inputs):
             waiting += [v.producer() for v in node.inputs if v is not None]
         else:  # the layer in front of the sum; what came to it along the trunk stays
             waiting += [v.producer() for v in node.inputs if v is not None and v.producer() in sites]

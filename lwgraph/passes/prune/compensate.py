@@ -133,8 +133,8 @@ def set_bias(site: Site, bias: Floats) -> None:
     value = bias_value(site)
     array = ir.constant(value)
     assert value is not None and array is not None
-    beta = ir.attribute(site.node, "beta", 1.0) if site.kind == "gemm" else 1.0
-    ir.set_constant(value, (bias / beta).astype(array.dtype).reshape(*array.shape[:-1], site.outputs))
+    site.node.attributes.pop("beta", None)  # of a Gemm; it may be 0
+    ir.set_constant(value, bias.astype(array.dtype).reshape(*array.shape[:-1], site.outputs))
 
 
 def add_to_bias(site: Site, shift: Floats) -> None:

@@ -97,7 +97,7 @@ def _node(
     known: Mapping[tuple[ir.Value, int], Bounds],
     moved: Mapping[tuple[ir.Value, ir.Value], list[Any]],
 ) -> Bounds:
-    kind, unknown = node.op_type, Bounds.unknown(size)
+    kind, unknown = ir.operator(node), Bounds.unknown(size)
     first = known.get((node.inputs[0], axis)) if node.inputs and node.inputs[0] is not None else None
     if kind in ("Conv", "Gemm") and axis == 1:
         return _linear(node, size, known) or unknown

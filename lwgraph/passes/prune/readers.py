@@ -143,7 +143,7 @@ class Work:
                 axes.setdefault(node, {})[index, axis.axis] = axis
         for node in view.model.graph:
             # A recurrent layer is two products, with its inputs and with its own state.
-            weights = (1, 2) if node.op_type in ir.RECURRENT else (1, 0) if node.op_type == "MatMul" else (1,)
+            weights = (1, 2) if ir.operator(node) in ir.RECURRENT else (1, 0) if ir.operator(node) == "MatMul" else (1,)
             found = [
                 tuple(
                     {axis.root(): axis for (index, _), axis in axes.get(node, {}).items() if index == weight}.values()

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from lwgraph import ir
 from lwgraph.arrays import Floats
-from lwgraph.layers.apply import moments_of, observable
+from lwgraph.layers.apply import moments_of, observable, unfit
 from lwgraph.layers.moments import Block, inexact
 from lwgraph.layers.site import Site, find_sites
 from lwgraph.passes.clean.constants_to_initializers import ConstantsToInitializers
@@ -84,7 +84,9 @@ class PruneWeights(Pass):
     @staticmethod
     def _unknown(site: Site, context: Context) -> str:
         statistics = context.statistics
-        return "" if statistics is None or not observable(site) or statistics.exact(site) else inexact(site)
+        if statistics is None or not observable(site):
+            return ""
+        return unfit([site], context) if statistics.exact(site) else inexact(site)
 
     def _prune(self, family: list[Site], context: Context) -> None:
         site, moments = family[0], moments_of(family, context)

@@ -73,6 +73,8 @@ class AbsorbBias(Pass):
 
     def _shift(self, chain: _ShiftPath, seen: Observed) -> Floats | str:
         """(channels,) what to subtract, or why nothing."""
+        if seen.unfit:
+            return f"its output holds {seen.unfit} on the data"
         if seen.channel_low is None or seen.channel_high is None:
             return "its output was always empty"
         assert seen.channel_mean is not None and seen.channel_square is not None
@@ -121,7 +123,7 @@ def _chains(model: ir.Model, name: str, context: Context) -> list[_ShiftPath]:
         users = list(output.consumers())
         try:
             check_writable(site)
-            if len(users) == 1 and users[0].op_type in ("Relu", "Clip") and not output.is_graph_output():
+            if len(users) == 1 and ir.operator(users[0]) in ("Relu", "Clip") and not output.is_graph_output():
                 low, high = (0.0, None) if users[0].op_type == "Relu" else clip_range(users[0])
                 if low is None:
                     raise Skip("its Clip has no constant lower end")
@@ -146,9 +148,9 @@ def _readers(value: ir.Value, repeat: int, sites: Mapping[ir.Node, Site]) -> lis
         if site is not None and index == 0:
             _check_reader(site)
             found.append((site.name, repeat))
-        elif (node.op_type in _SAME and len(node.outputs) == 1) or _is_plain_average(node):
+        elif (ir.operator(node) in _SAME and len(node.outputs) == 1) or _is_plain_average(node):
             found += _readers(node.outputs[0], repeat, sites)
-        elif node.op_type == "Flatten" and ir.attribute(node, "axis", 1) == 1 and value.shape is not None:
+        elif ir.operator(node) == "Flatten" and ir.attribute(node, "axis", 1) == 1 and value.shape is not None:
             sizes = [d for d in value.shape[2:] if isinstance(d, int)]
             if len(sizes) != len(value.shape) - 2:
                 raise Skip(f"'{node.name}' flattens an image of unknown size")
@@ -172,7 +174,7 @@ def _check_reader(site: Site) -> None:
 
 def _is_plain_average(node: ir.Node) -> bool:
     return (
-        node.op_type == "AveragePool"
+        ir.operator(node) == "AveragePool"
         and not any(ir.attribute(node, "pads", ()))
         and ir.attribute(node, "auto_pad", "NOTSET") in ("NOTSET", "VALID")
         and not ir.attribute(node, "ceil_mode", 0)

@@ -118,6 +118,9 @@ def activation_scales(channels: Channels, seen: Mapping[str, Observed], bits: in
     share = np.minimum(_HEADROOM * share, 1.0)
     held = channels.frozen(np.arange(channels.size))
     share[held] = 1.0
+    for value, ids in channels.ids.items():
+        if (found := seen.get(value.name or "")) is not None and found.unfit:
+            share[channels.roots(ids)] = 1.0
     groups = _groups(channels)
     loss = np.zeros((len(_SHARES), int(groups.max(initial=-1)) + 1))
     for k, exponent in enumerate(_SHARES):

@@ -10,6 +10,7 @@ import numpy as np
 from lwgraph import ir, registry
 from lwgraph.arrays import Array
 from lwgraph.calibrate.ranges import Observed, collect
+from lwgraph.check import verify
 from lwgraph.errors import LwgraphError, UsageError, did_you_mean
 from lwgraph.executor import Executor
 from lwgraph.passes.quantize.graph.half_graph import HalfGraph
@@ -66,7 +67,6 @@ class Half(Pass):
 
         Raises:
             UsageError: a node name that the model does not have.
-            DataError: a tensor is not finite on the data.
         """
         known = quantized_already(model)
         if known is not None:
@@ -144,6 +144,11 @@ class Half(Pass):
             context.skip(self.name, node_name, reason)
         if not done:
             return 0
+        try:
+            verify(working)
+        except LwgraphError as error:
+            context.skip(self.name, model.graph.name or "the model", f"it cannot be converted: {error}")
+            return 0
         if context.executor is not None and (refusal := _refusal(context.executor, working)):
             context.skip(
                 self.name,
@@ -178,6 +183,8 @@ class Half(Pass):
             if weight is not None and (reason := objection(weight, self.type)):
                 return f"'{value.name}': {reason}"
             found = seen.get(value.name or "")
+            if found is not None and found.unfit:
+                return f"'{value.name}' holds {found.unfit} on the data, so its range is not known"
             if found is None or not found.runs:
                 continue
             reach = max(abs(found.histogram.low), abs(found.histogram.high))

@@ -15,6 +15,7 @@ from lwgraph.measure.compare import compare
 from lwgraph.measure.distance import Distance
 from lwgraph.passes.quantize.equalize import Equalize, wanted
 from lwgraph.passes.quantize.graph.activations import Opened, close_activations, open_activations
+from lwgraph.passes.quantize.graph.emit import FLOAT
 from lwgraph.passes.quantize.graph.quantizer import Built, GridOptions, Quantizer, name_nodes, rounding
 from lwgraph.passes.quantize.graph.raise_opset import raise_opset
 from lwgraph.passes.quantize.graph.shapes import infer
@@ -26,6 +27,8 @@ from lwgraph.passes.quantize.judging.describe import describe
 from lwgraph.passes.quantize.judging.mixed_precision import CLEARLY, EVEN, MeasureLoss, Mixed, Mixer, race, worth
 from lwgraph.passes.quantize.placing.already_quantized import quantized_already
 from lwgraph.passes.quantize.placing.readback import failures
+from lwgraph.passes.quantize.placing.roles import OTHER_TYPE
+from lwgraph.passes.quantize.placing.spellings import refusals, spell_out
 from lwgraph.passes.quantize.placing.target import Target, has_vnni, load_target
 from lwgraph.passes.quantize.recurrent import QuantizeRecurrent
 from lwgraph.rewrite import Context, Contract, Pass
@@ -88,20 +91,11 @@ class Quantize(Pass):
         if known is not None:
             context.skip(self.name, model.graph.name or "the model", f"already quantized: {known}; left as it is")
             return 0
-        target = self.resolved_target(context)
-        opset = model.graph.opset_imports.get("", 1)
-        if opset < target.minimum_opset:
-            context.skip(
-                self.name,
-                model.graph.name or "the model",
-                f"opset {opset} has no QuantizeLinear; "
-                f"at least {target.minimum_opset} is needed; export or convert the model again",
-            )
-            return 0
         if not context.data:
             raise DataError("quantize needs calibration data to know the ranges of activations; give --data")
         mixed = self.within(model, context, self.max_loss)
-        for node, reason in mixed.kept.items():
+        typed = not mixed.built and bool(mixed.kept) and set(mixed.kept.values()) == {OTHER_TYPE}
+        for node, reason in () if typed else mixed.kept.items():
             context.skip(self.name, node, reason)
         if context.details is not None:
             executor = context.executor or registry.executor("ort", threads=context.threads)
@@ -111,10 +105,10 @@ class Quantize(Pass):
         count = len(mixed.loops) + (len(mixed.built.compute) + len(mixed.built.others) if mixed.built else 0)
         if count:
             ir.replace_contents(model, mixed.model)
-        elif not mixed.kept:
-            context.skip(
-                self.name, model.graph.name or "the model", f"it has no layer that {target.name} computes in integers"
-            )
+        elif typed or not mixed.kept:
+            why = f"it has no layer that {load_target(self.target).name} computes in integers"
+            why += ": none is float32" if typed else ""
+            context.skip(self.name, model.graph.name or "the model", why)
         return count
 
     def within(
@@ -142,38 +136,47 @@ class Quantize(Pass):
             raise DataError("quantize needs calibration data to know the ranges of activations; give --data")
         target = self.resolved_target(context)
         executor = context.executor or registry.executor("ort", threads=context.threads)
-        working = self._raised(model, target, context.data[0], executor, context)
+        working, why = self._raised(model, target, context.data[0], executor, context)
+        if why:
+            return Mixed(working, {model.graph.name or "the model": why})
         infer(working)
         name_nodes(working.graph)
         refused = self.refused(working.graph)
         mixed = self._placed(working, target, executor, refused, context, max_loss, judge)
-        loops = [n for n in working.graph if target.has(n.op_type, "recurrent", opset_of(working))]
+        loops = [n for n in working.graph if target.has(ir.operator(n), "recurrent", opset_of(working))]
         if any((n.name or "") not in refused for n in loops):
             self._recurrent(working, mixed, target, executor, refused, context, max_loss, judge)
+        old, new = opset_of(model), opset_of(mixed.model)
+        if old < target.minimum_opset and (mixed.built or mixed.loops):
+            context.warn(f"{self.name} converted the model from opset {old}, which has no integers, to opset {new}")
         return mixed
 
-    def _raised(self, model: ir.Model, target: Target, feed: Feeds, executor: Executor, context: Context) -> ir.Model:
-        """A copy, at the opset that one scale per output channel or integers of 4 or 16 bits need where it is older."""
-        copy, opset = ir.clone(model), opset_of(model)
+    def _raised(
+        self, model: ir.Model, target: Target, feed: Feeds, executor: Executor, context: Context
+    ) -> tuple[ir.Model, str]:
+        """A copy, at the opset that one scale per output channel or integers of 4 or 16 bits need where it is older, or
+        that any integers need; and why it is at none that integers could be written in, "" where it is."""
+        opset, least, why = opset_of(model), target.minimum_opset, ""
         wide = [t for t in (target.activation_type, target.weight_type) if t not in ("int8", "uint8")]
-        convolves = any(n.op_type in ir.CONVOLUTIONS for n in model.graph)
+        convolves = any(ir.operator(n) in ir.CONVOLUTIONS for n in model.graph)
         wanted = max(WIDE_OPSET if wide else 0, target.per_channel_opset if target.per_channel and convolves else 0)
-        if opset >= wanted:
-            return copy
-        try:
-            raise_opset(copy, wanted)
-            found = compare(executor.prepare(model)(feed), executor.prepare(copy)(feed), Contract.ROUNDING)
-            why = "" if found.ok else f"the outputs changed: {found.first_failure}"
-        except LwgraphError as error:
-            why = str(error)
-        if not why:
-            return copy
-        if wide and opset < WIDE_OPSET:
-            raise UsageError(
-                f"{wide[0]} needs opset {WIDE_OPSET} and the model has {opset}: {why}; allowed here: int8, uint8"
-            )
-        context.skip(self.name, model.graph.name or "the model", f"weights keep one scale per tensor: {why}")
-        return ir.clone(model)
+        for goal in [g for g in dict.fromkeys((max(wanted, least), least)) if opset < g]:
+            copy = ir.clone(model)
+            try:
+                raise_opset(copy, goal)
+                found = compare(executor.prepare(model)(feed), executor.prepare(copy)(feed), Contract.ROUNDING)
+                why = "" if found.ok else f"the outputs changed: {found.first_failure}"
+            except LwgraphError as error:
+                why = str(error)
+            if not why:
+                return copy, ""
+            if wide and opset < WIDE_OPSET:
+                raise UsageError(
+                    f"{wide[0]} needs opset {WIDE_OPSET} and the model has {opset}: {why}; allowed here: int8, uint8"
+                )
+            if goal > least:
+                context.skip(self.name, model.graph.name or "the model", f"weights keep one scale per tensor: {why}")
+        return ir.clone(model), f"opset {opset} has no QuantizeLinear: {why}" if opset < least else ""
 
     def _placed(
         self,
@@ -189,8 +192,15 @@ class Quantize(Pass):
         assert context.data
         opened_model = ir.clone(working)
         opened = open_activations(opened_model, target, refused)
-        quantizer, built = self.best(opened_model, target, context.data, executor, refused, context)
         measurable = target.name.startswith("ort-cpu")
+        if measurable:
+            name_nodes(opened_model.graph)
+            spell_out(opened_model)
+            refused = refused | refusals(opened_model, target, executor, refused, context.data[0])
+            for each in opened_model.graph:
+                if (each.name or "") in refused:
+                    each.meta[FLOAT] = True
+        quantizer, built = self.best(opened_model, target, context.data, executor, refused, context)
         if self.keep == "none" or not built.compute or not measurable:
             reasons = failures(executor, built.model, built.compute) if built.compute and measurable else None
             for node, reason in (reasons or {}).items():
@@ -231,7 +241,7 @@ class Quantize(Pass):
         assert context.data
         inner = Context(log=Log(limit=context.log.limit))
         trial = ir.clone(mixed.model)
-        names = [n.name or "" for n in trial.graph if target.has(n.op_type, "recurrent", opset_of(trial))]
+        names = [n.name or "" for n in trial.graph if target.has(ir.operator(n), "recurrent", opset_of(trial))]
         scope = tuple(n for n in names if n in refused)
         count = QuantizeRecurrent(target.reduced_range, scope).run(trial, inner)
         skipped = {s.place: s.reason for s in inner.skipped}

@@ -11,7 +11,7 @@ import numpy as np
 from lwgraph import ir
 from lwgraph.calibrate import Statistics
 from lwgraph.errors import UsageError
-from lwgraph.layers.apply import moments_of
+from lwgraph.layers.apply import moments_of, unfit
 from lwgraph.layers.site import Site, find_sites
 from lwgraph.passes.quantize.graph.embeddings import quantize_embeddings
 from lwgraph.passes.quantize.graph.quantizer import name_nodes
@@ -88,9 +88,10 @@ class QuantizeWeights(Pass):
                 raise UsageError(f"option 'nodes_to_exclude' names '{excluded}', which the model does not have")
         for scope in ir.scopes(model):
             for node in scope:
-                if node.op_type in _UNPACKED and self._large(node.inputs[1]):
+                if ir.operator(node) in _UNPACKED and self._large(node.inputs[1]):
                     context.skip(self.name, node.name or "", _UNPACKED[node.op_type])
-        if not self._sites(model, context) and not self._tables(model, context):
+        sites, tables = self._sites(model, context), self._tables(model, context)
+        if not sites and not tables:
             return 0
         try:
             raise_opset(model, self._opset)
@@ -157,7 +158,7 @@ class QuantizeWeights(Pass):
         if stored_bytes((site.shape[1], site.shape[0]), self.bits, self.block) >= 4 * elements:
             return "its scales would take up what its integers save"
         readers = {use.node for use in weight.uses()}
-        others = [n for n in readers if n.op_type not in ir.PRODUCTS or n.inputs[1] is not weight]
+        others = [n for n in readers if ir.operator(n) not in ir.PRODUCTS or n.inputs[1] is not weight]
         if others or weight.is_graph_output():
             return f"its weight is also read by '{others[0].name if others else 'the graph outputs'}', which keeps it"
         return ""
@@ -166,7 +167,11 @@ class QuantizeWeights(Pass):
         """The Gather nodes whose tables to quantize."""
         found = []
         for node in model.graph:
-            if node.op_type != "Gather" or "Gather" not in self.op_types_to_quantize or not self._large(node.inputs[0]):
+            if (
+                ir.operator(node) != "Gather"
+                or "Gather" not in self.op_types_to_quantize
+                or not self._large(node.inputs[0])
+            ):
                 continue
             table, shape = node.inputs[0], ir.constant_shape(node.inputs[0])
             assert table is not None and shape is not None
@@ -176,6 +181,8 @@ class QuantizeWeights(Pass):
                 reason = "excluded by nodes_to_exclude"
             elif ir.constant_dtype(table) != ir.DataType.FLOAT or len(shape) != 2 or ir.attribute(node, "axis", 0):
                 reason = "only a float32 table whose rows are gathered is quantized"
+            elif not ir.is_finite(table):
+                reason = "its table holds infinity or NaN"
             elif others or table.is_graph_output():
                 reason = "its table is also read elsewhere, which keeps it"
             if not reason:
@@ -197,6 +204,9 @@ class QuantizeWeights(Pass):
         site = family[0]
         moments = None
         if context.statistics is not None and _second_order(site, context.statistics):
+            if why := unfit(family, context):
+                context.warn(f"{self.name} rounds '{site.name}' to nearest: {why}")
+                return encode(site.weight, self.bits, self.block, None)
             moments = moments_of(family, context).blocks[0].moments
         return encode(site.weight, self.bits, self.block, moments)
 

@@ -81,6 +81,8 @@ class RecurrentLayer:
         constants = [ir.constant(v) for v in inputs[1:4]]
         if constants[0] is None or constants[1] is None or (inputs[3] is not None and constants[2] is None):
             raise Skip("its weights are not constants")
+        if not all(map(ir.is_finite, inputs)):
+            raise Skip("its weights hold infinity or NaN")
         if inputs[0] is None or inputs[0].dtype not in (None, ir.DataType.FLOAT) or constants[0].dtype != np.float32:
             raise Skip("it does not compute in float32")
         if inputs[4] is not None:
@@ -215,10 +217,10 @@ def _within_one(value: ir.Value) -> bool:
         maker = value.producer()
         if maker is None:
             return False
-        if maker.op_type == "ConstantOfShape":
+        if ir.operator(maker) == "ConstantOfShape":
             fill = ir.attribute(maker, "value", None)
             return fill is None or bool(np.abs(np.asarray(fill)).max() <= 1)
-        source = maker.inputs[0] if maker.op_type in _COPIES else None
+        source = maker.inputs[0] if ir.operator(maker) in _COPIES else None
         if source is None:
             return False
         value = source

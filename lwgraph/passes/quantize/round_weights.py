@@ -11,7 +11,7 @@ import numpy as np
 from lwgraph import ir, registry
 from lwgraph.arrays import Floats
 from lwgraph.calibrate import CrossMoments, cross_moments
-from lwgraph.layers.apply import moments_of, observable
+from lwgraph.layers.apply import moments_of, observable, unfit
 from lwgraph.layers.linalg import shrinkage
 from lwgraph.layers.moments import inexact, too_wide
 from lwgraph.layers.site import Site, find_sites
@@ -83,6 +83,9 @@ class RoundWeights(Pass):
             for site in part:
                 if site.name in aims:
                     self._aim(site, *aims[site.name])
+                elif why := unfit([site], context):
+                    context.skip(self.name, site.name, why)
+                    continue
                 else:
                     moments = moments_of([site], context)
                     weight = site.weight.reshape(site.group, -1, site.fan_in)
@@ -138,7 +141,7 @@ class RoundWeights(Pass):
         fitted, checked = (
             cross_moments(original, targets, model, aimed, feeds, executor, context.seed) for feeds in (most, held)
         )
-        return {name: (fitted[name], checked[name]) for name in targets}
+        return {name: (fitted[name], checked[name]) for name in fitted.keys() & checked.keys()}
 
     def _aim(self, site: Site, moments: CrossMoments, held: CrossMoments) -> None:
         """Round the weight that best maps the present inputs to the original's outputs, or else the old weight:

@@ -79,6 +79,8 @@ class SmoothQuant(Pass):
         weights = chain.weights
         if not reach.any() or not rows.size:
             return None, "its input was always zero or empty"
+        if not (np.isfinite(reach).all() and np.isfinite(rows).all()):
+            return None, "its input holds infinity or NaN on the data"
         if self.alpha is not None:
             return smoothing(reach, weights, self.alpha), ""
         before = self._error(rows, weights, np.ones(len(reach)))

@@ -130,7 +130,7 @@ def target_of(site: Site, common: frozenset[str], teacher_kinds: Mapping[str, st
     """The target that the layer's output is compared with; None if the original has none."""
     output = site.output
     uses = list(output.uses())
-    if len(uses) == 1 and uses[0][0].op_type == "Add" and not output.is_graph_output():
+    if len(uses) == 1 and ir.operator(uses[0][0]) == "Add" and not output.is_graph_output():
         add, slot = uses[0]
         other = add.inputs[1 - slot]
         total = add.outputs[0].name or ""

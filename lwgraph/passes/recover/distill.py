@@ -251,7 +251,7 @@ class Distill(Pass):
 
 
 def _convolves(model: ir.Model) -> bool:
-    return any(node.op_type in ir.LINEAR for node in model.graph)
+    return any(ir.operator(node) in ir.LINEAR for node in model.graph)
 
 
 def _fingerprint(settings: Distill, model: ir.Model, teacher: ir.Model, seed: int) -> str:

@@ -77,7 +77,7 @@ def is_linear(node: ir.Node) -> bool:
         return False
     weight = node.inputs[1]
     producer = None if weight is None else weight.producer()
-    if producer is not None and producer.op_type == "DequantizeLinear":
+    if producer is not None and ir.operator(producer) == "DequantizeLinear":
         weight = producer.inputs[0]
     return ir.constant_tensor(weight) is not None
 
@@ -101,7 +101,7 @@ def cut_points(student: ir.Model, common: Collection[str]) -> list[str]:
     found = []
     for index, node in enumerate(graph):
         inputs = [v for v in node.inputs if v is not None]
-        if all(v in constant or v.is_initializer() for v in inputs) or node.op_type == "Shape":
+        if all(v in constant or v.is_initializer() for v in inputs) or ir.operator(node) == "Shape":
             constant.update(node.outputs)
         else:
             live.update(v for v in node.outputs if last[v] > index)
@@ -119,8 +119,8 @@ def is_probability(model: ir.Model, name: str) -> bool:
         if output.name != name:
             continue
         node = output.producer()
-        while node is not None and node.op_type in ir.RESHAPES | {"Identity", "Cast"}:
+        while node is not None and ir.operator(node) in ir.RESHAPES | {"Identity", "Cast"}:
             assert node.inputs[0] is not None
             node = node.inputs[0].producer()
-        return node is not None and node.op_type == "Softmax"
+        return node is not None and ir.operator(node) == "Softmax"
     return False

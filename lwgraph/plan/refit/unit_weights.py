@@ -59,7 +59,7 @@ def check_unit(unit: Unit) -> None:
 def has_shift(unit: Unit) -> bool:
     """Whether the unit of a form has, or can get, a bias without another node."""
     return unit.site.kind != "matmul" or any(
-        node.op_type == "Add" and any(ir.constant_shape(v) is not None for v in node.inputs) for node in unit.nodes
+        ir.operator(node) == "Add" and any(ir.constant_shape(v) is not None for v in node.inputs) for node in unit.nodes
     )
 
 

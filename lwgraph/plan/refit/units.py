@@ -124,7 +124,7 @@ class _Finder:
         for site in self.sites.values():
             if site.nodes[-1] is node and all(n in inside for n in site.nodes):
                 return [site]
-        if node.op_type != "Add":
+        if ir.operator(node) != "Add":
             return []
         parts = [self._ends(v, inside) for v in node.inputs if v is not None]
         return [site for part in parts for site in part] if all(parts) else []
@@ -132,7 +132,7 @@ class _Finder:
     def _aimed(self, unit: Unit, output: ir.Value) -> Unit | None:
         """The unit with its target; the sum behind it, where there is one and its other branch is known by then."""
         uses = list(output.uses())
-        if len(uses) == 1 and uses[0][0].op_type == "Add" and not output.is_graph_output():
+        if len(uses) == 1 and ir.operator(uses[0][0]) == "Add" and not output.is_graph_output():
             add, slot = uses[0]
             other, total = add.inputs[1 - slot], add.outputs[0].name or ""
             maker = None if other is None else other.producer()
@@ -143,7 +143,7 @@ class _Finder:
                 and maker in self.place
                 and self.place[maker] < self.place[unit.nodes[0]]
                 and sums is not None
-                and sums.op_type == "Add"
+                and ir.operator(sums) == "Add"
                 and self._alike(add.outputs[0])
             ):
                 return replace(unit, target=total, minus=other.name, channels=self.kept.get(total))
@@ -153,7 +153,7 @@ class _Finder:
         if not self._alike(output):
             self._refuse(unit.name, "the original's value of its name has another type or shape")
             return None
-        rectified = bool(uses) and all(use[0].op_type == "Relu" for use in uses) and not output.is_graph_output()
+        rectified = bool(uses) and all(ir.operator(use[0]) == "Relu" for use in uses) and not output.is_graph_output()
         return replace(unit, channels=self.kept.get(unit.output), rectified=rectified)
 
     def _alike(self, value: ir.Value) -> bool:
@@ -173,7 +173,7 @@ class _Finder:
 def _form(node: ir.Node) -> Form | None:
     """The form that emitted a node; None for the layers of the model and for what other passes made."""
     text = node.metadata_props.get(PASS_KEY, "")
-    if FROM_KEY not in node.metadata_props or node.op_type == "Constant":
+    if FROM_KEY not in node.metadata_props or ir.operator(node) == "Constant":
         return None
     try:
         return parse_form(text)

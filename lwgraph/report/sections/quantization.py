@@ -1,7 +1,8 @@
 """Quantization: every layer and tensor, float against integers.
 
 Shows `details["quantization"]`: "samples", "outputs" (name -> decibels), "layers" and "tensors" (lists in graph order),
-"loss", "integer_loss", "float_ms" and "ms". Decibels are 10 log10(signal power / error power); None: nothing lost.
+"loss", "integer_loss", "float_ms", "ms", and "failed" (why a part is missing). Decibels are 10 log10(signal power /
+error power); None: nothing lost.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ def _summary(found: Mapping[str, Any], layers: Dicts) -> str:
         )
     if found.get("float_ms") and found.get("ms"):
         words += f" {found['float_ms']:.3g} ms in float, {found['ms']:.3g} ms now."
+    if found.get("failed"):
+        words += f" {found['failed']}"
     return words
 
 

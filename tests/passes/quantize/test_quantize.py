@@ -380,11 +380,16 @@ def test_a_quantized_model_is_left_alone() -> None:
     assert "already quantized" in context.skipped[0].reason
 
 
-def test_an_old_opset_is_refused() -> None:
+def test_an_old_opset_that_cannot_be_converted_is_left_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(model: ir.Model, wanted: int) -> None:
+        raise OpsetError("no way")
+
+    monkeypatch.setattr("lwgraph.passes.quantize.quantize.raise_opset", fail)
     n = Net(opset=9)
     model = n.model(n.conv(n.input("x", [1, 3, 8, 8]), 3, 4))
-    _, context, count = quantized(model, images(1, (1, 3, 8, 8)))
-    assert count == 0 and "opset 9" in context.skipped[0].reason
+    made, context, count = quantized(model, images(1, (1, 3, 8, 8)))
+    assert count == 0 and made.graph.opset_imports[""] == 9
+    assert "opset 9 has no QuantizeLinear: no way" in context.skipped[-1].reason
 
 
 def test_same_input_same_bytes() -> None:

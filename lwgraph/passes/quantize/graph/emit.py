@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from lwgraph.arrays import Array
 from lwgraph.passes.quantize.grids.grid import LIMITS, Grid
 from lwgraph.passes.quantize.placing.placement import Placement
 
+FLOAT = "lwgraph.float"  # in the `meta` of a node that must compute in float, whatever the runtime would make of it
 _REQUANTIZED = ("Conv", "ConvTranspose", "Gemm")
 
 
@@ -151,25 +152,36 @@ class QdqWriter:
         ONNX Runtime (WeightBiasQuantization) rounds the weights of a float layer that reads a DQ and feeds a Q to int8
         with one scale, silently; it looks through Relu and Clip only. And it moves a Q before a MaxPool of floats
         (QDQPropagation), where four times as much is to be quantized and the pool leaves the blocked layout: on
-        64x80x80 values 1.4 ms instead of 0.05. LeakyRelu with slope 1 stops both; a layer fuses it at no cost.
+        64x80x80 values 1.4 ms instead of 0.05. LeakyRelu with slope 1 stops both; a layer fuses it at no cost. It also
+        keeps other nodes in float that were left there for a reason (`FLOAT`): the runtime takes any that is between
+        a DQ and a Q, even where it has no kernel for it.
         """
         graph, roles = self.placement.graph, self.placement.roles
-        for node in [n for n in graph if n.op_type in (*_REQUANTIZED, "MaxPool") and n not in roles]:
+        for node in [n for n in graph if FLOAT in n.meta and ir.operator(n) not in (*_REQUANTIZED, "MaxPool")]:
+            for output in node.outputs:
+                readers = [use for use in output.uses() if ir.operator(use.node) == "QuantizeLinear"]
+                if readers:
+                    self._stop(node, output, readers)
+        for node in [n for n in graph if ir.operator(n) in (*_REQUANTIZED, "MaxPool") and n not in roles]:
             source, output = node.inputs[0], node.outputs[0]
             maker = source.producer() if source is not None else None
             uses = list(output.uses())
             if len(uses) != 1 or output.is_graph_output():
                 continue
-            integers = maker is not None and maker.op_type == "DequantizeLinear"
+            integers = maker is not None and ir.operator(maker) == "DequantizeLinear"
             taken = ("QuantizeLinear",) if node.op_type == "MaxPool" else ("QuantizeLinear", "Relu", "Clip")
-            if integers is (node.op_type == "MaxPool") or uses[0].node.op_type not in taken:
+            if integers is (ir.operator(node) == "MaxPool") or ir.operator(uses[0].node) not in taken:
                 continue
-            slope = ir.Attr("alpha", ir.AttributeType.FLOAT, 1.0)
-            stop = ir.Node("", "LeakyRelu", [output], [slope], name=ir.fresh_name(graph, f"{node.name}_float"))
-            graph.insert_after(node, stop)
-            stop.outputs[0].name = ir.fresh_name(graph, f"{output.name}_kept")
-            stop.outputs[0].type, stop.outputs[0].shape = output.type, output.shape
-            uses[0].node.replace_input_with(uses[0].idx, stop.outputs[0])
+            self._stop(node, output, uses)
+
+    def _stop(self, node: ir.Node, output: ir.Value, readers: Iterable[Any]) -> None:
+        graph, slope = self.placement.graph, ir.Attr("alpha", ir.AttributeType.FLOAT, 1.0)
+        stop = ir.Node("", "LeakyRelu", [output], [slope], name=ir.fresh_name(graph, f"{node.name}_float"))
+        graph.insert_after(node, stop)
+        stop.outputs[0].name = ir.fresh_name(graph, f"{output.name}_kept")
+        stop.outputs[0].type, stop.outputs[0].shape = output.type, output.shape
+        for use in readers:
+            use.node.replace_input_with(use.idx, stop.outputs[0])
 
     def _stored_constant(self, integers: Array, grid: Grid, stem: str, before: ir.Node) -> ir.Value:
         """A constant as integers with a DequantizeLinear; equal ones are stored once."""
@@ -247,4 +259,4 @@ def _name(value: ir.Value | None) -> str:
     return (value.name if value is not None else "") or "constant"
 
 
-__all__ = ["IntegerConstants", "QdqWriter"]
+__all__ = ["FLOAT", "IntegerConstants", "QdqWriter"]

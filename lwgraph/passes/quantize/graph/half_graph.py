@@ -16,7 +16,8 @@ class HalfGraph:
     """Rewrites the main graph of a model in place.
 
     A node computes in 16 bits when its operator's definition allows it for every float32 tensor that it touches. Each
-    tensor has one type; where reader and writer differ there is one Cast for all readers. A light node whose neighbours
+    tensor has one type; where reader and writer differ there is one Cast for all readers, those in the bodies of If,
+    Loop and Scan among them, which stay float32. A light node whose neighbours
     all compute in float32 joins them, since its Casts would cost more than it could gain.
 
     Args:
@@ -30,7 +31,7 @@ class HalfGraph:
     """
 
     def __init__(self, model: ir.Model, dtype: ir.DataType, kept: Mapping[str, str], keep_io: bool) -> None:
-        self.graph, self.dtype, self.keep_io = model.graph, dtype, keep_io
+        self.model, self.graph, self.dtype, self.keep_io = model, model.graph, dtype, keep_io
         self.opset = model.graph.opset_imports.get("", 1)
         self.reasons: dict[str, str] = {}
         self.narrow: set[ir.Node] = set()
@@ -55,6 +56,14 @@ class HalfGraph:
             for index, value in enumerate(node.inputs)
             if value is not None and _is_float(value)
         ]
+        bodies = [s for s in ir.scopes(self.model) if isinstance(s, ir.Graph) and s is not self.graph]
+        wanted += [
+            (node, index, value, ir.DataType.FLOAT)
+            for body in bodies
+            for node in body
+            for index, value in enumerate(node.inputs)
+            if value is not None and _is_float(value) and self._is_main(value)
+        ]
         returned = [v for v in self.graph.outputs if _is_float(v)]
         for node in self.narrow:
             for value in node.outputs:
@@ -66,11 +75,20 @@ class HalfGraph:
                     value.dtype = self.dtype
         for node, index, value, dtype in wanted:
             if value.dtype != dtype:
-                node.replace_input_with(index, self._as(value, dtype, node))
+                node.replace_input_with(index, self._as(value, dtype))
+        for body in bodies:
+            for index, value in enumerate(body.outputs):
+                if self._is_main(value) and value.dtype == self.dtype:
+                    body.outputs[index] = self._as(value, ir.DataType.FLOAT)
         for value in returned:
             self._return(value, ir.DataType.FLOAT if self.keep_io else self.dtype)
         ir.sweep_values([v for v in self.graph.initializers.values() if not v.uses() and not v.is_graph_output()])
         return len(self.narrow)
+
+    def _is_main(self, value: ir.Value) -> bool:
+        """Whether a value is computed or fed in the main graph."""
+        maker = value.producer()
+        return value.graph is self.graph if maker is None else maker.graph is self.graph
 
     def _wants(self, node: ir.Node, index: int) -> ir.DataType:
         if node not in self.narrow:
@@ -103,6 +121,13 @@ class HalfGraph:
         schema = self._schema(node)
         if schema is None or node.domain not in ("", "ai.onnx"):
             return f"{node.op_type} of domain '{node.domain}' is not known"
+        for value in (*node.inputs, *node.outputs):
+            if value is None or ir.constant_tensor(value) is not None or (not value.name and not value.uses()):
+                continue
+            if value.type is None:
+                return f"the type of '{value.name}' is not known"
+            if not isinstance(value.type, ir.TensorType):
+                return f"'{value.name}' is no tensor, and what it holds is float32"
         floats = [i for i, v in enumerate(node.inputs) if v is not None and _is_float(v)]
         if not any(self._follows(node, i) for i in floats):
             return f"{node.op_type} makes float32"
@@ -128,7 +153,7 @@ class HalfGraph:
         while changed:
             changed = False
             for node in list(self.narrow):
-                if node.op_type in _HEAVY:
+                if ir.operator(node) in _HEAVY:
                     continue
                 neighbours = list(self._neighbours(node))
                 if neighbours and not any(n in self.narrow for n in neighbours):
@@ -145,7 +170,7 @@ class HalfGraph:
             if _is_float(value):
                 yield from value.consumers()
 
-    def _as(self, value: ir.Value, dtype: ir.DataType, before: ir.Node) -> ir.Value:
+    def _as(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
         """The value in another type: a constant is stored in it, anything else gets one Cast for all its readers."""
         if (value, dtype) in self._casts:
             return self._casts[value, dtype]
@@ -172,7 +197,7 @@ class HalfGraph:
         """Give one output of the graph the type `dtype` under its own name."""
         if value.dtype == dtype or value.producer() is None:
             return
-        made, name = self._as(value, dtype, self.graph[-1]), value.name or ""
+        made, name = self._as(value, dtype), value.name or ""
         value.name = ir.fresh_name(self.graph, f"{name}_{str((value.dtype or dtype).name).lower()}")
         made.name = name
         for index, output in enumerate(self.graph.outputs):
@@ -181,7 +206,9 @@ class HalfGraph:
 
 
 def _is_float(value: ir.Value | None) -> bool:
-    return value is not None and (value.dtype or ir.constant_dtype(value)) == ir.DataType.FLOAT
+    if value is None or not (value.type is None or isinstance(value.type, ir.TensorType)):
+        return False  # a sequence or an optional has the type of what it holds
+    return (value.dtype or ir.constant_dtype(value)) == ir.DataType.FLOAT
 
 
 __all__ = ["HalfGraph"]

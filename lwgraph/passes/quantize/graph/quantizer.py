@@ -88,14 +88,19 @@ class Quantizer:
         infer(self.model)
         name_nodes(self.model.graph)
         self.target, self.recipe, self.chosen = target, recipe, dict(chosen)
+        self.observed: dict[str, Observed] = {}
         self.opset = self.model.graph.opset_imports.get("", 1)
-        placement = place(self.model.graph, target, self.opset, _named(self.model.graph, only or {}))
+        self._unfit = unfit_constants(self.model.graph)
+        placement = place(self.model.graph, target, self.opset, self._refused(self.model.graph, only or {}))
         axes = {
             v.name or "": channel_axis(node)
             for node in placement.compute
-            if (v := node.inputs[0]) is not None and ir.constant_tensor(node.inputs[1]) is not None
+            if (v := node.inputs[0]) is not None
+            and v.shape is not None
+            and ir.constant_tensor(node.inputs[1]) is not None
         }
-        names = candidates(self.model.graph, target, self.opset) if only is None else placement.observed()
+        unfit = self._refused(self.model.graph, {})
+        names = candidates(self.model.graph, target, self.opset, unfit) if only is None else placement.observed()
         self.observed = dict(observe(names, axes)) if names else {}
         self.weights = weights or rounding(target, recipe)
         self._rounded: dict[str, tuple[float, IntegerConstants]] = {}
@@ -103,7 +108,20 @@ class Quantizer:
     def placement(self, refused: Mapping[str, str] = {}) -> tuple[ir.Model, Placement]:
         """A copy of the float model and where integers would go in it, with nodes refused by name for a reason."""
         copy = ir.clone(self.model)
-        return copy, place(copy.graph, self.target, self.opset, _named(copy.graph, refused))
+        return copy, place(copy.graph, self.target, self.opset, self._refused(copy.graph, refused))
+
+    def _refused(self, graph: ir.Graph, refused: Mapping[str, str]) -> dict[ir.Node, str]:
+        """The nodes of `graph` that stay in float: those of these names, and those that touch what has no range."""
+        found, named = {}, {**self._unfit, **refused}
+        for node in graph:
+            reason = named.get(node.name or "")
+            if reason is None:
+                touched = [v.name or "" for v in (*node.inputs, *node.outputs) if v is not None]
+                seen = ((name, self.observed[name].unfit) for name in touched if name in self.observed)
+                reason = next((f"'{name}' holds {what} on the data" for name, what in seen if what), None)
+            if reason is not None:
+                found[node] = reason
+        return found
 
     def build(self, refused: Mapping[str, str] = {}) -> Built:
         """The quantized model, with the named nodes left in float for the given reasons."""
@@ -235,8 +253,14 @@ def rounding(target: Target, recipe: GridOptions = GridOptions()) -> RoundedWeig
     return RoundedWeights(target.weight_type, target.reduced_range, recipe.weight_search)
 
 
-def _named(graph: ir.Graph, reasons: Mapping[str, str]) -> dict[ir.Node, str]:
-    return {node: reasons[node.name or ""] for node in graph if (node.name or "") in reasons}
+def unfit_constants(graph: ir.Graph) -> dict[str, str]:
+    """Names of the nodes that read constants which no grid holds -> why. O(constants) the first time."""
+    return {
+        node.name or "": f"'{value.name}' holds infinity or NaN"
+        for node in graph
+        for value in node.inputs
+        if value is not None and not ir.is_finite(value)
+    }
 
 
 def mean_output(node: ir.Node, weight: Array, mean: Array) -> Array:

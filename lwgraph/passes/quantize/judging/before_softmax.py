@@ -57,9 +57,9 @@ def has_logits(model: ir.Model) -> bool:
 def _softmax(value: ir.Value) -> ir.Node | None:
     """The Softmax that makes an output which nothing else reads."""
     node = None if value.uses() else value.producer()
-    while node is not None and node.op_type in _COPIES and node.inputs[0] is not None:
+    while node is not None and ir.operator(node) in _COPIES and node.inputs[0] is not None:
         node = node.inputs[0].producer()
-    return node if node is not None and node.op_type in ("Softmax", "LogSoftmax") else None
+    return node if node is not None and ir.operator(node) in ("Softmax", "LogSoftmax") else None
 
 
 def _centred(node: ir.Node, model: ir.Model) -> Callable[[Array], Array]:

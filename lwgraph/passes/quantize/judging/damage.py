@@ -11,7 +11,7 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.arrays import Array, slabs
-from lwgraph.calibrate.capture import ACTIVATION_BYTES, capture, measured_shapes
+from lwgraph.calibrate.capture import ACTIVATION_BYTES, grouped, main_values, measured_shapes
 from lwgraph.errors import DataError
 from lwgraph.executor import Executor, Feeds, untimed
 from lwgraph.passes.quantize.grids.grid import LIMITS, Grid
@@ -113,7 +113,7 @@ def pairs_of(original: ir.Model, quantized: ir.Model) -> dict[str, tuple[str, Gr
     known = {v.name for v in original.graph.inputs} | {v.name for node in original.graph for v in node.outputs}
     found = {}
     for node in quantized.graph:
-        if node.op_type != "QuantizeLinear" or node.inputs[0] is None or node.inputs[0].name not in known:
+        if ir.operator(node) != "QuantizeLinear" or node.inputs[0] is None or node.inputs[0].name not in known:
             continue
         scale = ir.constant(node.inputs[1])
         zero = ir.constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
@@ -149,14 +149,17 @@ def measure(
         quantized: a QDQ model whose tensors are named after the float model's.
         feeds: at least one.
         executor: runs both.
-        pairs: float tensor -> (integer tensor, grid); None: see `pairs_of`.
+        pairs: float tensor -> (integer tensor, grid); None: see `pairs_of`. Those that one of the models lacks are left
+            out.
 
     Raises:
         DataError: there are no feeds.
     """
     if not feeds:
         raise DataError("there is no sample to compare the float model and the quantized one on; at least 1 is needed")
-    pairs = dict(pairs_of(original, quantized) if pairs is None else pairs)
+    pairs = pairs_of(original, quantized) if pairs is None else pairs
+    there, now = main_values(original), main_values(quantized)  # a part of an opened activation is in one of them only
+    pairs = {name: pair for name, pair in pairs.items() if name in there and pair[0] in now}
     sums = _observe(original, quantized, feeds, executor, pairs, activation_bytes, seed)
     tensors = {name: _tensor(name, sums[name], pairs[name][1]) for name in pairs if sums[name].count}
     outputs = _outputs(original, quantized, feeds, executor)
@@ -173,25 +176,20 @@ def _observe(
     seed: int,
 ) -> dict[str, _TensorSums]:
     names = list(pairs)
-    back = {integer: name for name, (integer, _) in pairs.items()}
     sums = {name: _TensorSums() for name in names}
     if not names:
         return sums
-    # Shapes are equal in both models, so both are captured in the same portions.
     shapes = measured_shapes(original, names, max(feeds, key=_size), executor)
-    floats = capture(original, names, feeds, executor, activation_bytes=activation_bytes, shapes=shapes)
-    integers = capture(
-        quantized,
-        [pairs[n][0] for n in names],
-        feeds,
-        executor,
-        activation_bytes=activation_bytes,
-        shapes={pairs[name][0]: shape for name, shape in shapes.items()},
-    )
-    for (index, truth), (_, found) in zip(floats, integers, strict=True):
-        for integer, q in found.items():
-            name = back[integer]
-            _add(sums[name], np.asarray(truth[name]), np.asarray(q), pairs[name][1], seed + index)
+    executor = untimed(executor)
+    for group in grouped([4 * math.prod(shapes[name]) for name in names], activation_bytes):
+        portion = [names[i] for i in group]  # several may be the same integers, on grids of their own
+        floats = executor.prepare(original, portion)
+        integers = executor.prepare(quantized, list(dict.fromkeys(pairs[name][0] for name in portion)))
+        for index, feed in enumerate(feeds):
+            truth, found = floats(feed), integers(feed)
+            for name in portion:
+                integer, grid = pairs[name]
+                _add(sums[name], np.asarray(truth[name]), np.asarray(found[integer]), grid, seed + index)
     return sums
 
 
@@ -251,11 +249,15 @@ def _outputs(
     for feed in feeds:
         truth, found = (run(feed) for run in runs)
         for name, value in truth.items():
+            if isinstance(value, list | dict):
+                continue  # a sequence or a map
             y, z = np.asarray(value), np.asarray(found[name])
             if y.dtype.kind != "f" or y.shape != z.shape:
                 continue
-            signal[name] = signal.get(name, 0.0) + float(np.square(y.astype(np.float64)).sum())
-            lost[name] = lost.get(name, 0.0) + float(np.square(y.astype(np.float64) - z).sum())
+            fine = np.isfinite(y) & np.isfinite(z)
+            y, z = y[fine].astype(np.float64), z[fine]
+            signal[name] = signal.get(name, 0.0) + float(np.square(y).sum())
+            lost[name] = lost.get(name, 0.0) + float(np.square(y - z).sum())
     return {name: decibels(signal[name], lost[name]) for name in signal}
 
 
@@ -265,7 +267,7 @@ def _layers(
     now = {node.name: node for node in quantized.graph if node.name}
     found = []
     for node in original.graph:
-        if node.op_type not in LAYERS:
+        if ir.operator(node) not in LAYERS:
             continue
         other = now.get(node.name or "")
         integer = other is not None and _reads_integers(other)
@@ -283,7 +285,7 @@ def _layers(
 
 def _reads_integers(node: ir.Node) -> bool:
     maker = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
-    return maker is not None and maker.op_type == "DequantizeLinear"
+    return maker is not None and ir.operator(maker) == "DequantizeLinear"
 
 
 def _end(node: ir.Node, tensors: Mapping[str, TensorFacts]) -> TensorFacts | None:
@@ -291,7 +293,7 @@ def _end(node: ir.Node, tensors: Mapping[str, TensorFacts]) -> TensorFacts | Non
     value = node.outputs[0]
     while (value.name or "") not in tensors:
         users = list(value.consumers())
-        if len(users) != 1 or users[0].op_type not in ("Relu", "Clip") or value.is_graph_output():
+        if len(users) != 1 or ir.operator(users[0]) not in ("Relu", "Clip") or value.is_graph_output():
             return None
         value = users[0].outputs[0]
     return tensors[value.name or ""]
@@ -302,7 +304,7 @@ def _weight(node: ir.Node, other: ir.Node) -> float | None:
     real = ir.constant(node.inputs[1])
     value = other.inputs[1]
     maker = value.producer() if value is not None else None
-    if real is None or maker is None or maker.op_type != "DequantizeLinear":
+    if real is None or maker is None or ir.operator(maker) != "DequantizeLinear":
         return None
     q, scale = ir.constant(maker.inputs[0]), ir.constant(maker.inputs[1])
     zero = ir.constant(maker.inputs[2]) if len(maker.inputs) > 2 else None

@@ -18,20 +18,21 @@ def describe(
     """Every tensor and layer of a quantized model against the float one, with what the search measured, as plain data.
 
     The keys are those of `damage.Damage` and "loss", "integer_loss" (relative squared errors of the outputs: of the
-    result, and with everything in integers), "float_ms" and "ms".
+    result, and with everything in integers), "float_ms", "ms", and "failed": why a part is missing, or "".
     """
-    built = mixed.built
-    if built is not None and built.source is not None:
-        pairs = {name: (built.integers[name], grid) for name, grid in built.grids.items() if name in built.integers}
-        found = measure(built.source, mixed.model, feeds, executor, pairs, seed=seed)
-    elif mixed.loops:
-        found = measure(original, mixed.model, feeds, executor, {}, seed=seed)
-    else:
-        found = Damage(
-            0, {}, [LayerFacts(n.name or "", n.op_type, "float") for n in original.graph if n.op_type in LAYERS], []
-        )
+    built, failed = mixed.built, ""
+    source = original if built is None or built.source is None else built.source
+    pairs = {} if built is None else {n: (built.integers[n], g) for n, g in built.grids.items() if n in built.integers}
+    layers = [LayerFacts(n.name or "", n.op_type, "float") for n in source.graph if ir.operator(n) in LAYERS]
+    found = Damage(0, {}, layers, [])
+    if built is not None or mixed.loops:
+        try:
+            found = measure(source, mixed.model, feeds, executor, pairs, seed=seed)
+        except Exception as error:  # what is told of a result must not take it away, whatever goes wrong
+            failed = f"The damage was not measured: {type(error).__name__}: {error}"
+    integers = {*mixed.loops, *(built.compute if built is not None and failed else ())}
     for layer in found.layers:
-        if layer.name in mixed.loops:
+        if layer.name in integers:
             layer.precision = "integer"
     facts = {node.name: node for node in mixed.nodes}
     for layer in found.layers:
@@ -48,6 +49,7 @@ def describe(
         "integer_loss": mixed.integer_loss,
         "float_ms": mixed.float_ms,
         "ms": mixed.ms,
+        "failed": failed,
     }
 
 

@@ -10,12 +10,13 @@ _OPERATORS = re.compile(
     r"QLinear\w+|QGemm|QAttention|QEmbed\w+|QMoE|ConvInteger|MatMulInteger\w*|MatMulNBits|"
     r"DynamicQuantize\w+|NhwcMaxPool"
 )
+_DOMAINS = ("", "com.microsoft", "com.ms.internal.nhwc")  # whose operators these are; elsewhere the names mean nothing
 
 
 def quantized_already(model: ir.Model) -> str | None:
     """A phrase that says how the model is quantized, with an example; None for a float model. O(nodes)."""
     for scope in ir.scopes(model):
-        for node in scope:
+        for node in [node for node in scope if node.domain in _DOMAINS]:
             if node.op_type in ("DequantizeLinear", "QuantizeLinear"):
                 return f"it has QuantizeLinear and DequantizeLinear (QDQ) nodes such as '{node.name}'"
             if node.op_type == "DynamicQuantizeLinear" or (

@@ -60,7 +60,7 @@ def node_seconds(executor: Executor, model: ir.Model, feed: Feeds) -> dict[str, 
     fused: list[tuple[ir.Node, float]] = []
     for kernel in kernels:
         name = plain_name(kernel.name)
-        if name in nodes and nodes[name].op_type in _CONVERSIONS:
+        if name in nodes and ir.operator(nodes[name]) in _CONVERSIONS:
             _convert(nodes[name], kernel.seconds, present)
         elif name in nodes:
             present[name] = present.get(name, 0.0) + kernel.seconds
@@ -84,13 +84,13 @@ def _undisturbed(profiles: Sequence[Sequence[Kernel]]) -> list[Kernel]:
 
 def _convert(node: ir.Node, seconds: float, present: dict[str, float]) -> None:
     """Count a conversion for the node that it stands between integers for."""
-    if node.op_type == "QuantizeLinear":
+    if ir.operator(node) == "QuantizeLinear":
         source = node.inputs[0]
         owner = source.producer() if source is not None else None
     else:
         users = node.outputs[0].consumers()
         owner = users[0] if len(users) == 1 else None
-    if owner is None or owner.op_type in _CONVERSIONS or not _integer(owner):
+    if owner is None or ir.operator(owner) in _CONVERSIONS or not _integer(owner):
         return
     present[owner.name or ""] = present.get(owner.name or "", 0.0) + seconds
 
@@ -98,15 +98,15 @@ def _convert(node: ir.Node, seconds: float, present: dict[str, float]) -> None:
 def _integer(node: ir.Node) -> bool:
     """Whether the node was meant to run in integers: it reads a DequantizeLinear and feeds a QuantizeLinear."""
     reads = any(
-        v is not None and (m := v.producer()) is not None and m.op_type == "DequantizeLinear" for v in node.inputs
+        v is not None and (m := v.producer()) is not None and ir.operator(m) == "DequantizeLinear" for v in node.inputs
     )
-    return reads and any(u.op_type == "QuantizeLinear" for v in node.outputs for u in v.consumers())
+    return reads and any(ir.operator(u) == "QuantizeLinear" for v in node.outputs for u in v.consumers())
 
 
 def _owner(node: ir.Node, ran: set[str]) -> ir.Node:
     """The computing node among those fused into the kernel that makes `node`'s output."""
     current, seen = node, 0
-    while current.op_type not in ir.LINEAR and seen < 4:
+    while ir.operator(current) not in ir.LINEAR and seen < 4:
         makers = [
             m
             for v in current.inputs
@@ -118,7 +118,7 @@ def _owner(node: ir.Node, ran: set[str]) -> ir.Node:
         if not makers:
             return node
         current, seen = makers[-1], seen + 1
-    return current if current.op_type in ir.LINEAR else node
+    return current if ir.operator(current) in ir.LINEAR else node
 
 
 def measured_border(executor: Executor) -> Border:

@@ -125,15 +125,15 @@ def place(graph: ir.Graph, target: Target, opset: int, refused: Mapping[ir.Node,
     return made
 
 
-def candidates(graph: ir.Graph, target: Target, opset: int) -> list[str]:
-    """Names of all tensors that may get a grid in some placement, whatever is refused."""
-    roles, _ = roles_of(graph, target, {}, opset)
+def candidates(graph: ir.Graph, target: Target, opset: int, refused: Mapping[ir.Node, str] = {}) -> list[str]:
+    """Names of all tensors that may get a grid in some placement, whatever is refused beside `refused`."""
+    roles, _ = roles_of(graph, target, refused, opset)
     found = [v for node, role in roles.items() for v in [*(node.inputs[i] for i in role.data), *node.outputs]]
     return list(dict.fromkeys(v.name for v in found if v is not None and v.name))
 
 
 def _may_return_floats(node: ir.Node, target: Target, opset: int) -> bool:
-    return target.has(node.op_type, "float_output", opset) and not target.everything
+    return target.has(ir.operator(node), "float_output", opset) and not target.everything
 
 
 def _redundant(made: Placement, node: ir.Node, target: Target, opset: int) -> bool:

@@ -186,7 +186,7 @@ class Region:
 
 def returns_floats(node: ir.Node, target: Target, opset: int) -> bool:
     """Whether an integer kernel of this node can return floats on the target."""
-    return target.has(node.op_type, "float_output", opset) and not target.everything
+    return target.has(ir.operator(node), "float_output", opset) and not target.everything
 
 
 def _local(grid: Grid, seen: Histogram) -> float:

@@ -10,6 +10,8 @@ import numpy as np
 from lwgraph import ir
 from lwgraph.passes.quantize.placing.target import Target
 
+OTHER_TYPE = "its input is not float32"
+
 # Operators of which only some inputs carry data; the rest are shapes, indices and the like. Others: all inputs.
 _DATA_INPUTS = dict.fromkeys(
     ir.MOVES - {"Concat"} | {"AveragePool", "Clip", "GlobalAveragePool", "MaxPool", "PRelu", "ReduceMean", "Resize"},
@@ -68,7 +70,7 @@ def _role(node: ir.Node, target: Target, opset: int) -> Role | None:
     if not any(target.has(op, kind, opset) for kind in ("compute", "convert", "keep", "free", "clip")):
         return None
     if any(v.dtype not in (None, ir.DataType.FLOAT) for v in node.outputs):
-        return None
+        raise _UnfitError(OTHER_TYPE)
     if target.has(op, "compute", opset):
         return _compute(node)
     data = tuple(
@@ -99,7 +101,7 @@ def is_float(value: ir.Value | None) -> bool:
 
 def _compute(node: ir.Node) -> Role:
     if not is_float(node.inputs[0]):
-        raise _UnfitError("its input is not float32")
+        raise _UnfitError(OTHER_TYPE)
     if ir.constant_tensor(node.inputs[0]) is not None:
         raise _UnfitError("its input is a constant")
     weight = ir.constant_tensor(node.inputs[1])
@@ -190,4 +192,4 @@ def excluded(graph: ir.Graph, names: Collection[str], why: str) -> dict[ir.Node,
     return {node: why for node in graph if node.name in wanted}
 
 
-__all__ = ["Role", "channel_axis", "clip_range", "excluded", "is_float", "roles_of", "weight_axis"]
+__all__ = ["OTHER_TYPE", "Role", "channel_axis", "clip_range", "excluded", "is_float", "roles_of", "weight_axis"]

@@ -1,0 +1,221 @@
+"""Tensors that hold infinity or NaN by design: masks, fills, logarithms of zero."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from lwgraph import ir, registry
+from lwgraph.calibrate import Statistics
+from lwgraph.calibrate.ranges import collect
+from lwgraph.layers.apply import apply_forms
+from lwgraph.layers.form import parse_form
+from lwgraph.layers.site import find_sites
+from lwgraph.passes.prune.channels import PruneChannels
+from lwgraph.passes.quantize.absorb_bias import AbsorbBias
+from lwgraph.passes.quantize.equalize import Equalize
+from lwgraph.passes.quantize.half import Half
+from lwgraph.passes.quantize.quantize import Quantize
+from lwgraph.passes.quantize.quantize_weights import QuantizeWeights
+from lwgraph.passes.quantize.round_weights import RoundWeights
+from lwgraph.passes.quantize.smooth_quant import SmoothQuant
+from lwgraph.rewrite import Context, Pass
+from tests.faults.models import applied, conv, images, in_integers, kernel, model, reasons, sqnr
+
+WEIGHTS = {"w1": kernel(1, 8, 8, 3, 3), "w2": kernel(2, 8, 8, 3, 3), "w3": kernel(3, 8, 8, 3, 3)}
+UPPER = np.triu(np.ones((8, 8)), 1)
+
+
+def masked(fill: float) -> ir.Model:
+    """Conv, a mask before Softmax, Conv: what a causal mask leaves in the graph."""
+    mask = np.where(UPPER, np.float32(fill), np.float32(0))
+    nodes = [
+        conv("x", "w1", "a"),
+        helper.make_node("Add", ["a", "mask"], ["s"], "add"),
+        helper.make_node("Softmax", ["s"], ["p"], "softmax", axis=-1),
+        conv("p", "w2", "y"),
+    ]
+    return model(nodes, {"w1": WEIGHTS["w1"], "w2": WEIGHTS["w2"], "mask": mask})
+
+
+def computed_mask() -> ir.Model:
+    """The mask is made by Where from a condition."""
+    nodes = [
+        conv("x", "w1", "a"),
+        helper.make_node("Where", ["condition", "low", "a"], ["s"], "where"),
+        helper.make_node("Softmax", ["s"], ["p"], "softmax", axis=-1),
+        conv("p", "w2", "y"),
+    ]
+    weights = {"condition": UPPER.astype(bool), "low": np.array(-np.inf, np.float32)}
+    return model(nodes, {**weights, "w1": WEIGHTS["w1"], "w2": WEIGHTS["w2"]})
+
+
+def padded() -> ir.Model:
+    """Conv, Pad with -inf, MaxPool, Conv."""
+    nodes = [
+        conv("x", "w1", "a"),
+        helper.make_node("Pad", ["a", "pads", "fill"], ["b"], "pad"),
+        helper.make_node("MaxPool", ["b"], ["c"], "pool", kernel_shape=[3, 3], strides=[1, 1]),
+        conv("c", "w2", "y"),
+    ]
+    fills = {"pads": np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64), "fill": np.array(-np.inf, np.float32)}
+    return model(nodes, {**fills, "w1": WEIGHTS["w1"], "w2": WEIGHTS["w2"]})
+
+
+def logarithm(*behind: Any, last: str = "l") -> ir.Model:
+    """Two Convs, then Log of what Relu made zero, in the tail."""
+    nodes = [
+        conv("x", "w1", "a"),
+        conv("a", "w2", "b"),
+        helper.make_node("Relu", ["b"], ["r"], "relu"),
+        helper.make_node("Log", ["r"], ["l"], "log"),
+        helper.make_node("Identity", [last], ["y"], "end"),
+    ]
+    return model([*nodes[:4], *behind, nodes[4]], dict(WEIGHTS))
+
+
+def not_a_number() -> ir.Model:
+    """0 * inf somewhere, which IsNaN and Where take out again."""
+    nodes = [
+        conv("x", "w1", "a"),
+        helper.make_node("Mul", ["a", "factor"], ["m"], "spoil"),
+        helper.make_node("IsNaN", ["m"], ["bad"], "is_nan"),
+        helper.make_node("Where", ["bad", "zero", "m"], ["clean"], "where"),
+        conv("clean", "w2", "y"),
+    ]
+    factor = np.ones((8, 8), np.float32)
+    factor[3, 5] = np.nan
+    weights = {"factor": factor, "zero": np.zeros((), np.float32)}
+    return model(nodes, {**weights, "w1": WEIGHTS["w1"], "w2": WEIGHTS["w2"]})
+
+
+MODELS = {
+    "-inf": masked(-np.inf),
+    "the lowest number": masked(float(np.finfo(np.float32).min)),
+    "where": computed_mask(),
+    "pad": padded(),
+    "log": logarithm(helper.make_node("Exp", ["l"], ["e"]), last="e"),
+    "nan": not_a_number(),
+}
+
+
+@pytest.mark.parametrize("keep", ["none", "auto"])
+@pytest.mark.parametrize("name", list(MODELS))
+def test_quantize_leaves_what_touches_it_in_float(name: str, keep: Any) -> None:
+    before, data = MODELS[name], images()
+    after, context, count = applied(Quantize(keep=keep), before, data)
+    assert sqnr(before, after, data) > 25
+    found = in_integers(after)
+    assert not found & {"add", "softmax", "where", "pool", "pad", "log", "spoil"}, found
+    if keep == "none":
+        assert count and found >= ({"conv_a", "conv_b"} if name == "log" else {"conv_y"}), reasons(context)
+
+
+@pytest.mark.parametrize("options", [{"ignored_scope": ("type:Add", "softmax")}, {"op_types_to_quantize": ("Conv",)}])
+def test_the_scope_is_kept_though_a_mask_is_there(options: dict[str, Any]) -> None:
+    before, data = MODELS["-inf"], images()
+    after, _, count = applied(Quantize(keep="none", **options), before, data)
+    assert count and in_integers(after) == {"conv_a", "conv_y"}
+    assert sqnr(before, after, data) > 25
+
+
+def test_a_layer_that_reads_infinity_is_named() -> None:
+    before = logarithm(conv("l", "w3", "t"), last="t")
+    after, context, count = applied(Quantize(keep="none"), before, images())
+    assert count and not in_integers(after) & {"conv_t", "log"}
+    assert "'l' holds -inf on the data" in reasons(context)
+
+
+def test_infinity_that_only_late_samples_have() -> None:
+    before, data = MODELS["nan"], images(24)
+    data[-1]["x"][0, 0, 0, 0] = np.inf
+    after, context, _ = applied(Quantize(keep="none"), before, data)
+    assert "conv_a" not in in_integers(after) and "holds inf on the data" in reasons(context)
+
+
+@pytest.mark.parametrize("place", [0, 17, -1])
+def test_nan_is_seen_wherever_it_is(place: int) -> None:
+    before = model([helper.make_node("Relu", ["x"], ["y"])], {})
+    data = images(2)
+    data[1]["x"].reshape(-1)[place] = np.nan
+    seen = collect(before, data, registry.executor("ort"))["x"]
+    assert seen.unfit == "nan" and seen.runs == 1
+    assert seen.histogram.high == pytest.approx(float(data[0]["x"].max()))
+
+
+def reader() -> tuple[ir.Model, list[dict[str, Any]]]:
+    """Conv, Conv, and a Conv that reads the logarithm beside them."""
+    before = logarithm(conv("l", "w3", "t"), last="t")
+    return before, images()
+
+
+def test_statistics_leave_one_layer_alone() -> None:
+    before, data = reader()
+    sites = {site.name: site for site in find_sites(before)}
+    statistics = Statistics(before, data, registry.executor("ort"))
+    statistics.prefetch(sites.values())
+    assert "'l' has NaN, infinite" in statistics.unfit(sites["conv_t"])
+    assert not statistics.unfit(sites["conv_a"]) and np.isfinite(statistics.gram(sites["conv_b"]).mean).all()
+    statistics.release(sites.values())
+    assert not statistics.unfit(sites["conv_t"])
+
+
+def test_a_form_is_not_fitted_to_infinity() -> None:
+    before, data = reader()
+    executor = registry.executor("ort")
+    context = Context(executor=executor, data=data, statistics=Statistics(before, data, executor))
+    choices = [(site, parse_form("low-rank{rank=2}")) for site in find_sites(before)]
+    records = {record.site: record for record in apply_forms(choices, context)}
+    assert records["conv_a"].done and records["conv_b"].done, records
+    assert not records["conv_t"].done and "'l' has NaN, infinite" in records["conv_t"].reason
+
+
+@pytest.mark.parametrize("pass_", [RoundWeights(), RoundWeights(sequential=True)], ids=["alone", "sequential"])
+def test_round_weights_leaves_one_layer_alone(pass_: Pass) -> None:
+    before, data = reader()
+    after, context, count = applied(pass_, before, data)
+    assert count == 2 and "conv_t: 'l' has NaN, infinite" in reasons(context)
+    assert np.array_equal(ir.constant(after.graph.initializers["w3"]), WEIGHTS["w3"])
+    assert not np.array_equal(ir.constant(after.graph.initializers["w1"]), WEIGHTS["w1"])
+
+
+@pytest.mark.parametrize("pass_", [Equalize(), AbsorbBias(), SmoothQuant()], ids=lambda p: str(p.name))
+@pytest.mark.parametrize("name", list(MODELS))
+def test_other_passes_go_on(pass_: Pass, name: str) -> None:
+    after, _, _ = applied(pass_, MODELS[name], images())
+    assert sqnr(MODELS[name], after, images()) > 60
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_half_computes_right(name: str) -> None:
+    after, _, _ = applied(Half(activations=True), MODELS[name], images())
+    assert sqnr(MODELS[name], after, images()) > 40
+
+
+def test_four_bits_are_rounded_to_nearest_where_moments_are_missing() -> None:
+    nodes = [
+        helper.make_node("Log", ["x"], ["l"]),
+        helper.make_node("MatMul", ["l", "w"], ["y"], "product"),
+    ]
+    before = model(
+        nodes,
+        {"w": np.abs(kernel(1, 64, 64))},
+        inputs=[("x", TensorProto.FLOAT, (4, 64))],
+        outputs=[("y", TensorProto.FLOAT, (4, 64))],
+    )
+    data = [{"x": np.abs(feeds["x"]) * (np.arange(64) > 0).astype(np.float32)} for feeds in images(3, (4, 64))]
+    after, context, count = applied(QuantizeWeights(bits=4, minimum=1), before, data)
+    assert count == 1
+    assert any("to nearest" in warning and "'l' has NaN" in warning for warning in context.warnings)
+    assert sqnr(before, after, [{"x": feeds["x"] + 1} for feeds in data]) > 15
+
+
+def test_prune_leaves_a_group_alone_that_is_read_as_infinity() -> None:
+    before, data = reader()
+    executor = registry.executor("ort")
+    context = Context(executor=executor, data=data, statistics=Statistics(before, data, executor))
+    PruneChannels(ratio=0.25, multiple=1).run(before, context)
+    assert "'l' has NaN, infinite" in "; ".join(skip.reason for skip in context.skipped)

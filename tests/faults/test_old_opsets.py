@@ -1,0 +1,73 @@
+"""Opsets below 10 are converted for integers, and the report says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from lwgraph import ir
+from lwgraph.passes.quantize.graph.raise_opset import OpsetError, raise_opset
+from lwgraph.passes.quantize.quantize import Quantize
+from tests.faults.models import applied, conv, images, in_integers, kernel, model, reasons, sqnr
+
+WEIGHTS = {f"w{i}": kernel(i, 8, 8, 3, 3) for i in (1, 2)}
+
+
+def convolutions(opset: int) -> ir.Model:
+    """Conv, Clip with attributes, MaxPool, Conv: as exporters of opset 7 to 9 wrote it."""
+    nodes = [
+        conv("x", "w1", "a"),
+        helper.make_node("Clip", ["a"], ["c"], "clip", min=0.0, max=6.0),
+        helper.make_node("MaxPool", ["c"], ["p"], "pool", kernel_shape=[2, 2], strides=[2, 2]),
+        conv("p", "w2", "y"),
+    ]
+    return model(nodes, WEIGHTS, outputs=[("y", TensorProto.FLOAT, (1, 8, 4, 4))], opset=opset)
+
+
+def classifier(opset: int) -> ir.Model:
+    """With BatchNormalization, Reshape and a Gemm that broadcasts its bias."""
+    nodes = [
+        conv("x", "w1", "a"),
+        helper.make_node("BatchNormalization", ["a", "scale", "shift", "mean", "variance"], ["n"]),
+        helper.make_node("Relu", ["n"], ["r"]),
+        helper.make_node("Reshape", ["r", "shape"], ["f"]),
+        helper.make_node("Gemm", ["f", "g", "bias"], ["y"], "gemm", transB=1),
+    ]
+    channels = {n: np.abs(kernel(i, 8)) + 0.5 for i, n in enumerate(("scale", "shift", "mean", "variance"), start=5)}
+    weights = {**WEIGHTS, **channels, "shape": np.array([1, -1]), "g": kernel(9, 10, 512), "bias": kernel(10, 10)}
+    return model(nodes, weights, outputs=[("y", TensorProto.FLOAT, (1, 10))], opset=opset)
+
+
+@pytest.mark.parametrize("opset", [7, 8, 9])
+@pytest.mark.parametrize("made", [convolutions, classifier])
+def test_integers_at_an_old_opset(made: Any, opset: int) -> None:
+    before, data = made(opset), images()
+    after, context, count = applied(Quantize(keep="none"), before, data)
+    assert count >= 2 and "conv_a" in in_integers(after), reasons(context)
+    assert after.graph.opset_imports[""] == 13 and before.graph.opset_imports[""] == opset
+    assert f"quantize converted the model from opset {opset}, which has no integers, to opset 13" in context.warnings
+    assert sqnr(before, after, data) > 25
+
+
+def test_opset_10_is_enough_where_13_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    def least(model: ir.Model, wanted: int) -> None:
+        if wanted > 10:
+            raise OpsetError("no adapter")
+        raise_opset(model, wanted)
+
+    monkeypatch.setattr("lwgraph.passes.quantize.quantize.raise_opset", least)
+    before, data = convolutions(9), images()
+    after, context, count = applied(Quantize(keep="none"), before, data)
+    assert count and after.graph.opset_imports[""] == 10
+    assert "weights keep one scale per tensor: no adapter" in reasons(context)
+    assert sqnr(before, after, data) > 20
+
+
+def test_nothing_is_said_where_nothing_is_in_integers() -> None:
+    before, data = convolutions(8), images()
+    after, context, count = applied(Quantize(ignored_scope=("re:.*",)), before, data)
+    assert count == 0 and after.graph.opset_imports[""] == 8
+    assert not any("converted" in warning for warning in context.warnings)
