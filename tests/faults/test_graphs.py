@@ -1,0 +1,129 @@
+"""Graphs that once came out wrong, or not at all: each kind of fault with its neighbours and the right values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from lwgraph import ir
+from lwgraph.contract import Contract
+from lwgraph.rewrite import Context, RewritePass
+
+
+def model_of(
+    nodes: list[onnx.NodeProto],
+    inputs: dict[str, tuple[int, list[Any]]],
+    outputs: dict[str, tuple[int, list[Any] | None]],
+    constants: dict[str, Any] | None = None,
+    opset: int = 17,
+    ir_version: int = 8,
+) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in inputs.items()],
+        [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in outputs.items()],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in (constants or {}).items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
+
+
+@dataclass(frozen=True)
+class Replaced(RewritePass):
+    """Mul(x, number) -> Identity(x)."""
+
+    name: ClassVar[str] = "replaced"
+    contract: ClassVar[Contract] = Contract.EXACT
+    number: float = 0.5
+
+    def pattern(self, op: Any, x: Any) -> Any:
+        return op.Where(op.Identity(x), self.number, self.number)
+
+    def replace(self, op: Any, x: Any) -> Any:
+        return op.Identity(x)
+
+
+class TestNumbersInPatterns:
+    """A number matches a constant by its value in the constant's type."""
+
+    def matches(self, number: float, constant: Any) -> bool:
+        nodes = [helper.make_node("Identity", ["x"], ["i"]), helper.make_node("Where", ["i", "c", "c"], ["y"])]
+        array = np.asarray(constant)
+        kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+        model = ir.load(
+            model_of(nodes, {"x": (TensorProto.BOOL, [2])}, {"y": (kind, [2])}, {"c": array}, opset=21, ir_version=10)
+        )
+        return Replaced(number).run(model, Context()) == 1
+
+    @pytest.mark.parametrize(
+        ("number", "constant"),
+        [
+            (0.5, np.int64([0])),
+            (1.5, np.int32([1])),
+            (-0.5, np.int8([0])),
+            (300, np.int8([44])),
+            (300, np.uint8([44])),
+            (-1, np.uint8([255])),
+            (-1.0, np.uint64([2**64 - 1])),
+            (float(2**63), np.int64([-(2**63)])),
+            (2**53 + 1, np.int64([2**53])),
+            (2, np.array([True])),
+            (0.5, np.array([True])),
+            (1e300, np.float32([np.inf])),
+            (-1e300, np.float32([-np.inf])),
+            (70000, np.float16([np.inf])),
+            (1e-300, np.float32([0])),
+            (2049, np.float16([2048])),
+            (10**400, np.float64([np.inf])),
+            (float("inf"), np.int64([2**63 - 1])),
+            (float("nan"), np.int32([0])),
+            (0.5, np.zeros(1, ml_dtypes.int4)),
+            (17, np.ones(1, ml_dtypes.int4)),
+            (1e39, np.array([np.inf], ml_dtypes.bfloat16)),
+        ],
+    )
+    def test_another_value(self, number: float, constant: Any) -> None:
+        assert not self.matches(number, constant)
+
+    @pytest.mark.parametrize(
+        ("number", "constant"),
+        [
+            (2.0, np.int64([2])),
+            (2**53 + 1, np.int64([2**53 + 1])),
+            (-128, np.int8([-128])),
+            (2**64 - 1, np.uint64([2**64 - 1])),
+            (1, np.array([True])),
+            (0.0, np.array([False])),
+            (0.1, np.float32([0.1])),
+            (0.1, np.float16([0.1])),
+            (0.1, np.array([0.1], ml_dtypes.bfloat16)),
+            (float("inf"), np.float32([np.inf])),
+            (2048, np.float16([2048])),
+            (7, np.array([7], ml_dtypes.int4)),
+            (-3.4028234663852886e38, np.float32([np.finfo(np.float32).min])),
+        ],
+    )
+    def test_the_same_value(self, number: float, constant: Any) -> None:
+        assert self.matches(number, constant)
+
+    def test_an_attribute_that_overflows(self) -> None:
+        @dataclass(frozen=True)
+        class Slope(RewritePass):
+            name: ClassVar[str] = "slope"
+            contract: ClassVar[Contract] = Contract.EXACT
+
+            def pattern(self, op: Any, x: Any) -> Any:
+                return op.LeakyRelu(x, alpha=1e300)
+
+            def replace(self, op: Any, x: Any) -> Any:
+                return op.Identity(x)
+
+        nodes = [helper.make_node("LeakyRelu", ["x"], ["y"], alpha=float("inf"))]
+        model = ir.load(model_of(nodes, {"x": (TensorProto.FLOAT, [2])}, {"y": (TensorProto.FLOAT, [2])}))
+        assert Slope().run(model, Context()) == 0
