@@ -235,6 +235,7 @@ def _walk(
         rule = rules.get(node.op_type) if node.domain == "" else None
         if rule is not None and node.op_identifier() not in model.functions:
             rule(node, builder)
+            _freeze_unknown(node, builder)
         else:
             where = "" if rule is None else " (a function of the model)"
             builder.freeze_inputs(node, f"operator '{node.op_type}' of node '{node.name}' is not understood{where}")
@@ -248,6 +249,19 @@ def _walk(
     builder.freeze_other_uses()
     coupling = Coupling(builder)
     return coupling, sum(g.width * g.parameters for g in coupling.prunable), builder.split
+
+
+def _freeze_unknown(node: ir.Node, builder: Coupler) -> None:
+    """Freeze the channels of inputs of unknown rank: rules go axis by axis, so they said nothing of these.
+
+    A convolution's rule needs no rank: the channels of its input are axis 1.
+    """
+    if node.op_type in ("Conv", "ConvTranspose", "Einsum"):
+        return
+    for value in node.inputs:
+        if value is not None and builder.dims(value) is None:
+            for axis in builder.tracked(value).values():
+                builder.freeze(axis, f"the rank of '{value.name}' is not known at node '{node.name}' ({node.op_type})")
 
 
 def _captured(graph: ir.Graph) -> Iterator[ir.Value]:
