@@ -1,4 +1,4 @@
-"""Types of numpy arrays, by what is in them, and of their sizes."""
+"""Types of numpy arrays, by what is in them, and of their sizes; what integers cannot be divided by."""
 
 from __future__ import annotations
 
@@ -15,4 +15,16 @@ Index = npt.NDArray[np.intp]  # what numpy sorts, finds and indexes with
 Weights = npt.NDArray[np.floating[Any]]  # of any width, as a model holds them
 Shapes = Mapping[str, Sequence[int | None]]  # sizes by the name of a value; None where one is unknown
 
-__all__ = ["Array", "Floats", "Index", "Ints", "Shapes", "Weights"]
+
+def division_trap(a: Array, b: Array) -> str:
+    """What in a / b of integers raises a signal on processors, in words; "" when nothing does."""
+    if (b == 0).any():
+        return "by zero"
+    if a.dtype.kind == "i" and a.dtype.itemsize >= 4:  # smaller ones are widened first
+        least = np.iinfo(a.dtype).min
+        if ((a == least) & (b == -1)).any():
+            return f"{least}, the least {a.dtype}, by -1"
+    return ""
+
+
+__all__ = ["Array", "Floats", "Index", "Ints", "Shapes", "Weights", "division_trap"]

@@ -38,6 +38,7 @@ from lwgraph.ir.edit import (
 from lwgraph.ir.loading import RUNTIME_DOMAINS, load
 from lwgraph.ir.operators import CONVOLUTIONS, GATED, LINEAR, MOVES, PRODUCTS, RECURRENT, RESHAPES
 from lwgraph.ir.saving import (
+    OPTIONAL_SINCE,
     copy_file,
     detached_proto,
     fingerprint,
@@ -78,6 +79,7 @@ __all__ = [
     "GATED",
     "LINEAR",
     "MOVES",
+    "OPTIONAL_SINCE",
     "PRODUCTS",
     "RECURRENT",
     "RESHAPES",

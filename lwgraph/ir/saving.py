@@ -27,6 +27,7 @@ from lwgraph.ir.walk import graph_of, scopes, subgraphs_of
 
 LIMIT = (1 << 31) - 1  # bytes in one protobuf message
 _INTEGERS = 1 << 16
+OPTIONAL_SINCE = 4  # the IR version from which an initializer need not be listed as an input
 SMALL = 1 << 10  # a tensor of fewer bytes is never external (onnx's own threshold)
 
 
@@ -145,7 +146,18 @@ def _structure(model: Model, change: Callable[[TensorProtocol], TensorProtocol])
         for value, type_, shape in plain:
             value.type, value.shape = type_, shape
     recall_types(model, proto)
+    proto.ir_version = written_version(model)
     return proto
+
+
+def written_version(model: Model) -> int:
+    """The IR version to write: at least 4 where an initializer is no input, which earlier ones do not allow."""
+    if model.ir_version >= OPTIONAL_SINCE:
+        return model.ir_version
+    loose = any(
+        not value.is_graph_input() for scope in scopes(model) for value in graph_of(scope).initializers.values()
+    )
+    return OPTIONAL_SINCE if loose else model.ir_version
 
 
 def fingerprint(model: Model) -> str:
