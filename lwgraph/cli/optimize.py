@@ -8,6 +8,7 @@ import click
 
 from lwgraph.cli.common import (
     check_destination,
+    check_report_folder,
     console,
     data_option,
     json_option,
@@ -148,6 +149,7 @@ def command(
     source = Path(model)
     out = Path(output) if output else source.with_name(f"{source.stem}.lw.onnx")
     check_destination(out, overwrite)  # before the work, not after
+    check_report_folder(report)
     with Progressed(quiet or as_json) as progress:
         result = optimize(
             source,
