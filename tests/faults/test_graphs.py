@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 import ml_dtypes
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lwgraph import ir
 from lwgraph.contract import Contract
-from lwgraph.rewrite import Context, RewritePass
+from lwgraph.rewrite import Context, Pipeline, RewritePass
 
 
 def model_of(
@@ -127,3 +128,85 @@ class TestNumbersInPatterns:
         nodes = [helper.make_node("LeakyRelu", ["x"], ["y"], alpha=float("inf"))]
         model = ir.load(model_of(nodes, {"x": (TensorProto.FLOAT, [2])}, {"y": (TensorProto.FLOAT, [2])}))
         assert Slope().run(model, Context()) == 0
+
+
+def in_ort(proto: onnx.ModelProto, feeds: dict[str, Any]) -> list[Any]:
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    return list(session.run(None, feeds))
+
+
+class TestEmptySizes:
+    """What works with no detections works after the sizes are folded."""
+
+    def check(self, proto: onnx.ModelProto, *shapes: list[int]) -> None:
+        model = ir.load(proto)
+        Pipeline.parse("clean").run(model)
+        after = ir.to_proto(model)
+        for shape in shapes:
+            x = np.arange(np.prod(shape, dtype=int), dtype=np.float32).reshape(shape)
+            for old, new in zip(in_ort(proto, {"x": x}), in_ort(after, {"x": x}), strict=True):
+                assert old.shape == new.shape
+                np.testing.assert_array_equal(old, new)
+
+    @pytest.mark.parametrize(
+        ("shape", "target"),
+        [
+            (["b", 3, "h"], "b,3h"),
+            (["b", 3, "h"], "h,3b"),
+            (["b", 3, "h"], "3,bh"),
+            (["b", 3, "h"], "b,-1"),
+            (["b", 3, None], "b,3h"),
+        ],
+    )
+    @pytest.mark.parametrize("allowzero", [0, 1])
+    def test_computed_targets(self, shape: list[Any], target: str, allowzero: int) -> None:
+        constants = {"z": [0], "o": [1], "t2": [2], "t3": [3], "three": [3], "rest": [-1]}
+        nodes = [
+            helper.make_node("Shape", ["x"], ["s"]),
+            helper.make_node("Slice", ["s", "z", "o"], ["b"]),
+            helper.make_node("Slice", ["s", "t2", "t3"], ["h"]),
+            helper.make_node("Mul", ["h", "three"], ["3h"]),
+            helper.make_node("Mul", ["b", "three"], ["3b"]),
+            helper.make_node("Mul", ["b", "h"], ["bh"]),
+            helper.make_node(
+                "Concat",
+                ["rest" if p == "-1" else "three" if p == "3" else p for p in target.split(",")],
+                ["t"],
+                axis=0,
+            ),
+            helper.make_node("Reshape", ["x", "t"], ["y"], allowzero=allowzero),
+        ]
+        proto = model_of(
+            nodes,
+            {"x": (TensorProto.FLOAT, shape)},
+            {"y": (TensorProto.FLOAT, [None, None])},
+            {name: np.int64(array) for name, array in constants.items()},
+        )
+        shapes = [[2, 3, 5], [1, 3, 1]]
+        for more in ([0, 3, 5], [2, 3, 0]):
+            try:
+                in_ort(proto, {"x": np.zeros(more, np.float32)})
+            except Exception:
+                continue
+            shapes.append(more)
+        self.check(proto, *shapes)
+
+    def test_no_detections(self) -> None:
+        """Boxes that are chosen by NonZero, of which there may be none."""
+        nodes = [
+            helper.make_node("Greater", ["x", "limit"], ["m"]),
+            helper.make_node("NonZero", ["m"], ["n"]),
+            helper.make_node("Transpose", ["n"], ["i"]),
+            helper.make_node("GatherND", ["x", "i"], ["g"]),
+            helper.make_node("Shape", ["g"], ["s"]),
+            helper.make_node("Mul", ["s", "one"], ["k"]),
+            helper.make_node("Concat", ["k", "one"], ["t"], axis=0),
+            helper.make_node("Reshape", ["g", "t"], ["y"]),
+        ]
+        proto = model_of(
+            nodes,
+            {"x": (TensorProto.FLOAT, ["b", 4])},
+            {"y": (TensorProto.FLOAT, [None, 1])},
+            {"limit": np.float32(3.5), "one": np.int64([1])},
+        )
+        self.check(proto, [1, 4], [2, 4], [0, 4])
