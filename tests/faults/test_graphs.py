@@ -210,3 +210,70 @@ class TestEmptySizes:
             {"limit": np.float32(3.5), "one": np.int64([1])},
         )
         self.check(proto, [1, 4], [2, 4], [0, 4])
+
+
+def weight(*shape: int) -> Any:
+    return np.random.default_rng(shape).standard_normal(shape).astype(np.float32)
+
+
+class TestFusedNodes:
+    """A fused node keeps the name and the doc_string of the layer, also where another node made the output."""
+
+    @pytest.mark.parametrize(
+        ("layer", "after", "shape", "constants"),
+        [
+            (
+                "Conv",
+                "BatchNormalization",
+                [1, 3, 4, 4],
+                {"w": weight(5, 3, 1, 1), **{k: weight(5) ** 2 for k in "sbmv"}},
+            ),
+            ("Conv", "Mul", [1, 3, 4, 4], {"w": weight(5, 3, 1, 1), "s": weight(5, 1, 1)}),
+            ("Gemm", "Add", [2, 3], {"w": weight(3, 5), "s": weight(5)}),
+            ("MatMul", "Add", [2, 3], {"w": weight(3, 5), "s": weight(5)}),
+            ("ConvTranspose", "Add", [1, 3, 4, 4], {"w": weight(3, 5, 1, 1), "s": weight(5, 1, 1)}),
+        ],
+    )
+    def test_the_layer_stays(self, layer: str, after: str, shape: list[int], constants: dict[str, Any]) -> None:
+        nodes = [
+            helper.make_node(layer, ["x", "w"], ["a"], name="the/layer", doc_string="said of the layer"),
+            helper.make_node(after, ["a", *list(constants)[1:]], ["y"], name="the/rest", doc_string="said of the rest"),
+        ]
+        rank = [None] * len(shape)
+        proto = model_of(nodes, {"x": (TensorProto.FLOAT, shape)}, {"y": (TensorProto.FLOAT, rank)}, constants)
+        model = ir.load(proto)
+        Pipeline.parse("clean,fuse").run(model)
+        (node,) = model.graph
+        assert (node.name, node.doc_string) == ("the/layer", "said of the layer")
+        x = weight(*shape)
+        (before,), (found,) = in_ort(proto, {"x": x}), in_ort(ir.to_proto(model), {"x": x})
+        np.testing.assert_allclose(found, before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("parts", "left"), [("xex", 2), ("ex", 0), ("xe", 0), ("exxe", 2), ("ee", 0)])
+def test_empty_parts_of_concat_go(parts: str, left: int) -> None:
+    names = {"x": "x", "e": "empty"}
+    nodes = [
+        helper.make_node("Concat", [names[p] for p in parts], ["c"], axis=1),
+        helper.make_node("Relu", ["c"], ["y"]),
+    ]
+    proto = model_of(
+        nodes,
+        {"x": (TensorProto.FLOAT, [2, 3])},
+        {"y": (TensorProto.FLOAT, [2, None])},
+        {"empty": np.zeros((2, 0), np.float32)},
+    )
+    model = ir.load(proto)
+    Pipeline.parse("clean").run(model)
+    concat = next((node for node in model.graph if node.op_type == "Concat"), None)
+    assert (0 if concat is None else len(concat.inputs)) == left
+    (before,), (found,) = (in_ort(p, {"x": weight(2, 3)}) for p in (proto, ir.to_proto(model)))
+    assert before.shape == found.shape
+    np.testing.assert_array_equal(before, found)
+
+
+def test_a_part_that_is_empty_along_another_axis_stays() -> None:
+    nodes = [helper.make_node("Concat", ["x", "x"], ["y"], axis=1)]
+    model = ir.load(model_of(nodes, {"x": (TensorProto.FLOAT, [0, 3])}, {"y": (TensorProto.FLOAT, [0, 6])}))
+    Pipeline.parse("clean").run(model)
+    assert [len(node.inputs) for node in model.graph] == [2]
