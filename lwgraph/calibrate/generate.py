@@ -86,12 +86,16 @@ def generate(
             problem = f"its outputs are empty for {_describe(sizes)}"
             continue
         return [feeds, *(_next(run, inputs, sizes, uses, fill, seed, k) for k in range(1, count))]
+    # Only sizes that are open can be given.
+    opened = {
+        name: "?" if i.shape is None else ",".join(str(d) if isinstance(d, int) else "?" for d in i.shape)
+        for name, i in inputs.items()
+        if i.shape is None or not all(isinstance(d, int) for d in i.shape)
+    }
+    sizes_too = "".join(f" --input-shape {name}:{text}" for name, text in opened.items())
     raise DataError(
-        f"the model accepts no generated input ({problem}); give --data, or its sizes: --input-shape "
-        + " ".join(
-            f"{n}:{','.join('?' if not isinstance(d, int) else str(d) for d in i.shape or ())}"
-            for n, i in inputs.items()
-        )
+        f"the model accepts no generated input ({problem}); give --data"
+        + (f", or its sizes:{sizes_too}" if opened else "")
     )
 
 

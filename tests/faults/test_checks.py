@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from lwgraph import ir
 from lwgraph.calibrate.generate import generate, integer_use, tried
 from lwgraph.contract import Contract
-from lwgraph.errors import CheckError
+from lwgraph.errors import CheckError, DataError, ModelError
 from lwgraph.rewrite import Context, Pipeline, RewritePass
 from lwgraph.rewrite.instruments.verify import Verify
 
@@ -206,3 +206,53 @@ class TestGenerated:
         ]
         model = build(nodes, INT64, [1, 8], TensorProto.INT32, {"two": np.float32(2)})
         assert max(abs(int(v)) for feed in generate(model, 6) for v in feed["x"].reshape(-1)) == 1 << 15
+
+
+class TestReasons:
+    """What an error blames is what is wrong, and what it advises can be done."""
+
+    @pytest.mark.parametrize(
+        "text", ["prune-channels{ratio=0.3,importance=l1}", "prune-channels{ratio=0.5,refit=false}"]
+    )
+    def test_a_change_of_width_is_not_blamed_on_an_inner_shape(self, text: str) -> None:
+        rng = np.random.default_rng(0)
+        constants = {
+            "w1": rng.standard_normal((64, 3, 1, 1)).astype(np.float32),
+            "w2": rng.standard_normal((4, 64, 1, 1)).astype(np.float32),
+        }
+        nodes = [
+            helper.make_node("Conv", ["x", "w1"], ["a"], name="one"),
+            helper.make_node("Relu", ["a"], ["b"]),
+            helper.make_node("Conv", ["b", "w2"], ["y"], name="two"),
+        ]
+        with pytest.raises(CheckError, match=r"value 'y': differs by up to"):
+            Pipeline.parse(text).run(build(nodes, FLOAT, [1, 3, 8, 8], FLOAT, constants), Context(), [Verify()])
+
+    def test_a_wrong_value_inside_is_still_named(self) -> None:
+        nodes = [helper.make_node("Abs", ["x"], ["a"]), helper.make_node("Neg", ["a"], ["y"])]
+        with pytest.raises(CheckError, match=r"value 'a': "):
+            Pipeline([Wrong("Abs", "Relu")]).run(build(nodes, FLOAT, [1, 8]), Context(), [Verify()])
+
+    def test_sizes_that_cannot_be_given_are_not_asked_for(self) -> None:
+        nodes = [helper.make_node("Reshape", ["x", "t"], ["y"])]
+        model = build(nodes, FLOAT, [2, 3], FLOAT, {"t": np.int64([7])})
+        with pytest.raises(DataError, match=r"give --data$"):
+            generate(model, 1)
+
+    def test_sizes_that_are_open_are_asked_for(self) -> None:
+        nodes = [helper.make_node("Reshape", ["x", "t"], ["y"])]
+        model = build(nodes, FLOAT, ["b", 3], FLOAT, {"t": np.int64([7])})
+        with pytest.raises(DataError, match=r"or its sizes: --input-shape x:\?,3$"):
+            generate(model, 1)
+
+    def test_a_sequence_is_no_tensor(self) -> None:
+        kind = helper.make_sequence_type_proto(helper.make_tensor_type_proto(FLOAT, [2]))
+        graph = helper.make_graph(
+            [helper.make_node("ConcatFromSequence", ["s"], ["y"], axis=0)],
+            "g",
+            [helper.make_value_info("s", kind)],
+            [helper.make_tensor_value_info("y", FLOAT, None)],
+        )
+        model = ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+        with pytest.raises(ModelError, match="sequences and maps cannot be fed"):
+            generate(model, 1)

@@ -137,8 +137,11 @@ def first_divergence(
 ) -> Difference | None:
     """The first value, in the order of `after`, that both models have and that differs beyond the contract.
 
-    None when only the outputs' own names differ, or when a runtime cannot show the values in between.
+    Values whose shape changed do not count: passes that change widths do that, and rightly. None when only the outputs'
+    own names differ, when inner values may differ (an approximation), or when a runtime cannot show them.
     """
+    if contract is Contract.APPROXIMATE:
+        return None
     known = {v.name for node in before.graph for v in node.outputs}
     shared = [v.name for node in after.graph for v in node.outputs if v.name and v.name in known]
     for names in _chunks(shared):
@@ -146,8 +149,9 @@ def first_divergence(
             found = compare(executor.prepare(before, names)(feeds), executor.prepare(after, names)(feeds), contract)
         except LwgraphError:
             return None
-        if not found.ok:
-            return found.first_failure
+        for difference in found.differences:
+            if not difference.ok and not difference.reshaped:
+                return difference
     return None
 
 
