@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 IMAGE_SIZES = (224, 320, 256, 640, 128, 64, 32, 28)
 SEQUENCE_LENGTHS = (32, 16, 64, 128, 512, 256, 8, 1)
+_MOST_AXES = 32  # that every version of NumPy has
+_MOST_ELEMENTS = 1 << 30
 _TRIALS = 24  # executions spent on finding sizes that the model accepts
 _INDEX_OPS = {"Gather", "GatherElements", "OneHot"}
 _PASSING_OPS = ir.RESHAPES | {"Cast", "Identity", "Transpose", "Clip"}
@@ -76,6 +78,9 @@ def generate(
     for trial, (sizes, fill) in enumerate(itertools.product(_sizes(inputs, stated), fills)):
         if trial == _TRIALS:
             break
+        if too_much := _too_much(sizes):
+            problem = too_much
+            continue
         feeds = _feeds(inputs, sizes, uses, fill, seed, 0)
         try:
             outputs = run(feeds)
@@ -97,6 +102,16 @@ def generate(
         f"the model accepts no generated input ({problem}); give --data"
         + (f", or its sizes:{sizes_too}" if opened else "")
     )
+
+
+def _too_much(sizes: Mapping[str, tuple[int, ...]]) -> str:
+    """Why arrays of these sizes are not made, in words; "" when they can be."""
+    for name, shape in sizes.items():
+        if len(shape) > _MOST_AXES:
+            return f"input '{name}' has {len(shape)} axes, at most {_MOST_AXES} are possible"
+        if math.prod(shape) > _MOST_ELEMENTS:
+            return f"input '{name}' has {math.prod(shape):.3g} elements, at most {_MOST_ELEMENTS:.3g} are made"
+    return ""
 
 
 def _next(

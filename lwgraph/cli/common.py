@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+MOST_THREADS = max(64, os.cpu_count() or 1)
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -46,7 +48,11 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], num
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 threads_option = click.option(
-    "--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Threads for the runtime to use."
+    "--threads",
+    type=click.IntRange(1, MOST_THREADS),
+    default=1,
+    show_default=True,
+    help="Threads for the runtime to use.",
 )
 data_option = click.option(
     "--data", metavar="D", help="Inputs: image folder, .npz or .npy file, test_data_set_* folder, or module:attribute."
@@ -78,10 +84,14 @@ def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     for text in texts:
         name, colon, sizes = text.rpartition(":")
         numbers = sizes.split(",") if sizes else []
-        if not colon or not name or not all(n.strip().isdigit() and int(n) > 0 for n in numbers):
+        if not colon or not name or not all(_is_size(n.strip()) for n in numbers):
             raise UsageError(f"--input-shape '{text}' is not NAME:SIZES with positive sizes, e.g. image:1,3,224,224")
         found[name] = tuple(int(n) for n in numbers)
     return found
+
+
+def _is_size(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 19 and int(text) > 0
 
 
 def check_destination(path: Path, overwrite: bool) -> None:

@@ -1,4 +1,4 @@
-"""Finds integer divisions that end the process: ONNX Runtime leaves them to the processor, which raises a signal."""
+"""Finds what ends the process or never ends: integer divisions that raise a signal, and Loops without an end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DEAR = ir.LINEAR | ir.RECURRENT  # what computes with these is not computed twi
 class DivisionGuard:
     """The integer Div and Mod nodes of a main graph that are not known to be safe, and a check of what they divide.
 
-    A division by a constant without 0 and -1 is safe; that is nearly every one. Of the others, those that are computed
+    A Loop without an end is refused, too, where the graph shows that it has none. A division by a constant without 0 and -1 is safe; that is nearly every one. Of the others, those that are computed
     from constants are checked here, those computed from inputs by cheap operators before each run.
 
     Raises:
@@ -28,6 +28,10 @@ class DivisionGuard:
 
     def __init__(self, model: ir.Model) -> None:
         self._model = model
+        for node in model.graph:
+            if node.op_type == "Loop" and node.domain == "" and _endless(node):
+                name = node.name or node.outputs[0].name
+                raise ModelError(f"Loop '{name}' never ends: it has no trip count, and its condition stays true")
         risky = [node for node in model.graph if node.domain == "" and node.op_type in ("Div", "Mod") and _risky(node)]
         fixed = [node for node in risky if not _inputs(node)]
         self._varying = [node for node in risky if _inputs(node) and not _inputs(node) & {None}]
@@ -58,6 +62,20 @@ class DivisionGuard:
     def _fed(self) -> list[tuple[str, ir.Value]]:
         graph = self._model.graph
         return [(value.name or "", value) for value in graph.inputs if value.name not in graph.initializers]
+
+
+def _endless(node: ir.Node) -> bool:
+    """Whether a Loop has no trip count and hands on a condition that is true."""
+    trips, condition = (*node.inputs, None, None)[:2]
+    start = None if condition is None else ir.constant(condition)
+    if trips is not None or (condition is not None and (start is None or not start.all())):
+        return False
+    (body,) = ir.subgraphs_of(node)
+    handed: ir.Value | None = body.outputs[0]
+    while handed is not None and (maker := handed.producer()) is not None and maker.op_type == "Identity":
+        handed = maker.inputs[0]
+    stays = ir.constant(handed)
+    return handed is body.inputs[1] or (stays is not None and bool(stays.all()))
 
 
 def _any(value: ir.Value) -> Any:

@@ -58,7 +58,7 @@ class RemoveIdentities(RewritePass):
 
 def _size(value: ir.Value, axis: int) -> int | None:
     """The size along an axis, None where it is not a known number."""
-    shape = ir.constant_shape(value) or (None if value.shape is None else tuple(value.shape))
+    shape = value.shape
     size = None if shape is None or not -len(shape) <= axis < len(shape) else shape[axis]
     return size if isinstance(size, int) else None
 
