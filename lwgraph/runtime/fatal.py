@@ -19,7 +19,9 @@ _DEAR = ir.LINEAR | ir.RECURRENT  # what computes with these is not computed twi
 class DivisionGuard:
     """The integer Div and Mod nodes of a main graph that are not known to be safe, and a check of what they divide.
 
-    A Loop without an end is refused, too, where the graph shows that it has none. A division by a constant without 0 and -1 is safe; that is nearly every one. Of the others, those that are computed
+    A Loop without an end is refused, too, where the graph shows that it has none.
+
+    A division by a constant without 0 and -1 is safe; that is nearly every one. Of the others, those that are computed
     from constants are checked here, those computed from inputs by cheap operators before each run.
 
     Raises:

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from lwgraph import ir
 from lwgraph.contract import Contract
 from lwgraph.rewrite import Context, Pipeline, RewritePass
+from lwgraph.testing import random_model
 
 
 def model_of(
@@ -277,3 +278,16 @@ def test_a_part_that_is_empty_along_another_axis_stays() -> None:
     model = ir.load(model_of(nodes, {"x": (TensorProto.FLOAT, [0, 3])}, {"y": (TensorProto.FLOAT, [0, 6])}))
     Pipeline.parse("clean").run(model)
     assert [len(node.inputs) for node in model.graph] == [2]
+
+
+def test_a_second_run_finds_nothing_more() -> None:
+    """The pipelines `clean` and `fuse` end at a fixed point."""
+    pipeline = Pipeline.parse("clean,fuse")
+    left = {}
+    for seed in range(60):
+        model = random_model(seed, nodes=10)
+        pipeline.run(model)
+        again = {step.spec.name: step.count for step in pipeline.run(model) if step.count}
+        if again:
+            left[seed] = again
+    assert not left
