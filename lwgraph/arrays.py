@@ -1,4 +1,4 @@
-"""Types of numpy arrays, by what is in them, and of their sizes."""
+"""Types of numpy arrays, by what is in them, and of their sizes; what integers cannot be divided by."""
 
 from __future__ import annotations
 
@@ -25,4 +25,15 @@ def slabs(shape: Sequence[int], axis: int = 0) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
-__all__ = ["Array", "Floats", "Index", "Ints", "Shapes", "Weights", "slabs"]
+def division_trap(a: Array, b: Array) -> str:
+    """What in a / b of integers raises a signal on processors, in words; "" when nothing does."""
+    if (b == 0).any():
+        return "by zero"
+    if a.dtype.kind == "i" and a.dtype.itemsize >= 4:  # smaller ones are widened first
+        least = np.iinfo(a.dtype).min
+        if ((a == least) & (b == -1)).any():
+            return f"{least}, the least {a.dtype}, by -1"
+    return ""
+
+
+__all__ = ["Array", "Floats", "Index", "Ints", "Shapes", "Weights", "division_trap", "slabs"]

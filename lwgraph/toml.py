@@ -36,4 +36,6 @@ def parse(text: str, what: str) -> dict[str, Any]:
         table: dict[str, Any] = tomllib.loads(text)
     except ValueError as error:
         raise UsageError(f"{what} is not TOML: {error}") from error
+    except RecursionError:
+        raise UsageError(f"{what} is nested too deep to be read") from None
     return table

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import ml_dtypes
 import numpy as np
 
 from lwgraph import ir, registry
@@ -15,10 +17,12 @@ from lwgraph.calibrate.signature import Input, signature
 from lwgraph.errors import DataError, LwgraphError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from lwgraph.executor import Executor
+    from lwgraph.executor import Executor, Run
 
 IMAGE_SIZES = (224, 320, 256, 640, 128, 64, 32, 28)
 SEQUENCE_LENGTHS = (32, 16, 64, 128, 512, 256, 8, 1)
+_MOST_AXES = 32  # that every version of NumPy has
+_MOST_ELEMENTS = 1 << 30
 _TRIALS = 24  # executions spent on finding sizes that the model accepts
 _INDEX_OPS = {"Gather", "GatherElements", "OneHot"}
 _PASSING_OPS = ir.RESHAPES | {"Cast", "Identity", "Transpose", "Clip"}
@@ -36,7 +40,11 @@ def generate(
 
     Images (4 dimensions, 1, 3 or 4 channels) are smooth noise of several scales with edges and a little white noise,
     in 0..1 for even samples and normalised to about -2..2 for odd ones, since either may be what the model expects.
-    Integers that index a table stay below its length; other integers are tried as ones, zeros and small numbers.
+    Integers that index a table stay below its length; masks are ones, then zeros and ones; integers that state sizes,
+    places or divisors are small (or ones, or zeros, as the model accepts). All others are small, then of both signs,
+    then over the whole type, one feed after another; booleans are true, then both. A feed that the model refuses is
+    made from small numbers again. `tried` says what was made.
+
     Dynamic dimensions: 1 for the batch, otherwise usual sizes, tried by executing the model until it accepts.
 
     Args:
@@ -63,14 +71,17 @@ def generate(
             or any(isinstance(d, int) and d != s for d, s in zip(declared, shape, strict=True))
         ):
             raise UsageError(f"shape {list(shape)} contradicts input '{name}' ({inputs[name]})")
-    bounds = {name: index_bound(model, name) for name, i in inputs.items() if i.dtype.kind in "iu"}
+    uses = {name: integer_use(model, name, i.dtype) for name, i in inputs.items() if i.dtype.kind in "iu"}
     run = (executor or registry.executor("ort")).prepare(model)
     problem = "no size was tried"
-    fills = ("ones", "zeros", "small") if any(b is None for b in bounds.values()) else ("small",)
+    fills = ("small", "ones", "zeros") if any(use.bound is None for use in uses.values()) else ("small",)
     for trial, (sizes, fill) in enumerate(itertools.product(_sizes(inputs, stated), fills)):
         if trial == _TRIALS:
             break
-        feeds = _feeds(inputs, sizes, bounds, fill, seed, 0)
+        if too_much := _too_much(sizes):
+            problem = too_much
+            continue
+        feeds = _feeds(inputs, sizes, uses, fill, seed, 0)
         try:
             outputs = run(feeds)
         except LwgraphError as error:
@@ -79,14 +90,132 @@ def generate(
         if any(np.asarray(value).size == 0 for value in outputs.values()):
             problem = f"its outputs are empty for {_describe(sizes)}"
             continue
-        return [feeds, *(_feeds(inputs, sizes, bounds, fill, seed, k) for k in range(1, count))]
+        return [feeds, *(_next(run, inputs, sizes, uses, fill, seed, k) for k in range(1, count))]
+    # Only sizes that are open can be given.
+    opened = {
+        name: "?" if i.shape is None else ",".join(str(d) if isinstance(d, int) else "?" for d in i.shape)
+        for name, i in inputs.items()
+        if i.shape is None or not all(isinstance(d, int) for d in i.shape)
+    }
+    sizes_too = "".join(f" --input-shape {name}:{text}" for name, text in opened.items())
     raise DataError(
-        f"the model accepts no generated input ({problem}); give --data, or its sizes: --input-shape "
-        + " ".join(
-            f"{n}:{','.join('?' if not isinstance(d, int) else str(d) for d in i.shape or ())}"
-            for n, i in inputs.items()
-        )
+        f"the model accepts no generated input ({problem}); give --data"
+        + (f", or its sizes:{sizes_too}" if opened else "")
     )
+
+
+def _too_much(sizes: Mapping[str, tuple[int, ...]]) -> str:
+    """Why arrays of these sizes are not made, in words; "" when they can be."""
+    for name, shape in sizes.items():
+        if len(shape) > _MOST_AXES:
+            return f"input '{name}' has {len(shape)} axes, at most {_MOST_AXES} are possible"
+        if math.prod(shape) > _MOST_ELEMENTS:
+            return f"input '{name}' has {math.prod(shape):.3g} elements, at most {_MOST_ELEMENTS:.3g} are made"
+    return ""
+
+
+def _next(
+    run: Run,
+    inputs: Mapping[str, Input],
+    sizes: Mapping[str, tuple[int, ...]],
+    uses: Mapping[str, IntegerUse],
+    fill: str,
+    seed: int,
+    index: int,
+) -> dict[str, Array]:
+    """A feed after the first. One with other integers or booleans than that is tried, and made tamer when refused."""
+    feeds = _feeds(inputs, sizes, uses, fill, seed, index)
+    if any(i.dtype.kind == "b" or (i.dtype.kind in "iu" and uses[name].varied) for name, i in inputs.items()):
+        try:
+            run(feeds)
+        except LwgraphError:
+            return _feeds(inputs, sizes, uses, fill, seed, index, tame=True)
+    return feeds
+
+
+def tried(feeds: Sequence[Mapping[str, Array]]) -> str:
+    """Generated feeds in words: for each input its type and the range of its values."""
+    words = []
+    for name, first in feeds[0].items() if feeds else ():
+        arrays = [np.asarray(each[name]) for each in feeds if name in each]
+        filled = [array for array in arrays if array.size]
+        kind = np.asarray(first).dtype
+        if kind.kind not in "iufb" or not filled:
+            words.append(f"'{name}' {kind.name}")
+            continue
+        low, high = min(a.min() for a in filled), max(a.max() for a in filled)
+        text = f"{low:.3g}..{high:.3g}" if kind.kind == "f" else f"{low}..{high}"
+        words.append(f"'{name}' {kind.name} {text}")
+    return f"{len(feeds)} generated inputs: " + ", ".join(words)
+
+
+@dataclass(frozen=True)
+class IntegerUse:
+    """What an integer input may be, by what the graph does with it.
+
+    Attributes:
+        bound: the number of values that index a table; None: it indexes none that is known.
+        mask: it is 0 or 1.
+        ranges: the least and the greatest values of feeds, in turn.
+    """
+
+    bound: int | None = None
+    mask: bool = False
+    ranges: tuple[tuple[int, int], ...] = ((0, 7),)
+
+    @property
+    def varied(self) -> bool:
+        """Whether feeds differ in kind."""
+        return self.bound is None and (self.mask or len(self.ranges) > 1)
+
+
+# (operator, first input) from which on integers say sizes, places, counts or divisors: any others could be refused,
+# take all memory, or end the process.
+_STRUCTURAL = {
+    "BitShift": 1, "Compress": 1, "ConstantOfShape": 0, "CumSum": 1, "DFT": 1, "Div": 1, "Expand": 1, "EyeLike": 0,
+    "GRU": 4, "Gather": 1, "GatherElements": 1, "GatherND": 1, "If": 0, "LSTM": 4, "Loop": 0, "MaxUnpool": 1, "Mod": 1,
+    "NegativeLogLikelihoodLoss": 1, "NonMaxSuppression": 2, "OneHot": 0, "Pad": 1, "Pow": 1, "RNN": 4, "Range": 0,
+    "ReduceMax": 1, "ReduceMean": 1, "ReduceMin": 1, "ReduceProd": 1, "ReduceSum": 1, "Reshape": 1, "Resize": 1,
+    "ReverseSequence": 1, "STFT": 1, "Scan": 0, "Scatter": 1, "ScatterElements": 1, "ScatterND": 1, "SequenceAt": 1,
+    "SequenceErase": 1, "SequenceInsert": 2, "Slice": 1, "SoftmaxCrossEntropyLoss": 1, "Split": 1, "SplitToSequence": 1,
+    "Squeeze": 1, "TfIdfVectorizer": 0, "Tile": 1, "TopK": 1, "Trilu": 1, "Unsqueeze": 1, "Upsample": 1,
+}  # fmt: skip
+_MODERATE = (-(1 << 15), (1 << 15) - 1)
+
+
+def integer_use(model: ir.Model, name: str, dtype: np.dtype[Any]) -> IntegerUse:
+    """What an integer input may be. O(nodes behind it)."""
+    bound = index_bound(model, name)
+    if bound is not None:
+        return IntegerUse(bound)
+    start = next(v for v in model.graph.inputs if v.name == name)
+    rounded = False  # whether floats made of it become integers again, which is undefined for large ones
+    seen, pending = {id(start)}, [start]
+    while pending:
+        for node, position in pending.pop().uses():
+            if node.domain != "" or position >= _STRUCTURAL.get(node.op_type, 1 << 10):
+                return IntegerUse()
+            if node.op_type == "Sub" and position == 1 and _is_one(node.inputs[0]):
+                return IntegerUse(mask=True)
+            if node.op_type in ("Shape", "Size"):
+                continue
+            rounded |= node.op_type == "Cast" and ir.DataType(ir.attribute(node, "to")).is_integer()
+            for out in node.outputs:
+                if id(out) not in seen:
+                    seen.add(id(out))
+                    pending.append(out)
+    if "mask" in name.lower():
+        return IntegerUse(mask=True)
+    limits: Any = ml_dtypes.iinfo(dtype)  # type: ignore[no-untyped-call]
+    least, most = int(limits.min), int(limits.max)
+    whole = (max(least, _MODERATE[0]), min(most, _MODERATE[1])) if rounded else (least, most)
+    both = (max(least, -128), min(most, 127 if least else 255))
+    return IntegerUse(ranges=((0, min(most, 7)), both, whole))
+
+
+def _is_one(value: ir.Value | None) -> bool:
+    array = ir.constant(value)
+    return array is not None and array.dtype.kind in "iuf" and bool((array == 1).all())
 
 
 def index_bound(model: ir.Model, name: str) -> int | None:
@@ -171,10 +300,11 @@ def _fixed_state(shape: Sequence[int | str | None]) -> bool:
 def _feeds(
     inputs: Mapping[str, Input],
     sizes: Mapping[str, tuple[int, ...]],
-    bounds: Mapping[str, int | None],
+    uses: Mapping[str, IntegerUse],
     fill: str,
     seed: int,
     index: int,
+    tame: bool = False,
 ) -> dict[str, Array]:
     feeds: dict[str, Array] = {}
     for position, (name, wanted) in enumerate(inputs.items()):
@@ -183,15 +313,9 @@ def _feeds(
         if kind == "O":
             feeds[name] = np.full(shape, "a", object)
         elif kind == "b":
-            feeds[name] = np.ones(shape, bool)
+            feeds[name] = np.ones(shape, bool) if tame or not index else _booleans(rng, shape, index)
         elif kind in "iu" and _image_axes(shape) is None:
-            bound = bounds.get(name)
-            if bound is not None:
-                feeds[name] = rng.integers(0, bound, shape).astype(wanted.dtype)
-            else:
-                value = {"ones": 1, "zeros": 0}.get(fill)
-                small = rng.integers(0, 8, shape) if value is None else np.full(shape, value)
-                feeds[name] = small.astype(wanted.dtype)
+            feeds[name] = _integers(rng, shape, wanted.dtype, uses[name], fill, 0 if tame else index)
         elif kind in "iu":
             feeds[name] = (picture(rng, shape) * 255).round().astype(wanted.dtype)
         elif _image_axes(shape) is not None:
@@ -202,6 +326,30 @@ def _feeds(
         else:
             feeds[name] = rng.standard_normal(shape).astype(wanted.dtype)
     return feeds
+
+
+def _booleans(rng: np.random.Generator, shape: tuple[int, ...], index: int) -> Array:
+    """Both, true at the first place; a single one is false in every second feed."""
+    made = rng.integers(0, 2, shape).astype(bool)
+    made.reshape(-1)[:1] = made.size > 1 or index % 2 == 0
+    return made
+
+
+def _integers(
+    rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any], use: IntegerUse, fill: str, index: int
+) -> Array:
+    if use.bound is not None:
+        return rng.integers(0, use.bound, shape).astype(dtype)
+    if fill != "small" and (not use.varied or index == 0):
+        return np.full(shape, 1 if fill == "ones" else 0).astype(dtype)
+    if use.mask:
+        return _booleans(rng, shape, 0).astype(dtype) if index else np.ones(shape, dtype)
+    low, high = use.ranges[index % len(use.ranges)]
+    kind = np.uint64 if high >= 1 << 63 else np.int64
+    made = rng.integers(low, high, shape, dtype=kind, endpoint=True)
+    if index:
+        made.reshape(-1)[:2] = np.array([low, high], kind)[: made.size]
+    return made.astype(dtype)
 
 
 def _image_axes(shape: tuple[int, ...]) -> tuple[int, int] | None:

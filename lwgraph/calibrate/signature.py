@@ -41,7 +41,7 @@ def signature(model: ir.Model) -> dict[str, Input]:
     for value in model.graph.inputs:
         if value.name is None or value.name in model.graph.initializers:
             continue
-        if value.dtype is None:
+        if value.dtype is None or not isinstance(value.type, ir.TensorType):  # the dtype of a sequence is its items'
             raise ModelError(f"input '{value.name}' of the model has no tensor type; sequences and maps cannot be fed")
         dtype = np.dtype(object) if value.dtype.name == "STRING" else np.dtype(value.dtype.numpy())
         shape = None if value.shape is None else tuple(_size(d) for d in value.shape)

@@ -181,6 +181,9 @@ def _arity(node: ir.Node, graph: ir.Graph, schema: _Schema) -> None:
         ("inputs", _length(node.inputs), schema.input_count),
         ("outputs", _length(node.outputs), schema.output_count),
     ):
+        # An input that is left out counts as one given: which of them may be is said below.
+        if what == "inputs":
+            given = max(given, min(len(node.inputs), least))
         if not least <= given <= most:
             allowed = f"{least}" if least == most else f"{least} or more" if most > 1 << 20 else f"{least} to {most}"
             raise InvariantError(

@@ -66,8 +66,16 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; ends with 0 (done), 1 (bad model or data, a check failed) or 2 (bad usage)."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever called us; a file opened later must not take its place
+            setattr(sys, name, open(os.devnull, "w", encoding="utf8"))  # noqa: SIM115 - stays open to the end
     try:
-        status = cli.main(standalone_mode=False)
+        # Not `cli.main`, which makes exit code 1 of a reader of our output that leaves.
+        with cli.make_context("lwgraph", sys.argv[1:]) as context:
+            status = cli.invoke(context)
+        sys.stdout.flush()
+    except click.exceptions.Exit as end:
+        status = end.exit_code
     except click.exceptions.Abort:
         _fail("interrupted; nothing was written", 130)
     except click.ClickException as error:
@@ -78,11 +86,21 @@ def main() -> None:
     except KeyboardInterrupt:
         _fail("interrupted; nothing was written", 130)
     except BrokenPipeError:  # the reader of our output left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(0)
+    except OSError as error:
+        _drop_output()  # what is still in its buffer could not be written either
+        place = f"'{error.filename}'" if error.filename else "standard output"
+        _fail(f"{place} cannot be used: {error.strerror or error}", 1)
     except MemoryError:
         _fail("out of memory; use fewer or smaller samples, or a machine with more memory", 1)
+    except RecursionError:
+        _fail("the model or a file that was given is nested too deep", 1)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,17 +14,21 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+MOST_THREADS = max(64, os.cpu_count() or 1)
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def console() -> Console:
-    """The console for results, standard output. In a file or a pipe its lines are 200 characters wide."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    """The console for results, standard output. In a file or a pipe its lines are 200 characters wide.
+
+    Nothing that is printed is read as markup: names of nodes and files may hold brackets and colons.
+    """
+    return Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 200)
 
 
 def side_console() -> Console:
     """The console for progress and warnings: standard error, so that results can be piped."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def print_json(data: Any) -> None:
@@ -42,7 +48,11 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], num
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
 threads_option = click.option(
-    "--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Threads for the runtime to use."
+    "--threads",
+    type=click.IntRange(1, MOST_THREADS),
+    default=1,
+    show_default=True,
+    help="Threads for the runtime to use.",
 )
 data_option = click.option(
     "--data", metavar="D", help="Inputs: image folder, .npz or .npy file, test_data_set_* folder, or module:attribute."
@@ -74,19 +84,44 @@ def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     for text in texts:
         name, colon, sizes = text.rpartition(":")
         numbers = sizes.split(",") if sizes else []
-        if not colon or not name or not all(n.strip().isdigit() and int(n) > 0 for n in numbers):
+        if not colon or not name or not all(_is_size(n.strip()) for n in numbers):
             raise UsageError(f"--input-shape '{text}' is not NAME:SIZES with positive sizes, e.g. image:1,3,224,224")
         found[name] = tuple(int(n) for n in numbers)
     return found
 
 
+def _is_size(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 19 and int(text) > 0
+
+
 def check_destination(path: Path, overwrite: bool) -> None:
     """Raise UsageError if `path` cannot become the output, before any work is done."""
+    from lwgraph import ir
     from lwgraph.errors import UsageError
 
-    if not path.parent.is_dir():
-        raise UsageError(f"output folder '{path.parent}' does not exist; create it or name another with -o")
-    if path.is_dir():
-        raise UsageError(f"output '{path}' is a folder; name a file with -o")
-    if path.exists() and not overwrite:
+    if not (words := ir.refusal(path, overwrite)):
+        return
+    if words.startswith("exists"):
         raise UsageError(f"output '{path}' exists; name another with -o, or replace it with --overwrite")
+    raise UsageError(f"output '{path}' {words}; name another with -o")
+
+
+def check_report_folder(path: str | None) -> None:
+    """Raise UsageError if a report cannot be written into folder `path`, before any work is done; None: no report."""
+    from lwgraph.errors import UsageError
+
+    if path is None:
+        return
+    folder = Path(path)
+    try:
+        made = [each for each in (folder, *folder.parents) if not each.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        finally:
+            for each in made:
+                each.rmdir()
+    except OSError as error:
+        message = f"report folder '{path}' cannot be written: {error.strerror}; name another with --report"
+        raise UsageError(message) from error

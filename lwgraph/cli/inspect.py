@@ -8,6 +8,7 @@ import click
 
 from lwgraph.cli import sensitivity as sensitivities
 from lwgraph.cli.common import (
+    check_report_folder,
     console,
     data_option,
     json_option,
@@ -69,6 +70,7 @@ def command(
     from lwgraph.report.write import write
     from lwgraph.views import coupling, inspect
 
+    check_report_folder(report)
     shares = sensitivities.parse_ratios(ratios)
     if sensitivity and data is None:
         raise UsageError("--sensitivity is measured on samples; give --data")

@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from lwgraph.cli.common import check_destination, console, json_option, parse_shapes, print_json, side_console
+from lwgraph.cli.common import (
+    check_destination,
+    check_report_folder,
+    console,
+    json_option,
+    parse_shapes,
+    print_json,
+    side_console,
+)
 from lwgraph.cli.progress import Progressed
 from lwgraph.cli.requests import request_options
 
@@ -47,6 +55,7 @@ def command(
     source = Path(model)
     out = Path(output) if output else source.with_name(f"{source.stem}.lw.onnx")
     check_destination(out, overwrite)  # before the work, not after
+    check_report_folder(report)
     asked["input_shapes"] = parse_shapes(asked["input_shapes"])
     with Progressed(quiet or as_json) as progress:
         result = optimize(source, progress=progress, **asked)

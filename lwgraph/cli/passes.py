@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 import click
+from rich.text import Text
 
 from lwgraph.cli.common import console, json_option, print_json, table
 from lwgraph.errors import UsageError
@@ -61,7 +62,7 @@ def command(name: str | None, as_json: bool) -> None:
         print_json(entry)
         return
     out = console()
-    out.print(f"[bold]{entry['name']}[/]  ({entry.get('contract', 'form')})\n")
+    out.print(Text(entry["name"], "bold"), f" ({entry.get('contract', 'form')})\n")
     out.print(entry["help"], markup=False)
     if entry["options"]:
         out.print()

@@ -33,7 +33,7 @@ class Progressed:
     def __init__(self, quiet: bool = False) -> None:
         self._shown = not quiet
         self._live = self._shown and sys.stderr.isatty()
-        self._console = Console(stderr=True, highlight=False)
+        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),

@@ -95,17 +95,13 @@ def _show_report(out: Console, report: Report, explain: bool) -> None:
         chosen = [site for site in layers if site.form]
         out.print(f"{len(chosen)} of {len(layers)} dense layers have a lighter form.")
     for check in report.checks:
-        mark = "[green]holds[/]" if check.ok else "[red]fails[/]"
-        out.print(f"{check.what}: {mark} ({check.contract}; {check.executor})")
+        mark = Text("holds", "green") if check.ok else Text("fails", "red")
+        out.print(Text.assemble(f"{check.what}: ", mark, f" ({check.contract}; {check.executor})"))
     if report.score is not None and report.score.max_drop is not None:
-        kept = "[green]kept[/]" if report.score.drop <= report.score.max_drop else "[red]not kept[/]"
-        out.print(
-            f"promise {kept}: {report.score.name} loses {report.score.drop:.4g} {report.score.unit}, "
-            f"at most {report.score.max_drop:g} allowed"
-        )
+        kept = Text("kept", "green") if report.score.drop <= report.score.max_drop else Text("not kept", "red")
+        words = f": {report.score.name} loses {report.score.drop:.4g} {report.score.unit}, "
+        out.print(Text.assemble("promise ", kept, f"{words}at most {report.score.max_drop:g} allowed"))
     _front(out, report)
-    for failure in report.failures:
-        out.print(f"failed: {failure}", markup=False)
     for note in report.notes:
         out.print(f"note: {note}", markup=False)
     for failure in report.failures:

@@ -48,6 +48,7 @@ def command(
     """
     from lwgraph import ir, registry
     from lwgraph.calibrate import generate, open_data
+    from lwgraph.calibrate.generate import tried
     from lwgraph.check import verify
     from lwgraph.errors import UsageError
     from lwgraph.measure import compare_runs
@@ -84,8 +85,11 @@ def command(
         results.append(entry)
     equal = all(bool(r["equal"]) for r in results)
     if as_json:
-        print_json({"equal": equal, "samples": len(feeds), "data": data or "generated", "comparisons": results})
+        facts = {"samples": len(feeds), "data": data or "generated", "tried": tried(feeds)}
+        print_json({"equal": equal, **facts, "comparisons": results})
     else:
+        if data is None:
+            console().print(f"tried on {tried(feeds)}")
         for r in results:
             console().print(f"{'equal' if r['equal'] else 'DIFFERENT'}: {r['what']}: {r['detail']}", markup=False)
             if r.get("first_divergence"):

@@ -39,11 +39,13 @@ from lwgraph.ir.edit import (
 from lwgraph.ir.loading import RUNTIME_DOMAINS, load
 from lwgraph.ir.operators import CONVOLUTIONS, GATED, LINEAR, MOVES, PRODUCTS, RECURRENT, RESHAPES, operator
 from lwgraph.ir.saving import (
+    OPTIONAL_SINCE,
     copy_file,
     detached_proto,
     fingerprint,
     function_protos,
     node_proto,
+    refusal,
     save,
     size,
     skeleton,
@@ -79,6 +81,7 @@ __all__ = [
     "GATED",
     "LINEAR",
     "MOVES",
+    "OPTIONAL_SINCE",
     "PRODUCTS",
     "RECURRENT",
     "RESHAPES",
@@ -145,6 +148,7 @@ __all__ = [
     "parent",
     "predecessor",
     "record_shapes",
+    "refusal",
     "remove",
     "replace_contents",
     "replace_uses",

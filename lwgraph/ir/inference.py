@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 import onnx_ir
 
-from lwgraph.ir.saving import skeleton
+from lwgraph.ir.saving import skeleton, written_version
 from lwgraph.ir.types import Attr, AttributeType, DataType, Model, TensorType, Value
 from lwgraph.ir.walk import subgraphs_of
 
@@ -33,7 +33,7 @@ def _flat(model: Model) -> onnx.ModelProto | None:
     """Nodes, types and small integers of a model of one graph; None when there is more to it."""
     if model.functions:
         return None
-    proto = onnx.ModelProto(ir_version=model.ir_version)
+    proto = onnx.ModelProto(ir_version=written_version(model))
     for domain, version in model.graph.opset_imports.items():
         proto.opset_import.add(domain=domain, version=version)
     graph = proto.graph

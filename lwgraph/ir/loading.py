@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import onnx
@@ -23,6 +25,9 @@ from lwgraph.ir.walk import graph_of, is_sorted, link, scopes
 # Domains whose operators a runtime brings along, without a schema in onnx or a function in the model.
 RUNTIME_DOMAINS = ("com.microsoft", "com.ms", "ai.onnxruntime", "ai.onnx.contrib", "org.pytorch.aten")
 
+_Name: TypeAlias = "tuple[str, str]"  # domain and name of a function
+_MOST_NODES = 1_000_000  # nodes that a model may have when its functions are expanded
+_DEEPEST = 64  # functions inside each other
 _LARGEST_DENSE = 1 << 31  # bytes that a sparse tensor may have once it is dense
 
 
@@ -129,6 +134,7 @@ def _from_proto(proto: onnx.ModelProto, label: str) -> Model:
         _check_names(graph, label)
         _densify(graph, label)
     _check_opsets(proto, label)
+    _check_calls(proto, label)
     maps = remember_types(proto)
     try:
         model = onnx_ir.from_proto(proto)
@@ -253,6 +259,58 @@ def _check_opsets(proto: onnx.ModelProto, label: str) -> None:
                     f"{label}: node '{node.name}' uses operator '{domain}::{node.op_type}', whose domain "
                     "is unknown and which no function of the model defines; use standard operators"
                 )
+
+
+def _check_calls(proto: onnx.ModelProto, label: str) -> None:
+    """Refuse functions that call each other in a circle, are nested too deep, or expand to too many nodes."""
+    bodies: dict[_Name, Sequence[onnx.NodeProto]] = {(f.domain, f.name): f.node for f in proto.functions}
+    calls = {name: _calls(nodes, bodies) for name, nodes in bodies.items()}
+    sizes: dict[_Name, tuple[int, int]] = {}  # nodes when expanded, depth
+    waiting = dict.fromkeys(calls)
+    while waiting:  # leaves first; what is left in the end goes in a circle
+        ready = [name for name in waiting if all(called in sizes for called in calls[name])]
+        if not ready:
+            circle = " -> ".join("::".join(name) for name in _circle(next(iter(waiting)), calls, sizes))
+            raise ModelError(f"{label} has functions that call each other in a circle: {circle}")
+        for name in ready:
+            del waiting[name]
+            sizes[name] = _expanded(bodies[name], calls[name], sizes)
+    nodes, depth = _expanded(proto.graph.node, _calls(proto.graph.node, bodies), sizes)
+    if depth > _DEEPEST or nodes > _MOST_NODES:
+        what = f"{nodes:.3g} nodes" if nodes > _MOST_NODES else f"a depth of {depth}"
+        raise ModelError(
+            f"{label} expands, by its functions, to {what}; at most {_MOST_NODES:,} nodes and a depth of {_DEEPEST} "
+            "are possible"
+        )
+
+
+def _calls(nodes: Sequence[onnx.NodeProto], bodies: Container[_Name]) -> Counter[_Name]:
+    """How often nodes, and the graphs inside them, call each function."""
+    found: Counter[_Name] = Counter()
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
+        if (name := (node.domain, node.op_type)) in bodies:
+            found[name] += 1
+        for graph in _subgraphs([node]):
+            pending += graph.node
+    return found
+
+
+def _expanded(
+    nodes: Sequence[onnx.NodeProto], calls: Counter[_Name], sizes: Mapping[_Name, tuple[int, int]]
+) -> tuple[int, int]:
+    inner = [(sizes[name], count) for name, count in calls.items()]
+    return len(nodes) + sum(size * count for (size, _), count in inner), max((d + 1 for (_, d), _ in inner), default=0)
+
+
+def _circle(start: _Name, calls: Mapping[_Name, Counter[_Name]], done: Container[_Name]) -> list[_Name]:
+    path = [start]
+    while True:
+        following = next(name for name in calls[path[-1]] if name not in done)
+        if following in path:
+            return [*path[path.index(following) :], following]
+        path.append(following)
 
 
 def _own_tensors(model: Model, label: str, folders: list[Path]) -> None:

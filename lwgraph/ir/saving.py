@@ -6,6 +6,8 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
+import tempfile
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +29,7 @@ from lwgraph.ir.walk import graph_of, scopes, subgraphs_of
 
 LIMIT = (1 << 31) - 1  # bytes in one protobuf message
 _INTEGERS = 1 << 16
+OPTIONAL_SINCE = 4  # the IR version from which an initializer need not be listed as an input
 SMALL = 1 << 10  # a tensor of fewer bytes is never external (onnx's own threshold)
 
 
@@ -145,7 +148,18 @@ def _structure(model: Model, change: Callable[[TensorProtocol], TensorProtocol])
         for value, type_, shape in plain:
             value.type, value.shape = type_, shape
     recall_types(model, proto)
+    proto.ir_version = written_version(model)
     return proto
+
+
+def written_version(model: Model) -> int:
+    """The IR version to write: at least 4 where an initializer is no input, which earlier ones do not allow."""
+    if model.ir_version >= OPTIONAL_SINCE:
+        return model.ir_version
+    loose = any(
+        not value.is_graph_input() for scope in scopes(model) for value in graph_of(scope).initializers.values()
+    )
+    return OPTIONAL_SINCE if loose else model.ir_version
 
 
 def fingerprint(model: Model) -> str:
@@ -178,7 +192,7 @@ def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False,
         ModelError: the target exists, is no regular file or cannot be written (permission, full disk); the model cannot
             be serialized, or is over 2 GB with external=False.
     """
-    path = Path(path)
+    path = _target(path, overwrite)
     data_path = _data_path(model, path)
     outside = [
         tensor for tensor in tensors.tensors(model) if tensor.dtype != DataType.STRING and tensor.nbytes >= SMALL
@@ -186,9 +200,8 @@ def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False,
     if external is None:
         external = bool(model.meta.get("external_data")) or any(isinstance(t, MappedTensor) for t in outside)
         external = external or sum(tensor.nbytes for tensor in outside) > LIMIT - (1 << 20) - _rest(model, outside)
-    _check_target(path, overwrite)
     if external and outside:
-        _check_target(data_path, overwrite)
+        data_path = _target(data_path, overwrite)
     files: dict[Path, Path] = {}  # temporary file -> final place
     try:
         if external and outside:
@@ -213,8 +226,7 @@ def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False,
 
 def copy_file(source: Path, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Write the bytes of `source` to `path`, whole or not at all. Raises as `save`; does nothing onto itself."""
-    path = Path(path)
-    _check_target(path, overwrite)
+    path = _target(path, overwrite)
     if path.exists() and path.samefile(source):
         return
     files: dict[Path, Path] = {}
@@ -247,17 +259,34 @@ def _data_path(model: Model, path: Path) -> Path:
     return candidate
 
 
-def _check_target(path: Path, overwrite: bool) -> None:
-    if not path.parent.is_dir():
-        raise ModelError(f"'{path}' cannot be written: folder '{path.parent}' does not exist")
-    if not (path.exists() or path.is_symlink()):
-        return
-    if path.is_dir():
-        raise ModelError(f"'{path}' cannot be written: it is a directory")
-    if path.exists() and not path.is_file():
-        raise ModelError(f"'{path}' cannot be written: it is not a regular file")
-    if not overwrite:
-        raise ModelError(f"'{path}' exists; choose another name, or overwrite it (--overwrite, overwrite=True)")
+def refusal(path: Path, overwrite: bool) -> str:
+    """Why a file cannot be written to `path`, in words that follow its name; "" when it can. Nothing is left there."""
+    try:
+        try:
+            kind = os.lstat(path).st_mode
+        except FileNotFoundError:
+            kind = 0
+        if not path.parent.is_dir():
+            return f"cannot be written: folder '{path.parent}' does not exist"
+        if stat.S_ISLNK(kind) and not path.exists():
+            return f"cannot be written: it is a link to '{os.readlink(path)}', which does not exist"
+        if kind and path.is_dir():
+            return "cannot be written: it is a directory"
+        if kind and not path.is_file():
+            return "cannot be written: it is not a regular file"
+        if kind and not overwrite:
+            return "exists; choose another name, or overwrite it (--overwrite, overwrite=True)"
+        with tempfile.TemporaryFile(dir=path.resolve().parent):  # whether the folder takes a new file
+            return ""
+    except OSError as error:
+        return f"cannot be written: {error.strerror}"
+
+
+def _target(path: str | os.PathLike[str], overwrite: bool) -> Path:
+    """The file to write; that to which a link leads, where it is one. ModelError when it cannot be written."""
+    if words := refusal(Path(path), overwrite):
+        raise ModelError(f"'{path}' {words}")
+    return Path(path).resolve() if Path(path).is_symlink() else Path(path)
 
 
 @contextmanager
@@ -274,7 +303,7 @@ def _beside(path: Path, files: dict[Path, Path]) -> Iterator[BinaryIO]:
 
 
 def _hidden(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    return path.with_name(f".{secrets.token_hex(8)}.tmp")  # the file's own name may be as long as names can be
 
 
 def _commit(files: dict[Path, Path]) -> None:

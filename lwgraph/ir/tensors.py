@@ -130,6 +130,8 @@ def open_data(location: str, folders: list[Path], owner: str) -> DataFile:
     """
     folder = folders[0]
     where = f"external data '{location}' of {owner}"
+    if "\0" in location:
+        raise ModelError(f"external data {location!r} of {owner} has a NUL in its name; edit the model")
     if not location or os.path.isabs(location) or Path(location).drive:
         raise ModelError(f"{where} is not a path relative to the model's folder; edit the model or move the data there")
     path = Path(os.path.normpath(folder / location))

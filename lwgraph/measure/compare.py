@@ -40,6 +40,7 @@ class Difference:
     flips: float = 0.0
     position: tuple[int, ...] | None = None
     sample: int | None = None
+    reshaped: bool = False  # the shapes differ
 
     def __str__(self) -> str:
         where = f"'{self.name}'" + (f" (sample {self.sample})" if self.sample is not None else "")
@@ -146,7 +147,7 @@ def _compare_array(name: str, a: Array, b: Array, allowed: Tolerance) -> Differe
     if a.dtype.kind not in "USO" and a.dtype != b.dtype:
         return _failure(name, f"is {b.dtype.name}, should be {a.dtype.name}")
     if a.shape != b.shape:
-        return _failure(name, f"has shape {list(b.shape)}, should be {list(a.shape)}")
+        return replace(_failure(name, f"has shape {list(b.shape)}, should be {list(a.shape)}"), reshaped=True)
     if a.dtype.kind in "USO":
         return _unequal(name, a != b, allowed)
     kind = a.dtype.name

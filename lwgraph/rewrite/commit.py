@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lwgraph import ir
@@ -120,16 +120,26 @@ def _adopt_constants(
 
 
 def _name(graph: ir.Graph, made: list[ir.Node], results: tuple[ir.Value, ...], found: Match, stem: str) -> None:
-    """A value that stands for another takes its name; the node of the first takes the anchor's."""
+    """A value that stands for another takes its name; the node of the first takes name and doc_string of the layer."""
     final = results[0].producer()
+    layer = found.nodes[0] if final is None else _layer(found.nodes, final.op_type)
     replaced = {result: old.name for result, old in zip(reversed(results), reversed(found.outputs), strict=True)}
     for node in made:
         if node is final:
-            node.name = found.nodes[0].name or ir.fresh_name(graph, node.op_type)
+            node.name = layer.name or found.nodes[0].name or ir.fresh_name(graph, node.op_type)
+            node.doc_string = node.doc_string or layer.doc_string
         else:
             node.name = ir.fresh_name(graph, f"{stem}_{node.op_type}")
         for output in node.outputs:
             output.name = replaced.get(output) or ir.fresh_name(graph, f"{node.name}_output")
+
+
+def _layer(nodes: Sequence[ir.Node], op_type: str) -> ir.Node:
+    """The node of a match that its replacement is: the one with weights, or of the same kind, or the anchor."""
+    for wanted in (ir.LINEAR | ir.RECURRENT, {op_type}):
+        if found := next((node for node in nodes if node.op_type in wanted), None):
+            return found
+    return nodes[0]
 
 
 def _stamp(made: list[ir.Node], found: Match, name: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from lwgraph import ir
@@ -218,7 +220,7 @@ def attribute_value(node: ir.Node, name: str, defaults: dict[str, Any]) -> Any:
 
 def _equal(actual: Any, wanted: Any) -> bool:
     if isinstance(wanted, float) and isinstance(actual, float):
-        return bool(np.float32(actual) == np.float32(wanted))  # attributes are stored in single precision
+        return bool(_as_value(wanted, np.dtype(np.float32)) == np.float32(actual))  # as attributes are stored
     return bool(actual == (tuple(wanted) if isinstance(wanted, list) else wanted))
 
 
@@ -227,6 +229,29 @@ def _is_number(value: ir.Value, wanted: float) -> bool:
     if tensor is None or not 0 < tensor.size <= _NO_LITERAL_OVER:
         return False
     array = tensor.numpy()
-    if array.dtype.kind in "OSU":
-        return False
-    return bool((array == np.asarray(wanted).astype(array.dtype)).all())
+    number = None if array.dtype.kind in "OSU" else _as_value(wanted, array.dtype)
+    return number is not None and bool((array == number).all())
+
+
+def _as_value(wanted: float, dtype: np.dtype[Any]) -> Any:
+    """`wanted` as a value of `dtype`; None where there is none. Only a fraction is rounded, as the type rounds it.
+
+    A bool has 0 and 1, an integer the whole numbers in its range. In a floating-point type, an int must be one of its
+    numbers, and a finite float must become neither an infinity nor, unless it is zero, a zero.
+    """
+    if dtype == np.bool_:
+        return np.bool_(wanted) if wanted in (0, 1) else None
+    if dtype.kind in "iu" or dtype.name.startswith(("int", "uint")):
+        limits: Any = ml_dtypes.iinfo(dtype)  # type: ignore[no-untyped-call]
+        whole = isinstance(wanted, int) or wanted.is_integer()
+        return np.asarray(int(wanted)).astype(dtype) if whole and limits.min <= wanted <= limits.max else None
+    try:
+        with np.errstate(over="ignore"):
+            number = np.asarray(float(wanted)).astype(dtype)
+    except OverflowError:  # an int beyond every floating-point number
+        return None
+    rounded = complex(number).real
+    if isinstance(wanted, int):
+        return number if rounded == wanted else None
+    same_kind = math.isfinite(rounded) == math.isfinite(wanted) and (rounded == 0) == (wanted == 0)
+    return number if same_kind else None

@@ -8,7 +8,8 @@ Parameters are variables; the same one twice must be the same value. A parameter
 Keyword-only parameters stand for attribute values. `*rest` takes all remaining inputs of a node.
 `op.Type(inputs..., attribute=value)` is a node; an attribute that is not mentioned must have its default, unless the
 node is bound by `_name`, whose replacement sees the node itself. `_outputs=2` makes a tuple of outputs, `_domain`
-names another domain. A number among the inputs is a constant of that value in every element. `op.either(a, b)` tries
+names another domain. A number among the inputs is a constant of that value in every element, a float rounded to its
+type; a type that has no such value does not match (0.5 and integers, 300 and int8). `op.either(a, b)` tries
 alternatives in order, `op.any_of("Add", "Sub")(x, y)` several operators. Returning a tuple matches several outputs.
 """
 
@@ -48,7 +49,7 @@ class AttributeVar:
 
 @dataclass(frozen=True)
 class Literal:
-    """A constant whose every element equals `value` (as rounded to its dtype)."""
+    """A constant whose every element equals `value`; only a fraction is rounded to the dtype."""
 
     value: float
 
@@ -166,7 +167,7 @@ def _value_pattern(value: Any) -> Any:
     if value is None or isinstance(value, (Var, Rest, Literal, OutputOf, Either)):
         return value
     if isinstance(value, (int, float)):
-        return Literal(float(value))
+        return Literal(value)
     raise UsageError(f"{value!r} cannot stand in a pattern; allowed: a parameter, an output, a number, None")
 
 

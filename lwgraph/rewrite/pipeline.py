@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lwgraph import ir, registry
 from lwgraph.errors import CheckError, LwgraphError, UsageError
@@ -14,6 +16,9 @@ from lwgraph.rewrite import recipe
 from lwgraph.rewrite.base import Context, Contract, Pass
 from lwgraph.rewrite.instrument import Instrument, Step
 from lwgraph.rewrite.options import split
+
+SETTLING = ("clean", "fuse")  # pipelines that promise a fixed point
+_MOST_ROUNDS = 8
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,12 @@ class Pipeline:
     ) -> list[Step]:
         """Run every pass on `model`, in place, and record the recipe in its metadata when anything changed.
 
-        Instruments see the model before and after each pass, in their order, and may reject the result. A guarded pass
-        that fails or is rejected is undone, with a warning in the context. With `guarded` all of them are undone, and
-        the failure is recorded in the context's failures, or raised where these are strict. Where the context has no
-        teacher, the model as it is before the first approximate pass is the teacher of this run.
+        Neighbours that belong to the pipelines `clean` and `fuse` are run again, all of them, until none finds more to
+        do; their steps count all rounds. Instruments see the model before and after each pass, in their order, and may
+        reject the result. A guarded pass that fails or is rejected is undone, with a warning in the context. With
+        `guarded` all of them are undone, and the failure is recorded in the context's failures, or raised where these
+        are strict. Where the context has no teacher, the model as it is before the first approximate pass is the
+        teacher of this run.
 
         Raises:
             CheckError: an instrument rejected the result of a pass, or a pass failed; the message names the pass. The
@@ -74,11 +81,24 @@ class Pipeline:
         context = context or Context()
         for instrument in instruments:
             instrument.begin(model, self, context)
-        steps = []
-        for index, p in enumerate(self.passes):
-            if context.teacher is None and p.contract is Contract.APPROXIMATE:
-                context = context.beside(teacher=ir.clone(model))
-            steps.append(self._step(index, p, model, context, instruments, guarded))
+        steps: list[Step] = []
+        for settles, block in itertools.groupby(enumerate(self.passes), lambda each: each[1].name in _settling()):
+            done: list[Step] = []
+            numbered = list(block)
+            for index, p in numbered:
+                if context.teacher is None and p.contract is Contract.APPROXIMATE:
+                    context = context.beside(teacher=ir.clone(model))
+                done.append(self._step(index, p, model, context, instruments, guarded))
+            last = done
+            for _ in range(_MOST_ROUNDS if settles and len(done) > 1 else 0):
+                if not any(step.count for step in last):
+                    break
+                last = [self._step(index, p, model, context, instruments, guarded) for index, p in numbered]
+                done = [
+                    replace(a, count=a.count + b.count, seconds=a.seconds + b.seconds)
+                    for a, b in zip(done, last, strict=True)
+                ]
+            steps += done
         if any(step.count for step in steps):
             recipe.record(model, [step.spec for step in steps if not step.dropped])
         for instrument in instruments:
@@ -122,6 +142,13 @@ class Pipeline:
                     f"pass '{p.name}'", type(told)("; ".join([reason, *notes])).with_traceback(error.__traceback__)
                 )
             return Step(index, p, 0, time.perf_counter() - start, reason)
+
+
+@functools.cache
+def _settling() -> frozenset[str]:
+    """The names of the passes of which a row is run to a fixed point."""
+    names = set(SETTLING) & set(registry.names("pipelines"))
+    return frozenset(p.name for name in names for p in Pipeline.parse(name))
 
 
 def _run(p: Pass, model: ir.Model, context: Context) -> int:

@@ -11,6 +11,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import RuntimeContextError
 
 from lwgraph import ir
+from lwgraph.runtime.control_flow import control_flow
 from lwgraph.runtime.ops import BUILDERS, Function, Options, Spec, Unsupported
 
 
@@ -60,6 +61,8 @@ def evaluator_class(options: Options) -> type[ReferenceEvaluator]:
     class Evaluator(ReferenceEvaluator):
         def _load_impl(self, node: onnx.NodeProto, input_types: Any = None) -> Any:
             theirs = super()._load_impl
+            if node.domain in ("", "ai.onnx") and (found := control_flow(node.op_type, self.opsets[node.domain])):
+                return found
             builder = BUILDERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
             if builder is None:
                 return theirs(node, input_types) if input_types is not None else theirs(node)

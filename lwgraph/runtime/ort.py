@@ -19,6 +19,7 @@ from lwgraph import ir
 from lwgraph.arrays import Array
 from lwgraph.errors import DataError, ModelError, UsageError
 from lwgraph.executor import Feeds, Kernel, before_run
+from lwgraph.runtime.fatal import DivisionGuard
 from lwgraph.runtime.interface import FeedCheck, one_line, requested
 
 LEVELS = {
@@ -88,7 +89,7 @@ class OrtExecutor:
         external data stays memory-mapped until ONNX Runtime packs it.
         """
         names = requested(model, outputs)
-        inputs = FeedCheck(model.graph)
+        inputs, guard = FeedCheck(model.graph), DivisionGuard(model)
         proto, lent = ir.detached_proto(model, names, SHARED_BYTES, _LENDABLE)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
@@ -99,7 +100,7 @@ class OrtExecutor:
             options.add_external_initializers(list(lent), values)
         if self._hook is not None:
             self._hook(options)
-        return OrtRun(_session(proto, options), names, inputs, (values, lent))
+        return OrtRun(_session(proto, options), names, inputs, guard, (values, lent))
 
     def as_written(self) -> OrtExecutor:
         """A twin of this executor in which products with 4- and 8-bit weights take their activations as they are.
@@ -174,8 +175,9 @@ class OrtExecutor:
 class OrtRun:
     """A session with checked feeds; `session` is the onnxruntime.InferenceSession."""
 
-    def __init__(self, session: Any, names: list[str], inputs: FeedCheck, keep: object) -> None:
+    def __init__(self, session: Any, names: list[str], inputs: FeedCheck, guard: DivisionGuard, keep: object) -> None:
         self.session = session
+        self._guard = guard
         self._names, self._inputs, self._keep = names, inputs, keep  # ONNX Runtime does not own what it was lent
         self._unique = list(dict.fromkeys(names))
         types = {value.name: value.type for value in session.get_outputs()}
@@ -193,6 +195,7 @@ class OrtRun:
             DataError: a feed is missing, unknown or of the wrong dtype or shape, or the model cannot compute with it.
         """
         checked = self._inputs.check(feeds)
+        self._guard.check(checked)
         try:
             if self._raw or self._exotic_inputs:
                 return self._run_values(checked)

@@ -235,7 +235,9 @@ def _constant(value: ir.Value) -> Array | None:
     if not value.is_initializer() or value.const_value is None:
         return None
     try:
-        return value.const_value.numpy()
+        array = value.const_value.numpy()
+        # Texts are held as bytes, and everything that computes with them has them as str.
+        return np.vectorize(bytes.decode, "O")(array) if array.dtype.kind in "OS" and array.size else array
     except (OSError, ValueError) as error:
         raise ModelError(f"initializer '{value.name}' cannot be read: {one_line(error)}") from error
 

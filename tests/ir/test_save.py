@@ -188,12 +188,14 @@ def test_data_of_another_name_is_not_overwritten_unless_told(tmp_path):
     assert files(tmp_path) == ["m.onnx.data"]
 
 
-def test_a_link_is_replaced_not_followed(tmp_path):
-    (tmp_path / "blob").write_text("shared with others")
+def test_a_link_is_followed_not_replaced(tmp_path):
+    (tmp_path / "blob").write_text("what the link leads to")
     (tmp_path / "m.onnx").symlink_to("blob")
     assert "exists" in refused(model_with("a"), tmp_path / "m.onnx")
+    assert (tmp_path / "blob").read_text() == "what the link leads to"
     ir.save(model_with("a"), tmp_path / "m.onnx", overwrite=True)
-    assert (tmp_path / "blob").read_text() == "shared with others" and not (tmp_path / "m.onnx").is_symlink()
+    assert (tmp_path / "m.onnx").is_symlink() and not (tmp_path / "blob").is_symlink()
+    assert ir.fingerprint(ir.load(tmp_path / "blob")) == ir.fingerprint(ir.load(tmp_path / "m.onnx"))
 
 
 def test_permissions_are_those_of_any_new_file(tmp_path):

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from lwgraph import ir
 from lwgraph.rewrite import Context, Contract, Pass
 
-OPTIONAL_SINCE = 4  # the IR version from which an initializer need not be listed as an input
-
 
 @dataclass(frozen=True)
 class ConstantInputs(Pass):
@@ -22,11 +20,11 @@ class ConstantInputs(Pass):
 
     def run(self, model: ir.Model, context: Context) -> int:
         """See Pass.run. O(inputs)."""
-        if model.ir_version >= OPTIONAL_SINCE:
+        if model.ir_version >= ir.OPTIONAL_SINCE:
             return 0
         kept = [value for value in model.graph.inputs if not value.is_initializer()]
         count = len(model.graph.inputs) - len(kept)
         if count:
             model.graph.inputs[:] = kept
-            model.ir_version = OPTIONAL_SINCE
+            model.ir_version = ir.OPTIONAL_SINCE
         return count

@@ -96,11 +96,12 @@ def _reshape_target(node: ir.Node, sizes: Sizes) -> Array | None:
             target.append(-1)
     if target.count(-1) > 1:
         return None
-    if -1 in target and array.reshape(-1)[target.index(-1)].number != -1:
-        # The new -1 is what is left when the number of elements is divided by the other sizes; if one were zero, the
-        # division would fail where the model as given works.
-        others = [size for t, size in zip(target, array.reshape(-1), strict=True) if t != -1]
-        if any(symbol.startswith("?") for size in others for symbol in size.symbols):
+    given = -1 in target and array.reshape(-1)[target.index(-1)].number == -1
+    if -1 in target and (not given or ir.attribute(node, "allowzero", 0)):
+        # The new -1 is what is left when the number of elements is divided by the other sizes; if one were zero (an
+        # empty batch), the division would fail where the model as given works.
+        others = [size.number for t, size in zip(target, array.reshape(-1), strict=True) if t != -1]
+        if not all(others):
             return None
     return np.array(target, np.int64)
 

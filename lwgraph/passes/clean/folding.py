@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lwgraph import ir
+from lwgraph.arrays import division_trap
 from lwgraph.errors import LwgraphError
 from lwgraph.rewrite import Context
 from lwgraph.rewrite.operators import is_deterministic
@@ -206,15 +207,16 @@ class Folder:
             ):
                 continue
             growing = node.op_type in _GROWING
+            divides = node.op_type in ("Div", "Mod")
             known = True
             for value in node.inputs:
                 if value is None or ir.is_constant(value):
                     continue
-                # a growing node waits until its inputs are there, to see how much it grows
-                if growing or value.producer() not in found:
+                # a growing node waits until its inputs are there, to see how much it grows, a division to see by what
+                if growing or divides or value.producer() not in found:
                     known = False
                     break
-            if known and (not growing or self._bounded(node)):
+            if known and (not growing or self._bounded(node)) and (not divides or self._divides(node)):
                 found[node] = None
         return found
 
@@ -229,6 +231,14 @@ class Folder:
             else "the size of its result is not known before computing it",
         )
         return False
+
+    def _divides(self, node: ir.Node) -> bool:
+        """Whether a division has a result: of integers, some end the process where the runtime computes them."""
+        a, b = (ir.constant(value) for value in node.inputs)
+        words = "" if a is None or b is None or a.dtype.kind not in "iu" else division_trap(a, b)
+        if words:
+            self._refuse(node, f"it divides {words}")
+        return not words
 
     def _fold_group(self, group: list[ir.Node], arrays: dict[ir.Value, npt.NDArray[np.generic]]) -> int:
         inside = set(group)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.passes.clean.sizes import axes_of, slice_parts
-from lwgraph.rewrite import Contract, RewritePass
+from lwgraph.rewrite import Contract, RewritePass, Rule
 
 _INFINITY = 2**31 - 1  # an end at least this large is the end of the axis
 _LARGEST = 1 << 16  # elements of a constant that is looked at
@@ -18,11 +18,30 @@ _LARGEST = 1 << 16  # elements of a constant that is looked at
 
 @dataclass(frozen=True)
 class RemoveIdentities(RewritePass):
-    """Remove Identity, Dropout at inference, and Reshape, Transpose, Cast, Pad, Slice ... that change nothing."""
+    """Remove Identity, Dropout at inference, and Reshape, Transpose, Cast, Pad, Slice ... that change nothing.
+
+    What is empty along the axis of a Concat goes, too.
+    """
 
     name = "identities"
     contract = Contract.EXACT
     min_opset = 1
+
+    def rules(self) -> Sequence[Rule]:
+        """Whole operators, then parts of a Concat."""
+        return (Rule(self.pattern, self.replace), Rule(self.concat, self.without_empty))
+
+    def concat(self, op: Any, *inputs: Any) -> Any:
+        """Any Concat."""
+        return op.Concat(*inputs, _name="node")
+
+    def without_empty(self, op: Any, inputs: tuple[ir.Value, ...], node: ir.Node) -> Any:
+        """The Concat of what is not empty; where all is, of the first."""
+        axis = ir.attribute(node, "axis", 1)
+        kept = [value for value in inputs if _size(value, axis) != 0] or [inputs[0]]
+        if len(kept) == len(inputs):
+            return None
+        return kept[0] if len(kept) == 1 else op.copy(node, *kept)
 
     def pattern(self, op: Any, *inputs: Any) -> Any:
         """Any operator that may be an identity."""
@@ -35,6 +54,13 @@ class RemoveIdentities(RewritePass):
         except ir.ReferenceAttributeError:
             return None
         return inputs[0] if same else None
+
+
+def _size(value: ir.Value, axis: int) -> int | None:
+    """The size along an axis, None where it is not a known number."""
+    shape = value.shape
+    size = None if shape is None or not -len(shape) <= axis < len(shape) else shape[axis]
+    return size if isinstance(size, int) else None
 
 
 def _always(node: ir.Node) -> bool:

@@ -58,8 +58,7 @@ _SAME_SHAPE = frozenset(
 class Sizes:
     """The known shapes (`dims`) and small integer tensors (`array`) of one graph, after `follow`.
 
-    A dimension without a name is a symbol of its own, which begins with "?"; it may be zero, where a named dimension
-    of an input is taken to be at least one.
+    A dimension without a name is a symbol of its own, which begins with "?". Any symbol may be zero.
     """
 
     def __init__(self) -> None:

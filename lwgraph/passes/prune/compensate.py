@@ -30,6 +30,9 @@ def own_biases(scene_model: ir.Model, sites: list[Site]) -> list[tuple[ir.Node, 
                 ir.copy_on_write(value, add)
         elif site.kind != "matmul":
             bias = node.inputs[2] if len(node.inputs) > 2 else None
+            if site.kind == "gemm" and ir.attribute(node, "beta", 1.0) == 0:
+                node.attributes.pop("beta")
+                bias = None  # it counts for nothing, and no mean divided by beta could be put into it
             if bias is not None:
                 if bias.is_initializer():
                     ir.copy_on_write(bias, node)
@@ -129,7 +132,7 @@ def bias_of(site: Site) -> Floats | None:
 
 
 def set_bias(site: Site, bias: Floats) -> None:
-    """Give a layer another bias (o,); the old one must be its own (`own_biases`)."""
+    """Give a layer, which must have one of its own (`own_biases`), another bias (o,)."""
     value = bias_value(site)
     array = ir.constant(value)
     assert value is not None and array is not None
@@ -138,7 +141,11 @@ def set_bias(site: Site, bias: Floats) -> None:
 
 
 def add_to_bias(site: Site, shift: Floats) -> None:
-    """Add to a layer's bias, which must be its own (`own_biases`)."""
-    bias = site.bias
-    assert bias is not None
-    set_bias(site, bias + shift)
+    """Add (o,) to a layer's bias, which must be its own (`own_biases`), as it is by now: several groups may give to one.
+
+    `site.bias` is what it was.
+    """
+    array = ir.constant(bias_value(site))
+    assert array is not None
+    beta = ir.attribute(site.node, "beta", 1.0) if site.kind == "gemm" else 1.0
+    set_bias(site, np.asarray(array, np.float64).reshape(-1) * beta + shift)

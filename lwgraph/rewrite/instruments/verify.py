@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from lwgraph import ir, registry
-from lwgraph.calibrate.generate import generate
+from lwgraph.calibrate.generate import generate, tried
+from lwgraph.calibrate.signature import signature
 from lwgraph.check import verify
 from lwgraph.contract import Contract
 from lwgraph.errors import CheckError, LwgraphError
@@ -16,6 +17,7 @@ from lwgraph.measure.tolerances import FINITE
 from lwgraph.rewrite.base import Context, Pass
 from lwgraph.rewrite.instrument import Instrument, Step
 
+_KINDS = 3  # of generated integers: small, of both signs, over the whole type
 _VALUES_AT_ONCE = 32  # intermediate values held at once while the first that diverges is looked for
 
 
@@ -46,6 +48,7 @@ class Verify(Instrument):
         self.feeds = list(feeds or [])[:samples]
         self.samples, self.numeric, self.approximate = samples, numeric, approximate
         self._executors = list(executors or [])
+        self._tried = ""
         self._before: ir.Model | None = None
         self._results: list[list[dict[str, Array]]] | None = None  # results by executor, then by sample
 
@@ -55,9 +58,12 @@ class Verify(Instrument):
         self._results = None
         if self.numeric:
             self._executors = self._executors or [plain_executor()]
-            self.feeds = (
-                self.feeds or context.feeds[: self.samples] or list(generate(model, self.samples, context.seed))
-            )
+            whole = any(i.dtype.kind in "iub" for i in signature(model).values())
+            count = max(self.samples, _KINDS) if whole else self.samples
+            self.feeds = self.feeds or context.feeds[:count]
+            if not self.feeds:
+                self.feeds = list(generate(model, count, context.seed))
+                self._tried = f"; tried on {tried(self.feeds)}" if whole else ""
 
     def assume(self, model: ir.Model, results: list[list[dict[str, Array]]]) -> None:
         """Start from `model` and its known outputs (by executor, then by feed), without running it."""
@@ -103,7 +109,10 @@ class Verify(Instrument):
     def _sentence(self, p: Pass, executor: Executor, model: ir.Model, found: Comparison, sample: int) -> str:
         assert self._before is not None
         first = first_divergence(self._before, model, self.feeds[sample], executor, p.contract) or found.first_failure
-        return f"pass '{p.name}' broke its contract ({p.contract.value}), run by {executor.name}: value {first}"
+        return (
+            f"pass '{p.name}' broke its contract ({p.contract.value}), run by {executor.name}: value {first}"
+            + self._tried
+        )
 
     def _run(self, executor: Executor, model: ir.Model) -> list[dict[str, Array]]:
         run = executor.prepare(model)
@@ -128,8 +137,11 @@ def first_divergence(
 ) -> Difference | None:
     """The first value, in the order of `after`, that both models have and that differs beyond the contract.
 
-    None when only the outputs' own names differ, or when a runtime cannot show the values in between.
+    Values whose shape changed do not count: passes that change widths do that, and rightly. None when only the outputs'
+    own names differ, when inner values may differ (an approximation), or when a runtime cannot show them.
     """
+    if contract is Contract.APPROXIMATE:
+        return None
     known = {v.name for node in before.graph for v in node.outputs}
     shared = [v.name for node in after.graph for v in node.outputs if v.name and v.name in known]
     for names in _chunks(shared):
@@ -137,8 +149,9 @@ def first_divergence(
             found = compare(executor.prepare(before, names)(feeds), executor.prepare(after, names)(feeds), contract)
         except LwgraphError:
             return None
-        if not found.ok:
-            return found.first_failure
+        for difference in found.differences:
+            if not difference.ok and not difference.reshaped:
+                return difference
     return None
 
 

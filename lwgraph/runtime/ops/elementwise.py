@@ -41,6 +41,18 @@ def binary(spec: Spec) -> Function:
     return run
 
 
+@operator("Equal")
+def equal(spec: Spec) -> Function:
+    """Equal from version 7 on; texts are compared as texts, however NumPy stores them."""
+    if spec.version < 7:
+        raise Unsupported
+    return lambda a, b: np.equal(_texts(a), _texts(b)).astype(bool)
+
+
+def _texts(array: Array) -> Array:
+    return array.astype(object) if array.dtype.kind == "U" else array
+
+
 @operator("Relu")
 def relu(spec: Spec) -> Function:
     """Relu-6, 13, 14."""

@@ -14,14 +14,18 @@ from lwgraph.runtime.ops.base import Function, Spec, Unsupported, floating, inte
 
 @operator("BatchNormalization")
 def batch_normalization(spec: Spec) -> Function:
-    """BatchNormalization-9, 14, 15 at inference."""
-    if spec.version < 9 or spec.outputs > 1 or spec.get("training_mode", 0):
+    """BatchNormalization at inference; before version 14 that is when it has one output.
+
+    With spatial = 0 (before version 9), each element of a sample has its own statistics.
+    """
+    if spec.outputs > 1 or spec.get("training_mode", 0):
         raise Unsupported
     epsilon, precise = spec.get("epsilon", 1e-5), spec.options.precise
+    per_element = spec.version < 9 and not spec.get("spatial", 1)
 
     def run(x: Array, scale: Array, bias: Array, mean: Array, variance: Array) -> Array:
         floating(x)
-        shape = (-1,) + (1,) * (x.ndim - 2) if x.ndim > 1 else ()
+        shape = x.shape[1:] if per_element else (-1,) + (1,) * (x.ndim - 2) if x.ndim > 1 else ()
         factor = scale.astype(np.float64) / np.sqrt(variance.astype(np.float64) + epsilon)
         offset = bias.astype(np.float64) - mean.astype(np.float64) * factor
         source = wider(x, precise)

@@ -60,11 +60,18 @@ def _weights(mode: str, x: Array, size: int, a: float, exclude: bool) -> tuple[A
 
 @operator("Resize", "Upsample")
 def resize(spec: Spec) -> Function:
-    """Resize-11 to 19 (nearest, linear, cubic; without antialias and crops), Upsample-9."""
+    """Resize-11 to 19 (nearest, linear, cubic; without antialias and crops), Upsample-1 to 9.
+
+    The scales of Upsample are an attribute before version 9, those of height and width before version 7.
+    """
     upsample = spec.op_type == "Upsample"
-    if (spec.version < 11 and not upsample) or spec.version < 9 or spec.get("antialias", 0):
+    if (spec.version < 11 and not upsample) or spec.get("antialias", 0):
         raise Unsupported
     mode = spec.get("mode", "nearest")
+    mode = "linear" if mode == "bilinear" and upsample else mode
+    stated: list[float] | None = None
+    if upsample and spec.version < 9:
+        stated = spec.get("scales") or [1.0, 1.0, spec.get("height_scale"), spec.get("width_scale")]
     transform = "asymmetric" if upsample else spec.get("coordinate_transformation_mode", "half_pixel")
     rounding = "floor" if upsample else spec.get("nearest_mode", "round_prefer_floor")
     if mode not in ("nearest", "linear", "cubic") or transform == "tf_crop_and_resize":
@@ -77,6 +84,8 @@ def resize(spec: Spec) -> Function:
     def run(x: Array, *rest: Any) -> Array:
         if mode != "nearest":
             floating(x)
+        if stated is not None:
+            rest = (np.array(stated, np.float32),)
         scales, sizes = (rest[0], None) if upsample else (*rest[1:], None, None)[:2]
         along = range(x.ndim) if axes is None else [normalized(axis, x.ndim) for axis in axes]
         y = x if mode == "nearest" else wider(x, precise)

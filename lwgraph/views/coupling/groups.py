@@ -131,11 +131,11 @@ class Coupling:
         frozen = np.full(len(root_of), -1)
         for number in reversed(range(len(self.builder.frozen))):
             frozen[self._noted(self.builder.frozen[number])] = number
-        caveats: dict[int, list[str]] = defaultdict(list)
+        caveats: dict[int, dict[str, None]] = defaultdict(dict)
         for note in self.builder.caveats:
             for label in self._noted(note).tolist():
                 if note.reason not in caveats[label]:
-                    caveats[label].append(note.reason)
+                    caveats[label][note.reason] = None
                     signature[label, 0] ^= np.uint64(hash_text(note.reason))
         order = np.argsort(self._label, kind="stable")  # a channel's elements side by side, ascending
         starts = np.flatnonzero(np.r_[True, np.diff(self._label[order]) > 0])
@@ -144,8 +144,10 @@ class Coupling:
         keys = np.column_stack([signature[labels], frozen[labels].astype(np.uint64), lengths.astype(np.uint64)])
         _, first, kind = np.unique(keys, axis=0, return_index=True, return_inverse=True)
         taken: Counter[str] = Counter()
+        kind = kind.reshape(-1)
+        by_kind = np.split(np.argsort(kind, kind="stable"), np.cumsum(np.bincount(kind))[:-1])
         for number, which in enumerate(np.argsort(first)):
-            channels = np.flatnonzero(kind.reshape(-1) == which)
+            channels = by_kind[which]
             length = lengths[channels[0]]
             table = order[starts[channels][:, None] + np.arange(length)]
             touched = root_of[table[0]]
@@ -214,14 +216,16 @@ def couple_channels(model: ir.Model) -> Coupling:
     shapes = ir.infer_shapes(model)
     choices: dict[tuple[int, ...], int] = {}
     best, score, splits = _walk(model, shapes, choices)
+    frozen = _frozen(best)
     for factors, axes in splits.items():
-        if not any(_is_frozen(best, axis) for axis in axes):
+        if not any(axis.root() in frozen for axis in axes):
             continue
         # An attention's heads or a group's channels? Where one choice leads nowhere, try the others.
         for option in range(len(factors)):
             other, other_score, _ = _walk(model, shapes, {**choices, factors: option})
             if other_score > score:
                 best, score, choices = other, other_score, {**choices, factors: option}
+                frozen = _frozen(best)
     return best
 
 
@@ -235,6 +239,7 @@ def _walk(
         rule = rules.get(node.op_type) if node.domain == "" else None
         if rule is not None and node.op_identifier() not in model.functions:
             rule(node, builder)
+            _freeze_unknown(node, builder)
         else:
             where = "" if rule is None else " (a function of the model)"
             builder.freeze_inputs(node, f"operator '{node.op_type}' of node '{node.name}' is not understood{where}")
@@ -250,6 +255,19 @@ def _walk(
     return coupling, sum(g.width * g.parameters for g in coupling.prunable), builder.split
 
 
+def _freeze_unknown(node: ir.Node, builder: Coupler) -> None:
+    """Freeze the channels of inputs of unknown rank: rules go axis by axis, so they said nothing of these.
+
+    A convolution's rule needs no rank: the channels of its input are axis 1.
+    """
+    if node.op_type in ("Conv", "ConvTranspose", "Einsum"):
+        return
+    for value in node.inputs:
+        if value is not None and builder.dims(value) is None:
+            for axis in builder.tracked(value).values():
+                builder.freeze(axis, f"the rank of '{value.name}' is not known at node '{node.name}' ({node.op_type})")
+
+
 def _captured(graph: ir.Graph) -> Iterator[ir.Value]:
     for node in graph:
         yield from (value for value in node.inputs if value is not None)
@@ -257,6 +275,6 @@ def _captured(graph: ir.Graph) -> Iterator[ir.Value]:
             yield from _captured(subgraph)
 
 
-def _is_frozen(coupling: Coupling, axis: Axis) -> bool:
-    root = axis.root()
-    return any(g.frozen and any(s.axis.root() is root for s in g.slices) for g in coupling.groups)
+def _frozen(coupling: Coupling) -> set[Axis]:
+    """The representatives of all axes that have channels which cannot be removed."""
+    return {each.axis.root() for group in coupling.groups if group.frozen for each in group.slices}

@@ -1,0 +1,147 @@
+"""Limits, each told in one line: sizes, axes, names, nesting, endless loops, and an output that cannot be written."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from lwgraph import ir, toml
+from lwgraph.calibrate.generate import generate
+from lwgraph.cli import main
+from lwgraph.cli.common import parse_shapes
+from lwgraph.errors import DataError, ModelError, UsageError
+from lwgraph.runtime.ort import OrtExecutor
+
+FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
+
+
+def info(name: str, kind: int, shape: list[Any] | None) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def build(
+    nodes: list[onnx.NodeProto], shape: list[Any], tensors: list[onnx.TensorProto] | None = None
+) -> onnx.ModelProto:
+    graph = helper.make_graph(nodes, "g", [info("x", FLOAT, shape)], [info("y", FLOAT, shape)], tensors or [])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+RELU = [helper.make_node("Relu", ["x"], ["y"])]
+
+
+def lwgraph(*arguments: object) -> tuple[int, str]:
+    """The exit code of the command line, and its standard error."""
+    error = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()), redirect_stderr(error):
+        patch.setattr(sys, "argv", ["lwgraph", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+    return int(end.value.code or 0), error.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ([2**62, 4], "1.84e+19 elements"),
+        ([1, 2**62], "4.61e+18 elements"),
+        ([2**33, 2**33], "7.38e+19 elements"),
+        ([1] * 100, "100 axes"),
+        ([1] * 65, "65 axes"),
+    ],
+)
+def test_sizes_of_inputs(shape: list[int], words: str, tmp_path: Path) -> None:
+    proto = build(RELU, shape)
+    with pytest.raises(DataError, match=rf"accepts no generated input .*{re.escape(words)}"):
+        generate(ir.load(proto), 1)
+    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+    assert lwgraph("inspect", tmp_path / "m.onnx") == (0, "")
+
+
+@pytest.mark.parametrize("size", ["9" * 30, "9" * 5000, "²", "0"])
+def test_sizes_on_the_command_line(size: str) -> None:
+    with pytest.raises(UsageError, match="is not NAME:SIZES"):
+        parse_shapes([f"x:{size},4"])
+    assert parse_shapes(["a:b:3,4"]) == {"a:b": (3, 4)}
+
+
+def test_threads() -> None:
+    code, error = lwgraph("optimize", "m.onnx", "--threads", "1024")
+    assert code == 2 and "1024 is not in the range" in error
+
+
+@pytest.mark.parametrize("location", ["a\0b", "\0"])
+def test_a_nul_in_a_location(location: str, tmp_path: Path) -> None:
+    tensor = TensorProto(name="w", data_type=FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=location)
+    proto = build([helper.make_node("Add", ["x", "w"], ["y"])], [4], [tensor])
+    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(ModelError, match="has a NUL in its name"):
+        ir.load(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("text", ["passes = " + "[" * 1000 + "]" * 1000, "a = " + "{a = " * 900 + "1" + "}" * 900])
+def test_a_recipe_that_is_nested_deep(text: str) -> None:
+    with pytest.raises(UsageError, match=r"recipe is (nested too deep|not TOML)"):
+        toml.parse(text, "recipe")
+
+
+class TestEndlessLoops:
+    def loop(self, condition: list[onnx.NodeProto], inputs: list[str], handed: str = "c") -> ir.Model:
+        body = helper.make_graph(
+            [*condition, helper.make_node("Add", ["s", "s"], ["t"])],
+            "body",
+            [info("i", INT64, []), info("c_in", BOOL, []), info("s", FLOAT, [2])],
+            [info(handed, BOOL, []), info("t", FLOAT, [2])],
+        )
+        tensors = [helper.make_tensor("n", INT64, [], [3]), helper.make_tensor("no", BOOL, [], [False])]
+        used = [tensor for tensor in tensors if tensor.name in inputs]
+        return ir.load(build([helper.make_node("Loop", inputs, ["y"], body=body, name="forever")], [2], used))
+
+    SAME = [helper.make_node("Identity", ["c_in"], ["c"])]  # noqa: RUF012
+    TRUE = [  # noqa: RUF012
+        helper.make_node("Constant", [], ["k"], value=helper.make_tensor("", BOOL, [], [True])),
+        helper.make_node("Identity", ["k"], ["c"]),
+    ]
+
+    @pytest.mark.parametrize("condition", [SAME, TRUE])
+    def test_are_refused(self, condition: list[onnx.NodeProto]) -> None:
+        with pytest.raises(ModelError, match="Loop 'forever' never ends"):
+            OrtExecutor().prepare(self.loop(condition, ["", "", "x"]))
+
+    @pytest.mark.parametrize(("inputs", "factor"), [(["n", "", "x"], 8), (["", "no", "x"], 1)])
+    def test_others_run(self, inputs: list[str], factor: int) -> None:
+        run = OrtExecutor().prepare(self.loop(self.SAME, inputs))
+        assert run({"x": np.float32([1, 2])})["y"].tolist() == [factor, 2 * factor]
+
+
+class TestStandardOutput:
+    """In a process of its own, as the streams belong to it."""
+
+    COMMAND = f'"{sys.executable}" -c "from lwgraph.cli import main; main()" passes --json'
+
+    def shell(self, text: str) -> subprocess.CompletedProcess[str]:
+        command = ["bash", "-c", text]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+    def test_a_reader_that_leaves(self) -> None:
+        done = self.shell(f"{self.COMMAND} | head -1; exit ${{PIPESTATUS[0]}}")
+        assert (done.returncode, done.stderr) == (0, "")
+
+    def test_that_is_closed(self) -> None:
+        done = self.shell(f"{self.COMMAND} >&-")
+        assert (done.returncode, done.stderr) == (0, "")
+
+    def test_that_is_full(self) -> None:
+        done = self.shell(f"{self.COMMAND} > /dev/full")
+        assert done.returncode == 1
+        assert done.stderr == "lwgraph: error: standard output cannot be used: No space left on device\n"
