@@ -130,8 +130,17 @@ class Statistics:
         return ("gram", want) in self._store or want in self._unfit
 
     def unfit(self, site: Layer) -> str:
-        """Why a site has no moments, as far as was found: its values are not finite, or there are none; else ""."""
+        """Why a site has no moments, collected now if they were not: values that are not finite, or none; else "".
+
+        Raises:
+            ModelError: as `gram`.
+        """
+        self._ensure(site)
         return self._unfit.get(_want(site), "")
+
+    def _ensure(self, site: Layer) -> None:
+        if not self._known(_want(site)):
+            self.prefetch([site])
 
     def knows(self, site: Layer) -> bool:
         """Whether the site's input is a value of the model that these are of; not where a rewrite put it there."""
@@ -191,15 +200,19 @@ class Statistics:
     def sample(self, site: Layer) -> Array:
         """A part of the site's input on the first feed: at most SAMPLE_IMAGES images (rows, for a Gemm or MatMul,
         SAMPLE_ROWS) cut to SAMPLE_SIDE positions a side and what the kernel reaches beyond; to verify a rewrite on.
+        Where the site is `unfit`, zeros stand for what is not finite.
 
-        Raises as `gram`.
+        Raises:
+            ModelError: as `gram`.
         """
-        return self._of(site, "sample")[0]
+        self._ensure(site)
+        want = _want(site)
+        found = self._store.get(("sample", want))[0]
+        return found if want not in self._unfit else np.nan_to_num(found, nan=0.0, posinf=0.0, neginf=0.0)
 
     def _of(self, site: Layer, kind: str) -> tuple[Array, ...]:
+        self._ensure(site)
         want = _want(site)
-        if not self._known(want):
-            self.prefetch([site])
         if want in self._unfit:
             raise DataError(self._unfit[want])
         return self._store.get((kind, want))
@@ -251,7 +264,6 @@ class Statistics:
     def _give_up(self, want: _Want, why: NoMomentsError) -> None:
         """A layer that cannot be measured is none of the others' business."""
         self._unfit[want] = str(why)
-        self._store.drop(("sample", want))
 
     def _accumulator(self, want: _Want, width: int, dtype: Any) -> GramAccumulator | Sketch:
         groups = want.patches.group

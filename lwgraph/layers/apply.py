@@ -65,7 +65,8 @@ def measured(sites: Sequence[Site], context: Context) -> list[Site]:
     seen = [s for s in sites if observable(s)]
     if context.statistics is None:
         return []
-    context.statistics.prefetch(seen)
+    if len(seen) > 1:
+        context.statistics.prefetch(seen)  # in one run
     return [s for s in seen if not context.statistics.unfit(s)]
 
 

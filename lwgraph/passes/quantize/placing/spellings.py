@@ -42,7 +42,11 @@ def refusals(
         feeds: one sample, for the sizes that the model leaves open and for what is not float, such as computed shapes.
     """
     roles, _ = roles_of(model.graph, target, {}, model.graph.opset_imports.get("", 1))
-    asked = {node: role for node, role in roles.items() if role.kind in ("compute", "convert", "keep")}
+    asked = {
+        node: role
+        for node, role in roles.items()
+        if role.kind in ("compute", "convert", "keep") and all(map(ir.is_finite, node.inputs))
+    }
     read = [v for node in asked for v in node.inputs if v is not None and v.name and ir.constant_tensor(v) is None]
     known = main_values(model)
     names = list(dict.fromkeys(v.name or "" for v in read if v.name in known))
