@@ -141,7 +141,7 @@ def set_bias(site: Site, bias: Floats) -> None:
 
 
 def add_to_bias(site: Site, shift: Floats) -> None:
-    """Add (o,) to a layer's bias, which must be its own (`own_biases`), as it is by now: several groups may give to one.
+    """Add (o,) to a layer's own bias (`own_biases`) as it is by now: several groups may give to one.
 
     `site.bias` is what it was.
     """
