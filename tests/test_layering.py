@@ -65,25 +65,9 @@ def violations(module: str, source: str, is_package: bool = False) -> list[str]:
 
 # From the ground up: a module imports from its own package and from those that stand before it here.
 FLOORS = (
-<<<<<<< HEAD
-    *("errors", "contract", "toml", "objects", "arrays", "faces", "progress", "ir", "text", "check", "report"),
-    *(
-        "executor",
-        "cache",
-        "failures",
-        "registry",
-        "tasks",
-        "calibrate",
-        "measure",
-        "rewrite",
-        "layers",
-        "views",
-        "plan",
-    ),
-=======
     *("errors", "contract", "toml", "objects", "arrays", "faces", "progress", "temporary", "ir", "text", "check"),
-    *("report", "executor", "cache", "registry", "tasks", "calibrate", "measure", "rewrite", "layers", "views", "plan"),
->>>>>>> 9c04aeea4e387a218e10033fc561b5d1dbbc8cec
+    *("report", "executor", "cache", "failures", "registry", "tasks", "calibrate", "measure", "rewrite", "layers"),
+    *("views", "plan"),
     *("testing", "optimizer", "runtime", "passes", "demo", "cli"),
 )
 # Imports that close a circle within one package, and why they may.
