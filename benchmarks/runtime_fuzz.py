@@ -19,7 +19,9 @@ from lwgraph.runtime import kernels
 
 Rng = np.random.Generator
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
-SPECIAL = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e38, -1e38, 1e-38])
+# The large ones are such that no sum of products of them overflows: whether that is infinite, or NaN where an infinity
+# of the other sign is added, depends on the order of the sum and on fused multiply-adds, which differ by right.
+SPECIAL = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e16, -1e16, 1e-38])
 
 
 def _int(rng: Rng, low: int, high: int) -> int:

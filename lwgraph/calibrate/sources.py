@@ -5,12 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-import tempfile
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from shutil import rmtree
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +16,7 @@ from lwgraph.arrays import Array
 from lwgraph.calibrate.preprocess import Preprocess
 from lwgraph.calibrate.signature import Signature, batched_inputs, count_rows, fit
 from lwgraph.errors import DataError, UsageError, did_you_mean
+from lwgraph.temporary import TemporaryFolder
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 LABELS = "labels"  # the key of an array file that holds the classes
@@ -265,7 +263,7 @@ class Spool(_Base):
         self._kept: list[dict[str, Array] | Path] = []
         labels: list[Array] = []
         used = 0
-        folder: Path | None = None
+        self._folder: TemporaryFolder | None = None
         for index, sample in enumerate(itertools.islice(_guarded(self.samples, self.place), self.limit)):
             feeds, label = self._read(sample, f"{self.place}, sample {index}")
             if label is not None:
@@ -276,10 +274,9 @@ class Spool(_Base):
                 used += size
                 self._kept.append(feeds)
                 continue
-            if folder is None:
-                folder = Path(tempfile.mkdtemp(prefix="lwgraph-samples-"))
-                weakref.finalize(self, rmtree, folder, ignore_errors=True)
-            path = folder / f"{index}.npz"
+            if self._folder is None:
+                self._folder = TemporaryFolder()
+            path = self._folder.path / f"{index}.npz"
             arrays: dict[str, Any] = {f"i{k}": a for k, a in enumerate(feeds.values())}
             np.savez(path, **arrays)
             self._kept.append(path)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-import weakref
 from collections import OrderedDict
 from collections.abc import Hashable
 from pathlib import Path
-from shutil import rmtree
 from typing import Any
 
 import numpy as np
 
 from lwgraph.arrays import Array
 from lwgraph.errors import DataError
+from lwgraph.temporary import TemporaryFolder
 
 
 class Store:
@@ -25,7 +24,7 @@ class Store:
         self._memory: OrderedDict[Hashable, tuple[Array, ...]] = OrderedDict()
         self._files: dict[Hashable, Path] = {}
         self._used = 0
-        self._folder: Path | None = None
+        self._folder: TemporaryFolder | None = None
         self._numbers = itertools.count()
 
     def __contains__(self, key: Hashable) -> bool:
@@ -68,9 +67,8 @@ class Store:
     def _write(self, arrays: tuple[Array, ...]) -> Path:
         try:
             if self._folder is None:
-                self._folder = Path(tempfile.mkdtemp(prefix="lwgraph-statistics-"))
-                weakref.finalize(self, rmtree, self._folder, ignore_errors=True)
-            path = self._folder / f"{next(self._numbers)}.npz"
+                self._folder = TemporaryFolder()
+            path = self._folder.path / f"{next(self._numbers)}.npz"
             named: dict[str, Any] = {f"a{i}": array for i, array in enumerate(arrays)}
             np.savez(path, **named)
         except OSError as error:

@@ -6,7 +6,6 @@ import ctypes
 import json
 import os
 import re
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from lwgraph.errors import DataError, ModelError, UsageError
 from lwgraph.executor import Feeds, Kernel
 from lwgraph.runtime.fatal import DivisionGuard
 from lwgraph.runtime.interface import FeedCheck, one_line, requested
+from lwgraph.temporary import TemporaryFolder
 
 LEVELS = {
     "none": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -132,7 +132,7 @@ class OrtExecutor:
         Raises:
             ModelError: the runtime cannot load the model.
         """
-        with tempfile.TemporaryDirectory() as folder:
+        with TemporaryFolder() as folder:
             path = Path(folder, "optimized.onnx")
 
             def hook(options: onnxruntime.SessionOptions) -> None:
@@ -151,7 +151,7 @@ class OrtExecutor:
         Raises:
             ModelError: the runtime cannot load the model. DataError: it cannot run on a feed.
         """
-        with tempfile.TemporaryDirectory() as folder:
+        with TemporaryFolder() as folder:
 
             def hook(options: onnxruntime.SessionOptions) -> None:
                 options.enable_profiling = True

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import shutil
-import tempfile
 import weakref
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from lwgraph import ir
 from lwgraph.errors import ModelError
 from lwgraph.executor import Array, Executor, Feeds, Run, untimed
 from lwgraph.tasks.worker import DeathError, HangError, Worker
+from lwgraph.temporary import TemporaryFolder
 
 
 class Isolated:
@@ -71,9 +69,9 @@ class _Run:
     def __init__(self, isolated: Isolated, model: ir.Model, outputs: Sequence[str] | None) -> None:
         self.isolated, self.outputs, self.number = isolated, outputs, next(_numbers)
         self.model = f"model '{model.graph.name or ''}'"
-        folder = tempfile.mkdtemp(prefix="lwgraph-")
-        weakref.finalize(self, _drop, isolated._dropped, self.number, folder)
-        self.path = str(Path(folder, "model.onnx"))
+        self._folder = TemporaryFolder()
+        weakref.finalize(self, isolated._dropped.append, self.number)
+        self.path = str(self._folder.path / "model.onnx")
         ir.save(model, self.path)
         self._load()
 
@@ -91,11 +89,6 @@ class _Run:
             self._load()
             found = self.isolated.ask(*asked)
         return found
-
-
-def _drop(dropped: list[int], number: int, folder: str) -> None:
-    dropped.append(number)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 class _LostError(Exception):

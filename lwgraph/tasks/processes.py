@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import tempfile
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 from lwgraph.errors import CheckError, UsageError
 from lwgraph.tasks.pool import Pool, Shared
 from lwgraph.tasks.worker import ClosedError, DeathError, HangError, Worker
+from lwgraph.temporary import TemporaryFolder
 
 T = TypeVar("T")
 TRIES, HANGS = 3, 2  # how often a task may be started that kills its process, or that does not end in time
@@ -42,7 +42,7 @@ class Processes(Pool):
 
     def __init__(self, workers: int, timeout: float | None = None) -> None:
         self.workers, self.timeout = workers, timeout
-        self._folder = tempfile.TemporaryDirectory(prefix="lwgraph-")
+        self._folder = TemporaryFolder()
         self._before = {name: os.environ.get(name) for name in THREADS}
         os.environ.update(dict.fromkeys(THREADS, "1"))  # read by the libraries when a worker first loads them
         self._closed = False
@@ -89,7 +89,7 @@ class Processes(Pool):
     def share(self, value: Any) -> Shared:
         """Write a value where every worker reads it once."""
         self._shares += 1
-        path = Path(self._folder.name, f"{self._shares}.pickle")
+        path = Path(self._folder.path, f"{self._shares}.pickle")
         try:
             path.write_bytes(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
         except OSError as error:
@@ -111,7 +111,7 @@ class Processes(Pool):
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = before
-        self._folder.cleanup()
+        self._folder.remove()
 
 
 _values: OrderedDict[str, Any] = OrderedDict()  # of a worker: shared values, the last used at the end

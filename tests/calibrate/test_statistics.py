@@ -160,7 +160,7 @@ def test_results_beyond_the_memory_bound_go_to_files_which_are_removed():
         found = store.get(k)
         assert np.array_equal(found[0], arrays[k])
         assert int(found[1]) == k
-    folder = store._folder
+    folder = store._folder.path
     del store
     assert not folder.exists()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import io
+import os
 import re
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from lwgraph.cli import main
 from lwgraph.cli.common import parse_shapes
 from lwgraph.errors import DataError, ModelError, UsageError
 from lwgraph.runtime.ort import OrtExecutor
+from lwgraph.temporary import TemporaryFolder
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 
@@ -145,3 +148,24 @@ class TestStandardOutput:
         done = self.shell(f"{self.COMMAND} > /dev/full")
         assert done.returncode == 1
         assert done.stderr == "lwgraph: error: standard output cannot be used: No space left on device\n"
+
+
+class TestTemporaryFolders:
+    def test_one_goes_with_its_owner(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        folder = TemporaryFolder()
+        assert folder.path.is_dir()
+        del folder
+        gc.collect()
+        assert not list(tmp_path.iterdir())
+
+    def test_one_of_a_killed_process_goes_with_the_next(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        code = "import os, signal; from lwgraph.temporary import TemporaryFolder as F; f = F(); os.kill(os.getpid(), 9)"
+        subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, check=False)
+        (left,) = tmp_path.iterdir()
+        mine, young = TemporaryFolder(), TemporaryFolder()
+        for folder in (left, mine.path):
+            os.utime(folder / ".lock", (0, 0))
+        with TemporaryFolder() as another:
+            assert {path.name for path in tmp_path.iterdir()} == {mine.path.name, young.path.name, another.name}
