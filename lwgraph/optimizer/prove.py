@@ -13,6 +13,7 @@ from lwgraph.contract import Contract
 from lwgraph.errors import CheckError, ModelError
 from lwgraph.executor import Executor, Feeds, as_written
 from lwgraph.failures import say
+from lwgraph.ir.inference import inferred_types
 from lwgraph.measure import compare_runs
 from lwgraph.measure.tolerances import tolerance
 from lwgraph.optimizer.prove_integers import quantizes, same_integers
@@ -122,13 +123,17 @@ def demand(checks: Sequence[Check], what: str = "the result") -> None:
 
 
 def _narrowest(model: ir.Model) -> str | None:
-    """The 16-bit type that nodes compute in, if any; converting constants does not count."""
+    """The 16-bit type that nodes compute in, if any; converting constants does not count.
+
+    Types that the model does not record are inferred.
+    """
+    inferred = {name: kind.tensor_type.elem_type for name, kind in inferred_types(model).items()}
     kinds = {
-        value.dtype
+        value.dtype or ir.DataType(inferred.get(value.name or "", 0))
         for scope in ir.scopes(model)
         for node in scope
         for value in node.outputs
-        if not (node.op_type == "Cast" and ir.is_constant(node.inputs[0]))
+        if not (ir.operator(node) == "Cast" and ir.is_constant(node.inputs[0]))
     }
     for dtype in (ir.DataType.BFLOAT16, ir.DataType.FLOAT16):
         if dtype in kinds:

@@ -29,6 +29,7 @@ from lwgraph.rewrite.instruments import Verify
 from lwgraph.tasks import open_pool
 
 DEFAULT_PIPELINE = "default"
+PROBES = 3  # inputs on which each pass is checked: generated ones differ in sign and scale
 TASK_SECONDS = 600.0  # that a task of a worker may take before it is taken for one that hangs
 
 
@@ -108,7 +109,7 @@ def _clean(setting: Setting, passes: Pipeline | None) -> Cleaned:
     """The model after the passes. Of the default ones, what fails is undone; passes that were asked for may not."""
     pipeline = passes or Pipeline.parse(DEFAULT_PIPELINE)
     setting.context.progress("rewriting", 0, 0)
-    held = Verify(feeds=setting.inputs.probe[:1], approximate=not setting.inputs.fit)
+    held = Verify(feeds=setting.inputs.probe, samples=PROBES, approximate=not setting.inputs.fit)
     exact = all(p.contract is not Contract.APPROXIMATE for p in pipeline)
     if passes is not None:
         model = ir.clone(setting.original)

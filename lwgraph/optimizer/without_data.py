@@ -197,7 +197,7 @@ def estimate(clean: ir.Model, executor: Executor, oracle: Oracle, feeds: Sequenc
 
 def redundant(site: Site) -> bool:
     """Whether a form of half the rank could keep the weight itself, to rounding; of wide views, less."""
-    return any(not _surely_full(view) for view in _views(site)) and tail_rank(site, EXACT_TAIL) < 0.5
+    return any(not surely_full_rank(view) for view in _views(site)) and tail_rank(site, EXACT_TAIL) < 0.5
 
 
 def tail_rank(site: Site, tail: float) -> float:
@@ -235,7 +235,7 @@ def _drawn(view: Floats, rows: int) -> Floats:
     return view
 
 
-def _surely_full(view: Floats) -> bool:
+def surely_full_rank(view: Floats) -> bool:
     """Whether more than half of the rank (of wide views, WIDEST / 2) is needed to keep the matrix, to rounding.
 
     By interlacing, a matrix has at least as many eigenvalues over a bound as a principal part of it has; that all of

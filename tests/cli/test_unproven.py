@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from tests.cli.conftest import Ended
-from tests.optimizer.test_without_data import network
+from tests.optimizer.redundant import network
 
 
 @pytest.fixture(autouse=True)

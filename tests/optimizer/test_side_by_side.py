@@ -27,7 +27,7 @@ from lwgraph.rewrite.base import Context
 from lwgraph.tasks import open_pool
 from lwgraph.tasks.pool import finished
 from tests.layers.chain import FEEDS, ORT, Measured, chain
-from tests.optimizer.test_without_data import network
+from tests.optimizer.redundant import network
 from tests.plan.search.by_work import ByWork
 from tests.tasks.jobs import DeadlyLoss
 

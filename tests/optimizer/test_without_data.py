@@ -9,9 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import numpy_helper
 from rich.console import Console
 
 import lwgraph
@@ -24,29 +22,14 @@ from lwgraph.optimizer import without_data
 from lwgraph.optimizer.front import pick
 from lwgraph.optimizer.inputs import GENERATED_PARTS, gather
 from lwgraph.optimizer.request import Request
-from lwgraph.optimizer.without_data import Promise, _surely_full, estimate, tail_rank
+from lwgraph.optimizer.without_data import Promise, estimate, surely_full_rank, tail_rank
 from lwgraph.plan.precision import available
 from lwgraph.plan.price.oracle import Oracle, WorkOracle
 from lwgraph.report import to_html
+from tests.optimizer.redundant import network
 from tests.passes.prune.networks import Net
 
 ORT = registry.executor("ort")
-
-
-def network(rank: int | None = None, width: int = 96) -> onnx.ModelProto:
-    """Three convolutions and a head; the two in the middle have weights of a rank."""
-    net = Net(1)
-    x = net.conv(net.input("N", 3, 16, 16), 3, width, 3, act="Relu")
-    for _ in range(2):
-        x = net.conv(x, width, width, 3, act="Relu")
-    proto = net.model(net.head(x, width))
-    for weight in proto.graph.initializer:
-        array = numpy_helper.to_array(weight).astype(np.float64)
-        if rank is not None and array.shape == (width, width, 3, 3):
-            u, s, v = np.linalg.svd(array.reshape(width, -1), full_matrices=False)
-            thin = ((u[:, :rank] * s[:rank]) @ v[:rank]).reshape(array.shape)
-            weight.CopyFrom(numpy_helper.from_array(thin.astype(np.float32), weight.name))
-    return proto
 
 
 def test_weights_that_are_redundant_to_rounding_go_and_that_is_proved() -> None:
@@ -91,14 +74,14 @@ def test_a_layer_whose_proof_fails_costs_only_itself(monkeypatch: pytest.MonkeyP
 def test_full_rank_is_told_without_eigenvalues(rank: int, full: bool) -> None:
     """Of 64 rows; a rank within the margin over a half is left to the eigenvalues."""
     random = np.random.default_rng(0)
-    assert _surely_full(random.standard_normal((64, rank)) @ random.standard_normal((rank, 300))) is full
+    assert surely_full_rank(random.standard_normal((64, rank)) @ random.standard_normal((rank, 300))) is full
 
 
 def test_wide_weights_take_seconds() -> None:
     """A head of a VGG, of full rank: its views are looked at in part."""
     view = np.random.default_rng(0).standard_normal((4096, 9000))
     start = time.perf_counter()
-    assert _surely_full(view)
+    assert surely_full_rank(view)
     assert time.perf_counter() - start < 60  # eigenvalues of it take minutes
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from lwgraph import ir
 from lwgraph.arrays import Shapes
 from lwgraph.calibrate.statistics import COPIES
-from lwgraph.layers.apply import moments_of, observable, unknown, unseen
+from lwgraph.layers.apply import moments_of, observable, unfit, unknown, unseen
 from lwgraph.layers.form import Form
 from lwgraph.layers.moments import Moments, too_wide
 from lwgraph.layers.site import Site, find_sites
@@ -141,6 +141,10 @@ def find_items(
     if context.statistics is not None:
         with context.failures.guard("forms: statistics of all layers at once"):  # else each layer collects its own
             context.statistics.prefetch([s for family, _ in menus for s in family if observable(s)])
+    for family, _ in menus:
+        if reason := unfit(family, context):
+            context.skip("plan", family[0].name, reason)
+    menus = [(family, menu) for family, menu in menus if not unfit(family, context)]
     items = []
     room = context.bytes_of(sys.maxsize, 0.25)  # for moments that stay in memory; others are read again
     for index, (family, menu) in enumerate(menus):
