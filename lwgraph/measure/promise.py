@@ -117,9 +117,9 @@ def degenerate(outputs: Array, classes: Array | None = None) -> str:
         outputs: of the original, (n, ...).
         classes: (n,) labels or classes of the original; None where outputs are no classes.
     """
+    if len(outputs) < 2:
+        return "there is only one" if len(outputs) else "there is none"
     rows = np.asarray(outputs).reshape(len(outputs), -1)
-    if len(rows) < 2:
-        return "there is only one" if len(rows) else "there is none"
     if (rows == rows[:1]).all():
         return "the original's outputs are the same for all of them"
     if classes is not None and (np.asarray(classes) == np.asarray(classes).flat[0]).all():
