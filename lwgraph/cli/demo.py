@@ -50,4 +50,5 @@ def command(output: str, max_drop: float | None, preset: str | None, threads: in
     out.print("ResNet-14 on Fashion-MNIST: 256 unlabelled images to fit, 2,000 labelled test images to judge\n")
     show_report(out, result.report)
     out.print(f"\nwritten: {folder / 'fmnist_resnet14.lw.onnx'}\nreport:  {page}", markup=False)
-    return 0 if result.kept else 1
+    status: int = result.status
+    return status

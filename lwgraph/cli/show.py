@@ -58,13 +58,13 @@ def show_report(out: Console, report: Report, explain: bool = False) -> None:
                 size(stage.facts.bytes),
                 count(stage.facts.macs),
                 "" if stage.milliseconds is None else f"{stage.milliseconds:.3f}",
-                "" if stage.ratio is None else speed(stage.ratio),
+                stage.speed or ("" if stage.ratio is None else speed(stage.ratio)),
                 spread,
                 "" if stage.score is None else f"{stage.score:.4f}",
             ]
         )
     name = report.score.name if report.score else "score"
-    columns = ["model", "nodes", "parameters", "size", "multiply-adds", "ms", "speed", "spread", name]
+    columns = ["model", "nodes", "parameters", "size", "multiply-adds", "ms", "speed", "95 % interval", name]
     if not report.score:
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     out.print(table("", columns, rows))
@@ -82,11 +82,8 @@ def show_report(out: Console, report: Report, explain: bool = False) -> None:
         mark = "[green]holds[/]" if check.ok else "[red]fails[/]"
         out.print(f"{check.what}: {mark} ({check.contract}; {check.executor})")
     if report.score is not None and report.score.max_drop is not None:
-        kept = "[green]kept[/]" if report.score.drop <= report.score.max_drop else "[red]not kept[/]"
-        out.print(
-            f"promise {kept}: {report.score.name} loses {report.score.drop:.4g} {report.score.unit}, "
-            f"at most {report.score.max_drop:g} allowed"
-        )
+        colour = {"kept": "green", "broken": "red"}.get(report.score.verdict, "yellow")
+        out.print(f"promise [{colour}]{report.score.verdict}[/]: {report.score.name}: {report.score.text}")
     for note in report.notes:
         out.print(f"note: {note}", markup=False)
     if explain:

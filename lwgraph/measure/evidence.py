@@ -240,7 +240,7 @@ def paired(before: Floats, after: Floats, span: float = math.inf, *, original: b
         original: the values say how near outputs are to the original's, whose own are the best there are: a candidate
             can gain nothing.
     """
-    if math.isfinite(span) and _all_or_nothing(before) and _all_or_nothing(after):
+    if _all_or_nothing(before) and _all_or_nothing(after):
         lost, gained = int(np.sum(before > after)), int(np.sum(after > before))
         return Disagreements(lost, len(before)) if original else Pairs(lost, gained, len(before))
     return Mean.of(before - after, span if original else 2 * span)

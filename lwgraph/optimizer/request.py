@@ -81,6 +81,9 @@ class Request:
             "X",
         ),
     ] = None
+    confidence: Annotated[
+        float, Help("Confidence with which a promise is called kept or broken, over 0.5 and below 1.", "C")
+    ] = 0.95
     speedup: Annotated[
         float | None,
         Help(
@@ -175,6 +178,8 @@ class Request:
             object.__setattr__(self, "objective", self.asked.objective)
         if self.max_drop is not None and not (math.isfinite(self.max_drop) and self.max_drop >= 0):
             raise UsageError(f"--max-drop is {self.max_drop}; allowed: a number of at least 0, in the metric's unit")
+        if not 0.5 < self.confidence < 1:
+            raise UsageError(f"--confidence is {self.confidence:g}; allowed: over 0.5 and below 1, such as 0.95")
         for name, meaning in (
             ("speedup", "2 = half the time"),
             ("max_latency", "milliseconds of one run"),

@@ -17,7 +17,7 @@ from lwgraph.errors import CheckError, UsageError
 from lwgraph.executor import Executor, watched
 from lwgraph.failures import Failures
 from lwgraph.layers.form import searched_forms
-from lwgraph.measure.score import Score
+from lwgraph.measure.promise import BROKEN, EXIT, OPEN
 from lwgraph.optimizer import distill, report_rows
 from lwgraph.optimizer.annotations import make_lean, same_graph
 from lwgraph.optimizer.candidates import Candidates, Incumbent
@@ -25,7 +25,8 @@ from lwgraph.optimizer.clock import Clock, OutOfTime, Progress
 from lwgraph.optimizer.first_run import FirstRuns
 from lwgraph.optimizer.front import FrontRow, front_rows, keep_front
 from lwgraph.optimizer.inputs import Inputs, gather
-from lwgraph.optimizer.judge import Judge, check_metric
+from lwgraph.optimizer.judge import ROUNDING, Judge, check_metric
+from lwgraph.optimizer.last_look import LastLook, part
 from lwgraph.optimizer.making import Making
 from lwgraph.optimizer.memory import allowance
 from lwgraph.optimizer.prove import Proof, runs_soundly
@@ -39,7 +40,7 @@ from lwgraph.plan import precision
 from lwgraph.plan.carry_out import Samples, carry_out
 from lwgraph.plan.plan import Plan
 from lwgraph.plan.price.oracle import Oracle
-from lwgraph.report import Check, Report, StageRun
+from lwgraph.report import Check, Report, ScoreRecord, StageRun
 from lwgraph.report import Stage as StageRow
 from lwgraph.rewrite import Context, Contract, Pipeline, Step
 from lwgraph.rewrite.instruments import Verify
@@ -181,16 +182,16 @@ class Run:
         )
         if inputs.real:
             context = self._observing(self.original, context)
-        judge = self._judge(inputs, own)
+        judge, last = self._judge(inputs, own)
         proof = Proof(self.original, self.executor, self.reference, inputs.probe, inputs.real)
         with self._timed("rewriting"):
             cleaned = self._clean(passes, context, inputs)
             incumbent = self._first(cleaned, proof, passes is not None)
         searched: Searched | None = None
         if passes is None and incumbent.model is cleaned.model:
-            incumbent, searched = self._improve(incumbent, stated, context, judge, inputs, proof, first)
+            incumbent, searched = self._improve(incumbent, stated, context, judge, last, inputs, proof, first)
         return self._deliver(
-            cleaned, incumbent, searched, context, judge, inputs, passes is not None or stated is not None
+            cleaned, incumbent, searched, context, judge, last, inputs, passes is not None or stated is not None
         )
 
     # ------------------------------------------------------------ before the stages
@@ -209,8 +210,8 @@ class Run:
             )
         )
 
-    def _judge(self, inputs: Inputs, own: bool) -> Judge | None:
-        """None when there is nothing to judge with: no data, and no metric that brings its own."""
+    def _judge(self, inputs: Inputs, own: bool) -> tuple[Judge | None, LastLook | None]:
+        """Nones when there is nothing to judge with: no data, and no metric that brings its own."""
         request = self.request
         if inputs.judge is None and not own:
             if request.metric is not None:
@@ -219,16 +220,20 @@ class Run:
                 raise UsageError(
                     "--max-drop needs something to measure the drop on; give --data, or --metric module:function"
                 )
-            return None
+            return None, None
         self.progress("judging the input", 0, 0)
-        return Judge(
+        choose, last = part(inputs.judge, request.seed)
+        judge = Judge(
             self.original,
             self.executor,
-            inputs.judge,
+            choose,
             request.metric,
             request.max_drop,
             request.seed,
             request.asked.drop_factor,
+        )
+        return judge, LastLook(
+            self.original, self.executor, judge, None if own else last, request.confidence, request.seed
         )
 
     def _clean(self, passes: Pipeline | None, context: Context, inputs: Inputs) -> Cleaned:
@@ -268,6 +273,7 @@ class Run:
         stated: Plan | None,
         context: Context,
         judge: Judge | None,
+        last: LastLook | None,
         inputs: Inputs,
         proof: Proof,
         first: FirstRuns,
@@ -282,13 +288,14 @@ class Run:
         if judge is None or not inputs.real:
             return self._without_data(incumbent, context, inputs, proof), None
         with self._timed("planning"):
-            return self._stages(incumbent, context, judge, inputs, proof, first)
+            return self._stages(incumbent, context, judge, last, inputs, proof, first)
 
     def _stages(
         self,
         incumbent: Incumbent,
         context: Context,
         judge: Judge,
+        last: LastLook | None,
         inputs: Inputs,
         proof: Proof,
         first: FirstRuns,
@@ -297,13 +304,16 @@ class Run:
         candidates = None
         try:
             with self.failures.guard("preparation"), self.clock.limit(), watched(self.clock.check):
-                work = self._work(incumbent, context, judge, inputs, proof, first)
+                work = self._work(incumbent, context, judge, last, inputs, proof, first)
                 candidates = work.candidates
                 self.clock.reserve += min(SECONDS, 3 * TIMING_ROUNDS * work.float_ms / 1e3) + 1.0
                 for stage in STAGES:
                     work = self._stage(stage, work)
                 with self.failures.guard("race"):
                     candidates.settle()
+                with self.failures.guard("last look"):
+                    if last is not None:
+                        candidates.look_last(last)
         except OutOfTime:
             self._note(f"the budget of {self.request.budget:g} s was spent; more time may find a better result")
         except KeyboardInterrupt:
@@ -346,6 +356,7 @@ class Run:
         incumbent: Incumbent,
         context: Context,
         judge: Judge,
+        last: LastLook | None,
         inputs: Inputs,
         proof: Proof,
         first: FirstRuns,
@@ -378,6 +389,7 @@ class Run:
             base_ms=base_ms,
             context=context,
             seconds=lambda: self.clock.spent,
+            follows=last.follows if last is not None else lambda model: True,
         )
         return Work(
             self.request,
@@ -459,6 +471,7 @@ class Run:
         searched: Searched | None,
         context: Context,
         judge: Judge | None,
+        last: LastLook | None,
         inputs: Inputs,
         stated: bool,
     ) -> Result:
@@ -476,7 +489,8 @@ class Run:
         result = models[timed.kept]
         plan = incumbent.plan if timed.kept == "result" else Plan()
         with self._timed("judging"):
-            score = self._score(judge, result, incumbent)
+            same = result is self.original or (incumbent.plan.empty and cleaned.exact)
+            score = None if judge is None or last is None else self._record(judge, last, result, same)
         checks = incumbent.checks
         report = self._report(cleaned, timed, plan, score, checks, searched, context, judge, inputs)
         if timed.kept == "input" and not stated:
@@ -484,7 +498,10 @@ class Run:
         outcome = self._broken(report, judge, score, plan, searched)
         report.outcome = outcome or "done"
         untouched = self.source if result is self.original else None
-        return Result(result, report, plan, not outcome, untouched)
+        status = 1 if outcome else 0
+        if not outcome and judge is not None and judge.stated and score is not None and score.verdict == OPEN:
+            status, report.outcome = EXIT[OPEN], f"the promise is not resolved: {score.text}"
+        return Result(result, report, plan, status == 0, untouched, status)
 
     def _measured(self, models: dict[str, ir.Model], plan: Plan, inputs: Inputs, stated: bool) -> Timed:
         """The times of the models; without them where timing fails or there is no time for it."""
@@ -516,21 +533,17 @@ class Run:
             )
         )
 
-    def _score(self, judge: Judge | None, result: ir.Model, incumbent: Incumbent) -> Score | None:
-        if judge is None:
-            return None
-        if result is self.original:
-            return judge.base
-        if result is incumbent.model and incumbent.candidate is not None and incumbent.score is not None:
-            return incumbent.score
-        return judge.score(result)
+    def _record(self, judge: Judge, last: LastLook, result: ir.Model, same: bool) -> ScoreRecord:
+        """What the last look says of the result."""
+        score, verdict = last.verdict(result, same)
+        return judge.record(last.base, score, verdict)
 
     def _report(
         self,
         cleaned: Cleaned,
         timed: Timed,
         plan: Plan,
-        score: Score | None,
+        score: ScoreRecord | None,
         checks: Sequence[Check],
         searched: Searched | None,
         context: Context,
@@ -545,9 +558,8 @@ class Run:
         report.stages = list(timed.stages)
         report.checks = list(checks)
         if judge is not None and score is not None:
-            report.score = judge.record(score)
-            report.stages[0].score = judge.base.value
-            report.stages[-1].score = score.value
+            report.score = score
+            report.stages[0].score, report.stages[-1].score = score.before, score.after
         report.notes = [*inputs.notes, *self.notes, *timed.notes]
         if request.pipeline is not None or request.recipe is not None:
             report.notes += report_rows.idle(report.passes, context.skipped)
@@ -569,14 +581,17 @@ class Run:
         return report
 
     def _broken(
-        self, report: Report, judge: Judge | None, score: Score | None, plan: Plan, searched: Searched | None
+        self, report: Report, judge: Judge | None, score: ScoreRecord | None, plan: Plan, searched: Searched | None
     ) -> str:
         """Which promise does not hold, in words; "" where all do."""
         request, last = self.request, report.stages[-1]
-        if judge is not None and judge.stated and score is not None and score.value < judge.floor:
-            assert report.score is not None
-            lost = f"{report.score.name} lost {report.score.drop:.4g}, --max-drop allows {judge.max_drop:g}"
-            return f"the promise was not kept: {lost}"
+        if judge is not None and score is not None and (judge.stated or not request.limited):
+            # Of one number there is no bound: what it says itself counts.
+            over = score.bound is None and score.drop > judge.max_drop + ROUNDING
+            if score.verdict == BROKEN or over:
+                asked = "--max-drop" if judge.stated else "the default promise"
+                lost = f"{score.name} lost {score.drop:.4g}, {asked} allows {judge.max_drop:g}"
+                return f"the promise was not kept: {lost}"
         if not request.limited:
             return ""
         before, after = report.stages[0].milliseconds, last.milliseconds
