@@ -38,8 +38,8 @@ class Stage:
     milliseconds: float | None = None
     ratio: float | None = None
     ratio_spread: tuple[float, float] | None = None
-    speed: str = ""
     score: float | None = None
+    speed: str = ""
 
 
 @dataclass
