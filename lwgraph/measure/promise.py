@@ -110,20 +110,24 @@ def walk(evidences: Sequence[Callable[[], Evidence]], max_drop: float, confidenc
     return len(evidences)
 
 
-def degenerate(outputs: Array, classes: Array | None = None) -> str:
+def degenerate(outputs: Array, classes: Array | None = None, max_drop: float = 0.0) -> str:
     """Why samples cannot judge any candidate, in words; "" where they can.
 
     Args:
         outputs: of the original, (n, ...).
-        classes: (n,) labels or classes of the original; None where outputs are no classes.
+        classes: labels or classes of the original, one for each sample; None where outputs are no classes.
+        max_drop: the loss allowed; samples on which one answer for all would keep it judge nothing.
     """
     if len(outputs) < 2:
         return "there is only one" if len(outputs) else "there is none"
     rows = np.asarray(outputs).reshape(len(outputs), -1)
     if (rows == rows[:1]).all():
         return "the original's outputs are the same for all of them"
-    if classes is not None and (np.asarray(classes) == np.asarray(classes).flat[0]).all():
-        return "all of them are of one class, and what always says that class would pass"
+    if classes is not None and len(classes):
+        most = int(np.unique(classes, return_counts=True)[1].max())
+        if 1 - most / len(classes) <= max_drop:
+            number = "all" if most == len(classes) else f"all but {len(classes) - most}"
+            return f"{number} of them are of one class, and what always says that class would pass"
     return ""
 
 

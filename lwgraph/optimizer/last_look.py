@@ -110,16 +110,20 @@ class LastLook:
             return ""
         classes = None
         if self._metric.name in ("top1", "agreement"):
-            classes = reader.labels
-            if classes is None and self._outputs.shape[1] > 1 and len(self._outputs) == reader.count:
-                classes = self._outputs.argmax(axis=1) if self._flat else None
-        return degenerate(self._outputs, classes if classes is None or classes.ndim == 1 else None)
+            classes = _classes(self._run, reader) if reader.labels is None else reader.labels
+        flat = classes is not None and classes.ndim == 1 and classes.dtype.kind in "iu"
+        return degenerate(self._outputs, classes if flat else None, self.choosing.max_drop)
 
-    @property
-    def _flat(self) -> bool:
-        """Whether the first output has one row of classes for each sample."""
-        assert self.reader is not None
-        return next(iter(self._run(next(self.reader.batches()).feeds).values())).ndim == 2
+
+def _classes(run: Run, reader: Reader) -> Array | None:
+    """The class that a model says of each sample; None where its first output is not (n, classes)."""
+    found = []
+    for batch in reader.batches():
+        value = np.asarray(next(iter(run(batch.feeds).values())))
+        if value.ndim != 2 or value.shape[1] < 2:
+            return None
+        found.append(value[: batch.count].argmax(axis=1))
+    return np.concatenate(found)
 
 
 def _outputs(run: Run, reader: Reader | None) -> Array | None:

@@ -128,6 +128,12 @@ def test_degenerate_samples(outputs: np.ndarray, classes: np.ndarray | None, rea
     assert degenerate(outputs, classes).startswith(reason) and bool(degenerate(outputs, classes)) == bool(reason)
 
 
+def test_one_class_is_too_many_of_it_for_the_promise() -> None:
+    outputs, classes = np.random.default_rng(0).normal(size=(100, 3)), np.array([2] * 97 + [0, 1, 1])
+    assert degenerate(outputs, classes, 0.02) == ""
+    assert degenerate(outputs, classes, 0.03).startswith("all but 3 of them are of one class")
+
+
 def test_degenerate_samples_judge_nothing_whatever_the_estimate() -> None:
     found = judges_nothing("all of them are of one class", 0.0, 96)
     assert found.verdict == OPEN and found.bound is None
