@@ -17,7 +17,9 @@ from scipy import special
 
 from lwgraph.arrays import Floats, Index
 
-LOSSES_SHARE = 0.75  # of the level that goes to right-to-wrong pairs; wrong-to-right ones are fewer, and get the rest
+LOSSES_SHARE = (
+    0.9  # of the level that goes to right-to-wrong pairs; few samples have too few of the others to tell much of them
+)
 RESAMPLES = 1000
 LEAST_RESAMPLED = 20  # samples below which resampling says nothing: too few different sets can be drawn
 

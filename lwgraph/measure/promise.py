@@ -14,6 +14,7 @@ from lwgraph.measure.evidence import Evidence
 KEPT, BROKEN, OPEN = "kept", "broken", "not resolved"
 CONFIDENCE = 0.95
 EXIT = {KEPT: 0, BROKEN: 1, OPEN: 3}
+_SLACK = 1e-9  # a loss of just the promise keeps it, however it is rounded
 _MOST = 1_000_000  # samples; where more would be needed, no number is told
 
 
@@ -125,7 +126,7 @@ def degenerate(outputs: Array, classes: Array | None = None, max_drop: float = 0
         return "the original's outputs are the same for all of them"
     if classes is not None and len(classes):
         most = int(np.unique(classes, return_counts=True)[1].max())
-        if 1 - most / len(classes) <= max_drop:
+        if 1 - most / len(classes) <= max_drop + _SLACK:
             number = "all" if most == len(classes) else f"all but {len(classes) - most}"
             return f"{number} of them are of one class, and what always says that class would pass"
     return ""
@@ -173,10 +174,9 @@ def least_dependence(max_drop: float, unit: str = "share") -> float:
 
 
 def _resolve(lower: float | None, bound: float | None, max_drop: float) -> str:
-    slack = 1e-9  # a loss of just max_drop keeps it, however it is rounded
-    if bound is not None and bound <= max_drop + slack:
+    if bound is not None and bound <= max_drop + _SLACK:
         return KEPT
-    return BROKEN if lower is not None and lower > max_drop + slack else OPEN
+    return BROKEN if lower is not None and lower > max_drop + _SLACK else OPEN
 
 
 def _text(
