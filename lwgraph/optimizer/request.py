@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from lwgraph.errors import UsageError, did_you_mean
+from lwgraph.measure.promise import BROKEN, KEPT, OPEN
 from lwgraph.optimizer.presets import PRESETS, Preset, find_preset
 from lwgraph.optimizer.target import check_target
 from lwgraph.tasks.open_pool import check_workers
@@ -257,6 +258,26 @@ class Request:
     def allows(self, milliseconds: float, base_ms: float, size: float, macs: float) -> bool:
         """Whether a model of such figures keeps every limit; `base_ms` is the time that `speedup` is relative to."""
         return not self.violations(milliseconds, base_ms, size, macs)
+
+    def judge_limits(self, ratios: tuple[float, float], base_ms: float, size: float, macs: float) -> tuple[str, str]:
+        """The verdict on the limits, as `lwgraph.measure.promise` calls it, and in words what is not kept.
+
+        Args:
+            ratios: of the result's time to the input's, the interval of it; equal where time is predicted.
+            base_ms: milliseconds of one run of the input.
+            size: bytes of the result.
+            macs: its multiply-accumulates.
+        """
+        best, worst = (self.violations(ratio * base_ms, base_ms, size, macs) for ratio in ratios)
+        if best:
+            return BROKEN, best[0]
+        if not worst:
+            return KEPT, ""
+        low, high = (100 * (ratio - 1) for ratio in ratios)
+        return (
+            OPEN,
+            f"{worst[0]} or better: the time of the result is known from {low:+.0f} to {high:+.0f} % of the input's",
+        )
 
     def violations(self, milliseconds: float, base_ms: float, size: float, macs: float) -> list[str]:
         """The limits that such figures break, in words."""

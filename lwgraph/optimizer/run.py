@@ -17,7 +17,7 @@ from lwgraph.errors import CheckError, UsageError
 from lwgraph.executor import Executor, watched
 from lwgraph.failures import Failures
 from lwgraph.layers.form import searched_forms
-from lwgraph.measure.promise import BROKEN, EXIT, OPEN
+from lwgraph.measure.promise import BROKEN, EXIT, KEPT, OPEN
 from lwgraph.optimizer import distill, report_rows
 from lwgraph.optimizer.annotations import make_lean, same_graph
 from lwgraph.optimizer.candidates import Candidates, Incumbent
@@ -495,12 +495,9 @@ class Run:
         report = self._report(cleaned, timed, plan, score, checks, searched, context, judge, inputs)
         if timed.kept == "input" and not stated:
             report.notes.append("nothing helped: lwgraph found nothing that makes the input smaller or faster")
-        outcome = self._broken(report, judge, score, plan, searched)
+        status, outcome = self._ended(report, judge, score, plan, searched)
         report.outcome = outcome or "done"
         untouched = self.source if result is self.original else None
-        status = 1 if outcome else 0
-        if not outcome and judge is not None and judge.stated and score is not None and score.verdict == OPEN:
-            status, report.outcome = EXIT[OPEN], f"the promise is not resolved: {score.text}"
         return Result(result, report, plan, status == 0, untouched, status)
 
     def _measured(self, models: dict[str, ir.Model], plan: Plan, inputs: Inputs, stated: bool) -> Timed:
@@ -580,32 +577,42 @@ class Run:
         report.seconds = dict(self.seconds)
         return report
 
-    def _broken(
+    def _ended(
         self, report: Report, judge: Judge | None, score: ScoreRecord | None, plan: Plan, searched: Searched | None
-    ) -> str:
-        """Which promise does not hold, in words; "" where all do."""
-        request, last = self.request, report.stages[-1]
-        if judge is not None and score is not None and (judge.stated or not request.limited):
+    ) -> tuple[int, str]:
+        """The exit code, and which promise is broken or not resolved, in words: "" where all are kept."""
+        resolved = KEPT, ""
+        if judge is not None and score is not None and (judge.stated or not self.request.limited):
             # Of one number there is no bound: what it says itself counts.
             over = score.bound is None and score.drop > judge.max_drop + ROUNDING
             if score.verdict == BROKEN or over:
                 asked = "--max-drop" if judge.stated else "the default promise"
                 lost = f"{score.name} lost {score.drop:.4g}, {asked} allows {judge.max_drop:g}"
-                return f"the promise was not kept: {lost}"
+                return EXIT[BROKEN], f"the promise was not kept: {lost}"
+            if score.verdict == OPEN and judge.stated:
+                resolved = OPEN, f"the promise is not resolved: {score.text}"
+        limits = self._limits(report, judge is not None, plan, searched)
+        verdict, why = limits if limits[0] == BROKEN or resolved[0] == KEPT else resolved
+        return EXIT[verdict], why
+
+    def _limits(self, report: Report, judged: bool, plan: Plan, searched: Searched | None) -> tuple[str, str]:
+        """The verdict on the limits of speed and size, in words where they are not kept."""
+        request, last = self.request, report.stages[-1]
         if not request.limited:
-            return ""
+            return KEPT, ""
         before, after = report.stages[0].milliseconds, last.milliseconds
         if request.target not in TARGETS:
             base = searched.candidates.base_ms if searched is not None else 0.0
             before, after = plan.ms if plan.ms != (0.0, 0.0) else (base, base)
         if before is None or after is None:
-            return "the speed of the result was not measured"
+            return OPEN, "the promise is not resolved: the speed of the result was not measured"
         ratio = last.ratio if last.ratio is not None else after / max(before, 1e-12)
-        broken = request.violations(ratio * before, before, last.facts.bytes, last.facts.macs or 0)
-        if not broken:
-            return ""
-        hint = "" if judge is not None else "; --data leaves more room"
-        return f"{broken[0]} is the nearest that was found{hint}"
+        ratios = last.ratio_spread or (ratio, ratio)
+        verdict, why = request.judge_limits(ratios, before, last.facts.bytes, last.facts.macs or 0)
+        if verdict == OPEN:
+            return OPEN, f"the promise is not resolved: {why}"
+        hint = "" if judged else "; --data leaves more room"
+        return verdict, f"{why} is the nearest that was found{hint}" if verdict == BROKEN else ""
 
     # ------------------------------------------------------------ small things
 

@@ -145,7 +145,8 @@ def test_noise_leaves_the_interval_of_the_ratio_about_the_truth_or_open():
     headlines = 0
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        noisy = Machine(lambda now, count, rng=rng: 1 + rng.exponential(0.5 if seed % 2 else 0.05))
+        level = 0.5 if seed % 2 else 0.05
+        noisy = Machine(lambda now, count, rng=rng, level=level: 1 + rng.exponential(level))
         speed = measure(noisy, {"a": 0.03, "b": 0.01}, seconds=3).speedup("b")
         low, high = speed.interval
         assert low <= 3 <= high or not speed.settled

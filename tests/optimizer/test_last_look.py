@@ -189,3 +189,12 @@ def test_a_function_may_take_samples() -> None:
     judge = Judge(original, executor, None, Median(), 0.5, 0)
     _, verdict = LastLook(original, executor, judge, None).verdict(model(w=[0.9, *[0.0] * 11]), same=False)
     assert verdict.method.startswith("bootstrap") and verdict.lower < verdict.estimate < verdict.bound
+
+
+@pytest.mark.parametrize(
+    ("ratios", "verdict"), [((0.3, 0.4), "kept"), ((0.45, 0.6), "not resolved"), ((0.6, 0.7), "broken")]
+)
+def test_a_speed_that_was_asked_for_has_the_same_three_verdicts(ratios: tuple[float, float], verdict: str) -> None:
+    found, why = Request(speedup=2).judge_limits(ratios, 10.0, 1000, 1000)
+    assert found == verdict and bool(why) == (verdict != "kept")
+    assert Request(max_bytes=900).judge_limits(ratios, 10.0, 1000, 1000)[0] == "broken"
