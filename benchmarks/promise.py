@@ -20,7 +20,7 @@ from benchmarks.zoo import cache, fashion
 from lwgraph import demo, ir, registry
 from lwgraph.arrays import Array, Floats, Index
 from lwgraph.measure.evidence import Evidence, paired, share_bounds
-from lwgraph.measure.promise import BROKEN, CONFIDENCE, KEPT, judge, walk
+from lwgraph.measure.promise import BROKEN, CONFIDENCE, KEPT, count_kept, judge
 from lwgraph.optimizer import optimize
 from lwgraph.optimizer.last_look import CHOSEN_SHARE
 
@@ -109,7 +109,7 @@ def deliver(before: Floats, plans: Floats, choose: Index, last: Index, agreement
         if not chain or i < chain[-1]:
             chain.append(i)
     looks = [partial(_evidence, before, plans[i], last, agreement) for i in chain]
-    return chain[max(0, walk(looks, MAX_DROP) - 1)]
+    return chain[max(0, count_kept(looks, MAX_DROP) - 1)]
 
 
 def _evidence(before: Floats, after: Floats, at: Index, agreement: bool) -> Evidence:

@@ -55,7 +55,7 @@ def judge(
         max_drop: the largest loss allowed.
         confidence: of what is said.
         looks: candidates among which one was chosen for what these very samples said of it. Each gets an equal part of
-            1 - confidence (Bonferroni). Candidates that `walk` looked at in an order fixed before count as one.
+            1 - confidence (Bonferroni). What `count_kept` looks at in an order fixed before counts as one.
         unit: of the metric: "share", "dB", or "" for another.
     """
     level = (1 - confidence) / looks
@@ -98,12 +98,13 @@ def samples_needed(evidence: Evidence, max_drop: float, level: float) -> int | N
     return _two_digits(most)
 
 
-def walk(evidences: Sequence[Callable[[], Evidence]], max_drop: float, confidence: float = CONFIDENCE) -> int:
+def count_kept(evidences: Sequence[Callable[[], Evidence]], max_drop: float, confidence: float = CONFIDENCE) -> int:
     """How many candidates, one after the other, are kept before the first that is not: fixed-sequence testing.
 
     The order must be fixed before, by other samples: from the one that is thought to lose least to the fastest. Each is
-    tested at the whole level, since the walk ends at the first failure; the probability that any of those before it
-    breaks the promise is at most 1 - confidence (Maurer, Hothorn, Lehmacher 1995; Learn then Test, Angelopoulos 2021).
+    tested at the whole level, since nothing counts after the first failure; the probability that any of those before
+    it breaks the promise is at most 1 - confidence (Maurer, Hothorn, Lehmacher 1995; Learn then Test, Angelopoulos et
+    al. 2021).
     """
     for number, evidence in enumerate(evidences):
         if _resolve(*evidence().bounds(1 - confidence), max_drop) != KEPT:
@@ -235,6 +236,7 @@ __all__ = [
     "OPEN",
     "Verdict",
     "amount",
+    "count_kept",
     "degenerate",
     "dependence",
     "judge",
@@ -243,5 +245,4 @@ __all__ = [
     "number",
     "samples_needed",
     "unchanged",
-    "walk",
 ]

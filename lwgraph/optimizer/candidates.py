@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from lwgraph import ir
-from lwgraph.measure.promise import walk
+from lwgraph.measure.promise import count_kept
 from lwgraph.measure.score import Score
 from lwgraph.optimizer.judge import Judge
 from lwgraph.optimizer.last_look import LastLook
@@ -179,15 +179,15 @@ class Candidates:
         """Of a few plans, from the one that loses least to the incumbent, let the last one stand that surely holds.
 
         The order is that of the samples on which plans were compared, so it is fixed before the last look, and each may
-        be tested at the whole level until the first that is not kept (`lwgraph.measure.promise.walk`). Where already
-        the first is not, nothing is resolved, and that one stands: its bound is the best. Where no samples were
+        be tested at the whole level until the first that is not kept (`lwgraph.measure.promise.count_kept`). Where
+        already the first is not, nothing is resolved, and that one stands: its bound is the best. Where no samples were
         kept for the last look, the incumbent stays.
         """
         standing = self.incumbent.candidate
         if standing is None or self._for_accuracy or last.reader is None:
             return
         chain = self._chain(standing)
-        kept = walk(
+        kept = count_kept(
             [partial(last.evidence, made.model) for made in chain],
             self.judge.max_drop,
             last.confidence,

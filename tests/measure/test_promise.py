@@ -15,6 +15,7 @@ from lwgraph.measure.promise import (
     LEAST_DEPENDENCE,
     OPEN,
     amount,
+    count_kept,
     degenerate,
     dependence,
     judge,
@@ -22,7 +23,6 @@ from lwgraph.measure.promise import (
     least_dependence,
     samples_needed,
     unchanged,
-    walk,
 )
 
 
@@ -92,7 +92,7 @@ def test_a_walk_along_the_front_is_wrong_in_at_most_one_of_twenty() -> None:
     true = (0.001, 0.003, 0.011, 0.012, 0.02)
     for _ in range(400):
         counts = [int(rng.binomial(1000, share)) for share in true]
-        wrong += walk([lambda c=c: Disagreements(c, 1000) for c in counts], 0.01) > 2
+        wrong += count_kept([lambda c=c: Disagreements(c, 1000) for c in counts], 0.01) > 2
     assert wrong <= 0.065 * 400
 
 
@@ -103,9 +103,9 @@ def test_a_walk_ends_at_the_first_that_is_not_kept() -> None:
         seen.append(count)
         return Disagreements(count, 1000)
 
-    assert walk([lambda c=c: evidence(c) for c in (0, 2, 30, 0)], 0.01) == 2
+    assert count_kept([lambda c=c: evidence(c) for c in (0, 2, 30, 0)], 0.01) == 2
     assert seen == [0, 2, 30]
-    assert walk([], 0.01) == 0
+    assert count_kept([], 0.01) == 0
 
 
 def test_what_is_unchanged_loses_nothing() -> None:
