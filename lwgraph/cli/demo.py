@@ -10,7 +10,7 @@ from lwgraph.cli.common import console, threads_option
 from lwgraph.cli.progress import Progressed
 
 MAX_DROP = 0.01
-BUDGET = 5.0  # seconds of trial plans: a first look should not take minutes
+BUDGET = 45.0  # seconds: a first look should not take minutes
 EVERY = 2  # every second calibration image is used, so that a first look does not take minutes
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 
 from lwgraph import ir
@@ -49,7 +51,6 @@ class LastLook:
 
     Attributes:
         reader: the samples, or None.
-        base: the original's score on them.
     """
 
     def __init__(
@@ -67,9 +68,20 @@ class LastLook:
         self._metric: Metric = choosing.metric
         if reader is not None:
             self._metric = open_metric(choosing.metric.name, reader, self._run, seed=seed)
-        self.base: Score = choosing.base if reader is None else self._metric(self._run)
-        self._outputs = _outputs(self._run, reader)
-        self.reason = "" if reader is None else self._degenerate(reader)
+
+    @cached_property
+    def base(self) -> Score:
+        """The original's score on the samples."""
+        return self.choosing.base if self.reader is None else self._metric(self._run)
+
+    @cached_property
+    def reason(self) -> str:
+        """Why the samples judge nothing; "" where they do."""
+        return "" if self.reader is None else self._degenerate(self.reader)
+
+    @cached_property
+    def _outputs(self) -> Array | None:
+        return _outputs(self._run, self.reader)
 
     def evidence(self, model: ir.Model) -> Evidence:
         """What the samples say of a model's loss on inputs to come."""

@@ -223,6 +223,7 @@ class Run:
             return None, None
         self.progress("judging the input", 0, 0)
         choose, last = part(inputs.judge, request.seed)
+        before = self.clock.spent
         judge = Judge(
             self.original,
             self.executor,
@@ -232,6 +233,8 @@ class Run:
             request.seed,
             request.asked.drop_factor,
         )
+        # The last look is at twice as many samples, with the original and the result.
+        self.clock.reserve += 4 * (self.clock.spent - before) if last is not None and not own else 0.0
         return judge, LastLook(
             self.original, self.executor, judge, None if own else last, request.confidence, request.seed
         )
