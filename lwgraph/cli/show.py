@@ -58,7 +58,7 @@ def show_report(out: Console, report: Report, explain: bool = False) -> None:
                 size(stage.facts.bytes),
                 count(stage.facts.macs),
                 "" if stage.milliseconds is None else f"{stage.milliseconds:.3f}",
-                stage.speed or ("" if stage.ratio is None else speed(stage.ratio)),
+                stage.speed.partition(" (")[0] or ("" if stage.ratio is None else speed(stage.ratio)),
                 spread,
                 "" if stage.score is None else f"{stage.score:.4f}",
             ]
@@ -69,6 +69,9 @@ def show_report(out: Console, report: Report, explain: bool = False) -> None:
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     out.print(table("", columns, rows))
     out.print()
+    for stage in report.stages:
+        if stage.speed.startswith("not settled"):
+            out.print(f"The speed of the {stage.name} is {stage.speed}.")
     removed = {what: sum(site.operator == what for site in report.sites) for what in ("channels", "block")}
     layers = [site for site in report.sites if site.operator not in removed]
     if removed["channels"]:
