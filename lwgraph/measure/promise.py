@@ -164,9 +164,9 @@ def least_dependence(max_drop: float, unit: str = "share") -> float:
 
     At sqrt(1/2) half of the variance of the candidate's outputs is the original's, and half is something else: noise as
     loud as the signal. Pruned, factored and quantized plans of the embedded classifier that change 0.2 to 2.4 % of the
-    classes have 0.995 to 1.000, so nothing sound comes near; what a few samples say in favour of less is chance. Where a share d of the inputs may lose its
-    answer altogether, outputs that are independent of the input on that share have 1 - d, so a promise of more than
-    0.29 asks for that alone.
+    classes have 0.995 to 1.000, so nothing sound comes near; what a few samples say in favour of less is chance.
+    Where a share d of the inputs may lose its answer altogether, outputs that are independent of the input on that
+    share have 1 - d, so a promise of more than 0.29 asks for that alone.
     """
     return min(LEAST_DEPENDENCE, 1 - min(max_drop, 1.0)) if unit == "share" else LEAST_DEPENDENCE
 
