@@ -87,6 +87,15 @@ def versus(cases: tuple[str, ...], peers: tuple[str, ...]) -> None:
     benchmark.main(cases, peers or tuple(PEERS))
 
 
+@main.command()
+@click.argument("sets", nargs=-1, metavar="[SET]...")
+def promise(sets: tuple[str, ...]) -> None:
+    """Repeat choosing and judging on random splits and write how often verdicts are right."""
+    from benchmarks import promise as benchmark
+
+    benchmark.main(sets)
+
+
 if __name__ == "__main__":
     try:
         main()

@@ -94,11 +94,11 @@ def mix(case: Case, seconds: float) -> dict[str, Any]:
     models = {"float": case.model(), "mix": ours, **{name: Path(row["path"]) for name, row in rows.items()}}
     race = judge.race(case, models, seconds)
     for name, row in rows.items():
-        row["speedup"] = race.speedup(name).median
+        row["speedup"] = race.speedup(name).ratio
     return {
         "error": "",
         "points": case.points(single.base, judge.score(case, ours)),
-        "speedup": race.speedup("mix").median,
+        "speedup": race.speedup("mix").ratio,
         "families": rows,
     }
 

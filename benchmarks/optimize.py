@@ -59,7 +59,7 @@ def with_data(case: Case, points: float, extra: list[str]) -> dict[str, Any]:
         return {"error": error, "seconds": seconds}
     base, new = judge.score(case, case.model()), judge.score(case, out)
     race = judge.race(case, {"input": case.model(), "onnxsim": _simplified(case), "output": out})
-    to_input = race.speedup("output").median
+    to_input = race.speedup("output").ratio
     return {
         "error": "",
         "seconds": seconds,
@@ -67,7 +67,7 @@ def with_data(case: Case, points: float, extra: list[str]) -> dict[str, Any]:
         "new": new,
         "points": case.points(base, new),
         "speedup": to_input,
-        "speedup_onnxsim": to_input / race.speedup("onnxsim").median,
+        "speedup_onnxsim": to_input / race.speedup("onnxsim").ratio,
         "milliseconds": race.timing("input").median * 1e3,
         "size": judge.size(out) / judge.size(case.model()),
     }
@@ -89,7 +89,7 @@ def without_data(case: Case) -> dict[str, Any]:
     race = judge.race(case, {"input": case.model(), "output": out})
     nodes = [len(list(model.graph)) for model in (before, after)]
     size = judge.size(out) / judge.size(case.model())
-    speedup = race.speedup("output").median
+    speedup = race.speedup("output").ratio
     return {"error": "", "seconds": seconds, "verdicts": verdicts, "speedup": speedup, "size": size, "nodes": nodes}
 
 

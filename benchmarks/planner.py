@@ -73,7 +73,7 @@ def versus(case: Case, seconds: float) -> dict[str, Any]:
         if found is not None and found <= BUDGET and path.exists():
             models[tool], lost[tool] = path, found
     race = judge.race(case, models, seconds)
-    speed = {name: race.speedup(name).median for name in models}
+    speed = {name: race.speedup(name).ratio for name in models}
     return {"error": "", "float_ms": 1e3 * race.timing("float").median, "points": lost, "speedup": speed}
 
 

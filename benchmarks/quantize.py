@@ -202,12 +202,12 @@ def time_all(cases: tuple[str, ...], tools: tuple[str, ...], seconds: float) -> 
                 case,
                 tool,
                 {
-                    "speedup": speed.median,
-                    "spread": [speed.low, speed.high],
+                    "speedup": speed.ratio,
+                    "spread": list(speed.interval),
                     "float_ms": 1e3 * found.timing("float").median,
                 },
             )
-            click.echo(f"{name:20} {tool:24} {speed.median:5.2f}x  ({speed.low:.2f} to {speed.high:.2f})")
+            click.echo(f"{name:20} {tool:24} {speed.ratio:5.2f}x  ({speed.interval[0]:.2f} to {speed.interval[1]:.2f})")
 
 
 @main.command("compare")

@@ -132,7 +132,7 @@ def main(
         row = f"{recipe or 'nothing':44} {score:8.4f} {lost:11.2f} {regained} {taken:8.0f} {used:8.0f}"
         if not recipe:
             runs = {"original": ort.prepare(teacher), "model": ort.prepare(model)}
-            ratio = paired_latency(runs, [batch_of(chosen.example(), model)], threads=threads).speedup("model").median
+            ratio = paired_latency(runs, [batch_of(chosen.example(), model)], threads=threads).speedup("model").ratio
             row += f" {ratio:8.2f}x"
         click.echo(row)
         for gain in context.gains[told:]:

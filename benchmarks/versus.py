@@ -46,7 +46,7 @@ def measure(case: Case, names: tuple[str, ...]) -> dict[str, Any]:
     reference = models.pop("onnxsim", case.model())
     latencies = judge.race(case, {"onnxsim": reference, "float": case.model()} | models)
     for name in ["onnxsim", *models]:
-        records[name]["speedup"] = latencies.speedup(name).median
+        records[name]["speedup"] = latencies.speedup(name).ratio
     return {"base": base, "milliseconds": latencies.timing("onnxsim").median * 1e3, "peers": records}
 
 

@@ -129,7 +129,7 @@ def main(write: bool) -> None:
                     how,
                     f"{1e3 * times.timing('float').minimum:.3f}",
                     f"{1e3 * times.timing(how).minimum:.3f}",
-                    f"{times.speedup(how).median:.2f}",
+                    f"{times.speedup(how).ratio:.2f}",
                     f"{ir.size(quantized) / ir.size(dense):.2f}",
                 ]
             )

@@ -26,6 +26,14 @@ from lwgraph.cli.common import (
 @click.option(
     "--runs", type=click.IntRange(1), metavar="N", help="Number of rounds.  [default: until the ratios settle]"
 )
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=20.0,
+    show_default=True,
+    metavar="S",
+    help="Time for the rounds, at most.",
+)
 @json_option
 def command(
     models: tuple[str, ...],
@@ -34,11 +42,13 @@ def command(
     shapes: tuple[str, ...],
     threads: int,
     runs: int | None,
+    seconds: float,
     as_json: bool,
 ) -> None:
     """Time MODELs in turn in one process; speeds are relative to the first.
 
-    Times are medians over rounds. On a busy machine, trust the ratios rather than the milliseconds.
+    A speed is the ratio of the fastest runs, with its 95 % interval. Rounds go on until that is narrow, for --seconds
+    at most; where it stays wide, no speed is told.
     """
     from lwgraph import ir, registry
     from lwgraph.calibrate import generate, open_data
@@ -53,7 +63,7 @@ def command(
     )
     names = [model if models.count(model) == 1 else f"{model} #{i}" for i, model in enumerate(models, 1)]
     runs_by_name = {name: executor.prepare(model) for name, model in zip(names, loaded, strict=True)}
-    times = paired_latency(runs_by_name, feeds, threads=threads, rounds=runs)
+    times = paired_latency(runs_by_name, feeds, threads=threads, rounds=runs, seconds=seconds)
     rows = []
     entries = []
     for name in names:
@@ -63,8 +73,10 @@ def command(
                 "model": name,
                 "milliseconds": 1e3 * timing.median,
                 "fastest": 1e3 * timing.minimum,
-                "speed": speed.median,
-                "spread": [speed.low, speed.high],
+                "speed": speed.ratio if speed.settled else None,
+                "interval": list(speed.interval),
+                "settled": speed.settled,
+                "load": speed.load,
             }
         )
         rows.append(
@@ -72,14 +84,14 @@ def command(
                 name,
                 f"{1e3 * timing.median:.3f}",
                 f"{1e3 * timing.minimum:.3f}",
-                f"{speed.median:.2f}x",
-                "" if name == names[0] else f"{speed.low:.2f}x..{speed.high:.2f}x",
+                speed.text,
+                "" if name == names[0] else f"{speed.interval[0]:.2f}x to {speed.interval[1]:.2f}x",
             ]
         )
     if as_json:
         print_json({"threads": threads, "rounds": times.rounds, "data": data or "generated", "models": entries})
         return
     out = console()
-    out.print(table("", ["model", "median ms", "fastest ms", "speed", "spread"], rows))
+    out.print(table("", ["model", "median ms", "fastest ms", "speed", "95 % interval"], rows))
     source = "generated inputs" if data is None else data
     out.print(f"\n{times.rounds} rounds, {threads} thread{'s' * (threads > 1)}, {source}", markup=False)

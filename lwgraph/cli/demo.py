@@ -25,18 +25,20 @@ EVERY = 2  # every second calibration image is used, so that a first look does n
 @threads_option
 def command(output: str, max_drop: float | None, preset: str | None, threads: int) -> int:
     """Optimize the embedded ResNet-14: fitted on 256 unlabelled images, judged on 2,000 labelled ones."""
+    import numpy as np
+
     from lwgraph import demo
     from lwgraph.cli.show import show_report
     from lwgraph.optimizer import optimize
 
     if preset is None and max_drop is None:
         max_drop = MAX_DROP
-    folder = Path(output)
+    folder, (feeds, labels) = Path(output), demo.evaluation()
     with Progressed() as progress:
         result = optimize(
             demo.MODEL,
             data=demo.calibration()[::EVERY],
-            metric="lwgraph.demo:accuracy",
+            eval_data={demo.INPUT: np.concatenate([feed[demo.INPUT] for feed in feeds]), "labels": labels},
             max_drop=max_drop,
             budget=BUDGET if preset is None else None,
             preset=preset,
@@ -50,4 +52,5 @@ def command(output: str, max_drop: float | None, preset: str | None, threads: in
     out.print("ResNet-14 on Fashion-MNIST: 256 unlabelled images to fit, 2,000 labelled test images to judge\n")
     show_report(out, result.report)
     out.print(f"\nwritten: {folder / 'fmnist_resnet14.lw.onnx'}\nreport:  {page}", markup=False)
-    return 0 if result.kept else 1
+    status: int = result.status
+    return status

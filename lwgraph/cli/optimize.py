@@ -48,7 +48,8 @@ def command(
     --max-drop on data that was never used before stands. --speedup, --max-latency, --max-bytes and --max-macs are
     searched for, too; without --max-drop the plan that loses least keeps them. A good result is there from the first
     seconds on: Ctrl-C (or the end of --budget) delivers it, a second Ctrl-C leaves at once. Exit code 1 when a promise
-    could not be kept; the nearest result is then written.
+    could not be kept; the nearest result is then written. Exit code 3 when the samples are too few to tell whether
+    --max-drop holds.
     """
     from lwgraph.optimizer import optimize
 
@@ -71,5 +72,5 @@ def command(
         console().print(f"\nwritten{mark}: {out}" + (f"\nreport{mark}:  {page}" if page else ""), markup=False)
     if not result.kept:
         side_console().print(f"lwgraph{mark}: {result.report.outcome}", markup=False)
-        return 1
-    return 0
+    status: int = result.status
+    return status

@@ -74,17 +74,20 @@ def _show_report(out: Console, report: Report, explain: bool) -> None:
                 size(stage.facts.bytes),
                 count(stage.facts.macs),
                 "" if stage.milliseconds is None else f"{stage.milliseconds:.3f}",
-                "" if stage.ratio is None else speed(stage.ratio),
+                stage.speed.partition(" (")[0] or ("" if stage.ratio is None else speed(stage.ratio)),
                 spread,
                 "" if stage.score is None else f"{stage.score:.4f}",
             ]
         )
     name = report.score.name if report.score else "score"
-    columns = ["model", "nodes", "parameters", "size", "multiply-adds", "ms", "speed", "spread", name]
+    columns = ["model", "nodes", "parameters", "size", "multiply-adds", "ms", "speed", "95 % interval", name]
     if not report.score:
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     out.print(table("", columns, rows))
     out.print()
+    for stage in report.stages:
+        if stage.speed.startswith("not settled"):
+            out.print(f"The speed of the {stage.name} is {stage.speed}.")
     removed = {what: sum(site.operator == what for site in report.sites) for what in ("channels", "block")}
     layers = [site for site in report.sites if site.operator not in removed]
     if removed["channels"]:
@@ -98,9 +101,9 @@ def _show_report(out: Console, report: Report, explain: bool) -> None:
         mark = Text("holds", "green") if check.ok else Text("fails", "red")
         out.print(Text.assemble(f"{check.what}: ", mark, f" ({check.contract}; {check.executor})"))
     if report.score is not None and report.score.max_drop is not None:
-        kept = Text("kept", "green") if report.score.drop <= report.score.max_drop else Text("not kept", "red")
-        words = f": {report.score.name} loses {report.score.drop:.4g} {report.score.unit}, "
-        out.print(Text.assemble("promise ", kept, f"{words}at most {report.score.max_drop:g} allowed"))
+        colour = {"kept": "green", "broken": "red"}.get(report.score.verdict, "yellow")
+        words = f": {report.score.name}: {report.score.text}"
+        out.print(Text.assemble("promise ", Text(report.score.verdict, colour), words))
     _front(out, report)
     for note in report.notes:
         out.print(f"note: {note}", markup=False)

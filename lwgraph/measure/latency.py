@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from lwgraph.arrays import Floats
 
 if TYPE_CHECKING:
     from lwgraph.executor import Feeds, Run
@@ -20,8 +23,14 @@ _LEAST_ROUNDS = 7
 _LEAST = 5  # rounds in which a shortest time is looked for
 _FEW_ROUNDS = 3  # rounds for models that are too slow to be of use
 AGREEING, AGREED = 3, 0.02  # rounds, and how near to each other, that make a shortest time credible
-_PRECISION = 0.01  # stop when the median ratios are known within 1 %
+_PRECISION = 0.02  # stop when the intervals of the ratios are this wide, relative to them
+_DRIFT = 0.02  # what a ratio may differ by from one process to the next on a quiet machine
+_SUBSETS = 400  # of half of the rounds, on which ratios are looked at
+_CHECKS = 1.25  # the rounds that are made between two looks at the intervals grow by this factor
+WIDEST = 0.15  # an interval wider than this, relative to its ratio, settles nothing
 _Z = 1.959964
+# Windows counts a process's time in steps of 16 ms, which says nothing of a single run.
+_worked = time.process_time if hasattr(time, "pthread_getcpuclockid") else None
 
 
 @dataclass(frozen=True)
@@ -39,19 +48,44 @@ class Timing:
 class Speedup:
     """The speed relative to the first model; over 1 is faster.
 
-    `median` is the median over rounds of the paired ratio, `low` and `high` its quartiles, `error` the half width of
-    its 95 % interval, `minimum` the ratio of the two shortest times, which disturbances cannot shorten.
+    Attributes:
+        name: of the model.
+        ratio: of the fastest runs of both, which other work on the machine can only lengthen; what is told as the
+            speed, where it is `settled`.
+        interval: of the ratio, 95 %. It holds the ratios of the fastest runs in half of the rounds, and those that
+            would be had if a fastest run had not waited for the processor.
+        median: the median over rounds of the paired ratio.
+        low: its first quartile.
+        high: its third quartile.
+        error: the half width of the median's 95 % interval.
+        load: how many processes wanted a processor meanwhile, on average; 0 where the system does not tell.
     """
 
     name: str
+    ratio: float
+    interval: tuple[float, float]
     median: float
     low: float
     high: float
-    minimum: float
     error: float
+    load: float = 0.0
+
+    @property
+    def settled(self) -> bool:
+        """Whether the interval is narrow enough for the ratio to be told."""
+        return self.interval[1] - self.interval[0] <= WIDEST * self.ratio
+
+    @property
+    def text(self) -> str:
+        """The speed as it is told: the ratio, or that it is not settled, and why."""
+        if self.settled:
+            return f"{self.ratio:.2f}x"
+        why = f"other work on this machine: load {self.load:.1f}" if self.load > 1.5 else "give it more time"
+        return f"not settled ({why})"
 
     def __str__(self) -> str:
-        return f"{self.median:.2f}x ({self.low:.2f} to {self.high:.2f}, by shortest times {self.minimum:.2f})"
+        low, high = self.interval
+        return f"{self.text}, {low:.2f}x to {high:.2f}x"
 
 
 @dataclass(frozen=True)
@@ -70,7 +104,7 @@ class Latencies:
     def speedup(self, name: str) -> Speedup:
         """The speed-up of one model against the first; 1 for the first itself."""
         if name == self.timings[0].name:
-            return Speedup(name, 1.0, 1.0, 1.0, 1.0, 0.0)
+            return Speedup(name, 1.0, (1.0, 1.0), 1.0, 1.0, 1.0, 0.0)
         return next(s for s in self.speedups if s.name == name)
 
 
@@ -82,39 +116,43 @@ def paired_latency(
     rounds: int | None = None,
     seconds: float = 5.0,
     clock: Callable[[], float] = time.perf_counter,
+    worked: Callable[[], float] | None = _worked,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Latencies:
     """Time models against each other in rounds; each round runs all of them on the same feed, in turning order.
 
-    A disturbance that outlasts a round hits all models alike and cancels in their ratio; shorter ones are outvoted by
-    the median. Garbage collection is off meanwhile.
+    Other work on the machine only ever lengthens a run, so the fastest runs say most of the models themselves. A long
+    run may never have the processor to itself: on one thread, the processor time of the fastest run tells how much of
+    it was waiting, and the interval of the ratio leaves room for that. Garbage collection is off meanwhile.
 
     Args:
         runs: prepared models by name; the first is what the others are compared with.
         feeds: used in turn.
         threads: what the runs were prepared with; reported, not set.
-        rounds: how many; None: until the median ratios are known within 1 %, for at least 7 rounds and at most about
+        rounds: how many; None: until the ratios' intervals are within 2 %, for at least 7 rounds and at most about
             `seconds` in all.
         seconds: the time limit of adaptive rounds.
         clock: a monotone clock in seconds.
+        worked: seconds in which this process had a processor; None: not known.
         progress: called with (rounds done, rounds expected at most).
     """
     if not runs or not feeds:
         raise ValueError("latency needs at least one run and one feed")
     names, prepared = list(runs), list(runs.values())
+    busy = worked if threads == 1 else None  # several threads wait for each other, too
     enabled = gc.isenabled()
     gc.disable()
     try:
         repeats = [_warm_up(run, feeds[0], clock) for run in prepared]
-        times: list[list[float]] = []
-        start = clock()
+        times: list[list[_Times]] = []
+        start, look = clock(), _LEAST_ROUNDS
         while True:
             number = len(times)
             feed = feeds[number % len(feeds)]
-            row = [0.0] * len(prepared)
+            row = [_NEVER] * len(prepared)
             for k in range(len(prepared)):
                 i = (k + number) % len(prepared)
-                row[i] = _time(prepared[i], feed, repeats[i], clock)
+                row[i] = _time(prepared[i], feed, repeats[i], clock, busy)
             times.append(row)
             spent = clock() - start
             total = rounds or max(_LEAST_ROUNDS, len(times), int(seconds * len(times) / max(spent, 1e-9)))
@@ -122,15 +160,19 @@ def paired_latency(
             if rounds is not None:
                 if len(times) >= rounds:
                     break
-            elif len(times) >= _LEAST_ROUNDS and (spent >= seconds or _settled(np.array(times))):
+            elif len(times) >= _LEAST_ROUNDS and spent >= seconds:
                 break
+            elif len(times) >= look:
+                look = math.ceil(_CHECKS * look)
+                if _settled(np.array(times)):
+                    break
     finally:
         if enabled:
             gc.enable()
-    table = np.array(times)
+    table, load = np.array(times), os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     return Latencies(
         tuple(_timing(name, table[:, i]) for i, name in enumerate(names)),
-        tuple(_speedup(name, table[:, 0], table[:, i]) for i, name in enumerate(names) if i),
+        tuple(_speedup(name, table[:, 0], table[:, i], load) for i, name in enumerate(names) if i),
         len(table),
         threads,
     )
@@ -202,29 +244,56 @@ def _spent(run: Run, feed: Feeds, clock: Callable[[], float]) -> float:
     return spent if spent > 0 else math.inf
 
 
-def _time(run: Run, feed: Feeds, repeats: int, clock: Callable[[], float]) -> float:
-    start = clock()
+_Times = tuple[float, float, float]  # seconds per run of one timing: the mean, the fastest, what that one worked
+_NEVER: _Times = (0.0, 0.0, 0.0)
+
+
+def _time(
+    run: Run, feed: Feeds, repeats: int, clock: Callable[[], float], worked: Callable[[], float] | None
+) -> _Times:
+    begin, fastest, busy = clock(), math.inf, math.inf
     for _ in range(repeats):
+        before = 0.0 if worked is None else worked()
+        start = clock()
         run(feed)
-    return (clock() - start) / repeats
+        spent = clock() - start
+        if spent < fastest:
+            fastest, busy = spent, spent if worked is None else min(spent, worked() - before)
+    return (clock() - begin) / repeats, fastest, busy
 
 
-def _timing(name: str, times: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Timing:
-    low, median, high = (float(v) for v in np.percentile(times, (25, 50, 75)))
-    return Timing(name, median, float(times.min()), low, high)
+def _timing(name: str, times: Floats) -> Timing:
+    low, median, high = (float(v) for v in np.percentile(times[:, 0], (25, 50, 75)))
+    return Timing(name, median, float(times[:, 1].min()), low, high)
 
 
-def _speedup(
-    name: str,
-    base: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
-    times: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
-) -> Speedup:
-    ratios = base / times
+def _speedup(name: str, base: Floats, times: Floats, load: float) -> Speedup:
+    ratios = base[:, 0] / times[:, 0]
     low, median, high = (float(v) for v in np.percentile(ratios, (25, 50, 75)))
-    return Speedup(name, median, low, high, float(base.min() / times.min()), _median_error(ratios))
+    least, most = _interval(base, times)
+    interval = (least / (1 + _DRIFT), most * (1 + _DRIFT))
+    return Speedup(name, _ratio(base, times), interval, median, low, high, _median_error(ratios), load)
 
 
-def _median_error(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
+def _ratio(base: Floats, times: Floats) -> float:
+    return float(base[:, 1].min() / times[:, 1].min())
+
+
+def _interval(base: Floats, times: Floats) -> tuple[float, float]:
+    """The 95 % interval of the ratio of the fastest runs, by subsampling: halves of the rounds without replacement.
+
+    The plain bootstrap is not consistent for a minimum, subsampling is (Politis, Romano 1994).
+    """
+    rng, rounds = np.random.default_rng(0), len(base)
+    picks = rng.random((_SUBSETS, rounds)).argsort(axis=1)[:, : -(-rounds // 2)]
+    low, high = np.percentile(base[picks, 1].min(axis=1) / times[picks, 1].min(axis=1), (2.5, 97.5))
+    first, second = base[base[:, 1].argmin()], times[times[:, 1].argmin()]
+    ratio = first[1] / second[1]
+    at_least, at_most = first[2] / second[1], first[1] / max(second[2], 1e-12)
+    return float(min(low, ratio, at_least)), float(max(high, ratio, at_most))
+
+
+def _median_error(values: Floats) -> float:
     """Half the width of the 95 % interval of the median, from the order statistics that bracket it."""
     ordered, n = np.sort(values), len(values)
     reach = _Z * math.sqrt(n) / 2
@@ -232,6 +301,14 @@ def _median_error(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> 
     return float(ordered[high] - ordered[low]) / 2
 
 
-def _settled(table: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> bool:
-    ratios = table[:, :1] / table if table.shape[1] > 1 else table / np.median(table)
-    return all(_median_error(column) <= _PRECISION * float(np.median(column)) for column in ratios.T)
+def _settled(table: Floats) -> bool:
+    """Whether the intervals of all ratios, (rounds, models, 3), are narrow; of one model alone, its fastest runs."""
+    others = range(1, table.shape[1])
+    if not others:
+        times = np.sort(table[:, 0, 1])
+        return bool(times[len(times) // 4] <= (1 + _PRECISION) * times[0])
+    for i in others:
+        low, high = _interval(table[:, 0], table[:, i])
+        if high - low > _PRECISION * _ratio(table[:, 0], table[:, i]):
+            return False
+    return True

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lwgraph.arrays import Array, Floats
+from lwgraph.arrays import Array, Floats, Index
 from lwgraph.calibrate.store import Store
 from lwgraph.errors import DataError, LwgraphError, UsageError, did_you_mean
+from lwgraph.measure.evidence import Evidence, OneNumber, Resampled, paired
 from lwgraph.measure.score import Score, bootstrap, mean_score
 from lwgraph.objects import is_object_name, load_object
 
@@ -28,6 +30,8 @@ class Metric(ABC):
 
     name: str
     unit: str
+    span = math.inf  # the width of the range that the value of one sample cannot leave
+    to_original = False  # whether a value says how near outputs are to the original's
 
     @abstractmethod
     def __call__(self, run: Run) -> Score:
@@ -149,6 +153,7 @@ class Top1(_Sampled):
 
     name = "top1"
     unit = "share"
+    span = 1.0
 
     def __call__(self, run: Run) -> Score:
         """One correct or wrong per sample."""
@@ -193,6 +198,8 @@ class Agreement(_Sampled):
 
     name = "agreement"
     unit = "share"
+    span = 1.0
+    to_original = True
 
     def __call__(self, run: Run) -> Score:
         """One share of equal positions per sample."""
@@ -248,7 +255,11 @@ class Sqnr(_Nearness):
         worst = min(joined.values(), key=lambda e: float(_decibels(e.sum(0)[0], e.sum(0)[1])))
         value = float(_decibels(worst.sum(0)[0], worst.sum(0)[1]))
         low, high = bootstrap(lambda e: _decibels(e[..., 0].sum(-1), e[..., 1].sum(-1)), worst, self._seed)
-        return Score(value, low, high, len(worst))
+
+        def subset(at: Index) -> float:
+            return float(_decibels(worst[at, 0].sum(), worst[at, 1].sum()))
+
+        return Score(value, low, high, len(worst), subset=subset)
 
 
 class Cosine(_Nearness):
@@ -256,6 +267,8 @@ class Cosine(_Nearness):
 
     name = "cosine"
     unit = "share"
+    span = 2.0
+    to_original = True
 
     def __call__(self, run: Run) -> Score:
         """One cosine per sample; two zero outputs count as equal."""
@@ -310,7 +323,12 @@ class Psnr(_Nearness):
 
 
 class FunctionMetric(Metric):
-    """The user's function(run) -> float, higher is better."""
+    """The user's function(run) -> float, or one value for each of its samples, of which the mean counts.
+
+    Of a function of another kind nothing is known but a number, unless it takes `samples=` (positions, which may come
+    several times) and tells how many it has as its attribute `count`: it is then called for resampled sets, with the
+    outputs of the model remembered.
+    """
 
     unit = ""
 
@@ -319,17 +337,58 @@ class FunctionMetric(Metric):
 
     def __call__(self, run: Run) -> Score:
         """Call the function; any exception becomes a one-line error."""
+        count = getattr(self._function, "count", None)
+        if isinstance(count, int) and count > 0:
+            remembered = _remembering(run)
+            number = float(self._value(remembered))
+            return Score(number, count=count, subset=lambda at: float(self._value(remembered, samples=at)))
+        value = self._value(run)
+        if value.ndim:
+            return mean_score(value)
+        return Score(float(value))
+
+    def _value(self, run: Run, **samples: Any) -> Floats:
+        """The number, of no dimension, or one for each sample."""
         try:
-            value = self._function(run)
-            number = float(value)
+            found = self._function(run, **samples)
+            many = isinstance(found, (np.ndarray, list, tuple)) and np.ndim(found) == 1 and len(found) > 1
+            value: Floats = np.asarray(found if many else float(found), np.float64)
         except LwgraphError:
             raise
         except Exception as error:
             text = " ".join(str(error).split())
             raise DataError(f"metric '{self.name}' raised {type(error).__name__}: {text}") from error
-        if math.isnan(number):
+        if np.isnan(value).any():
             raise DataError(f"metric '{self.name}' returned NaN")
-        return Score(number)
+        return value
+
+
+def _remembering(run: Run) -> Run:
+    """The run, which computes the outputs of the same inputs only once."""
+    known: dict[bytes, dict[str, Array]] = {}
+
+    def remembered(feeds: Mapping[str, Any]) -> dict[str, Array]:
+        digest = hashlib.blake2b(digest_size=16)
+        for name, value in feeds.items():
+            array = np.ascontiguousarray(value)
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(array.tobytes())
+        key = digest.digest()
+        if key not in known:
+            known[key] = run(feeds)
+        return known[key]
+
+    return remembered
+
+
+def evidence(metric: Metric, base: Score, new: Score, seed: int = 0) -> Evidence:
+    """What the scores of the original and of a candidate, on the same samples, say of the loss on inputs to come."""
+    if base.samples is not None and new.samples is not None and len(base.samples) == len(new.samples):
+        return paired(base.samples, new.samples, metric.span, original=metric.to_original)
+    before, after = base.subset, new.subset
+    if before is not None and after is not None and base.count == new.count:
+        return Resampled.of(lambda at: before(at) - after(at), new.count, seed)
+    return OneNumber(base.value - new.value, new.count)
 
 
 METRICS: dict[str, type[_Sampled]] = {
@@ -355,7 +414,7 @@ def class_axis(value: Array, name: str) -> int:
     return axis
 
 
-def _rows(value: Array, batch: Batch) -> Array:
+def sample_rows(value: Array, batch: Batch) -> Array:
     """(samples, values) without padding; the sample axis is 0, or 1 where only that has the batch's size."""
     rows = next((len(a) for a in batch.feeds.values() if a.ndim), 1)
     if value.ndim >= 2 and value.shape[0] != rows and value.shape[1] == rows:
@@ -366,12 +425,12 @@ def _rows(value: Array, batch: Batch) -> Array:
 
 
 def _per_sample(value: Array, batch: Batch) -> Floats:
-    mean: Floats = _rows(value, batch).mean(axis=1, dtype=np.float64)
+    mean: Floats = sample_rows(value, batch).mean(axis=1, dtype=np.float64)
     return mean
 
 
 def _sum_per_sample(value: Array, batch: Batch) -> Floats:
-    total: Floats = _rows(value, batch).sum(axis=1, dtype=np.float64)
+    total: Floats = sample_rows(value, batch).sum(axis=1, dtype=np.float64)
     return total
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from lwgraph.arrays import Floats
+from lwgraph.arrays import Floats, Index
 
 _Z = 1.959964  # two-sided 95 %
 _RESAMPLES = 1000
@@ -17,7 +18,8 @@ _RESAMPLES = 1000
 class Score:
     """A value, higher is better, and its 95 % interval over the samples (None where samples are not known).
 
-    `samples` has one value per sample, where the metric is a mean over samples.
+    `samples` has one value per sample, where the metric is a mean over samples; else `subset` may tell the value on
+    samples at given positions, which may come several times.
     """
 
     value: float
@@ -25,6 +27,7 @@ class Score:
     high: float | None = None
     count: int = 0
     samples: Floats | None = None
+    subset: Callable[[Index], float] | None = None
 
     def __str__(self) -> str:
         if self.low is None or self.high is None:

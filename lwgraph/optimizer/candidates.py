@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from lwgraph import ir
+from lwgraph.measure.promise import count_kept
 from lwgraph.measure.score import Score
 from lwgraph.optimizer.judge import Judge
+from lwgraph.optimizer.last_look import LastLook
 from lwgraph.optimizer.request import Request
 from lwgraph.plan.plan import Plan
 from lwgraph.plan.search.front import Candidate
@@ -19,6 +22,7 @@ from lwgraph.rewrite.base import Context
 Key = tuple[tuple[int, ...], tuple[str, ...]]
 Make = Callable[[Candidate], "Made"]
 CLOSE = 1.3  # candidates that were timed within this factor of the fastest are raced against each other
+LINKS = 4  # plans that the last look is had at, at most
 DOUBT = 1.1  # a candidate that is predicted to take this many times what is measured of a good one is not looked at
 
 
@@ -92,6 +96,7 @@ class Candidates:
         base: the cleaned model, with what it takes on the clock of the candidates' predictions.
         context: gets progress, and what failed.
         seconds: since the run began.
+        follows: whether the outputs of a model depend on the input as the original's do; else it never stands.
 
     Attributes:
         incumbent: the best so far; the cleaned model at first.
@@ -113,10 +118,12 @@ class Candidates:
         base: Candidate,
         context: Context,
         seconds: Callable[[], float] = lambda: 0.0,
+        follows: Callable[[ir.Model], bool] = lambda model: True,
     ) -> None:
         self.request, self.judge, self.incumbent = request, judge, incumbent
         self.make, self.prove, self.milliseconds, self.race = make, prove, milliseconds, race
         self.base, self.context, self.seconds = replace(base, judged=judge.base.value), context, seconds
+        self.follows = follows
         self.floor = None if request.limited and not judge.stated else judge.floor
         self.moments = [Moment(seconds(), "cleaned", self.base_ms if milliseconds else None, judge.base.value)]
         self._made: dict[Key, Made | None] = {}
@@ -198,6 +205,40 @@ class Candidates:
             if close[at].candidate.key == standing.key or self._stand(close[at]):
                 return
 
+    def look_last(self, last: LastLook) -> None:
+        """Of a few plans, from the one that loses least to the incumbent, let the last one stand that surely holds.
+
+        The order is that of the samples on which plans were compared, so it is fixed before the last look, and each may
+        be tested at the whole level until the first that is not kept (`lwgraph.measure.promise.count_kept`). Where
+        already the first is not, nothing is resolved, and that one stands: its bound is the best. Where no samples were
+        kept for the last look, the incumbent stays.
+        """
+        standing = self.incumbent.candidate
+        if standing is None or self._for_accuracy or last.reader is None:
+            return
+        chain = self._chain(standing)
+        kept = count_kept(
+            [partial(last.evidence, made.model) for made in chain if made.model is not None],
+            self.judge.max_drop,
+            last.confidence,
+        )
+        for made in reversed(chain[: max(1, kept)]):
+            if made.candidate.key == standing.key or self._stand(made):
+                return
+
+    def _chain(self, standing: Candidate) -> list[Made]:
+        """Plans that keep all promises on the samples of comparison, each faster and worse than the one before."""
+        chain: list[Made] = []
+        kept = [m for m in self.good() if m.model is not None]  # the others were let go of, to save memory
+        good = [m for m in kept if self.meets(m.candidate) or m.candidate.key == standing.key]
+        for made in sorted(good, key=lambda m: (-(m.candidate.judged or 0.0), self.amount(m.candidate))):
+            if not chain or self.amount(made.candidate) < self.amount(chain[-1].candidate):
+                chain.append(made)
+            if made.candidate.key == standing.key:
+                break
+        picks = sorted({round(i * (len(chain) - 1) / (LINKS - 1)) for i in range(LINKS)})
+        return [chain[i] for i in picks]
+
     @property
     def _for_accuracy(self) -> bool:
         """Whether the plan of least loss that keeps the limits is sought, and not the smallest one."""
@@ -220,7 +261,7 @@ class Candidates:
         checks = made.checks
         if not checks:
             with self.context.failures.guard(f"{made.candidate.origin}: the proof of a plan"):
-                checks = tuple(self.prove(made.model))
+                checks = tuple(self.prove(made.model)) if self.follows(made.model) else ()
         if not checks or not all(check.ok for check in checks):
             out = replace(made.candidate, accepted=False)
             self._made[out.key] = replace(made, candidate=out)

@@ -7,17 +7,18 @@ from dataclasses import asdict, dataclass
 
 from lwgraph import ir
 from lwgraph.calibrate.layer_shapes import layer_shapes
-from lwgraph.measure.score import Score
+from lwgraph.measure.promise import BROKEN, EXIT, KEPT, OPEN, unchanged
 from lwgraph.optimizer import report_rows
 from lwgraph.optimizer.annotations import make_lean, same_graph
 from lwgraph.optimizer.candidates import Incumbent
 from lwgraph.optimizer.improve import Searched
+from lwgraph.optimizer.judge import ROUNDING
 from lwgraph.optimizer.result import Result
 from lwgraph.optimizer.setting import Setting
 from lwgraph.optimizer.target import TARGETS
 from lwgraph.optimizer.timing import SECONDS, Timed, compare_untimed, facts_of, time_models
 from lwgraph.plan.plan import Plan
-from lwgraph.report import Report, Stage
+from lwgraph.report import Report, ScoreRecord, Stage
 from lwgraph.rewrite import Step
 
 
@@ -63,16 +64,17 @@ def deliver(
     result, plan = models[timed.kept], incumbent.plan if timed.kept == "result" else Plan()
     score, judge = None, setting.judge
     with setting.told.timed("judging"), nullcontext() if asked else setting.failures.guard("judging"):
-        score = _score(setting, result, incumbent, asked)
+        score = _score(setting, result, incumbent, asked, exact=cleaned.exact and incumbent.plan.empty)
     if judge is not None and score is None and not plan.empty:  # nothing says that the result is as good as the input
-        timed, result, plan, score = Timed(timed.stages[:1]), setting.original, Plan(), judge.base
+        timed, result, plan = Timed(timed.stages[:1]), setting.original, Plan()
+        score = judge.record(judge.base, judge.base, unchanged(setting.request.confidence))
     report = _report(setting, cleaned, timed, plan, score, incumbent, searched)
     if timed.kept == "input" and not asked:
         report.notes.append("nothing helped: lwgraph found nothing that makes the input smaller or faster")
-    broken = _broken(setting, report, score, plan, searched)
-    report.outcome = broken or "done"
+    status, outcome = _ended(setting, report, plan, searched)
+    report.outcome = outcome or "done"
     untouched = setting.source if result is setting.original else None
-    return Result(result, report, plan, not broken, untouched)
+    return Result(result, report, plan, status == 0, untouched, status)
 
 
 def _measured(setting: Setting, models: dict[str, ir.Model], plan: Plan, asked: bool) -> Timed:
@@ -96,17 +98,16 @@ def _measured(setting: Setting, models: dict[str, ir.Model], plan: Plan, asked: 
     return Timed(tuple(Stage(name, facts_of(models[name], probe[0], setting.executor)) for name in names))
 
 
-def _score(setting: Setting, result: ir.Model, incumbent: Incumbent, asked: bool) -> Score | None:
-    """The score of the result; None where the budget is spent and only exact rewrites were made."""
-    if setting.judge is None:
+def _score(setting: Setting, result: ir.Model, incumbent: Incumbent, asked: bool, *, exact: bool) -> ScoreRecord | None:
+    """What the last look says of the result; None where the budget is spent and only exact rewrites were made."""
+    judge, last = setting.judge, setting.last
+    if judge is None or last is None:
         return None
-    if result is setting.original:
-        return setting.judge.base
-    known = incumbent.score if result is incumbent.model and incumbent.candidate is not None else None
-    if known is not None or asked:
-        return known or setting.judge.score(result)
-    with setting.told.in_time(setting.clock, "the cleaned model was not judged; its outputs are those of the input"):
-        return setting.judge.score(result)
+    same = result is setting.original or exact
+    late = setting.told.in_time(setting.clock, "the result was not judged; its outputs are those of the input")
+    with late if same and not asked else nullcontext():
+        score, verdict = last.verdict(result, same)
+        return judge.record(last.base, score, verdict)
     return None
 
 
@@ -115,20 +116,20 @@ def _report(
     cleaned: Cleaned,
     timed: Timed,
     plan: Plan,
-    score: Score | None,
+    score: ScoreRecord | None,
     incumbent: Incumbent,
     searched: Searched | None,
 ) -> Report:
     """The report, of what the steps returned."""
-    request, context, judge = setting.request, setting.context, setting.judge
+    request, context = setting.request, setting.context
     name = "model" if setting.source is None else setting.source.name
     report = Report(source=name, target=request.target, threads=request.threads, seed=request.seed)
     report.recipe, report.unproven = cleaned.recipe, setting.inputs.unproven
     report.passes, report.stages = report_rows.pass_rows(cleaned.steps), list(timed.stages)
     report.checks = list(incumbent.checks)
-    if judge is not None and score is not None:
-        report.score = judge.record(score)
-        report.stages[0].score, report.stages[-1].score = judge.base.value, score.value
+    if score is not None:
+        report.score = score
+        report.stages[0].score, report.stages[-1].score = score.before, score.after
     report.notes = [*setting.inputs.notes, *setting.told.notes, *timed.notes]
     if request.pipeline is not None or request.recipe is not None:
         report.notes += report_rows.idle(report.passes, context.skipped)
@@ -150,25 +151,41 @@ def _report(
     return report
 
 
-def _broken(setting: Setting, report: Report, score: Score | None, plan: Plan, searched: Searched | None) -> str:
-    """Which promise does not hold, in words; "" where all do."""
-    request, judge, last = setting.request, setting.judge, report.stages[-1]
-    if judge is not None and judge.stated and score is not None and score.value < judge.floor:
-        assert report.score is not None
-        lost = f"{report.score.name} lost {report.score.drop:.4g}, --max-drop allows {judge.max_drop:g}"
-        return f"the promise was not kept: {lost}"
+def _ended(setting: Setting, report: Report, plan: Plan, searched: Searched | None) -> tuple[int, str]:
+    """The exit code, and which promise is broken or not resolved, in words: "" where all are kept."""
+    judge, score, resolved = setting.judge, report.score, (KEPT, "")
+    if judge is not None and score is not None and (judge.stated or not setting.request.limited):
+        # Of one number there is no bound: what it says itself counts.
+        over = score.bound is None and score.drop > judge.max_drop + ROUNDING
+        if score.verdict == BROKEN or over:
+            asked = "--max-drop" if judge.stated else "the default promise"
+            lost = f"{score.name} lost {score.drop:.4g}, {asked} allows {judge.max_drop:g}"
+            return EXIT[BROKEN], f"the promise was not kept: {lost}"
+        if score.verdict == OPEN and judge.stated:
+            resolved = OPEN, f"the promise is not resolved: {score.text}"
+    limits = _limits(setting, report, plan, searched)
+    verdict, why = limits if limits[0] == BROKEN or resolved[0] == KEPT else resolved
+    return EXIT[verdict], why
+
+
+def _limits(setting: Setting, report: Report, plan: Plan, searched: Searched | None) -> tuple[str, str]:
+    """The verdict on the limits of speed and size, in words where they are not kept."""
+    request, last = setting.request, report.stages[-1]
     if not request.limited:
-        return ""
+        return KEPT, ""
     before, after = report.stages[0].milliseconds, last.milliseconds
     if request.target not in TARGETS:
         base = searched.work.candidates.base_ms if searched is not None else 0.0
         before, after = plan.ms if plan.ms != (0.0, 0.0) else (base, base)
     if before is None or after is None:
-        return "the speed of the result was not measured"
+        return OPEN, "the promise is not resolved: the speed of the result was not measured"
     ratio = last.ratio if last.ratio is not None else after / max(before, 1e-12)
-    broken = request.violations(ratio * before, before, last.facts.bytes, last.facts.macs or 0)
-    hint = "" if judge is not None else "; --data leaves more room"
-    return f"{broken[0]} is the nearest that was found{hint}" if broken else ""
+    ratios = last.ratio_spread or (ratio, ratio)
+    verdict, why = request.judge_limits(ratios, before, last.facts.bytes, last.facts.macs or 0)
+    if verdict == OPEN:
+        return OPEN, f"the promise is not resolved: {why}"
+    hint = "" if setting.judge is not None else "; --data leaves more room"
+    return verdict, f"{why} is the nearest that was found{hint}" if verdict == BROKEN else ""
 
 
 __all__ = ["Cleaned", "deliver"]

@@ -63,6 +63,9 @@ def improve(setting: Setting, incumbent: Incumbent, judge: Judge) -> tuple[Incum
                 work = _run_stage(setting, stage, work)
             with setting.failures.guard("race"):
                 work.candidates.settle()
+            with setting.failures.guard("last look"):
+                if setting.last is not None:
+                    work.candidates.look_last(setting.last)
     if work is None:
         return incumbent, None
     rows: list[FrontRow] = []
@@ -126,6 +129,7 @@ def _work(setting: Setting, incumbent: Incumbent, judge: Judge) -> Work:
         base=Candidate((), priced, 0.0, "cleaned", plan=Plan(), bytes=size, macs=macs, stated=True),
         context=context,
         seconds=lambda: setting.clock.spent,
+        follows=setting.last.follows if setting.last is not None else lambda model: True,
     )
     trunk = making.trunk(Plan())
     return Work(setting, clean, shapes, context, oracle, here, float_ms, candidates, making, trunk)

@@ -9,8 +9,9 @@ from lwgraph import ir
 from lwgraph.calibrate import Reader
 from lwgraph.errors import UsageError, did_you_mean
 from lwgraph.executor import Executor, untimed
-from lwgraph.measure import METRICS, Metric, Score, drop, open_metric, suggest
+from lwgraph.measure import METRICS, Metric, Score, open_metric, suggest
 from lwgraph.measure.metrics import HIGHEST_DB
+from lwgraph.measure.promise import Verdict
 from lwgraph.objects import is_object_name
 from lwgraph.report import ScoreRecord
 
@@ -49,7 +50,7 @@ class Judge:
         if spec is None:
             assert reader is not None
             spec = suggest(reader, run)
-        self._executor, self._seed, self._reader = executor, seed, reader
+        self._executor, self._reader = executor, reader
         self.metric: Metric = open_metric(spec, reader, run, seed=seed)
         self.base: Score = self.metric(run)
         against_original = self.metric.unit == "dB" and self.base.value >= HIGHEST_DB
@@ -74,20 +75,27 @@ class Judge:
         """The score as a number, for searching."""
         return self.score(model).value
 
-    def record(self, score: Score) -> ScoreRecord:
-        """What the report says of the final score."""
-        lost = drop(self.base, score, self._seed)
-        interval = None if lost.low is None or lost.high is None else (lost.low, lost.high)
+    def record(self, base: Score, score: Score, verdict: Verdict) -> ScoreRecord:
+        """What the report says of the original's and the result's scores in the last look."""
+        low, high = verdict.lower, verdict.bound
         place = "" if self._reader is None or not score.count else f"Judged on {self._reader.place}."
         return ScoreRecord(
             name=self.metric.name,
             unit={"share": "of 1", "dB": "dB"}.get(self.metric.unit, ""),
             samples=score.count or None,
-            before=self.base.value,
+            before=base.value,
             after=score.value,
-            drop=round(lost.value, 9),
+            drop=round(base.value - score.value, 9),
             max_drop=self.max_drop,
-            drop_interval=interval,
+            drop_interval=None if low is None or high is None else (low, high),
             judged_on=place,
             looks=self.looks,
+            verdict=verdict.verdict,
+            estimate=verdict.estimate,
+            bound=high,
+            lower=low,
+            confidence=verdict.confidence,
+            samples_needed=verdict.samples_needed,
+            method=verdict.method,
+            text=verdict.text,
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from lwgraph.errors import UsageError, did_you_mean
+from lwgraph.measure.promise import BROKEN, KEPT, OPEN
 from lwgraph.objects import is_object_name
 from lwgraph.optimizer.presets import Preset, find_preset
 from lwgraph.optimizer.target import check_target
@@ -82,6 +83,9 @@ class Request:
             "X",
         ),
     ] = None
+    confidence: Annotated[
+        float, Help("Confidence with which a promise is called kept or broken, over 0.5 and below 1.", "C")
+    ] = 0.95
     speedup: Annotated[
         float | None,
         Help(
@@ -176,6 +180,8 @@ class Request:
             object.__setattr__(self, "objective", self.asked.objective)
         if self.max_drop is not None and not (math.isfinite(self.max_drop) and self.max_drop >= 0):
             raise UsageError(f"--max-drop is {self.max_drop}; allowed: a number of at least 0, in the metric's unit")
+        if not 0.5 < self.confidence < 1:
+            raise UsageError(f"--confidence is {self.confidence:g}; allowed: over 0.5 and below 1, such as 0.95")
         for name, meaning in (
             ("speedup", "2 = half the time"),
             ("max_latency", "milliseconds of one run"),
@@ -273,6 +279,26 @@ class Request:
         """How many times the limit that is kept worst such figures are; 0 without limits."""
         taken = {"latency": milliseconds / SLACK, "bytes": size, "macs": macs}
         return max((taken[resource] / limit for resource, limit in self.limits(base_ms).items()), default=0.0)
+
+    def judge_limits(self, ratios: tuple[float, float], base_ms: float, size: float, macs: float) -> tuple[str, str]:
+        """The verdict on the limits, as `lwgraph.measure.promise` calls it, and in words what is not kept.
+
+        Args:
+            ratios: of the result's time to the input's, the interval of it; equal where time is predicted.
+            base_ms: milliseconds of one run of the input.
+            size: bytes of the result.
+            macs: its multiply-accumulates.
+        """
+        best, worst = (self.violations(ratio * base_ms, base_ms, size, macs) for ratio in ratios)
+        if best:
+            return BROKEN, best[0]
+        if not worst:
+            return KEPT, ""
+        low, high = (100 * (ratio - 1) for ratio in ratios)
+        return (
+            OPEN,
+            f"{worst[0]} or better: the time of the result is known from {low:+.0f} to {high:+.0f} % of the input's",
+        )
 
     def violations(self, milliseconds: float, base_ms: float, size: float, macs: float) -> list[str]:
         """The limits that such figures break, in words."""

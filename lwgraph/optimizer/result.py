@@ -21,8 +21,11 @@ class Result:
         model: the result; the input itself when nothing helped.
         report: everything that was found; `report.to_dict()` is the JSON report.
         plan: the form of each rewritten layer; empty when none was.
-        kept: whether every promise (max_drop, speedup) holds; where `report.unproven`, on generated inputs.
+        kept: whether every promise (max_drop, speedup) that was stated holds, and no default one is known to be broken;
+            where `report.unproven`, on generated inputs.
         untouched: the input's file, when nothing helped: it is then copied byte for byte.
+        status: the exit code of the command line: 0 where `kept`, 1 where a promise is broken, 3 where the samples do
+            not resolve whether max_drop holds; `report.score.text` says how many would.
     """
 
     model: ir.Model
@@ -30,6 +33,7 @@ class Result:
     plan: Plan
     kept: bool
     untouched: Path | None = None
+    status: int = 0
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the model; see `lwgraph.ir.save`."""

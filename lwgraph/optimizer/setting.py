@@ -18,6 +18,7 @@ from lwgraph.optimizer.clock import Clock, OutOfTime, Progress
 from lwgraph.optimizer.first_run import FirstRuns
 from lwgraph.optimizer.inputs import Inputs, gather
 from lwgraph.optimizer.judge import Judge
+from lwgraph.optimizer.last_look import LastLook, part
 from lwgraph.optimizer.memory import allowance
 from lwgraph.optimizer.prove import Proof, demand, runs_soundly
 from lwgraph.optimizer.request import Request
@@ -88,7 +89,8 @@ class Setting:
         source: its file; None where it came from memory.
         context: executors, data with statistics of the original, progress, failures.
         inputs: what to fit, compare and judge on.
-        judge: None where there is nothing to judge with: no data, and no metric that brings its own.
+        judge: compares candidates; None where there is nothing to judge with: no data, no metric that brings its own.
+        last: judges the result; None where `judge` is.
         clock: the time of the run.
         pool: works side by side; None: this process does everything.
         told: what goes into the report.
@@ -100,6 +102,7 @@ class Setting:
     context: Context
     inputs: Inputs
     judge: Judge | None
+    last: LastLook | None
     clock: Clock
     pool: Pool | None
     told: Told
@@ -168,15 +171,18 @@ def open_run(source: ir.Source, request: Request, progress: Progress, pool: Pool
     if inputs.fit:
         context = context.beside(statistics=context.statistics_of(original))
     path = Path(source) if isinstance(source, (str, Path)) else None
-    judge = None
+    judge = last = None
     with told.in_time(clock, "the input was not judged, so that nothing approximate was tried"):
-        judge = _open_judge(original, executor, request, inputs, progress)
-    return Setting(request, original, path, context, inputs, judge, clock, pool, told)
+        before = clock.spent
+        judge, last = _open_judges(original, executor, request, inputs, progress)
+        # The last look is at twice as many samples, with the original and the result.
+        clock.reserve += 4 * (clock.spent - before) if last is not None and last.reader is not None else 0.0
+    return Setting(request, original, path, context, inputs, judge, last, clock, pool, told)
 
 
-def _open_judge(
+def _open_judges(
     original: ir.Model, executor: Executor, request: Request, inputs: Inputs, progress: Progress
-) -> Judge | None:
+) -> tuple[Judge | None, LastLook | None]:
     if inputs.judge is None and not request.own_metric:
         if request.metric is not None:
             raise UsageError(f"--metric '{request.metric}' needs samples; give --data or --eval-data")
@@ -184,10 +190,13 @@ def _open_judge(
             raise UsageError(
                 "--max-drop needs something to measure the drop on; give --data, or --metric module:function"
             )
-        return None
+        return None, None
     progress("judging the input", 0, 0)
     factor = request.asked.drop_factor
-    return Judge(original, executor, inputs.judge, request.metric, request.max_drop, request.seed, factor)
+    choosing, reader = part(inputs.judge, request.seed)
+    judge = Judge(original, executor, choosing, request.metric, request.max_drop, request.seed, factor)
+    reader = None if request.own_metric else reader
+    return judge, LastLook(original, executor, judge, reader, request.confidence, request.seed)
 
 
 __all__ = ["Setting", "Told", "open_run"]

@@ -66,12 +66,14 @@ def time_models(
     times = paired_latency(
         runs, feeds, threads=threads, seconds=seconds, progress=lambda d, t: progress("timing", d, t)
     )
-    stages = {}
+    stages, first = {}, next(iter(models))
     for name, model in models.items():
         speed, timing = times.speedup(name), times.timing(name)
-        spread = (1 / speed.high, 1 / speed.low)
+        spread = (1 / speed.interval[1], 1 / speed.interval[0])
         facts = facts_of(model, feeds[0], executor)
-        stages[name] = Stage(name, facts, 1e3 * timing.median, 1 / speed.median, spread)
+        stages[name] = Stage(
+            name, facts, 1e3 * timing.minimum, 1 / speed.ratio, spread, speed="" if name == first else speed.text
+        )
     worse = _heavier if target == MACS else _slower
     return _best(stages, lambda new, old: worse(new, old) or _larger(new, old), stated)
 

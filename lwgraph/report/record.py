@@ -28,8 +28,9 @@ class Facts:
 class Stage:
     """One model of the run: the input, the cleaned model, the result.
 
-    `ratio` is latency over the input's, measured interleaved in one run (median, and its interquartile range);
-    None when latency was not measured. `score` is the judged metric.
+    `ratio` is latency over the input's, of the fastest runs of both, which took turns, and `ratio_spread` its 95 %
+    interval; None when latency was not measured. `speed` is what is told of it: the ratio as a speed, or that it is not
+    settled, and why. `milliseconds` are those of the fastest run. `score` is the judged metric.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Stage:
     ratio: float | None = None
     ratio_spread: tuple[float, float] | None = None
     score: float | None = None
+    speed: str = ""
 
 
 @dataclass
@@ -53,7 +55,15 @@ class ScoreRecord:
     max_drop: float | None
     drop_interval: tuple[float, float] | None = None  # 95 %, paired over the samples
     judged_on: str = ""
-    looks: int = 1  # candidates that were judged on this data
+    looks: int = 1  # candidates that were compared
+    verdict: str = ""  # "kept", "broken" or "not resolved"; see lwgraph.measure.promise.Verdict, as for what follows
+    estimate: float | None = None
+    bound: float | None = None
+    lower: float | None = None
+    confidence: float | None = None
+    samples_needed: int | None = None
+    method: str = ""
+    text: str = ""
 
 
 @dataclass

@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from lwgraph.cli.show import show_report
-from lwgraph.report import Check, PassRun, Report, SiteChoice
+from lwgraph.report import Check, Facts, PassRun, Report, SiteChoice, Stage
 
 
 def test_removed_channels_and_blocks_are_not_counted_as_layers():
@@ -29,3 +29,13 @@ def test_passes_that_changed_nothing_are_counted_and_checks_are_sentences():
     said = text.getvalue()
     assert "structure: holds (exact; structural verifier)" in said
     assert "dead-code" in said and "fuse-pad" not in said and "1 of 2 passes changed nothing." in said
+
+
+def test_a_speed_that_is_not_settled_is_no_headline_and_its_reason_stands_below() -> None:
+    facts = Facts(1, 1, 1000, 1)
+    why = "not settled (other work on this machine: load 8.1)"
+    stages = [Stage("input", facts, 2.0, 1.0), Stage("result", facts, 1.0, 0.5, (0.3, 0.7), speed=why)]
+    told = io.StringIO()
+    report = Report(source="m", target="ort-cpu", threads=1, seed=0, stages=stages)
+    show_report(Console(file=told, width=200), report)
+    assert "2.00x" not in told.getvalue() and f"The speed of the result is {why}." in told.getvalue()

@@ -32,7 +32,8 @@ class Machine:
 
 
 def measure(machine, costs, **options):
-    return paired_latency({n: machine.run(n, s) for n, s in costs.items()}, FEEDS, clock=machine.clock, **options)
+    runs = {n: machine.run(n, s) for n, s in costs.items()}
+    return paired_latency(runs, FEEDS, **{"clock": machine.clock, "worked": None, **options})
 
 
 def test_times_and_ratios():
@@ -40,7 +41,7 @@ def test_times_and_ratios():
     assert found.timing("a").median == pytest.approx(0.02)
     assert found.timing("b").minimum == pytest.approx(0.01)
     assert found.speedup("b").median == pytest.approx(2)
-    assert found.speedup("b").minimum == pytest.approx(2)
+    assert found.speedup("b").ratio == pytest.approx(2)
     assert found.speedup("b").median - found.speedup("b").error > 1
     assert found.speedup("a").median == 1
     assert found.rounds == 7
@@ -58,7 +59,7 @@ def test_disturbances_are_outvoted_and_cannot_shorten_the_minimum():
     noisy = Machine(lambda now, count: 10.0 if rng.random() < 0.2 else 1.0)
     found = measure(noisy, {"a": 0.01, "b": 0.01}, seconds=3)
     assert found.speedup("b").median == pytest.approx(1, abs=0.02)
-    assert found.speedup("b").minimum == pytest.approx(1)
+    assert found.speedup("b").ratio == pytest.approx(1)
     assert found.speedup("b").median - found.speedup("b").error <= 1
 
 
@@ -110,6 +111,69 @@ def test_garbage_collection_is_off_and_comes_back():
 def test_nothing_to_measure():
     with pytest.raises(ValueError, match="at least one"):
         paired_latency({}, FEEDS)
+
+
+class Shared(Machine):
+    """A machine whose processor other work takes for a part of the time, in slices of so many seconds."""
+
+    def __init__(self, slice_seconds):
+        super().__init__()
+        self.slice, self.done = slice_seconds, 0.0
+
+    def run(self, name, seconds):
+        def call(feeds):
+            turns = int((self.done % self.slice + seconds) / self.slice)  # of the other work
+            self.done += seconds
+            self.now += seconds + turns * self.slice
+            return {}
+
+        return call
+
+    def worked(self):
+        return self.done
+
+
+def test_a_quiet_machine_settles_at_once():
+    found = measure(Machine(), {"a": 0.02, "b": 0.01})
+    speed = found.speedup("b")
+    assert found.rounds == 7 and speed.settled and speed.text == "2.00x"
+    assert speed.interval == (pytest.approx(2 / 1.02), pytest.approx(2 * 1.02))
+    assert str(speed) == "2.00x, 1.96x to 2.04x"
+
+
+def test_noise_leaves_the_interval_of_the_ratio_about_the_truth_or_open():
+    headlines = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        level = 0.5 if seed % 2 else 0.05
+        noisy = Machine(lambda now, count, rng=rng, level=level: 1 + rng.exponential(level))
+        speed = measure(noisy, {"a": 0.03, "b": 0.01}, seconds=3).speedup("b")
+        low, high = speed.interval
+        assert low <= 3 <= high or not speed.settled
+        assert not speed.settled or 3 / 1.5 < speed.ratio < 3 * 1.5
+        headlines += speed.settled
+    assert headlines >= 5  # it does not just leave everything open
+
+
+def test_more_rounds_are_taken_where_the_interval_is_wide():
+    rng = np.random.default_rng(0)
+    found = measure(Machine(lambda now, count: 1 + rng.exponential(0.1)), {"a": 0.02, "b": 0.01}, seconds=20)
+    assert 7 < found.rounds < 600 and found.speedup("b").settled
+
+
+def test_a_long_run_that_always_waited_settles_nothing(monkeypatch):
+    """The short model fits between two turns of the other work; the long one takes twice its time, always the same."""
+    monkeypatch.setattr("os.getloadavg", lambda: (8.12, 7.0, 6.0))
+    machine = Shared(0.004)
+    speed = measure(machine, {"a": 0.04, "b": 0.0019}, seconds=3, worked=machine.worked).speedup("b")
+    assert speed.ratio > 1.5 * 40 / 1.9  # the fastest runs alone mislead
+    assert speed.interval[0] <= 40 / 1.9 <= speed.interval[1]
+    assert not speed.settled and speed.text == "not settled (other work on this machine: load 8.1)"
+
+
+def test_threads_that_wait_for_each_other_are_not_taken_for_other_work():
+    machine = Machine()
+    assert measure(machine, {"a": 0.02, "b": 0.01}, threads=2, worked=lambda: 0.0).speedup("b").settled
 
 
 def test_one_model_alone():

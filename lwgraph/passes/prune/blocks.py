@@ -220,4 +220,4 @@ class PruneBlocks(Pass):
         runs = {"": executor.prepare(original)} | {name: executor.prepare(copy) for name, copy in copies.items()}
         context.progress("measuring blocks", 0, 0)
         timed = paired_latency(runs, [next(iter(data))], threads=context.threads, seconds=SECONDS * len(runs))
-        return {name: ReducedModel(copies[name], errors[name], 1 / timed.speedup(name).median) for name in names}
+        return {name: ReducedModel(copies[name], errors[name], 1 / timed.speedup(name).ratio) for name in names}

@@ -8,20 +8,17 @@ from lwgraph.report.record import Report
 
 
 def accuracy(report: Report) -> str:
-    """The metric before and after, its interval, and whether the promise holds."""
+    """The metric before and after, and what is known of the promise."""
     score = report.score
     if score is None:
         return ""
-    kept = score.max_drop is None or score.drop <= score.max_drop
-    asked = "" if score.max_drop is None else f", at most {score.max_drop:g} allowed"
+    colour = {"kept": "good", "broken": "bad"}.get(score.verdict, "open")
     samples = "" if score.samples is None else f" on {score.samples} samples"
-    interval = ""
-    if score.drop_interval is not None:
-        interval = f" (95 % interval of the loss: {score.drop_interval[0]:.4g} to {score.drop_interval[1]:.4g})"
-    looks = "" if score.looks < 2 else f" {score.looks} candidates were judged on this data."
+    promise = "" if not score.verdict else f'<span class="{colour}">The promise is {score.verdict}</span>: '
+    method = f" Bounds: {score.method}." if score.method else ""
+    looks = "" if score.looks < 2 else f" {score.looks} candidates were compared."
     return (
         f"<h2>Accuracy{', unproven' * report.unproven}</h2><p>{escape(score.name)}{samples}: "
-        f"{score.before:.4f} before, {score.after:.4f} after{interval}; "
-        f'<span class="{"good" if kept else "bad"}">{score.drop:.4g} {escape(score.unit)} lost{asked}</span>. '
-        f"{escape(score.judged_on)}{looks}</p>"
+        f"{score.before:.4f} before, {score.after:.4f} after, {score.drop:.4g} {escape(score.unit)} lost. "
+        f"{promise}{escape(score.text)}.{escape(method)} {escape(score.judged_on)}{looks}</p>"
     )

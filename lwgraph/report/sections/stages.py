@@ -19,7 +19,7 @@ def stages(report: Report) -> str:
             size(s.facts.bytes),
             count(s.facts.macs),
             "" if s.milliseconds is None else f"{s.milliseconds:.3f}",
-            "" if s.ratio is None else speed(s.ratio),
+            s.speed or ("" if s.ratio is None else speed(s.ratio)),
             _spread(s),
             "" if s.score is None else f"{s.score:.4f}",
         ]
@@ -33,7 +33,7 @@ def stages(report: Report) -> str:
         ("multiply-adds", True),
         ("ms", True),
         ("speed", True),
-        ("spread", True),
+        ("95 % interval", True),
         ("score", True),
     ]
     return "<h2>Before and after</h2>" + table(head, rows)

@@ -14,8 +14,10 @@ def tiles(report: Report) -> str:
         return ""
     first, last = report.stages[0], report.stages[-1]
     tiles = []
-    if last.ratio:
-        tiles.append((speed(last.ratio), "as fast as the input"))
+    if last.speed.startswith("not settled"):
+        tiles.append(("?", f"speed {last.speed}"))
+    elif last.ratio:
+        tiles.append((last.speed or speed(last.ratio), "as fast as the input"))
     tiles.append((percent(last.facts.bytes / max(1, first.facts.bytes)), "of the input's bytes"))
     if first.facts.macs and last.facts.macs is not None:
         tiles.append((percent(last.facts.macs / first.facts.macs), "of the input's multiply-adds"))

@@ -1,0 +1,200 @@
+"""The last look: samples of its own, what it makes of degenerate ones, and which plan stands after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+
+from lwgraph import ir, registry
+from lwgraph.calibrate import Reader, open_data
+from lwgraph.measure.evidence import Disagreements, Evidence
+from lwgraph.measure.promise import KEPT, OPEN
+from lwgraph.optimizer.candidates import Candidates, Incumbent, Made
+from lwgraph.optimizer.judge import Judge
+from lwgraph.optimizer.last_look import LastLook, part
+from lwgraph.optimizer.request import Request
+from lwgraph.plan.plan import Plan
+from lwgraph.plan.search.front import Candidate
+from lwgraph.rewrite import Context
+
+TEXT = """
+<ir_version: 10, opset_import: ["" : 21]>
+g (float[n,4] x) => (float[n,3] y)
+<float[4,3] w = {1,0,0, 0,1,0, 0,0,1, 1,1,1}, float[3] b = {0,0,0}>
+{ y = Gemm(x, w, b) }
+"""
+
+
+def model(w: Sequence[float] | None = None, b: Sequence[float] = (0, 0, 0)) -> ir.Model:
+    text = TEXT.replace("{0,0,0}", "{" + ",".join(map(str, b)) + "}")
+    if w is not None:
+        text = text.replace("{1,0,0, 0,1,0, 0,0,1, 1,1,1}", "{" + ",".join(map(str, w)) + "}")
+    return ir.load(onnx.parser.parse_model(text).SerializeToString())
+
+
+def reader(samples: np.ndarray, of: ir.Model) -> Reader:
+    return open_data({"x": samples.astype(np.float32)}, of)
+
+
+def look(samples: np.ndarray, max_drop: float = 0.02) -> tuple[LastLook, ir.Model]:
+    original, executor = model(), registry.executor("ort")
+    choose, last = part(reader(samples, original), 0)
+    judge = Judge(original, executor, choose, "agreement", max_drop, 0)
+    return LastLook(original, executor, judge, last), original
+
+
+RANDOM = np.random.default_rng(0).normal(size=(600, 4))
+
+
+def test_a_third_is_for_choosing_and_the_rest_is_never_seen_before() -> None:
+    choose, last = part(reader(RANDOM, model()), 0)
+    assert choose is not None and last is not None and (choose.count, last.count) == (200, 400)
+    seen = {feeds["x"].tobytes() for feeds in choose}
+    assert not seen & {feeds["x"].tobytes() for feeds in last}
+    two = reader(RANDOM[:2], model())
+    assert part(two, 0) == (two, None) and part(None, 0) == (None, None)
+
+
+def test_the_verdict_is_of_the_last_samples() -> None:
+    found, _ = look(RANDOM)
+    score, verdict = found.verdict(model(b=[1e-4, 0, 0]), same=False)
+    assert score.count == verdict.samples == 400
+    assert verdict.verdict == KEPT and 0 < verdict.bound < 0.02
+
+
+def test_what_is_the_same_by_contract_needs_no_samples() -> None:
+    found, original = look(RANDOM[:6])
+    assert found.verdict(original, same=True)[1].verdict == KEPT
+    assert found.verdict(original, same=False)[1].verdict == OPEN
+
+
+def test_samples_of_one_class_judge_nothing() -> None:
+    one = np.abs(RANDOM) * [0.01, 0.01, 0.01, 1.0] + [9, 0, 0, 0]
+    found, _ = look(one)
+    _, verdict = found.verdict(model(b=[1e-4, 0, 0]), same=False)
+    assert verdict.verdict == OPEN and "one class" in verdict.text
+    constant, _ = look(np.ones((30, 4)))
+    assert "the same for all" in constant.verdict(model(b=[1e-4, 0, 0]), same=False)[1].text
+
+
+def test_outputs_that_no_longer_depend_on_the_input_do_not_follow() -> None:
+    found, original = look(RANDOM)
+    assert found.follows(original) and found.follows(model(b=[0.3, 0, 0]))
+    assert not found.follows(model(w=[0.0] * 12, b=[5, 0, 0]))
+    assert not found.follows(model(w=np.random.default_rng(1).normal(size=12).round(3)))
+
+
+def test_without_samples_of_its_own_the_looks_are_corrected_for() -> None:
+    original, executor = model(), registry.executor("ort")
+
+    def right(run):  # one value for each sample
+        y = run({"x": RANDOM.astype(np.float32)})["y"]
+        return (y.argmax(1) == (RANDOM[:, :3] + RANDOM[:, 3:]).argmax(1)).astype(float)
+
+    judge = Judge(original, executor, None, right, 0.02, 0)
+    found = LastLook(original, executor, judge, None)
+    once = found.verdict(model(b=[1e-4, 0, 0]), same=False)[1]
+    judge.looks = 20
+    often = found.verdict(model(b=[1e-4, 0, 0]), same=False)[1]
+    assert once.verdict == KEPT and once.samples == 600 and often.bound > once.bound
+
+
+# ------------------------------------------------------------ which plan stands
+
+
+class Looks:
+    """Stands for the last look: counts of disagreement among 1,000 by the model's number."""
+
+    def __init__(self, counts: dict[int, int], samples: int = 1000) -> None:
+        self.counts, self.samples, self.confidence, self.reader = counts, samples, 0.95, object()
+
+    def evidence(self, number: int) -> Evidence:
+        return Disagreements(self.counts[number], self.samples)
+
+
+def candidates(losses: list[float]) -> Candidates:
+    """Plan i takes 10 (i + 1) ms; the fastest that keeps a loss of 0.01 is the incumbent."""
+    judge = SimpleNamespace(floor=0.99, base=SimpleNamespace(value=1.0), max_drop=0.01, stated=True, looks=0)
+    found = Candidates(
+        Request(max_drop=0.01),
+        judge,  # type: ignore[arg-type]
+        Incumbent("clean"),  # type: ignore[arg-type]
+        make=None,  # type: ignore[arg-type]
+        prove=lambda model: [SimpleNamespace(ok=True)],  # type: ignore[list-item]
+        milliseconds=None,
+        base_ms=1000.0,
+        context=Context(),
+    )
+    for i, loss in enumerate(losses):
+        ms = 10.0 * (i + 1)
+        known = Candidate((i,), ms, 0.0, plan=Plan({}, "t"), judged=1 - loss, accepted=loss <= 0.01, measured_ms=ms)
+        found.put(Made(known, i))  # type: ignore[arg-type]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("counts", "stands"),
+    [
+        ({0: 3, 1: 2, 2: 0}, 0),  # all are kept: the fastest
+        ({0: 9, 1: 2, 2: 0}, 1),  # it is not resolved for the fastest
+        ({0: 0, 1: 30, 2: 0}, 2),  # the walk ends at the first that is not kept
+        ({0: 9, 1: 9, 2: 9}, 2),  # nothing is resolved: the one whose bound is best
+    ],
+)
+def test_the_last_that_is_kept_before_the_first_that_is_not_stands(counts: dict[int, int], stands: int) -> None:
+    found = candidates([0.009, 0.005, 0.0])
+    assert found.incumbent.model == 0
+    found.look_last(Looks(counts))  # type: ignore[arg-type]
+    assert found.incumbent.model == stands
+
+
+def test_of_plans_that_lose_the_same_the_fastest_stands_and_broken_ones_are_not_looked_at() -> None:
+    found = candidates([0.5, 0.0, 0.0, 0.0])
+    found.look_last(Looks({1: 0}, samples=20))  # type: ignore[arg-type]
+    assert found.incumbent.model == 1
+
+
+def test_a_candidate_that_does_not_follow_the_input_never_stands() -> None:
+    found = candidates([])
+    found.follows = lambda model: model != 0  # type: ignore[assignment,comparison-overlap]
+    for i in range(2):
+        known = Candidate((i,), 10.0 + i, 0.0, plan=Plan({}, "t"), judged=1.0, accepted=True, measured_ms=10.0 + i)
+        found.put(Made(known, i))  # type: ignore[arg-type]
+    assert found.incumbent.model == 1
+
+
+def test_the_confidence_is_checked() -> None:
+    assert Request(confidence=0.99).confidence == 0.99
+    for wrong in (0.5, 1.0):
+        with pytest.raises(Exception, match="--confidence is"):
+            Request(confidence=wrong)
+
+
+def test_a_function_may_take_samples() -> None:
+    class Median:
+        """A number of a whole set."""
+
+        count = 60
+
+        def __call__(self, run, samples=None):
+            y = run({"x": RANDOM[:60].astype(np.float32)})["y"]
+            at = np.arange(60) if samples is None else samples
+            return float(np.median(y[at, 0]))
+
+    original, executor = model(), registry.executor("ort")
+    judge = Judge(original, executor, None, Median(), 0.5, 0)
+    _, verdict = LastLook(original, executor, judge, None).verdict(model(w=[0.9, *[0.0] * 11]), same=False)
+    assert verdict.method.startswith("bootstrap") and verdict.lower < verdict.estimate < verdict.bound
+
+
+@pytest.mark.parametrize(
+    ("ratios", "verdict"), [((0.3, 0.4), "kept"), ((0.45, 0.6), "not resolved"), ((0.6, 0.7), "broken")]
+)
+def test_a_speed_that_was_asked_for_has_the_same_three_verdicts(ratios: tuple[float, float], verdict: str) -> None:
+    found, why = Request(speedup=2).judge_limits(ratios, 10.0, 1000, 1000)
+    assert found == verdict and bool(why) == (verdict != "kept")
+    assert Request(max_bytes=900).judge_limits(ratios, 10.0, 1000, 1000)[0] == "broken"
