@@ -6,6 +6,7 @@ protocols here are optional abilities, which `offered` asks for.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Feeds = Mapping[str, Array]
 Run = Callable[[Feeds], dict[str, Array]]
+MOST_THREADS = max(64, os.cpu_count() or 1)  # that an executor can be asked for
 
 
 @runtime_checkable
@@ -169,6 +171,7 @@ def settings(executor: Executor) -> Settings:
 
 
 __all__ = [
+    "MOST_THREADS",
     "Array",
     "AsWritten",
     "Executor",

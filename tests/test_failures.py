@@ -43,7 +43,7 @@ def test_an_error_of_any_kind_is_one_line(folder: Path, error: BaseException, re
     fail(failures, error)
     (row,) = failures.rows
     assert row.step == "forms" and row.reason == say(error) == reason
-    assert str(row) == f"forms was left out: {reason}; to reproduce: {row.reproducer}"
+    assert str(row) == f"forms: {reason}; to reproduce: {row.reproducer}"
     assert Path(row.reproducer).parent == folder
 
 
@@ -101,4 +101,4 @@ def test_where_nothing_can_be_written_the_failure_is_told_all_the_same(
     monkeypatch.setenv("LWGRAPH_CACHE", str(tmp_path / "file"))
     failures = Failures(model=chain())
     fail(failures, ValueError("odd"))
-    assert str(failures.rows[0]) == "forms was left out: ValueError: odd"
+    assert str(failures.rows[0]) == "forms: ValueError: odd"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -14,7 +13,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-MOST_THREADS = max(64, os.cpu_count() or 1)
+from lwgraph.executor import MOST_THREADS
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from lwgraph.errors import UsageError, did_you_mean
+from lwgraph.executor import MOST_THREADS
 from lwgraph.measure.promise import BROKEN, KEPT, OPEN
 from lwgraph.objects import is_object_name
 from lwgraph.optimizer.presets import Preset, find_preset
@@ -195,9 +196,10 @@ class Request:
                 raise UsageError(f"{spelled(name)} is {value:g}; allowed: a number over 0 ({meaning})")
         if self.objective not in OBJECTIVES:
             raise UsageError(f"--objective is '{self.objective}'{did_you_mean(str(self.objective), OBJECTIVES)}")
-        for name, least in (("threads", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise UsageError(f"--{name} is {getattr(self, name)}; allowed: at least {least}")
+        if not 1 <= self.threads <= MOST_THREADS:
+            raise UsageError(f"--threads is {self.threads}; allowed: 1 to {MOST_THREADS}")
+        if self.seed < 0:
+            raise UsageError(f"--seed is {self.seed}; allowed: at least 0")
         check_target(self.target, self.threads)
         check_workers(self.workers, self.dask)
         self._check_together()

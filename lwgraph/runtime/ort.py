@@ -29,7 +29,7 @@ LEVELS = {
     "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 SHARED_BYTES = 1024  # initializers from this size on are lent to ONNX Runtime instead of being serialized
-MOST_THREADS = 8  # most threads for untimed runs
+UNTIMED_THREADS = 8  # most threads for untimed runs
 _KERNEL = "_kernel_time"  # suffix of a kernel's event in the profile
 _SILENT = 4  # ONNX Runtime's "fatal": everything else reaches the caller as an exception
 _LENDABLE = {
@@ -117,13 +117,13 @@ class OrtExecutor:
         return OrtExecutor(self.threads, self.level, hook)
 
     def untimed(self) -> OrtExecutor:
-        """A twin for runs whose time does not matter: on all cores of this process, at most MOST_THREADS.
+        """A twin for runs whose time does not matter: on all cores of this process, at most UNTIMED_THREADS.
 
         OMP_NUM_THREADS, where it is set, is kept to, as linear algebra does: worker processes set it.
         """
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         asked = os.environ.get("OMP_NUM_THREADS", "")
-        threads = min(cores, MOST_THREADS, int(asked) if asked.isdigit() and int(asked) else MOST_THREADS)
+        threads = min(cores, UNTIMED_THREADS, int(asked) if asked.isdigit() and int(asked) else UNTIMED_THREADS)
         return self if threads <= self.threads else OrtExecutor(threads, self.level, self._hook)
 
     def optimized(self, model: ir.Model) -> onnx.ModelProto:

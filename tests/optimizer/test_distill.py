@@ -9,6 +9,7 @@ import pytest
 
 from lwgraph import ir, registry
 from lwgraph.errors import LwgraphError, UsageError
+from lwgraph.failures import Failures
 from lwgraph.optimizer import Request, distill, optimize
 from lwgraph.optimizer.distill import TrainedPlan, best_of, probe, worth_trying
 from lwgraph.optimizer.inputs import FIT_SAMPLES, gather
@@ -55,15 +56,17 @@ def test_a_plan_that_cannot_be_trained_is_left_out() -> None:
             raise LwgraphError("no")
         return convnet()
 
-    context = Context()
+    context = Context(failures=Failures())
     found = probe([Plan(target="bad"), Plan(target="good")], short, lambda m: 1.0, lambda m: 2.0, context)
-    assert [p.plan.target for p in found] == ["good"] and "left out: no" in context.warnings[0]
+    assert [p.plan.target for p in found] == ["good"] and [(row.step, row.reason) for row in context.failures.rows] == [
+        ("training: a plan", "no")
+    ]
 
 
 def test_all_data_are_for_training_and_none_of_the_judged() -> None:
     x = np.random.default_rng(0).standard_normal((2 * FIT_SAMPLES, 3, 8, 8)).astype(np.float32)
     executor = registry.executor("ort")
-    found = gather(convnet(), Request(data={"x": x}, distill=True, augment="flip"), executor, False)
+    found = gather(convnet(), Request(data={"x": x}, distill=True, augment="flip"), executor)
     assert found.training is not None and found.judge is not None and found.training.augment == ("flip",)
     assert found.training.count > FIT_SAMPLES >= len(found.fit)
 
@@ -72,7 +75,7 @@ def test_all_data_are_for_training_and_none_of_the_judged() -> None:
 
     assert rows(found.fit) <= rows(found.training)
     assert not rows(found.training) & (rows(found.judge) | rows(found.search))
-    assert gather(convnet(), Request(data={"x": x}), executor, False).training is None
+    assert gather(convnet(), Request(data={"x": x}), executor).training is None
 
 
 torch = pytest.importorskip("torch")

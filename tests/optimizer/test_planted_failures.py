@@ -247,7 +247,8 @@ def test_a_strict_run_that_fails_writes_nothing(
 
 
 def interrupt() -> BaseException:
-    """What Ctrl-C does."""
+    """What Ctrl-C does, also where the tests run in the background of a shell, which lets them ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.raise_signal(signal.SIGINT)
     raise AssertionError("the signal did nothing")
 
@@ -385,16 +386,17 @@ def test_a_cache_full_of_rubbish_is_as_good_as_none(
 
 
 def dying(graph: onnx.GraphProto) -> None:
-    """Divide the least integer by -1, of which ONNX Runtime dies."""
-    for name, value in (("least", np.iinfo(np.int64).min), ("minus", -1)):
-        graph.initializer.append(numpy_helper.from_array(np.array([value], np.int64), name))
+    """Divide the least integer by a -1 that follows from what is dear to compute, of which ONNX Runtime dies."""
+    graph.initializer.append(numpy_helper.from_array(np.array([np.iinfo(np.int64).min], np.int64), "least"))
+    steps = {"Size": (["y"], "size"), "Div": (["size", "size"], "one"), "Neg": (["one"], "minus")}
+    graph.node.extend(helper.make_node(kind, read, [made]) for kind, (read, made) in steps.items())
     graph.node.append(helper.make_node("Div", ["least", "minus"], ["quotient"]))
 
 
 def hanging(graph: onnx.GraphProto) -> None:
-    """A Loop without an end."""
+    """A Loop without an end, which only running it shows."""
     body = helper.make_graph(
-        [helper.make_node("Identity", ["c"], ["d"]), helper.make_node("Add", ["v", "v"], ["w"])],
+        [helper.make_node("GreaterOrEqual", ["v", "v"], ["d"]), helper.make_node("Add", ["v", "v"], ["w"])],
         "body",
         [helper.make_tensor_value_info(n, k, []) for n, k in (("i", 7), ("c", 9), ("v", 1))],
         [helper.make_tensor_value_info(n, k, []) for n, k in (("d", 9), ("w", 1))],

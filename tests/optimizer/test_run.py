@@ -71,7 +71,7 @@ def test_where_nothing_helps_the_input_is_copied_byte_for_byte(tmp_path: Path) -
 def test_fitting_and_judging_never_share_a_sample() -> None:
     samples = np.arange(40 * 4, dtype=np.float32).reshape(40, 4)
     model = ir.load(tiny())
-    inputs = gather(model, Request(data={"x": samples}), registry.executor("ort"), own_metric=False)
+    inputs = gather(model, Request(data={"x": samples}), registry.executor("ort"))
     assert inputs.judge is not None
     fit = {float(v) for feed in inputs.fit for v in np.asarray(feed["x"])[:, 0]}
     judged = {float(v) for feed in inputs.judge for v in np.asarray(feed["x"])[:, 0]}

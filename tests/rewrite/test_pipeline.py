@@ -12,6 +12,7 @@ import pytest
 
 from lwgraph import ir, registry
 from lwgraph.errors import CheckError, UsageError
+from lwgraph.failures import Failures
 from lwgraph.rewrite import Const, Context, Contract, Pass, Pipeline, RewritePass, Step
 from lwgraph.rewrite.instruments import BisectLimit, Dump, PassTimer, Reproducer, Verify, find_culprit
 from lwgraph.rewrite.instruments.verify import interface_difference
@@ -172,14 +173,14 @@ class TestGuarded:
     """`guarded`: what fails is undone whether the pass says so or not, and the others go on."""
 
     def test_a_pass_that_crashes_is_undone_and_the_next_one_runs(self) -> None:
-        model, context = parse(MULS), Context()
+        model, context = parse(MULS), Context(failures=Failures())
         steps = Pipeline([Crash(), MergeMuls()]).run(model, context, guarded=True)
         assert "pass 'crash' failed: KeyError" in steps[0].dropped and [s.count for s in steps] == [0, 2]
-        assert len(context.warnings) == 1 and context.warnings[0].endswith("the pass was undone")
+        assert [(row.step, row.reason) for row in context.failures.rows] == [("pass 'crash'", steps[0].dropped)]
         assert '"crash"' not in model.metadata_props[KEY] and "MergeMuls" in model.metadata_props[KEY]
 
     def test_a_pass_that_breaks_its_contract_is_undone(self) -> None:
-        model, context = parse(MULS), Context()
+        model, context = parse(MULS), Context(failures=Failures())
         before = ir.fingerprint(model)
         (step,) = Pipeline([Scale()]).run(model, context, [Verify()], guarded=True)
         assert "broke its contract" in step.dropped and ir.fingerprint(model) == before
@@ -189,12 +190,14 @@ class TestGuarded:
             def after(self, step: Step, model: ir.Model, context: Context) -> None:
                 raise FloatingPointError("overflow")
 
-        model, context = parse(MULS), Context()
+        model, context = parse(MULS), Context(failures=Failures())
         before = ir.fingerprint(model)
         (step,) = Pipeline([MergeMuls()]).run(model, context, [Broken()], guarded=True)
         assert step.dropped == "FloatingPointError: overflow" and ir.fingerprint(model) == before
         with pytest.raises(FloatingPointError):
             Pipeline([MergeMuls()]).run(parse(MULS), Context(), [Broken()])
+        with pytest.raises(CheckError, match="FloatingPointError: overflow"):  # a context that does not say is strict
+            Pipeline([MergeMuls()]).run(parse(MULS), Context(), [Broken()], guarded=True)
 
     def test_ctrl_c_goes_on(self) -> None:
         class Stopped(Verify):

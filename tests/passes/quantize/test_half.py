@@ -160,6 +160,6 @@ def test_a_type_that_the_target_lacks_is_refused_with_the_cure() -> None:
 
 @pytest.mark.parametrize("pipeline", ["half", "half{activations=true}"])
 def test_optimize_proves_the_result(pipeline: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lwgraph.optimizer.measuring.paired_latency", functools.partial(paired_latency, rounds=2))
+    monkeypatch.setattr("lwgraph.optimizer.timing.paired_latency", functools.partial(paired_latency, rounds=2))
     result = lwgraph.optimize(ir.to_proto(residual()), data=images(8), pipeline=pipeline, max_drop=1e9)
     assert all(check.ok for check in result.report.checks) and len(result.report.checks) == 2

@@ -203,6 +203,6 @@ def test_an_opset_that_cannot_be_raised_is_a_reason() -> None:
 
 def test_optimize_proves_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime rounds activations of packed products by default; the proof runs it as the graph is written."""
-    monkeypatch.setattr("lwgraph.optimizer.measuring.paired_latency", functools.partial(paired_latency, rounds=2))
+    monkeypatch.setattr("lwgraph.optimizer.timing.paired_latency", functools.partial(paired_latency, rounds=2))
     result = lwgraph.optimize(ir.to_proto(language()), data=feeds(8), pipeline="quantize-weights", max_drop=1e9)
     assert [check.ok for check in result.report.checks] == [True, True]

@@ -13,6 +13,7 @@ import pytest
 from lwgraph import ir
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.errors import CheckError
+from lwgraph.failures import Failures
 from lwgraph.measure.distance import Loss
 from lwgraph.plan.plan import Choice, Plan
 from lwgraph.plan.precision import FLOAT, INT8
@@ -28,7 +29,8 @@ from tests.plan.search.by_work import ByWork
 
 def planner(folder: Path, *, shared: bool = False) -> Planner:
     model = chain(shared=shared)
-    context = Context(executor=ORT, reference=ORT, statistics=Measured(ir.clone(model), FEEDS), data=[FEEDS])
+    statistics = Measured(ir.clone(model), FEEDS)
+    context = Context(executor=ORT, reference=ORT, statistics=statistics, data=[FEEDS], failures=Failures())
     shapes = layer_shapes(model, FEEDS, ORT)
     made = open_planner(model, context, ByWork(folder), shapes=shapes, forms=["low-rank"], precisions=(FLOAT, INT8))
     return made.anchored(10.0, 4.0, 1000, 2000)
@@ -85,7 +87,7 @@ def test_a_plan_that_cannot_be_run_is_left_out(tmp_path: Path, pool: Pool) -> No
     trials._running[(1, 1)] = pool.submit(run_trial, setting, Plan({"b": Choice("low-rank{rank=4}")}), ())
     taken = trials.take((1, 1))
     assert taken is not None and math.isinf(taken[0])
-    assert any("could not be run and was left out" in warning for warning in made.context.warnings)
+    assert [(row.step, row.reason) for row in made.context.failures.rows] == [("search: a plan", reason)]
 
 
 def test_a_trial_that_kills_its_workers_is_left_out(tmp_path: Path, pool: Pool) -> None:
@@ -94,6 +96,6 @@ def test_a_trial_that_kills_its_workers_is_left_out(tmp_path: Path, pool: Pool) 
     trials._running[0, 1] = failed = Future()  # type: ignore[var-annotated]
     failed.set_exception(CheckError("worker processes died 3 times on the same task"))
     assert trials.take((0, 1)) == (math.inf, 0.0)
-    assert made.context.warnings[-1:] == [
-        "a plan could not be run and was left out: worker processes died 3 times on the same task"
+    assert [str(row).split(";")[0] for row in made.context.failures.rows] == [
+        "search: a plan: worker processes died 3 times on the same task"
     ]

@@ -32,7 +32,7 @@ def ran() -> Report:
     progress = [moment(1.0, "cleaned", 1.0), moment(4.0, "<quantized>", 2.0), moment(9.0, "search", 3.0)]
     return report(
         runs=[StageRun("integers", 3.0, 1), StageRun("training", 0.0, 0, "nothing to do: <it> was not asked for")],
-        failures=["forms was left out: <why>"],
+        failures=["forms: <why>"],
         seconds={"reading": 1.0, "planning": 11.0},
         details={"progress": progress},
     )
@@ -86,7 +86,7 @@ def test_the_terminal_lists_plans_and_failures() -> None:
     assert "1 2.00 points 4.00x 2 kB not kept" in lines
     assert "2 0.43 points 3.00x 2 kB kept, delivered" in lines
     assert "3 0.10 points 2.00x 2 kB kept" in lines
-    assert "failed: forms was left out: <why>" in lines
+    assert "left out: forms: <why>" in lines
 
 
 def test_a_single_plan_is_no_choice() -> None:

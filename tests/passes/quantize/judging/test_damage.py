@@ -115,7 +115,7 @@ def test_the_page_shows_the_worst_layer_first() -> None:
 
 
 def test_optimize_puts_it_into_its_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lwgraph.optimizer.measuring.paired_latency", functools.partial(paired_latency, rounds=2))
+    monkeypatch.setattr("lwgraph.optimizer.timing.paired_latency", functools.partial(paired_latency, rounds=2))
     n = Net()
     x = n.input("x", [1, 3, 16, 16])
     y = n.conv(n.op("Relu", n.conv(x, 3, 32, name="a")), 32, 32, name="b")
