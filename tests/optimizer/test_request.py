@@ -36,7 +36,7 @@ NAN, INF = float("nan"), float("inf")
         ({"objective": "speed"}, "--objective is 'speed'"),
         ({"preset": "fats"}, "did you mean 'fast'"),
         ({"target": "ort-cup"}, "did you mean 'ort-cpu'"),
-        ({"threads": 0}, "--threads is 0; allowed: at least 1"),
+        ({"threads": 0}, "--threads is 0; allowed: 1 to"),
         ({"seed": -1}, "--seed is -1; allowed: at least 0"),
         ({"workers": 0}, "--workers is 0"),
         ({"workers": 2, "dask": "tcp://a:1"}, "--workers 2 and --dask"),
