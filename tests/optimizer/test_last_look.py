@@ -126,7 +126,7 @@ def candidates(losses: list[float]) -> Candidates:
         make=None,  # type: ignore[arg-type]
         prove=lambda model: [SimpleNamespace(ok=True)],  # type: ignore[list-item]
         milliseconds=None,
-        base_ms=1000.0,
+        base=Candidate((), 1000.0, 0.0, "cleaned", plan=Plan(), stated=True),
         context=Context(),
     )
     for i, loss in enumerate(losses):

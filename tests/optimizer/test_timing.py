@@ -30,9 +30,10 @@ def timed(
     def paired(runs: Any, *args: Any, **kwargs: Any) -> Any:
         def speedup(name: str) -> Any:
             speed = known["input"] / known[name]
-            return SimpleNamespace(median=speed, low=speed * (1 - spread), high=speed * (1 + spread))
+            interval = (speed * (1 - spread), speed * (1 + spread))
+            return SimpleNamespace(ratio=speed, interval=interval, text=f"{speed:.2f}x")
 
-        return SimpleNamespace(speedup=speedup, timing=lambda name: SimpleNamespace(median=known[name] / 1e3))
+        return SimpleNamespace(speedup=speedup, timing=lambda name: SimpleNamespace(minimum=known[name] / 1e3))
 
     by_model = {id(model): size for model, size in zip(models.values(), sizes, strict=True)}
     facts = timing.facts_of
