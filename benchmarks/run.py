@@ -103,8 +103,8 @@ def optimize(model: Path, options: Sequence[str], limit: float = math.inf) -> Ru
         click.echo(said.strip()[-4000:], err=True)
         report = folder / "report.json"
         found = json.loads(report.read_text("utf8")) if report.exists() else {}
-        # Exit code 1 says that a promise was not kept; the report says so, too.
-        failed = child.returncode not in (0, 1) or not found
+        # Exit code 1 says that a promise was not kept, 3 that it is not resolved; the report says so, too.
+        failed = child.returncode not in (0, 1, 3) or not found
         return Run(
             seconds, busy, peak, f"ended with {child.returncode}: {said.strip()[-200:]}" if failed else "", found
         )
