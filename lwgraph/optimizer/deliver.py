@@ -64,7 +64,7 @@ def deliver(
     result, plan = models[timed.kept], incumbent.plan if timed.kept == "result" else Plan()
     score, judge = None, setting.judge
     with setting.told.timed("judging"), nullcontext() if asked else setting.failures.guard("judging"):
-        score = _score(setting, result, incumbent, asked, exact=cleaned.exact and incumbent.plan.empty)
+        score = _score(setting, result, asked, exact=cleaned.exact and plan.empty)
     if judge is not None and score is None and not plan.empty:  # nothing says that the result is as good as the input
         timed, result, plan = Timed(timed.stages[:1]), setting.original, Plan()
         score = judge.record(judge.base, judge.base, unchanged(setting.request.confidence))
@@ -98,7 +98,7 @@ def _measured(setting: Setting, models: dict[str, ir.Model], plan: Plan, asked: 
     return Timed(tuple(Stage(name, facts_of(models[name], probe[0], setting.executor)) for name in names))
 
 
-def _score(setting: Setting, result: ir.Model, incumbent: Incumbent, asked: bool, *, exact: bool) -> ScoreRecord | None:
+def _score(setting: Setting, result: ir.Model, asked: bool, *, exact: bool) -> ScoreRecord | None:
     """What the last look says of the result; None where the budget is spent and only exact rewrites were made."""
     judge, last = setting.judge, setting.last
     if judge is None or last is None:

@@ -67,6 +67,20 @@ def lines(model: ir.Model) -> list[str]:
 
 
 @dataclass(frozen=True)
+class DropAbs(RewritePass):
+    """Abs(x) -> x."""
+
+    name = "drop-abs"
+    contract = Contract.APPROXIMATE
+
+    def pattern(self, op: Any, x: Any) -> Any:
+        return op.Abs(x)
+
+    def replace(self, op: Any, x: Any) -> Any:
+        return x
+
+
+@dataclass(frozen=True)
 class MergeMuls(RewritePass):
     """Mul(Mul(x, a), b) -> Mul(x, a*b) for constants a and b."""
 

@@ -7,28 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from rewrite_models import parse
 
 from lwgraph import ir
 from lwgraph.rewrite import Context, Contract, Gain, Pass, Pipeline, RewritePass
 from lwgraph.rewrite.base import Log
 from lwgraph.rewrite.instruments import BisectLimit
+from tests.rewrite.rewrite_models import DropAbs, parse
 
 CHAIN = "g (float[2] x) => (float[2] y) { a = Abs(x) b = Abs(a) c = Neg(b) d = Neg(c) y = Exp(d) }"
-
-
-@dataclass(frozen=True)
-class DropAbs(RewritePass):
-    """Abs(x) -> x."""
-
-    name = "drop-abs"
-    contract = Contract.APPROXIMATE
-
-    def pattern(self, op: Any, x: Any) -> Any:
-        return op.Abs(x)
-
-    def replace(self, op: Any, x: Any) -> Any:
-        return x
 
 
 @dataclass(frozen=True)

@@ -16,21 +16,7 @@ from lwgraph.errors import CheckError
 from lwgraph.rewrite import Const, Context, Contract, RewritePass
 from lwgraph.rewrite.base import Log
 from lwgraph.rewrite.provenance import FROM_KEY, PASS_KEY
-from tests.rewrite.rewrite_models import MergeMuls, lines, parse, verify
-
-
-@dataclass(frozen=True)
-class DropAbs(RewritePass):
-    """Abs(x) -> x."""
-
-    name = "drop-abs"
-    contract = Contract.APPROXIMATE
-
-    def pattern(self, op: Any, x: Any) -> Any:
-        return op.Abs(x)
-
-    def replace(self, op: Any, x: Any) -> Any:
-        return x
+from tests.rewrite.rewrite_models import DropAbs, MergeMuls, lines, parse, verify
 
 
 @dataclass(frozen=True)
