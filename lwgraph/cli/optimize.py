@@ -29,6 +29,7 @@ from lwgraph.cli.requests import request_options
 @click.option("--overwrite", is_flag=True, help="Allow replacing OUT, even the input itself.")
 @click.option("--quiet", is_flag=True, help="No progress, and no table.")
 @click.option("--explain", is_flag=True, help="Show each pass, each layer's choice, and each refusal with its reason.")
+@click.option("--explain-time", is_flag=True, help="Show what each stage took, and was predicted to take.")
 def command(
     model: str,
     output: str | None,
@@ -37,6 +38,7 @@ def command(
     overwrite: bool,
     quiet: bool,
     explain: bool,
+    explain_time: bool,
     **asked: Any,
 ) -> int:
     """Make MODEL smaller and faster, prove the result, and write it beside the input.
@@ -68,7 +70,7 @@ def command(
     elif not quiet:
         from lwgraph.cli.show import show_report
 
-        show_report(console(), result.report, explain)
+        show_report(console(), result.report, explain, explain_time)
         console().print(f"\nwritten{mark}: {out}" + (f"\nreport{mark}:  {page}" if page else ""), markup=False)
     if not result.kept:
         side_console().print(f"lwgraph{mark}: {result.report.outcome}", markup=False)

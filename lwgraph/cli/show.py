@@ -46,21 +46,23 @@ def show_facts(out: Console, facts: Mapping[str, Any]) -> None:
     out.print(table("", ["dense layer", "operator", "weight", "parameters", "multiply-adds", "share"], rows, 3))
 
 
-def show_report(out: Console, report: Report, explain: bool = False) -> None:
-    """Print the table before and after, the score, what was proved, and the notes; with `explain` also each choice.
+def show_report(out: Console, report: Report, explain: bool = False, explain_time: bool = False) -> None:
+    """Print the table before and after, the score, what was proved, and the notes.
+
+    With `explain` also each choice, with `explain_time` what each step took.
 
     Where the result is unproven, every line says so.
     """
     if not report.unproven:
-        _show_report(out, report, explain)
+        _show_report(out, report, explain, explain_time)
         return
     with out.capture() as lines:
-        _show_report(out, report, explain)
+        _show_report(out, report, explain, explain_time)
     for line in lines.get().splitlines():
         out.print(Text.assemble(UNPROVEN, Text.from_ansi(line)), soft_wrap=True)
 
 
-def _show_report(out: Console, report: Report, explain: bool) -> None:
+def _show_report(out: Console, report: Report, explain: bool, explain_time: bool) -> None:
     rows = []
     for stage in report.stages:
         spread = ""
@@ -111,6 +113,31 @@ def _show_report(out: Console, report: Report, explain: bool) -> None:
         out.print(f"left out: {failure}", markup=False, soft_wrap=True)
     if explain:
         _explain(out, report)
+    if explain_time:
+        _explain_time(out, report)
+
+
+def _explain_time(out: Console, report: Report) -> None:
+    """What each step took; of the stages also in passes over the data, beside what was predicted of them."""
+    unit = report.pass_seconds
+    steps = [(name, spent) for name, spent in report.seconds.items() if not (report.runs and name == "planning")]
+    before = [[name, "", "", f"{spent:.1f}"] for name, spent in steps if name in ("reading", "rewriting")]
+    after = [[name, "", "", f"{spent:.1f}"] for name, spent in steps if name not in ("reading", "rewriting")]
+    for row in (*before, *after):
+        row[2] = "" if unit is None else f"{float(row[3]) / unit:.1f}"
+    stages = [
+        [
+            run.name,
+            "" if run.predicted is None else f"{run.predicted:.1f}",
+            "" if run.passes is None else f"{run.passes:.1f}",
+            f"{run.seconds:.1f}",
+        ]
+        for run in report.runs
+    ]
+    out.print()
+    out.print(table("Time", ["step", "passes predicted", "passes", "seconds"], [*before, *stages, *after]))
+    if unit is not None:
+        out.print(f"One pass over the data, the float network on all inputs, took {unit:.3g} s at the start.")
 
 
 def _front(out: Console, report: Report) -> None:

@@ -141,6 +141,7 @@ def _report(
     report.notes += context.warnings
     report.failures = [str(failure) for failure in setting.failures.rows]
     report.runs, report.seconds = list(setting.told.stages), dict(setting.told.seconds)
+    report.pass_seconds = None if setting.data_pass is None else setting.data_pass.seconds
     report.details = dict(context.details or {})
     if searched is not None:
         candidates = searched.work.candidates

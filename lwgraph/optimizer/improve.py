@@ -80,10 +80,13 @@ def improve(setting: Setting, incumbent: Incumbent, judge: Judge) -> tuple[Incum
 def _run_stage(setting: Setting, stage: Stage, work: Work) -> Work:
     """One stage; what fails in it, or its share of the time, ends only it."""
     clock, known, outcome = setting.clock, len(work.candidates.all()), "failed"
-    before = clock.spent
+    before, unit, predicted = clock.spent, setting.data_pass, None
     try:
         with setting.failures.guard(stage.name), clock.limit(stage.share * clock.left):
             reason = stage.idle(work)
+            if not reason and unit is not None:
+                with setting.failures.guard(f"{stage.name}: its predicted time"):
+                    predicted = unit.total(stage.cost(work, unit))
             work = work if reason else stage.run(work)
             outcome = f"nothing to do: {reason}" if reason else "done"
     except OutOfTime:
@@ -94,8 +97,9 @@ def _run_stage(setting: Setting, stage: Stage, work: Work) -> Work:
         outcome = "stopped by the user"
         raise
     finally:
-        looked = len(work.candidates.all()) - known
-        setting.told.stages.append(StageRun(stage.name, clock.spent - before, looked, outcome))
+        looked, spent = len(work.candidates.all()) - known, clock.spent - before
+        passes = None if unit is None else spent / unit.seconds
+        setting.told.stages.append(StageRun(stage.name, spent, looked, outcome, passes, predicted))
     return work
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 from lwgraph import ir
@@ -17,6 +18,7 @@ from lwgraph.report import ScoreRecord
 
 SHARE_DROP = 0.01  # the promise made when the user states none: one point
 ROUNDING = 1e-9
+COMPARING = METRICS.keys() - {"top1"}
 DB_FLOOR = 40.0  # the same for metrics in dB against the original: what tolerances call approximate
 
 
@@ -33,6 +35,7 @@ class Judge:
         max_drop: the promise; the user's, else SHARE_DROP, or what is left of the best score above DB_FLOOR; these
             times `factor` (of the noise, in dB).
         looks: how many candidates were scored.
+        seconds: that scoring the original took, of running it once.
     """
 
     def __init__(
@@ -52,7 +55,10 @@ class Judge:
             spec = suggest(reader, run)
         self._executor, self._reader = executor, reader
         self.metric: Metric = open_metric(spec, reader, run, seed=seed)
+        start = time.perf_counter()
         self.base: Score = self.metric(run)
+        # A metric that compares with the original's outputs had to run it for these, too.
+        self.seconds = (time.perf_counter() - start) / (2 if self.metric.name in COMPARING else 1)
         against_original = self.metric.unit == "dB" and self.base.value >= HIGHEST_DB
         default = factor * (0.1 if self.metric.unit == "dB" else SHARE_DROP)
         if against_original:

@@ -15,6 +15,7 @@ from lwgraph.executor import Executor, watched
 from lwgraph.failures import Failures
 from lwgraph.optimizer import report_rows
 from lwgraph.optimizer.clock import Clock, OutOfTime, Progress
+from lwgraph.optimizer.data_pass import DataPass, sample_seconds
 from lwgraph.optimizer.first_run import FirstRuns
 from lwgraph.optimizer.inputs import Inputs, gather
 from lwgraph.optimizer.judge import Judge
@@ -94,6 +95,7 @@ class Setting:
         clock: the time of the run.
         pool: works side by side; None: this process does everything.
         told: what goes into the report.
+        data_pass: the unit of predicted and spent time; None where nothing is fitted or judged.
     """
 
     request: Request
@@ -106,6 +108,7 @@ class Setting:
     clock: Clock
     pool: Pool | None
     told: Told
+    data_pass: DataPass | None = None
 
     @property
     def executor(self) -> Executor:
@@ -171,13 +174,22 @@ def open_run(source: ir.Source, request: Request, progress: Progress, pool: Pool
     if inputs.fit:
         context = context.beside(statistics=context.statistics_of(original))
     path = Path(source) if isinstance(source, (str, Path)) else None
-    judge = last = None
+    judge = last = data_pass = None
     with told.in_time(clock, "the input was not judged, so that nothing approximate was tried"):
         before = clock.spent
         judge, last = _open_judges(original, executor, request, inputs, progress)
         # The last look is at twice as many samples, with the original and the result.
         clock.reserve += 4 * (clock.spent - before) if last is not None and last.reader is not None else 0.0
-    return Setting(request, original, path, context, inputs, judge, last, clock, pool, told)
+        if judge is not None and inputs.fit:
+            data_pass = _data_pass(original, executor, inputs, judge, last)
+    return Setting(request, original, path, context, inputs, judge, last, clock, pool, told, data_pass)
+
+
+def _data_pass(original: ir.Model, executor: Executor, inputs: Inputs, judge: Judge, last: LastLook | None) -> DataPass:
+    kept = 0 if last is None or last.reader is None else last.reader.count
+    looked = judge.base.count / (judge.base.count + kept) if kept and judge.base.count else 1.0
+    sample = sample_seconds(original, inputs.fit, executor)
+    return DataPass(sample, len(inputs.fit) + len(inputs.search), judge.seconds, looked)
 
 
 def _open_judges(

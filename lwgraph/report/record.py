@@ -85,12 +85,16 @@ class StageRun:
         seconds: that it took.
         candidates: that it proposed and that were looked at.
         outcome: "done", why there was nothing to do, or what ended it.
+        passes: that it took, in passes over the data (see `Report.pass_seconds`); None: not known.
+        predicted: passes that it was predicted to take before it began; None: it was idle, or did not say.
     """
 
     name: str
     seconds: float
     candidates: int
     outcome: str = "done"
+    passes: float | None = None
+    predicted: float | None = None
 
 
 @dataclass
@@ -136,6 +140,7 @@ class Report:
     details: dict[str, Any] = field(default_factory=dict)  # plain data by section, for JSON and the page
     notes: list[str] = field(default_factory=list)
     runs: list[StageRun] = field(default_factory=list)  # the stages, in order
+    pass_seconds: float | None = None  # the float network once over all inputs for fits and for judging, at the start
     failures: list[str] = field(default_factory=list)  # what failed on the way, and its reproducer, one line each
     seconds: dict[str, float] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=lambda: environment())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from lwgraph import ir
@@ -14,12 +15,14 @@ from lwgraph.failures import Failures
 from lwgraph.layers.site import find_sites
 from lwgraph.optimizer.candidates import Candidates
 from lwgraph.optimizer.clock import Clock
+from lwgraph.optimizer.data_pass import Cost, DataPass
 from lwgraph.optimizer.inputs import Inputs
 from lwgraph.optimizer.making import Making, Trunk
 from lwgraph.optimizer.request import Request
 from lwgraph.optimizer.setting import Setting
 from lwgraph.optimizer.target import MACS
 from lwgraph.plan import precision
+from lwgraph.plan.carry_out import RANGE_SAMPLES, RANGE_SECONDS, REFIT_SAMPLES, REFIT_SECONDS, affordable
 from lwgraph.plan.precision import FLOAT
 from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.search.plan_search import Search
@@ -28,6 +31,11 @@ from lwgraph.rewrite import Context
 LEAST, MOST = 8, 64  # samples that the loss of a plan is measured on
 LOOK_SECONDS = 2.0  # of timing one candidate, about
 TRIAL_SECONDS = 2.0  # of running one trial plan to measure its loss, about
+# What a stage's cost is predicted from: float runs that one sample takes where ranges are observed with all ways to
+# choose them, and where two networks are walked to refit one of them; seconds of linear algebra for each layer of a
+# refit, of measuring one price, and of proving a plan.
+OBSERVED, WALKED = 8.0, 10.0
+FIT_SECONDS, PRICE_SECONDS, PROOF_SECONDS = 0.1, 0.1, 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +98,19 @@ class Work:
         """Milliseconds of one run on the target, by the clock on which the cleaned model takes `float_ms`."""
         return self.oracle.against(self.clean, self.float_ms, model, self.inputs.probe, seconds)
 
+    def look_cost(self, unit: DataPass, *, refits: bool = True) -> Cost:
+        """What looking at one plan is predicted to take: to make, judge, time and prove it."""
+        ranges = affordable(RANGE_SAMPLES, RANGE_SECONDS, self.float_ms)
+        walked = affordable(REFIT_SAMPLES, REFIT_SECONDS, self.float_ms) if refits else 0
+        passes = unit.looks(1) + unit.runs(OBSERVED * min(ranges, unit.samples) + WALKED * min(walked, unit.samples))
+        algebra = FIT_SECONDS * self.layers if refits else 0.0
+        return Cost(passes, algebra + LOOK_SECONDS + PROOF_SECONDS)
+
+    @cached_property
+    def layers(self) -> int:
+        """How many dense layers the cleaned model has."""
+        return len(find_sites(self.clean, self.shapes))
+
     def samples(self, milliseconds: float, seconds: float = TRIAL_SECONDS, least: int = LEAST) -> Sequence[Feeds]:
         """As many of the samples for comparing as a network of `milliseconds` runs on in `seconds`, within bounds."""
         wanted = int(1e3 * seconds / max(milliseconds, 1e-3))
@@ -125,6 +146,10 @@ class Stage(Protocol):
 
     def idle(self, work: Work) -> str:
         """Why there is nothing for it to do; "" when there is something."""
+        ...
+
+    def cost(self, work: Work, unit: DataPass) -> Cost:
+        """What it is predicted to take, before it begins; asked only where it has something to do."""
         ...
 
     def run(self, work: Work) -> Work:

@@ -11,7 +11,8 @@ from lwgraph.layers.form import searched_forms
 from lwgraph.measure.distance import Loss
 from lwgraph.measure.work import count
 from lwgraph.optimizer.back_off import back_off
-from lwgraph.optimizer.stages.base import Work
+from lwgraph.optimizer.data_pass import Cost, DataPass
+from lwgraph.optimizer.stages.base import FIT_SECONDS, PRICE_SECONDS, Work
 from lwgraph.plan import precision
 from lwgraph.plan.carry_out import observing
 from lwgraph.plan.plan import Plan, Precision
@@ -21,13 +22,14 @@ from lwgraph.plan.roles import Survey
 from lwgraph.plan.search import site_sensitivity
 from lwgraph.plan.search.front import Candidate
 from lwgraph.plan.search.integers import weigh_integers, whole_network
-from lwgraph.plan.search.plan_search import Search, limit_prices, memory_of
+from lwgraph.plan.search.plan_search import SLOTS, Search, limit_prices, memory_of
 from lwgraph.plan.search.planner import BYTES, LATENCY, MACS, Planner, open_planner
 from lwgraph.plan.search.trials import Trials
 
 ORIGIN = "quantized"
 SENSING_SECONDS = 20.0  # of running stitched models to measure sensitivities, about
 FEWEST = 3  # samples at least, where one layer after the other is looked at
+PRICED = 6  # options of a layer in one precision that are priced, about
 TIMED_SECONDS = 0.6  # of timing one of the first plans
 WORTH = 0.02  # share of the time that layers must lose in integers for a look at the plan that leaves them in float
 
@@ -41,6 +43,15 @@ class Forms:
     def idle(self, work: Work) -> str:
         """Nothing is known before the options are weighed."""
         return ""
+
+    def cost(self, work: Work, unit: DataPass) -> Cost:
+        """Statistics, prices and sensitivities of the layers; the first plans, run and timed; a look or two."""
+        sensed = len(work.samples(work.float_ms * max(work.layers, 1), SENSING_SECONDS, FEWEST)) * work.layers
+        runs = unit.samples + sensed + 2 * SLOTS * len(work.samples(work.float_ms))
+        options = PRICED * work.layers * len(work.precisions)
+        seconds = PRICE_SECONDS * options + SLOTS * TIMED_SECONDS + FIT_SECONDS * work.layers
+        survey = work.look_cost(unit, refits=False)
+        return Cost(unit.runs(runs), seconds) + survey + work.look_cost(unit)
 
     def run(self, work: Work) -> Work:
         """Look at plans of the trunk; return the work with the search that may go on from them."""

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from lwgraph.optimizer.data_pass import Cost, DataPass
 from lwgraph.optimizer.stages.base import Work, layer_times
 from lwgraph.plan.carry_out import RANGE_SAMPLES, RANGE_SECONDS, affordable
 from lwgraph.plan.plan import Plan, Precision
@@ -28,6 +29,10 @@ class Integers:
         if work.candidates.floor is None and work.candidates.meets(work.candidates.base):
             return "the limits are kept without them"
         return ""
+
+    def cost(self, work: Work, unit: DataPass) -> Cost:
+        """One look: it is seldom that the first plan is not good."""
+        return work.look_cost(unit, refits=False)
 
     def run(self, work: Work) -> Work:
         """Look at one plan; at up to two more where it is not good.

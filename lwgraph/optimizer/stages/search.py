@@ -5,7 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 from lwgraph.optimizer.back_off import back_off
+from lwgraph.optimizer.data_pass import Cost, DataPass
 from lwgraph.optimizer.stages.base import Work
+
+LOOKED = 3  # plans of the front that are looked at, about
 
 
 class PlanSearch:
@@ -17,6 +20,10 @@ class PlanSearch:
     def idle(self, work: Work) -> str:
         """Why there is nothing to search."""
         return "" if work.search is not None else "no layer has an option"
+
+    def cost(self, work: Work, unit: DataPass) -> Cost:
+        """The time for trials, of which half is left at the end where nothing better is found for long; three looks."""
+        return Cost(seconds=min(work.request.trials / 2, work.clock.left)) + work.look_cost(unit) * LOOKED
 
     def run(self, work: Work) -> Work:
         """Run trial plans, then look at those of the front that may be the best."""

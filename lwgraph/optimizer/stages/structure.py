@@ -10,19 +10,23 @@ import numpy as np
 
 from lwgraph.optimizer.back_off import STEP
 from lwgraph.optimizer.candidates import Candidates
-from lwgraph.optimizer.stages.base import Work, layer_times
+from lwgraph.optimizer.data_pass import Cost, DataPass
+from lwgraph.optimizer.stages.base import FIT_SECONDS, PRICE_SECONDS, Work, layer_times
 from lwgraph.plan.plan import Precision
 from lwgraph.plan.precision import INT8, spelling
 from lwgraph.plan.price.devices import DeviceOracle
 from lwgraph.plan.search.front import Candidate
 from lwgraph.plan.search.items import FASTER
-from lwgraph.plan.search.structure import NOTHING, Structure, find_offers, find_structures
+from lwgraph.plan.search.structure import BLOCK_RUNS, LEVELS, NOTHING, Structure, find_offers, find_structures
+from lwgraph.views.coupling import couple_channels
+from lwgraph.views.residual import find_residuals
 
 ORIGIN = "structure"
 # The share of a network's time that no structure saves: measured 0.46 and 0.30 in integers, where narrow layers fill no
 # vector and what lies between layers weighs more (benchmarks/PLANNER.md).
 FIXED, FIXED_IN_INTEGERS = 0.1, 0.35
 NOISE, TRUST = 0.05, 0.2  # relative errors, about: of measurements, and of what is assumed before any
+PROBES = 2  # sizes of a group at which its loss is measured, about
 LEAST = 1e-3  # share of what the whole takes that anything takes
 
 
@@ -37,6 +41,15 @@ class Structures:
         if isinstance(work.oracle, DeviceOracle):
             return f"target {work.request.target} has no prices of narrower layers"
         return ""
+
+    def cost(self, work: Work, unit: DataPass) -> Cost:
+        """The prices of the layers, what each group and block matters, and the looks of a bisection."""
+        groups = sum(not group.frozen for group in couple_channels(work.clean).groups)
+        blocks = len(find_residuals(work.clean)[0])
+        runs = len(work.samples(work.float_ms)) * (PROBES * groups + BLOCK_RUNS * blocks)
+        prices = PRICE_SECONDS * work.layers * len(work.precisions)
+        looks = work.look_cost(unit) * math.log2(len(LEVELS))
+        return Cost(unit.runs(runs), prices + FIT_SECONDS * (PROBES * groups + blocks)) + looks
 
     def run(self, work: Work) -> Work:
         """Look at a few structures; return the work on what the best of them leaves."""

@@ -8,7 +8,8 @@ from functools import partial
 from lwgraph import ir
 from lwgraph.optimizer import distill
 from lwgraph.optimizer.candidates import Made
-from lwgraph.optimizer.stages.base import Work
+from lwgraph.optimizer.data_pass import Cost, DataPass
+from lwgraph.optimizer.stages.base import LOOK_SECONDS, Work
 from lwgraph.plan.plan import Plan
 from lwgraph.plan.search.front import Candidate, undominated
 
@@ -24,6 +25,10 @@ class Training:
     def idle(self, work: Work) -> str:
         """Why nothing is trained."""
         return "" if work.request.training else "training was not asked for"
+
+    def cost(self, work: Work, unit: DataPass) -> Cost:
+        """The time that was asked for, and one look."""
+        return Cost(unit.looks(1), min(work.request.training, work.clock.left) + LOOK_SECONDS)
 
     def run(self, work: Work) -> Work:
         """Propose one trained plan."""

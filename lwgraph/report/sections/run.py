@@ -43,8 +43,21 @@ def _title(moment: Mapping[str, Any]) -> str:
 def _stages(report: Report) -> str:
     if not report.runs:
         return ""
-    rows = [[escape(r.name), f"{r.seconds:.1f}", str(r.candidates), escape(r.outcome)] for r in report.runs]
-    return table([("stage", False), ("seconds", True), ("candidates", True), ("outcome", False)], rows)
+    rows = [
+        [
+            escape(r.name),
+            "" if r.predicted is None else f"{r.predicted:.1f}",
+            "" if r.passes is None else f"{r.passes:.1f}",
+            f"{r.seconds:.1f}",
+            str(r.candidates),
+            escape(r.outcome),
+        ]
+        for r in report.runs
+    ]
+    head = [("stage", False), ("passes predicted", True), ("passes", True), ("seconds", True), ("candidates", True)]
+    unit = report.pass_seconds
+    told = "" if unit is None else f"<p>One pass over the data took {unit:.3g} s at the start.</p>"
+    return table([*head, ("outcome", False)], rows) + told
 
 
 __all__ = ["run"]

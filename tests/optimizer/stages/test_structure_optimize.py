@@ -48,6 +48,13 @@ def test_channels_go_and_the_plan_repeats_it_byte_for_byte(twins, monkeypatch, t
     rows = {row.name: row.form for row in result.report.sites if row.operator == "channels"}
     assert rows == {name: f"{width.of} to {width.keep} channels" for name, width in plan.groups.items()}
     assert any(candidate["origin"] == "structure" for candidate in result.report.details["search"]["candidates"])
+    ran = {row.name: row for row in result.report.runs}
+    assert result.report.pass_seconds is not None
+    for row in ran.values():  # each stage said before it began what it would take
+        assert row.passes == pytest.approx(row.seconds / result.report.pass_seconds)
+        assert (row.predicted is None) == row.outcome.startswith("nothing to do")
+        assert row.predicted is None or row.predicted > 0
+    assert ran["structure"].predicted is not None and ran["search"].predicted is not None
     again = lwgraph.optimize(twins, data=data[4:], metric=likeness, max_drop=0.02, target="macs", plan=plan)
     assert again.plan.groups == plan.groups
     assert ir.fingerprint(again.model) == ir.fingerprint(result.model)
