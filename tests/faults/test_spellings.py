@@ -9,6 +9,7 @@ import pytest
 from onnx import NodeProto, TensorProto, helper
 
 from lwgraph import ir, registry
+from lwgraph.passes.quantize.placing import spellings
 from lwgraph.passes.quantize.placing.spellings import refusals
 from lwgraph.passes.quantize.placing.target import load_target
 from lwgraph.passes.quantize.quantize import Quantize
@@ -126,3 +127,33 @@ def test_sizes_and_shapes_that_the_model_leaves_open_are_those_of_a_sample() -> 
     after, _, _ = applied(Quantize(keep="none"), before, data)
     assert {"conv_a", "conv_y"} <= in_integers(after) and "pool" not in in_integers(after)
     assert sqnr(before, after, data) > 25
+
+
+def test_the_runtime_is_asked_once_for_nodes_that_it_cannot_tell_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights do not matter, as a layer is asked for with ones; other constants, shapes and attributes do."""
+    asked: list[str] = []
+    monkeypatch.setattr(spellings, "_known", {})
+    monkeypatch.setattr(spellings, "_refusal", lambda alone, *_: asked.append(alone.graph[0].op_type) or ("", ""))
+
+    def ask(name: str, size: int = 8, seed: int = 1, sizes: tuple[int, ...] = (1, 8, 4, 4)) -> list[str]:
+        opset, spelled, attributes, constants, _ = CASES[name]
+        constants = {"sizes": np.array(sizes, np.int64)} if "sizes" in constants else constants
+        nodes = [conv("x", "w1", "a"), helper.make_node(spelled[0], ["a", *spelled[1:]], ["b"], "middle", **attributes)]
+        made = model(
+            nodes,
+            {"w1": kernel(seed, 8, 8, 3, 3), **constants},
+            inputs=[("x", 1, (1, 8, None, None))],
+            outputs=[("b", 1, None)],
+            opset=opset,
+        )
+        asked.clear()
+        refusals(made, load_target("ort-cpu"), registry.executor("ort"), (), {"x": np.ones((1, 8, size, size), "f")})
+        return sorted(asked)
+
+    assert ask("Resize, antialias") == ["Conv", "Resize"]
+    assert ask("Resize, antialias") == ask("Resize, antialias", seed=2) == []
+    assert ask("Resize, antialias", sizes=(1, 8, 5, 4)) == ["Resize"]
+    assert ask("Resize, antialias", size=9) == ["Conv", "Resize"]
+    assert ask("AveragePool, dilated") == ["AveragePool", "Conv"]  # another opset
+    assert ask("AveragePool, ceil_mode") == ["AveragePool", "Conv"]
+    assert ask("AveragePool, same") == ["AveragePool"]

@@ -55,10 +55,9 @@ def refusals(
     values = untimed(executor).prepare(model, others)(feeds) if others else {}
     found: dict[str, str] = {}
     for node, role in asked.items():
-        alone, fed = _alone(model, node, role, shapes, values)
-        parts = [repr(target), ir.to_proto(alone).SerializeToString(deterministic=True), *map(str, fed.values())]
-        key = hashlib.sha256(repr(parts).encode()).hexdigest()
+        key = _question(model, node, role, shapes, values, target)
         if key not in _known:
+            alone, fed = _alone(model, node, role, shapes, values)
             _known[key] = _refusal(alone, fed, role, target, executor)
         inside, beside = _known[key]
         if inside and (node.name or "") not in refused:
@@ -90,6 +89,31 @@ def spell_out(model: ir.Model) -> None:
             array = np.array(whole, given.dtype)
             node.replace_input_with(index, ir.add_initializer(model.graph, array, f"{node.name}_whole"))
             node.attributes.pop("axes")
+
+
+def _question(
+    model: ir.Model, node: ir.Node, role: Role, shapes: Mapping[str, Sequence[int]], values: Feeds, target: Target
+) -> str:
+    """What tells the node alone, see `_alone`, from any other, without making it: most were asked about before."""
+    digest = hashlib.sha256(repr((target, role, model.ir_version, sorted(model.graph.opset_imports.items()))).encode())
+    proto = ir.node_proto(node)
+    names = list(proto.input)
+    told: list[object] = [len(node.outputs), [names.index(name) for name in names]]  # which inputs are the same value
+    for field in ("name", "input", "output", "metadata_props", "doc_string"):
+        proto.ClearField(field)
+    digest.update(proto.SerializeToString(deterministic=True))
+    for value in node.inputs:
+        array, shape = None, ir.constant_shape(value)
+        if shape is not None and role.kind != "compute":
+            array = ir.constant(value)
+        elif shape is None and value is not None:
+            shape = tuple(shapes[value.name or ""])
+            array = values.get(value.name or "")
+        told.append((None if value is None else str(value.type), shape))
+        if array is not None:
+            digest.update(np.ascontiguousarray(array).tobytes())
+    digest.update(repr(told).encode())
+    return digest.hexdigest()
 
 
 def _alone(
