@@ -64,7 +64,8 @@ def deliver(
     result, plan = models[timed.kept], incumbent.plan if timed.kept == "result" else Plan()
     score, judge = None, setting.judge
     with setting.told.timed("judging"), nullcontext() if asked else setting.failures.guard("judging"):
-        score = _score(setting, result, asked, exact=cleaned.exact and plan.empty)
+        exact = cleaned.exact and plan.empty
+        score = setting.finished(lambda: _score(setting, result, asked, exact=exact), "all was done but judging")
     if judge is not None and score is None and not plan.empty:  # nothing says that the result is as good as the input
         timed, result, plan = Timed(timed.stages[:1]), setting.original, Plan()
         score = judge.record(judge.base, judge.base, unchanged(setting.request.confidence))
@@ -95,7 +96,7 @@ def _measured(setting: Setting, models: dict[str, ir.Model], plan: Plan, asked: 
             seconds=min(SECONDS, left),
         )
     names = dict.fromkeys(["input", list(models)[-1]])
-    return Timed(tuple(Stage(name, facts_of(models[name], probe[0], setting.executor)) for name in names))
+    return Timed(tuple(Stage(name, facts_of(models[name])) for name in names))  # without one more run of any
 
 
 def _score(setting: Setting, result: ir.Model, asked: bool, *, exact: bool) -> ScoreRecord | None:

@@ -70,7 +70,7 @@ def improve(setting: Setting, incumbent: Incumbent, judge: Judge) -> tuple[Incum
         return incumbent, None
     rows: list[FrontRow] = []
     if not setting.inputs.unproven:  # what can be picked later speaks of real inputs
-        with setting.failures.guard("front"):
+        with told.stoppable("the table of plans was not made"), setting.failures.guard("front"):
             rows, made = front_rows(work.candidates)
             if warning := keep_front(setting.original, rows, made, work.making.models.folder):
                 setting.context.warn(warning)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import cached_property
 
 import numpy as np
@@ -28,6 +29,8 @@ from lwgraph.optimizer.judge import Judge
 CHOSEN_SHARE = 1 / 3  # of the samples for judging, on which candidates are compared
 LEAST_SPLIT = 3  # items from which on they are parted
 FOLLOWED = 64  # samples on which dependence on the input is looked at
+LEAST_JUDGED = 30  # items that judge however short the time: fewer tell nothing of a loss
+TRIED_SECONDS = 0.3  # of finding out how long a sample takes, about
 
 
 def part(reader: Reader | None, seed: int) -> tuple[Reader | None, Reader | None]:
@@ -36,6 +39,34 @@ def part(reader: Reader | None, seed: int) -> tuple[Reader | None, Reader | None
         return reader, None
     choose, last = split(reader, (CHOSEN_SHARE, 1 - CHOSEN_SHARE), seed)
     return choose, last
+
+
+def affordable(reader: Reader, run: Run, seconds: float, seed: int) -> Reader:
+    """The reader, or as many of its items, drawn at random, as one pass of a model takes `seconds` for.
+
+    Args:
+        reader: the samples for judging.
+        run: the original; a few samples tell how long one takes, reading included.
+        seconds: what a pass may take; LEAST_JUDGED items may take more.
+        seed: of the choice.
+    """
+    if reader.items <= LEAST_JUDGED:
+        return reader
+    taken, start = list[float](), time.perf_counter()
+    began = start
+    for batch in reader.batches():
+        run(batch.feeds)
+        now = time.perf_counter()
+        taken.append((now - began) / batch.count)
+        began = now
+        if now - start > min(TRIED_SECONDS, seconds):
+            break
+    one = float(np.median(taken[1:] or taken))  # the first run is slower than those that follow
+    count = max(LEAST_JUDGED, int(seconds / one * reader.items / reader.count))
+    if count >= reader.items:
+        return reader
+    picks = np.random.default_rng(seed).permutation(reader.items)[:count]
+    return reader.subset(sorted(int(i) for i in picks))
 
 
 class LastLook:
@@ -151,4 +182,4 @@ def _outputs(run: Run, reader: Reader | None) -> Array | None:
     return np.concatenate(found) if found else None
 
 
-__all__ = ["CHOSEN_SHARE", "LastLook", "part"]
+__all__ = ["CHOSEN_SHARE", "LEAST_JUDGED", "LastLook", "affordable", "part"]

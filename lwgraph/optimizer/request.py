@@ -243,7 +243,12 @@ class Request:
     @property
     def searches(self) -> bool:
         """Whether plans are searched, nothing having been said that rules it out."""
-        return self.asked.approximate and self.pipeline is None and self.recipe is None and self.plan is None
+        return self.asked.approximate and not self.named
+
+    @property
+    def named(self) -> bool:
+        """Whether what is to be done was named, passes or a plan, so that it must succeed."""
+        return self.pipeline is not None or self.recipe is not None or self.plan is not None
 
     @property
     def training(self) -> float:

@@ -89,20 +89,26 @@ def run(setting: Setting, passes: Pipeline | None, stated: Plan | None) -> Resul
         stated: the plan to carry out instead of searching one; None: search.
     """
     with setting.told.timed("rewriting"):
-        cleaned = _clean(setting, passes)
-        incumbent = _first(setting, cleaned, passes is not None)
+        cleaned, incumbent = setting.finished(lambda: _cleaned(setting, passes), "nothing but cleaning was done")
     searched: Searched | None = None
-    if passes is None and incumbent.model is cleaned.model and setting.clock.left > 0:
+    left = setting.clock.left > 0 and not setting.told.stopped
+    if passes is None and incumbent.model is cleaned.model and left:
         with setting.told.timed("planning"):
             if stated is not None:
                 incumbent = _carried_out(setting, incumbent, stated)
             elif not setting.request.asked.approximate:
                 setting.told.note("nothing approximate was tried: --preset lossless asks for exact rewrites only")
             elif setting.judge is None or not setting.inputs.fit:
-                incumbent = without_data(setting, incumbent)
+                with setting.told.stoppable("not all weights were searched for what is redundant in them"):
+                    incumbent = without_data(setting, incumbent)
             else:
                 incumbent, searched = improve(setting, incumbent, setting.judge)
     return deliver(setting, cleaned, incumbent, searched, asked=passes is not None or stated is not None)
+
+
+def _cleaned(setting: Setting, passes: Pipeline | None) -> tuple[Cleaned, Incumbent]:
+    cleaned = _clean(setting, passes)
+    return cleaned, _first(setting, cleaned, passes is not None)
 
 
 def _clean(setting: Setting, passes: Pipeline | None) -> Cleaned:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from lwgraph import ir, registry
 from lwgraph.check import verify
 from lwgraph.errors import UsageError
-from lwgraph.executor import Executor, watched
+from lwgraph.executor import Executor, untimed, watched
 from lwgraph.failures import Failures
 from lwgraph.optimizer import report_rows
 from lwgraph.optimizer.clock import Clock, OutOfTime, Progress
@@ -19,7 +20,7 @@ from lwgraph.optimizer.data_pass import DataPass, sample_seconds
 from lwgraph.optimizer.first_run import FirstRuns
 from lwgraph.optimizer.inputs import Inputs, gather
 from lwgraph.optimizer.judge import Judge
-from lwgraph.optimizer.last_look import LastLook, part
+from lwgraph.optimizer.last_look import LastLook, affordable, part
 from lwgraph.optimizer.memory import allowance
 from lwgraph.optimizer.prove import Proof, demand, runs_soundly
 from lwgraph.optimizer.request import Request
@@ -27,6 +28,10 @@ from lwgraph.optimizer.target import STAND_IN, TARGETS
 from lwgraph.report import Check, StageRun
 from lwgraph.rewrite import Context
 from lwgraph.tasks import Pool
+
+T = TypeVar("T")
+NOT_JUDGED = "the input was not judged, so that nothing approximate was tried"
+JUDGED_SHARE = 1 / 16  # of the budget that one run over all samples for judging may take
 
 
 @dataclass
@@ -121,6 +126,15 @@ class Setting:
         """What failed on the way."""
         return self.context.failures
 
+    def finished(self, work: Callable[[], T], left: str) -> T:
+        """What work gives that every result needs: the first Ctrl-C begins it anew, with nothing to follow.
+
+        Where the work was named, it ends the run.
+        """
+        with nullcontext() if self.request.named else self.told.stoppable(left):
+            return work()
+        return work()
+
     def proved(self, model: ir.Model, exact: bool) -> list[Check]:
         """What is checked of a model, and a note where the second executor could not be asked.
 
@@ -175,7 +189,17 @@ def open_run(source: ir.Source, request: Request, progress: Progress, pool: Pool
         context = context.beside(statistics=context.statistics_of(original))
     path = Path(source) if isinstance(source, (str, Path)) else None
     judge = last = data_pass = None
-    with told.in_time(clock, "the input was not judged, so that nothing approximate was tried"):
+    with told.in_time(clock, NOT_JUDGED), nullcontext() if request.named else told.stoppable(NOT_JUDGED):
+        if clock.budget is not None and inputs.judge is not None and not request.own_metric:
+            run = untimed(executor).prepare(original)
+            fewer = affordable(inputs.judge, run, JUDGED_SHARE * clock.budget, request.seed)
+            if fewer is not inputs.judge:
+                told.note(
+                    f"{fewer.count:,} of {inputs.judge.count:,} samples for judging were used: all of them would take "
+                    f"too much of the budget of {clock.budget:g} s"
+                )
+                inputs.judge = fewer
+            del run  # a session may hold a copy of all weights
         before = clock.spent
         judge, last = _open_judges(original, executor, request, inputs, progress)
         # The last look is at twice as many samples, with the original and the result.

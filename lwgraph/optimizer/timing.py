@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lwgraph import ir
+from lwgraph.arrays import Shapes
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.executor import Executor, Feeds
 from lwgraph.measure import paired_latency
@@ -70,7 +71,7 @@ def time_models(
     for name, model in models.items():
         speed, timing = times.speedup(name), times.timing(name)
         spread = (1 / speed.interval[1], 1 / speed.interval[0])
-        facts = facts_of(model, feeds[0], executor)
+        facts = facts_of(model, layer_shapes(model, feeds[0], executor))
         stages[name] = Stage(
             name, facts, 1e3 * timing.minimum, 1 / speed.ratio, spread, speed="" if name == first else speed.text
         )
@@ -93,7 +94,9 @@ def compare_untimed(
         models, executor, feeds, target, stated: see `time_models`; the executor stands for the target.
         predicted: milliseconds of one run before and after; zeros: not known.
     """
-    stages = {name: Stage(name, facts_of(model, feeds[0], executor)) for name, model in models.items()}
+    stages = {
+        name: Stage(name, facts_of(model, layer_shapes(model, feeds[0], executor))) for name, model in models.items()
+    }
     before, after = predicted
 
     def worse(new: Stage, old: Stage) -> str:
@@ -106,9 +109,9 @@ def compare_untimed(
     return Timed(found.stages, (*found.notes, note))
 
 
-def facts_of(model: ir.Model, feeds: Feeds, executor: Executor) -> Facts:
-    """The size of a model, and its work on one feed."""
-    counts = count(model, layer_shapes(model, feeds, executor))
+def facts_of(model: ir.Model, shapes: Shapes | None = None) -> Facts:
+    """The size of a model, and its work on a feed that gives its values `shapes`; None: those that it records."""
+    counts = count(model, shapes)
     return Facts(counts.nodes, counts.parameters, ir.size(model), counts.macs)
 
 

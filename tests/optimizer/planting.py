@@ -113,7 +113,13 @@ class Planted:
 
 
 def plant(
-    patch: pytest.MonkeyPatch, place: str, error: Callable[[], BaseException], *, after: bool = False, spare: int = 0
+    patch: pytest.MonkeyPatch,
+    place: str,
+    error: Callable[[], BaseException],
+    *,
+    after: bool = False,
+    spare: int = 0,
+    once: bool = False,
 ) -> Planted:
     """Let what stands at `place`, as "module:Class.attribute", raise.
 
@@ -123,6 +129,7 @@ def plant(
         error: makes what is raised.
         after: once it has done its work, in place of returning.
         spare: calls that do as they should first.
+        once: so do those that follow the first that fails.
     """
     planted = watch(patch)
     owner, _, name = place.rpartition("." if "." in place.partition(":")[2] else ":")
@@ -134,7 +141,7 @@ def plant(
     def failing(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls <= spare:
+        if calls <= spare or (once and planted.times):
             return original(*arguments, **options)
         if after:
             original(*arguments, **options)

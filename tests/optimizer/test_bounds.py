@@ -45,6 +45,20 @@ def test_a_metric_that_takes_longer_than_the_budget_costs_the_search_and_no_more
     assert any("the input was not judged" in note for note in result.report.notes)
 
 
+@pytest.mark.parametrize("budget", [None, 3.0])
+def test_a_short_budget_is_judged_on_the_samples_that_it_has_time_for(monkeypatch: Any, budget: Any) -> None:
+    """Judging them all would take the whole budget; a search without one has all of them."""
+    monkeypatch.setattr("lwgraph.optimizer.setting.JUDGED_SHARE", 1e-9)
+    data = {name: np.concatenate([value] * 4) for name, value in FEEDS.items()}
+    judging = {name: np.concatenate([value] * 25) for name, value in FEEDS.items()}
+    result = lwgraph.optimize(chain(), data=data, eval_data=judging, budget=budget, preset="lossless")
+    told = [note for note in result.report.notes if "samples for judging were used" in note]
+    if budget is None:
+        assert not told
+    else:
+        assert told == ["30 of 100 samples for judging were used: all of them would take too much of the budget of 3 s"]
+
+
 def allowing(model: ir.Model, memory: int | None, **more: Any) -> Context:
     context = Context(executor=ORT, reference=ORT, memory_bytes=memory, **more)
     return context.beside(statistics=context.statistics_of(model))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from types import SimpleNamespace
 
@@ -11,11 +12,12 @@ import pytest
 
 from lwgraph import ir, registry
 from lwgraph.calibrate import Reader, open_data
+from lwgraph.executor import Feeds
 from lwgraph.measure.evidence import Disagreements, Evidence
 from lwgraph.measure.promise import KEPT, OPEN
 from lwgraph.optimizer.candidates import Candidates, Incumbent, Made
 from lwgraph.optimizer.judge import Judge
-from lwgraph.optimizer.last_look import LastLook, part
+from lwgraph.optimizer.last_look import LEAST_JUDGED, LastLook, affordable, part
 from lwgraph.optimizer.request import Request
 from lwgraph.plan.plan import Plan
 from lwgraph.plan.search.front import Candidate
@@ -48,6 +50,24 @@ def look(samples: np.ndarray, max_drop: float = 0.02) -> tuple[LastLook, ir.Mode
 
 
 RANDOM = np.random.default_rng(0).normal(size=(600, 4))
+
+
+def test_as_many_samples_judge_as_a_pass_has_time_for() -> None:
+    """Of samples that take 2 ms each, 0.1 s allow 50 at most; drawn at random, and never fewer than judge anything."""
+    all_of_them = reader(RANDOM, model())
+
+    def run(feeds: Feeds) -> dict[str, np.ndarray]:
+        time.sleep(0.002)
+        return {}
+
+    fewer = affordable(all_of_them, run, 0.1, 0)
+    assert LEAST_JUDGED <= fewer.count <= 50
+    first = [feeds["x"].tobytes() for feeds in all_of_them][: fewer.count]
+    assert [feeds["x"].tobytes() for feeds in fewer] != first
+    assert affordable(all_of_them, run, 0.001, 0).count == LEAST_JUDGED
+    assert affordable(all_of_them, run, 60.0, 0) is all_of_them
+    few = reader(RANDOM[:LEAST_JUDGED], model())
+    assert affordable(few, run, 0.001, 0) is few
 
 
 def test_a_third_is_for_choosing_and_the_rest_is_never_seen_before() -> None:

@@ -90,6 +90,7 @@ PLACES: list[tuple[str, str, str, str]] = [
     ("the front", f"{FIRST}.improve:front_rows", "front", "i"),
     ("remembering the front", f"{FIRST}.improve:keep_front", "front", "i"),
     ("timing", f"{FIRST}.deliver:time_models", "timing", "i"),
+    ("the sizes of layers in the end", f"{FIRST}.timing:layer_shapes", "timing", "i"),
     ("rows of the report", f"{FIRST}.report_rows:choices", "report", "i"),
     ("what a stage has to do", f"{FIRST}.stages:Structures.idle", "structure", "is"),
 ]
@@ -254,11 +255,16 @@ def interrupt() -> BaseException:
 
 
 INTERRUPTED = {
+    "judging the input": f"{FIRST}.setting:Judge",
+    "cleaning": "lwgraph.rewrite:Pipeline.run",
+    "the proof of the cleaned model": f"{FIRST}.prove:Proof.checks",
     "integers": f"{FIRST}.stages:Integers.run",
     "a plan": "lwgraph.passes.quantize.quantize:Quantize.run",
     "structure": f"{FIRST}.stages:Structures.run",
     "the last timing": f"{FIRST}.deliver:time_models",
     "the race": f"{FIRST}.candidates:Candidates.settle",
+    "the table of plans": f"{FIRST}.improve:front_rows",
+    "the last look": f"{FIRST}.last_look:LastLook.verdict",
 }
 
 
@@ -267,7 +273,7 @@ def test_the_first_interrupt_delivers_what_there_is(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path, place: str
 ) -> None:
     only(monkeypatch, "is")
-    planted = plant(monkeypatch, place, interrupt)
+    planted = plant(monkeypatch, place, interrupt, once=True)
     ended = run(monkeypatch, capfd, tmp_path)
     assert planted.times == 1
     ends_well(ended, planted)
@@ -286,14 +292,26 @@ def test_the_second_interrupt_ends_the_run_at_once(
     assert ended.err.splitlines()[-1] == "lwgraph: error: interrupted; nothing was written"
 
 
-@pytest.mark.parametrize("place", ["lwgraph.ir.saving:_commit", "lwgraph.rewrite:Pipeline.run"])
-def test_an_interrupt_before_or_after_the_search_leaves_nothing_half_written(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path, place: str
+@pytest.mark.parametrize(
+    ("place", "options"),
+    [
+        ("lwgraph.ir.saving:_commit", ()),
+        (f"{FIRST}.setting:gather", ()),
+        ("lwgraph.rewrite:Pipeline.run", ("--pipeline", "clean")),
+        (f"{FIRST}.setting:Judge", ("--pipeline", "clean")),
+    ],
+)
+def test_an_interrupt_where_nothing_is_there_or_in_what_was_named_leaves_nothing_half_written(
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    place: str,
+    options: tuple[str, ...],
 ) -> None:
     only(monkeypatch, "")
     monkeypatch.setattr("lwgraph.optimizer.result.Result.save", lambda self, path, **o: ir.save(self.model, path, **o))
     planted = plant(monkeypatch, place, interrupt, spare=int("_commit" in place))  # the kit saves the input, too
-    ended = run(monkeypatch, capfd, tmp_path)
+    ended = run(monkeypatch, capfd, tmp_path, *options)
     assert planted.times == 1 and ended.code == 130 and ended.files == []
 
 
