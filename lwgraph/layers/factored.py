@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from lwgraph.arrays import Weights
 from lwgraph.layers.linalg import ridge_of
 from lwgraph.layers.quadratic import Array, Indices, Quadratic
 
@@ -22,19 +23,19 @@ class Factored(Quadratic):
     """See `Quadratic`. With r rows in F, V R and V R^-1 take O(o r D), the latter after O(r^2 D) once (Woodbury).
 
     Attributes:
-        weight: (o, c, *k).
+        weight: (o, c, *k), of any float type.
         factor: F, (r, D) float32.
         rest: (D,), what C has on its diagonal beside F^T F.
         ridge: (D,), what R has there besides.
     """
 
-    weight: Array
+    weight: Weights
     factor: npt.NDArray[np.float32]
     rest: Array
     ridge: Array
 
     @classmethod
-    def of(cls, weight: Array, factor: npt.NDArray[np.float32], rest: Array, count: int) -> Factored:
+    def of(cls, weight: Weights, factor: npt.NDArray[np.float32], rest: Array, count: int) -> Factored:
         """With the ridge that `count` samples call for, see `lwgraph.layers.moments.Moments`; its sums over pairs of
         entries are taken over the pairs of PROBED of them with all others."""
         found = cls(weight, factor, rest, np.zeros_like(rest))
@@ -58,7 +59,7 @@ class Factored(Quadratic):
         return found
 
     @classmethod
-    def white(cls, weight: Array) -> Factored:
+    def white(cls, weight: Weights) -> Factored:
         """Of white inputs, C = I."""
         width = weight[0].size
         return cls(weight, np.zeros((0, width), np.float32), np.ones(width), np.zeros(width))
@@ -122,22 +123,24 @@ class Factored(Quadratic):
             half = self._half @ (self.factor[:, at] / base)
             yield np.diag(1 / base) - half.T @ half
 
-    def onto(self, kept: Indices) -> Array:
+    def onto(self, kept: Indices) -> Weights:
         """See `Quadratic.onto`."""
         some = Factored(self.weight, self.factor[:, kept], self.rest[kept], self.ridge[kept])
-        matrix, found = self.matrix, np.empty((len(self.weight), len(kept)))
+        matrix, found = self.matrix, np.empty((len(self.weight), len(kept)), self.weight.dtype)
         step = max(1, OUTPUTS // matrix.shape[1])
         for start in range(0, len(matrix), step):  # a few outputs at once: the weight itself may be large
             part = np.s_[start : start + step]
-            found[part] = some.solve(self.apply(matrix[part])[:, kept])
+            found[part] = some.solve(self.apply(matrix[part].astype(np.float64))[:, kept])
         return found
 
-    def _form(self, kernel: Array | None, beside: Array) -> float:
+    def _form(self, kernel: Weights | None, beside: Array) -> float:
         """V (F^T F + diag(beside)) V^T for V = W - K, by strips; in float32, since all terms are squares."""
         inner, total = np.zeros((len(self.weight), len(self.factor)), np.float32), 0.0
         for start in range(0, self.factor.shape[1], STRIP):
             part = np.s_[:, start : start + STRIP]
-            change = self.matrix[part] if kernel is None else self.matrix[part] - kernel[part]
+            change = self.matrix[part].astype(np.float64)
+            if kernel is not None:
+                change -= kernel[part]
             total += float(np.einsum("od,od->d", change, change) @ beside[part[1]])
             inner += change.astype(np.float32) @ self.factor[part].T
         return total + float(np.square(inner).sum(dtype=np.float64))
@@ -152,11 +155,11 @@ class Factored(Quadratic):
         """See `Quadratic.power`."""
         return self._form(None, self.rest)
 
-    def loss(self, kernel: Array) -> float:
+    def loss(self, kernel: Weights) -> float:
         """See `Quadratic.loss`."""
         return self._form(kernel.reshape(self.matrix.shape), self.rest + self.ridge)
 
-    def error(self, kernel: Array) -> float:
+    def error(self, kernel: Weights) -> float:
         """See `Quadratic.error`."""
         return self._form(kernel.reshape(self.matrix.shape), self.rest)
 

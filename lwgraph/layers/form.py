@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from lwgraph import ir, registry
-from lwgraph.arrays import Floats
+from lwgraph.arrays import Floats, Weights
 from lwgraph.errors import UsageError
 from lwgraph.layers.emit import Emitter
 from lwgraph.layers.moments import Moments
@@ -38,7 +38,7 @@ class Fitted:
     form: Form
     site: Site
     arrays: dict[str, Floats]
-    kernel: Floats
+    kernel: Weights
     shift: Floats
     error: float
     measured: bool
@@ -127,7 +127,7 @@ class Form(ABC):
     def macs(self, site: Site) -> int:
         """Multiply-accumulates for one batch, comparable with `site.macs()`."""
 
-    def fitted(self, site: Site, moments: Moments, arrays: dict[str, Floats], kernel: Floats) -> Fitted:
+    def fitted(self, site: Site, moments: Moments, arrays: dict[str, Floats], kernel: Weights) -> Fitted:
         """The result of a fit: the shift of the bias and the error follow from the kernel.
 
         Args:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lwgraph.arrays import Floats, Weights
+from lwgraph.arrays import Floats, Weights, slabs
 from lwgraph.calibrate.sketch import FactoredGram
 from lwgraph.errors import DataError
 from lwgraph.layers.factored import Factored
@@ -101,6 +101,11 @@ class Block(Quadratic):
     refine: bool = True
     prior: Floats | None = None
     cache: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def matrix(self) -> Floats:
+        """The weight as (o, D)."""
+        return self.weight.reshape(len(self.weight), -1)
 
     def __post_init__(self) -> None:
         self.ridge = np.broadcast_to(np.asarray(self.ridge, np.float64), (len(self.moments),))
@@ -223,14 +228,14 @@ class Block(Quadratic):
         found: Floats = self.cache["tap moments"]
         return found
 
-    def loss(self, kernel: Floats) -> float:
+    def loss(self, kernel: Weights) -> float:
         """tr((W - K) R (W - K)^T) for K of the weight's shape or (o, D). O(o D^2)."""
-        change = self.matrix - kernel.reshape(self.matrix.shape)
+        change: Floats = self.matrix - kernel.reshape(self.matrix.shape)
         return self.size(change)
 
-    def error(self, kernel: Floats) -> float:
+    def error(self, kernel: Weights) -> float:
         """tr((W - K) C (W - K)^T), the squared error that the samples themselves would show."""
-        change = self.matrix - kernel.reshape(self.matrix.shape)
+        change: Floats = self.matrix - kernel.reshape(self.matrix.shape)
         return self._without_ridge(self.size(change), change)
 
     @property
@@ -286,15 +291,16 @@ class Moments:
         self.mean: Floats = np.zeros((site.group, width)) if gram is None else np.asarray(gram.mean, np.float64)
         self.losses: list[Quadratic] = []
         for index in range(site.group):
-            weight = site.weight[index * size : (index + 1) * size]
+            rows = np.s_[index * size : (index + 1) * size]
             if gram is None:
                 if not isinstance(site, Probe) and width > MOST_UNKNOWNS:
-                    self.losses.append(Factored.white(weight))
+                    self.losses.append(Factored.white(site.stored[rows]))
                     continue
                 white = site.white if isinstance(site, Probe) else np.eye(width)
-                self.losses.append(Block(weight, white, 0.0))
+                self.losses.append(Block(site.weight[rows], white, 0.0))
                 continue
             if isinstance(gram, FactoredGram):
+                weight = site.weight[rows] if isinstance(site, Probe) else site.stored[rows]
                 self.losses.append(Factored.of(weight, gram.factor[index], gram.rest[index], gram.count))
                 continue
             centred = np.array(gram.matrix[index], np.float64)
@@ -307,7 +313,7 @@ class Moments:
                 centred[np.diag_indices(width)] += ridge
             else:
                 centred += prior * np.sqrt(ridge) * np.sqrt(ridge)[:, None]
-            self.losses.append(Block(weight, centred, ridge, prior=prior))
+            self.losses.append(Block(site.weight[rows], centred, ridge, prior=prior))
 
     @property
     def exact(self) -> bool:
@@ -363,7 +369,7 @@ class Moments:
             f"fits are reliable from about {need} samples: give {math.ceil(need / max(1, count))} times as much data"
         )
 
-    def error(self, kernel: Floats) -> float:
+    def error(self, kernel: Weights) -> float:
         """Predicted ||Y - Yhat||^2 / ||Y - mean Y||^2 of a canonical kernel (o, c/g, *k) with its bias re-centred.
 
         0 where the outputs do not vary and the kernel keeps them so; inf where it makes them vary.
@@ -374,7 +380,7 @@ class Moments:
             sum(each.power for each in self.losses),
         )
 
-    def expected(self, kernel: Floats) -> float:
+    def expected(self, kernel: Weights) -> float:
         """The error with the ridge: nearer to that on unseen inputs than `error`, and comparable between forms."""
         parts = kernel.reshape(self.site.group, -1, self.site.fan_in)
         return self.relative(sum(each.loss(part) for each, part in zip(self.losses, parts, strict=True)))
@@ -389,11 +395,14 @@ class Moments:
         twin.losses = [replace(each, refine=False) if isinstance(each, Block) else each for each in self.losses]
         return twin
 
-    def shift(self, kernel: Floats) -> Floats:
+    def shift(self, kernel: Weights) -> Floats:
         """(W - K) mean(x), (o,): what the bias must gain so that the mean output stays."""
-        weight = self.site.weight
-        change = (weight - kernel.reshape(weight.shape)).reshape(self.site.group, -1, self.site.fan_in)
-        return np.asarray(np.einsum("god,gd->go", change, self.mean).reshape(-1))
+        kernels = kernel.reshape(self.site.group, -1, self.site.fan_in)
+        found = np.empty(kernels.shape[:2])
+        for own, loss, other, mean in zip(found, self.losses, kernels, self.mean, strict=True):
+            for part in slabs(other.shape):
+                own[part] = np.subtract(loss.matrix[part], other[part], dtype=np.float64) @ mean
+        return found.reshape(-1)
 
 
 def too_wide(site: Site) -> str:

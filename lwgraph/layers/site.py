@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -22,6 +23,7 @@ KINDS: Mapping[str, Kind] = {
 }
 FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16)
 ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "Elu"})
+_WEIGHT = "_weight"  # where a site notes what gives its weight while it is held
 NOMINAL_POSITIONS = 1024  # output positions assumed where the image size is unknown; costs are then relative only
 
 
@@ -86,18 +88,30 @@ class Site:
         transposed = self.kind == "gemm" and ir.attribute(self.node, "transB", 0)
         return raw if transposed else raw[::-1]
 
-    @functools.cached_property
+    @property
     def weight(self) -> Floats:
-        """The canonical weight (o, c/g, *k) in float64, a Gemm's alpha included."""
-        weight: Floats = self._canonical().astype(np.float64, order="C")
-        if self._alpha != 1:
-            weight *= self._alpha
+        """The canonical weight (o, c/g, *k) in float64, a Gemm's alpha included.
+
+        The same array as long as anybody holds it: those of all layers together are twice the model.
+        """
+        held: Callable[[], Floats | None] = vars(self).get(_WEIGHT, lambda: None)
+        weight = held()
+        if weight is None:
+            weight = self._canonical().astype(np.float64, order="C")
+            if self._alpha != 1:
+                weight *= self._alpha
+            vars(self)[_WEIGHT] = weakref.ref(weight)
         return weight
 
     @property
     def stored(self) -> Weights:
         """The same in the model's element type, without a copy where the model holds it so; an alpha needs float64."""
-        return self.weight if "weight" in vars(self) or self._alpha != 1 else self._canonical()
+        return self.weight if self._replaced or self._alpha != 1 else self._canonical()
+
+    @property
+    def _replaced(self) -> bool:
+        """Whether the weight is not that of the model, see `with_weight`."""
+        return not isinstance(vars(self).get(_WEIGHT), weakref.ref | None)
 
     @property
     def _alpha(self) -> float:
@@ -144,7 +158,7 @@ class Site:
     def with_weight(self, weight: Floats, bias: Floats | None) -> Site:
         """The layer as it would be with another canonical weight (o, c/g, *k) and bias; the model stays as it is."""
         twin = replace(self)
-        vars(twin).update(weight=weight, bias=bias)  # the cached properties
+        vars(twin).update({_WEIGHT: lambda: weight, "bias": bias})  # what the properties look for first
         return twin
 
     @property

@@ -37,7 +37,7 @@ def write(site: Site, weight: Array, bias: Array | None) -> None:
     """
     value = site.node.inputs[1]
     assert value is not None
-    ir.set_constant(ir.copy_on_write(value, site.node), _stored(site, weight).astype(site.dtype))
+    ir.set_constant(ir.copy_on_write(value, site.node), _stored(site, weight).astype(site.dtype, copy=False))
     if bias is None:
         return
     site.node.attributes.pop("beta", None)  # of a Gemm; it may be 0
@@ -80,10 +80,14 @@ def _stored(site: Site, weight: Array) -> Array:
 
 
 def transform(site: Site, q: Array, shift: Array) -> tuple[Array, Array]:
-    """Weight and bias of the layer followed by y -> q y + shift; q is (o,) or one (o/g, o/g) block per group."""
-    weight, bias = site.weight, site.bias if site.bias is not None else np.zeros(site.outputs)
+    """Weight and bias of the layer followed by y -> q y + shift; q is (o,) or one (o/g, o/g) block per group.
+
+    Scaled weights have the type in which the model holds them: copies in float64 are twice the layer.
+    """
+    weight, bias = site.stored, site.bias if site.bias is not None else np.zeros(site.outputs)
     if q.ndim == 1:
-        return weight * q.reshape([-1] + [1] * (weight.ndim - 1)), bias * q + shift
+        factors, made = q.reshape([-1] + [1] * (weight.ndim - 1)), np.empty(weight.shape, weight.dtype)
+        return np.multiply(weight, factors, out=made, casting="same_kind"), bias * q + shift
     groups, per = q.shape[0], q.shape[1]
     flat = weight.reshape(groups, per, math.prod(weight.shape[1:]))
     return (q @ flat).reshape(weight.shape), (q @ bias.reshape(groups, per, 1)).reshape(-1) + shift

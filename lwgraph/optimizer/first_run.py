@@ -55,23 +55,26 @@ class FirstRuns:
         Raises:
             ModelError: also (then and when called) that the runtime died, or gave no answer in time.
         """
+        isolated = self._isolated
+        assert isolated is not None
+        isolated.forget()  # models that were loaded there, and never run
         new = _operators(model) - self._known
         if not new:
             return self.executor.prepare(model, outputs)
-        isolated = self._isolated
-        assert isolated is not None
         if self._known:  # the user's own model may take long
             isolated.timeout = min(SECONDS, max(1.0, self.left()))
         first: Run | None = isolated.prepare(model, outputs)
-        run = self.executor.prepare(model, outputs)
+        kept, run = ir.clone(model), None
 
         def guarded(feeds: Feeds) -> dict[str, Array]:
-            nonlocal first
+            nonlocal first, run
             if first is not None:
                 first(feeds)
                 first = None
-                isolated.forget()  # the worker frees its weights
+                isolated.forget()  # only one of the two processes holds the weights at a time
                 self._known.update(new)
+            if run is None:
+                run = self.executor.prepare(kept, outputs)
             return run(feeds)
 
         return guarded
@@ -82,6 +85,7 @@ def _operators(model: ir.Model) -> set[object]:
         (node.domain, node.op_type, ir.opset(node), tuple(value.dtype if value else None for value in node.inputs))
         for scope in ir.scopes(model)
         for node in scope
+        if ir.operator(node) != "Shape"  # which is asked of any model, and computes nothing
     }
 
 

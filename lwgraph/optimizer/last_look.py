@@ -93,12 +93,16 @@ class LastLook:
         confidence: float = CONFIDENCE,
         seed: int = 0,
     ) -> None:
-        self._executor, self._seed = untimed(executor), seed
-        self._run = self._executor.prepare(original)
+        self._executor, self._seed, self._original = untimed(executor), seed, original
         self.choosing, self.reader, self.confidence = choosing, reader, confidence
         self._metric: Metric = choosing.metric
         if reader is not None:
-            self._metric = open_metric(choosing.metric.name, reader, self._run, seed=seed)
+            self._metric = open_metric(choosing.metric.name, reader, lambda feeds: self._run(feeds), seed=seed)
+
+    @cached_property
+    def _run(self) -> Run:
+        """Made when the last look is had: a session may hold a copy of all weights."""
+        return self._executor.prepare(self._original)
 
     @cached_property
     def base(self) -> Score:
@@ -112,7 +116,7 @@ class LastLook:
 
     @cached_property
     def _outputs(self) -> Array | None:
-        return _outputs(self._run, self.reader)
+        return _outputs(self._executor.prepare(self._original), self.reader)
 
     def evidence(self, model: ir.Model) -> Evidence:
         """What the samples say of a model's loss on inputs to come."""

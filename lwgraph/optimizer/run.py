@@ -99,8 +99,7 @@ def run(setting: Setting, passes: Pipeline | None, stated: Plan | None) -> Resul
             elif not setting.request.asked.approximate:
                 setting.told.note("nothing approximate was tried: --preset lossless asks for exact rewrites only")
             elif setting.judge is None or not setting.inputs.fit:
-                with setting.told.stoppable("not all weights were searched for what is redundant in them"):
-                    incumbent = without_data(setting, incumbent)
+                incumbent = without_data(setting, incumbent)
             else:
                 incumbent, searched = improve(setting, incumbent, setting.judge)
     return deliver(setting, cleaned, incumbent, searched, asked=passes is not None or stated is not None)

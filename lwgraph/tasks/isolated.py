@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from lwgraph import ir
@@ -56,7 +57,8 @@ class Isolated:
     def forget(self) -> None:
         """Free what the process holds of models that nobody runs any more; the next that is loaded does so, too."""
         if self._dropped:
-            self.ask("freeing a model", _forget, self.dropped())
+            with suppress(ModelError):  # a process that is gone holds nothing
+                self.ask("freeing a model", _forget, self.dropped())
 
     def dropped(self) -> list[int]:
         """The numbers of models that nobody runs any more, since this was asked last."""
@@ -77,7 +79,7 @@ class _Run:
         self._folder = TemporaryFolder()
         weakref.finalize(self, isolated._dropped.append, self.number)
         self.path = str(self._folder.path / "model.onnx")
-        ir.save(model, self.path)
+        ir.save(model, self.path, external=True)  # weights are mapped, not copied, there
         self._load()
 
     def _load(self) -> None:

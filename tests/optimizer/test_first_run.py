@@ -16,6 +16,7 @@ from lwgraph import ir
 from lwgraph.errors import ModelError
 from lwgraph.executor import Array, Feeds, Run
 from lwgraph.optimizer.first_run import FirstRuns
+from lwgraph.tasks.isolated import Isolated, loaded_runs
 from tests.layers.chain import FEEDS, chain
 
 
@@ -76,3 +77,33 @@ def test_a_script_needs_no_guard(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout == f"once True {script} None\n"
+
+
+def held(isolated: Isolated) -> int:
+    """How many models the worker holds."""
+    found: int = isolated.ask("counting", len_of_loaded)
+    return found
+
+
+def len_of_loaded() -> int:
+    return len(loaded_runs)
+
+
+def test_only_one_process_holds_a_model_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker has let go of one that ran before it is loaded here, and of one that never ran before the next."""
+    first, counts = FirstRuns(Noted(tmp_path / "runs")), list[int]()
+    isolated = first._isolated
+    assert isolated is not None
+    prepare = Noted.prepare
+
+    def counted(self: Noted, model: ir.Model, outputs: Sequence[str] | None = None) -> Run:
+        counts.append(held(isolated))
+        return prepare(self, model, outputs)
+
+    monkeypatch.setattr(Noted, "prepare", counted)
+    first.prepare(chain())(FEEDS)
+    assert counts == [0]
+    first.prepare(changed("Abs"))  # only loaded
+    assert held(isolated) == 1
+    first.prepare(chain())
+    assert counts == [0, 0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -68,6 +69,24 @@ def test_as_many_samples_judge_as_a_pass_has_time_for() -> None:
     assert affordable(all_of_them, run, 60.0, 0) is all_of_them
     few = reader(RANDOM[:LEAST_JUDGED], model())
     assert affordable(few, run, 0.001, 0) is few
+
+
+def test_nothing_is_made_ready_before_the_last_look_is_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session may hold a copy of all weights, for as long as the search takes."""
+    original, executor = model(), registry.executor("ort")
+    choose, last = part(reader(RANDOM, original), 0)
+    judge, prepared = Judge(original, executor, choose, "agreement", 0.02, 0), list[ir.Model]()
+    prepare = type(executor).prepare
+
+    def counted(self: Any, model: ir.Model, outputs: Sequence[str] | None = None) -> Any:
+        prepared.append(model)
+        return prepare(self, model, outputs)
+
+    monkeypatch.setattr(type(executor), "prepare", counted)
+    had = LastLook(original, executor, judge, last)
+    assert not prepared
+    had.verdict(original, False)
+    assert prepared
 
 
 def test_a_third_is_for_choosing_and_the_rest_is_never_seen_before() -> None:

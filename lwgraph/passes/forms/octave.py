@@ -18,7 +18,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 
 from lwgraph import ir
-from lwgraph.arrays import Array, Floats, Index
+from lwgraph.arrays import Array, Floats, Index, Weights
 from lwgraph.errors import UsageError
 from lwgraph.layers.emit import Emitter
 from lwgraph.layers.form import Fitted, Form, ceil16
@@ -178,7 +178,7 @@ def halved(op: Emitter, x: ir.Value) -> ir.Value:
     )
 
 
-def low_conv(op: Emitter, x: ir.Value, weight: Floats, stem: str, bias: Floats | None = None) -> ir.Value:
+def low_conv(op: Emitter, x: ir.Value, weight: Weights, stem: str, bias: Floats | None = None) -> ir.Value:
     """The layer's convolution on the halved image."""
     site, pads = op.site, HalvedPatches.at(op.site).halved
     operands = [x, op.const(weight, stem, shared=True)]

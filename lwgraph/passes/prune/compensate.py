@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from lwgraph import ir
-from lwgraph.arrays import Floats, Ints
+from lwgraph.arrays import Floats, Ints, Weights
 from lwgraph.calibrate.sketch import FactoredGram
 from lwgraph.layers.moments import Moments, Pooled, pooled
 from lwgraph.layers.site import Site
@@ -79,13 +79,14 @@ def _refit(view: PruneView, reader: GroupReader, gone: list[Ints]) -> None:
     has_bias = site.bias is not None
     if not has_bias and view.context.statistics is not None:
         moments = uncentred(view, reader)  # no bias can take up the mean
-    kernel = site.weight.reshape(site.group, -1, site.fan_in).copy()
-    zeroed = kernel.copy()
+    exact = moments.exact  # else the weight may be large, and copies in float64 have no room
+    kernel = np.array((site.weight if exact else site.stored).reshape(site.group, -1, site.fan_in), order="C")
+    lost = np.zeros(kernel.shape[:2])
     for index, (loss, columns) in enumerate(zip(moments.losses, gone, strict=True)):
         kept = np.setdiff1d(np.arange(site.fan_in), columns)
-        kernel[index][:, kept] = zeroed[index][:, kept] = loss.onto(kept)
-        zeroed[index][:, columns] = 0
-    shift = moments.shift(zeroed.reshape(site.shape)) if has_bias else np.zeros(site.outputs)
+        kernel[index][:, kept] = loss.onto(kept)
+        lost[index] = kernel[index][:, columns] @ moments.mean[index][columns]
+    shift = moments.shift(kernel) + lost.reshape(-1) if has_bias else np.zeros(site.outputs)
     set_weight(site, kernel.reshape(site.shape))
     if has_bias and shift.any():
         for each in reader.sites:
@@ -102,7 +103,7 @@ def uncentred(view: PruneView, reader: GroupReader) -> Moments:
     return Moments(reader.site, Pooled(gram.matrix, np.zeros_like(gram.mean), gram.count))
 
 
-def set_weight(site: Site, kernel: Floats) -> None:
+def set_weight(site: Site, kernel: Weights) -> None:
     """Give a layer (and those that share its weight) another canonical weight (o, c/g, *k)."""
     value, raw = site.node.inputs[1], kernel
     assert value is not None
@@ -115,7 +116,7 @@ def set_weight(site: Site, kernel: Floats) -> None:
         raw = raw if ir.attribute(site.node, "transB", 0) else raw.T
     elif site.kind == "matmul":
         raw = kernel.T
-    ir.set_constant(value, np.ascontiguousarray(raw.astype(site.dtype)))
+    ir.set_constant(value, np.ascontiguousarray(raw, site.dtype))
 
 
 def bias_value(site: Site) -> ir.Value | None:

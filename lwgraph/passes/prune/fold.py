@@ -35,7 +35,7 @@ class Fold(Importance):
             for loss, columns in zip(moments.losses, reader.columns, strict=True):
                 for tap in range(columns.shape[1]):
                     cross += loss.chosen(columns[:, tap]) / columns.shape[1]
-                gain += np.square(loss.matrix).sum(0)[columns].sum(1)
+                gain += loss.powers[columns].sum(1)
         if power <= 0 or not cross.any():
             return L2().rank(group, view)
         variance = np.diagonal(cross).copy()

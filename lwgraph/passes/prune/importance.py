@@ -105,7 +105,7 @@ class Activation(Importance):
             moments = view.moments(reader)
             power = sum(loss.power for loss in moments.losses) or 1.0
             for loss, columns in zip(moments.losses, reader.columns, strict=True):
-                each = loss.diagonal * np.square(loss.matrix).sum(0)
+                each = loss.diagonal * loss.powers
                 total += each[columns].sum(1) / power
         return by_score(total) if total.any() else L2().rank(group, view)
 
@@ -232,7 +232,7 @@ def _alone(moments: Moments, reader: GroupReader) -> Floats:
     for loss, columns in zip(moments.losses, reader.columns, strict=True):
         assert isinstance(loss, Factored)
         for channel, (block, at) in enumerate(zip(loss.inverse_blocks(columns), columns, strict=True)):
-            weight = loss.matrix[:, at]
+            weight = loss.matrix[:, at].astype(np.float64)
             total[channel] += float(np.trace(np.linalg.solve(block, weight.T @ weight)))
     return total * _scale(moments)
 

@@ -162,7 +162,7 @@ def apply_scales(channels: Channels, scales: Array) -> int:
             continue
         weight = ir.constant(layer.node.inputs[1])
         assert weight is not None
-        scaled = np.array(weight, np.float64, order="C")
+        scaled = np.array(weight, np.promote_types(weight.dtype, np.float32), order="C")  # no wider: it may be large
         grouped = oi_weight(layer.node, scaled)  # a view
         grouped *= into.reshape(grouped.shape[0], 1, -1, 1)
         grouped /= out.reshape(grouped.shape[0], -1, 1, 1)
@@ -187,7 +187,7 @@ def _set(node: ir.Node, index: int, array: Array, dtype: Any) -> None:
     """Give one input of one node other contents; whoever shared the constant keeps the old ones."""
     value = node.inputs[index]
     assert value is not None and node.graph is not None
-    new = ir.add_initializer(ir.graph_of(node.graph), array.astype(dtype), value.name or "constant")
+    new = ir.add_initializer(ir.graph_of(node.graph), array.astype(dtype, copy=False), value.name or "constant")
     node.replace_input_with(index, new)
     if ir.is_removable_initializer(value):
         ir.graph_of(node.graph).initializers.pop(value.name or "")

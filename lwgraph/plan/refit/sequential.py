@@ -8,7 +8,7 @@ Here every layer is fitted once more, in topological order, to what it sees by t
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -257,7 +257,7 @@ class _Refit:
         return site.fan_in <= MOST_UNKNOWNS and taken <= self.context.bytes_of(taken, 0.5)
 
     def _keep_best(
-        self, unit: Unit, site: Site, rows: Rows, fits: Sequence[tuple[Floats, Floats | None]], least: float
+        self, unit: Unit, site: Site, rows: Rows, fits: Iterable[tuple[Array, Array | None]], least: float
     ) -> float:
         """Write the weight and bias with which the unit's held-out outputs are best; none when none is better than
         `least`, which they are now. Their distance then."""
@@ -289,7 +289,7 @@ class _Refit:
         if not has_bias_slot(unit.site):
             raise Skip("it is a MatMul without a bias")
         x, y = self._outputs(unit, self.fit)
-        fits = [transform(unit.site, *pair) for pair in affine(x, y)]
+        fits = (transform(unit.site, *pair) for pair in affine(x, y))  # weights, of which one is there at a time
         yield "affine", self._keep_best(unit, unit.site, rows, fits, plain)
 
     # ------------------------------------------------------------ values

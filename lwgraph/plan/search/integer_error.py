@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from lwgraph.arrays import Floats
 from lwgraph.layers.moments import Moments, ratio
 
 LEVELS = 255.0
@@ -24,10 +23,10 @@ def integer_error(moments: Moments, low: float, high: float) -> float:
     step = (max(high, 0.0) - min(low, 0.0)) / LEVELS
     noise = power = 0.0
     for each in moments.losses:
-        matrix: Floats = each.matrix
-        steps = 2 * np.abs(matrix).max(axis=1) / LEVELS
+        highest = np.maximum(each.matrix.max(axis=1), -each.matrix.min(axis=1)).astype(np.float64)
+        steps = 2 * highest / LEVELS
         noise += float(np.square(steps).sum()) / 12 * max(each.trace, 0.0)
-        noise += step**2 / 12 * float(np.square(matrix).sum())
+        noise += step**2 / 12 * float(each.powers.sum())
         power += each.power
     return ratio(noise, power)
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lwgraph import ir, registry
-from lwgraph.arrays import Floats
+from lwgraph.arrays import Floats, Weights, slabs
 from lwgraph.executor import Executor, settings, untimed
 from lwgraph.failures import Failures
 from lwgraph.layers.emit import Emitter
@@ -104,7 +104,7 @@ class Replacement:
     """Another canonical kernel for some layers, means kept by their biases."""
 
     names: frozenset[str]
-    kernel: Floats
+    kernel: Weights
     shift: Floats
 
     def within(self, model: ir.Model) -> ir.Model:
@@ -152,18 +152,18 @@ def _beside(
     return lambda replacement: functools.partial(finished, pool.submit(Setting.measure, setting, replacement))
 
 
-def _replacement(item: Item, kernel: Floats) -> Replacement:
+def _replacement(item: Item, kernel: Weights) -> Replacement:
     assert item.moments is not None
     fit = _Dense().fitted(item.sites[0], item.moments(), {}, kernel)
     return Replacement(frozenset(site.name for site in item.sites), fit.kernel, fit.shift)
 
 
-def stitched(model: ir.Model, item: Item, kernel: Floats) -> ir.Model:
+def stitched(model: ir.Model, item: Item, kernel: Weights) -> ir.Model:
     """A copy of the model in which the item's layers have another canonical kernel, means kept by their biases."""
     return _replacement(item, kernel).within(model)
 
 
-def _probe(item: Item) -> tuple[Floats | None, float]:
+def _probe(item: Item) -> tuple[Weights | None, float]:
     """A kernel near the item's own, and its expected relative error; None where nothing can be tried."""
     if item.moments is None:
         return None, 0.0
@@ -174,18 +174,20 @@ def _probe(item: Item) -> tuple[Floats | None, float]:
         assert nearest.form is not None
         kernel = nearest.form.at(site).fit(site, moments.quick()).kernel
     else:
-        kernel = rounded(site.weight)
+        kernel = rounded(site.stored)
     error = moments.expected(kernel)
     return (kernel, error) if 0 < error < math.inf else (None, 0.0)
 
 
-def rounded(weight: Floats, levels: int = 7) -> Floats:
-    """`weight` (o, ...) with every output's entries rounded to `levels` steps up to the largest."""
+def rounded(weight: Weights, levels: int = 7) -> Weights:
+    """`weight` (o, ...) with every output's entries rounded to `levels` steps up to the largest, in its own type."""
     flat = weight.reshape(len(weight), -1)
-    step = np.abs(flat).max(axis=1, keepdims=True) / levels
+    step = np.maximum(flat.max(axis=1, keepdims=True), -flat.min(axis=1, keepdims=True)).astype(np.float64) / levels
     step[step == 0] = 1
-    result: Floats = (np.rint(flat / step) * step).reshape(weight.shape)
-    return result
+    result = np.empty_like(flat, order="C")
+    for part in slabs(flat.shape):
+        result[part] = np.rint(flat[part] / step[part]) * step[part]
+    return result.reshape(weight.shape)
 
 
 __all__ = ["measure", "rounded", "stitched"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lwgraph import ir, registry
-from lwgraph.arrays import Floats, Shapes
+from lwgraph.arrays import Floats, Shapes, Weights
 from lwgraph.calibrate.subsample import spread
 from lwgraph.errors import CheckError
 from lwgraph.executor import Executor, Feeds, settings
@@ -75,7 +75,7 @@ class FitData:
 
     form: str
     arrays: dict[str, Floats]
-    kernel: Floats
+    kernel: Weights
     shift: Floats
     error: float
     measured: bool

@@ -63,7 +63,7 @@ def test_of_two_that_say_the_same_one_stays():
     shared = np.sqrt(0.9)
     moments = np.array([[1, shared, 0], [shared, 1, 0], [0, 0, 1]])
     weight = np.sqrt([[2.0, 1.0, 5.0]])
-    block = SimpleNamespace(power=1.0, matrix=weight, chosen=lambda at: moments[np.ix_(at, at)])
+    block = SimpleNamespace(power=1.0, powers=weight[0] ** 2, chosen=lambda at: moments[np.ix_(at, at)])
     reader = SimpleNamespace(columns=[np.array([[0], [1], [2]])])
     scene = SimpleNamespace(readers=lambda group: [reader], moments=lambda reader: SimpleNamespace(losses=[block]))
     ranking = Fold().rank(SimpleNamespace(width=3), scene)

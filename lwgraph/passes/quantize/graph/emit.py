@@ -190,7 +190,7 @@ class QdqWriter:
         return self._dequantized(stored, grid, stored, before=before, stem=stem)
 
     def _store(self, array: Array, dtype: ir.DataType, stem: str) -> ir.Value:
-        key = (dtype, array.shape, hashlib.sha256(array.tobytes()).digest())
+        key = (dtype, array.shape, hashlib.sha256(array.reshape(-1).view(np.uint8).data).digest())
         if key not in self._stored:
             self._stored[key] = ir.add_initializer(self.placement.graph, array, stem, dtype=dtype)
         return self._stored[key]
@@ -252,7 +252,7 @@ def _packed(integers: Array, grid: Grid) -> Array:
     """The integers in their own type."""
     low, high = LIMITS[grid.type]
     assert integers.size == 0 or (integers.min() >= low and integers.max() <= high)
-    return np.asarray(integers.astype(grid.dtype.numpy(), order="C"))
+    return np.asarray(integers.astype(grid.dtype.numpy(), order="C", copy=False))
 
 
 def _name(value: ir.Value | None) -> str:

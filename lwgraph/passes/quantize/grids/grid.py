@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from lwgraph import ir
 from lwgraph.arrays import Array, slabs
@@ -21,6 +22,7 @@ LIMITS: dict[str, tuple[int, int]] = {
     "uint4": (0, 15),
     "int32": (-(2**31), 2**31 - 1),
 }
+_KINDS = (np.int8, np.uint8, np.int16, np.uint16, np.int32)  # the first that holds a grid's integers stores them
 _SMALLEST_SCALE = 1e-30  # keeps 1/scale finite in float32
 
 
@@ -61,31 +63,42 @@ class Grid:
         return scale * (low - zero), scale * (high - zero)
 
     def encode(self, real: Array, limits: tuple[int, int] | None = None) -> Array:
-        """The nearest integers (ties to even, saturating at the type's limits or at `limits`), as int64."""
+        """The nearest integers (ties to even, saturating at the type's limits or at `limits`), no wider than they need
+        to be: int8 for "int4" and "int8", uint8 for "uint4"."""
         low, high = LIMITS[self.type] if limits is None else limits
-        return self._each(real, np.int64, lambda x, scale, zero: np.clip(np.rint(x / scale) + zero, low, high))
-
-    def decode(self, integers: Array) -> Array:
-        """The real numbers (float64) that the integers stand for."""
-        return self._each(integers, np.float64, lambda q, scale, zero: (q - zero) * scale)
-
-    def _each(self, array: Array, dtype: Any, compute: Callable[[Array, Array, Array], Array]) -> Array:
-        """What `compute` makes of the entries and their scales and zeros, a slab at a time."""
-        scale, zero = self._spread(array.ndim)
-        made = np.empty(array.shape, dtype)
-        if not array.ndim:
-            made[...] = compute(array, scale, zero)
-            return made
-        for part in slabs(array.shape):
-            own = [each[part] if self.axis == 0 else each for each in (scale, zero)]
-            made[part] = compute(array[part], *own)
+        made = np.empty(real.shape, _integer_type(*LIMITS[self.type]))
+        for part, scale, zero in self._slabs(real.shape):
+            made[part] = np.clip(np.rint(real[part] / scale) + zero, low, high)
         return made
+
+    def decode(self, integers: Array, dtype: npt.DTypeLike = np.float64) -> Array:
+        """The real numbers that the integers stand for, computed in float64."""
+        made = np.empty(integers.shape, dtype)
+        for part, real in self.decoded(integers):
+            made[part] = real
+        return made
+
+    def decoded(self, integers: Array) -> Iterator[tuple[Any, Array]]:
+        """The same, a slab of the first axis at a time: what to index it with, and its real numbers (float64)."""
+        for part, scale, zero in self._slabs(integers.shape):
+            yield part, (integers[part] - zero) * scale
+
+    def _slabs(self, shape: tuple[int, ...]) -> Iterator[tuple[Any, Array, Array]]:
+        """What to index each slab with, and the scales and zeros of its entries."""
+        scale, zero = self._spread(len(shape))
+        for part in slabs(shape) if shape else (...,):
+            by_slab = self.axis == 0
+            yield part, scale[part] if by_slab else scale, zero[part] if by_slab else zero
 
     def _spread(self, rank: int) -> tuple[Array, Array]:
         shape = [1] * rank
         if self.axis is not None:
             shape[self.axis] = -1
         return self.scale.astype(np.float64).reshape(shape), self.zero.reshape(shape)
+
+
+def _integer_type(low: int, high: int) -> type[np.signedinteger[Any] | np.unsignedinteger[Any]]:
+    return next(kind for kind in _KINDS if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max)
 
 
 def activation_grid(real: Range, type: str = "uint8", symmetric: bool = False) -> Grid:

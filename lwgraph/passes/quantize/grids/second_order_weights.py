@@ -9,6 +9,7 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.executor import Executor, Feeds
+from lwgraph.layers.site import find_sites
 from lwgraph.measure.distance import Distance
 from lwgraph.passes.quantize.graph.quantizer import Quantizer, fold_gemm, whole_channels
 from lwgraph.passes.quantize.grids.grid import weight_limits
@@ -50,9 +51,11 @@ def finer(quantizer: Quantizer, names: Collection[str], data: Sequence[Feeds], c
     """
     target = quantizer.target
     model = ir.clone(quantizer.model)
-    others = tuple(node.name or "" for node in model.graph if node.name not in names)
-    # Refusals and warnings stay here: a layer that is left out is merely rounded as before.
     fitting: Any = data  # read one by one, like the list that a Context has otherwise
+    statistics = context.statistics_of(model, fitting)
+    inexact = {site.name for site in find_sites(model) if not statistics.exact(site)}  # rounded to the nearest again
+    others = tuple(node.name or "" for node in model.graph if node.name not in names or node.name in inexact)
+    # Refusals and warnings stay here: a layer that is left out is merely rounded as before.
     inner = context.beside(data=fitting, statistics=None, details=None, log=Log())
     RoundWeights(bits=_bits(quantizer), ignored_scope=others).run(model, inner)
     before = {node.name: node for node in quantizer.model.graph}

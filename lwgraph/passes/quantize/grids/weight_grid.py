@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lwgraph.arrays import Array
-from lwgraph.passes.quantize.grids.grid import LIMITS, Grid, weight_limits
+from lwgraph.passes.quantize.grids.grid import Grid, weight_limits
 
 _FREE = 0.4  # the least share of the full scale that is tried
 _BLOCK = 1 << 15  # weights that are rounded at once
@@ -105,8 +105,7 @@ class RoundedWeights:
 
     def _rounded(self, weight: Array, axis: int | None, least: Array | float) -> tuple[Grid, Array]:
         grid = weight_grid(weight, axis, self.type, reduced=self.reduced, search=self.search, least=least)
-        narrow = np.result_type(*map(np.min_scalar_type, LIMITS[self.type]))
-        return grid, grid.encode(weight, weight_limits(self.type, self.reduced)).astype(narrow)
+        return grid, grid.encode(weight, weight_limits(self.type, self.reduced))
 
 
 __all__ = ["RoundedWeights", "weight_grid"]

@@ -118,7 +118,7 @@ def simulated(model: ir.Model, sources: Sequence[ErrorSource]) -> ir.Model:
 
 def _round(model: ir.Model, node: ir.Node, weights: IntegerConstants) -> None:
     graph = model.graph
-    real = weights.grid.decode(weights.integers).astype(np.float32)
+    real = weights.grid.decode(weights.integers, np.float32)
     node.replace_input_with(1, ir.add_initializer(graph, real, f"{node.name}_rounded"))
     if weights.bias is not None:
         if len(node.inputs) < 3:

@@ -102,8 +102,11 @@ class Region:
             if node is not None and node in weights:
                 constant = ir.constant(node.inputs[1])
                 assert constant is not None
-                lost = weights[node].grid.decode(weights[node].integers) - constant
-                local = float(np.square(lost).sum() / max(float(np.square(constant).sum()), 1e-30))
+                lost = all_ = 0.0
+                for part, real in weights[node].grid.decoded(weights[node].integers):
+                    lost += float(np.square(real - constant[part]).sum())
+                    all_ += float(np.square(constant[part]).sum())
+                local = lost / max(all_, 1e-30)
                 found.append((ErrorSource(node.name or "", weights=weights[node], local=local), f"node:{node.name}"))
             for key, value in (
                 [(k, v) for k, v in named.items() if v.producer() is None]

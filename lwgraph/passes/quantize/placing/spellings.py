@@ -131,7 +131,7 @@ def _alone(
             inputs.append(None)
             continue
         if shape is not None:
-            array = ir.constant(value) if role.kind != "compute" else np.ones(shape, np.float32)
+            array = ir.constant(value) if role.kind != "compute" else np.broadcast_to(np.float32(1), shape)
             assert array is not None
             made[name] = ir.add_initializer(graph, array, f"c{index}")
         elif name not in made:
