@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from lwgraph.arrays import Floats
 
 _CAUTION = 0.5  # of the largest stake that no sample can turn into debts
@@ -18,7 +20,7 @@ class Bet:
     limit, whatever stakes were chosen before each value, the capital grows to 1 / level with a probability of at most
     `level`, ever (Ville's inequality). So "the mean is over the limit" is wrong with at most that probability, whenever
     one stops: Waudby-Smith and Ramdas, Estimating means of bounded random variables by betting, J. R. Stat. Soc. B
-    2024, sections 4 and B.3 (stakes by the growth that the values before would have given).
+    2024, section 4; stakes are near what would have let it grow most on the values before (B.3, aGRAPA).
 
     The values must come in an order that has nothing to do with them.
 
@@ -31,26 +33,23 @@ class Bet:
     limit: float
     lowest: float
     level: float
-    _log: float = 0.0  # of the capital
-    _count: int = 1  # one value at the limit stands for what is known before the first
-    _sum: float = 0.0
-    _squares: float = field(default=0.0)
+    _log: float = field(default=0.0, repr=False)  # of the capital
+    _sum: float = field(default=0.0, repr=False)  # of what was over the limit, and of its squares
+    _squares: float = field(default=0.0, repr=False)
 
     def add(self, values: Floats) -> bool:
         """Take in values (n,), in order; whether the mean is surely over the limit by now."""
         most = _CAUTION / max(self.limit - self.lowest, 1e-12)
-        for value in values.tolist():
-            over = value - self.limit
-            mean = self._sum / self._count
-            stake = min(max(mean, 0.0) * self._count / max(self._squares, 1e-300), most) if mean > 0 else 0.0
+        for over in (np.asarray(values, np.float64) - self.limit).tolist():
+            if self.over:
+                break
+            stake = min(self._sum / self._squares, most) if self._sum > 0 else 0.0
             self._log += math.log1p(stake * over)
-            self._count, self._sum, self._squares = self._count + 1, self._sum + over, self._squares + over * over
-            if self.lost:
-                return True
-        return self.lost
+            self._sum, self._squares = self._sum + over, self._squares + over * over
+        return self.over
 
     @property
-    def lost(self) -> bool:
+    def over(self) -> bool:
         """Whether the mean is surely over the limit."""
         return self._log >= -math.log(self.level)
 

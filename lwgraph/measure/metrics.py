@@ -32,6 +32,7 @@ class Metric(ABC):
     unit: str
     span = math.inf  # the width of the range that the value of one sample cannot leave
     to_original = False  # whether a value says how near outputs are to the original's
+    per_sample = False  # whether samples have values of their own, which `values` gives one after the other
 
     @abstractmethod
     def __call__(self, run: Run) -> Score:
@@ -40,6 +41,14 @@ class Metric(ABC):
         Raises:
             DataError: an output is NaN, or does not suit the metric.
         """
+
+    def values(self, run: Run) -> Iterator[Floats]:
+        """The values of the samples, batch by batch, of a metric that is `per_sample`; their mean is the score.
+
+        Raises:
+            DataError: as for a call.
+        """
+        raise NotImplementedError(f"metric '{self.name}' has no value for a single sample")
 
     def points(self, base: float, new: float) -> float:
         """A loss in points, which mean the same in every metric: a hundredth of a share, or a tenth of a dB.
@@ -148,21 +157,30 @@ class _Sampled(Metric):
             yield dict(zip(names, self._cache.get(index), strict=True))
 
 
-class Top1(_Sampled):
+class _PerSample(_Sampled):
+    """A metric with one value for each sample."""
+
+    per_sample = True
+
+    def __call__(self, run: Run) -> Score:
+        """The mean of the values."""
+        return mean_score(np.concatenate(list(self.values(run))), self._seed)
+
+
+class Top1(_PerSample):
     """The share of samples (pixels, for label maps) whose highest class is the label."""
 
     name = "top1"
     unit = "share"
     span = 1.0
 
-    def __call__(self, run: Run) -> Score:
+    def values(self, run: Run) -> Iterator[Floats]:
         """One correct or wrong per sample."""
-        self._original, found = None, []  # labels are compared with, and a session may hold a copy of all weights
+        self._original = None  # labels are compared with, and a session may hold a copy of all weights
         for _, batch, outputs in self._outputs(run):
             name, value = next(iter(outputs.items()))
             assert batch.labels is not None
-            found.append(self._correct(name, value, batch.labels, batch.count))
-        return mean_score(np.concatenate(found), self._seed)
+            yield self._correct(name, value, batch.labels, batch.count)
 
     def _correct(self, name: str, value: Array, labels: Array, count: int) -> Floats:
         if value.dtype.kind in "iu":  # the model ends in ArgMax
@@ -190,7 +208,7 @@ class Top1(_Sampled):
         return right
 
 
-class Agreement(_Sampled):
+class Agreement(_PerSample):
     """The share of positions (one per sample, for a classifier) whose highest class is the original's. No labels.
 
     Integer, bool and string outputs are compared as they are.
@@ -201,9 +219,8 @@ class Agreement(_Sampled):
     span = 1.0
     to_original = True
 
-    def __call__(self, run: Run) -> Score:
+    def values(self, run: Run) -> Iterator[Floats]:
         """One share of equal positions per sample."""
-        found = []
         originals = self._kept(lambda outputs: self._classes(outputs))
         for (_, batch, outputs), original in zip(self._outputs(run), originals, strict=True):
             (name, mine), theirs = next(iter(self._classes(outputs).items())), next(iter(original.values()))
@@ -211,8 +228,7 @@ class Agreement(_Sampled):
                 raise DataError(
                     f"output '{name}' gives classes of shape {list(mine.shape)}, the original {list(theirs.shape)}"
                 )
-            found.append(_per_sample(mine == theirs, batch))
-        return mean_score(np.concatenate(found), self._seed)
+            yield _per_sample(mine == theirs, batch)
 
     def _classes(self, outputs: dict[str, Array]) -> dict[str, Array]:
         name, value = next(iter(outputs.items()))

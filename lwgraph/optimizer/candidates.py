@@ -13,6 +13,7 @@ from lwgraph.measure.promise import count_kept
 from lwgraph.measure.score import Score
 from lwgraph.optimizer.judge import Judge
 from lwgraph.optimizer.last_look import LastLook
+from lwgraph.optimizer.racing import Raced
 from lwgraph.optimizer.request import Request
 from lwgraph.plan.plan import Plan
 from lwgraph.plan.search.front import Candidate
@@ -178,14 +179,16 @@ class Candidates:
         self.context.progress(f"judging plans ({self.judge.looks} looked at)", 0, 0)
         made = make(candidate)
         assert made.model is not None
-        score = self.judge.score(made.model)
-        known = made.candidate
+        # Where accuracy is not promised it is still what is sought, so that all samples are asked.
+        raced = Raced(self.judge.score(made.model)) if self.floor is None else self.judge.raced(made.model)
+        score, known = raced.score, made.candidate
         assert known.plan is not None
         plan = replace(known.plan, ms=(self.base_ms, known.predicted_ms), error=known.loss or 0.0)
-        accepted = self.floor is None or score.value >= self.floor
+        judged = None if score is None else score.value
+        accepted = not raced.dropped and (self.floor is None or (judged is not None and judged >= self.floor))
         # What loses too much is timed, too: predictions of what is like it follow from that.
         taken = None if self.milliseconds is None else self.milliseconds(made.model)
-        known = replace(known, plan=plan, judged=score.value, accepted=accepted, measured_ms=taken)
+        known = replace(known, plan=plan, judged=judged, accepted=accepted, measured_ms=taken)
         return replace(made, candidate=known, score=score)
 
     # ------------------------------------------------------------ the incumbent

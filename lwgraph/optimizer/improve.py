@@ -66,6 +66,8 @@ def improve(setting: Setting, incumbent: Incumbent, judge: Judge) -> tuple[Incum
             with setting.failures.guard("last look"):
                 if setting.last is not None:
                     work.candidates.look_last(setting.last)
+    if judge.race.told():
+        told.note(judge.race.told())
     if work is None:
         return incumbent, None
     rows: list[FrontRow] = []

@@ -6,6 +6,8 @@ import math
 import time
 from typing import Any
 
+import numpy as np
+
 from lwgraph import ir
 from lwgraph.calibrate import Reader
 from lwgraph.errors import UsageError, did_you_mean
@@ -14,6 +16,7 @@ from lwgraph.measure import METRICS, Metric, Score, open_metric, suggest
 from lwgraph.measure.metrics import HIGHEST_DB
 from lwgraph.measure.promise import Verdict
 from lwgraph.objects import is_object_name
+from lwgraph.optimizer.racing import Raced, open_race
 from lwgraph.report import ScoreRecord
 
 SHARE_DROP = 0.01  # the promise made when the user states none: one point
@@ -35,6 +38,7 @@ class Judge:
         max_drop: the promise; the user's, else SHARE_DROP, or what is left of the best score above DB_FLOOR; these
             times `factor` (of the noise, in dB).
         looks: how many candidates were scored.
+        race: drops candidates before all samples have judged them.
         seconds: that scoring the original took, of running it once.
     """
 
@@ -53,10 +57,13 @@ class Judge:
         if spec is None:
             assert reader is not None
             spec = suggest(reader, run)
+        if reader is not None:  # whatever order the samples came in, a race must not know it
+            reader = reader.subset(np.random.default_rng(seed).permutation(reader.items).tolist())
         self._executor, self._reader = executor, reader
         self.metric: Metric = open_metric(spec, reader, run, seed=seed)
+        self.race = open_race(self.metric)
         start = time.perf_counter()
-        self.base: Score = self.metric(run)
+        self.base: Score = self.metric(self.race.original(run))
         # A metric that compares with the original's outputs had to run it for these, too.
         self.seconds = (time.perf_counter() - start) / (2 if self.metric.name in COMPARING else 1)
         against_original = self.metric.unit == "dB" and self.base.value >= HIGHEST_DB
@@ -66,6 +73,7 @@ class Judge:
         self.stated = max_drop is not None
         self.max_drop = default if max_drop is None else max_drop
         self.looks = 0
+        self.race.start(self.base, self.floor)
 
     @property
     def floor(self) -> float:
@@ -76,6 +84,11 @@ class Judge:
         """The metric of a candidate, in the target runtime."""
         self.looks += 1
         return self.metric(self._executor.prepare(model))
+
+    def raced(self, model: ir.Model) -> Raced:
+        """The metric of a candidate, which is dropped as soon as it surely breaks the promise."""
+        self.looks += 1
+        return self.race.run(self._executor.prepare(model))
 
     def value(self, model: ir.Model) -> float:
         """The score as a number, for searching."""

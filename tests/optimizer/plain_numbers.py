@@ -9,6 +9,7 @@ from typing import Any
 from lwgraph.failures import Failures
 from lwgraph.measure.score import Score
 from lwgraph.optimizer.candidates import Candidates, Incumbent, Made
+from lwgraph.optimizer.racing import Raced
 from lwgraph.optimizer.request import Request
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.search.front import Candidate, Front
@@ -55,6 +56,10 @@ class Fake:
         """Judges."""
         self.looks += 1
         return Score(self.scores[model])
+
+    def raced(self, model: Any) -> Raced:
+        """Judges on all samples."""
+        return Raced(self.score(model))
 
     def milliseconds(self, model: Any) -> float:
         """Times."""

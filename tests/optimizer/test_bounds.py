@@ -13,7 +13,9 @@ import pytest
 import lwgraph
 from lwgraph import ir
 from lwgraph.layers.form import find_form
+from lwgraph.measure import Score
 from lwgraph.optimizer.candidates import Candidates, Incumbent, Made
+from lwgraph.optimizer.racing import Raced
 from lwgraph.optimizer.request import Request
 from lwgraph.plan.plan import Plan
 from lwgraph.plan.refit.sequential import refit
@@ -101,7 +103,7 @@ def test_models_that_are_farthest_from_winning_are_let_go_under_an_allowance() -
     size = ir.size(model)
     times = iter([10.0, 8.0, 6.0, 7.0])
     judge = SimpleNamespace(base=SimpleNamespace(value=1.0), floor=0.5, stated=True, looks=0)
-    judge.score = lambda model: SimpleNamespace(value=0.9)
+    judge.raced = lambda model: Raced(Score(0.9))
     raced: list[int] = []
 
     def race(models: Sequence[ir.Model]) -> list[float]:

@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 
 from lwgraph.errors import ModelError
+from lwgraph.measure import Score
 from lwgraph.optimizer.back_off import back_off
 from lwgraph.optimizer.candidates import DOUBT, Made
+from lwgraph.optimizer.racing import Raced
 from lwgraph.optimizer.request import Request
 from lwgraph.plan.search.front import Candidate
 from tests.optimizer.plain_numbers import BASE, CLEAN, Fake, front, quantized
@@ -24,6 +26,16 @@ def test_each_is_looked_at_once():
     fake = Fake([0.95] * 3)
     candidates = look(fake)
     assert candidates.look(front(1).candidates[0], fake.make) and fake.looks == 3
+
+
+def test_one_that_lost_its_race_is_out_whatever_is_known_of_its_score(monkeypatch):
+    fake = Fake([0.95, 0.95, 0.95])
+    raced = {0: Raced(Score(0.91), True), 1: Raced(None, True), 2: Raced(Score(0.95))}
+    monkeypatch.setattr(fake, "raced", raced.get)
+    candidates = look(fake)
+    assert [made.candidate.accepted for made in candidates.all()] == [False, False, True]
+    assert [made.candidate.judged for made in candidates.all()] == [0.91, None, 0.95]
+    assert candidates.incumbent.model == 2
 
 
 def test_plans_that_were_timed_alike_are_raced():

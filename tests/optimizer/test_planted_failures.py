@@ -81,7 +81,7 @@ PLACES: list[tuple[str, str, str, str]] = [
     ("statistics together", "lwgraph.calibrate:Statistics.prefetch", "forms: statistics of all layers", "if"),
     ("a layer's sensitivity", f"{THEN}.site_sensitivity:Replacement.within", "forms: the sensitivity of layer", "f"),
     ("the groups' sensitivities", f"{THEN}.structure:measure_sensitivity", "structure: prune-channels", "s"),
-    ("the metric", f"{FIRST}.judge:Judge.score", "quantized: a plan", "i"),
+    ("the metric", f"{FIRST}.judge:Judge.raced", "quantized: a plan", "i"),
     ("the solver", f"{THEN}.plan_search:Knapsack.front", "forms", "if"),
     ("a trial", "lwgraph.measure.distance:Loss.__call__", "search: a plan", "fS"),
     ("the trunk", f"{FIRST}.making:Making.trunk", "quantized: a plan", "i"),

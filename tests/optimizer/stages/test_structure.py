@@ -12,6 +12,7 @@ from lwgraph.measure.score import Score
 from lwgraph.measure.work import count
 from lwgraph.optimizer.candidates import Candidates, Incumbent, Made
 from lwgraph.optimizer.making import Making
+from lwgraph.optimizer.racing import Raced
 from lwgraph.optimizer.request import Request
 from lwgraph.optimizer.stages.structure import Ladder, Line, choose
 from lwgraph.plan.plan import Plan, Precision, Width
@@ -89,7 +90,12 @@ def looking(scores, times, request=None, size=1000):
         return Made(candidate, model)
 
     judge = SimpleNamespace(
-        stated=False, floor=0.9, looks=0, base=Score(1.0), score=lambda model: Score(scores[widths[model]])
+        stated=False,
+        floor=0.9,
+        looks=0,
+        base=Score(1.0),
+        score=lambda model: Score(scores[widths[model]]),
+        raced=lambda model: Raced(Score(scores[widths[model]])),
     )
     candidates = Candidates(
         request or Request(),
