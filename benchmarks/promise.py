@@ -7,7 +7,8 @@ are repeated, so a hundred splits take a second.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,8 @@ import click
 import numpy as np
 
 from benchmarks import tables
-from benchmarks.zoo import cache, fashion
+from benchmarks.zoo import cache, ddddocr_common, efficientnet_lite0, fashion, orinet, photos
+from benchmarks.zoo.case import Feeds
 from lwgraph import demo, ir, registry
 from lwgraph.arrays import Array, Floats, Index
 from lwgraph.measure.evidence import Evidence, paired, share_bounds
@@ -41,53 +43,93 @@ PLANS = (
 
 @dataclass(frozen=True)
 class Data:
-    """Labelled inputs of a classifier.
+    """A model with labelled inputs that no fit saw.
 
     Attributes:
-        images: (n, ...), of its only input.
-        labels: (n,).
+        model: its file.
+        calibration: unlabelled inputs to fit to.
+        feeds: the inputs, a batch to each.
+        labels: (n,), whole numbers.
+        read: of the first output of a batch, scores (rows, classes), or one whole number for each row.
     """
 
-    images: Array
+    model: Path
+    calibration: Callable[[], list[Feeds]]
+    feeds: Callable[[], Iterable[Feeds]]
     labels: Array
+    read: Callable[[Array], Array] = np.asarray
 
 
 def _demo() -> Data:
     feeds, labels = demo.evaluation()
-    return Data(np.concatenate([feed[demo.INPUT] for feed in feeds]), labels)
+    return Data(demo.MODEL, lambda: demo.calibration()[:8], lambda: feeds, labels)
 
 
 def _fashion() -> Data:
-    return Data(demo.normalize(fashion.images("t10k")), fashion.labels("t10k").astype(np.int64))
+    images, labels = demo.normalize(fashion.images("t10k")), fashion.labels("t10k").astype(np.int64)
+    feeds = [{demo.INPUT: part} for part in np.split(images, len(images) // BATCH)]
+    return Data(demo.MODEL, lambda: demo.calibration()[:8], lambda: feeds, labels)
 
 
-SETS: dict[str, Callable[[], Data]] = {"demo": _demo, "fmnist_resnet14": _fashion}
+def _pages() -> Data:
+    labels = np.tile(np.arange(orinet.TURNS), sum(1 for _ in orinet.feeds("eval")) // orinet.TURNS)
+    return Data(orinet.model(), orinet.calibration, lambda: orinet.feeds("eval"), labels)
 
 
-def _classes(model: ir.Model, images: Array) -> Array:
-    run = registry.executor("ort").prepare(model)
-    parts = [images[at : at + BATCH] for at in range(0, len(images), BATCH)]
-    return np.concatenate([next(iter(run({demo.INPUT: part}).values())).argmax(1) for part in parts])
+def _photos() -> Data:
+    labels = photos.arrays()["labels_224"].astype(np.int64)
+    lite = efficientnet_lite0
+    return Data(lite.model(), lite.calibration, lambda: lite.feeds("eval_224"), labels)
 
 
-def _made(plan: str) -> Path:
+def _strings() -> Data:
+    def number(text: str) -> int:
+        return zlib.crc32(text.encode())
+
+    ocr = ddddocr_common
+    labels = np.array([number(text) for text in ocr.truth()])
+    return Data(
+        ocr.model(),
+        ocr.calibration,
+        lambda: ocr.feeds("eval"),
+        labels,
+        lambda output: np.array([number(ocr.text(output))]),
+    )
+
+
+SETS: dict[str, Callable[[], Data]] = {
+    "demo": _demo,
+    "fmnist_resnet14": _fashion,
+    "orinet": _pages,
+    "efficientnet_lite0": _photos,
+    "ddddocr_common": _strings,
+}
+
+
+def _made(name: str, data: Data, plan: str) -> Path:
     """The file of a plan's model, made where the cache does not have it."""
-    path = cache.folder("models") / f"promise-{re.sub('[^a-z0-9.]+', '-', plan)}.onnx"
+    name = "" if data.model == demo.MODEL else f"{name}-"
+    path = cache.folder("models") / f"promise-{name}{re.sub('[^a-z0-9.]+', '-', plan)}.onnx"
     if not path.exists():
         with cache.replacing(path) as new:
-            ir.save(optimize(demo.MODEL, data=demo.calibration()[:8], pipeline=plan).model, new)
+            ir.save(optimize(data.model, data=data.calibration(), pipeline=plan).model, new)
     return path
 
 
+def _answers(data: Data, model: Path) -> Array:
+    run = registry.executor("ort").prepare(ir.load(model))
+    return np.concatenate([data.read(next(iter(run(feed).values()))) for feed in data.feeds()])
+
+
 def answers(name: str) -> tuple[Array, Array, Array]:
-    """Labels (n,), the original's classes (n,), and those of each plan (plans, n)."""
+    """Labels (n,), what the original says, (n,) or (n, classes), and what each plan says, one more axis in front."""
 
     def build() -> cache.Arrays:
         data = SETS[name]()
-        found = [_classes(ir.load(path), data.images) for path in (demo.MODEL, *map(_made, PLANS))]
+        found = [_answers(data, path) for path in (data.model, *(_made(name, data, plan) for plan in PLANS))]
         return {"labels": data.labels, "original": found[0], "plans": np.stack(found[1:])}
 
-    kept = cache.arrays(f"promise-{name}", f"1 {PLANS}", build)
+    kept = cache.arrays(f"promise-{name}", f"2 {PLANS}", build)
     return kept["labels"], kept["original"], kept["plans"]
 
 

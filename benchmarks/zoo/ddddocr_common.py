@@ -6,6 +6,9 @@ import ast
 import functools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
 
 from benchmarks.zoo import cache, data, fetch, pictures, scores
 from benchmarks.zoo.case import Case, Feeds, Run, first, planes
@@ -41,26 +44,36 @@ def _strings() -> cache.Arrays:
     return data.arrays("strings", _build, "L")
 
 
-def _feeds(part: str) -> Iterator[Feeds]:
+def feeds(part: str) -> Iterator[Feeds]:
+    """The strings of a part, "calib" or "eval", one to a feed."""
     for image in pictures.unstrip(_strings()[part], _strings()[f"{part}_ends"]):
         yield {"input1": planes(image[..., None])[None]}
 
 
 def calibration() -> list[Feeds]:
     """96 strings."""
-    return list(_feeds("calib"))
+    return list(feeds("calib"))
+
+
+def text(output: npt.NDArray[Any]) -> str:
+    """What the network reads on one image, in lower case: its output (t, 1, classes) decoded."""
+    return scores.ctc_text(output[:, 0].argmax(1), alphabet()).lower()
+
+
+def truth() -> list[str]:
+    """What is written on the images of "eval", in lower case."""
+    return [str(each).lower() for each in _strings()["eval_text"]]
 
 
 def metric(run: Run) -> float:
     """1 - character error rate, case-insensitive."""
-    read = (scores.ctc_text(first(run(feed))[:, 0].argmax(1), alphabet()).lower() for feed in _feeds("eval"))
-    truth = (str(text).lower() for text in _strings()["eval_text"])
-    return scores.character_score(zip(read, truth, strict=True))
+    read = (text(first(run(feed))) for feed in feeds("eval"))
+    return scores.character_score(zip(read, truth(), strict=True))
 
 
 def example() -> Feeds:
     """One string."""
-    return next(_feeds("eval"))
+    return next(feeds("eval"))
 
 
 CASE = Case("ddddocr_common", "captcha OCR, conv trunk and LSTM", model, calibration, metric, example, "1-CER", 0.9980)

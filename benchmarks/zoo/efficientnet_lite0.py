@@ -14,25 +14,26 @@ def model() -> Path:
     return export.model("efficientnet_lite0")
 
 
-def _feeds(key: str) -> Iterator[Feeds]:
+def feeds(key: str) -> Iterator[Feeds]:
+    """The crops of "calib_224" or "eval_224", one to a feed."""
     for photo in photos.arrays()[key]:
         yield {"x": planes(photo, scale=1.0, mean=127.0, std=128.0)[None]}
 
 
 def calibration() -> list[Feeds]:
     """116 crops of unlabelled photos."""
-    return list(_feeds("calib_224"))
+    return list(feeds("calib_224"))
 
 
 def metric(run: Run) -> float:
     """Top-1 accuracy on 400 crops of 20 labelled photos."""
-    predicted = [first(run(feed))[0].argmax() for feed in _feeds("eval_224")]
+    predicted = [first(run(feed))[0].argmax() for feed in feeds("eval_224")]
     return float((predicted == photos.arrays()["labels_224"]).mean())
 
 
 def example() -> Feeds:
     """One crop."""
-    return next(_feeds("eval_224"))
+    return next(feeds("eval_224"))
 
 
 CASE = Case(

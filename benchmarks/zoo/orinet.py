@@ -25,7 +25,8 @@ def build(pages: data.Pictures) -> cache.Arrays:
     return {part: pictures.stack(pictures.letterbox(i, 320) for i in images) for part, images in pages.images.items()}
 
 
-def _feeds(part: str) -> Iterator[Feeds]:
+def feeds(part: str) -> Iterator[Feeds]:
+    """The fragments of a part, "calib" or "eval", each turned by 0 to 3 quarters, one after the other."""
     for page in data.arrays("pages", build)[part]:
         for turn in range(TURNS):
             yield {"x": planes(np.rot90(page, -turn), mean=MEAN, std=STD)[None]}
@@ -33,17 +34,17 @@ def _feeds(part: str) -> Iterator[Feeds]:
 
 def calibration() -> list[Feeds]:
     """24 page fragments in four rotations."""
-    return list(_feeds("calib"))
+    return list(feeds("calib"))
 
 
 def metric(run: Run) -> float:
     """Share of the fragments whose rotation is recognised."""
-    return float(np.mean([first(run(feed))[0].argmax() == i % TURNS for i, feed in enumerate(_feeds("eval"))]))
+    return float(np.mean([first(run(feed))[0].argmax() == i % TURNS for i, feed in enumerate(feeds("eval"))]))
 
 
 def example() -> Feeds:
     """One upright fragment."""
-    return next(_feeds("eval"))
+    return next(feeds("eval"))
 
 
 CASE = Case(

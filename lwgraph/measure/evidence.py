@@ -16,6 +16,7 @@ import numpy as np
 from scipy import special
 
 from lwgraph.arrays import Floats, Index
+from lwgraph.measure.margins import changed
 
 LOSSES_SHARE = (
     0.9  # of the level that goes to right-to-wrong pairs; few samples have too few of the others to tell much of them
@@ -57,24 +58,26 @@ class Disagreements:
     Attributes:
         count: of samples that disagree.
         samples: all.
+        expected: the share of inputs to come, where more than the count says it; see `lwgraph.measure.margins`.
     """
 
     count: float
     samples: int
     method: str = "Clopper-Pearson on the samples that disagree with the original"
+    expected: float | None = None
 
     @property
     def estimate(self) -> float:
-        """The share of samples that disagree."""
-        return self.count / self.samples
+        """The share of inputs on which the two disagree."""
+        return self.count / self.samples if self.expected is None else self.expected
 
     def bounds(self, level: float) -> Bounds:
-        """Exact (Clopper, Pearson 1934)."""
+        """Exact (Clopper, Pearson 1934); of the counts alone."""
         return share_bounds(self.count, self.samples, level)
 
     def scaled(self, samples: int) -> Evidence:
-        """The same share of other samples."""
-        return Disagreements(self.estimate * samples, samples)
+        """These samples, with others of which the estimated share disagrees."""
+        return Disagreements(self.count + self.estimate * (samples - self.samples), samples)
 
 
 @dataclass(frozen=True)
@@ -89,29 +92,40 @@ class Pairs:
         lost: right to wrong.
         gained: wrong to right.
         samples: all.
+        unknown: samples that disagree and have no label, so that each of them may be lost, gained or neither.
+        expected: the two shares of inputs to come, where more than the counts says them; see `lwgraph.measure.margins`.
     """
 
     lost: float
     gained: float
     samples: int
     method: str = "Clopper-Pearson on pairs that went right to wrong and wrong to right, by Bonferroni"
+    unknown: int = 0
+    expected: tuple[float, float] | None = None
 
     @property
     def estimate(self) -> float:
         """The difference of the two shares."""
-        return (self.lost - self.gained) / self.samples
+        lost, gained = self._shares
+        return lost - gained
+
+    @property
+    def _shares(self) -> tuple[float, float]:
+        return (self.lost / self.samples, self.gained / self.samples) if self.expected is None else self.expected
 
     def bounds(self, level: float) -> Bounds:
-        """Valid for every pair of shares; a little wide, never too narrow."""
+        """Valid for every pair of shares; a little wide, never too narrow. Of the counts alone."""
         first, second = LOSSES_SHARE * level, (1 - LOSSES_SHARE) * level
-        lost, lost_more = share_bounds(self.lost, self.samples, first)
-        gained, gained_more = share_bounds(self.gained, self.samples, second)
+        lost, _ = share_bounds(self.lost, self.samples, first)
+        _, lost_more = share_bounds(self.lost + self.unknown, self.samples, first)
+        gained, _ = share_bounds(self.gained, self.samples, second)
+        _, gained_more = share_bounds(self.gained + self.unknown, self.samples, second)
         return lost - gained_more, lost_more - gained
 
     def scaled(self, samples: int) -> Evidence:
-        """The same shares of other samples."""
-        factor = samples / self.samples
-        return Pairs(self.lost * factor, self.gained * factor, samples)
+        """These samples, with others of the estimated shares, all of them labelled."""
+        lost, gained = ((samples - self.samples) * share for share in self._shares)
+        return Pairs(self.lost + lost, self.gained + gained, samples, unknown=self.unknown)
 
 
 @dataclass(frozen=True)
@@ -233,7 +247,14 @@ def share_bounds(count: float, samples: int, level: float) -> tuple[float, float
     return low, high
 
 
-def paired(before: Floats, after: Floats, span: float = math.inf, *, original: bool = False) -> Evidence:
+def paired(
+    before: Floats,
+    after: Floats,
+    span: float = math.inf,
+    *,
+    original: bool = False,
+    apart: tuple[Floats, Floats] | None = None,
+) -> Evidence:
     """The evidence of one value per sample, higher is better, of the original and of a candidate.
 
     Args:
@@ -241,10 +262,15 @@ def paired(before: Floats, after: Floats, span: float = math.inf, *, original: b
         span: the width of the range that a value cannot leave; inf: it has none.
         original: the values say how near outputs are to the original's, whose own are the best there are: a candidate
             can gain nothing.
+        apart: the margins (n,) of the answers that count as right, of the original and of the candidate, where values
+            are right or wrong: the estimate then says more than their count; see `lwgraph.measure.margins`.
     """
     if _all_or_nothing(before) and _all_or_nothing(after):
         lost, gained = int(np.sum(before > after)), int(np.sum(after > before))
-        return Disagreements(lost, len(before)) if original else Pairs(lost, gained, len(before))
+        expected = None if apart is None else changed(*apart)
+        if original:
+            return Disagreements(lost, len(before), expected=None if expected is None else expected[0])
+        return Pairs(lost, gained, len(before), expected=expected)
     return Mean.of(before - after, span if original else 2 * span)
 
 

@@ -14,7 +14,8 @@ from lwgraph.arrays import Array, Floats, Index
 from lwgraph.calibrate.store import Store
 from lwgraph.errors import DataError, LwgraphError, UsageError, did_you_mean
 from lwgraph.measure.evidence import Evidence, OneNumber, Resampled, paired
-from lwgraph.measure.score import Score, bootstrap, mean_score
+from lwgraph.measure.margins import margins
+from lwgraph.measure.score import Score, Values, bootstrap, mean_score, score_of
 from lwgraph.objects import is_object_name, load_object
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Metric(ABC):
             DataError: an output is NaN, or does not suit the metric.
         """
 
-    def values(self, run: Run) -> Iterator[Floats]:
+    def values(self, run: Run) -> Iterator[Values]:
         """The values of the samples, batch by batch, of a metric that is `per_sample`; their mean is the score.
 
         Raises:
@@ -164,7 +165,7 @@ class _PerSample(_Sampled):
 
     def __call__(self, run: Run) -> Score:
         """The mean of the values."""
-        return mean_score(np.concatenate(list(self.values(run))), self._seed)
+        return score_of(list(self.values(run)), self._seed)
 
 
 class Top1(_PerSample):
@@ -174,13 +175,13 @@ class Top1(_PerSample):
     unit = "share"
     span = 1.0
 
-    def values(self, run: Run) -> Iterator[Floats]:
+    def values(self, run: Run) -> Iterator[Values]:
         """One correct or wrong per sample."""
         self._original = None  # labels are compared with, and a session may hold a copy of all weights
         for _, batch, outputs in self._outputs(run):
             name, value = next(iter(outputs.items()))
             assert batch.labels is not None
-            yield self._correct(name, value, batch.labels, batch.count)
+            yield Values(self._correct(name, value, batch.labels, batch.count), _margins(value, batch, batch.labels))
 
     def _correct(self, name: str, value: Array, labels: Array, count: int) -> Floats:
         if value.dtype.kind in "iu":  # the model ends in ArgMax
@@ -219,7 +220,7 @@ class Agreement(_PerSample):
     span = 1.0
     to_original = True
 
-    def values(self, run: Run) -> Iterator[Floats]:
+    def values(self, run: Run) -> Iterator[Values]:
         """One share of equal positions per sample."""
         originals = self._kept(lambda outputs: self._classes(outputs))
         for (_, batch, outputs), original in zip(self._outputs(run), originals, strict=True):
@@ -228,7 +229,7 @@ class Agreement(_PerSample):
                 raise DataError(
                     f"output '{name}' gives classes of shape {list(mine.shape)}, the original {list(theirs.shape)}"
                 )
-            yield _per_sample(mine == theirs, batch)
+            yield Values(_per_sample(mine == theirs, batch), _margins(outputs[name], batch, theirs[: batch.count]))
 
     def _classes(self, outputs: dict[str, Array]) -> dict[str, Array]:
         name, value = next(iter(outputs.items()))
@@ -400,7 +401,8 @@ def _remembering(run: Run) -> Run:
 def evidence(metric: Metric, base: Score, new: Score, seed: int = 0) -> Evidence:
     """What the scores of the original and of a candidate, on the same samples, say of the loss on inputs to come."""
     if base.samples is not None and new.samples is not None and len(base.samples) == len(new.samples):
-        return paired(base.samples, new.samples, metric.span, original=metric.to_original)
+        apart = None if base.margins is None or new.margins is None else (base.margins, new.margins)
+        return paired(base.samples, new.samples, metric.span, original=metric.to_original, apart=apart)
     before, after = base.subset, new.subset
     if before is not None and after is not None and base.count == new.count:
         return Resampled.of(lambda at: before(at) - after(at), new.count, seed)
@@ -428,6 +430,16 @@ def class_axis(value: Array, name: str) -> int:
     if value.shape[axis] < 2:
         raise DataError(f"output '{name}' has shape {list(value.shape)}: a single class on axis {axis}")
     return axis
+
+
+def _margins(value: Array, batch: Batch, classes: Array) -> Floats | None:
+    """How far each sample's answer is from another; None unless there is one class of known scores for each."""
+    if value.dtype.kind != "f" or value.ndim < 2 or value.shape[1] < 2 or math.prod(value.shape[2:]) != 1:
+        return None
+    found = classes.reshape(-1)
+    if found.dtype.kind not in "iu" or len(found) != batch.count:
+        return None
+    return margins(value[: batch.count].reshape(batch.count, -1), found)
 
 
 def sample_rows(value: Array, batch: Batch) -> Array:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,7 +19,8 @@ class Score:
     """A value, higher is better, and its 95 % interval over the samples (None where samples are not known).
 
     `samples` has one value per sample, where the metric is a mean over samples; else `subset` may tell the value on
-    samples at given positions, which may come several times.
+    samples at given positions, which may come several times. `margins` has for each sample how far its answer is from
+    another one, where a value says whether the answer of a classifier is right; see `lwgraph.measure.margins`.
     """
 
     value: float
@@ -28,11 +29,32 @@ class Score:
     count: int = 0
     samples: Floats | None = None
     subset: Callable[[Index], float] | None = None
+    margins: Floats | None = None
 
     def __str__(self) -> str:
         if self.low is None or self.high is None:
             return f"{self.value:.4f}"
         return f"{self.value:.4f} ({self.low:.4f} to {self.high:.4f}, {self.count} samples)"
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """What a metric says of the samples of one batch.
+
+    Attributes:
+        values: (n,).
+        margins: (n,), as those of a `Score`; None where there are none.
+    """
+
+    values: Floats
+    margins: Floats | None = None
+
+
+def score_of(parts: Sequence[Values], seed: int = 0) -> Score:
+    """The mean of the values of all batches, as `mean_score`."""
+    known = [part.margins for part in parts if part.margins is not None]
+    margins = np.concatenate(known) if known and len(known) == len(parts) else None
+    return replace(mean_score(np.concatenate([part.values for part in parts]), seed), margins=margins)
 
 
 def mean_score(samples: Floats, seed: int = 0) -> Score:

@@ -20,7 +20,7 @@ from lwgraph.calibrate.store import Store
 from lwgraph.executor import Feeds, Run
 from lwgraph.measure.betting import Bet
 from lwgraph.measure.metrics import Metric
-from lwgraph.measure.score import Score, mean_score
+from lwgraph.measure.score import Score, Values, score_of
 
 ERROR = 0.01  # the probability that a candidate is dropped which keeps the promise, or is as near as another
 CLEARLY = 1.5  # times the distance of a plan that lost too much
@@ -67,15 +67,16 @@ class SampleRace:
         """Race one candidate: stop where the mean loss is surely more than allowed."""
         assert self._base is not None and self._base.samples is not None
         lowest = 0.0 if self.metric.to_original else -self.metric.span
-        bet, found, at = Bet(self._most, lowest, ERROR), list[Floats](), 0
-        for values in self.metric.values(run) or ():
-            found.append(values)
+        bet, found, at = Bet(self._most, lowest, ERROR), list[Values](), 0
+        for part in self.metric.values(run) or ():
+            found.append(part)
+            values = part.values
             lost = bet.add(self._base.samples[at : at + len(values)] - values)
             at += len(values)
             if lost and at < len(self._base.samples):
                 self.dropped += 1
-                return Raced(mean_score(np.concatenate(found)), True)
-        return Raced(mean_score(np.concatenate(found)))
+                return Raced(score_of(found), True)
+        return Raced(score_of(found))
 
     def told(self) -> str:
         """One line on the candidates that were dropped; "" where none was."""
