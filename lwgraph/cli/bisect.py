@@ -61,7 +61,7 @@ def command(
         try:
             verify(candidate)
             if judge is not None:
-                return judge.value(candidate) >= judge.floor
+                return judge.score(candidate).value >= judge.floor
             return compare_runs(run, executor.prepare(candidate), feeds[:SAMPLES], contract).ok
         except LwgraphError:
             return False

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from lwgraph import ir
-from lwgraph.measure.promise import count_kept
+from lwgraph.measure.promise import CONFIDENCE, count_kept, samples_needed
 from lwgraph.measure.score import Score
 from lwgraph.optimizer.judge import Judge
 from lwgraph.optimizer.last_look import LastLook
@@ -24,6 +24,8 @@ Key = tuple[tuple[int, ...], tuple[str, ...]]
 Make = Callable[[Candidate], "Made"]
 CLOSE = 1.3  # candidates that were timed within this factor of the fastest are raced against each other
 LINKS = 4  # plans that the last look is had at, at most
+HOPELESS = 2.0  # times the samples of the last look: where more are needed to show anything, nothing is tested
+BOUND_LEVEL = 1 - CONFIDENCE  # of the bounds that plans are compared by where nothing can be shown
 DOUBT = 1.1  # a candidate that is predicted to take this many times what is measured of a good one is not looked at
 
 
@@ -184,7 +186,7 @@ class Candidates:
         score, known = raced.score, made.candidate
         assert known.plan is not None
         plan = replace(known.plan, ms=(self.base_ms, known.predicted_ms), error=known.loss or 0.0)
-        judged = None if score is None else score.value
+        judged = None if score is None else self.judge.expected(score)
         accepted = not raced.dropped and (self.floor is None or (judged is not None and judged >= self.floor))
         # What loses too much is timed, too: predictions of what is like it follow from that.
         taken = None if self.milliseconds is None else self.milliseconds(made.model)
@@ -213,28 +215,52 @@ class Candidates:
 
         The order is that of the samples on which plans were compared, so it is fixed before the last look, and each may
         be tested at the whole level until the first that is not kept (`lwgraph.measure.promise.count_kept`). Where
-        already the first is not, nothing is resolved, and that one stands: its bound is the best. Where no samples were
-        kept for the last look, the incumbent stays.
+        already the first is not, nothing is resolved, and that one stands. Where the samples are so few that it would
+        not be, whatever they say, see `_surest`. Where no samples were kept for the last look, the incumbent stays.
         """
         standing = self.incumbent.candidate
         if standing is None or self._for_accuracy or last.reader is None:
             return
         chain = self._chain(standing)
-        kept = count_kept(
-            [partial(last.evidence, made.model) for made in chain if made.model is not None],
-            self.judge.max_drop,
-            last.confidence,
-        )
-        for made in reversed(chain[: max(1, kept)]):
+        if self._hopeless(chain[0], last):
+            picks = self._surest(standing)
+        else:
+            looks = [partial(last.evidence, made.model) for made in chain if made.model is not None]
+            picks = list(reversed(chain[: max(1, count_kept(looks, self.judge.max_drop, last.confidence))]))
+        for made in picks:
             if made.candidate.key == standing.key or self._stand(made):
                 return
+
+    def _hopeless(self, made: Made, last: LastLook) -> bool:
+        """Whether the last look's samples are far too few to show that the plan of least loss keeps the promise."""
+        if made.score is None:
+            return False
+        needed = samples_needed(self.judge.evidence(made.score), self.judge.max_drop, 1 - last.confidence)
+        return needed is None or needed > HOPELESS * last.samples
+
+    def _surest(self, standing: Candidate) -> list[Made]:
+        """The plans whose estimate keeps the promise, the best bound first, of equal bounds the fastest.
+
+        The bounds are those of the samples of comparison: the last look then says what it says of a single plan.
+        """
+
+        def bound(made: Made) -> float:
+            _, upper = (None, None) if made.score is None else self.judge.evidence(made.score).bounds(BOUND_LEVEL)
+            return math.inf if upper is None else round(upper, 9)
+
+        return sorted(self._eligible(standing), key=lambda made: (bound(made), self.amount(made.candidate)))
+
+    def _eligible(self, standing: Candidate) -> list[Made]:
+        """The plans that keep all promises on the samples of comparison, and whose models are in memory."""
+        kept = [made for made in self.good() if made.model is not None]
+        return [made for made in kept if self.meets(made.candidate) or made.candidate.key == standing.key]
 
     def _chain(self, standing: Candidate) -> list[Made]:
         """Plans that keep all promises on the samples of comparison, each faster and worse than the one before."""
         chain: list[Made] = []
-        kept = [m for m in self.good() if m.model is not None]  # the others were let go of, to save memory
-        good = [m for m in kept if self.meets(m.candidate) or m.candidate.key == standing.key]
-        for made in sorted(good, key=lambda m: (-(m.candidate.judged or 0.0), self.amount(m.candidate))):
+        for made in sorted(
+            self._eligible(standing), key=lambda m: (-(m.candidate.judged or 0.0), self.amount(m.candidate))
+        ):
             if not chain or self.amount(made.candidate) < self.amount(chain[-1].candidate):
                 chain.append(made)
             if made.candidate.key == standing.key:

@@ -13,7 +13,8 @@ from lwgraph.calibrate import Reader
 from lwgraph.errors import UsageError, did_you_mean
 from lwgraph.executor import Executor, untimed
 from lwgraph.measure import METRICS, Metric, Score, open_metric, suggest
-from lwgraph.measure.metrics import HIGHEST_DB
+from lwgraph.measure.evidence import Evidence
+from lwgraph.measure.metrics import HIGHEST_DB, evidence
 from lwgraph.measure.promise import Verdict
 from lwgraph.objects import is_object_name
 from lwgraph.optimizer.racing import Raced, open_race
@@ -90,9 +91,22 @@ class Judge:
         self.looks += 1
         return self.race.run(self._executor.prepare(model))
 
+    def expected(self, score: Score) -> float:
+        """The score on inputs to come, as far as these samples say: what candidates are compared by.
+
+        A classifier's margins tell plans apart on few samples, where counts are 0 for most of them.
+        """
+        if self.base.margins is None or score.margins is None:
+            return score.value
+        return self.base.value - self.evidence(score).estimate
+
+    def evidence(self, score: Score) -> Evidence:
+        """What these samples say of a candidate's loss."""
+        return evidence(self.metric, self.base, score)
+
     def value(self, model: ir.Model) -> float:
-        """The score as a number, for searching."""
-        return self.score(model).value
+        """As `expected`, of a model, for searching."""
+        return self.expected(self.score(model))
 
     def record(self, base: Score, score: Score, verdict: Verdict) -> ScoreRecord:
         """What the report says of the original's and the result's scores in the last look."""

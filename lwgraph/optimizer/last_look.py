@@ -118,6 +118,11 @@ class LastLook:
     def _outputs(self) -> Array | None:
         return _outputs(self._executor.prepare(self._original), self.reader)
 
+    @property
+    def samples(self) -> int:
+        """How many there are of its own."""
+        return 0 if self.reader is None else self.reader.count
+
     def evidence(self, model: ir.Model) -> Evidence:
         """What the samples say of a model's loss on inputs to come."""
         return self._found(model)[1]

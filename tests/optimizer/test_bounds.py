@@ -104,6 +104,7 @@ def test_models_that_are_farthest_from_winning_are_let_go_under_an_allowance() -
     times = iter([10.0, 8.0, 6.0, 7.0])
     judge = SimpleNamespace(base=SimpleNamespace(value=1.0), floor=0.5, stated=True, looks=0)
     judge.raced = lambda model: Raced(Score(0.9))
+    judge.expected = lambda score: score.value
     raced: list[int] = []
 
     def race(models: Sequence[ir.Model]) -> list[float]:

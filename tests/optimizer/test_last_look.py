@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -150,8 +151,10 @@ class Looks:
 
     def __init__(self, counts: dict[int, int], samples: int = 1000) -> None:
         self.counts, self.samples, self.confidence, self.reader = counts, samples, 0.95, object()
+        self.looked: list[int] = []
 
     def evidence(self, number: int) -> Evidence:
+        self.looked.append(number)
         return Disagreements(self.counts[number], self.samples)
 
 
@@ -195,6 +198,27 @@ def test_of_plans_that_lose_the_same_the_fastest_stands_and_broken_ones_are_not_
     found = candidates([0.5, 0.0, 0.0, 0.0])
     found.look_last(Looks({1: 0}, samples=20))  # type: ignore[arg-type]
     assert found.incumbent.model == 1
+
+
+@pytest.mark.parametrize(
+    ("samples", "counts", "stands"),
+    [
+        (60, [0, 0, 0], 0),  # 60 samples show nothing: of equal bounds, the fastest
+        (60, [2, 1, 1], 1),  # the best bound, and not the least estimate
+        (400, [2, 1, 0], 2),  # enough to try the plan that loses least, which turns out not to be kept
+    ],
+)
+def test_where_nothing_can_be_resolved_the_best_bound_stands(samples: int, counts: list[int], stands: int) -> None:
+    found = candidates([0.009, 0.005, 0.002])
+    scores = [
+        Disagreements(count, 200, expected=share) for count, share in zip(counts, (9e-3, 5e-3, 2e-3), strict=True)
+    ]
+    found.judge.evidence = lambda score: scores[score]  # type: ignore[method-assign]
+    for made in list(found.all()):
+        found._made[made.candidate.key] = replace(made, score=made.model)  # type: ignore[arg-type]
+    last = Looks({0: 9, 1: 9, 2: 9}, samples)
+    found.look_last(last)  # type: ignore[arg-type]
+    assert found.incumbent.model == stands and last.looked == ([] if samples == 60 else [2])
 
 
 def test_a_candidate_that_does_not_follow_the_input_never_stands() -> None:

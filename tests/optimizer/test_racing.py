@@ -11,6 +11,7 @@ import pytest
 from lwgraph.executor import Feeds, Run
 from lwgraph.measure import Metric, Score
 from lwgraph.measure.metrics import FunctionMetric
+from lwgraph.measure.score import Values
 from lwgraph.optimizer.racing import CALIBRATED, OutputRace, SampleRace, open_race
 
 CALLS, ROWS, CLASSES = 100, 20, 5
@@ -38,7 +39,7 @@ class PerSample(Metric):
 
     def values(self, run: Run) -> Any:
         for feeds in BATCHES:
-            yield (run(feeds)["y"].argmax(1) == feeds["x"].argmax(1)).astype(float)
+            yield Values((run(feeds)["y"].argmax(1) == feeds["x"].argmax(1)).astype(float))
 
 
 def counting(run: Run) -> tuple[Run, list[int]]:
@@ -84,8 +85,8 @@ def test_samples_are_raced_where_each_has_a_value() -> None:
 def test_a_plan_that_is_only_known_to_lose_at_the_end_is_judged_like_any_other() -> None:
     class Late(PerSample):
         def values(self, run: Run) -> Any:
-            yield np.ones(CALLS * ROWS - 200)
-            yield np.zeros(200)
+            yield Values(np.ones(CALLS * ROWS - 200))
+            yield Values(np.zeros(200))
 
     race = opened(Late())
     assert not race.run(noisy(0.0)).dropped and race.told() == ""

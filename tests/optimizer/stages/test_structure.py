@@ -96,6 +96,7 @@ def looking(scores, times, request=None, size=1000):
         base=Score(1.0),
         score=lambda model: Score(scores[widths[model]]),
         raced=lambda model: Raced(Score(scores[widths[model]])),
+        expected=lambda score: score.value,
     )
     candidates = Candidates(
         request or Request(),
