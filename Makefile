@@ -16,13 +16,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 TESTS_READY := $(VENV)/ready.$(subst $(comma),-,$(EXTRAS))
 LINT_READY := $(if $(findstring dev,$(EXTRAS)),$(TESTS_READY),$(VENV)/ready.dev)
 
-.PHONY: help demo test lint sanitize clean
+.PHONY: help demo test lint sanitize nightly clean
 
 help:
 	@echo "make demo   optimize the embedded model and print the before/after table"
 	@echo "make test   run the whole test suite          (PYTEST_FLAGS='-n 2 --dist loadgroup' by default)"
 	@echo "make lint   run ruff (formatter and linter) and mypy"
 	@echo "make sanitize  run the C kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer"
+	@echo "make nightly  run generated networks for ten minutes, other ones each day"
 	@echo "make clean  remove .venv and everything built"
 
 demo: $(VENV)/ready
@@ -38,6 +39,9 @@ lint: $(LINT_READY)
 
 sanitize: $(TESTS_READY)
 	$(BIN)/python -m benchmarks.runtime_sanitize
+
+nightly: $(TESTS_READY)
+	$(BIN)/python -m benchmarks generated --minutes 10 --seed $$(( $$(date +%j) * 100000 )) --count 100000
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -96,6 +96,20 @@ def promise(sets: tuple[str, ...]) -> None:
     benchmark.main(sets)
 
 
+@main.command()
+@click.option("--minutes", default=10.0, show_default=True, help="End after so many.")
+@click.option("--seed", "first", default=0, show_default=True, help="The first network.")
+@click.option("--count", default=10_000, show_default=True, help="How many networks.")
+@click.option("--every", default=5, show_default=True, help="One of so many goes through approximate passes, too.")
+@click.option("--page", is_flag=True, help="Write the counts into GENERATED.md.")
+def generated(minutes: float, first: int, count: int, every: int, page: bool) -> None:
+    """Make networks at random and hold every pass to what it promises on them; goes on where it ended."""
+    from benchmarks.generated import run as benchmark
+
+    if not benchmark.main(minutes, first, count, every, page):
+        raise click.ClickException("a network has a fault: see above")
+
+
 if __name__ == "__main__":
     try:
         main()

@@ -1,0 +1,259 @@
+"""What lwgraph must do with a network: no error, a valid model, equal outputs in ONNX Runtime, nothing left to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+
+from benchmarks.generated.grow import Network, session
+from lwgraph import ir, registry
+from lwgraph.arrays import Array
+from lwgraph.check import verify
+from lwgraph.contract import Contract
+from lwgraph.errors import CheckError, LwgraphError
+from lwgraph.executor import Feeds
+from lwgraph.measure.compare import Comparison, compare
+from lwgraph.measure.tolerances import FINITE
+from lwgraph.optimizer.annotations import make_lean
+from lwgraph.rewrite import Context, Pipeline
+
+DEFAULT = "clean,fuse,clean"
+DATA = 6  # feeds to calibrate on
+EXACT = ("clean",)
+ROUNDING = (DEFAULT, "remove-dead-channels")
+APPROXIMATE = (
+    "prune-channels{ratio=0.4,multiple=2,importance=l1}",
+    "prune-channels{ratio=0.3,multiple=1}",
+    "prune-channels{ratio=0.5,scope=group,multiple=1,importance=activation}",
+    "prune-blocks{ratio=0.3,most_error=1.0}",
+    "prune-weights",
+    "low-rank{rank=2}",
+    "low-rank{rank=1,split=output}",
+    "tucker{ratio=0.5}",
+    "cp",
+    "depthwise",
+    "grouped",
+    "ghost",
+    "fire",
+    "shift",
+    "shuffle",
+    "octave",
+    "smaller-kernel",
+    "quantize",
+    "quantize{calibration_method=minmax,keep=none,rounding=nearest}",
+    "quantize{target=openvino,keep=none}",
+    "quantize{target=qnn,keep=none}",
+    "quantize-weights{minimum=16}",
+    "quantize-weights{minimum=16,bits=4,block_size=16}",
+    "quantize-recurrent",
+    "round-weights",
+    "half{minimum=16}",
+    "half{activations=true}",
+    "equalize",
+    "absorb-bias",
+    "repair-statistics",
+    "refit-layers",
+)
+
+
+@dataclass
+class Case:
+    """A model with feeds, what it gives on them in ONNX Runtime, and feeds to calibrate on."""
+
+    proto: onnx.ModelProto
+    feeds: list[Feeds]
+    data: list[Feeds]
+    _known: dict[bool, list[dict[str, Array]]] = field(default_factory=dict, init=False)
+
+    def outputs(self, optimize: bool) -> list[dict[str, Array]]:
+        if optimize not in self._known:
+            self._known[optimize] = outputs(self.proto, self.feeds, optimize)
+        return self._known[optimize]
+
+
+def outputs(proto: onnx.ModelProto, feeds: Sequence[Feeds], optimize: bool) -> list[dict[str, Array]]:
+    """What a model gives on each feed in ONNX Runtime."""
+    run = session(proto, optimize)
+    names = [output.name for output in run.get_outputs()]
+    return [dict(zip(names, run.run(None, dict(each)), strict=True)) for each in feeds]
+
+
+def case_of(net: Network) -> Case | None:
+    """The network with the feeds that it accepts: other sizes, other values, larger ones; None where it runs on none."""
+    try:
+        runs = [session(net.proto, optimize) for optimize in (True, False)]
+    except Exception:  # what ONNX Runtime cannot load is no network
+        return None
+    sizes = net.sizes()
+    wanted = [net.feeds(each, i) for i, each in enumerate(sizes)]
+    wanted += [net.feeds(sizes[0], 50, 4.0), net.feeds(sizes[0], 51, -0.1)]
+    feeds: list[Feeds] = []
+    for each in wanted:
+        try:
+            for run in runs:
+                run.run(None, dict(each))
+        except Exception:  # sizes that the network does not take
+            if not feeds:
+                return None
+        else:
+            feeds.append(each)
+    return Case(net.proto, feeds, [net.feeds(sizes[0], 100 + i) for i in range(DATA)])
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What went wrong: kind is wrong, error, invalid, larger, unsettled or undone."""
+
+    action: str
+    kind: str
+    message: str
+
+    @property
+    def signature(self) -> tuple[str, str, str]:
+        """What stays of it while the network shrinks."""
+        where = re.search(r"pass '([\w-]+)'", self.message)
+        what = re.search(r"\b(\w*Error)\b", self.message)
+        return self.kind, where[1] if where else "", what[1] if what else ""
+
+
+@dataclass
+class Outcome:
+    """Of one action: a fault, or a refusal with its reason, or neither; the relative error of approximate results."""
+
+    fault: Fault | None = None
+    refused: str = ""
+    rewrites: int = 0
+    error: float = 0.0
+    ill: bool = False
+
+
+def check(case: Case, action: str) -> Outcome:
+    """Do one action, a pipeline's text, and look at what it made."""
+    before = ir.to_proto(ir.load(case.proto)).SerializeToString()
+    original = ir.load(case.proto)
+    model = ir.clone(original)
+    approximate = action in APPROXIMATE
+
+    def fault(kind: str, message: object) -> Outcome:
+        return Outcome(Fault(action, kind, " ".join(str(message).split())[:600]))
+
+    executor = registry.executor("ort")
+    context = Context(
+        executor=executor, reference=registry.executor("reference"), data=case.data if approximate else None
+    )
+    try:
+        steps = Pipeline.parse(action).run(model, context)
+    except CheckError as error:
+        return fault("error", f"CheckError: {error}")
+    except LwgraphError as error:
+        text = " ".join(str(error).split())
+        if not approximate or "\n" in str(error):
+            return fault("error", f"{type(error).__name__}: {error}")
+        return Outcome(refused=f"{type(error).__name__}: {text}")
+    except Exception as error:
+        return fault("error", f"traceback: {type(error).__name__}: {error}")
+    undone = [line for line in context.warnings if "undone" in line or "Error" in line]
+    if undone:
+        return fault("undone", undone[0])
+    rewrites = sum(step.count for step in steps)
+    if ir.to_proto(original).SerializeToString() != before:
+        return fault("wrong", "wrote into data that other models share")
+    try:
+        verify(model)
+        after = ir.to_proto(model)
+        if valid(case.proto):
+            onnx.checker.check_model(after)
+    except Exception as error:
+        return fault("invalid", error)
+    told = Outcome(rewrites=rewrites)
+    for optimize in (False,) if action in EXACT else (True,) if approximate else (True, False):
+        contract = Contract.EXACT if action in EXACT else Contract.ROUNDING
+        found = _compared(case, after, optimize, contract, approximate)
+        if isinstance(found, str):
+            return fault("invalid" if found.startswith("ONNX") else "wrong", found)
+        told.error = max(told.error, found[0])
+        told.ill |= found[1]
+    if action == DEFAULT:
+        lean = ir.clone(model)
+        make_lean(lean, original)
+        if ir.size(lean) > ir.size(original):
+            return fault("larger", f"{ir.size(original)} bytes became {ir.size(lean)}")
+        again = Pipeline.parse(action).run(model, Context())
+        more = [f"pass '{step.spec.name}' {step.count}" for step in again if step.count]
+        if more:
+            return fault("unsettled", "a second run found: " + ", ".join(more))
+    return told
+
+
+def valid(proto: onnx.ModelProto) -> bool:
+    """Whether onnx's checker accepts it, which asks for more than runtimes do."""
+    try:
+        onnx.checker.check_model(proto)
+    except onnx.checker.ValidationError:
+        return False
+    return True
+
+
+def _compared(
+    case: Case, after: onnx.ModelProto, optimize: bool, contract: Contract, approximate: bool
+) -> tuple[float, bool] | str:
+    """The relative error and whether a feed was too delicate to say anything; or what is wrong."""
+    before = case.outputs(optimize)
+    try:
+        found = outputs(after, case.feeds, optimize)
+    except Exception as error:
+        return f"ONNX Runtime cannot load or run the result: {error}"
+    worst, ill = 0.0, False
+    for index, (old, new) in enumerate(zip(before, found, strict=True)):
+        told = compare(old, new, contract, tolerances=(lambda dtype: FINITE) if approximate else None)
+        if not told.ok:
+            if not approximate and contract is not Contract.EXACT and delicate(case, index, told):
+                ill = True
+                continue
+            sizes = {name: list(np.shape(array)) for name, array in case.feeds[index].items()}
+            return (
+                f"{told} (feed {index} of shapes {sizes}, ONNX Runtime's optimizations {'on' if optimize else 'off'})"
+            )
+        if approximate:
+            worst = max([worst, *(d.rms for d in told.differences if np.isfinite(d.rms))])
+    return worst, ill
+
+
+def delicate(case: Case, index: int, told: Comparison) -> bool:
+    """Whether the original itself turns over as much where its inputs and weights move by a rounding."""
+    feeds = case.feeds[index]
+    rng = np.random.default_rng(0)
+    base = case.outputs(False)[index]
+    excess = [0.0]
+    for _ in range(4):
+        moved = {name: _moved(np.asarray(array), rng) for name, array in feeds.items()}
+        proto = onnx.ModelProto()
+        proto.CopyFrom(case.proto)
+        for tensor in proto.graph.initializer:
+            array = onnx.numpy_helper.to_array(tensor)
+            if array.dtype == np.float32 and array.size > 1:
+                tensor.CopyFrom(onnx.numpy_helper.from_array(_moved(array, rng), tensor.name))
+        try:
+            again = compare(base, outputs(proto, [moved], False)[0], Contract.ROUNDING)
+        except Exception:
+            continue
+        excess += [d.excess for d in again.differences]
+    other = compare(base, case.outputs(True)[index], Contract.ROUNDING)
+    return max(excess) > 0.3 or not other.ok
+
+
+def _moved(array: Array, rng: np.random.Generator) -> Array:
+    if array.dtype != np.float32:
+        return array
+    return (array * (1 + 1e-7 * rng.standard_normal(array.shape))).astype(np.float32)
+
+
+def actions_of(net: Network, count: int = 6) -> list[str]:
+    """Some of the approximate actions, chosen by the seed; the recurrent one where there is something for it."""
+    rng = np.random.default_rng((net.seed, 3))
+    chosen = list(rng.choice(APPROXIMATE, count, replace=False))
+    return ["remove-dead-channels", *map(str, chosen)]
