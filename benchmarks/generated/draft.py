@@ -1,4 +1,4 @@
-"""A network while it grows: nodes, constants and inputs in the spelling of one opset, and what is known of each value."""
+"""A network while it grows: nodes, constants and inputs in the spelling of one opset, and each value's shape."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from lwgraph.testing import random_model
 OLDEST, NEWEST = 7, min(onnx.defs.onnx_opset_version(), 26)
 _IR = {7: 3, 8: 3, 9: 4, 10: 5, 11: 6, 12: 7, 13: 7, 14: 7}  # the version that came with the opset; newer ones after
 SIZES = {"N": (2, 3, 1, 0), "S": (5, 9, 1, 0), "H": (8, 12, 7), "W": (8, 10, 9)}
+PIECES = 6
 ODD = 0.35  # share of pieces that an oddity follows
 
 
@@ -54,7 +55,7 @@ class Network:
         return {name: (a * np.asarray(scale, a.dtype)) if a.dtype.kind == "f" else a for name, a in made.items()}
 
 
-def network(seed: int, pieces: int = 6) -> Network:
+def network(seed: int, pieces: int = PIECES) -> Network:
     """The network of a seed, of about `pieces` pieces; the same bytes each time."""
     if seed % 16 == 15:
         return _plain(seed)

@@ -114,8 +114,8 @@ def activation(d: Draft, x: Value) -> Value:
     """One of many, in the spellings of exporters."""
     kind = d.pick(
         "Relu", "Relu", "Relu", "LeakyRelu", "PRelu", "Elu", "Sigmoid", "Tanh", "HardSigmoid", "Selu", "Softplus",
-        "Softsign", "Abs", "Neg", "ThresholdedRelu", "relu6", "silu", "hswish", "mish", "gelu", "tanh gelu", "HardSwish",
-        "Celu", "Gelu", "clip", "Mish",
+        "Softsign", "Abs", "Neg", "ThresholdedRelu", "relu6", "silu", "hswish", "mish", "gelu", "tanh gelu",
+        "HardSwish", "Celu", "Gelu", "clip", "Mish",
     )  # fmt: skip
     rank = len(x.shape)
     if kind == "PRelu":
@@ -243,7 +243,7 @@ def pool(d: Draft, x: Value) -> Value:
         attributes["count_include_pad"] = d.pick(0, 1)
     if kind != "LpPool" and d.opset >= 10 and d.chance(0.2):
         attributes["ceil_mode"] = 0
-    if (kind == "MaxPool" and d.opset >= 10 or d.opset >= 19) and d.chance(0.2):
+    if ((kind == "MaxPool" and d.opset >= 10) or d.opset >= 19) and d.chance(0.2):
         attributes["dilations"] = [1, 1]
     source = x
     if kind == "MaxPool" and d.chance(0.2) and "pads" in attributes and d.opset >= 11:

@@ -28,13 +28,13 @@ class _Search:
             raise ValueError(f"'{action}' does not fail")
         self.fault = fault
 
-    def keep(self, make: Callable[[], Case]) -> bool:
+    def keep(self, smaller: Callable[..., Case], *of: object) -> bool:
         """Whether a smaller case fails alike; it is the case from then on."""
         if self.left <= 0:
             return False
         self.left -= 1
         try:
-            case = make()
+            case = smaller(self.case, *of)
             fault = check(case, self.action).fault
         except Exception:  # what is no model, or does not run, is no smaller case
             return False
@@ -51,33 +51,33 @@ def minimize(case: Case, action: str) -> tuple[Case, str]:
         ValueError: the action does not fail on the case.
     """
     search = _Search(case, action)
-    search.keep(lambda: _bare(search.case))
+    search.keep(_bare)
     for output in list(search.case.proto.graph.output):
-        if search.keep(lambda name=output.name: _with_outputs(search.case, name)):  # type: ignore[misc]
+        if search.keep(_with_output, output.name):
             break
     changed = True
     while changed and search.left > 0:
         changed = False
         for node in list(search.case.proto.graph.node):
             name = next((o for o in node.output if o), "")
-            changed |= search.keep(lambda: _with_outputs(search.case, name))
+            changed |= search.keep(_with_output, name)
         for node in reversed(list(search.case.proto.graph.node)):
             if any(name in [o.name for o in search.case.proto.graph.output] for name in node.output):
                 continue
             name = next((o for o in node.output if o), "")
-            changed |= search.keep(lambda: _cut(search.case, name))
+            changed |= search.keep(_cut, name)
         for node in list(search.case.proto.graph.node):
             if node.input and node.input[0]:
                 name = node.output[0]
-                changed |= search.keep(lambda: _bypassed(search.case, name))
+                changed |= search.keep(_bypassed, name)
     for index in reversed(range(len(search.case.feeds))):
         if len(search.case.feeds) > 1:
-            search.keep(lambda: replace(search.case, feeds=_without(search.case.feeds, index)))
+            search.keep(_without, index)
     return search.case, search.fault.message
 
 
-def _without(feeds: list[Feeds], index: int) -> list[Feeds]:
-    return [each for i, each in enumerate(feeds) if i != index]
+def _without(case: Case, index: int) -> Case:
+    return replace(case, feeds=[each for i, each in enumerate(case.feeds) if i != index])
 
 
 def _copy(case: Case) -> onnx.ModelProto:
@@ -92,7 +92,7 @@ def _bare(case: Case) -> Case:
     return replace(case, proto=proto)
 
 
-def _with_outputs(case: Case, name: str) -> Case:
+def _with_output(case: Case, name: str) -> Case:
     """The model up to one value, which is its output."""
     if [output.name for output in case.proto.graph.output] == [name]:
         raise ValueError("nothing is left out")

@@ -16,7 +16,7 @@ import onnx
 
 from benchmarks import tables
 from benchmarks.generated import checks
-from benchmarks.generated.grow import NEWEST, OLDEST, network
+from benchmarks.generated.grow import NEWEST, OLDEST, PIECES, network
 from benchmarks.generated.minimize import minimize
 from benchmarks.zoo import cache
 from lwgraph.tasks.worker import DeathError, HangError, Worker
@@ -50,9 +50,9 @@ class Row:
     delicate: bool = False
 
 
-def do(seed: int, approximate: bool) -> Row:
+def do(seed: int, approximate: bool, pieces: int = PIECES) -> Row:
     """All checks of one network."""
-    net = network(seed)
+    net = network(seed, pieces)
     row = Row(seed, net.family, len(net.proto.graph.node), sorted(net.kinds))
     case = checks.case_of(net)
     if case is None:
@@ -172,9 +172,10 @@ def summary(rows: list[Row]) -> str:
         more = sum(len(row.actions) > 2 for row in of)
         nodes = sorted(row.nodes for row in of)
         return [
-            name, str(len(of)), str(nodes[len(nodes) // 2]), str(more), str(wrong), str(errors), str(faults["unsettled"]),
-            str(faults["larger"]), str(sum(row.delicate for row in of)),
-        ]  # fmt: skip
+            name,
+            *map(str, (len(of), nodes[len(nodes) // 2], more, wrong, errors, faults["unsettled"], faults["larger"])),
+            str(sum(row.delicate for row in of)),
+        ]
 
     header = [
         "family", "networks", "nodes", "approximate", "wrong", "errors", "not settled", "larger", "delicate",

@@ -23,10 +23,8 @@ def linear(d: Draft, x: Value, out: int, bias: bool | None = None) -> Value:
         y = gemm(d, rows, out)
         sizes = [d.dynamic_size(x, axis) for axis in (0, 1)]
         return d.reshape(y, *sizes, out, shape=(*x.shape[:-1], out))
-    if d.chance(0.2):
-        weight = d.op("Transpose", d.weight(out, width), perm=[1, 0])
-    else:
-        weight = d.weight(width, out, fan=width)
+    turned = d.chance(0.2)
+    weight = d.op("Transpose", d.weight(out, width), perm=[1, 0]) if turned else d.weight(width, out, fan=width)
     y = d.node("MatMul", x, weight, shape=(*x.shape[:-1], out))
     if not with_bias:
         return y
@@ -134,7 +132,7 @@ def queries(d: Draft, x: Value, heads: int, source: Value) -> tuple[Value, Value
 
 def rotary(d: Draft, x: Value) -> Value:
     """Rotary positions over the last axis: x cos + rotate_half(x) sin, tables constant and cut to the steps."""
-    n, heads, s, size = x.shape
+    *_, s, size = x.shape
     if not isinstance(size, int) or size % 2 or d.opset < 10 or (isinstance(s, int) and s > 64):
         return x
     d.said("rotary positions")
@@ -158,7 +156,7 @@ def rotary(d: Draft, x: Value) -> Value:
 
 
 def mask_of(d: Draft, x: Value, scores: Value) -> Value | None:
-    """A mask to add to scores (batch, heads, steps, steps): from an input, or causal; -inf, -10000 or the least float."""
+    """A mask to add to scores (batch, heads, steps, steps), of an input, or causal; -inf, -1e4 or the least float."""
     n, s, _ = x.shape
     least = np.float32(d.pick(-np.inf, -1e4, np.finfo(np.float32).min, -1e9))
     how = d.pick("none", "none", "input", "input bool", "causal", "constant")
@@ -265,7 +263,7 @@ def feed_forward(d: Draft, x: Value, before: bool = True) -> Value:
 
 def positions(d: Draft, x: Value) -> Value:
     """Adds a table of positions, cut to the steps."""
-    n, s, width = x.shape
+    _, s, width = x.shape
     assert isinstance(width, int)
     table = (d.rng.standard_normal((1, 64, width)) / 2).astype(np.float32)
     if isinstance(s, int):
@@ -313,7 +311,7 @@ def recurrent(d: Draft, x: Value) -> Value:
     start = d.pick("absent", "zeros", "computed", "constant", "empty")
     inputs += [None] * (5 - len(inputs))
     shape = (directions, n, hidden)
-    if start == "computed" or start in ("zeros", "constant") and not isinstance(n, int):
+    if start == "computed" or (start in ("zeros", "constant") and not isinstance(n, int)):
         batch = d.size_of(y, 1)
         sizes = d.node("Concat", d.ints(directions), batch, d.ints(hidden), shape=(3,), dtype="int64", axis=0)
         if start == "constant" and d.opset >= 8:
@@ -415,7 +413,7 @@ def looped(d: Draft, x: Value) -> Value:
 
 def along(d: Draft, x: Value) -> Value:
     """A convolution over the steps."""
-    n, s, width = x.shape
+    width = x.shape[2]
     assert isinstance(width, int)
     y = d.transpose(x, 0, 2, 1)
     group = d.pick(1, width)
@@ -428,7 +426,7 @@ def along(d: Draft, x: Value) -> Value:
 
 def mixed(d: Draft, x: Value) -> Value:
     """What stands between layers: activations, products, cuts and joins of the width."""
-    n, s, width = x.shape
+    width = x.shape[2]
     assert isinstance(width, int)
     how = d.pick("act", "glu", "einsum", "noise", "mean", "scan", "dropout")
     if how == "act":

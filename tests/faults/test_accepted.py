@@ -69,6 +69,22 @@ def test_a_loop_with_a_trailing_empty_input() -> None:
     check_equal(proto, {"x": np.float32([1, 2])})
 
 
+@pytest.mark.parametrize("opset", [7, 8])
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.bool_])
+def test_constants_of_integers_before_opset_9(opset: int, kind: Any) -> None:
+    tensor = numpy_helper.from_array(np.array([1, 0], kind))
+    nodes = [helper.make_node("Constant", [], ["c"], value=tensor), helper.make_node("Cast", ["c"], ["y"], to=FLOAT)]
+    types = {np.int64: INT64, np.int32: TensorProto.INT32, np.bool_: BOOL}
+    outputs = [info("y", FLOAT, [2]), info("c", types[kind], [2])]
+    check_equal(build(nodes, [], outputs, opset, ir_version=3), {})
+
+
+def test_an_operator_that_was_an_experiment() -> None:
+    nodes = [helper.make_node("ThresholdedRelu", ["x"], ["y"], alpha=0.5)]
+    proto = build(nodes, [info("x", FLOAT, [2])], [info("y", FLOAT, [2])], 8, ir_version=3)
+    check_equal(proto, {"x": np.float32([0.25, 1])})
+
+
 def test_an_input_that_must_be_given_is_still_missed() -> None:
     proto = build([helper.make_node("Add", ["x", ""], ["y"])], [info("x", FLOAT, [2])], [info("y", FLOAT, [2])])
     with pytest.raises(check.InvariantError, match="lacks its input 1"):

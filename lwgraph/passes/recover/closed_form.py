@@ -82,8 +82,8 @@ class Job:
         for index in self.held:
             a, b = ours(self.feeds[index]), theirs(self.feeds[index])
             for name in names:
-                if b[name].dtype.kind != "f" or a[name].shape != b[name].shape:
-                    continue
+                if b[name].dtype.kind != "f" or a[name].shape != b[name].shape or not b[name].size:
+                    continue  # also one that holds what was found, where nothing was
                 t = b[name].astype(np.float64)
                 error[name] = error.get(name, 0.0) + float(((a[name] - t) ** 2).sum())
                 m = moments.setdefault(name, [0.0, 0.0, 0.0])

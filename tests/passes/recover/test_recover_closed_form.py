@@ -93,6 +93,28 @@ def test_an_equal_model_is_left_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PASSES)
+def test_an_output_of_what_was_found_may_be_empty(name: str) -> None:
+    """As a detector's is where nothing stands out: it says nothing, and the other outputs decide."""
+    proto = ir.to_proto(convnet())
+    graph, node = proto.graph, helper.make_node
+    graph.node.extend(
+        [
+            node("Constant", [], ["far"], value=numpy_helper.from_array(np.float32(1e9))),
+            node("Constant", [], ["rows"], value=numpy_helper.from_array(np.int64([-1]))),
+            node("Greater", ["y", "far"], ["over"]),
+            node("Reshape", ["over", "rows"], ["flat_over"]),
+            node("Compress", ["y", "flat_over"], ["found"]),
+        ]
+    )
+    graph.output.append(helper.make_tensor_value_info("found", TensorProto.FLOAT, ["k"]))
+    teacher = ir.load(proto)
+    student = damaged(teacher)
+    c = context(teacher)
+    assert Pass.parse(name).run(student, c) > 0
+    assert c.gains[0].kept and c.gains[0].after < c.gains[0].before
+
+
+@pytest.mark.parametrize("name", PASSES)
 def test_what_does_not_help_is_undone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every layer looks better, the outputs do not: the whole model is put back."""
     from lwgraph.passes.recover import closed_form
