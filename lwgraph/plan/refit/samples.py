@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,14 @@ import numpy as np
 from lwgraph import ir
 from lwgraph.arrays import Array, Floats
 from lwgraph.calibrate.signature import batched_inputs, signature
+from lwgraph.contract import Contract
+from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds, Run
 from lwgraph.layers.site import Site
+from lwgraph.measure.compare import compare
 
 HELD_OUT_SHARE = 0.25
+ROWS, BYTES = 16, 1 << 18  # of inputs that are run together, at most
 
 
 def output_error(original: ir.Model, compressed: ir.Model, feeds: Sequence[Feeds], executor: Executor) -> float:
@@ -106,4 +110,52 @@ def chosen_feeds(data: Sequence[Feeds], model: ir.Model, samples: int, seed: int
     return chosen, set(range(held))
 
 
-__all__ = ["HELD_OUT_SHARE", "Remembering", "chosen_feeds", "output_error", "output_rows"]
+def together(
+    feeds: Sequence[Feeds], held: Collection[int], models: Sequence[ir.Model], executor: Executor
+) -> tuple[list[Feeds], set[int]]:
+    """The feeds with several small ones in one, and the numbers of those that are held out.
+
+    A network is run piece by piece, and of small inputs a piece takes less than the call of it. Feeds of different
+    shapes stay as they are, and so do all of models whose outputs for several samples are not those of each.
+
+    Args:
+        feeds: of the models.
+        held: the numbers of those that are held out: they are only put together with each other.
+        models: all that are run on them.
+        executor: what runs them.
+    """
+    inputs = signature(models[0])
+    batched = batched_inputs(inputs)
+    open_ = all(n in batched and not isinstance(i.shape[0], int) for n, i in inputs.items() if i.shape is not None)
+    shapes = {tuple((n, np.asarray(a).shape[1:]) for n, a in feed.items()) for feed in feeds}
+    if len(feeds) < 3 or not batched or not open_ or len(shapes) > 1 or set(feeds[0]) != set(batched):
+        return list(feeds), set(held)
+    size = max(max(len(a) for a in feed.values()) for feed in feeds)
+    nbytes = max(sum(np.asarray(a).nbytes for a in feed.values()) for feed in feeds)
+    count = min(ROWS // max(size, 1), BYTES // max(nbytes, 1))
+    if count < 2 or any(not _alike(model, feeds[:count], executor) for model in models):
+        return list(feeds), set(held)
+    parts = [i for i in range(len(feeds)) if i in held], [i for i in range(len(feeds)) if i not in held]
+    groups = [  # of about the same size: as many positions are looked at in each
+        group.tolist() for part in parts if part for group in np.array_split(part, math.ceil(len(part) / count))
+    ]
+    numbers = {number for number, group in enumerate(groups) if group[0] in held}
+    return [_joined([feeds[i] for i in group]) for group in groups], numbers
+
+
+def _joined(feeds: Sequence[Feeds]) -> Feeds:
+    return {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
+
+
+def _alike(model: ir.Model, feeds: Sequence[Feeds], executor: Executor) -> bool:
+    """Whether a model gives for several feeds in one what it gives for each."""
+    run = executor.prepare(model)
+    try:
+        apart, one = [run(feed) for feed in feeds], run(_joined(feeds))
+        wanted = {name: np.concatenate([np.asarray(each[name]) for each in apart]) for name in one}
+    except (LwgraphError, ValueError):  # a shape that is fixed inside, or outputs without an axis of samples
+        return False
+    return compare(wanted, one, Contract.ROUNDING).ok
+
+
+__all__ = ["HELD_OUT_SHARE", "Remembering", "chosen_feeds", "output_error", "output_rows", "together"]

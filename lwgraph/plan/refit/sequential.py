@@ -28,7 +28,7 @@ from lwgraph.layers.site import Site
 from lwgraph.layers.weights import has_bias_slot, transform, write
 from lwgraph.plan.refit.least_squares import Rows, affine, behind_relu, dense, target_site
 from lwgraph.plan.refit.report import LayerRefit, RefitReport
-from lwgraph.plan.refit.samples import HELD_OUT_SHARE, Remembering, chosen_feeds, output_error, output_rows
+from lwgraph.plan.refit.samples import HELD_OUT_SHARE, Remembering, chosen_feeds, output_error, output_rows, together
 from lwgraph.plan.refit.unit_weights import Snapshot, check_unit, has_shift, rewrite
 from lwgraph.plan.refit.units import KeptChannels, Unit, find_units
 from lwgraph.plan.refit.walk import Walk
@@ -93,6 +93,7 @@ def refit(
         raise UsageError(f"{name} needs calibration samples; give --data")
     executor = untimed(context.executor or context.evaluator())
     feeds, held = chosen_feeds(context.data, compressed, samples, context.seed)
+    feeds, held = together(feeds, held, (original, compressed), executor)
     units, refused = find_units(original, compressed, kept)
     for place, reason in refused:
         context.skip(name, place, reason)
