@@ -18,6 +18,7 @@ from lwgraph.objects import load_object
 from lwgraph.rewrite.options import build, format_options, parse_spelling
 
 if TYPE_CHECKING:
+    from lwgraph.calibrate.known_ranges import KnownRanges
     from lwgraph.executor import Executor, Feeds
 
 
@@ -94,6 +95,7 @@ class Context:
     threads: int = 1
     progress: Callable[[str, int, int], None] = lambda what, done, total: None
     details: dict[str, Any] | None = None  # for the report: what passes measured, by section; None: nobody asks
+    ranges: KnownRanges | None = None  # of the network that the model is a variant of, to be compared with others
     memory_bytes: int | None = None  # that statistics and fits may take together; None: what they take by themselves
     failures: Failures = field(default_factory=lambda: Failures(strict=True), repr=False)  # records, or raises
     log: Log = field(default_factory=Log, repr=False)

@@ -11,6 +11,8 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.cache import Rows, cache_path, facts_of
+from lwgraph.calibrate.capture import main_values
+from lwgraph.calibrate.known_ranges import KnownRanges
 from lwgraph.calibrate.subsample import spread
 from lwgraph.executor import Executor, Run, untimed
 from lwgraph.plan.carry_out import RANGE_SAMPLES, RANGE_SECONDS, affordable
@@ -50,8 +52,9 @@ def quick_integers(
     best: tuple[Planner, ir.Model, float] | None = None
     reason: Exception | None = None
     enough = affordable(RANGE_SAMPLES, RANGE_SECONDS, planner.run_ms)
+    known = KnownRanges(frozenset(main_values(planner.model)))
     for ranges in able.ranges:
-        tried = planner.quantized(Quantizing(str(able.quick(ranges)), str(able.exactly(ranges, even)), enough))
+        tried = planner.quantized(Quantizing(str(able.quick(ranges)), str(able.exactly(ranges, even)), enough, known))
         try:
             model = tried.apply(choice, quick=True).model
             found = loss(untimed(executor).prepare(model))
@@ -71,6 +74,7 @@ def quick_integers(
         if loss(untimed(executor).prepare(model)) <= ALIKE * lost + NEGLIGIBLE:
             break
         samples *= 2
+    known.learning = False  # what follows are variants
     return planner.quantized(replace(planner.quantizing, samples=min(samples, enough))), whole, lost
 
 

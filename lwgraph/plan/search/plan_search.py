@@ -28,7 +28,7 @@ from lwgraph.plan.search.front import Candidate, Front, undominated, worth
 from lwgraph.plan.search.planner import BYTES, LATENCY, MACS, Planner
 from lwgraph.plan.search.solver import BUCKETS, Knapsack
 
-VERSION = 2  # part of the file name: raise it when the meaning of a loss or a time changes
+VERSION = 3  # part of the file name: raise it when the meaning of a loss or a time changes
 if TYPE_CHECKING:
     from lwgraph.plan.search.trials import Trials
 

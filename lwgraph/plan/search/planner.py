@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lwgraph import ir, registry
+from lwgraph.calibrate.known_ranges import KnownRanges
 from lwgraph.layers.apply import moments_of
 from lwgraph.layers.form import Fitted, find_form
 from lwgraph.plan.carry_out import Carried, Samples, carry_out
@@ -35,11 +36,13 @@ class Quantizing:
         quick: for plans that are only compared.
         earnest: for plans that may be delivered.
         samples: that ranges are taken from in the first case.
+        known: ranges of the model's values in the first case.
     """
 
     quick: str = ""
     earnest: str = ""
     samples: int = QUICK_SAMPLES
+    known: KnownRanges | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -283,7 +286,8 @@ class Planner:
             if item.name in chosen and chosen[item.name].form is not None
         }
         plan = dataclasses.replace(self.plan(chosen, quick=quick), groups={}, blocks={})  # the model is their trunk
-        context = self.context.beside(details=None) if quick else self.context  # nobody reads the details of a trial
+        # Nobody reads the details of a trial.
+        context = self.context.beside(details=None, ranges=self.quantizing.known) if quick else self.context
         samples = Samples(ranges=self.quantizing.samples) if quick else Samples.in_earnest(self.run_ms)
         return carry_out(self.model, plan, context, shapes=self.shapes, fitted=fitted, samples=samples)
 

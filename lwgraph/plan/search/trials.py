@@ -12,6 +12,7 @@ from typing import Any
 
 from lwgraph import ir, registry
 from lwgraph.arrays import Floats, Shapes, Weights
+from lwgraph.calibrate.known_ranges import KnownRanges
 from lwgraph.calibrate.subsample import spread
 from lwgraph.errors import CheckError
 from lwgraph.executor import Executor, Feeds, settings
@@ -39,6 +40,7 @@ class Setting:
         loss: of a stitched network that is ready to run.
         shapes: measured sizes by value name.
         seed: of the context.
+        ranges: known of the model's values.
     """
 
     model: bytes
@@ -48,6 +50,7 @@ class Setting:
     loss: Loss
     shapes: Shapes | None
     seed: int
+    ranges: KnownRanges | None = None
     _context: Context | None = field(default=None, repr=False)
     _base: ir.Model | None = field(default=None, repr=False)
 
@@ -61,6 +64,7 @@ class Setting:
             self._base = ir.load(self.model)
             executor = registry.executor(self.executor, threads=self.threads)
             self._context = Context(executor, registry.executor("reference"), data=self.samples, seed=self.seed)
+            self._context = self._context.beside(ranges=self.ranges)
         context = self._context
         sites = {site.name: site for site in find_sites(self._base, self.shapes)}
         fitted = {name: data.at(sites[name]) for name, data in fits.items()}
@@ -121,6 +125,7 @@ class Trials:
             loss,
             planner.shapes,
             context.seed,
+            planner.quantizing.known,
         )
         self._setting: Any = pool.share(setting)
         self._fits: dict[tuple[str, str], Shared] = {}

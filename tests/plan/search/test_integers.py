@@ -7,8 +7,11 @@ from types import SimpleNamespace
 import pytest
 
 from lwgraph import ir
+from lwgraph.calibrate import ranges
+from lwgraph.calibrate.capture import main_values
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.measure.distance import Loss
+from lwgraph.passes.quantize.grids import observer
 from lwgraph.passes.quantize.quantize import Quantize
 from lwgraph.plan.precision import FLOAT, INT8
 from lwgraph.plan.roles import Survey
@@ -125,3 +128,41 @@ def test_the_whole_network_loses_what_was_measured_of_it(planner, tmp_path, monk
     measured = loss(ORT.prepare(model))
     assert 0 < measured < 0.1 and planner.predicted_loss(planner.uniform(INT8)) == pytest.approx(measured)
     assert isinstance(known, Survey)
+
+
+def test_trials_observe_only_what_the_network_has_not(planner, tmp_path, monkeypatch):
+    """Of a plan in which a form stands: what lies in the form. Plans that may be delivered are observed anew."""
+    monkeypatch.setenv("LWGRAPH_CACHE", str(tmp_path))
+    loss = Loss(ORT.prepare(planner.model), [FEEDS])
+    made, *_ = integers.weigh_integers(planner, loss, ORT)
+    observed = []
+
+    def collect(model, data, executor, names, **options):
+        observed.append(list(names))
+        return ranges.collect(model, data, executor, names, **options)
+
+    monkeypatch.setattr(observer, "collect", collect)
+    dense = made.chosen(made.uniform(INT8))
+    assert ir.fingerprint(made.apply(dense, quick=True).model) and observed == []
+    form = next(i for i, o in enumerate(made.items[0].options) if o.form is not None and o.precision == INT8)
+    choice = (form, *made.uniform(INT8)[1:])
+    there = set(main_values(made.model))
+    made.apply(made.chosen(choice), quick=True)
+    assert len(observed) == 1 and observed[0] and not there & set(observed[0])
+    observed.clear()
+    made.apply(made.chosen(choice))
+    assert any(there & set(names) for names in observed)
+
+
+def test_trials_lose_the_same_with_ranges_that_are_known(planner, tmp_path, monkeypatch):
+    monkeypatch.setenv("LWGRAPH_CACHE", str(tmp_path))
+    loss = Loss(ORT.prepare(planner.model), [FEEDS])
+    made, *_ = integers.weigh_integers(planner, loss, ORT)
+    fresh = made.quantized(replace(made.quantizing, known=None))
+    dense = made.chosen(made.uniform(INT8))
+    models = [p.apply(dense, quick=True).model for p in (made, fresh)]
+    assert ir.fingerprint(models[0]) == ir.fingerprint(models[1])
+    form = next(i for i, o in enumerate(made.items[0].options) if o.form is not None and o.precision == INT8)
+    choice = made.chosen((form, *made.uniform(INT8)[1:]))
+    losses = [loss(ORT.prepare(p.apply(choice, quick=True).model)) for p in (made, fresh)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.3)

@@ -51,7 +51,13 @@ class Observer:
             self.axes = {**dict.fromkeys(self.channels, 1), **axes}
             ranks = {v.name: len(v.shape) for v in main_values(self.model).values() if v.shape is not None}
             self.axes |= {name: 1 for name in self.channels if ranks.get(name) == 2}  # the last is the first, too
-            self.observed = self._collect(data, list(dict.fromkeys([*names, *self.channels])))
+            wanted, known = list(dict.fromkeys([*names, *self.channels])), self.context.ranges
+            if known is None or self.channels:
+                self.observed = self._collect(data, wanted)
+            else:
+                self.observed = known.observe(
+                    wanted, len(data), self._samples(), self.axes, lambda names: self._collect(data, names)
+                )
         return self.observed
 
     def extend(self, data: Sequence[Feeds]) -> None:
