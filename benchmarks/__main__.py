@@ -88,6 +88,16 @@ def versus(cases: tuple[str, ...], peers: tuple[str, ...]) -> None:
 
 
 @main.command()
+@CASES
+@click.option("--again", is_flag=True, help="Measure anew what is kept.")
+def seconds(cases: tuple[str, ...], again: bool) -> None:
+    """Time lwgraph optimize in passes over the data and seconds, beside quantize_static, and write the table."""
+    from benchmarks import seconds as benchmark
+
+    benchmark.main(cases, again)
+
+
+@main.command()
 @click.argument("sets", nargs=-1, metavar="[SET]...")
 def promise(sets: tuple[str, ...]) -> None:
     """Repeat choosing and judging on random splits and write how often verdicts are right."""
