@@ -24,10 +24,12 @@ class FirstRuns:
     Args:
         executor: picklable; it runs the models.
         left: seconds that the worker may take at most, where SECONDS are more; for the first model it may take any.
+        before: called before a model is loaded.
     """
 
     executor: Executor
     left: Callable[[], float] = lambda: SECONDS
+    before: Callable[[], None] = lambda: None
     name: str = field(init=False)
     _known: set[object] = field(default_factory=set, repr=False)
     _isolated: Isolated | None = field(default=None, repr=False)
@@ -55,6 +57,7 @@ class FirstRuns:
         Raises:
             ModelError: also (then and when called) that the runtime died, or gave no answer in time.
         """
+        self.before()
         isolated = self._isolated
         assert isolated is not None
         isolated.forget()  # models that were loaded there, and never run

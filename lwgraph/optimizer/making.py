@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -76,7 +77,17 @@ class Making:
             model = kept[0] if kept is not None else self._cut(structure)
             executor = self.context.executor or self.context.evaluator()
             self._trunks[key] = Trunk(structure, model, layer_shapes(model, self.probe, executor))
+        self._trunks[key] = self._trunks.pop(key)  # the last that was asked for
+        self._let_go()
         return self._trunks[key]
+
+    def _let_go(self) -> None:
+        """Trunks take an eighth of the allowance together, or are one; others are read from the cache again."""
+        most = self.context.bytes_of(sys.maxsize)
+        while len(self._trunks) > 1 and not self.models.warning:
+            if sum(ir.size(trunk.model) for trunk in self._trunks.values()) <= most:
+                return
+            del self._trunks[next(iter(self._trunks))]
 
     def _cut(self, structure: Plan) -> ir.Model:
         model = carry_out(

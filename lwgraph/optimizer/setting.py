@@ -21,7 +21,7 @@ from lwgraph.optimizer.first_run import FirstRuns
 from lwgraph.optimizer.inputs import Inputs, gather
 from lwgraph.optimizer.judge import Judge
 from lwgraph.optimizer.last_look import LastLook, affordable, part
-from lwgraph.optimizer.memory import allowance
+from lwgraph.optimizer.memory import Garbage, allowance
 from lwgraph.optimizer.prove import Proof, demand, runs_soundly
 from lwgraph.optimizer.request import Request
 from lwgraph.optimizer.target import STAND_IN, TARGETS
@@ -170,7 +170,8 @@ def open_run(source: ir.Source, request: Request, progress: Progress, pool: Pool
         original = ir.load(source)
         verify(original)
         target = registry.executor(TARGETS.get(request.target, STAND_IN), threads=request.threads)
-        executor = FirstRuns(target, lambda: clock.left)
+        memory = allowance(None if request.memory is None else float(request.memory))
+        executor = FirstRuns(target, lambda: clock.left, Garbage(memory // 8).check)
         inputs = gather(original, request, executor)
         runs_soundly(original, executor, inputs.probe)
     context = Context(
@@ -182,7 +183,7 @@ def open_run(source: ir.Source, request: Request, progress: Progress, pool: Pool
         threads=request.threads,
         progress=progress,
         details={},
-        memory_bytes=allowance(None if request.memory is None else float(request.memory)),
+        memory_bytes=memory,
         failures=Failures(report_rows.plain(request), original, request.strict),
     )
     if inputs.fit:

@@ -72,7 +72,7 @@ def network() -> ir.Model:
 SIZE = ir.size(network())
 
 
-def in_this_process(executor: Executor, left: Callable[[], float]) -> Executor:
+def in_this_process(executor: Executor, left: Callable[[], float], before: Callable[[], None]) -> Executor:
     """In place of first runs in a worker, which takes a second to start."""
     return executor
 

@@ -89,3 +89,31 @@ def test_the_report_hears_of_the_plan_that_was_made_and_of_no_other(found):
     plan = Plan(precision=Precision(('quantize{calibration_method=minmax,keep="none"}',)))
     made = made_by.stated(Candidate((), 1.0, 0.0, plan=plan, stated=True))
     assert "quantization" in made.details and ctx.details == {"kept": 1}
+
+
+def test_trunks_that_do_not_fit_the_allowance_are_read_from_the_cache_again(found, tmp_path, monkeypatch):
+    model, ctx, _, feeds = found
+    plans = [Plan(groups={"Conv_0": Width(kept, 48)}) for kept in (16, 24, 32)]
+    cut = []
+
+    def carry_out(made, plan, context, **_):
+        cut.append(plan)
+        return Carried(ir.clone(made), [])
+
+    monkeypatch.setattr(making, "carry_out", carry_out)
+
+    def trunks(room):
+        made_by = Making(model, ctx.beside(log=Log(), memory_bytes=room), {}, feeds[0], 1.0)
+        for plan in [*plans, plans[0]]:
+            made_by.trunk(plan)
+        return len(made_by._trunks)
+
+    size = ir.size(model)
+    for room, alive in ((None, 3), (8 * (2 * size + size // 2), 2), (1, 1)):
+        monkeypatch.setenv("LWGRAPH_CACHE", str(tmp_path / str(alive)))
+        cut.clear()
+        assert trunks(room) == alive and len(cut) == 3
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LWGRAPH_CACHE", str(tmp_path / "file"))
+    cut.clear()
+    assert trunks(1) == 3 and len(cut) == 3  # there is no cache to read them from
