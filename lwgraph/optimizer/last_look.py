@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import cached_property
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -95,6 +96,7 @@ class LastLook:
     ) -> None:
         self._executor, self._seed, self._original = untimed(executor), seed, original
         self.choosing, self.reader, self.confidence = choosing, reader, confidence
+        self._known: WeakKeyDictionary[ir.Graph, tuple[Score, Evidence]] = WeakKeyDictionary()
         self._metric: Metric = choosing.metric
         if reader is not None:
             self._metric = open_metric(choosing.metric.name, reader, lambda feeds: self._run(feeds), seed=seed)
@@ -128,8 +130,10 @@ class LastLook:
         return self._found(model)[1]
 
     def _found(self, model: ir.Model) -> tuple[Score, Evidence]:
-        score = self._metric(self._executor.prepare(model))
-        return score, evidence(self._metric, self.base, score, self._seed)
+        if model.graph not in self._known:  # what stands in the end was among those that the look was had at
+            score = self._metric(self._executor.prepare(model))
+            self._known[model.graph] = score, evidence(self._metric, self.base, score, self._seed)
+        return self._known[model.graph]
 
     def verdict(self, model: ir.Model, same: bool) -> tuple[Score, Verdict]:
         """The score of a result, and whether the promise holds for it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import json
 import math
 import re
@@ -70,9 +71,15 @@ def parse_spelling(text: str) -> tuple[str, dict[str, str]]:
     return match[1], values
 
 
+@functools.cache
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    """The types of a class's fields; to resolve them takes longer than all the rest of reading a recipe."""
+    return get_type_hints(cls)
+
+
 def build(cls: type[T], values: dict[str, Any]) -> T:
     """An instance of `cls`; strings are parsed by the field's type, other values (from TOML) are checked against it."""
-    hints = get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]  # classes are hashable
     known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]  # T is a dataclass
     name = getattr(cls, "name", cls.__name__)
     given: dict[str, Any] = {}

@@ -261,3 +261,20 @@ def test_a_speed_that_was_asked_for_has_the_same_three_verdicts(ratios: tuple[fl
     found, why = Request(speedup=2).judge_limits(ratios, 10.0, 1000, 1000)
     assert found == verdict and bool(why) == (verdict != "kept")
     assert Request(max_bytes=900).judge_limits(ratios, 10.0, 1000, 1000)[0] == "broken"
+
+
+def test_a_model_that_was_looked_at_is_not_run_again_for_its_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    last, original = look(RANDOM)
+    candidate = ir.clone(original)
+    assert last.base and last.reason == ""
+    prepared: list[ir.Model] = []
+    executor = last._executor
+    prepare = type(executor).prepare
+    monkeypatch.setattr(
+        type(executor), "prepare", lambda self, model, *more: prepared.append(model) or prepare(self, model, *more)
+    )
+    found = last.evidence(candidate)
+    _, verdict = last.verdict(candidate, False)
+    assert prepared == [candidate] and verdict.estimate == found.estimate
+    last.evidence(ir.clone(original))
+    assert len(prepared) == 2
