@@ -27,7 +27,8 @@ class Progressed:
 
     What stands in brackets at the end of `what` is a figure of the moment ("searching plans (12 run)"): it changes
     within the same kind of work, whose bar and remaining time go on. Where standard error is not a terminal, a plain
-    line marks the first start of each kind of work, and nothing else is written.
+    line marks the first start of each kind of work, and nothing else is written. A whole sentence, which ends in a full
+    stop, is no work: it is written as it is, once, and stays.
     """
 
     def __init__(self, quiet: bool = False) -> None:
@@ -59,6 +60,11 @@ class Progressed:
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Show that `done` of `total` steps of `what` are done; total 0 means unknown."""
+        if what.endswith("."):
+            if self._shown and what not in self._said:
+                self._said.add(what)
+                self._bar.console.print(what, markup=False, soft_wrap=True)
+            return
         kind = re.sub(r"\s*\([^()]*\)$", "", what) or what
         if kind != self._kind:
             self._kind = kind

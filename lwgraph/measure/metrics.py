@@ -1,4 +1,4 @@
-"""Task metrics, higher is better: top-1 with labels, agreement with or distance to the original, or a function."""
+"""Task metrics, higher is better: top-1 with labels, likeness to the original by the kind of output, or a function."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ import numpy as np
 from lwgraph.arrays import Array, Floats, Index
 from lwgraph.calibrate.store import Store
 from lwgraph.errors import DataError, LwgraphError, UsageError, did_you_mean
+from lwgraph.measure import detections, symbols
 from lwgraph.measure.evidence import Evidence, OneNumber, Resampled, paired
+from lwgraph.measure.flat import flat
+from lwgraph.measure.kinds import CLASSES, METRIC_OF, OutputKind, axis_of_classes
 from lwgraph.measure.margins import margins
 from lwgraph.measure.score import Score, Values, bootstrap, mean_score, score_of
 from lwgraph.objects import is_object_name, load_object
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from lwgraph.calibrate.readers import Batch, Reader
     from lwgraph.executor import Run
 
+SHARE_DROP = 0.01  # the loss allowed where the user states none: one point
+DB_DROP = 0.1  # the same in dB against labels
+DB_FLOOR = 40.0  # the same for PSNR and SQNR against the original: what tolerances call approximate
 HIGHEST_DB = 100.0  # equal outputs would be infinitely good; so that differences stay finite
 _CACHE_BYTES = 256 << 20  # memory for the original's outputs; the rest goes to temporary files
 
@@ -34,6 +40,16 @@ class Metric(ABC):
     span = math.inf  # the width of the range that the value of one sample cannot leave
     to_original = False  # whether a value says how near outputs are to the original's
     per_sample = False  # whether samples have values of their own, which `values` gives one after the other
+
+    def allowed(self, base: Score) -> float:
+        """The loss that is allowed where the user states none.
+
+        Args:
+            base: the original's score.
+        """
+        if self.unit == "dB":
+            return HIGHEST_DB - DB_FLOOR if base.value >= HIGHEST_DB else DB_DROP
+        return SHARE_DROP
 
     @abstractmethod
     def __call__(self, run: Run) -> Score:
@@ -69,16 +85,20 @@ def open_metric(
     *,
     output: str | None = None,
     seed: int = 0,
+    kind: OutputKind | None = None,
 ) -> Metric:
     """A metric by name.
 
     Args:
-        spec: "top1" (needs labels), "agreement", "sqnr", "cosine", "psnr" (need the original), `module:function` or a
-            function: function(run) -> float, higher is better, where run(feeds: dict) -> dict executes the model.
+        spec: "top1" (needs labels), "agreement", "cosine", "detections", "psnr", "sqnr", "symbols", "variance" (need
+            the original), `module:function` or a function: function(run) -> float, higher is better, where
+            run(feeds: dict) -> dict executes the model.
         reader: the samples; not needed by a function.
         original: runs the original model. psnr compares with the labels instead where these are images.
-        output: which output counts; None: the first for top1 and agreement, the worst for the distances.
+        output: which output counts; None: those of `kind` where the metric is that kind's, else the first for top1
+            and agreement, the worst for the distances.
         seed: of the bootstrap.
+        kind: of the outputs; `detections` and `symbols` cannot be decoded without.
 
     Raises:
         UsageError: no such metric, or it needs what is missing.
@@ -95,47 +115,53 @@ def open_metric(
         raise UsageError(f"no metric is named '{spec}'{did_you_mean(spec, METRICS)}; or module:function")
     if reader is None:
         raise UsageError(f"metric '{spec}' needs samples; give --eval-data or --data")
-    kind = METRICS[spec]
-    if kind is Top1 and reader.labels is None:
+    chosen = METRICS[spec]
+    if chosen is Top1 and reader.labels is None:
         raise UsageError(
             f"metric 'top1' needs labels, {reader.place} has none (class subfolders or a 'labels' array); "
             "'agreement' needs none"
         )
-    if kind is not Top1 and original is None:
+    if chosen is not Top1 and original is None:
         raise UsageError(f"metric '{spec}' compares with the original model, which is missing")
-    return kind(reader, original, output, seed)
+    return chosen(reader, original, output, seed, kind)
 
 
-def suggest(reader: Reader, original: Run) -> str:
-    """The metric that suits the data: top1 with labels, agreement for class scores, sqnr for everything else."""
-    first = next(reader.batches())
-    name, value = next(iter(original(first.feeds).items()))
-    try:
-        axis = class_axis(value, name)
-    except DataError:
-        return "sqnr"
-    if reader.labels is not None and reader.labels.dtype.kind in "iu" and reader.labels.ndim == 1:
-        single = value.ndim == 2 or math.prod(value.shape[2:]) == 1
-        if axis == 1 and single and reader.labels.min() >= 0 and reader.labels.max() < value.shape[1]:
-            return "top1"
-    return "agreement" if value.ndim == 2 or math.prod(value.shape[2:]) == 1 else "sqnr"
+def suggest(reader: Reader, kind: OutputKind) -> str:
+    """The metric that suits the outputs and the data: top1 where the labels are classes, else that of the kind."""
+    labels = reader.labels
+    listed = labels is not None and labels.dtype.kind in "iu" and labels.ndim == 1
+    if kind.name == CLASSES and labels is not None and listed and 0 <= labels.min() <= labels.max() < kind.width:
+        return "top1"
+    return METRIC_OF[kind.name]
 
 
 class _Sampled(Metric):
     """A metric over the samples of a reader."""
 
-    def __init__(self, reader: Reader, original: Run | None, output: str | None, seed: int) -> None:
-        self._reader, self._original, self._output, self._seed = reader, original, output, seed
+    def __init__(
+        self,
+        reader: Reader,
+        original: Run | None,
+        output: str | None = None,
+        seed: int = 0,
+        kind: OutputKind | None = None,
+    ) -> None:
+        self._reader, self._original, self._seed, self._kind = reader, original, seed, kind
+        mine = kind is not None and (METRIC_OF[kind.name] == self.name or (self.name, kind.name) == ("top1", CLASSES))
+        self._counting = (output,) if output is not None else kind.outputs if mine and kind is not None else ()
         self._cache = Store(_CACHE_BYTES)
 
     def _outputs(self, run: Run) -> Iterator[tuple[int, Batch, dict[str, Array]]]:
         """Each batch with the checked outputs of a run."""
         for index, batch in enumerate(self._reader.batches()):
-            outputs = {name: np.asarray(value) for name, value in run(batch.feeds).items()}
-            if self._output is not None:
-                if self._output not in outputs:
-                    raise UsageError(f"the model has no output '{self._output}'{did_you_mean(self._output, outputs)}")
-                outputs = {self._output: outputs[self._output]}
+            outputs = flat(run(batch.feeds))
+            if not outputs:
+                raise DataError(f"the model puts out nothing on batch {index} of {self._reader.place}")
+            if self._counting:
+                for name in self._counting:
+                    if name not in outputs:
+                        raise UsageError(f"the model has no output '{name}'{did_you_mean(name, outputs)}")
+                outputs = {name: outputs[name] for name in self._counting}
             for name, value in outputs.items():
                 if value.dtype.kind == "f" and np.isnan(value).any():
                     raise DataError(
@@ -221,19 +247,81 @@ class Agreement(_PerSample):
     to_original = True
 
     def values(self, run: Run) -> Iterator[Values]:
-        """One share of equal positions per sample."""
-        originals = self._kept(lambda outputs: self._classes(outputs))
+        """One share of equal positions per sample; of several outputs that are classes, the least."""
+        originals = self._kept(self._classes)
         for (_, batch, outputs), original in zip(self._outputs(run), originals, strict=True):
-            (name, mine), theirs = next(iter(self._classes(outputs).items())), next(iter(original.values()))
-            if mine.shape != theirs.shape:
-                raise DataError(
-                    f"output '{name}' gives classes of shape {list(mine.shape)}, the original {list(theirs.shape)}"
-                )
-            yield Values(_per_sample(mine == theirs, batch), _margins(outputs[name], batch, theirs[: batch.count]))
+            mine, shares = self._classes(outputs), []
+            for name, theirs in original.items():
+                if mine[name].shape != theirs.shape:
+                    raise DataError(
+                        f"output '{name}' gives classes of shape {list(mine[name].shape)}, the original's "
+                        f"{list(theirs.shape)}"
+                    )
+                shares.append(_per_sample(mine[name] == theirs, batch))
+            apart = _margins(outputs[name], batch, theirs[: batch.count]) if len(shares) == 1 else None
+            yield Values(np.min(shares, axis=0), apart)
 
     def _classes(self, outputs: dict[str, Array]) -> dict[str, Array]:
+        counted = self._counting or tuple(outputs)[:1]
+        return {
+            name: value.argmax(class_axis(value, name)) if value.dtype.kind == "f" else value
+            for name, value in outputs.items()
+            if name in counted
+        }
+
+
+class Detections(_PerSample):
+    """The share of detections that original and model have in common; see `lwgraph.measure.detections.likeness`."""
+
+    name = "detections"
+    unit = "share"
+    span = 1.0
+    to_original = True
+
+    def values(self, run: Run) -> Iterator[Values]:
+        """One share per sample; 1 where neither finds anything."""
+        originals = self._kept(lambda outputs: outputs)
+        for (_, batch, outputs), original in zip(self._outputs(run), originals, strict=True):
+            mine, theirs = self._decoded(outputs, batch), self._decoded(original, batch)
+            yield Values(np.array([detections.likeness(a, b) for a, b in zip(theirs, mine, strict=True)]))
+
+    def _decoded(self, outputs: dict[str, Array], batch: Batch) -> list[detections.Found]:
+        kind = self._kind
+        if kind is None or kind.layout is None:
+            raise UsageError("metric 'detections' needs outputs with boxes and scores; none were found in this model")
+        rows = next((len(a) for a in batch.feeds.values() if a.ndim), 1)
+        least = detections.LEAST_SCORE / 2
+        return detections.decode(outputs, kind.layout, kind.size, rows, least)[: batch.count]
+
+
+class Symbols(_PerSample):
+    """How alike the decoded sequences of symbols are: 1 less the edit distance over the longer one's length."""
+
+    name = "symbols"
+    unit = "share"
+    span = 1.0
+    to_original = True
+
+    def values(self, run: Run) -> Iterator[Values]:
+        """One likeness per sample."""
+        originals = self._kept(self._leading)
+        for (_, batch, outputs), original in zip(self._outputs(run), originals, strict=True):
+            mine, theirs = (next(iter(each.values())) for each in (self._leading(outputs), original))
+            alike = [symbols.likeness(self._text(a), self._text(b)) for a, b in zip(theirs, mine, strict=True)]
+            yield Values(np.array(alike[: batch.count]))
+
+    def _leading(self, outputs: dict[str, Array]) -> dict[str, Array]:
+        """The leading symbol of each step, (samples, steps)."""
         name, value = next(iter(outputs.items()))
-        return {name: value.argmax(class_axis(value, name)) if value.dtype.kind == "f" else value}
+        if value.ndim != (3 if value.dtype.kind == "f" else 2):
+            raise DataError(
+                f"output '{name}' has shape {list(value.shape)}: no sequence of symbols; use another --output-kind"
+            )
+        steps_first = self._kind is not None and self._kind.steps_first
+        return {name: symbols.by_sample(value, steps_first).argmax(-1) if value.dtype.kind == "f" else value}
+
+    def _text(self, leading: Array) -> Array:
+        return symbols.decode(leading, self._kind.blank if self._kind else None)
 
 
 class _Nearness(_Sampled):
@@ -279,6 +367,57 @@ class Sqnr(_Nearness):
         return Score(value, low, high, len(worst), subset=subset)
 
 
+class Variance(_Nearness):
+    """The share of the outputs' variance over the samples that is kept: 1 - sum difference^2 / sum deviation^2.
+
+    The deviation of an element is that from its mean over the samples; from the mean of all elements where there is one
+    sample, or samples differ in shape.
+    """
+
+    name = "variance"
+    unit = "share"
+
+    def __call__(self, run: Run) -> Score:
+        """The energies of all samples in one ratio; what does not vary at all is kept where it stays the same."""
+        means = self._means()
+        energies: dict[str, list[Floats]] = {}
+        for batch, pairs in self._pairs(run):
+            for name, (theirs, mine) in pairs.items():
+                signal, noise = (_sum_per_sample(np.square(v), batch) for v in (theirs - means[name], theirs - mine))
+                energies.setdefault(name, []).append(np.stack([signal, noise], axis=1))
+        joined = {name: np.concatenate(parts) for name, parts in energies.items()}
+
+        def kept(table: Floats) -> Floats:
+            signal, noise = table[..., 0].sum(-1), table[..., 1].sum(-1)
+            share = 1 - noise / np.where(signal > 0, signal, 1)
+            found: Floats = np.maximum(np.where(signal > 0, share, np.where(noise == 0, 1.0, -1.0)), -1.0)
+            return found
+
+        worst = min(joined.values(), key=lambda table: float(kept(table)))
+        low, high = bootstrap(kept, worst, self._seed)
+        return Score(
+            float(kept(worst)), low, high, len(worst), subset=lambda at: float(kept(np.asarray(worst[at], np.float64)))
+        )
+
+    def _means(self) -> dict[str, Floats]:
+        sums: dict[str, Floats] = {}
+        rows: dict[str, int] = {}
+        alike: dict[str, bool] = {}
+        for outputs in self._kept(lambda outputs: outputs):
+            for name, value in outputs.items():
+                if value.dtype.kind != "f":
+                    continue
+                total = value.sum(axis=0, dtype=np.float64) if value.ndim else np.float64(value)
+                alike[name] = alike.get(name, True) and (name not in sums or sums[name].shape == total.shape)
+                sums[name] = sums.get(name, 0.0) + total if alike[name] else np.asarray(0.0)
+                rows[name] = rows.get(name, 0) + (len(value) if value.ndim else 1)
+        for name in sums:
+            if not alike[name] or rows[name] < 2:
+                values = [o[name].ravel() for o in self._kept(lambda outputs: outputs) if name in o]
+                sums[name], rows[name] = np.asarray(np.concatenate(values).mean(dtype=np.float64)), 1
+        return {name: np.asarray(total / rows[name]) for name, total in sums.items()}
+
+
 class Cosine(_Nearness):
     """The mean over samples of the cosine between output and original."""
 
@@ -286,6 +425,25 @@ class Cosine(_Nearness):
     unit = "share"
     span = 2.0
     to_original = True
+
+    def allowed(self, base: Score) -> float:
+        """A point of what sets the original's outputs apart: 1 less the mean cosine between those of two samples.
+
+        Vectors that all lie in a narrow cone are told apart by little, so little may change.
+        """
+        apart = [1.0]
+        for name in self._counting or ("",):
+            rows = []
+            for outputs in self._kept(lambda outputs: outputs):
+                value = outputs.get(name) if name else next((v for v in outputs.values() if v.dtype.kind == "f"), None)
+                if value is not None and value.dtype.kind == "f" and value.ndim >= 2:
+                    steps = value.reshape(len(value), -1, value.shape[-1]).mean(axis=1, dtype=np.float64)
+                    rows.append(steps / np.maximum(np.linalg.norm(steps, axis=1, keepdims=True), 1e-30))
+            if sum(map(len, rows)) > 1 and len({r.shape[1] for r in rows}) == 1:
+                joined = np.concatenate(rows)
+                n = len(joined)
+                apart.append(1 - (float(np.sum(joined.sum(axis=0) ** 2)) - n) / (n * (n - 1)))
+        return SHARE_DROP * min(1.0, max(0.0, min(apart)))
 
     def __call__(self, run: Run) -> Score:
         """One cosine per sample; two zero outputs count as equal."""
@@ -412,9 +570,12 @@ def evidence(metric: Metric, base: Score, new: Score, seed: int = 0) -> Evidence
 METRICS: dict[str, type[_Sampled]] = {
     "agreement": Agreement,
     "cosine": Cosine,
+    "detections": Detections,
     "psnr": Psnr,
     "sqnr": Sqnr,
+    "symbols": Symbols,
     "top1": Top1,
+    "variance": Variance,
 }
 
 
@@ -426,7 +587,7 @@ def class_axis(value: Array, name: str) -> int:
     """
     if value.ndim < 2:
         raise DataError(f"output '{name}' has shape {list(value.shape)}: no axis of classes")
-    axis = 1 if value.ndim != 3 or (value.shape[2] == 1 and value.shape[1] > 1) else 2
+    axis = axis_of_classes(value)
     if value.shape[axis] < 2:
         raise DataError(f"output '{name}' has shape {list(value.shape)}: a single class on axis {axis}")
     return axis

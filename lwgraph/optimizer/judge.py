@@ -14,16 +14,16 @@ from lwgraph.errors import UsageError, did_you_mean
 from lwgraph.executor import Executor, untimed
 from lwgraph.measure import METRICS, Metric, Score, open_metric, suggest
 from lwgraph.measure.evidence import Evidence
+from lwgraph.measure.kinds import DETECTIONS, METRIC_OF, SYMBOLS, OutputKind, find_kind
 from lwgraph.measure.metrics import HIGHEST_DB, evidence
-from lwgraph.measure.promise import Verdict
+from lwgraph.measure.promise import Verdict, amount
 from lwgraph.objects import is_object_name
 from lwgraph.optimizer.racing import Raced, open_race
 from lwgraph.report import ScoreRecord
 
-SHARE_DROP = 0.01  # the promise made when the user states none: one point
 ROUNDING = 1e-9
 COMPARING = METRICS.keys() - {"top1"}
-DB_FLOOR = 40.0  # the same for metrics in dB against the original: what tolerances call approximate
+_KIND_OF = {METRIC_OF[kind]: kind for kind in (DETECTIONS, SYMBOLS)}  # metrics that say what the outputs are
 
 
 def check_metric(spec: Any) -> None:
@@ -36,8 +36,8 @@ class Judge:
     """A metric bound to a runtime and to the original model's score.
 
     Attributes:
-        max_drop: the promise; the user's, else SHARE_DROP, or what is left of the best score above DB_FLOOR; these
-            times `factor` (of the noise, in dB).
+        kind: of the outputs, which chooses the metric where the user names none; None: the metric brings its own data.
+        max_drop: the promise; the user's, else what the metric allows by itself, times `factor` (of the noise, in dB).
         looks: how many candidates were scored.
         race: drops candidates before all samples have judged them.
         seconds: that scoring the original took, of running it once.
@@ -52,27 +52,29 @@ class Judge:
         max_drop: float | None,
         seed: int,
         factor: float = 1.0,
+        output_kind: str | None = None,
     ) -> None:
         executor = untimed(executor)
         run = executor.prepare(original)
-        if spec is None:
-            assert reader is not None
-            spec = suggest(reader, run)
-        if reader is not None:  # whatever order the samples came in, a race must not know it
+        self.kind: OutputKind | None = None
+        if reader is not None:
+            if not callable(spec) and not is_object_name(str(spec)):
+                self.kind = find_kind(original, reader, run, output_kind or _KIND_OF.get(str(spec)))
+                spec = suggest(reader, self.kind) if spec is None else spec
+            # Whatever order the samples came in, a race must not know it.
             reader = reader.subset(np.random.default_rng(seed).permutation(reader.items).tolist())
         self._executor, self._reader = executor, reader
-        self.metric: Metric = open_metric(spec, reader, run, seed=seed)
+        self.metric: Metric = open_metric(spec, reader, run, seed=seed, kind=self.kind)
         self.race = open_race(self.metric)
         start = time.perf_counter()
         self.base: Score = self.metric(self.race.original(run))
         # A metric that compares with the original's outputs had to run it for these, too.
         self.seconds = (time.perf_counter() - start) / (2 if self.metric.name in COMPARING else 1)
-        against_original = self.metric.unit == "dB" and self.base.value >= HIGHEST_DB
-        default = factor * (0.1 if self.metric.unit == "dB" else SHARE_DROP)
-        if against_original:
-            default = HIGHEST_DB - DB_FLOOR + 10 * math.log10(factor)
         self.stated = max_drop is not None
-        self.max_drop = default if max_drop is None else max_drop
+        if max_drop is None:
+            max_drop = self.metric.allowed(self.base)
+            max_drop = max_drop + 10 * math.log10(factor) if self._near else factor * max_drop
+        self.max_drop = max_drop
         self.looks = 0
         self.race.start(self.base, self.floor)
 
@@ -80,6 +82,22 @@ class Judge:
     def floor(self) -> float:
         """The least score that keeps the promise; a loss of just max_drop does, however it is rounded."""
         return self.base.value - self.max_drop - ROUNDING
+
+    @property
+    def _near(self) -> bool:
+        """Whether the metric is in dB against the original."""
+        return self.metric.unit == "dB" and self.base.value >= HIGHEST_DB
+
+    @property
+    def told(self) -> str:
+        """What is judged, by what, and what is promised of it, in one line."""
+        who = "" if self.stated else " by default"
+        if self._near:
+            promise = f"at least {HIGHEST_DB - self.max_drop:.3g} dB{who}"
+        else:
+            promise = f"at most {amount(self.max_drop, self.metric.unit)} lost{who}"
+        what = "" if self.kind is None else f"{self.kind}; "
+        return f"{what}judged by {self.metric.name}, {promise}"
 
     def score(self, model: ir.Model) -> Score:
         """The metric of a candidate, in the target runtime."""

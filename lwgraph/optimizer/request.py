@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_type_hints
 
 from lwgraph.errors import UsageError, did_you_mean
 from lwgraph.executor import MOST_THREADS
+from lwgraph.measure.kinds import OUTPUT_KINDS
 from lwgraph.measure.promise import BROKEN, KEPT, OPEN
 from lwgraph.objects import is_object_name
 from lwgraph.optimizer.presets import Preset, find_preset
@@ -71,16 +72,24 @@ class Request:
     metric: Annotated[
         Any,
         Help(
-            "top1 (labels), agreement, sqnr, cosine, psnr, or module:function.  "
-            "[default: top1 with labels, agreement for classifiers, else sqnr]",
+            "top1 (labels), agreement, cosine, detections, psnr, sqnr, symbols, variance, or module:function.  "
+            "[default: top1 with labels, else that of the kind of output]",
             "M",
+        ),
+    ] = None
+    output_kind: Annotated[
+        str | None,
+        Help(
+            "What the model puts out: classes, embeddings, detections, images, symbols or other; it chooses the metric "
+            "and what may be lost.  [default: recognized from graph and samples]",
+            "KIND",
         ),
     ] = None
     max_drop: Annotated[
         float | None,
         Help(
             "Largest loss of the metric allowed, in its own unit (0.01 = 1 point).  "
-            "[default: one point, 0.1 dB, or 40 dB against the original]",
+            "[default: one point, 0.1 dB, or 40 dB against the original; see docs/promises.md]",
             "X",
         ),
     ] = None
@@ -181,6 +190,13 @@ class Request:
             object.__setattr__(self, "objective", self.asked.objective)
         if self.max_drop is not None and not (math.isfinite(self.max_drop) and self.max_drop >= 0):
             raise UsageError(f"--max-drop is {self.max_drop}; allowed: a number of at least 0, in the metric's unit")
+        if self.output_kind is not None and self.output_kind not in OUTPUT_KINDS:
+            raise UsageError(
+                f"--output-kind is '{self.output_kind}'{did_you_mean(self.output_kind, OUTPUT_KINDS)}; "
+                f"allowed: {', '.join(OUTPUT_KINDS)}"
+            )
+        if self.output_kind is not None and self.own_metric:
+            raise UsageError("--output-kind chooses the metric; leave it out with --metric module:function")
         if not 0.5 < self.confidence < 1:
             raise UsageError(f"--confidence is {self.confidence:g}; allowed: over 0.5 and below 1, such as 0.95")
         for name, meaning in (

@@ -231,7 +231,10 @@ def _open_judges(
     progress("judging the input", 0, 0)
     factor = request.asked.drop_factor
     choosing, reader = part(inputs.judge, request.seed)
-    judge = Judge(original, executor, choosing, request.metric, request.max_drop, request.seed, factor)
+    judge = Judge(
+        original, executor, choosing, request.metric, request.max_drop, request.seed, factor, request.output_kind
+    )
+    progress(f"{judge.told}.", 0, 0)
     reader = None if request.own_metric else reader
     return judge, LastLook(original, executor, judge, reader, request.confidence, request.seed)
 

@@ -13,6 +13,7 @@ from lwgraph.calibrate import open_data
 from lwgraph.calibrate.signature import Input
 from lwgraph.errors import CheckError, DataError, UsageError
 from lwgraph.measure import drop, open_metric, suggest
+from lwgraph.measure.kinds import OutputKind
 from lwgraph.measure.metrics import class_axis
 from lwgraph.measure.score import Score, mean_score, wilson
 
@@ -231,12 +232,12 @@ def test_class_axes(shape, axis):
 
 
 def test_suggestions():
-    assert suggest(reader(), original) == "top1"
-    assert suggest(reader(labels=False), original) == "agreement"
-    assert suggest(reader(labels=False), lambda f: {"y": np.zeros((1, 3, 8, 8), np.float32)}) == "sqnr"
-    assert suggest(reader(labels=False), lambda f: {"y": f["x"][:, 0]}) == "sqnr"
+    classes = OutputKind("classes", ("y",), "", width=4)
+    assert suggest(reader(), classes) == "top1"
+    assert suggest(reader(labels=False), classes) == "agreement"
+    assert suggest(reader(), OutputKind("other", ("y",), "")) == "variance"
     many = open_data({"x": X, "labels": np.arange(50)}, INPUTS)
-    assert suggest(many, original) == "agreement"
+    assert suggest(many, classes) == "agreement"
 
 
 def test_intervals():
