@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,10 @@ import numpy as np
 from lwgraph import ir
 from lwgraph.calibrate import Reader
 from lwgraph.errors import UsageError, did_you_mean
-from lwgraph.executor import Executor, untimed
+from lwgraph.executor import Executor, Run, untimed
 from lwgraph.measure import METRICS, Metric, Score, open_metric, suggest
 from lwgraph.measure.evidence import Evidence
-from lwgraph.measure.kinds import DETECTIONS, METRIC_OF, SYMBOLS, OutputKind, find_kind
+from lwgraph.measure.kinds import CLASSES, DETECTIONS, METRIC_OF, SYMBOLS, OutputKind, find_kind
 from lwgraph.measure.metrics import HIGHEST_DB, evidence
 from lwgraph.measure.promise import Verdict, amount
 from lwgraph.objects import is_object_name
@@ -23,7 +24,8 @@ from lwgraph.report import ScoreRecord
 
 ROUNDING = 1e-9
 COMPARING = METRICS.keys() - {"top1"}
-_KIND_OF = {METRIC_OF[kind]: kind for kind in (DETECTIONS, SYMBOLS)}  # metrics that say what the outputs are
+# Metrics that say what the outputs are.
+_KIND_OF = {"top1": CLASSES} | {METRIC_OF[kind]: kind for kind in (CLASSES, DETECTIONS, SYMBOLS)}
 
 
 def check_metric(spec: Any) -> None:
@@ -32,10 +34,19 @@ def check_metric(spec: Any) -> None:
         raise UsageError(f"no metric is named '{spec}'{did_you_mean(spec, METRICS)}; or module:function")
 
 
+def _find_kind(original: ir.Model, reader: Reader, run: Run, spec: Any, stated: str | None) -> OutputKind:
+    """The kind that the user states, else the one that the metric is for where outputs can be that, else any."""
+    if stated is None and spec in _KIND_OF:
+        with suppress(UsageError):
+            return find_kind(original, reader, run, _KIND_OF[spec])
+    return find_kind(original, reader, run, stated)
+
+
 class Judge:
     """A metric bound to a runtime and to the original model's score.
 
     Attributes:
+        reader: the samples; None: the metric brings its own.
         kind: of the outputs, which chooses the metric where the user names none; None: the metric brings its own data.
         max_drop: the promise; the user's, else what the metric allows by itself, times `factor` (of the noise, in dB).
         looks: how many candidates were scored.
@@ -59,11 +70,11 @@ class Judge:
         self.kind: OutputKind | None = None
         if reader is not None:
             if not callable(spec) and not is_object_name(str(spec)):
-                self.kind = find_kind(original, reader, run, output_kind or _KIND_OF.get(str(spec)))
+                self.kind = _find_kind(original, reader, run, spec, output_kind)
                 spec = suggest(reader, self.kind) if spec is None else spec
             # Whatever order the samples came in, a race must not know it.
             reader = reader.subset(np.random.default_rng(seed).permutation(reader.items).tolist())
-        self._executor, self._reader = executor, reader
+        self._executor, self.reader = executor, reader
         self.metric: Metric = open_metric(spec, reader, run, seed=seed, kind=self.kind)
         self.race = open_race(self.metric)
         start = time.perf_counter()
@@ -129,7 +140,7 @@ class Judge:
     def record(self, base: Score, score: Score, verdict: Verdict) -> ScoreRecord:
         """What the report says of the original's and the result's scores in the last look."""
         low, high = verdict.lower, verdict.bound
-        place = "" if self._reader is None or not score.count else f"Judged on {self._reader.place}."
+        place = "" if self.reader is None or not score.count else f"Judged on {self.reader.place}."
         return ScoreRecord(
             name=self.metric.name,
             unit={"share": "of 1", "dB": "dB"}.get(self.metric.unit, ""),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from weakref import WeakKeyDictionary
 
@@ -11,17 +12,22 @@ import numpy as np
 from lwgraph import ir
 from lwgraph.arrays import Array
 from lwgraph.calibrate import Reader, split
-from lwgraph.executor import Executor, Run, untimed
+from lwgraph.calibrate.readers import Batch
+from lwgraph.executor import Executor, Feeds, Run, untimed
 from lwgraph.measure.evidence import Evidence
+from lwgraph.measure.flat import flat
+from lwgraph.measure.kinds import CLASSES, DETECTIONS, EMBEDDINGS
 from lwgraph.measure.metrics import Metric, evidence, open_metric, sample_rows
 from lwgraph.measure.promise import (
     CONFIDENCE,
+    LEAST_SPREAD,
     Verdict,
     degenerate,
     dependence,
     judge,
     judges_nothing,
     least_dependence,
+    spread,
     unchanged,
 )
 from lwgraph.measure.score import Score
@@ -29,9 +35,12 @@ from lwgraph.optimizer.judge import Judge
 
 CHOSEN_SHARE = 1 / 3  # of the samples for judging, on which candidates are compared
 LEAST_SPLIT = 3  # items from which on they are parted
+NEIGHBOURS, LEAST_NEIGHBOURS = 10, 12  # nearest ones that are compared; samples from which on they are
 FOLLOWED = 64  # samples on which dependence on the input is looked at
 LEAST_JUDGED = 30  # items that judge however short the time: fewer tell nothing of a loss
 TRIED_SECONDS = 0.3  # of finding out how long a sample takes, about
+
+Compare = Callable[[Array, Array], float]
 
 
 def part(reader: Reader | None, seed: int) -> tuple[Reader | None, Reader | None]:
@@ -80,6 +89,7 @@ class LastLook:
         reader: the samples; None: those of `choosing` are all there are, and its looks are corrected for.
         confidence: of the verdict.
         seed: of resampling.
+        generated: inputs that are nothing like the samples; results must not be constant on them.
 
     Attributes:
         reader: the samples, or None.
@@ -93,13 +103,17 @@ class LastLook:
         reader: Reader | None,
         confidence: float = CONFIDENCE,
         seed: int = 0,
+        generated: Sequence[Feeds] = (),
     ) -> None:
         self._executor, self._seed, self._original = untimed(executor), seed, original
+        self.generated = [Batch(dict(feeds), _count(feeds)) for feeds in generated]
         self.choosing, self.reader, self.confidence = choosing, reader, confidence
         self._known: WeakKeyDictionary[ir.Graph, tuple[Score, Evidence]] = WeakKeyDictionary()
         self._metric: Metric = choosing.metric
         if reader is not None:
-            self._metric = open_metric(choosing.metric.name, reader, lambda feeds: self._run(feeds), seed=seed)
+            self._metric = open_metric(
+                choosing.metric.name, reader, lambda feeds: self._run(feeds), seed=seed, kind=choosing.kind
+            )
 
     @cached_property
     def _run(self) -> Run:
@@ -114,11 +128,8 @@ class LastLook:
     @cached_property
     def reason(self) -> str:
         """Why the samples judge nothing; "" where they do."""
-        return "" if self.reader is None else self._degenerate(self.reader)
-
-    @cached_property
-    def _outputs(self) -> Array | None:
-        return _outputs(self._executor.prepare(self._original), self.reader)
+        reader = self.reader or self.choosing.reader
+        return "" if reader is None else self._degenerate(reader)
 
     @property
     def samples(self) -> int:
@@ -152,47 +163,152 @@ class LastLook:
             found, self.choosing.max_drop, confidence=self.confidence, looks=looks, unit=self._metric.unit
         )
 
+    # ------------------------------------------------------------ dependence on the input
+
     def follows(self, model: ir.Model) -> bool:
-        """Whether the outputs of a model depend on the input as the original's do, as far as the promise asks."""
-        if self._outputs is None:
-            return True
-        mine = _outputs(self._executor.prepare(model), self.reader)
-        if mine is None or mine.shape != self._outputs.shape:
-            return True  # no floats of one size for each sample; the metric says what there is to say
-        return dependence(self._outputs, mine) >= least_dependence(self.choosing.max_drop, self._metric.unit)
+        """Whether the outputs of a model depend on the input as the original's do, as far as the promise asks.
+
+        Each output of floats must follow the original's on samples, and vary on generated inputs, which are nothing
+        like them: few samples, all of one kind, do not show that a model has become a constant.
+        """
+        run = self._executor.prepare(model)
+        least = least_dependence(self.choosing.max_drop, self._metric.unit)
+        followed = _alike(self._on_samples, _rows(run, self._samples()), dependence, least)
+        return followed and _alike(self._on_generated, _rows(run, self.generated), spread, LEAST_SPREAD)
+
+    def beside(self, model: ir.Model) -> dict[str, float]:
+        """What else is told of a result: how its outputs correlate with the original's over samples, of 1, and of
+        embeddings the share of nearest neighbours that stay."""
+        mine, found = _rows(self._executor.prepare(model), self._samples()), {}
+        pairs = [(v, mine[n]) for n, v in self._on_samples.items() if n in mine and mine[n].shape == v.shape]
+        pairs = [(a, b) for a, b in pairs if len(a) > 1]
+        if pairs:
+            found["correlation"] = min(dependence(a, b) for a, b in pairs)
+        kind = self.choosing.kind
+        if kind is not None and kind.name == EMBEDDINGS:
+            kept = [(self._on_samples[n], mine[n]) for n in kind.outputs if n in self._on_samples and n in mine]
+            shares = [neighbours(a, b) for a, b in kept if a.shape == b.shape and len(a) >= LEAST_NEIGHBOURS]
+            if shares:
+                found["neighbours"] = min(shares)
+        return found
+
+    def _samples(self) -> Iterator[Batch]:
+        reader = self.reader or self.choosing.reader
+        return iter(()) if reader is None else reader.batches()
+
+    @cached_property
+    def _on_samples(self) -> dict[str, Array]:
+        return _rows(self._run, self._samples())
+
+    @cached_property
+    def _on_generated(self) -> dict[str, Array]:
+        return _rows(self._run, self.generated)
 
     def _degenerate(self, reader: Reader) -> str:
-        if self._outputs is None:
-            return ""
-        classes = None
-        if self._metric.name in ("top1", "agreement"):
-            classes = _classes(self._run, reader) if reader.labels is None else reader.labels
-        flat = classes is not None and classes.ndim == 1 and classes.dtype.kind in "iu"
-        return degenerate(self._outputs, classes if flat else None, self.choosing.max_drop)
+        kind, found = self.choosing.kind, list[Array]()
+        counted, constant = () if kind is None else kind.outputs, _Constant(self._run)
+        for batch in reader.batches():
+            outputs = flat(self._run(batch.feeds))
+            constant.see(outputs, _count(batch.feeds))
+            name = next((n for n in counted if n in outputs), next(iter(outputs), ""))
+            found.append(sample_rows(outputs[name], batch) if name else np.zeros((batch.count, 0)))
+        if len({rows.shape[1] for rows in found}) == 1:
+            rows = np.concatenate(found)
+            reason = degenerate(rows, self._classes(reader, rows), self.choosing.max_drop)
+            if reason:
+                return reason
+        # What answers the same whatever comes in keeps the promise on samples that judge nothing.
+        metric = self._metric if self.reader is not None else self.choosing.metric
+        if self.base.value - metric(constant).value <= self.choosing.max_drop:
+            what = "finds nothing" if kind is not None and kind.name == DETECTIONS else "always says the same"
+            return f"a model that {what} would keep the promise on them"
+        return ""
 
-
-def _classes(run: Run, reader: Reader) -> Array | None:
-    """The class that a model says of each sample; None where its first output is not (n, classes)."""
-    found = []
-    for batch in reader.batches():
-        value = np.asarray(next(iter(run(batch.feeds).values())))
-        if value.ndim != 2 or value.shape[1] < 2:
+    def _classes(self, reader: Reader, rows: Array) -> Array | None:
+        """The class of each sample, by its label or by the original; None where outputs are no classes."""
+        kind = self.choosing.kind
+        if kind is None or kind.name != CLASSES or self._metric.name not in ("top1", "agreement"):
             return None
-        found.append(value[: batch.count].argmax(axis=1))
-    return np.concatenate(found)
+        if reader.labels is not None and reader.labels.ndim == 1 and reader.labels.dtype.kind in "iu":
+            return reader.labels
+        if rows.dtype.kind == "f":
+            return np.asarray(rows.argmax(axis=1)) if rows.shape[1] == kind.width else None
+        return rows.ravel() if rows.shape[1] == 1 else None
 
 
-def _outputs(run: Run, reader: Reader | None) -> Array | None:
-    """The first output of up to FOLLOWED samples, (n, values); None where it is no float or differs in size."""
-    found: list[Array] = []
-    for batch in () if reader is None else reader.batches():
-        rows = sample_rows(np.asarray(next(iter(run(batch.feeds).values()))), batch)
-        if rows.dtype.kind != "f" or (found and rows.shape[1] != found[0].shape[1]):
-            return None
-        found.append(rows)
-        if sum(map(len, found)) >= FOLLOWED:
+def _count(feeds: Feeds) -> int:
+    """Samples of one feed."""
+    return next((len(value) for value in feeds.values() if np.ndim(value)), 1)
+
+
+class _Constant:
+    """A model that answers the same to everything: the mean output, or zeros where outputs differ in shape."""
+
+    def __init__(self, run: Run) -> None:
+        self._run, self._sums, self._counts = run, dict[str, Array](), dict[str, int]()
+        self._alike = True  # whether each output is floats, of one shape for each sample
+
+    def see(self, outputs: Mapping[str, Array], rows: int) -> None:
+        """Learn from outputs of the original on a batch of so many rows."""
+        for name, value in outputs.items():
+            total = value.sum(axis=0, dtype=np.float64) if value.dtype.kind == "f" and value.ndim else np.zeros(0)
+            known = self._sums.setdefault(name, np.zeros_like(total))
+            self._alike &= value.dtype.kind == "f" and value.ndim > 0 and len(value) == rows
+            if known.shape != total.shape:
+                self._alike = False
+                continue
+            self._sums[name], self._counts[name] = known + total, self._counts.get(name, 0) + rows
+
+    def __call__(self, feeds: Feeds) -> dict[str, Array]:
+        """The same for every input."""
+        if self._alike:
+            rows = _count(feeds)
+            means = {name: (total / self._counts[name]).astype(np.float32) for name, total in self._sums.items()}
+            return {name: np.broadcast_to(mean, (rows, *mean.shape)) for name, mean in means.items()}
+        return {
+            name: np.full_like(value, "") if value.dtype.kind in "OUS" else np.zeros_like(value)
+            for name, value in flat(self._run(feeds)).items()
+        }
+
+
+def _rows(run: Run, batches: Iterable[Batch]) -> dict[str, Array]:
+    """The outputs of floats of up to FOLLOWED samples, (n, values); without those that differ in size."""
+    found: dict[str, list[Array]] = {}
+    seen = 0
+    for batch in batches:
+        for name, value in flat(run(batch.feeds)).items():
+            if value.dtype.kind == "f":
+                found.setdefault(name, []).append(sample_rows(value, batch))
+        seen += batch.count
+        if seen >= FOLLOWED:
             break
-    return np.concatenate(found) if found else None
+    return {name: np.concatenate(rows) for name, rows in found.items() if len({r.shape[1] for r in rows}) == 1}
+
+
+def _alike(theirs: Mapping[str, Array], mine: Mapping[str, Array], by: Compare, least: float) -> bool:
+    """Whether outputs of two or more samples are alike; one of another size is the metric's business."""
+    return all(
+        by(value, mine[name]) >= least
+        for name, value in theirs.items()
+        if len(value) > 1 and name in mine and mine[name].shape == value.shape
+    )
+
+
+def neighbours(original: Array, candidate: Array) -> float:
+    """The share of each sample's nearest neighbours, by cosine, that are still among its nearest.
+
+    Args:
+        original, candidate: embeddings (n, d) of the same samples; NEIGHBOURS of each are looked at, a quarter of n
+            where there are few.
+    """
+    count = min(NEIGHBOURS, max(1, len(original) // 4))
+    nearest = []
+    for rows in (original.astype(np.float64), candidate.astype(np.float64)):
+        unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
+        likeness = unit @ unit.T
+        np.fill_diagonal(likeness, -np.inf)
+        nearest.append(np.argsort(-likeness, axis=1, kind="stable")[:, :count])
+    return float(np.mean([len(set(a) & set(b)) / count for a, b in zip(*nearest, strict=True)]))
 
 
 __all__ = ["CHOSEN_SHARE", "LEAST_JUDGED", "LastLook", "affordable", "part"]

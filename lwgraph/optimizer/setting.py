@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from lwgraph import ir, registry
+from lwgraph.calibrate.generate import generate
 from lwgraph.check import verify
-from lwgraph.errors import UsageError
-from lwgraph.executor import Executor, untimed, watched
+from lwgraph.errors import LwgraphError, UsageError
+from lwgraph.executor import Executor, Feeds, untimed, watched
 from lwgraph.failures import Failures
 from lwgraph.optimizer import report_rows
 from lwgraph.optimizer.clock import Clock, OutOfTime, Progress
@@ -31,6 +32,7 @@ from lwgraph.tasks import Pool
 
 T = TypeVar("T")
 NOT_JUDGED = "the input was not judged, so that nothing approximate was tried"
+VARIED = 6  # generated inputs on which a result must not be constant
 JUDGED_SHARE = 1 / 16  # of the budget that one run over all samples for judging may take
 
 
@@ -236,7 +238,10 @@ def _open_judges(
     )
     progress(f"{judge.told}.", 0, 0)
     reader = None if request.own_metric else reader
-    return judge, LastLook(original, executor, judge, reader, request.confidence, request.seed)
+    generated: Sequence[Feeds] = ()
+    with suppress(LwgraphError):  # inputs of some models cannot be found; samples alone must do then
+        generated = generate(original, VARIED, request.seed + 1, shapes=request.input_shapes, executor=executor)
+    return judge, LastLook(original, executor, judge, reader, request.confidence, request.seed, generated)
 
 
 __all__ = ["Setting", "Told", "open_run"]
