@@ -131,7 +131,17 @@ def diff(a: str, b: str, as_json: bool) -> int:
 @click.argument("model", metavar="MODEL")
 @click.option("-o", "--output", metavar="OUT", help="File to write.  [default: MODEL.lw.onnx beside the input]")
 @request_options(
-    "data", "preprocess", "input_shapes", "eval_data", "metric", "max_drop", "memory", "threads", "seed", "strict"
+    "data",
+    "preprocess",
+    "input_shapes",
+    "eval_data",
+    "metric",
+    "output_kind",
+    "max_drop",
+    "memory",
+    "threads",
+    "seed",
+    "strict",
 )
 @click.option("--report", metavar="DIR", help="Folder for report.html, report.json and plan.json.")
 @json_option

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lwgraph.cli.common import table
-from lwgraph.report import Report
+from lwgraph.report import Report, ScoreRecord
 from lwgraph.report.words import count, loss, percent, size, speed, times
 
 UNPROVEN = "unproven: "
@@ -106,6 +106,10 @@ def _show_report(out: Console, report: Report, explain: bool, explain_time: bool
         colour = {"kept": "green", "broken": "red"}.get(report.score.verdict, "yellow")
         words = f": {report.score.name}: {report.score.text}"
         out.print(Text.assemble("promise ", Text(report.score.verdict, colour), words))
+    elif report.score is not None:
+        out.print(f"{report.score.name}: {report.score.text}", markup=False)
+    if report.score is not None:
+        _judged(out, report.score)
     _front(out, report)
     for note in report.notes:
         out.print(f"note: {note}", markup=False)
@@ -141,9 +145,9 @@ def _explain_time(out: Console, report: Report) -> None:
 
 
 def _front(out: Console, report: Report) -> None:
-    """The plans that can be picked, where there is a choice."""
+    """The plans that can be picked, and what the promise costs."""
     plans = report.details.get("front", [])
-    if len(plans) < 2:
+    if not plans:
         return
     unit = report.score.unit if report.score else ""
     rows = [
@@ -160,7 +164,18 @@ def _front(out: Console, report: Report) -> None:
     out.print(
         table("Plans that can be had: lwgraph plan pick N MODEL", ["plan", "lost", "speed", "size", "promise"], rows, 0)
     )
+    for line in report.details.get("promise", []):
+        out.print(f"  {line}", markup=False)
     out.print()
+
+
+def _judged(out: Console, score: ScoreRecord) -> None:
+    """What was judged, and what else was measured."""
+    words = {"correlation": "correlation with the input model's outputs", "neighbours": "nearest neighbours that stay"}
+    beside = [f"{words.get(name, name)} {value:.4f}" for name, value in score.beside.items()]
+    line = "; ".join([*([score.judged] if score.judged else []), *beside])
+    if line:
+        out.print(line, markup=False)
 
 
 def _several(number: int, noun: str, plural: str = "s") -> str:

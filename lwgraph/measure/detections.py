@@ -378,7 +378,13 @@ def likeness(a: Found, b: Found, least: float = LEAST_SCORE) -> float:
     strong = [int((found.scores >= least).sum()) for found in (a, b)]
     if not sum(strong):
         return 1.0
-    return (_partners(a, b, strong[0]) + _partners(b, a, strong[1])) / sum(strong)
+    known = [_over(found, least / 2) for found in (a, b)]
+    return (_partners(a, known[1], strong[0]) + _partners(b, known[0], strong[1])) / sum(strong)
+
+
+def _over(found: Found, least: float) -> Found:
+    kept = found.scores >= least
+    return Found(found.boxes[kept], found.scores[kept], found.classes[kept])
 
 
 def _partners(a: Found, b: Found, strong: int) -> int:

@@ -124,6 +124,7 @@ class Candidates:
         follows: Callable[[ir.Model], bool] = lambda model: True,
     ) -> None:
         self.request, self.judge, self.incumbent = request, judge, incumbent
+        self._cleaned = incumbent
         self.make, self.prove, self.milliseconds, self.race = make, prove, milliseconds, race
         self.base, self.context, self.seconds = replace(base, judged=judge.base.value), context, seconds
         self.follows = follows
@@ -216,7 +217,8 @@ class Candidates:
         The order is that of the samples on which plans were compared, so it is fixed before the last look, and each may
         be tested at the whole level until the first that is not kept (`lwgraph.measure.promise.count_kept`). Where
         already the first is not, nothing is resolved, and that one stands. Where the samples are so few that it would
-        not be, whatever they say, see `_surest`. Where no samples were kept for the last look, the incumbent stays.
+        not be, whatever they say, see `_surest`. Where no samples were kept for the last look, the incumbent stays. Of
+        a plan that is known to break the promise the cleaned model takes the place, unless limits are to be kept.
         """
         standing = self.incumbent.candidate
         if standing is None or self._for_accuracy or last.reader is None:
@@ -229,7 +231,11 @@ class Candidates:
             picks = list(reversed(chain[: max(1, count_kept(looks, self.judge.max_drop, last.confidence))]))
         for made in picks:
             if made.candidate.key == standing.key or self._stand(made):
-                return
+                break
+        # A promise that is known to be broken is not delivered, unless other promises ask for something to be.
+        if not self.request.limited and last.broken(self.incumbent.model):
+            self.incumbent = self._cleaned
+            self.moments.append(Moment(self.seconds(), "cleaned", self.moments[0].milliseconds, self.judge.base.value))
 
     def _hopeless(self, made: Made, last: LastLook) -> bool:
         """Whether the last look's samples are far too few to show that the plan of least loss keeps the promise."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from lwgraph import ir
 from lwgraph.calibrate.layer_shapes import layer_shapes
-from lwgraph.measure.promise import BROKEN, EXIT, KEPT, OPEN, unchanged
+from lwgraph.measure.promise import BROKEN, EXIT, KEPT, OPEN, amount, unchanged
 from lwgraph.optimizer import report_rows
 from lwgraph.optimizer.annotations import make_lean, same_graph
 from lwgraph.optimizer.candidates import Incumbent
+from lwgraph.optimizer.front import alternatives
 from lwgraph.optimizer.improve import Searched
 from lwgraph.optimizer.judge import ROUNDING
 from lwgraph.optimizer.result import Result
@@ -108,7 +109,12 @@ def _score(setting: Setting, result: ir.Model, asked: bool, *, exact: bool) -> S
     late = setting.told.in_time(setting.clock, "the result was not judged; its outputs are those of the input")
     with late if same and not asked else nullcontext():
         score, verdict = last.verdict(result, same)
-        return judge.record(last.base, score, verdict)
+        beside = {} if same else last.beside(result)
+        record = judge.record(last.base, score, verdict, beside)
+        if judge.stated or not setting.request.limited:
+            return record
+        lost = f"loses {amount(verdict.estimate, judge.metric.unit)} by the best estimate; none was promised"
+        return replace(record, max_drop=None, verdict="", text=lost)
     return None
 
 
@@ -149,6 +155,7 @@ def _report(
         report.details.update(incumbent.details if not plan.empty else {})
         report.details["search"] = report_rows.searched(candidates, searched.work.search)
         report.details["front"] = [asdict(row) for row in searched.front]
+        report.details["promise"] = alternatives(searched.front, candidates.judge)
         report.details["progress"] = report_rows.moments(candidates)
     return report
 

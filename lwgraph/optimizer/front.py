@@ -12,7 +12,10 @@ from lwgraph import ir
 from lwgraph.cache import Rows, cache_folder
 from lwgraph.errors import UsageError
 from lwgraph.executor import Executor, Feeds
+from lwgraph.measure.metrics import HIGHEST_DB
+from lwgraph.measure.promise import amount
 from lwgraph.optimizer.candidates import Candidates, Made
+from lwgraph.optimizer.judge import ROUNDING, Judge
 from lwgraph.optimizer.prove import Proof, demand
 from lwgraph.plan.plan import Plan
 
@@ -78,6 +81,27 @@ def front_rows(candidates: Candidates) -> tuple[list[FrontRow], list[Made]]:
     return rows, kept
 
 
+def alternatives(rows: Sequence[FrontRow], judge: Judge) -> list[str]:
+    """What the promise costs, and what half and twice of it would give, of what was looked at: a line each.
+
+    Losses are those on the samples by which candidates were compared.
+    """
+    limits = {"": judge.max_drop}
+    for words, factor in (("half of that", 0.5), ("twice that", 2.0)):
+        limits[words] = judge.max_drop + 10 * math.log10(factor) if judge.near else factor * judge.max_drop
+    lines = []
+    for words, most in limits.items():
+        best = next((row for row in rows if row.drop <= most + ROUNDING), None)
+        gives = "nothing faster" if best is None else f"plan {best.number}"
+        if best is not None and best.speed is not None:
+            gives += f", {best.speed:.2f} times the speed"
+        promise = f"at least {HIGHEST_DB - most:.3g} dB" if judge.near else f"at most {amount(most, judge.metric.unit)}"
+        option = f"--max-drop {most:.4g}"
+        stated = option if judge.stated else "the default"
+        lines.append(f"{promise} ({f'{words}: {option}' if words else stated}): {gives}")
+    return lines
+
+
 def keep_front(source: ir.Model, rows: Sequence[FrontRow], made: Sequence[Made], models: Path) -> str:
     """Remember a front for `pick`; why it is not remembered, "" when it is.
 
@@ -135,4 +159,4 @@ def _memory(source: ir.Model) -> Rows:
     return Rows(cache_folder() / FOLDER / f"{ir.fingerprint(source)}.json", "the front is")
 
 
-__all__ = ["MOST", "FrontRow", "front_rows", "keep_front", "pick"]
+__all__ = ["MOST", "FrontRow", "alternatives", "front_rows", "keep_front", "pick"]

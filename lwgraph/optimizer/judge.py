@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -84,7 +85,7 @@ class Judge:
         self.stated = max_drop is not None
         if max_drop is None:
             max_drop = self.metric.allowed(self.base)
-            max_drop = max_drop + 10 * math.log10(factor) if self._near else factor * max_drop
+            max_drop = max_drop + 10 * math.log10(factor) if self.near else factor * max_drop
         self.max_drop = max_drop
         self.looks = 0
         self.race.start(self.base, self.floor)
@@ -95,7 +96,7 @@ class Judge:
         return self.base.value - self.max_drop - ROUNDING
 
     @property
-    def _near(self) -> bool:
+    def near(self) -> bool:
         """Whether the metric is in dB against the original."""
         return self.metric.unit == "dB" and self.base.value >= HIGHEST_DB
 
@@ -103,7 +104,7 @@ class Judge:
     def told(self) -> str:
         """What is judged, by what, and what is promised of it, in one line."""
         who = "" if self.stated else " by default"
-        if self._near:
+        if self.near:
             promise = f"at least {HIGHEST_DB - self.max_drop:.3g} dB{who}"
         else:
             promise = f"at most {amount(self.max_drop, self.metric.unit)} lost{who}"
@@ -137,8 +138,16 @@ class Judge:
         """As `expected`, of a model, for searching."""
         return self.expected(self.score(model))
 
-    def record(self, base: Score, score: Score, verdict: Verdict) -> ScoreRecord:
-        """What the report says of the original's and the result's scores in the last look."""
+    def record(
+        self, base: Score, score: Score, verdict: Verdict, beside: Mapping[str, float] | None = None
+    ) -> ScoreRecord:
+        """What the report says of the original's and the result's scores in the last look.
+
+        Args:
+            base, score: of both.
+            verdict: on the promise.
+            beside: what else was measured of the result.
+        """
         low, high = verdict.lower, verdict.bound
         place = "" if self.reader is None or not score.count else f"Judged on {self.reader.place}."
         return ScoreRecord(
@@ -160,4 +169,7 @@ class Judge:
             samples_needed=verdict.samples_needed,
             method=verdict.method,
             text=verdict.text,
+            output_kind="" if self.kind is None else self.kind.name,
+            judged="" if self.kind is None else str(self.kind),
+            beside=dict(beside or {}),
         )

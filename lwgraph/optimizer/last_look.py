@@ -19,6 +19,7 @@ from lwgraph.measure.flat import flat
 from lwgraph.measure.kinds import CLASSES, DETECTIONS, EMBEDDINGS
 from lwgraph.measure.metrics import Metric, evidence, open_metric, sample_rows
 from lwgraph.measure.promise import (
+    BROKEN,
     CONFIDENCE,
     LEAST_SPREAD,
     Verdict,
@@ -146,6 +147,14 @@ class LastLook:
             self._known[model.graph] = score, evidence(self._metric, self.base, score, self._seed)
         return self._known[model.graph]
 
+    def broken(self, model: ir.Model) -> bool:
+        """Whether a model is known to break the promise."""
+        return not self.reason and self._judged(self.evidence(model)).verdict == BROKEN
+
+    def _judged(self, found: Evidence) -> Verdict:
+        looks = 1 if self.reader is not None else max(1, self.choosing.looks)
+        return judge(found, self.choosing.max_drop, confidence=self.confidence, looks=looks, unit=self._metric.unit)
+
     def verdict(self, model: ir.Model, same: bool) -> tuple[Score, Verdict]:
         """The score of a result, and whether the promise holds for it.
 
@@ -158,10 +167,7 @@ class LastLook:
         score, found = self._found(model)
         if self.reason:
             return score, judges_nothing(self.reason, found.estimate, found.samples, self.confidence)
-        looks = 1 if self.reader is not None else max(1, self.choosing.looks)
-        return score, judge(
-            found, self.choosing.max_drop, confidence=self.confidence, looks=looks, unit=self._metric.unit
-        )
+        return score, self._judged(found)
 
     # ------------------------------------------------------------ dependence on the input
 

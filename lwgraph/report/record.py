@@ -52,7 +52,7 @@ class ScoreRecord:
     before: float
     after: float
     drop: float
-    max_drop: float | None
+    max_drop: float | None  # None: no accuracy was promised, since other limits were
     drop_interval: tuple[float, float] | None = None  # 95 %, paired over the samples
     judged_on: str = ""
     looks: int = 1  # candidates that were compared
@@ -64,6 +64,9 @@ class ScoreRecord:
     samples_needed: int | None = None
     method: str = ""
     text: str = ""
+    output_kind: str = ""  # of what was judged: "classes", "embeddings", ...; "" where the metric brings its own data
+    judged: str = ""  # the outputs, their kind and what showed it, in words
+    beside: dict[str, float] = field(default_factory=dict)  # what else was measured: "correlation", "neighbours"
 
 
 @dataclass

@@ -151,6 +151,7 @@ class Looks:
 
     def __init__(self, counts: dict[int, int], samples: int = 1000) -> None:
         self.counts, self.samples, self.confidence, self.reader = counts, samples, 0.95, object()
+        self.broken = lambda model: False
         self.looked: list[int] = []
 
     def evidence(self, number: int) -> Evidence:
@@ -278,3 +279,93 @@ def test_a_model_that_was_looked_at_is_not_run_again_for_its_verdict(monkeypatch
     assert prepared == [candidate] and verdict.estimate == found.estimate
     last.evidence(ir.clone(original))
     assert len(prepared) == 2
+
+
+# ------------------------------------------------------------ samples that judge nothing, and results that are constant
+
+
+def judged(samples: np.ndarray, metric: str | None, max_drop: float | None, text: str, **data: np.ndarray) -> LastLook:
+    """The last look at a model in text form whose input is x."""
+    original = ir.load(onnx.parser.parse_model(text).SerializeToString())
+    opened, executor = open_data({"x": samples.astype(np.float32)} | data, original), registry.executor("ort")
+    choose, last = part(opened, 0)
+    return LastLook(original, executor, Judge(original, executor, choose, metric, max_drop, 0), last)
+
+
+PASSED = '<ir_version: 10, opset_import: ["" : 18]> g (float[n,W] x) => (float[n,W] y) { y = Identity(x) }'
+ROWS = PASSED.replace("Identity", "Abs")
+
+
+@pytest.mark.parametrize(
+    ("samples", "metric", "max_drop", "reason"),
+    [
+        (np.ones((30, 20)), None, None, "the same for all"),  # a constant network
+        (1 + 1e-9 * RANDOM[:60, :2].repeat(10, 1), None, None, "the same for all"),  # but for rounding
+        (1 + 1e-3 * np.abs(RANDOM[:60, :2].repeat(10, 1)), "cosine", 0.01, "always says the same"),  # one point
+        (np.abs(np.eye(4)[[0] * 99 + [1]] + 0.01), "agreement", 0.02, "of one class"),  # another class once
+        (np.abs(RANDOM), "agreement", 0.02, ""),
+        (np.abs(RANDOM[:, :4].repeat(5, 1)), "cosine", 0.01, ""),
+        (np.abs(RANDOM[:2, :4].repeat(5, 1)), "cosine", 0.01, ""),  # too few to be split: all of them are looked at
+        (np.ones((2, 20)), "cosine", 0.01, "the same for all"),
+    ],
+)
+def test_samples_on_which_a_constant_would_pass_judge_nothing(
+    samples: np.ndarray, metric: str | None, max_drop: float | None, reason: str
+) -> None:
+    found = judged(samples, metric, max_drop, ROWS.replace("W", str(samples.shape[1])))
+    assert reason in found.reason and bool(found.reason) == bool(reason)
+
+
+def test_a_detector_that_finds_nothing_judges_nothing() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 18]> g (float[n,6,5] x) => (float[n,6,4] boxes, float[n,6] scores)
+        <int64[2] s = {4, 1}> { b, t = Split<axis=2>(x, s) boxes = Relu(b)
+          last = Constant<value_ints=[2]>() scores = Squeeze(t, last) }"""
+    rows = np.tile([0.0, 0.0, 5.0, 5.0, 0.1], (20, 6, 1))
+    rows[..., 0] += np.random.default_rng(0).random((20, 6))
+    assert "finds nothing" in judged(rows, "detections", 0.01, text).reason
+    rows[:, 0, 4] = 0.9
+    assert judged(rows, "detections", 0.01, text).reason == ""
+
+
+def test_a_constant_that_few_samples_do_not_show_is_found_on_generated_inputs() -> None:
+    original, executor = model(), registry.executor("ort")
+    samples = np.tile(RANDOM[:1], (6, 1)) + 1e-3 * RANDOM[:6]
+    choose, last = part(reader(samples, original), 0)
+    judge = Judge(original, executor, choose, "agreement", 0.02, 0)
+    generated = [{"x": RANDOM[i : i + 1].astype(np.float32)} for i in range(6)]
+    found = LastLook(original, executor, judge, last, generated=generated)
+    # It follows the samples, by a slope that is nothing to what the original does.
+    small = model(w=(1e-3 * np.array([1, 0, 0, 0, 1, 0, 0, 0, 1, 1, 1, 1])).tolist(), b=[2, 0, 0])
+    assert LastLook(original, executor, judge, last).follows(small)
+    assert not found.follows(small) and found.follows(original)
+
+
+def test_each_output_must_follow() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 18]> g (float[n,4] x) => (float[n,4] logits, float[n,4] box)
+        { logits = Abs(x) box = Neg(x) }"""
+    found = judged(RANDOM, "agreement", 0.02, text)
+    still = text.replace("box = Neg(x)", "d = Sub(x, x) box = Exp(d)")
+    assert not found.follows(ir.load(onnx.parser.parse_model(still).SerializeToString()))
+    assert found.follows(ir.load(onnx.parser.parse_model(text).SerializeToString()))
+
+
+def test_what_is_told_beside_the_metric() -> None:
+    found = judged(RANDOM[:, :4].repeat(5, 1), "cosine", 0.01, PASSED.replace("Identity", "Neg").replace("W", "20"))
+    same = ir.load(onnx.parser.parse_model(PASSED.replace("Identity", "Neg").replace("W", "20")).SerializeToString())
+    assert found.beside(same) == {"correlation": pytest.approx(1), "neighbours": 1.0}
+    other = ir.load(onnx.parser.parse_model(ROWS.replace("W", "20")).SerializeToString())
+    assert found.beside(other)["neighbours"] < 0.9
+
+
+def test_what_is_known_to_be_broken_is_not_delivered() -> None:
+    found = candidates([0.009])
+    assert found.incumbent.model == 0
+    looks = Looks({0: 200})
+    looks.broken = lambda model: True
+    found.look_last(looks)  # type: ignore[arg-type]
+    assert found.incumbent.model == "clean" and found.moments[-1].origin == "cleaned"
+
+
+def test_a_result_is_broken_where_even_the_lower_bound_is_outside() -> None:
+    found, original = look(RANDOM)
+    assert found.broken(model(b=[5, 0, 0])) and not found.broken(original)

@@ -16,9 +16,12 @@ def accuracy(report: Report) -> str:
     samples = "" if score.samples is None else f" on {score.samples} samples"
     promise = "" if not score.verdict else f'<span class="{colour}">The promise is {score.verdict}</span>: '
     method = f" Bounds: {score.method}." if score.method else ""
+    judged = f" {score.judged}." if score.judged else ""
+    beside = "".join(f" {name}: {value:.4f}." for name, value in score.beside.items())
     looks = "" if score.looks < 2 else f" {score.looks} candidates were compared."
     return (
         f"<h2>Accuracy{', unproven' * report.unproven}</h2><p>{escape(score.name)}{samples}: "
         f"{score.before:.4f} before, {score.after:.4f} after, {score.drop:.4g} {escape(score.unit)} lost. "
-        f"{promise}{escape(score.text)}.{escape(method)} {escape(score.judged_on)}{looks}</p>"
+        f"{promise}{escape(score.text)}.{escape(method)} {escape(score.judged_on)}{looks}"
+        f"{escape(judged)}{escape(beside)}</p>"
     )
