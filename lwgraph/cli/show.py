@@ -149,6 +149,7 @@ def _front(out: Console, report: Report) -> None:
     plans = report.details.get("front", [])
     if not plans:
         return
+    title = "Plans that can be had: lwgraph plan pick N MODEL" if len(plans) > 1 else "The plan that was found"
     unit = report.score.unit if report.score else ""
     rows = [
         [
@@ -161,9 +162,7 @@ def _front(out: Console, report: Report) -> None:
         for plan in plans
     ]
     out.print()
-    out.print(
-        table("Plans that can be had: lwgraph plan pick N MODEL", ["plan", "lost", "speed", "size", "promise"], rows, 0)
-    )
+    out.print(table(title, ["plan", "lost", "speed", "size", "promise"], rows, 0))
     for line in report.details.get("promise", []):
         out.print(f"  {line}", markup=False)
     out.print()

@@ -226,7 +226,7 @@ class LastLook:
         # What answers the same whatever comes in keeps the promise on samples that judge nothing.
         metric = self._metric if self.reader is not None else self.choosing.metric
         if self.base.value - metric(constant).value <= self.choosing.max_drop:
-            what = "finds nothing" if kind is not None and kind.name == DETECTIONS else "always says the same"
+            what = "finds the same, or nothing, in all" if kind and kind.name == DETECTIONS else "always says the same"
             return f"a model that {what} would keep the promise on them"
         return ""
 

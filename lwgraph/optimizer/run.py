@@ -100,8 +100,6 @@ def run(setting: Setting, passes: Pipeline | None, stated: Plan | None) -> Resul
                 setting.told.note("nothing approximate was tried: --preset lossless asks for exact rewrites only")
             elif setting.judge is None or not setting.inputs.fit:
                 incumbent = without_data(setting, incumbent)
-            elif setting.judges_nothing:
-                setting.told.note(f"nothing approximate was tried: the samples judge nothing: {setting.judges_nothing}")
             else:
                 incumbent, searched = improve(setting, incumbent, setting.judge)
     return deliver(setting, cleaned, incumbent, searched, asked=passes is not None or stated is not None)

@@ -128,11 +128,6 @@ class Setting:
         """What failed on the way."""
         return self.context.failures
 
-    @property
-    def judges_nothing(self) -> str:
-        """Why the samples cannot judge any result; "" where they can, or there are none."""
-        return "" if self.last is None else self.last.reason
-
     def finished(self, work: Callable[[], T], left: str) -> T:
         """What work gives that every result needs: the first Ctrl-C begins it anew, with nothing to follow.
 
