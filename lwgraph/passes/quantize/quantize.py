@@ -13,6 +13,7 @@ from lwgraph.errors import DataError, LwgraphError, UsageError, did_you_mean
 from lwgraph.executor import Executor, Feeds, untimed
 from lwgraph.measure.compare import compare
 from lwgraph.measure.distance import Distance
+from lwgraph.passes.quantize.dynamic import Dynamic
 from lwgraph.passes.quantize.equalize import Equalize, wanted
 from lwgraph.passes.quantize.graph.activations import Opened, close_activations, open_activations
 from lwgraph.passes.quantize.graph.emit import FLOAT
@@ -39,6 +40,8 @@ WIDE_OPSET = 21  # the opset of QuantizeLinear with 4-bit and 16-bit integers
 JUDGED = 12  # rows of samples on which variants are compared
 MARGIN = 1.2  # times closer to be taken must be what clips ranges or evens channels, on samples that it does not know
 PROMISING = 1.03  # times less predicted error that channels must give to be tried evened out
+_NEEDS_DATA = "quantize needs calibration data to know the ranges of activations; give --data"
+_STATIC = ("calibration_method", "percentile", "activation_type", "weight_type", "rounding", "max_loss")
 AUTO = (("minmax", 100.0), ("moving-average", 100.0), ("percentile", 99.99), ("mse", 100.0))
 
 
@@ -51,6 +54,11 @@ class Quantize(Pass):
     spares: ClassVar[str] = "nodes_to_exclude"
 
     target: Annotated[str, "ort-cpu, ort-cpu-avx2, openvino, tensorrt, qnn, or the path of a target file"] = "ort-cpu"
+    activations: Annotated[
+        Literal["static", "dynamic"],
+        "static: grids from calibration data; dynamic: MatMul and Gemm take the grid of what they read as the model "
+        "runs, and LSTM, GRU and embeddings become integers; needs no data",
+    ] = "static"
     calibration_method: Annotated[
         Literal["auto", "minmax", "moving-average", "percentile", "entropy", "mse"],
         "how ranges are chosen; auto tries all but entropy and keeps what is closest to the float outputs",
@@ -84,6 +92,12 @@ class Quantize(Pass):
     def __post_init__(self) -> None:
         self.check_option("percentile", 50 < self.percentile <= 100, self.percentile, "above 50, up to 100")
         self.check_option("max_loss", self.max_loss is None or self.max_loss > 0, self.max_loss, "over 0, or none")
+        if self.activations == "dynamic":
+            for name in _STATIC:
+                value, usual = getattr(self, name), type(self).__dataclass_fields__[name].default
+                self.check_option(
+                    name, value == usual, value, f"{usual}, with activations=dynamic, which takes no ranges"
+                )
 
     def run(self, model: ir.Model, context: Context) -> int:
         """Raises DataError without calibration data, UsageError for names that the model does not have."""
@@ -91,8 +105,10 @@ class Quantize(Pass):
         if known is not None:
             context.skip(self.name, model.graph.name or "the model", f"already quantized: {known}; left as it is")
             return 0
+        if self.activations == "dynamic":
+            return self._dynamic(model, context)
         if not context.data:
-            raise DataError("quantize needs calibration data to know the ranges of activations; give --data")
+            raise DataError(f"{_NEEDS_DATA}, or take quantize{{activations=dynamic}}")
         mixed = self.within(model, context, self.max_loss)
         typed = not mixed.built and bool(mixed.kept) and set(mixed.kept.values()) == {OTHER_TYPE}
         for node, reason in () if typed else mixed.kept.items():
@@ -133,7 +149,7 @@ class Quantize(Pass):
                 a newer opset than the model can be brought to.
         """
         if not context.data:
-            raise DataError("quantize needs calibration data to know the ranges of activations; give --data")
+            raise DataError(_NEEDS_DATA)
         target = self.resolved_target(context)
         executor = context.executor or registry.executor("ort", threads=context.threads)
         working, why = self._raised(model, target, context.data[0], executor, context)
@@ -150,6 +166,16 @@ class Quantize(Pass):
         if old < target.minimum_opset and (mixed.built or mixed.loops):
             context.warn(f"{self.name} converted the model from opset {old}, which has no integers, to opset {new}")
         return mixed
+
+    def _dynamic(self, model: ir.Model, context: Context) -> int:
+        target = self.resolved_target(context)
+        if not target.name.startswith("ort-cpu"):
+            raise UsageError(
+                f"option 'activations': '{self.activations}' needs kernels that {target.name} lacks; allowed with "
+                "ort-cpu and ort-cpu-avx2; otherwise activations=static"
+            )
+        dynamic = Dynamic(target.reduced_range, target.per_channel, self.keep == "auto", self.name)
+        return dynamic.run(model, context, self.refused)
 
     def _raised(
         self, model: ir.Model, target: Target, feed: Feeds, executor: Executor, context: Context

@@ -100,12 +100,14 @@ class QuantizeWeights(Pass):
             return 0
         name_nodes(model.graph)
         done = self._products(model, context)
-        tables = self._tables(model, Context())
         if tables and self.bits == 4:
-            for node in tables:
+            for node in self._tables(model, Context()):
                 context.skip(self.name, node.name or "", "no runtime gathers int4: its table takes 8 bits")
-        done += quantize_embeddings(model.graph, tables)
-        return done
+        return done + self.run_tables(model, Context())
+
+    def run_tables(self, model: ir.Model, context: Context) -> int:
+        """Put the tables of embeddings alone into 8 bits, at any opset; the number of them."""
+        return quantize_embeddings(model.graph, self._tables(model, context))
 
     @property
     def _opset(self) -> int:
