@@ -29,6 +29,11 @@ def metric(run: Run) -> float:
     return float((predicted == fashion.labels("t10k")).mean())
 
 
+def evaluation() -> Feeds:
+    """All test images with their labels, for --eval-data: as many of them judge as there is time for."""
+    return {"image": demo.normalize(fashion.images("t10k")), "labels": fashion.labels("t10k")}
+
+
 def example() -> Feeds:
     """The first test image."""
     return {"image": demo.normalize(fashion.images("t10k")[:1])}
