@@ -72,6 +72,7 @@ class Histogram:
         half = len(self.counts) // 2
         index = np.floor(flat * flat.dtype.type(1 / self.width)).astype(np.int32)  # exact: a power of two
         np.minimum(index, half - 1, out=index)  # the largest number itself may round up to the last edge
+        np.minimum(index, -1, out=index, where=flat < 0)  # the quotient of a subnormal one may round to zero
         found = np.bincount(index + half, minlength=len(self.counts)).astype(np.float64)
         found[half] -= zeros
         self.counts += found

@@ -39,6 +39,15 @@ def test_neither_the_order_nor_the_split_of_the_stream_matters(parts: list[list[
     assert whole.total == sum(map(len, parts))
 
 
+@pytest.mark.parametrize("number", [-1.401298464324817e-45, -1.1754942e-38, 1.401298464324817e-45])
+def test_the_smallest_numbers_stay_on_their_side_of_zero(number: float) -> None:
+    """Their quotient by a wide bin underflows."""
+    whole, merged = filled([number, -131072.0]), filled([number])
+    merged.merge(filled([-131072.0]))
+    np.testing.assert_array_equal(whole.counts, merged.counts)
+    assert whole.counts[:128].sum() == 1 + (number < 0)
+
+
 def test_memory_does_not_grow() -> None:
     histogram = Histogram(64)
     for exponent in range(-30, 31):
