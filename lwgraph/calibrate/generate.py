@@ -313,9 +313,9 @@ def _feeds(
         if kind == "O":
             feeds[name] = np.full(shape, "a", object)
         elif kind == "b":
-            feeds[name] = np.ones(shape, bool) if tame or not index else _booleans(rng, shape, index)
+            feeds[name] = np.ones(shape, bool) if tame or not index else booleans(rng, shape, index)
         elif kind in "iu" and _image_axes(shape) is None:
-            feeds[name] = _integers(rng, shape, wanted.dtype, uses[name], fill, 0 if tame else index)
+            feeds[name] = integers(rng, shape, wanted.dtype, uses[name], fill, 0 if tame else index)
         elif kind in "iu":
             feeds[name] = (picture(rng, shape) * 255).round().astype(wanted.dtype)
         elif _image_axes(shape) is not None:
@@ -328,22 +328,24 @@ def _feeds(
     return feeds
 
 
-def _booleans(rng: np.random.Generator, shape: tuple[int, ...], index: int) -> Array:
+def booleans(rng: np.random.Generator, shape: tuple[int, ...], index: int) -> Array:
     """Both, true at the first place; a single one is false in every second feed."""
     made = rng.integers(0, 2, shape).astype(bool)
     made.reshape(-1)[:1] = made.size > 1 or index % 2 == 0
     return made
 
 
-def _integers(
+def integers(
     rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any], use: IntegerUse, fill: str, index: int
 ) -> Array:
+    """Integers as feed number `index` of `generate` has them; `fill` is what those of unknown use are: small, ones,
+    zeros."""
     if use.bound is not None:
         return rng.integers(0, use.bound, shape).astype(dtype)
     if fill != "small" and (not use.varied or index == 0):
         return np.full(shape, 1 if fill == "ones" else 0).astype(dtype)
     if use.mask:
-        return _booleans(rng, shape, 0).astype(dtype) if index else np.ones(shape, dtype)
+        return booleans(rng, shape, 0).astype(dtype) if index else np.ones(shape, dtype)
     low, high = use.ranges[index % len(use.ranges)]
     kind = np.uint64 if high >= 1 << 63 else np.int64
     made = rng.integers(low, high, shape, dtype=kind, endpoint=True)

@@ -26,7 +26,7 @@ from lwgraph.ir.constants import (
     constant_tensor,
     is_finite,
 )
-from lwgraph.ir.copying import InlineError, calls, clone, extract, inline, inlined
+from lwgraph.ir.copying import InlineError, calls, clone, extract, first_change, inline, inlined
 from lwgraph.ir.edit import (
     add_initializer,
     copy_on_write,
@@ -127,6 +127,7 @@ __all__ = [
     "drop_trailing_inputs",
     "extract",
     "fingerprint",
+    "first_change",
     "first_unsorted",
     "fresh_name",
     "function_protos",

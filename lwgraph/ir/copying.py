@@ -10,8 +10,8 @@ import onnx_ir
 from onnx_ir.passes import common
 
 from lwgraph.errors import ModelError
-from lwgraph.ir.types import Model, Node, Value
-from lwgraph.ir.walk import link, scopes, values
+from lwgraph.ir.types import AttributeType, Model, Node, Value
+from lwgraph.ir.walk import graph_of, link, scopes, values
 
 _TYPE = "type_proto"  # key in a value's meta: its TypeProto, serialized, where onnx_ir has no such type (maps)
 
@@ -25,6 +25,56 @@ def clone(model: Model) -> Model:
             value.type = copy.copy(value.type)  # onnx_ir shares it, and writing value.dtype changes it in place
     link([other.graph, *other.functions.values()])
     return other
+
+
+def first_change(before: Model, after: Model) -> str:
+    """The first difference between a copy and the model that it was made of, in words; "" where there is none.
+
+    Tensors are told apart by which they are, not by their data, and documentation and metadata do not count. O(nodes).
+    """
+    pairs = zip(scopes(before), scopes(after), strict=False)
+    for old, new in pairs:
+        a, b = graph_of(old), graph_of(new)
+        where = f"graph '{a.name}'"
+        if [v.name for v in a.inputs] != [v.name for v in b.inputs]:
+            return f"the inputs of {where}"
+        if [v.name for v in a.outputs] != [v.name for v in b.outputs]:
+            return f"the outputs of {where}"
+        if a.initializers.keys() != b.initializers.keys():
+            name = min(a.initializers.keys() ^ b.initializers.keys())
+            return f"the initializers of {where}: '{name}' was {'removed' if name in a.initializers else 'added'}"
+        for name, value in a.initializers.items():
+            if value.const_value is not b.initializers[name].const_value:
+                return f"initializer '{name}'"
+        if len(a) != len(b):
+            return f"{where}: it had {len(a)} nodes and has {len(b)}"
+        for x, y in zip(a, b, strict=True):
+            if what := _node_change(x, y):
+                return f"{what} of node '{x.name or x.op_type}'"
+    if len(list(scopes(before))) != len(list(scopes(after))) or before.opset_imports != after.opset_imports:
+        return "its functions, subgraphs or opsets"
+    return ""
+
+
+def _node_change(a: Node, b: Node) -> str:
+    if (a.op_type, a.domain, a.name) != (b.op_type, b.domain, b.name):
+        return "the operator or the name"
+    if [v and v.name for v in a.inputs] != [v and v.name for v in b.inputs]:
+        return "the inputs"
+    for x, y in zip(a.outputs, b.outputs, strict=False):
+        if (x.name, x.type, x.shape) != (y.name, y.type, y.shape):
+            return f"output '{x.name}'"
+    if len(a.outputs) != len(b.outputs):
+        return "the outputs"
+    if a.attributes.keys() != b.attributes.keys():
+        return "the attributes"
+    for name, attribute in a.attributes.items():
+        other = b.attributes[name]
+        if attribute is other or attribute.type in (AttributeType.GRAPH, AttributeType.GRAPHS):
+            continue  # graphs inside are compared as scopes
+        if attribute.type != other.type or attribute.value != other.value:
+            return f"attribute '{name}'"
+    return ""
 
 
 def extract(model: Model, inputs: Sequence[str], outputs: Sequence[str]) -> Model:

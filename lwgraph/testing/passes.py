@@ -11,6 +11,7 @@ from lwgraph.arrays import Array
 from lwgraph.calibrate.generate import generate
 from lwgraph.errors import CheckError, LwgraphError
 from lwgraph.executor import Executor, Feeds
+from lwgraph.measure.variants import Variant, variants
 from lwgraph.rewrite.base import Context, Contract, Pass
 from lwgraph.rewrite.instrument import Step
 from lwgraph.rewrite.instruments.verify import Verify, plain_executor
@@ -22,7 +23,7 @@ _SAMPLES = 8
 
 @dataclass
 class Sample:
-    """A model to try a pass on, with feeds; what it gives on them is computed once for all passes."""
+    """A model to try a pass on, with feeds and variants of them; what it gives on them is computed once for all."""
 
     model: ir.Model
     feeds: Sequence[Feeds] = ()
@@ -32,11 +33,16 @@ class Sample:
     def __post_init__(self) -> None:
         self.feeds = list(self.feeds) or list(generate(self.model, 2, seed=0))
 
+    @functools.cached_property
+    def tried(self) -> list[Variant]:
+        """The feeds and their variants."""
+        return [*map(Variant, self.feeds), *variants(self.model, self.feeds, plain_executor().prepare(self.model))]
+
     def outputs(self, executor: Executor) -> list[dict[str, Array]]:
-        """The outputs by an executor, one dictionary for each of the feeds."""
+        """The outputs by an executor, one dictionary for each of `tried`."""
         if executor.name not in self._outputs:
             run = executor.prepare(self.model)
-            self._outputs[executor.name] = [run(feeds) for feeds in self.feeds]
+            self._outputs[executor.name] = [run(each.feeds) for each in self.tried]
         return self._outputs[executor.name]
 
 
@@ -110,8 +116,8 @@ def _check_text(p: Pass) -> None:
 
 def _check_on(p: Pass, sample: Sample, runners: list[Executor], new_context: Callable[[], Context]) -> int:
     before = ir.fingerprint(sample.model)
-    verify = Verify(runners, sample.feeds, samples=len(sample.feeds))
-    verify.assume(sample.model, [sample.outputs(runner) for runner in runners])
+    verify = Verify(runners)
+    verify.assume(sample.model, sample.tried, [sample.outputs(runner) for runner in runners])
     model = ir.clone(sample.model)
     try:
         count = p.run(model, new_context())

@@ -246,8 +246,26 @@ class TestVerify:
 
     def test_given_feeds_are_used(self) -> None:
         zeros = [{"x": np.zeros(2, np.float32)}]
-        Pipeline([Scale()]).run(parse(MULS), Context(), [Verify(feeds=zeros)])  # zero hides the error
-        Pipeline([Scale()]).run(parse(MULS), Context(data=zeros), [Verify()])  # type: ignore[arg-type]
+        Pipeline([Scale()]).run(parse(MULS), Context(), [Verify(feeds=zeros, vary=False)])  # zero hides the error
+        Pipeline([Scale()]).run(parse(MULS), Context(data=zeros), [Verify(vary=False)])  # type: ignore[arg-type]
+
+    def test_variants_of_given_feeds_are_tried(self) -> None:
+        zeros = [{"x": np.zeros(2, np.float32)}]
+        with pytest.raises(CheckError, match="'scale' broke its contract .*; on values of both signs"):
+            Pipeline([Scale()]).run(parse(MULS), Context(), [Verify(feeds=zeros)])
+
+    def test_a_change_that_is_not_reported_is_found_where_it_was_made(self) -> None:
+        @dataclass(frozen=True)
+        class Hidden(Scale):
+            """Says that it did nothing."""
+
+            name = "hidden"
+
+            def run(self, model: ir.Model, context: Context) -> int:
+                return 0 * super().run(model, context)
+
+        with pytest.raises(CheckError, match="pass 'hidden' reports no change, but changed "):
+            Pipeline([MergeMuls(max_size=0), Hidden(), MergeMuls()]).run(parse(MULS), Context(), [Verify()])
 
 
 def test_timing() -> None:

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from lwgraph import ir, registry
-from lwgraph.calibrate.generate import generate, tried
-from lwgraph.calibrate.signature import signature
+from lwgraph.calibrate.generate import generate
+from lwgraph.calibrate.generate import tried as described
 from lwgraph.check import verify
 from lwgraph.contract import Contract
 from lwgraph.errors import CheckError, LwgraphError
 from lwgraph.executor import Array, Executor, Feeds
 from lwgraph.measure.compare import Comparison, Difference, compare
 from lwgraph.measure.tolerances import FINITE
+from lwgraph.measure.variants import Variant, variants
 from lwgraph.rewrite.base import Context, Pass
 from lwgraph.rewrite.instrument import Instrument, Step
 
-_KINDS = 3  # of generated integers: small, of both signs, over the whole type
 _VALUES_AT_ONCE = 32  # intermediate values held at once while the first that diverges is looked for
 
 
@@ -25,7 +27,11 @@ class Verify(Instrument):
     """Checks the structure and the outputs after each pass that changed something, within its contract.
 
     Each pass is compared with the model before that pass, not with the first one, so its own error is judged. The
-    interface (names, types, order of inputs and outputs) must stay.
+    interface (names, types, order of inputs and outputs) must stay. A pass that reports no change must have made none.
+
+    The inputs are those given and variants of them in batch, sizes, sign and scale; see `lwgraph.measure.variants`.
+    Approximate passes are made for values like the given ones, so only these and their other sizes count for them;
+    variants on which rounding of the inputs turns the outputs over count for exact passes alone.
 
     Args:
         executors: what runs the models; all must agree. None: `plain_executor()`.
@@ -34,6 +40,7 @@ class Verify(Instrument):
         numeric: False checks the structure only.
         approximate: False leaves how far an approximate pass may go to a judge that comes later: its outputs must then
             only keep their shapes and dtypes and be finite where they were.
+        vary: False takes the feeds as they are.
     """
 
     def __init__(
@@ -44,13 +51,14 @@ class Verify(Instrument):
         samples: int = 2,
         numeric: bool = True,
         approximate: bool = True,
+        vary: bool = True,
     ) -> None:
-        self.feeds = list(feeds or [])[:samples]
-        self.samples, self.numeric, self.approximate = samples, numeric, approximate
+        self.tried = [Variant(each) for each in list(feeds or [])[:samples]]
+        self.samples, self.numeric, self.approximate, self.vary = samples, numeric, approximate, vary
         self._executors = list(executors or [])
-        self._tried = ""
+        self._generated = False
         self._before: ir.Model | None = None
-        self._results: list[list[dict[str, Array]]] | None = None  # results by executor, then by sample
+        self._results: list[list[dict[str, Array]]] | None = None  # results by executor, then by what was tried
 
     def begin(self, model: ir.Model, pipeline: Iterable[Pass], context: Context) -> None:
         """Check the model as it is given and choose the feeds."""
@@ -58,15 +66,15 @@ class Verify(Instrument):
         self._results = None
         if self.numeric:
             self._executors = self._executors or [plain_executor()]
-            whole = any(i.dtype.kind in "iub" for i in signature(model).values())
-            count = max(self.samples, _KINDS) if whole else self.samples
-            self.feeds = self.feeds or context.feeds[:count]
-            if not self.feeds:
-                self.feeds = list(generate(model, count, context.seed))
-                self._tried = f"; tried on {tried(self.feeds)}" if whole else ""
+            given = [each.feeds for each in self.tried if not each.what] or context.feeds[: self.samples]
+            self._generated = not given
+            given = given or generate(model, self.samples, context.seed)
+            more = variants(model, given, self._executors[0].prepare(model), context.seed) if self.vary else []
+            self.tried = [*map(Variant, given), *more]
 
-    def assume(self, model: ir.Model, results: list[list[dict[str, Array]]]) -> None:
+    def assume(self, model: ir.Model, tried: Sequence[Variant], results: list[list[dict[str, Array]]]) -> None:
         """Start from `model` and its known outputs (by executor, then by feed), without running it."""
+        self.tried = list(tried)
         self._before, self._results = ir.clone(model), results
 
     def before(self, p: Pass, model: ir.Model, context: Context) -> None:
@@ -76,11 +84,13 @@ class Verify(Instrument):
             self._results = [self._run(executor, model) for executor in self._executors]
 
     def after(self, step: Step, model: ir.Model, context: Context) -> None:
-        """Reject a pass that broke the structure, the interface or its contract."""
-        if not step.count:
-            return
+        """Reject a pass that broke the structure, the interface or its contract, or hides what it did."""
         p = step.spec
         assert self._before is not None
+        if not step.count:
+            if changed := ir.first_change(self._before, model):
+                raise CheckError(f"pass '{p.name}' reports no change, but changed {changed}")
+            return
         try:
             verify(model)
         except CheckError as error:
@@ -99,24 +109,30 @@ class Verify(Instrument):
             assert self._before is not None
             hint = _shared_change(self._before, model)
             raise CheckError(f"pass '{p.name}' left a model that {executor.name} cannot run: {error}{hint}") from error
-        for index, (old, new) in enumerate(zip(self._results[k], after, strict=True)):
-            judged_later = p.contract is Contract.APPROXIMATE and not self.approximate
+        judged_later = p.contract is Contract.APPROXIMATE and not self.approximate
+        for tried, old, new in zip(self.tried, self._results[k], after, strict=True):
+            if not (
+                tried.natural if p.contract is Contract.APPROXIMATE else tried.steady or p.contract is Contract.EXACT
+            ):
+                continue
             found = compare(old, new, p.contract, tolerances=(lambda dtype: FINITE) if judged_later else None)
             if not found.ok:
-                raise CheckError(self._sentence(p, executor, model, found, index))
+                raise CheckError(self._sentence(p, executor, model, found, tried))
         return after
 
-    def _sentence(self, p: Pass, executor: Executor, model: ir.Model, found: Comparison, sample: int) -> str:
+    def _sentence(self, p: Pass, executor: Executor, model: ir.Model, found: Comparison, on: Variant) -> str:
         assert self._before is not None
-        first = first_divergence(self._before, model, self.feeds[sample], executor, p.contract) or found.first_failure
-        return (
-            f"pass '{p.name}' broke its contract ({p.contract.value}), run by {executor.name}: value {first}"
-            + self._tried
-        )
+        first = first_divergence(self._before, model, on.feeds, executor, p.contract) or found.first_failure
+        words = f"pass '{p.name}' broke its contract ({p.contract.value}), run by {executor.name}: value {first}"
+        if on.what:
+            words += f"; on {on.what}"
+        if self._generated and any(np.asarray(value).dtype.kind in "iub" for value in on.feeds.values()):
+            words += f"; tried on {described([each.feeds for each in self.tried])}"
+        return words
 
     def _run(self, executor: Executor, model: ir.Model) -> list[dict[str, Array]]:
         run = executor.prepare(model)
-        return [run(feeds) for feeds in self.feeds]
+        return [run(each.feeds) for each in self.tried]
 
 
 def plain_executor() -> Executor:

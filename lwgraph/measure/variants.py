@@ -1,0 +1,213 @@
+"""Inputs unlike the given ones that a model takes, too: what a rewrite gets wrong there is seen on no others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lwgraph import ir
+from lwgraph.arrays import Array
+from lwgraph.calibrate.generate import booleans, integer_use, integers
+from lwgraph.calibrate.signature import Input, batched_inputs, signature
+from lwgraph.contract import Contract
+from lwgraph.errors import LwgraphError
+from lwgraph.executor import Feeds, Run
+from lwgraph.measure.compare import compare
+
+BATCH = 3  # rows of another batch
+SECONDS = 1.0  # that one run of all variants may take, about
+LEAST = 2  # variants that are made however long they run
+_ROUNDING = 2.0**-20  # of the largest value: a few roundings of float32
+_SPARE = 4  # by how much such an error must stay below what rounding may do to the outputs
+_HALVES = np.array([-2, -1.5, -1, -0.5, 0, 0, 0.5, 1, 1.5, 2])
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """One feed.
+
+    Attributes:
+        feeds: the inputs.
+        what: how they differ from the given ones, in words; "" for those themselves.
+        natural: whether only sizes differ: the values are like the given ones, so that an approximation may be judged.
+        steady: whether rounding of the inputs stays rounding of the outputs, so that contracts that allow rounding may
+            be judged.
+    """
+
+    feeds: Feeds
+    what: str = ""
+    natural: bool = True
+    steady: bool = True
+
+
+def variants(model: ir.Model, given: Sequence[Feeds], run: Run, seed: int = 0) -> list[Variant]:
+    """Feeds that the model accepts and that differ from the given ones in batch, sizes, sign, scale or integers.
+
+    Each is run once: what the model refuses, or gives NaN, infinity or nothing for, is left out. Where they take more
+    than SECONDS together, the last ones are left out, too.
+
+    Args:
+        model: the model; not changed.
+        given: feeds that it accepts, at least one.
+        run: the model, prepared.
+        seed: of the random numbers.
+    """
+    found: list[Variant] = []
+    spent = 0.0
+    for what, natural, candidates in _kinds(signature(model), model, given, seed):
+        if spent > SECONDS and len(found) >= LEAST:
+            break
+        for feeds in candidates:
+            start = time.perf_counter()
+            results = _accepted(run, feeds)
+            spent += time.perf_counter() - start
+            if results is not None:
+                steady = natural or _steady(run, feeds, results, seed)
+                found.append(Variant(feeds, what, natural, steady))
+                break
+    return found
+
+
+def _accepted(run: Run, feeds: Feeds) -> Mapping[str, Any] | None:
+    """The outputs; None where the model refuses the feeds, or computes nothing that could be compared."""
+    try:
+        results = run(feeds)
+    except LwgraphError:
+        return None
+    for value in results.values():
+        array = np.asarray(value)
+        if array.size == 0 or (array.dtype.kind == "f" and not np.isfinite(array).all()):
+            return None
+    return results
+
+
+def _steady(run: Run, feeds: Feeds, results: Mapping[str, Any], seed: int) -> bool:
+    """Whether errors of a few roundings in floating inputs stay small in the outputs."""
+    rng = np.random.default_rng(seed)
+    moved = dict(feeds)
+    for name, array in feeds.items():
+        if _floating(array.dtype):
+            noise = rng.uniform(-_ROUNDING, _ROUNDING, array.shape) * np.abs(array, dtype=np.float64).max(initial=0.0)
+            moved[name] = (array + noise).astype(array.dtype)
+    try:
+        other = run(moved)
+    except LwgraphError:
+        return False
+    worst = compare(results, other, Contract.ROUNDING).worst
+    return worst is None or worst.excess * _SPARE <= 1
+
+
+_Kind = tuple[str, bool, Iterator[dict[str, Array]]]  # what, natural, feeds of which the first that is accepted counts
+
+
+def _kinds(inputs: Mapping[str, Input], model: ir.Model, given: Sequence[Feeds], seed: int) -> Iterator[_Kind]:
+    base = given[0]
+    batched = batched_inputs(inputs)
+    lead = {_symbol(inputs[name], 0) for name in batched}
+    if batched and None not in lead:
+        yield f"a batch of {BATCH}", True, iter([_rows(given, batched, BATCH)])
+    if sizes := _open_sizes(inputs, base, lead):
+        yield "other sizes", True, _resized(inputs, base, sizes)
+    floats = [name for name in inputs if _floating(base[name].dtype)]
+
+    def made(number: int, values: Callable[[np.random.Generator, tuple[int, ...]], Array]) -> dict[str, Array]:
+        feeds = dict(given[number % len(given)])
+        for position, name in enumerate(floats):
+            rng = np.random.default_rng((seed, number, position))
+            feeds[name] = values(rng, feeds[name].shape).astype(feeds[name].dtype)
+        return feeds
+
+    def scaled(number: int, *scales: float) -> Iterator[dict[str, Array]]:
+        for scale in scales:
+            yield made(number, lambda rng, shape: scale * rng.standard_normal(shape))
+
+    if floats:
+        yield "values of both signs", False, scaled(0, 1.0)
+        yield "large values", False, scaled(1, 100.0, 10.0)
+        yield "halves and zeros", False, iter([made(2, _halves)])
+    uses = {n: integer_use(model, n, i.dtype) for n, i in inputs.items() if i.dtype.kind in "iu"}
+    whole = [name for name, use in uses.items() if use.varied]
+    for index, what in ((1, "integers of both signs"), (2, "large integers")) if whole else ():
+        feeds = dict(given[index % len(given)])
+        for position, name in enumerate(whole):
+            rng = np.random.default_rng((seed, index, position))
+            feeds[name] = integers(rng, feeds[name].shape, inputs[name].dtype, uses[name], "small", index)
+        yield what, False, iter([feeds])
+    if logical := [name for name, i in inputs.items() if i.dtype.kind == "b"]:
+        for index in (1, 2):
+            feeds = dict(given[index % len(given)])
+            for position, name in enumerate(logical):
+                feeds[name] = booleans(np.random.default_rng((seed, index, position)), feeds[name].shape, index)
+            yield "other booleans", False, iter([feeds])
+    if floats:
+        yield "small values", False, scaled(3, 1e-3)
+
+
+def _halves(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Multiples of a half, where ties and zeros are, the first quarter of them zeros."""
+    values: Array = rng.choice(_HALVES, shape)
+    values.reshape(-1)[: values.size // 4] = 0
+    return values
+
+
+def _symbol(wanted: Input, axis: int) -> str | None:
+    """A name for an open size; None for a fixed one."""
+    assert wanted.shape is not None
+    size = wanted.shape[axis]
+    return None if isinstance(size, int) else size or f"{wanted.name}/{axis}"
+
+
+def _open_sizes(inputs: Mapping[str, Input], base: Feeds, batch: set[str | None]) -> dict[str, int]:
+    """The open sizes that are no batch, as they are in the base, by symbol."""
+    found: dict[str, int] = {}
+    for name, wanted in inputs.items():
+        for axis in range(wanted.rank or 0):
+            symbol = _symbol(wanted, axis)
+            if symbol is not None and symbol not in batch:
+                found[symbol] = base[name].shape[axis]
+    return found
+
+
+def _resized(inputs: Mapping[str, Input], base: Feeds, sizes: Mapping[str, int]) -> Iterator[dict[str, Array]]:
+    """The base at other sizes: one more, half, and, for networks that halve their inputs often, 32 more."""
+    for change in (lambda n: n + 1, lambda n: max(1, n // 2), lambda n: n + 32):
+        feeds = dict(base)
+        for name, wanted in inputs.items():
+            for axis in range(wanted.rank or 0):
+                old = sizes.get(_symbol(wanted, axis) or "")
+                if old is not None:
+                    feeds[name] = _cut(feeds[name], axis, change(old))
+        if any(feeds[name].shape != base[name].shape for name in feeds):
+            yield feeds
+
+
+def _cut(array: Array, axis: int, size: int) -> Array:
+    """The array with another size, from its start on, again and again."""
+    return np.take(array, np.arange(size) % max(array.shape[axis], 1), axis)
+
+
+def _rows(given: Sequence[Feeds], batched: frozenset[str], count: int) -> dict[str, Array]:
+    """A batch of rows of the given feeds; where these are fewer, or of other sizes, the first one's in another order, smaller.
+
+    Rows that are equal would hide what is wrong for all but one of them.
+    """
+    feeds = dict(given[0])
+    for name in batched:
+        alike = [f[name] for f in given if f[name].shape[1:] == given[0][name].shape[1:]]
+        rows = np.concatenate(alike)[:count]
+        while len(rows) < count:
+            other = np.roll(rows[:1], len(rows), axis=-1)
+            rows = np.concatenate([rows, (other * 0.75).astype(rows.dtype) if _floating(rows.dtype) else other])
+        feeds[name] = rows
+    return feeds
+
+
+def _floating(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind == "f" or dtype.name == "bfloat16"
+
+
+__all__ = ["Variant", "variants"]

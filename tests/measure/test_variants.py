@@ -1,0 +1,62 @@
+"""Variants of the given inputs: what differs, what is left out, and for which contract they count."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import parser
+
+from lwgraph import ir, registry
+from lwgraph.arrays import Array
+from lwgraph.measure.variants import Variant, variants
+
+
+def made(text: str, feeds: dict[str, Array]) -> dict[str, Variant]:
+    model = ir.load(parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]>\n{text}'))
+    return {each.what: each for each in variants(model, [feeds], registry.executor("ort").prepare(model))}
+
+
+def test_batch_sizes_sign_and_scale() -> None:
+    found = made("g (float[N,T] x) => (float[N,T] y) { y = Relu (x) }", {"x": np.full((1, 4), 0.5, np.float32)})
+    assert found["a batch of 3"].feeds["x"].shape == (3, 4)
+    assert found["other sizes"].feeds["x"].shape == (1, 5)
+    assert found["values of both signs"].feeds["x"].min() < 0
+    assert np.abs(found["large values"].feeds["x"]).max() > 10
+    assert np.abs(found["small values"].feeds["x"]).max() < 0.01
+    assert 0 in found["halves and zeros"].feeds["x"]
+    assert {what for what, each in found.items() if each.natural} == {"a batch of 3", "other sizes"}
+    assert all(each.steady for each in found.values())
+
+
+def test_rows_of_a_batch_differ() -> None:
+    rows = made("g (float[N,2] x) => (float[N,2] y) { y = Relu (x) }", {"x": np.float32([[1, 2]])})["a batch of 3"]
+    assert len(np.unique(rows.feeds["x"], axis=0)) == 3
+
+
+def test_what_is_fixed_stays() -> None:
+    found = made("g (float[2,4] x) => (float[2,4] y) { y = Relu (x) }", {"x": np.ones((2, 4), np.float32)})
+    assert {each.feeds["x"].shape for each in found.values()} == {(2, 4)} and "a batch of 3" not in found
+
+
+def test_sizes_are_tried_until_the_model_takes_them() -> None:
+    """Pairs of elements: no odd size."""
+    text = "g (float[1,T] x) => (float[A,B] y) <int64[2] t = {-1, 2}> { y = Reshape (x, t) }"
+    assert made(text, {"x": np.ones((1, 8), np.float32)})["other sizes"].feeds["x"].shape == (1, 4)
+
+
+def test_what_gives_no_numbers_is_left_out() -> None:
+    found = made("g (float[4] x) => (float[4] y) { y = Log (x) }", {"x": np.ones(4, np.float32)})
+    assert found == {}
+
+
+def test_what_turns_over_by_rounding_is_for_exact_passes_only() -> None:
+    text = "g (float[8] x) => (bool[8] y) <float[1] c = {0}> { y = Greater (x, c) }"
+    found = made(text, {"x": np.ones(8, np.float32)})
+    assert not found["halves and zeros"].steady and found["values of both signs"].steady
+
+
+def test_integers_and_booleans() -> None:
+    text = "g (int64[4] x, bool[4] b) => (int64[4] y) { n = Neg (x)\n y = Where (b, x, n) }"
+    found = made(text, {"x": np.ones(4, np.int64), "b": np.ones(4, bool)})
+    assert found["integers of both signs"].feeds["x"].min() == -128
+    assert found["large integers"].feeds["x"].min() == -(2**63)
+    assert not found["other booleans"].feeds["b"].all()
