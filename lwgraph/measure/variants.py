@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -122,8 +123,7 @@ def _kinds(inputs: Mapping[str, Input], model: ir.Model, given: Sequence[Feeds],
         return feeds
 
     def scaled(number: int, *scales: float) -> Iterator[dict[str, Array]]:
-        for scale in scales:
-            yield made(number, lambda rng, shape: scale * rng.standard_normal(shape))
+        return (made(number, functools.partial(_normal, scale)) for scale in scales)
 
     if floats:
         yield "values of both signs", False, scaled(0, 1.0)
@@ -145,6 +145,11 @@ def _kinds(inputs: Mapping[str, Input], model: ir.Model, given: Sequence[Feeds],
             yield "other booleans", False, iter([feeds])
     if floats:
         yield "small values", False, scaled(3, 1e-3)
+
+
+def _normal(scale: float, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    values: Array = scale * rng.standard_normal(shape)
+    return values
 
 
 def _halves(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
@@ -174,7 +179,8 @@ def _open_sizes(inputs: Mapping[str, Input], base: Feeds, batch: set[str | None]
 
 def _resized(inputs: Mapping[str, Input], base: Feeds, sizes: Mapping[str, int]) -> Iterator[dict[str, Array]]:
     """The base at other sizes: one more, half, and, for networks that halve their inputs often, 32 more."""
-    for change in (lambda n: n + 1, lambda n: max(1, n // 2), lambda n: n + 32):
+    changes: tuple[Callable[[int], int], ...] = (lambda n: n + 1, lambda n: max(1, n // 2), lambda n: n + 32)
+    for change in changes:
         feeds = dict(base)
         for name, wanted in inputs.items():
             for axis in range(wanted.rank or 0):
@@ -187,11 +193,12 @@ def _resized(inputs: Mapping[str, Input], base: Feeds, sizes: Mapping[str, int])
 
 def _cut(array: Array, axis: int, size: int) -> Array:
     """The array with another size, from its start on, again and again."""
-    return np.take(array, np.arange(size) % max(array.shape[axis], 1), axis)
+    cut: Array = np.take(array, np.arange(size) % max(array.shape[axis], 1), axis)
+    return cut
 
 
 def _rows(given: Sequence[Feeds], batched: frozenset[str], count: int) -> dict[str, Array]:
-    """A batch of rows of the given feeds; where these are fewer, or of other sizes, the first one's in another order, smaller.
+    """Rows of the given feeds in one batch; the first one's, rolled and smaller, where these are too few or unlike.
 
     Rows that are equal would hide what is wrong for all but one of them.
     """

@@ -251,7 +251,7 @@ class TestVerify:
 
     def test_variants_of_given_feeds_are_tried(self) -> None:
         zeros = [{"x": np.zeros(2, np.float32)}]
-        with pytest.raises(CheckError, match="'scale' broke its contract .*; on values of both signs"):
+        with pytest.raises(CheckError, match=r"'scale' broke its contract .*; on values of both signs"):
             Pipeline([Scale()]).run(parse(MULS), Context(), [Verify(feeds=zeros)])
 
     def test_a_change_that_is_not_reported_is_found_where_it_was_made(self) -> None:

@@ -66,7 +66,8 @@ class Verify(Instrument):
         self._results = None
         if self.numeric:
             self._executors = self._executors or [plain_executor()]
-            given = [each.feeds for each in self.tried if not each.what] or context.feeds[: self.samples]
+            given: Sequence[Feeds] = [each.feeds for each in self.tried if not each.what]
+            given = given or context.feeds[: self.samples]
             self._generated = not given
             given = given or generate(model, self.samples, context.seed)
             more = variants(model, given, self._executors[0].prepare(model), context.seed) if self.vary else []
