@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+from scipy.stats import spearmanr
 
 from benchmarks import tables
 from benchmarks.zoo import cache, ddddocr_common, efficientnet_lite0, fashion, orinet, photos
@@ -22,13 +23,16 @@ from benchmarks.zoo.case import Feeds
 from lwgraph import demo, ir, registry
 from lwgraph.arrays import Array, Floats, Index
 from lwgraph.measure.evidence import Evidence, paired, share_bounds
-from lwgraph.measure.promise import BROKEN, CONFIDENCE, KEPT, count_kept, judge
+from lwgraph.measure.margins import margins
+from lwgraph.measure.promise import BROKEN, CONFIDENCE, KEPT, count_kept, judge, samples_needed
 from lwgraph.optimizer import optimize
+from lwgraph.optimizer.candidates import HOPELESS
 from lwgraph.optimizer.last_look import CHOSEN_SHARE
 
 PAGE = Path(__file__).resolve().parent / "PROMISE.md"
 SPLITS = 100
 JUDGED = (32, 128, 512)  # samples of the last look
+LEFT = 0.6  # of the samples at most may choose and judge; the rest tells what is lost in truth
 MAX_DROP = 0.01
 BATCH = 100
 # From the fastest to the one that loses least, about; what a search finds is of these kinds.
@@ -133,43 +137,71 @@ def answers(name: str) -> tuple[Array, Array, Array]:
     return kept["labels"], kept["original"], kept["plans"]
 
 
-def values(name: str, labelled: bool) -> tuple[Floats, Floats]:
-    """What counts of each sample, for the original (n,) and each plan (plans, n): right, or like the original."""
+@dataclass(frozen=True)
+class Said:
+    """What counts of each sample.
+
+    Attributes:
+        before: of the original, (n,): 1 where it is right, or like the original.
+        plans: the same of each plan (plans, n).
+        agreement: whether there are no labels.
+        apart: margins of the original (n,) and of each plan (plans, n); None where there are no scores.
+    """
+
+    before: Floats
+    plans: Floats
+    agreement: bool
+    apart: tuple[Floats, Floats] | None
+
+    def evidence(self, plan: int, at: Index) -> Evidence:
+        """What some samples say of a plan."""
+        apart = None if self.apart is None else (self.apart[0][at], self.apart[1][plan][at])
+        return paired(self.before[at], self.plans[plan][at], 1.0, original=self.agreement, apart=apart)
+
+    def loss(self, plan: int, at: Index) -> float:
+        """What a plan loses on some samples."""
+        return float((self.before[at] - self.plans[plan][at]).mean())
+
+
+def said(name: str, labelled: bool) -> Said:
+    """What counts of each sample of a set."""
     labels, original, plans = answers(name)
-    truth = labels if labelled else original
-    return (original == truth).astype(float), (plans == truth).astype(float)
+    scores = original.ndim == 2
+    classes, chosen = (original.argmax(-1), plans.argmax(-1)) if scores else (original, plans)
+    truth = labels if labelled else classes
+    apart = (margins(original, truth), np.stack([margins(plan, truth) for plan in plans])) if scores else None
+    return Said((classes == truth).astype(float), (chosen == truth).astype(float), not labelled, apart)
 
 
-def deliver(before: Floats, plans: Floats, choose: Index, last: Index, agreement: bool) -> int:
+def deliver(found: Said, choose: Index, last: Index) -> int:
     """The plan that a run would deliver: see `Candidates.look_last`. Of none, the one that loses least."""
-    losses = [float((before[choose] - after[choose]).mean()) for after in plans]
-    good = [i for i, loss in enumerate(losses) if loss <= MAX_DROP]
+    plans = range(len(found.plans))  # the number of a plan is its place by speed
+    looks = {i: found.evidence(i, choose) for i in plans}
+    good = [i for i in plans if looks[i].estimate <= MAX_DROP]
     if not good:
-        return int(np.argmin(losses))
+        return min(plans, key=lambda i: (looks[i].estimate, i))
     chain: list[int] = []
-    for i in sorted(good, key=lambda i: (losses[i], i)):  # the number of a plan is its place by speed
+    for i in sorted(good, key=lambda i: (looks[i].estimate, i)):
         if not chain or i < chain[-1]:
             chain.append(i)
-    looks = [partial(_evidence, before, plans[i], last, agreement) for i in chain]
-    return chain[max(0, count_kept(looks, MAX_DROP) - 1)]
-
-
-def _evidence(before: Floats, after: Floats, at: Index, agreement: bool) -> Evidence:
-    return paired(before[at], after[at], 1.0, original=agreement)
+    needed = samples_needed(looks[chain[0]], MAX_DROP, 1 - CONFIDENCE)
+    if needed is None or needed > HOPELESS * len(last):
+        return min(good, key=lambda i: (looks[i].bounds(1 - CONFIDENCE)[1], i))
+    return chain[max(0, count_kept([partial(found.evidence, i, last) for i in chain], MAX_DROP) - 1)]
 
 
 def row(name: str, labelled: bool, judged: int) -> list[str]:
     """One line of the table."""
-    before, plans = values(name, labelled)
+    found = said(name, labelled)
     held = false = resolved = 0
     bounds, losses, terms = [], [], []
     for seed in range(SPLITS):
-        order = np.random.default_rng(seed).permutation(len(before))
+        order = np.random.default_rng(seed).permutation(len(found.before))
         chosen = round(judged * CHOSEN_SHARE / (1 - CHOSEN_SHARE))
         choose, last, rest = np.split(order, (chosen, chosen + judged))
-        after = plans[deliver(before, plans, choose, last, not labelled)]
-        verdict = judge(_evidence(before, after, last, not labelled), MAX_DROP, confidence=CONFIDENCE)
-        loss, apart = float((before[rest] - after[rest]).mean()), float((before != after).mean())
+        plan = deliver(found, choose, last)
+        verdict = judge(found.evidence(plan, last), MAX_DROP, confidence=CONFIDENCE)
+        loss, apart = found.loss(plan, rest), float((found.before != found.plans[plan]).mean())
         assert verdict.bound is not None
         held += loss <= verdict.bound
         false += (verdict.verdict == KEPT and loss > MAX_DROP) or (verdict.verdict == BROKEN and loss <= MAX_DROP)
@@ -182,16 +214,43 @@ def row(name: str, labelled: bool, judged: int) -> list[str]:
     return [name, "labels" if labelled else "none", str(judged), *figures]
 
 
+def ranks(name: str, labelled: bool, judged: int) -> list[str]:
+    """How well counts and estimates of few samples tell plans apart, and how far off they are."""
+    found = said(name, labelled)
+    everything = np.arange(len(found.before))
+    true = [found.loss(i, everything) for i in range(len(found.plans))]
+    cells = [name, "labels" if labelled else "none", str(judged)]
+    draws = [np.random.default_rng(s).choice(len(everything), judged, replace=False) for s in range(SPLITS)]
+    for counted in (True, False):
+        rows = [
+            [found.loss(i, at) if counted else found.evidence(i, at).estimate for i in range(len(true))] for at in draws
+        ]
+        order = [float(spearmanr(each, true).statistic) if len(set(each)) > 1 else 0.0 for each in rows]
+        off = np.array(rows) - true
+        worst = off.mean(axis=0)[np.abs(off.mean(axis=0)).argmax()]
+        cells += [f"{np.mean(order):.2f}", f"{100 * np.sqrt((off**2).mean()):.2f}", f"{100 * worst:+.2f}"]
+    return cells
+
+
 def main(names: tuple[str, ...]) -> None:
-    """Repeat the splits and write the table."""
-    rows = []
+    """Repeat the splits and write the tables."""
+    rows, ranked = [], []
     for name in names or SETS:
+        samples = len(answers(name)[0])
         for labelled in (True, False):
             for judged in JUDGED:
+                if judged / (1 - CHOSEN_SHARE) >= LEFT * samples:
+                    continue
                 rows.append(row(name, labelled, judged))
                 click.echo("  ".join(rows[-1]))
+                if said(name, labelled).apart is not None:
+                    ranked.append(ranks(name, labelled, judged))
+                    click.echo("  ".join(ranked[-1]))
     head = ["data", "labels", "judged", "bound holds", "false verdicts", "resolved", "lost", "bound", "goal"]
     tables.write("promise", f"{tables.conditions()}\n\n{tables.table(head, rows)}", PAGE)
+    counted = ["rank by counts", "error", "bias"]
+    head = ["data", "labels", "samples", *counted, "rank by estimates", "error", "bias"]
+    tables.write("ranks", tables.table(head, ranked), PAGE)
 
 
-__all__ = ["PLANS", "SETS", "deliver", "main", "row", "values"]
+__all__ = ["PLANS", "SETS", "Said", "answers", "deliver", "main", "ranks", "row", "said"]

@@ -41,6 +41,7 @@ class Reader:
         skipped: (name, reason) of what could not be read.
         notes: what the user should be told (assumed preprocessing, padding).
         classes: the names of the classes, where a folder gave them.
+        files: of the samples, in order, where each is an image; else None.
         augment: how training may vary the inputs without making them something else, of AUGMENTATIONS; () for none,
             as long as neither the user nor the data (an attribute `augment` of the object given) say so.
     """
@@ -60,6 +61,7 @@ class Reader:
         self._batch = _batch_size(inputs, self._batched, batch)
         self.skipped, self.classes, self.notes = list(source.skipped), source.classes, list(source.notes)
         self.augment: tuple[str, ...] = ()
+        self.files = None if source.files is None else [source.files[i] for i in self._items]
         self.labels: Array | None = None
         if source.labels is not None and self._items:
             self.labels = np.concatenate([source.labels[i] for i in self._items])

@@ -31,6 +31,7 @@ class DataSource(Protocol):
     skipped: list[tuple[str, str]]
     notes: list[str]
     classes: list[str] | None
+    files: list[Path] | None  # of the items, where each is one image
 
     def __len__(self) -> int: ...
 
@@ -46,6 +47,7 @@ class _Base:
     skipped: list[tuple[str, str]] = field(default_factory=list, init=False)
     notes: list[str] = field(default_factory=list, init=False)
     classes: list[str] | None = field(default=None, init=False)
+    files: list[Path] | None = field(default=None, init=False)
 
 
 @dataclass
@@ -90,7 +92,7 @@ class Images(_Base):
             code = {g: int(g) if numeric else i for i, g in enumerate(groups)}
             self.classes = groups
             self.labels = [np.array([code[p.relative_to(self.folder).parts[0]]]) for p in self._paths]
-        self.rows = [1] * len(self._paths)
+        self.rows, self.files = [1] * len(self._paths), self._paths
 
     def __len__(self) -> int:
         return len(self._paths)

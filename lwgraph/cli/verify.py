@@ -31,6 +31,20 @@ SAMPLES = 8
     type=click.Choice(["no-vnni"]),
     help="Make the reference executor compute integer products as older processors do (16-bit pair sums saturate).",
 )
+@click.option(
+    "--labels",
+    metavar="FILE",
+    help="The labels.csv of lwgraph optimize --label-these, filled in: tell what accuracy B loses against A.",
+)
+@click.option("--max-drop", type=float, metavar="X", help="With --labels: the largest loss allowed (0.01 = 1 point).")
+@click.option(
+    "--confidence",
+    type=float,
+    default=0.95,
+    show_default=True,
+    metavar="C",
+    help="With --labels: of what is said of inputs to come, over 0.5 and below 1.",
+)
 @json_option
 def command(
     a: str,
@@ -40,12 +54,79 @@ def command(
     shapes: tuple[str, ...],
     executor: str,
     emulate: str | None,
+    labels: str | None,
+    max_drop: float | None,
+    confidence: float,
     as_json: bool,
 ) -> int:
     """Run models A and B on the same inputs and compare their outputs up to rounding. Exit code 1 if they differ.
 
     With several executors, each model runs in each. Where outputs differ, the first value that does is named.
+
+    With --labels nothing is run: what B loses of A's accuracy follows from the labels. Exit code 1 where that is surely
+    more than --max-drop, 3 where it is not resolved.
     """
+    if labels is not None:
+        if data is not None or shapes or emulate:
+            from lwgraph.errors import UsageError
+
+            raise UsageError("--labels needs no inputs; give it without --data, --input-shape and --emulate")
+        return _judge_labels(a, b, labels, max_drop, confidence, as_json)
+    if max_drop is not None:
+        from lwgraph.errors import UsageError
+
+        raise UsageError("--max-drop needs --labels, which tell what is lost")
+    return _compare(a, b, data, preprocess, shapes, executor, emulate, as_json)
+
+
+def _judge_labels(a: str, b: str, labels: str, max_drop: float | None, confidence: float, as_json: bool) -> int:
+    from pathlib import Path
+
+    from lwgraph import ir
+    from lwgraph.measure.labels import classes_of, models_of, read_labels, told
+    from lwgraph.measure.promise import EXIT, amount, judge, number
+    from lwgraph.optimizer.request import Request
+
+    Request(max_drop=max_drop, confidence=confidence)  # checks both
+    first, second = ir.load(a), ir.load(b)
+    found = read_labels(Path(labels), models_of(first, second), classes_of(first))
+    evidence = found.evidence()
+    verdict = judge(evidence, 0.0 if max_drop is None else max_drop, confidence=confidence)
+    assert verdict.lower is not None and verdict.bound is not None
+    facts = {"samples": found.samples, "disagree": len(found.rows), "labelled": len(found.known)}
+    facts |= {"lost": found.lost, "gained": found.gained}
+    estimate = verdict.estimate if found.known else None
+    bounds = {"estimate": estimate, "lower": verdict.lower, "bound": verdict.bound, "confidence": confidence}
+    judged = {} if max_drop is None else {"max_drop": max_drop, "verdict": verdict.verdict}
+    if max_drop is not None:
+        judged |= {"samples_needed": verdict.samples_needed, "text": verdict.text}
+    if as_json:
+        print_json({"labels": labels, **facts, **bounds, "method": verdict.method, **judged})
+    else:
+        out = console()
+        out.print(told(found), markup=False)
+        best = "not known before a sample is labelled" if estimate is None else amount(estimate, "share")
+        out.print(
+            f"lost: {best}; on inputs to come {number(verdict.lower, 'share')} to {amount(verdict.bound, 'share')} "
+            f"(each end with {100 * confidence:g} % confidence)",
+            markup=False,
+        )
+        if max_drop is not None:
+            more = f"; label the other {found.unknown}" * (verdict.verdict == "not resolved" and found.unknown > 0)
+            out.print(f"promise {verdict.verdict}: {verdict.text}{more}", markup=False)
+    return 0 if max_drop is None else EXIT[verdict.verdict]
+
+
+def _compare(
+    a: str,
+    b: str,
+    data: str | None,
+    preprocess: str | None,
+    shapes: tuple[str, ...],
+    executor: str,
+    emulate: str | None,
+    as_json: bool,
+) -> int:
     from lwgraph import ir, registry
     from lwgraph.calibrate import generate, open_data
     from lwgraph.calibrate.generate import tried

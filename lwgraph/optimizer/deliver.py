@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from lwgraph import ir
 from lwgraph.calibrate.layer_shapes import layer_shapes
+from lwgraph.executor import untimed
+from lwgraph.measure.labels import FILE
 from lwgraph.measure.promise import BROKEN, EXIT, KEPT, OPEN, amount, unchanged
 from lwgraph.optimizer import report_rows
 from lwgraph.optimizer.annotations import make_lean, same_graph
@@ -14,6 +18,7 @@ from lwgraph.optimizer.candidates import Incumbent
 from lwgraph.optimizer.front import alternatives
 from lwgraph.optimizer.improve import Searched
 from lwgraph.optimizer.judge import ROUNDING
+from lwgraph.optimizer.label_these import write_disagreements
 from lwgraph.optimizer.result import Result
 from lwgraph.optimizer.setting import Setting
 from lwgraph.optimizer.target import TARGETS
@@ -70,7 +75,11 @@ def deliver(
     if judge is not None and score is None and not plan.empty:  # nothing says that the result is as good as the input
         timed, result, plan = Timed(timed.stages[:1]), setting.original, Plan()
         score = judge.record(judge.base, judge.base, unchanged(setting.request.confidence))
+    asked_for = {}
+    with setting.failures.guard("samples to label"):
+        asked_for = _label_these(setting, result)
     report = _report(setting, cleaned, timed, plan, score, incumbent, searched)
+    report.details.update(asked_for)
     if timed.kept == "input" and not asked:
         report.notes.append("nothing helped: lwgraph found nothing that makes the input smaller or faster")
     status, outcome = _ended(setting, report, plan, searched)
@@ -116,6 +125,22 @@ def _score(setting: Setting, result: ir.Model, asked: bool, *, exact: bool) -> S
         lost = f"loses {amount(verdict.estimate, judge.metric.unit)} by the best estimate; none was promised"
         return replace(record, max_drop=None, verdict="", text=lost)
     return None
+
+
+def _label_these(setting: Setting, result: ir.Model) -> dict[str, Any]:
+    """Write what `label_these` asks for; what the report says of it."""
+    folder, last = setting.request.label_these, setting.last
+    if folder is None or last is None or last.reader is None:
+        return {}
+    labels = write_disagreements(folder, setting.original, result, untimed(setting.executor), last.reader)
+    if not labels.rows:
+        setting.told.note(f"there is nothing to label: input and result agree on all {labels.samples:,} samples")
+    else:
+        setting.told.note(
+            f"input and result disagree on {len(labels.rows)} of {labels.samples:,} samples, written to '{folder}': "
+            f"fill in the column 'label' of {FILE}, then: lwgraph verify INPUT RESULT --labels {Path(folder) / FILE}"
+        )
+    return {"label_these": {"folder": str(folder), "samples": labels.samples, "disagree": len(labels.rows)}}
 
 
 def _report(

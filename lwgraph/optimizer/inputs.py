@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from lwgraph import ir
 from lwgraph.calibrate import Reader, generate, open_data, split
+from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.executor import Executor, Feeds
+from lwgraph.measure.work import count
 from lwgraph.optimizer.request import Request
 
 FIT_SAMPLES = 1024  # a Gram matrix gains nothing from more
-JUDGED_SHARE = 0.25  # of the data, when none was given for judging
-SEARCHED_SHARE = 0.2  # of the rest, on which plans are compared
+# Where the data must judge, too: fits and searches take three quarters of few samples, then half, then no more than
+# the benchmarks fit to; all others judge, which needs hundreds to tell anything of one point.
+FITTED_FEW, FITTED_MOST = 48, 320
+JUDGED_MOST = 4096  # of one data set
+JUDGED_SHARE = 0.25  # of it that judges in any case
+JUDGED_MACS = 1e12  # multiply-accumulates that one pass over the samples for judging may take beyond that
+SEARCHED_SHARE = 0.2  # of what fits and searches take, on which plans are compared
 LEAST_SEARCHED = 5  # items from which on some are kept for comparing plans
 GENERATED = 8  # to verify on
 GENERATED_PARTS = (64, 16, 32)  # where they stand for data: to fit, to compare plans, to judge
@@ -47,7 +55,8 @@ def gather(model: ir.Model, request: Request, executor: Executor) -> Inputs:
         model: the model that will be fed.
         request: without `data`, inputs to fit to are generated where a search was left something to judge by
             (`eval_data`, a metric that brings its own data) or may go without (`unproven`); else nothing is fitted.
-            Without `eval_data` a share of `data` is kept apart for judging, unless the metric brings its own data.
+            Without `eval_data` what fits do not need of `data` is kept apart for judging, unless the metric brings its
+            own data.
         executor: tries generated inputs.
     """
     data, eval_data, preprocess, seed = request.data, request.eval_data, request.preprocess, request.seed
@@ -56,12 +65,14 @@ def gather(model: ir.Model, request: Request, executor: Executor) -> Inputs:
         return _without_data(model, request, executor)
     notes: list[str] = []
     judge = None
-    fit = open_data(data, model, preprocess=preprocess, limit=None if train else FIT_SAMPLES, augment=augment)
+    limit = FIT_SAMPLES if eval_data is not None or own_metric else FITTED_MOST + JUDGED_MOST
+    fit = open_data(data, model, preprocess=preprocess, limit=None if train else limit, augment=augment)
     _tell(notes, fit)
     if eval_data is not None:
         judge = _evaluation(model, request, notes)
     elif not own_metric:
-        fit, judge = split(fit, (1 - JUDGED_SHARE, JUDGED_SHARE), seed)
+        share = JUDGED_SHARE if train else judged_share(fit, model, executor)
+        fit, judge = split(fit, (1 - share, share), seed)
         notes.append(f"{judge.count} of {fit.count + judge.count} samples were kept apart for judging")
     search = fit
     if fit.items >= LEAST_SEARCHED:
@@ -70,6 +81,16 @@ def gather(model: ir.Model, request: Request, executor: Executor) -> Inputs:
     feeds: list[Feeds] = list(_at_most(fit, FIT_SAMPLES))
     compared: list[Feeds] = list(_at_most(search, FIT_SAMPLES))
     return Inputs(feeds, judge, feeds[:2], notes, compared, training)
+
+
+def judged_share(reader: Reader, model: ir.Model, executor: Executor) -> float:
+    """The share of the samples that judge: what fits and searches do not need, as far as a pass over it is cheap."""
+    fitted = min(max(0.5 * reader.count, min((1 - JUDGED_SHARE) * reader.count, FITTED_FEW)), FITTED_MOST)
+    first = next(reader.batches())
+    macs = count(model, layer_shapes(model, first.feeds, executor)).macs
+    one = (macs or math.inf) / first.count
+    rest = min(reader.count - fitted, JUDGED_MOST, JUDGED_MACS / one)
+    return max(JUDGED_SHARE, rest / reader.count)
 
 
 def _without_data(model: ir.Model, request: Request, executor: Executor) -> Inputs:

@@ -66,7 +66,8 @@ class Request:
     eval_data: Annotated[
         Any,
         Help(
-            "Data for judging only; never used for fitting. Same kinds as --data.  [default: a quarter of --data]", "D"
+            "Data for judging only; never used for fitting. Same kinds as --data.  [default: half of --data, or more]",
+            "D",
         ),
     ] = None
     metric: Annotated[
@@ -96,6 +97,14 @@ class Request:
     confidence: Annotated[
         float, Help("Confidence with which a promise is called kept or broken, over 0.5 and below 1.", "C")
     ] = 0.95
+    label_these: Annotated[
+        str | Path | None,
+        Help(
+            "Write the few samples on which input and result disagree into this new folder, with labels.csv to fill "
+            "in: lwgraph verify --labels then gives the exact loss of accuracy. For classifiers, without labels.",
+            "FOLDER",
+        ),
+    ] = None
     speedup: Annotated[
         float | None,
         Help(
@@ -234,6 +243,10 @@ class Request:
         if self.unproven and not self.asked.approximate:
             raise UsageError(
                 "--unproven tries approximations, which --preset lossless rules out; leave out one of them"
+            )
+        if self.label_these is not None and (self.own_metric or (self.data is None and self.eval_data is None)):
+            raise UsageError(
+                "--label-these writes samples of --data or --eval-data; give one, and no metric of your own"
             )
         if not self.distill:
             return

@@ -21,6 +21,7 @@ from lwgraph.optimizer.data_pass import DataPass, sample_seconds
 from lwgraph.optimizer.first_run import FirstRuns
 from lwgraph.optimizer.inputs import Inputs, gather
 from lwgraph.optimizer.judge import Judge
+from lwgraph.optimizer.label_these import check_labelling
 from lwgraph.optimizer.last_look import LastLook, affordable, part
 from lwgraph.optimizer.memory import Garbage, allowance
 from lwgraph.optimizer.prove import Proof, demand, runs_soundly
@@ -205,6 +206,8 @@ def open_run(source: ir.Source, request: Request, progress: Progress, pool: Pool
             del run  # a session may hold a copy of all weights
         before = clock.spent
         judge, last = _open_judges(original, executor, request, inputs, progress)
+        if request.label_these is not None and judge is not None and last is not None:
+            check_labelling(request.label_these, judge, last.reader, original, untimed(executor))
         # The last look is at twice as many samples, with the original and the result.
         clock.reserve += 4 * (clock.spent - before) if last is not None and last.reader is not None else 0.0
         if judge is not None and inputs.fit:
