@@ -77,7 +77,7 @@ def minimize(case: Case, action: str) -> tuple[Case, str]:
 
 
 def _without(case: Case, index: int) -> Case:
-    return replace(case, feeds=[each for i, each in enumerate(case.feeds) if i != index])
+    return replace(case, known={}, feeds=[each for i, each in enumerate(case.feeds) if i != index])
 
 
 def _copy(case: Case) -> onnx.ModelProto:
@@ -89,7 +89,7 @@ def _copy(case: Case) -> onnx.ModelProto:
 def _bare(case: Case) -> Case:
     proto = _copy(case)
     del proto.graph.value_info[:]
-    return replace(case, proto=proto)
+    return replace(case, proto=proto, known={})
 
 
 def _with_output(case: Case, name: str) -> Case:
@@ -104,7 +104,7 @@ def _with_output(case: Case, name: str) -> Case:
     kept = [copy.deepcopy(each) for each in kept]
     del proto.graph.output[:]
     proto.graph.output.extend(kept)
-    return _swept(replace(case, proto=proto))
+    return _swept(replace(case, proto=proto, known={}))
 
 
 def _cut(case: Case, name: str) -> Case:
@@ -126,7 +126,7 @@ def _cut(case: Case, name: str) -> Case:
     proto.graph.input.append(helper.make_tensor_value_info(name, kind, shape))
     added = [{**f, name: a} for f, a in zip(case.feeds, feeds, strict=True)]
     known = [{**f, name: a} for f, a in zip(case.data, data, strict=True)]
-    return _swept(replace(case, proto=proto, feeds=added, data=known))
+    return _swept(replace(case, proto=proto, feeds=added, data=known, known={}))
 
 
 def _bypassed(case: Case, name: str) -> Case:
@@ -141,7 +141,7 @@ def _bypassed(case: Case, name: str) -> Case:
         for index, read in enumerate(each.input):
             if read == name:
                 each.input[index] = source
-    return _swept(replace(case, proto=proto))
+    return _swept(replace(case, proto=proto, known={}))
 
 
 def _values(case: Case, name: str, feeds: list[Feeds]) -> list[Array]:
