@@ -50,13 +50,15 @@ class Progressed:
         self._said: set[str] = set()
 
     def __enter__(self) -> Progressed:
-        self._bar.start()
+        if self._live:
+            self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        if self._live:  # without a terminal Rich before 14.3 ends a bar with an empty line, even one that never began
+            self._bar.stop()
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Show that `done` of `total` steps of `what` are done; total 0 means unknown."""

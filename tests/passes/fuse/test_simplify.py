@@ -80,6 +80,16 @@ def test_a_wrong_result_is_dropped_with_a_warning(damage: Any, reason: str, monk
     assert ir.fingerprint(model) == before
 
 
+def test_a_release_without_the_option_is_not_asked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = onnxsim.simplify
+
+    def simplify(model: onnx.ModelProto, check_n: int = 0) -> tuple[onnx.ModelProto, bool]:
+        return honest(model, check_n=check_n)
+
+    monkeypatch.setattr(onnxsim, "simplify", simplify)
+    assert run(parse(BODY)) == (2, "", [])
+
+
 def test_a_crash_is_dropped_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     def simplify(model: onnx.ModelProto, **options: Any) -> None:
         raise RuntimeError("assertion\nfailed")

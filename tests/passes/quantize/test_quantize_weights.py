@@ -15,7 +15,7 @@ from lwgraph.check import verify
 from lwgraph.errors import UsageError
 from lwgraph.measure import paired_latency
 from lwgraph.passes.quantize.graph.raise_opset import OpsetError, raise_opset
-from lwgraph.passes.quantize.grids.block_weights import encode
+from lwgraph.passes.quantize.grids.block_weights import Writer, encode
 from lwgraph.passes.quantize.quantize_weights import QuantizeWeights
 from lwgraph.rewrite import Context
 from tests.passes.quantize.quantize_models import Net
@@ -83,6 +83,20 @@ def test_close_and_small(bits: int, block: int | None, decibel: float, size: flo
         if v.dtype == ir.DataType.FLOAT and v.const_value is not None
     ]
     assert max(floats) <= 8 * WIDTH, "a weight is still stored as floats"
+
+
+def test_a_matrix_is_not_taken_for_one_that_is_gone() -> None:
+    """Python gives a new object the number of one that was freed; each layer reads its own integers all the same."""
+    n = Net()
+    model = n.model(n.op("Identity", n.input("x", [2, 2])))
+    writer, node = Writer(model.graph), next(iter(model.graph))
+    for number in range(1, 9):
+        value = writer.dequantized(encode(np.full((2, 2), number, np.float32), 8, 0, None), f"w{number}", node)
+        maker = value.producer()
+        assert maker is not None
+        integers, scale = (ir.constant(source) for source in maker.inputs)
+        assert integers is not None and scale is not None
+        np.testing.assert_allclose(integers * scale, number, rtol=1e-6)
 
 
 @pytest.mark.parametrize("bits", [8, 4])

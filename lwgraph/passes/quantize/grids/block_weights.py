@@ -90,16 +90,18 @@ class Writer:
 
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
-        self._values: dict[int, tuple[ir.Value, ir.Value]] = {}
+        # The matrix is kept beside its values: another one may get the number of one that is gone.
+        self._written: dict[int, tuple[Stored, tuple[ir.Value, ir.Value]]] = {}
 
     def dequantized(self, stored: Stored, stem: str, before: ir.Node) -> ir.Value:
         """A new DequantizeLinear's output, (D, o) float32, placed before a node."""
-        if id(stored) not in self._values:
+        if id(stored) not in self._written:
             integers = ir.add_initializer(self.graph, packed(stored), f"{stem}_quantized", dtype=_TYPE[stored.bits])
             integers.shape = ir.Shape(stored.integers.shape)
-            self._values[id(stored)] = integers, ir.add_initializer(self.graph, stored.scale, f"{stem}_scale")
+            scale = ir.add_initializer(self.graph, stored.scale, f"{stem}_scale")
+            self._written[id(stored)] = stored, (integers, scale)
         attributes: dict[str, Any] = {"axis": 0, "block_size": stored.block} if stored.block else {"axis": 1}
-        node = ir.make_node("DequantizeLinear", list(self._values[id(stored)]), attributes)
+        node = ir.make_node("DequantizeLinear", list(self._written[id(stored)][1]), attributes)
         node.name = ir.fresh_name(self.graph, f"{stem}_dequantized_node")
         self.graph.insert_before(before, node)
         value = node.outputs[0]
