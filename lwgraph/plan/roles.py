@@ -141,6 +141,22 @@ class Quantizes(Protocol):
         """
 
 
+@runtime_checkable
+class QuantizesDynamically(Protocol):
+    """What a plugin in the role QUANTIZES may have besides: integers whose grids are taken as the model runs."""
+
+    def dynamic(self) -> Pass:
+        """The pass that puts all into such integers that has a kernel, but what it is told to leave; needs no data."""
+
+    def gaining(self, model: ir.Model, context: Context) -> Sequence[str] | None:
+        """Names of the nodes that `dynamic` should leave in floats, as they are no faster; None where nothing gains.
+
+        Args:
+            model: in floats; it is not changed.
+            context: the sizes of its first sample count; its executor is the target.
+        """
+
+
 # ------------------------------------------------------------ training
 
 
@@ -174,6 +190,7 @@ __all__ = [
     "SHAPES",
     "TRAINS",
     "Quantizes",
+    "QuantizesDynamically",
     "Removal",
     "Removes",
     "RemovesBlocks",

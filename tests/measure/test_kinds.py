@@ -65,7 +65,7 @@ def test_an_embedding_of_96_values_is_not_a_classifier():
     assert seen.name == "embeddings"
     model = ir.load(onnx.parser.parse_model(dense(width=96)).SerializeToString())
     judge = Judge(model, ORT, open_data(X, model), None, None, 0)
-    assert judge.metric.name == "cosine" and 0 < judge.max_drop <= 0.01 and "embeddings" in judge.told
+    assert judge.metric.name == "cosine" and 0 < judge.max_drop <= 0.02 and "embeddings" in judge.told
 
 
 def test_labels_tell_of_classes():

@@ -110,7 +110,7 @@ def test_variance_kept_counts_from_the_mean():
 def test_what_embeddings_may_lose_follows_how_far_apart_they_are():
     apart = open_metric("cosine", open_data({"x": X - 5}, INPUTS), original)
     cone = open_metric("cosine", open_data({"x": X + 100}, INPUTS), original)
-    assert apart.allowed(apart(original)) == pytest.approx(0.01, rel=0.1)
+    assert apart.allowed(apart(original)) == pytest.approx(0.02, rel=0.1)
     assert cone.allowed(cone(original)) < 1e-5
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from lwgraph.layers.site import find_sites
 from lwgraph.optimizer.data_pass import Cost, DataPass
 from lwgraph.optimizer.stages.base import Work, layer_times
 from lwgraph.plan.carry_out import RANGE_SAMPLES, RANGE_SECONDS, affordable
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.precision import INT8, quantizer, spelling
+from lwgraph.plan.roles import QuantizesDynamically
 from lwgraph.plan.search.integers import survey
 
 ORIGIN = "quantized"
+PRODUCTS = 0.2  # of the work must be products of matrices for grids that are taken as the model runs to be tried
 
 
 class Integers:
@@ -53,13 +57,29 @@ class Integers:
 
         if work.clock.budget is not None:
             look((spelling(quick=True),))
-        if look((spelling(),)):
+        good = look((spelling(),))
+        with work.context.failures.guard("integers with dynamic grids"):
+            self._dynamic(work, look)
+        if good:
             return work
         samples = affordable(RANGE_SAMPLES, RANGE_SECONDS, work.float_ms)
         kept = survey(work.clean, work.context, samples=samples).kept
         if not (kept and look((spelling(),), kept)):
             look((str(quantizer().judged()),))
         return work
+
+    def _dynamic(self, work: Work, look: Callable[..., bool]) -> None:
+        """One look at grids that are taken as the model runs, where products of matrices do enough of the work."""
+        quantizes = quantizer()
+        if not isinstance(quantizes, QuantizesDynamically) or not work.oracle.measures:
+            return
+        sites = find_sites(work.clean, work.shapes)
+        products = sum(site.macs() for site in sites if not site.kernel)
+        if products <= PRODUCTS * sum(site.macs() for site in sites):
+            return
+        kept = quantizes.gaining(work.clean, work.context)
+        if kept is not None:
+            look((str(quantizes.dynamic()),), tuple(kept))
 
 
 __all__ = ["ORIGIN", "Integers"]

@@ -11,7 +11,7 @@ from lwgraph import ir
 from lwgraph.passes.quantize.judging.mixed_precision import NodeFacts
 from lwgraph.passes.quantize.quantize import Quantize
 from lwgraph.plan.roles import Survey
-from lwgraph.rewrite.base import Context
+from lwgraph.rewrite.base import Context, Log
 
 RANGES = ("minmax", "percentile", "mse")
 # The plan says what stays in floats, the pass does not choose for itself; and weights are rounded one by one, because
@@ -39,6 +39,18 @@ class PlanQuantizer:
     def blank(self) -> Quantize:
         """`quick` without corrected biases; see `Quantizes.blank`."""
         return replace(self.quick(), bias_correction=False)
+
+    def dynamic(self) -> Quantize:
+        """Grids taken as the model runs; see `QuantizesDynamically.dynamic`."""
+        return Quantize(activations="dynamic", keep="none")
+
+    def gaining(self, model: ir.Model, context: Context) -> Sequence[str] | None:
+        """What is timed of layers alone; see `QuantizesDynamically.gaining`."""
+        tried = context.beside(log=Log())
+        if not Quantize(activations="dynamic").run(ir.clone(model), tried):
+            return None
+        left = {skip.place for skip in tried.skipped}
+        return [node.name for node in model.graph if node.name and node.name in left]
 
     def survey(self, model: ir.Model, context: Context) -> Survey:
         """What `Quantize.within` measured; see `Quantizes.survey`."""

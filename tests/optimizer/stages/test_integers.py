@@ -1,0 +1,95 @@
+"""The stage of the whole network in integers: which plans it looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lwgraph import ir, registry
+from lwgraph.failures import Failures
+from lwgraph.optimizer.stages import integers
+from lwgraph.optimizer.stages.integers import Integers
+from lwgraph.plan.plan import Plan
+from lwgraph.plan.search.front import Candidate
+from lwgraph.rewrite import Context
+from tests.passes.quantize.quantize_models import Net, residual
+
+DYNAMIC = 'quantize{activations=dynamic,keep="none"}'
+
+
+def encoder() -> ir.Model:
+    net = Net()
+    x = net.input("x", [4, 64])
+    for index in range(3):
+        x = net.op("MatMul", x, net.constant(net.rng.normal(size=(64, 64)).astype("float32")), name=f"p{index}")
+    return net.model(x)
+
+
+class Quantizer:
+    """Says what gains; plays the role as `quantize` does."""
+
+    ranges: Sequence[str] = ("minmax",)
+
+    def __init__(self, gaining: Any) -> None:
+        self.played, self.found = integers.quantizer(), gaining
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.played, name)
+
+    def dynamic(self) -> Any:
+        return self.played.dynamic()  # type: ignore[attr-defined]
+
+    def gaining(self, model: ir.Model, context: Context) -> Any:
+        if isinstance(self.found, Exception):
+            raise self.found
+        return self.found
+
+
+def looked_at(model: ir.Model, gaining: Any, monkeypatch: pytest.MonkeyPatch, measures: bool = True) -> Any:
+    """The plans that the stage proposes, and what failed on the way."""
+    plans: list[Plan] = []
+
+    def look(candidate: Candidate) -> bool:
+        assert candidate.plan is not None
+        plans.append(candidate.plan)
+        return True
+
+    made = Quantizer(gaining)
+    monkeypatch.setattr(integers, "quantizer", lambda: made)
+    monkeypatch.setattr(integers, "layer_times", lambda *words: {})
+    context = Context(executor=registry.executor("ort"), failures=Failures())
+    base = Candidate((), 1.0, 1, 1, 0.0, stated=True)
+    work = SimpleNamespace(
+        clean=model,
+        shapes={},
+        context=context,
+        oracle=SimpleNamespace(measures=measures, target="ort-cpu"),
+        candidates=SimpleNamespace(base=base, look=look),
+        clock=SimpleNamespace(budget=None),
+        float_ms=1.0,
+    )
+    Integers().run(work)  # type: ignore[arg-type]
+    return [(plan.precision.passes[-1], plan.precision.keep_float) for plan in plans], context.failures
+
+
+def test_products_are_tried_with_dynamic_grids_beside_static_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans, _ = looked_at(encoder(), ["p1"], monkeypatch)
+    assert [text for text, _ in plans] == [str(integers.quantizer().played.exactly()), DYNAMIC]  # type: ignore[attr-defined]
+    assert plans[-1][1] == ("p1",)
+
+
+@pytest.mark.parametrize("case", ["nothing gains", "convolutions", "elsewhere"])
+def test_where_they_cannot_win_they_are_not_looked_at(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = residual() if case == "convolutions" else encoder()
+    gaining = None if case == "nothing gains" else []
+    plans, _ = looked_at(model, gaining, monkeypatch, measures=case != "elsewhere")
+    assert len(plans) == 1 and DYNAMIC not in plans[0]
+
+
+def test_what_fails_there_costs_no_other_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans, failures = looked_at(encoder(), ValueError("no time"), monkeypatch)
+    assert len(plans) == 1
+    assert any("dynamic grids" in str(each) and "no time" in str(each) for each in failures.rows)
