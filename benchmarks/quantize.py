@@ -19,7 +19,7 @@ from benchmarks.peers.run import HERE, PEERS, SECONDS, Peer, run, write_feeds
 from benchmarks.zoo import Case, cache
 from lwgraph import ir, registry
 from lwgraph.errors import LwgraphError
-from lwgraph.passes.quantize.placing.already_quantized import is_integer_kernel
+from lwgraph.measure.kernels import is_integer_kernel
 
 ORT = tuple(f"ort_{method}{kind}" for method in ("minmax", "percentile", "entropy") for kind in ("", "_pertensor"))
 TOOLS = ("lwgraph_int8", *ORT, "ort_minmax_convonly", "nncf_int8", "nncf_int8_mixed", "aimet_int8", "quark_int8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from rich.text import Text
 
 from lwgraph.cli.common import table
 from lwgraph.report import Report, ScoreRecord
-from lwgraph.report.words import count, loss, percent, size, speed, times
+from lwgraph.report.words import count, forms, loss, percent, precisions, several, size, speed, times
 
 UNPROVEN = "unproven: "
 
@@ -90,15 +91,14 @@ def _show_report(out: Console, report: Report, explain: bool, explain_time: bool
     for stage in report.stages:
         if stage.speed.startswith("not settled"):
             out.print(f"The speed of the {stage.name} is {stage.speed}.")
-    removed = {what: sum(site.operator == what for site in report.sites) for what in ("channels", "block")}
-    layers = [site for site in report.sites if site.operator not in removed]
+    removed = Counter(site.operator for site in report.sites)
     if removed["channels"]:
-        out.print(f"Channels were removed from {_several(removed['channels'], 'group')}.")
+        out.print(f"Channels were removed from {several(removed['channels'], 'group')}.")
     if removed["block"]:
-        out.print(f"Removed {_several(removed['block'], 'residual block')}.")
-    if layers:
-        chosen = [site for site in layers if site.form]
-        out.print(f"{len(chosen)} of {len(layers)} dense layers have a lighter form.")
+        out.print(f"{several(removed['block'], 'residual block')} removed.")
+    for line in (precisions(report.layers), forms(report.sites)):
+        if line:
+            out.print(line)
     for check in report.checks:
         mark = Text("holds", "green") if check.ok else Text("fails", "red")
         out.print(Text.assemble(f"{check.what}: ", mark, f" ({check.contract}; {check.executor})"))
@@ -177,10 +177,6 @@ def _judged(out: Console, score: ScoreRecord) -> None:
         out.print(line, markup=False)
 
 
-def _several(number: int, noun: str, plural: str = "s") -> str:
-    return f"{number} {noun}{plural * (number != 1)}"
-
-
 def _explain(out: Console, report: Report) -> None:
     out.print()
     acted = [p for p in report.passes if p.rewrites]
@@ -188,7 +184,7 @@ def _explain(out: Console, report: Report) -> None:
     if rows:
         out.print(table("Passes", ["pass", "contract", "rewrites", "seconds"], rows, numbers_from=2))
     if len(acted) < len(report.passes):
-        out.print(f"{len(report.passes) - len(acted)} of {_several(len(report.passes), 'pass', 'es')} changed nothing.")
+        out.print(f"{len(report.passes) - len(acted)} of {several(len(report.passes), 'pass', 'es')} changed nothing.")
     if report.runs:
         rows = [[s.name, count(s.candidates), f"{s.seconds:.1f}", s.outcome] for s in report.runs]
         out.print()
@@ -200,6 +196,7 @@ def _explain(out: Console, report: Report) -> None:
                 s.operator,
                 s.shape,
                 s.form or "dense",
+                s.precision,
                 "" if s.predicted_error is None else f"{100 * s.predicted_error:.3g} %",
                 "" if not s.dense_ms or not s.form_ms else speed(s.form_ms / s.dense_ms),
                 s.reason,
@@ -207,7 +204,7 @@ def _explain(out: Console, report: Report) -> None:
             for s in report.sites
         ]
         out.print()
-        columns = ["layer", "operator", "shape", "form", "error", "speed alone", "reason"]
+        columns = ["layer", "operator", "shape", "form", "computes in", "error", "speed alone", "reason"]
         out.print(table("Layers", columns, rows, numbers_from=9))
     if report.skipped:
         out.print()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import secrets
 import shutil
@@ -11,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
@@ -97,19 +98,57 @@ def function_protos(model: Model) -> list[onnx.FunctionProto]:
     return list(done.values())
 
 
-def size(model: Model) -> int:
-    """Bytes that the model takes on disk, external data included, to within a few per tensor. No data is copied."""
-    outside = 0
+class _Hollow(onnx_ir.LazyTensor):
+    """A tensor that is serialized without its data."""
 
-    def drop(tensor: TensorProtocol) -> TensorProtocol:
-        nonlocal outside
+    def tobytes(self) -> bytes:
+        return b""
+
+
+def size(model: Model) -> int:
+    """Bytes of the file that the model is saved to with all tensors inside. No data is copied."""
+
+    def hollow(tensor: TensorProtocol) -> TensorProtocol:
         if tensor.dtype == DataType.STRING or tensor.nbytes < SMALL:
             return _inside(tensor)
-        outside += tensor.nbytes
-        return Tensor(np.zeros(0, np.uint8), name=tensor.name or "")
+        return _Hollow(
+            lambda: tensor,
+            tensor.dtype,
+            Shape(tensor.shape.numpy()),
+            name=tensor.name,
+            doc_string=tensor.doc_string,
+            metadata_props=dict(tensor.metadata_props),
+        )
 
-    structure: int = _structure(model, drop).ByteSize()
-    return structure + outside
+    proto = _structure(model, hollow)
+    return int(proto.ByteSize()) + _missing(proto)
+
+
+_HOLDERS = frozenset({"ModelProto", "GraphProto", "NodeProto", "AttributeProto", "FunctionProto", "TensorProto"})
+
+
+def _missing(message: Any) -> int:
+    """By how many bytes a message grows when its hollow tensors get their data: that, and the lengths before it."""
+    if isinstance(message, onnx.TensorProto):
+        if message.raw_data or not message.HasField("raw_data"):
+            return 0
+        bits: int = math.prod(message.dims) * DataType(message.data_type).bitwidth
+        data = -(-bits // 8)
+        return data + _varint(data) - 1
+    grown = 0
+    for field, value in message.ListFields():
+        if field.message_type is None or field.message_type.name not in _HOLDERS:
+            continue
+        for inner in [value] if hasattr(value, "ByteSize") else value:
+            if more := _missing(inner):
+                now = inner.ByteSize()
+                grown += more + _varint(now + more) - _varint(now)
+    return grown
+
+
+def _varint(number: int) -> int:
+    """Bytes of a length in a protobuf."""
+    return max(1, -(-number.bit_length() // 7))
 
 
 def _inside(tensor: TensorProtocol) -> TensorProtocol:
@@ -176,7 +215,7 @@ def fingerprint(model: Model) -> str:
     return hashlib.sha256(_structure(model, seal).SerializeToString(deterministic=True)).hexdigest()
 
 
-def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False, external: bool | None = None) -> None:
+def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False, external: bool | None = None) -> int:
     """Write `model` to `path`, whole or not at all: the file appears by renaming, also when interrupted.
 
     Tensors go to `<path>.data` beside it when the model was loaded with external data or exceeds 2 GB, else inside;
@@ -187,6 +226,9 @@ def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False,
         path: the file to write; its folder must exist.
         overwrite: allow to replace an existing file.
         external: True: tensors of 1 KiB or more outside; False: all inside; None: as said above.
+
+    Returns:
+        the bytes that were written, external data included.
 
     Raises:
         ModelError: the target exists, is no regular file or cannot be written (permission, full disk); the model cannot
@@ -214,6 +256,7 @@ def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False,
         del proto
         with _beside(path, files) as file:
             file.write(text)
+        written = sum(temporary.stat().st_size for temporary in files)
         _commit(files)
     except OSError as error:
         raise ModelError(f"'{path}' cannot be written: {error.strerror}") from error
@@ -222,6 +265,7 @@ def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False,
     finally:
         for temporary in files:
             temporary.unlink(missing_ok=True)
+    return written
 
 
 def copy_file(source: Path, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:

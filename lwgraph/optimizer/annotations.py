@@ -7,9 +7,8 @@ from lwgraph.rewrite import recipe
 from lwgraph.rewrite.provenance import FROM_KEY, PASS_KEY
 
 
-def make_lean(model: ir.Model, original: ir.Model) -> None:
-    """Leave out, as far as needed for `model` not to be larger than `original`: annotations first, then the recipe."""
-    limit = ir.size(original)
+def make_lean(model: ir.Model, original: ir.Model, limit: int) -> None:
+    """Leave out, as far as needed for `model` not to be over `limit` bytes: annotations first, then the recipe."""
     if ir.size(model) > limit:
         drop_annotations(model, original)
     if ir.size(model) > limit and recipe.KEY not in original.metadata_props:

@@ -9,7 +9,8 @@ from typing import Any
 
 from lwgraph import ir
 from lwgraph.calibrate.layer_shapes import layer_shapes
-from lwgraph.executor import untimed
+from lwgraph.executor import Executor, untimed
+from lwgraph.measure.kernels import kernels
 from lwgraph.measure.labels import FILE
 from lwgraph.measure.promise import BROKEN, EXIT, KEPT, OPEN, amount, unchanged
 from lwgraph.optimizer import report_rows
@@ -24,8 +25,9 @@ from lwgraph.optimizer.setting import Setting
 from lwgraph.optimizer.target import TARGETS
 from lwgraph.optimizer.timing import SECONDS, Timed, compare_untimed, facts_of, time_models
 from lwgraph.plan.plan import Plan
-from lwgraph.report import Report, ScoreRecord, Stage
+from lwgraph.report import Layer, Report, ScoreRecord, Stage
 from lwgraph.rewrite import Step
+from lwgraph.views.written import INT8, layers
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +61,7 @@ def deliver(
     """
     models = {"input": setting.original}
     for model in (cleaned.model, incumbent.model):
-        make_lean(model, setting.original)
+        make_lean(model, setting.original, setting.bytes)
     if incumbent.model is not setting.original:
         if not same_graph(setting.original, cleaned.model):
             models["cleaned"] = cleaned.model
@@ -78,7 +80,7 @@ def deliver(
     asked_for = {}
     with setting.failures.guard("samples to label"):
         asked_for = _label_these(setting, result)
-    report = _report(setting, cleaned, timed, plan, score, incumbent, searched)
+    report = _report(setting, cleaned, timed, result, plan, score, incumbent, searched)
     report.details.update(asked_for)
     if timed.kept == "input" and not asked:
         report.notes.append("nothing helped: lwgraph found nothing that makes the input smaller or faster")
@@ -93,7 +95,9 @@ def _measured(setting: Setting, models: dict[str, ir.Model], plan: Plan, asked: 
     request, clock, probe = setting.request, setting.clock, setting.inputs.probe
     with setting.told.stoppable("the speed of the result is not known"), setting.failures.guard("timing"):
         if request.target not in TARGETS:
-            return compare_untimed(models, setting.executor, probe, request.target, plan.ms, stated=asked)
+            return compare_untimed(
+                models, setting.executor, probe, request.target, plan.ms, stated=asked, on_disk=setting.bytes
+            )
         left = SECONDS if clock.budget is None else max(0.5, clock.budget - clock.spent - 1.0)
         return time_models(
             models,
@@ -103,10 +107,12 @@ def _measured(setting: Setting, models: dict[str, ir.Model], plan: Plan, asked: 
             request.threads,
             setting.context.progress,
             stated=asked,
+            on_disk=setting.bytes,
             seconds=min(SECONDS, left),
         )
     names = dict.fromkeys(["input", list(models)[-1]])
-    return Timed(tuple(Stage(name, facts_of(models[name])) for name in names))  # without one more run of any
+    sizes = {"input": setting.bytes}  # without one more run of any
+    return Timed(tuple(Stage(name, facts_of(models[name], on_disk=sizes.get(name))) for name in names))
 
 
 def _score(setting: Setting, result: ir.Model, asked: bool, *, exact: bool) -> ScoreRecord | None:
@@ -147,6 +153,7 @@ def _report(
     setting: Setting,
     cleaned: Cleaned,
     timed: Timed,
+    result: ir.Model,
     plan: Plan,
     score: ScoreRecord | None,
     incumbent: Incumbent,
@@ -163,12 +170,14 @@ def _report(
         report.score = score
         report.stages[0].score, report.stages[-1].score = score.before, score.after
     report.notes = [*setting.inputs.notes, *setting.told.notes, *timed.notes]
+    with setting.failures.guard("report"):
+        report.layers = layers_of(result, setting.executor)
     if request.pipeline is not None or request.recipe is not None:
         report.notes += report_rows.idle(report.passes, context.skipped)
     else:
         with setting.failures.guard("report"):
             shapes = layer_shapes(cleaned.model, setting.inputs.probe[0], setting.executor)
-            report.sites = report_rows.choices(cleaned.model, plan, context.skipped, shapes)
+            report.sites = report_rows.choices(cleaned.model, plan, context.skipped, shapes, report.layers)
     report.skipped = [{"pass": s.pass_name, "place": s.place, "reason": s.reason} for s in context.skipped]
     report.notes += context.warnings
     report.failures = [str(failure) for failure in setting.failures.rows]
@@ -183,6 +192,13 @@ def _report(
         report.details["promise"] = alternatives(searched.front, candidates.judge)
         report.details["progress"] = report_rows.moments(candidates)
     return report
+
+
+def layers_of(result: ir.Model, executor: Executor) -> list[Layer]:
+    """The layers of the result. Where it seems to compute in integers, the runtime says whether it does."""
+    found = layers(result)
+    ran = kernels(executor, result) if any(layer.precision == INT8 for layer in found) else None
+    return layers(result, ran) if ran is not None else found
 
 
 def _ended(setting: Setting, report: Report, plan: Plan, searched: Searched | None) -> tuple[int, str]:
@@ -222,4 +238,4 @@ def _limits(setting: Setting, report: Report, plan: Plan, searched: Searched | N
     return verdict, f"{why} is the nearest that was found{hint}" if verdict == BROKEN else ""
 
 
-__all__ = ["Cleaned", "deliver"]
+__all__ = ["Cleaned", "deliver", "layers_of"]

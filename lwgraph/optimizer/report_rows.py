@@ -12,11 +12,12 @@ from lwgraph import ir
 from lwgraph.layers.site import find_sites
 from lwgraph.optimizer.candidates import Candidates
 from lwgraph.optimizer.request import Request
-from lwgraph.plan.plan import KEEP, Plan
+from lwgraph.plan.plan import Plan
 from lwgraph.plan.search.plan_search import Search
-from lwgraph.report import PassRun, SiteChoice
+from lwgraph.report import Layer, PassRun, SiteChoice
 from lwgraph.rewrite import Step
 from lwgraph.rewrite.base import Skipped
+from lwgraph.views.written import INT8
 
 
 def plain(request: Request) -> dict[str, object]:
@@ -56,15 +57,20 @@ def idle(ran: Iterable[PassRun], skipped: Iterable[Skipped]) -> list[str]:
 
 
 def choices(
-    clean: ir.Model, plan: Plan, skipped: Sequence[Skipped], shapes: Mapping[str, Sequence[int | None]]
+    clean: ir.Model,
+    plan: Plan,
+    skipped: Sequence[Skipped],
+    shapes: Mapping[str, Sequence[int | None]],
+    written: Sequence[Layer],
 ) -> list[SiteChoice]:
-    """A row for each group and block that goes, and for each layer: what stands there, or why it stayed.
+    """A row for each group and block that goes, and for each layer: what stands there in the file, or why it stayed.
 
     Args:
         clean: the model that the plan is of.
-        plan: what was done.
+        plan: what was to be done; of layers, only predictions are taken from it.
         skipped: refusals.
         shapes: measured sizes by value name.
+        written: the layers of the file.
     """
     rows = []
     for name, width in plan.groups.items():
@@ -75,17 +81,30 @@ def choices(
     why: dict[str, str] = {}  # of layers that stay: what planning itself says wins over what a form or pass says
     for s in sorted(skipped, key=lambda s: s.pass_name == "plan"):
         why[s.place] = s.reason
-    floats = set(plan.precision.keep_float)
+    standing: dict[str, list[Layer]] = {}
+    for layer in written:
+        standing.setdefault(layer.stands_for, []).append(layer)
     for site in find_sites(clean, shapes):
-        choice = plan.sites.get(site.name)
         shape = "x".join(map(str, site.shape)) + (f", {site.group} groups" if site.group > 1 else "")
-        row = SiteChoice(site.name, site.node.op_type, shape, None, None, None, None, why.get(site.name, ""))
-        if choice is not None and choice.form != KEEP:
-            row = SiteChoice(site.name, site.node.op_type, shape, choice.form, choice.error, *choice.ms)
-        if plan.precision.passes and site.name not in floats:
-            row = replace(row, form=f"{row.form}, int8" if row.form else "int8", reason="")
-        rows.append(row)
+        row = SiteChoice(site.name, site.node.op_type, shape, None, None, None, None)
+        rows.append(_stands(row, standing.get(site.name, []), plan, why.get(site.name, "")))
     return rows
+
+
+def _stands(row: SiteChoice, there: Sequence[Layer], plan: Plan, why: str) -> SiteChoice:
+    """The row of a layer, with what the file has in its place."""
+    if not there:
+        return replace(row, reason="it is not in the result")
+    form = next((layer.form for layer in there if layer.form), None)
+    choice = plan.sites.get(row.name)
+    if form is not None and choice is not None and choice.form.partition("{")[0] == form.partition("{")[0]:
+        row = replace(row, predicted_error=choice.error, dense_ms=choice.ms[0], form_ms=choice.ms[1])
+    precision = ", ".join(dict.fromkeys(layer.precision for layer in there))
+    row = replace(row, form=form, precision=precision)
+    if INT8 not in precision and plan.precision.passes:
+        kept = row.name in plan.precision.keep_float
+        return replace(row, reason=why or ("the plan keeps it in floats" if kept else "it has no integer kernel here"))
+    return row if form is not None or precision == INT8 else replace(row, reason=why)
 
 
 def searched(candidates: Candidates, search: Search | None) -> dict[str, Any]:

@@ -36,11 +36,11 @@ class Result:
     status: int = 0
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write the model; see `lwgraph.ir.save`."""
+        """Write the model; see `lwgraph.ir.save`. The report says from then on how many bytes were written."""
         if self.untouched is not None and not self.model.meta.get("external_data"):
             ir.copy_file(self.untouched, path, overwrite=overwrite)
         else:
-            ir.save(self.model, path, overwrite=overwrite)
+            self.report.stages[-1].facts.bytes = ir.save(self.model, path, overwrite=overwrite)
 
     def write_report(self, folder: str | os.PathLike[str]) -> Path:
         """Write report.html, report.json and plan.json into `folder`; return the path of the page."""

@@ -119,6 +119,13 @@ class Setting:
     data_pass: DataPass | None = None
 
     @property
+    def bytes(self) -> int:
+        """Of the input: of its files, where it came from one."""
+        if self.source is None:
+            return ir.size(self.original)
+        return sum(path.stat().st_size for path in (self.source, *self.original.meta.get("external_data", ())))
+
+    @property
     def executor(self) -> Executor:
         """The target, or what stands for it here."""
         assert self.context.executor is not None

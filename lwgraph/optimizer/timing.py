@@ -48,6 +48,7 @@ def time_models(
     progress: Progress,
     *,
     stated: bool,
+    on_disk: int | None = None,
     seconds: float = SECONDS,
 ) -> Timed:
     """Time models in turn; fall back where a step did not help.
@@ -60,6 +61,7 @@ def time_models(
         threads: of the runtime.
         progress: called with (what, done, total).
         stated: what the user stated (passes, a plan) is kept all the same, and a note says what it cost.
+        on_disk: bytes of the input's files; None: as they would be written.
         seconds: of timing, at most about.
     """
     runs = {name: executor.prepare(model) for name, model in models.items()}
@@ -71,7 +73,7 @@ def time_models(
     for name, model in models.items():
         speed, timing = times.speedup(name), times.timing(name)
         spread = (1 / speed.interval[1], 1 / speed.interval[0])
-        facts = facts_of(model, layer_shapes(model, feeds[0], executor))
+        facts = facts_of(model, layer_shapes(model, feeds[0], executor), on_disk if name == first else None)
         stages[name] = Stage(
             name, facts, 1e3 * timing.minimum, 1 / speed.ratio, spread, speed="" if name == first else speed.text
         )
@@ -87,15 +89,18 @@ def compare_untimed(
     predicted: tuple[float, float],
     *,
     stated: bool,
+    on_disk: int | None = None,
 ) -> Timed:
     """The same for a target elsewhere, whose times are predicted.
 
     Args:
-        models, executor, feeds, target, stated: see `time_models`; the executor stands for the target.
+        models, executor, feeds, target, stated, on_disk: see `time_models`; the executor stands for the target.
         predicted: milliseconds of one run before and after; zeros: not known.
     """
+    sizes = dict.fromkeys(models) | {next(iter(models)): on_disk}
     stages = {
-        name: Stage(name, facts_of(model, layer_shapes(model, feeds[0], executor))) for name, model in models.items()
+        name: Stage(name, facts_of(model, layer_shapes(model, feeds[0], executor), sizes[name]))
+        for name, model in models.items()
     }
     before, after = predicted
 
@@ -109,10 +114,13 @@ def compare_untimed(
     return Timed(found.stages, (*found.notes, note))
 
 
-def facts_of(model: ir.Model, shapes: Shapes | None = None) -> Facts:
-    """The size of a model, and its work on a feed that gives its values `shapes`; None: those that it records."""
+def facts_of(model: ir.Model, shapes: Shapes | None = None, on_disk: int | None = None) -> Facts:
+    """The size of a model, and its work on a feed that gives its values `shapes`; None: those that it records.
+
+    `on_disk`: bytes of its files, where it came from such.
+    """
     counts = count(model, shapes)
-    return Facts(counts.nodes, counts.parameters, ir.size(model), counts.macs)
+    return Facts(counts.nodes, counts.parameters, ir.size(model) if on_disk is None else on_disk, counts.macs)
 
 
 def _best(stages: Mapping[str, Stage], worse: Worse, stated: bool) -> Timed:

@@ -101,8 +101,34 @@ class StageRun:
 
 
 @dataclass
+class Layer:
+    """One layer of the file that was written: a node that multiplies by constant weights.
+
+    Attributes:
+        name: of the node.
+        operator: that the file names.
+        shape: of the stored weight, such as "16x3x3x3".
+        precision: "int8" where activations and weights are 8-bit integers and the runtime computes in them; "int4
+            weights", "float16 weights" and the like where only the weights are stored so; else "float32" and so on.
+        form: the form that it is a part of; "" for none.
+        stands_for: the layer of the cleaned model that the form replaced; its own name where there is no form.
+    """
+
+    name: str
+    operator: str
+    shape: str
+    precision: str
+    form: str = ""
+    stands_for: str = ""
+
+
+@dataclass
 class SiteChoice:
-    """One dense layer: what was put there, or why it stayed."""
+    """One dense layer of the cleaned model: what stands there in the file that was written, or why it stayed.
+
+    `form` is None where it is dense; `precision` as in `Layer`, several joined by commas where the layers of a form
+    differ, "" where the layer is gone.
+    """
 
     name: str
     operator: str
@@ -112,6 +138,7 @@ class SiteChoice:
     dense_ms: float | None
     form_ms: float | None
     reason: str = ""
+    precision: str = ""
 
 
 @dataclass
@@ -138,6 +165,7 @@ class Report:
     score: ScoreRecord | None = None
     passes: list[PassRun] = field(default_factory=list)
     sites: list[SiteChoice] = field(default_factory=list)
+    layers: list[Layer] = field(default_factory=list)  # of the file that was written, in graph order
     checks: list[Check] = field(default_factory=list)
     skipped: list[dict[str, str]] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)  # plain data by section, for JSON and the page

@@ -1,6 +1,11 @@
-"""Formats numbers for people."""
+"""Formats numbers, and what a file holds, for people."""
 
 from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from lwgraph.report.record import Layer, SiteChoice
 
 
 def count(number: int | None) -> str:
@@ -37,3 +42,35 @@ def loss(drop: float, unit: str) -> str:
 def times(speed: float | None) -> str:
     """A speed-up: 2 -> "2.00x"; None, where nothing was timed -> ""."""
     return "" if speed is None else f"{speed:.2f}x"
+
+
+def several(number: int, noun: str, plural: str = "s") -> str:
+    """A number with its noun: "1 layer", "3 layers"."""
+    return f"{number} {noun}{plural * (number != 1)}"
+
+
+def precisions(layers: Iterable[Layer]) -> str:
+    """What the layers of a file compute in: "17 of 20 layers compute in int8, 3 in float32."; "" without layers."""
+    found = Counter(layer.precision for layer in layers)
+    total = sum(found.values())
+    if len(found) < 2:
+        return "".join(f"All {several(total, 'layer')} compute in {_in(precision)}." for precision in found)
+    (first, number), *others = found.most_common()
+    more = ", ".join(f"{n} in {_in(precision)}" for precision, n in others)
+    return f"{number} of {several(total, 'layer')} compute in {_in(first)}, {more}."
+
+
+def _in(precision: str) -> str:
+    stored = precision.removesuffix(" weights")
+    return precision if stored == precision else f"floats from {stored} weights"
+
+
+def forms(sites: Iterable[SiteChoice]) -> str:
+    """How many layers have which lighter form: "3 of 20 layers have a lighter form: low-rank 2, ghost 1."."""
+    layers = [site for site in sites if site.operator not in ("channels", "block")]
+    names = Counter(site.form.partition("{")[0] for site in layers if site.form)
+    if not names:
+        return ""
+    which = ", ".join(f"{name} {number}" for name, number in names.most_common())
+    verb = "has" if sum(names.values()) == 1 else "have"
+    return f"{sum(names.values())} of {several(len(layers), 'layer')} {verb} a lighter form: {which}."

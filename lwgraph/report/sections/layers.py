@@ -6,19 +6,21 @@ from html import escape
 
 from lwgraph.report.parts import table
 from lwgraph.report.record import Report
-from lwgraph.report.words import speed
+from lwgraph.report.words import forms, precisions, speed
 
 
 def layers(report: Report) -> str:
-    """Form, error and time of each layer, or why it stayed."""
+    """What the file holds, and form, precision, error and time of each layer, or why it stayed."""
+    words = escape(" ".join(line for line in (precisions(report.layers), forms(report.sites)) if line))
     if not report.sites:
-        return ""
+        return f"<h2>Layers</h2><p>{words}</p>" if words else ""
     rows = [
         [
             f"<code>{escape(s.name)}</code>",
             escape(s.operator),
             escape(s.shape),
             f"<code>{escape(s.form or 'dense')}</code>",
+            escape(s.precision),
             "" if s.predicted_error is None else f"{100 * s.predicted_error:.3g} %",
             "" if s.dense_ms is None else f"{s.dense_ms:.4g}",
             "" if s.form_ms is None else f"{s.form_ms:.4g}",
@@ -32,10 +34,11 @@ def layers(report: Report) -> str:
         ("operator", False),
         ("shape", False),
         ("form", False),
+        ("computes in", False),
         ("predicted error", True),
         ("dense, ms", True),
         ("form, ms", True),
         ("speed alone", True),
         ("why", False),
     ]
-    return "<h2>Layer by layer</h2>" + table(head, rows)
+    return f"<h2>Layer by layer</h2><p>{words}</p>" + table(head, rows)

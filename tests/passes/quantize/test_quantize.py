@@ -18,7 +18,8 @@ from lwgraph.measure.distance import Distance
 from lwgraph.passes.quantize.graph.raise_opset import OpsetError, raise_opset
 from lwgraph.passes.quantize.grids.observer import judged, parted
 from lwgraph.passes.quantize.placing.placement import Placement, candidates
-from lwgraph.passes.quantize.placing.readback import failures, kernels
+from lwgraph.measure.kernels import kernels
+from lwgraph.passes.quantize.placing.readback import failures
 from lwgraph.passes.quantize.placing.target import load_target
 from lwgraph.passes.quantize.quantize import CLEARLY, Quantize
 from lwgraph.rewrite import Context, Pass

@@ -12,7 +12,7 @@ from onnx import helper
 
 from lwgraph import ir
 from lwgraph.executor import Executor, Feeds, Kernel, Profiles, offered
-from lwgraph.passes.quantize.placing.readback import plain_name
+from lwgraph.measure.kernels import plain_name
 
 _ROUNDS, _BLOCKS = 4, 3  # runs in a row, with a pause between the rows
 _CHANNELS = 32

@@ -2,35 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 from lwgraph import ir
 from lwgraph.executor import Executor, ShowsGraph, offered
-from lwgraph.passes.quantize.placing.already_quantized import is_integer_kernel
-
-_SUFFIX = re.compile(r"(_token_\d+|_quant|_transpose\w*|_nhwc|_nchwc)+$")
-
-
-def plain_name(name: str) -> str:
-    """The name that a node or value had before the runtime's optimizer renamed it, as far as suffixes tell."""
-    return _SUFFIX.sub("", name.removeprefix("fused "))
-
-
-def kernels(executor: Executor, model: ir.Model) -> dict[str, str] | None:
-    """Node name -> the operator that the runtime runs in its place, as far as names survive its optimizer.
-
-    None when the executor cannot show its optimized graph (`ShowsGraph`).
-    """
-    able = offered(executor, ShowsGraph)
-    if able is None:
-        return None
-    found: dict[str, str] = {}
-    for node in able.optimized(model).graph.node:
-        for name in (node.name, *node.output):
-            found.setdefault(_SUFFIX.sub("", name), node.op_type)
-            found.setdefault(_SUFFIX.sub("", name.removeprefix("fused ")), node.op_type)
-    return found
+from lwgraph.measure.kernels import is_integer_kernel, kernels
 
 
 def failures(executor: Executor, model: ir.Model, compute: Sequence[str]) -> Mapping[str, str] | None:
@@ -76,4 +52,4 @@ def _reason(node: ir.Node | None, op: str | None) -> str:
     return f"{ran}: it has no integer kernel for these types or attributes"
 
 
-__all__ = ["failures", "kernels", "plain_name", "unpacked"]
+__all__ = ["failures", "unpacked"]
