@@ -170,27 +170,31 @@ def _report(
         report.score = score
         report.stages[0].score, report.stages[-1].score = score.before, score.after
     report.notes = [*setting.inputs.notes, *setting.told.notes, *timed.notes]
-    with setting.failures.guard("report"):
+    with setting.failures.guard("report: layers"):
         report.layers = layers_of(result, setting.executor)
     if request.pipeline is not None or request.recipe is not None:
         report.notes += report_rows.idle(report.passes, context.skipped)
     else:
-        with setting.failures.guard("report"):
+        with setting.failures.guard("report: choices"):
             shapes = layer_shapes(cleaned.model, setting.inputs.probe[0], setting.executor)
             report.sites = report_rows.choices(cleaned.model, plan, context.skipped, shapes, report.layers)
     report.skipped = [{"pass": s.pass_name, "place": s.place, "reason": s.reason} for s in context.skipped]
     report.notes += context.warnings
-    report.failures = [str(failure) for failure in setting.failures.rows]
     report.runs, report.seconds = list(setting.told.stages), dict(setting.told.seconds)
     report.pass_seconds = None if setting.data_pass is None else setting.data_pass.seconds
     report.details = dict(context.details or {})
     if searched is not None:
         candidates = searched.work.candidates
         report.details.update(incumbent.details if not plan.empty else {})
-        report.details["search"] = report_rows.searched(candidates, searched.work.search)
         report.details["front"] = [asdict(row) for row in searched.front]
-        report.details["promise"] = alternatives(searched.front, candidates.judge)
-        report.details["progress"] = report_rows.moments(candidates)
+        for part, made in (
+            ("search", lambda: report_rows.searched(candidates, searched.work.search)),
+            ("promise", lambda: alternatives(searched.front, candidates.judge)),
+            ("progress", lambda: report_rows.moments(candidates)),
+        ):
+            with setting.failures.guard(f"report: {part}"):
+                report.details[part] = made()
+    report.failures = [str(failure) for failure in setting.failures.rows]
     return report
 
 

@@ -6,7 +6,7 @@ from html import escape
 from importlib.resources import files
 
 from lwgraph.report.record import Report
-from lwgraph.report.sections import SECTIONS
+from lwgraph.report.sections import SECTIONS, Section
 
 STYLE = files("lwgraph.report").joinpath("report.css").read_text("utf8")
 
@@ -17,8 +17,17 @@ def to_html(report: Report) -> str:
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>lwgraph: {escape(report.source)}{' (unproven)' * report.unproven}</title><style>{STYLE}</style>"
         f'<h1>{escape(report.source)}</h1>{_banner(report)}<p class="lead">{escape(_lead(report))}</p>'
-        f"{''.join(section(report) for section in SECTIONS)}</html>\n"
+        f"{''.join(_safe(section, report) for section in SECTIONS)}</html>\n"
     )
+
+
+def _safe(section: Section, report: Report) -> str:
+    """A section; where it fails, one line in its place: the page tells of a result and must not take it away."""
+    try:
+        return section(report)
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        return f'<p class="bad">The part "{section.__name__}" could not be made: {escape(what)}</p>'
 
 
 def _banner(report: Report) -> str:

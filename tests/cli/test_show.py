@@ -5,19 +5,27 @@ import io
 from rich.console import Console
 
 from lwgraph.cli.show import show_report
-from lwgraph.report import Check, Facts, PassRun, Report, SiteChoice, Stage
+from lwgraph.report import Check, Facts, Layer, PassRun, Report, SiteChoice, Stage
 
 
 def test_removed_channels_and_blocks_are_not_counted_as_layers():
     gone = [("g", "channels", "32 to 16 channels"), ("b", "block", "removed")]
-    rows = [*gone, ("c", "Conv", "int8"), ("d", "Conv", None)]
+    rows = [*gone, ("c", "Conv", "ghost{ratio=2}"), ("d", "Conv", None)]
     sites = [SiteChoice(name, operator, "", form, None, None, None) for name, operator, form in rows]
     report = Report("m.onnx", "ort-cpu", 1, 0, sites=sites)
     text = io.StringIO()
     show_report(Console(file=text, width=200), report)
     said = text.getvalue()
-    assert "Channels were removed from 1 group." in said and "Removed 1 residual block." in said
-    assert "1 of 2 dense layers have a lighter form." in said
+    assert "Channels were removed from 1 group." in said and "1 residual block removed." in said
+    assert "1 of 2 layers has a lighter form: ghost 1." in said
+
+
+def test_what_layers_compute_in_is_counted() -> None:
+    kinds = ["int8"] * 3 + ["float32", "int4 weights"]
+    report = Report("m.onnx", "ort-cpu", 1, 0, layers=[Layer(str(i), "Conv", "1x1", k) for i, k in enumerate(kinds)])
+    text = io.StringIO()
+    show_report(Console(file=text, width=200), report)
+    assert "3 of 5 layers compute in int8, 1 in float32, 1 in floats from int4 weights." in text.getvalue()
 
 
 def test_passes_that_changed_nothing_are_counted_and_checks_are_sentences():

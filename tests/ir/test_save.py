@@ -303,3 +303,23 @@ def test_fingerprint_sees_every_change():
         change(model)
         prints.add(ir.fingerprint(model))
     assert len(prints) == 8
+
+
+@pytest.mark.parametrize("size", [1, 31, 1024, 5000])  # lengths of one to three bytes, inside and at the threshold
+def test_the_size_is_that_of_the_file_to_the_byte(tmp_path, size):
+    text = f"""{HEADER}g (bool c, float[n] x) => (float[n] y) {{
+        y = If (c) <
+            then_branch = t () => (float[n] p) {{ p = Add(x, w) }},
+            else_branch = e () => (float[n] q) <float[{size}] v = {{{", ".join(["1"] * size)}}}> {{ q = Add(x, v) }}>
+    }}"""
+    proto = onnx.parser.parse_model(text)
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones(size, np.float32), "w"))
+    packed = onnx.helper.make_tensor("i", onnx.TensorProto.INT4, [2 * size + 1], bytes(size + 1), raw=True)
+    proto.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["k"], value=packed, doc_string="a constant"))
+    model = ir.load(proto)
+    assert ir.save(model, tmp_path / "m.onnx") == (tmp_path / "m.onnx").stat().st_size == ir.size(model)
+
+
+def test_the_bytes_of_external_data_are_counted(tmp_path):
+    written = ir.save(model_with("w", "v"), tmp_path / "m.onnx", external=True)
+    assert written == sum(path.stat().st_size for path in tmp_path.iterdir()) > 8192

@@ -89,8 +89,16 @@ def stand_ins(patch: pytest.MonkeyPatch, folder: Path) -> None:
 
 
 def untimed_models(
-    models: Any, executor: Any, feeds: Any, target: str, threads: int, progress: Any, *, stated: bool,
-    on_disk: int, seconds: float,
+    models: Any,
+    executor: Any,
+    feeds: Any,
+    target: str,
+    threads: int,
+    progress: Any,
+    *,
+    stated: bool,
+    on_disk: int,
+    seconds: float,
 ) -> Any:
     return compare_untimed(models, executor, feeds, target, (0.0, 0.0), stated=stated, on_disk=on_disk)
 

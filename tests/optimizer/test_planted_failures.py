@@ -91,7 +91,10 @@ PLACES: list[tuple[str, str, str, str]] = [
     ("remembering the front", f"{FIRST}.improve:keep_front", "front", "i"),
     ("timing", f"{FIRST}.deliver:time_models", "timing", "i"),
     ("the sizes of layers in the end", f"{FIRST}.timing:layer_shapes", "timing", "i"),
-    ("rows of the report", f"{FIRST}.report_rows:choices", "report", "i"),
+    ("rows of the report", f"{FIRST}.report_rows:choices", "report: choices", "i"),
+    ("layers of the report", f"{FIRST}.deliver:layers_of", "report: layers", "i"),
+    ("trials of the report", f"{FIRST}.report_rows:searched", "report: search", "i"),
+    ("alternatives of the report", f"{FIRST}.deliver:alternatives", "report: promise", "i"),
     ("what a stage has to do", f"{FIRST}.stages:Structures.idle", "structure", "is"),
 ]
 SPARED = {"the proof of a plan": 1, "the trunk": 1, "the time of a trial": 2}  # calls that do as they should first

@@ -67,6 +67,15 @@ def test_page_is_balanced_and_escapes_what_comes_from_the_model() -> None:
     assert "2.00x" in page.text and "conv<1>" in page.text and "a & b" in page.text
 
 
+def test_a_part_that_fails_is_one_line_of_the_page() -> None:
+    report = example()
+    report.details["front"] = [{"number": "<1>"}]
+    page = Page()
+    page.feed(to_html(report))
+    assert not page.open and "The part \"front\" could not be made: KeyError: 'drop'" in page.text
+    assert "What was left alone" in page.text and "conv<1>" in page.text  # the parts before and after it
+
+
 def test_json_has_no_infinities_and_names_its_schema() -> None:
     report = example()
     report.stages[0].ratio = float("inf")

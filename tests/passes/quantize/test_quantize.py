@@ -15,10 +15,10 @@ from lwgraph.calibrate.ranges import collect
 from lwgraph.check import verify
 from lwgraph.errors import DataError, UsageError
 from lwgraph.measure.distance import Distance
+from lwgraph.measure.kernels import kernels
 from lwgraph.passes.quantize.graph.raise_opset import OpsetError, raise_opset
 from lwgraph.passes.quantize.grids.observer import judged, parted
 from lwgraph.passes.quantize.placing.placement import Placement, candidates
-from lwgraph.measure.kernels import kernels
 from lwgraph.passes.quantize.placing.readback import failures
 from lwgraph.passes.quantize.placing.target import load_target
 from lwgraph.passes.quantize.quantize import CLEARLY, Quantize

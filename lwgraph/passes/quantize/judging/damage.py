@@ -15,6 +15,7 @@ from lwgraph.calibrate.capture import ACTIVATION_BYTES, grouped, main_values, me
 from lwgraph.errors import DataError
 from lwgraph.executor import Executor, Feeds, untimed
 from lwgraph.passes.quantize.grids.grid import LIMITS, Grid
+from lwgraph.views.written import INT8, layers
 
 SAMPLED = 1 << 16  # elements of a tensor looked at per sample, at stratified positions; extremes are exact
 LAYERS = ir.LINEAR | ir.GATED
@@ -265,12 +266,13 @@ def _layers(
     original: ir.Model, quantized: ir.Model, tensors: Mapping[str, TensorFacts], outputs: Mapping[str, float | None]
 ) -> list[LayerFacts]:
     now = {node.name: node for node in quantized.graph if node.name}
+    written = {layer.name for layer in layers(quantized) if layer.precision == INT8}
     found = []
     for node in original.graph:
         if ir.operator(node) not in LAYERS:
             continue
         other = now.get(node.name or "")
-        integer = other is not None and _reads_integers(other)
+        integer = other is not None and other.name in written
         facts = LayerFacts(node.name or node.outputs[0].name or "", node.op_type, "integer" if integer else "float")
         tensor = _end(node, tensors)
         if tensor is not None:
@@ -281,11 +283,6 @@ def _layers(
             facts.weight = _weight(node, other)
         found.append(facts)
     return found
-
-
-def _reads_integers(node: ir.Node) -> bool:
-    maker = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
-    return maker is not None and ir.operator(maker) == "DequantizeLinear"
 
 
 def _end(node: ir.Node, tensors: Mapping[str, TensorFacts]) -> TensorFacts | None:
