@@ -12,6 +12,7 @@ from lwgraph.arrays import Array, Weights
 from lwgraph.layers.site import Site
 
 FAR = 2**31 - 1  # the end of an axis, for Slice
+OPTIONAL_BIAS = 11  # the opset from which a Gemm needs no third input
 
 
 class Emitter:
@@ -132,6 +133,8 @@ class Emitter:
     def _product(self, x: ir.Value, weight: Weights, stem: str, bias: Weights | None) -> ir.Value:
         if self.site.kind == "gemm":
             operands = [x, self.const(weight, stem, shared=True)]
+            if bias is None and ir.opset(self.site.node) < OPTIONAL_BIAS:
+                bias = np.zeros(len(weight))
             if bias is not None:
                 operands.append(self.const(bias, f"{stem}_bias"))
             return self.node("Gemm", operands, transB=1)
@@ -218,4 +221,4 @@ def known_padding(site: Site) -> tuple[int, ...] | None:
     return (*begin, *end)
 
 
-__all__ = ["Emitter", "known_padding", "partial", "stage_attributes"]
+__all__ = ["OPTIONAL_BIAS", "Emitter", "known_padding", "partial", "stage_attributes"]

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 from lwgraph import ir
 from lwgraph.passes.quantize.graph.raise_opset import OpsetError, raise_opset
 from lwgraph.passes.quantize.quantize import Quantize
+from lwgraph.rewrite import Pass
 from tests.faults.models import applied, conv, images, in_integers, kernel, model, reasons, sqnr
 
 WEIGHTS = {f"w{i}": kernel(i, 8, 8, 3, 3) for i in (1, 2)}
@@ -71,3 +72,19 @@ def test_nothing_is_said_where_nothing_is_in_integers() -> None:
     after, context, count = applied(Quantize(ignored_scope=("re:.*",)), before, data)
     assert count == 0 and after.graph.opset_imports[""] == 8
     assert not any("converted" in warning for warning in context.warnings)
+
+
+@pytest.mark.parametrize("text", ["low-rank{rank=2}", "prune-channels{ratio=0.5,multiple=1}"])
+def test_a_gemm_keeps_a_bias_where_its_opset_asks_for_one(text: str) -> None:
+    nodes = [
+        helper.make_node("Gemm", ["x", "first", "none"], ["h"], "one", transB=1),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Gemm", ["r", "second", "none"], ["y"], "two", transB=1),
+    ]
+    weights = {"first": kernel(1, 8, 12), "second": kernel(2, 8, 8), "none": np.zeros(8, np.float32)}
+    made = model(
+        nodes, weights, inputs=[("x", TensorProto.FLOAT, ("n", 12))], outputs=[("y", TensorProto.FLOAT, None)], opset=10
+    )
+    done, _, count = applied(Pass.parse(text), made, [{"x": kernel(i, 4, 12)} for i in range(8)])
+    gemms = [node for node in done.graph if node.op_type == "Gemm"]
+    assert count and all(len(node.inputs) == 3 and node.inputs[2] is not None for node in gemms)

@@ -111,9 +111,7 @@ def _refactored(form, site, moments, kernel):
 
 
 def replace_weight(site, kernel):
-    twin = replace(site)
-    twin.__dict__["weight"] = kernel
-    return twin
+    return site.with_weight(kernel, site.bias)
 
 
 @dataclass(frozen=True)

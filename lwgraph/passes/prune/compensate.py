@@ -9,6 +9,7 @@ import numpy as np
 from lwgraph import ir
 from lwgraph.arrays import Floats, Ints, Weights
 from lwgraph.calibrate.sketch import FactoredGram
+from lwgraph.layers.emit import OPTIONAL_BIAS
 from lwgraph.layers.moments import Moments, Pooled, pooled
 from lwgraph.layers.site import Site
 from lwgraph.passes.prune.readers import GroupReader, PruneView
@@ -51,6 +52,8 @@ def drop_zero_biases(model: ir.Model, made: list[tuple[ir.Node, ir.Value]]) -> N
         current = node.inputs[2] if len(node.inputs) > 2 else None
         array = ir.constant(current)
         if current is not None and array is not None and not array.any():
+            if node.op_type == "Gemm" and ir.opset(node) < OPTIONAL_BIAS:
+                continue
             node.resize_inputs(2)
             model.graph.initializers.pop(current.name or "")
 

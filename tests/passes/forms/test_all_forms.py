@@ -203,7 +203,7 @@ def test_grouped_without_a_pointwise_layer_deals_channels_by_energy():
     random = np.random.default_rng(0)
     groups = random.permutation(32) % 2, random.permutation(32) % 2
     weight = site.weight * (groups[0][:, None] == groups[1])[:, :, None, None]
-    site.__dict__["weight"] = weight  # two blocks, hidden by a shuffle
+    site = site.with_weight(weight, site.bias)  # two blocks, hidden by a shuffle
     assert Grouped(2, pointwise=False).fit(site, Moments(site)).error < 1e-12
 
 

@@ -42,7 +42,7 @@ def test_primary_outputs_are_independent(place):
     weight = site.weight.copy()
     for c in copies:  # nearly the same output again and again
         weight[c] = weight[of] * (1 + 0.01 * c) + 1e-4 * weight[c]
-    site.__dict__["weight"] = weight
+    site = site.with_weight(weight, site.bias)
     (block,) = moments.blocks
     moments.blocks = [replace(block, weight=weight, cache={})]
     fitted = Ghost(12, order="pivoted" if place == "spread" else "auto").fit(site, moments)
@@ -104,7 +104,7 @@ def test_outputs_that_are_moved_copies_are_made_from_them():
     site, weight = made.site, made.site.weight.copy()
     weight[:, :, :, 2] = 0
     weight[8:] = np.roll(weight[:8], 1, 3)  # outputs 8 to 15 see what is one to the left
-    site.__dict__["weight"] = weight
+    site = site.with_weight(weight, site.bias)
     fitted = Ghost(8, cheap="depthwise").fit(site, moments_on(site, made.samples()))
     assert {int(i) % 8 for i in fitted.arrays["outputs"]} == set(range(8))
     assert fitted.error < 0.1  # but for the padding

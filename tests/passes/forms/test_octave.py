@@ -56,7 +56,7 @@ def test_low_frequency_channels_are_low():
 def test_smooth_outputs_are_low():
     made = layer(pads=(1, 1, 1, 1))
     site, flat = made.site, np.arange(1, 32, 2)
-    site.__dict__["weight"] = site.weight.copy()
+    site = site.with_weight(site.weight.copy(), site.bias)
     site.weight[flat] = site.weight[flat].mean((2, 3), keepdims=True)  # blurred
     found = Octave(0.0, 0.5).fit(site, moments_on(site, made.samples()))
     assert list(found.arrays["outputs"].astype(int)) == list(flat)
