@@ -77,7 +77,7 @@ def test_nothing_is_said_where_nothing_is_in_integers() -> None:
 @pytest.mark.parametrize("text", ["low-rank{rank=2}", "prune-channels{ratio=0.5,multiple=1}"])
 def test_a_gemm_keeps_a_bias_where_its_opset_asks_for_one(text: str) -> None:
     nodes = [
-        helper.make_node("Gemm", ["x", "first", "none"], ["h"], "one", transB=1),
+        helper.make_node("Gemm", ["x", "first", "none"], ["h"], "one", transB=1, beta=0.0),
         helper.make_node("Relu", ["h"], ["r"]),
         helper.make_node("Gemm", ["r", "second", "none"], ["y"], "two", transB=1),
     ]
