@@ -16,7 +16,15 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 TESTS_READY := $(VENV)/ready.$(subst $(comma),-,$(EXTRAS))
 LINT_READY := $(if $(findstring dev,$(EXTRAS)),$(TESTS_READY),$(VENV)/ready.dev)
 
-.PHONY: help demo test lint sanitize nightly clean
+# A cell of the matrix is a Python and the lowest or the newest dependencies: one where both are given, else all four.
+MATRIX := $(if $(DEPENDENCIES),matrix-$(PYTHON)-$(DEPENDENCIES),\
+    matrix-3.10-lowest matrix-3.10-newest matrix-3.13-lowest matrix-3.13-newest)
+RESOLUTION_lowest := lowest-direct
+RESOLUTION_newest := highest
+UV := $(VENV)/uv/bin/uv
+CELL = $(VENV)/$@
+
+.PHONY: help demo test lint sanitize nightly matrix clean
 
 help:
 	@echo "make demo   optimize the embedded model and print the before/after table"
@@ -24,6 +32,8 @@ help:
 	@echo "make lint   run ruff (formatter and linter) and mypy"
 	@echo "make sanitize  run the C kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make nightly  run generated networks for ten minutes, other ones each day"
+	@echo "make matrix  run the suite on Python 3.10 and 3.13 with the lowest and the newest dependencies"
+	@echo "             (one cell: make matrix PYTHON=3.10 DEPENDENCIES=lowest)"
 	@echo "make clean  remove .venv and everything built"
 
 demo: $(VENV)/ready
@@ -42,6 +52,22 @@ sanitize: $(TESTS_READY)
 
 nightly: $(TESTS_READY)
 	$(BIN)/python -m benchmarks generated --minutes 10 --seed $$(( $$(date +%j) * 100000 )) --count 100000
+
+matrix: $(MATRIX)
+
+# Releases come as wheels only: the lowest are those that a Python can install without building them.
+matrix-%: $(UV)
+	$(UV) venv --quiet --clear --seed --python $(word 2,$(subst -, ,$@)) $(CELL)
+	$(UV) pip compile --quiet --only-binary :all: --no-annotate --no-header --extra test \
+	    --resolution $(RESOLUTION_$(word 3,$(subst -, ,$@))) --python $(CELL)/bin/python pyproject.toml \
+	    --output-file $(CELL)/requirements.txt
+	$(UV) pip install --quiet --python $(CELL)/bin/python --requirement $(CELL)/requirements.txt
+	$(UV) pip install --quiet --python $(CELL)/bin/python --no-deps --editable .
+	$(CELL)/bin/python -m pytest $(PYTEST_FLAGS)
+
+$(UV):
+	python3 -m venv $(VENV)/uv
+	$(VENV)/uv/bin/pip --disable-pip-version-check install --quiet uv
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

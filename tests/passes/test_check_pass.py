@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 
 from lwgraph import ir, registry
 from lwgraph.check import verify
-from lwgraph.errors import CheckError
+from lwgraph.errors import CheckError, LwgraphError
 from lwgraph.rewrite import Context, Contract, Pass, Pipeline
 from lwgraph.rewrite.instruments import Verify
 from lwgraph.testing import Sample, check_pass, graphs, random_model, samples
@@ -160,6 +160,17 @@ def writes_in_place(model: ir.Model) -> None:
     array *= np.float32(2)
 
 
+def _short_bias() -> tuple[str, str]:
+    """How a bias that is too short is caught: some releases of ONNX Runtime, such as 1.23, read beyond its end."""
+    conv = "g (float[1,2,4,4] x) => (float[1,2,4,4] y) <float[2,2,1,1] w = {0}, float[1] b = {0}> { y = Conv(x, w, b) }"
+    try:
+        registry.executor("ort").prepare(parse(conv))({"x": np.ones((1, 2, 4, 4), np.float32)})
+    except LwgraphError:
+        return "left a model that ort cannot run", "initializer 'b', which nodes 'one' and 'two' share"
+    return "broke its contract", "differs by up to"
+
+
+SHORT_BIAS = _short_bias()
 _calls = itertools.count()
 
 
@@ -176,11 +187,7 @@ def raises(model: ir.Model) -> None:
     [
         ("scaled", "broke its contract (equal over the reals; rounding may differ)", "'s'"),
         ("swapped", "broke its contract", "'d'"),
-        (
-            "sliced_shared_bias",
-            "left a model that ort cannot run",
-            "initializer 'b', which nodes 'one' and 'two' share",
-        ),
+        ("sliced_shared_bias", *SHORT_BIAS),
         ("left_dangling", "left an invalid model", "'y'"),
         ("removed_but_used", "left an invalid model", "'s'"),
         ("renamed_output", "changed the interface of the model", "'other'"),

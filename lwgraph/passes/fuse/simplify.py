@@ -7,12 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import onnx
+
 from lwgraph import ir
 from lwgraph.errors import CheckError
 from lwgraph.rewrite import Context, Contract, Pass, Step
 from lwgraph.rewrite.instruments.verify import Verify, interface_difference
 
 _LARGEST = 1 << 31  # bytes that a protobuf message may have
+_ROUNDS = 4
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Simplify(Pass):
             raise CheckError(f"the model has {size} bytes of data; onnxsim takes less than {_LARGEST}")
         before = ir.to_proto(model)
         try:
-            after, _ = onnxsim.simplify(before, check_n=0, **_unchecked(onnxsim.simplify))
+            after = _simplified(before, onnxsim.simplify)
         except Exception as error:  # a C++ library's own
             raise CheckError(f"onnxsim failed: {' '.join(str(error).split())[:300]}") from error
         if not after.graph.output:
@@ -65,6 +68,16 @@ class Simplify(Pass):
         verify.begin(before, [self], context)
         verify.before(self, before, context)
         verify.after(Step(0, self, 1, 0.0), after, context)
+
+
+def _simplified(model: onnx.ModelProto, simplify: Callable[..., Any]) -> onnx.ModelProto:
+    """What onnxsim makes of a model; releases before 0.8 find more to do in their own results, and are asked again."""
+    for _ in range(_ROUNDS):
+        after: onnx.ModelProto = simplify(model, check_n=0, **_unchecked(simplify))[0]
+        if len(after.graph.node) >= len(model.graph.node):
+            return after
+        model = after
+    return model
 
 
 def _unchecked(simplify: Callable[..., Any]) -> dict[str, bool]:

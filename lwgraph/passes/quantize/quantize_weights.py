@@ -264,21 +264,21 @@ def _integers(site: Site) -> str:
 
 
 def _subtract_bias(site: Site) -> None:
-    """A Gemm or a MatMul with an Add becomes MatMul and Sub of the negated bias: the same numbers."""
+    """A Gemm or a MatMul with an Add becomes MatMul and Sub of the negated bias, if it has one: the same numbers."""
     node, graph, output = site.node, ir.graph_of(site.graph), site.output
-    if site.bias is None:
+    if site.bias is None and node.op_type == "MatMul":
         return
-    negated = ir.add_initializer(graph, (-site.bias).astype(np.float32), f"{node.name}_bias_negated")
-    old = list(site.nodes)
+    old, name, own = list(site.nodes), output.name, node.name
     product = ir.make_node("MatMul", [node.inputs[0], node.inputs[1]])
-    product.name, own = ir.fresh_name(graph, f"{node.name}_product"), node.name
-    value = product.outputs[0]
-    value.name, value.type, value.shape = ir.fresh_name(graph, f"{output.name}_product"), output.type, output.shape
-    sub = ir.make_node("Sub", [value, negated])
-    sub.name = ir.fresh_name(graph, f"{node.name}_sub")
-    result, name = sub.outputs[0], output.name
+    product.name, made, result = ir.fresh_name(graph, f"{own}_product"), [product], product.outputs[0]
+    if site.bias is not None:
+        negated = ir.add_initializer(graph, (-site.bias).astype(np.float32), f"{own}_bias_negated")
+        result.name, result.type, result.shape = ir.fresh_name(graph, f"{name}_product"), output.type, output.shape
+        sub = ir.make_node("Sub", [result, negated])
+        sub.name, result = ir.fresh_name(graph, f"{own}_sub"), sub.outputs[0]
+        made.append(sub)
     result.type, result.shape = output.type, output.shape
-    graph.insert_after(old[-1], [product, sub])
+    graph.insert_after(old[-1], made)
     ir.replace_uses(output, result)
     ir.sweep(old)
     result.name, product.name = name, own

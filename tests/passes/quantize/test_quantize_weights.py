@@ -99,12 +99,27 @@ def test_a_matrix_is_not_taken_for_one_that_is_gone() -> None:
         np.testing.assert_allclose(integers * scale, number, rtol=1e-6)
 
 
+def fuses_a_product(bits: int) -> bool:
+    """Whether this ONNX Runtime multiplies with stored integers of so many bits at all."""
+    n = Net(21)
+    x, node = n.input("x", [4, 64]), n.op("Identity", n.constant(np.eye(64, dtype=np.float32), "w"))
+    model = n.model(n.op("MatMul", x, node))
+    reader = next(other for other in model.graph if other.op_type == "MatMul")
+    stored = encode(np.eye(64, dtype=np.float32), bits, 32, None)
+    reader.replace_input_with(1, Writer(model.graph).dequantized(stored, "w", reader))
+    ran = registry.executor("ort").optimized(model).graph.node  # type: ignore[attr-defined]
+    return any(node.op_type == "MatMulNBits" for node in ran)
+
+
 @pytest.mark.parametrize("bits", [8, 4])
 def test_onnx_runtime_fuses_every_product(bits: int) -> None:
     made, context = quantized(language(alpha=0.5), bits=bits)
     ran = [node.op_type for node in registry.executor("ort").optimized(made).graph.node]  # type: ignore[attr-defined]
-    assert ran.count("MatMulNBits") == 2 and "DequantizeLinear" not in ran
-    assert not [w for w in context.warnings if "unpacks" in w]
+    told = [w for w in context.warnings if "unpacks" in w]
+    if bits == 8 and not fuses_a_product(bits):  # such as 1.23
+        assert "MatMulNBits" not in ran and len(told) == 2
+    else:
+        assert ran.count("MatMulNBits") == 2 and "DequantizeLinear" not in ran and not told
     assert {n.name for n in made.graph if n.op_type in ("MatMul", "Gemm")} == {"product", "head"}
 
 
