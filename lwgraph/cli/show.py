@@ -14,6 +14,7 @@ from lwgraph.report import Report, ScoreRecord
 from lwgraph.report.words import count, forms, loss, percent, precisions, several, size, speed, times
 
 UNPROVEN = "unproven: "
+WITHIN = {"rounding": ", to rounding", "approximate": ", within the tolerance of approximations"}  # by contract
 
 
 def show_facts(out: Console, facts: Mapping[str, Any]) -> None:
@@ -100,8 +101,8 @@ def _show_report(out: Console, report: Report, explain: bool, explain_time: bool
         if line:
             out.print(line)
     for check in report.checks:
-        mark = Text("holds", "green") if check.ok else Text("fails", "red")
-        out.print(Text.assemble(f"{check.what}: ", mark, f" ({check.contract}; {check.executor})"))
+        mark = Text("verified", "green") if check.ok else Text("failed", "red")
+        out.print(Text.assemble(mark, f": {check.what}{WITHIN.get(check.contract, '')} ({check.executor})"))
     if report.score is not None and report.score.max_drop is not None:
         colour = {"kept": "green", "broken": "red"}.get(report.score.verdict, "yellow")
         words = f": {report.score.name}: {report.score.text}"

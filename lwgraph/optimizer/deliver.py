@@ -83,7 +83,7 @@ def deliver(
     report = _report(setting, cleaned, timed, result, plan, score, incumbent, searched)
     report.details.update(asked_for)
     if timed.kept == "input" and not asked:
-        report.notes.append("nothing helped: lwgraph found nothing that makes the input smaller or faster")
+        report.notes.append(_nothing(setting))
     status, outcome = _ended(setting, report, plan, searched)
     report.outcome = outcome or "done"
     untouched = setting.source if result is setting.original else None
@@ -198,6 +198,16 @@ def _report(
     return report
 
 
+def _nothing(setting: Setting) -> str:
+    """That the result is the input, and what else could be asked for."""
+    if setting.judge is None and setting.request.asked.approximate:
+        return (
+            "nothing helped: rewrites that keep the outputs make this model neither smaller nor faster; "
+            "--data allows approximations, too"
+        )
+    return "nothing helped: lwgraph found nothing that makes the input smaller or faster"
+
+
 def layers_of(result: ir.Model, executor: Executor) -> list[Layer]:
     """The layers of the result. Where it seems to compute in integers, the runtime says whether it does."""
     found = layers(result)
@@ -239,7 +249,7 @@ def _limits(setting: Setting, report: Report, plan: Plan, searched: Searched | N
     if verdict == OPEN:
         return OPEN, f"the promise is not resolved: {why}"
     hint = "" if setting.judge is not None else "; --data leaves more room"
-    return verdict, f"{why} is the nearest that was found{hint}" if verdict == BROKEN else ""
+    return verdict, f"{why}; nothing nearer was found{hint}" if verdict == BROKEN else ""
 
 
 __all__ = ["Cleaned", "deliver", "layers_of"]

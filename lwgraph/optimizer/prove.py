@@ -152,7 +152,8 @@ def sound(model: ir.Model, original: ir.Model) -> Check:
             raise CheckError(changed)
     except CheckError as error:
         ok, detail = False, str(error)
-    return Check("structure", "structural verifier", "exact", ok, detail)
+    what = "the graph is valid, with the inputs and outputs of the input model"
+    return Check(what, "structural verifier", "exact", ok, detail)
 
 
 __all__ = ["Proof", "demand", "runs_soundly", "same_in_both", "same_outputs", "sound"]

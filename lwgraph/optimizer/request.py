@@ -330,23 +330,23 @@ class Request:
             return BROKEN, best[0]
         if not worst:
             return KEPT, ""
-        low, high = (100 * (ratio - 1) for ratio in ratios)
-        return (
-            OPEN,
-            f"{worst[0]} or better: the time of the result is known from {low:+.0f} to {high:+.0f} % of the input's",
-        )
+        low, high = (1 / max(ratio, 1e-12) for ratio in reversed(ratios))
+        limit = worst[0].partition(" was not")[0]
+        return OPEN, f"{limit}: the result is between {low:.2f} and {high:.2f} times as fast as the input"
 
     def violations(self, milliseconds: float, base_ms: float, size: float, macs: float) -> list[str]:
         """The limits that such figures break, in words."""
         found = []
         if self.speedup is not None and milliseconds * self.speedup > base_ms * SLACK:
-            found.append(f"--speedup {self.speedup:g} was not reached: {base_ms / max(milliseconds, 1e-12):.2f}")
+            speed = base_ms / max(milliseconds, 1e-12)
+            found.append(f"--speedup {self.speedup:g} was not reached: the result is {speed:.2f} times as fast")
         if self.max_latency is not None and milliseconds > self.max_latency * SLACK:
-            found.append(f"--max-latency {self.max_latency:g} was not reached: {milliseconds:.3g} ms")
+            found.append(f"--max-latency {self.max_latency:g} was not reached: one run takes {milliseconds:.3g} ms")
         if self.max_bytes is not None and size > float(self.max_bytes):
-            found.append(f"--max-bytes {float(self.max_bytes):,.0f} was not reached: {size:,.0f}")
+            found.append(f"--max-bytes {float(self.max_bytes):,.0f} was not reached: the result has {size:,.0f} bytes")
         if self.max_macs is not None and macs > float(self.max_macs):
-            found.append(f"--max-macs {float(self.max_macs):,.0f} was not reached: {macs:,.0f}")
+            limit = f"--max-macs {float(self.max_macs):,.0f}"
+            found.append(f"{limit} was not reached: one run takes {macs:,.0f} multiply-accumulates")
         return found
 
 

@@ -30,12 +30,15 @@ def test_what_layers_compute_in_is_counted() -> None:
 
 def test_passes_that_changed_nothing_are_counted_and_checks_are_sentences():
     passes = [PassRun("dead-code", "exact", 3, 0.1), PassRun("fuse-pad", "rounding", 0, 0.1)]
-    checks = [Check("structure", "structural verifier", "exact", True, "")]
+    checks = [
+        Check("the graph is valid", "structural verifier", "exact", True, ""),
+        Check("equal", "ort", "rounding", False, ""),
+    ]
     report = Report("m.onnx", "ort-cpu", 1, 0, passes=passes, checks=checks)
     text = io.StringIO()
     show_report(Console(file=text, width=200), report, explain=True)
     said = text.getvalue()
-    assert "structure: holds (exact; structural verifier)" in said
+    assert "verified: the graph is valid (structural verifier)" in said and "failed: equal, to rounding (ort)" in said
     assert "dead-code" in said and "fuse-pad" not in said and "1 of 2 passes changed nothing." in said
 
 

@@ -124,7 +124,10 @@ class Verify(Instrument):
     def _sentence(self, p: Pass, executor: Executor, model: ir.Model, found: Comparison, on: Variant) -> str:
         assert self._before is not None
         first = first_divergence(self._before, model, on.feeds, executor, p.contract) or found.first_failure
-        words = f"pass '{p.name}' broke its contract ({p.contract.value}), run by {executor.name}: value {first}"
+        contract = p.contract.value
+        if p.contract is Contract.APPROXIMATE and self.approximate:
+            contract = "without --data, an approximation may only change the outputs a little; with it, the loss counts"
+        words = f"pass '{p.name}' broke its contract ({contract}), run by {executor.name}: value {first}"
         if on.what:
             words += f"; on {on.what}"
         if self._generated and any(np.asarray(value).dtype.kind in "iub" for value in on.feeds.values()):
