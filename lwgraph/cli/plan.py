@@ -194,7 +194,7 @@ def pick(
     feeds = list(generate(source, 1, seed, shapes=parse_shapes(input_shapes), executor=executor))
     row, made = front.pick(source, number, executor, reference, feeds)
     ir.save(made, out, overwrite=overwrite)
-    speed = "" if row.speed is None else f", {row.speed:.2f} times the speed when it was timed"
+    speed = f"; its speed when it was timed: {row.said}" if row.said else ""
     console().print(f"plan {number}: loses {row.drop:.4g}{speed}\nwritten: {out}", markup=False)
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from lwgraph.cli.common import table
 from lwgraph.report import Report, ScoreRecord
-from lwgraph.report.words import count, forms, loss, percent, precisions, several, size, speed, times
+from lwgraph.report.words import count, forms, loss, percent, precisions, several, size, speed
 
 UNPROVEN = "unproven: "
 WITHIN = {"rounding": ", to rounding", "approximate": ", within the tolerance of approximations"}  # by contract
@@ -78,7 +78,7 @@ def _show_report(out: Console, report: Report, explain: bool, explain_time: bool
                 size(stage.facts.bytes),
                 count(stage.facts.macs),
                 "" if stage.milliseconds is None else f"{stage.milliseconds:.3f}",
-                stage.speed.partition(" (")[0] or ("" if stage.ratio is None else speed(stage.ratio)),
+                stage.speed.partition(" (")[0],
                 spread,
                 "" if stage.score is None else f"{stage.score:.4f}",
             ]
@@ -156,7 +156,7 @@ def _front(out: Console, report: Report) -> None:
         [
             str(plan["number"]),
             loss(plan["drop"], unit),
-            times(plan["speed"]),
+            plan["said"].partition(" (")[0],
             size(plan["bytes"]),
             ("kept" if plan["kept"] else "not kept") + ", delivered" * plan["chosen"],
         ]

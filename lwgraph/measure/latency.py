@@ -76,6 +76,11 @@ class Speedup:
         return self.interval[1] - self.interval[0] <= WIDEST * self.ratio
 
     @property
+    def told(self) -> float | None:
+        """The ratio, where it is settled."""
+        return self.ratio if self.settled else None
+
+    @property
     def text(self) -> str:
         """The speed as it is told: the ratio, or that it is not settled, and why."""
         if self.settled:
@@ -115,6 +120,7 @@ def paired_latency(
     threads: int = 1,
     rounds: int | None = None,
     seconds: float = 5.0,
+    patience: float = 0.0,
     clock: Callable[[], float] = time.perf_counter,
     worked: Callable[[], float] | None = _worked,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -132,6 +138,7 @@ def paired_latency(
         rounds: how many; None: until the ratios' intervals are within 2 %, for at least 7 rounds and at most about
             `seconds` in all.
         seconds: the time limit of adaptive rounds.
+        patience: more seconds that may be spent while a ratio is not settled.
         clock: a monotone clock in seconds.
         worked: seconds in which this process had a processor; None: not known.
         progress: called with (rounds done, rounds expected at most).
@@ -145,7 +152,7 @@ def paired_latency(
     try:
         repeats = [_warm_up(run, feeds[0], clock) for run in prepared]
         times: list[list[_Times]] = []
-        start, look = clock(), _LEAST_ROUNDS
+        start, look, limit = clock(), _LEAST_ROUNDS, seconds
         while True:
             number = len(times)
             feed = feeds[number % len(feeds)]
@@ -160,8 +167,10 @@ def paired_latency(
             if rounds is not None:
                 if len(times) >= rounds:
                     break
-            elif len(times) >= _LEAST_ROUNDS and spent >= seconds:
-                break
+            elif len(times) >= _LEAST_ROUNDS and spent >= limit:
+                if limit >= seconds + patience or _settled(np.array(times), WIDEST):
+                    break
+                limit = min(max(limit * _CHECKS, spent), seconds + patience)
             elif len(times) >= look:
                 look = math.ceil(_CHECKS * look)
                 if _settled(np.array(times)):
@@ -301,14 +310,14 @@ def _median_error(values: Floats) -> float:
     return float(ordered[high] - ordered[low]) / 2
 
 
-def _settled(table: Floats) -> bool:
+def _settled(table: Floats, width: float = _PRECISION) -> bool:
     """Whether the intervals of all ratios, (rounds, models, 3), are narrow; of one model alone, its fastest runs."""
     others = range(1, table.shape[1])
     if not others:
         times = np.sort(table[:, 0, 1])
-        return bool(times[len(times) // 4] <= (1 + _PRECISION) * times[0])
+        return bool(times[len(times) // 4] <= (1 + width) * times[0])
     for i in others:
         low, high = _interval(table[:, 0], table[:, i])
-        if high - low > _PRECISION * _ratio(table[:, 0], table[:, i]):
+        if high - low > width * _ratio(table[:, 0], table[:, i]):
             return False
     return True

@@ -16,14 +16,14 @@ from lwgraph.measure.promise import BROKEN, EXIT, KEPT, OPEN, amount, unchanged
 from lwgraph.optimizer import report_rows
 from lwgraph.optimizer.annotations import make_lean, same_graph
 from lwgraph.optimizer.candidates import Incumbent
-from lwgraph.optimizer.front import alternatives
+from lwgraph.optimizer.front import FrontRow, alternatives
 from lwgraph.optimizer.improve import Searched
 from lwgraph.optimizer.judge import ROUNDING
 from lwgraph.optimizer.label_these import write_disagreements
 from lwgraph.optimizer.result import Result
 from lwgraph.optimizer.setting import Setting
 from lwgraph.optimizer.target import TARGETS
-from lwgraph.optimizer.timing import SECONDS, Timed, compare_untimed, facts_of, time_models
+from lwgraph.optimizer.timing import PATIENCE, SECONDS, Timed, compare_untimed, facts_of, time_models
 from lwgraph.plan.plan import Plan
 from lwgraph.report import Layer, Report, ScoreRecord, Stage
 from lwgraph.rewrite import Step
@@ -109,6 +109,7 @@ def _measured(setting: Setting, models: dict[str, ir.Model], plan: Plan, asked: 
             stated=asked,
             on_disk=setting.bytes,
             seconds=min(SECONDS, left),
+            patience=PATIENCE if clock.budget is None else min(PATIENCE, max(0.0, left - SECONDS)),
         )
     names = dict.fromkeys(["input", list(models)[-1]])
     sizes = {"input": setting.bytes}  # without one more run of any
@@ -186,7 +187,7 @@ def _report(
     if searched is not None:
         candidates = searched.work.candidates
         report.details.update(incumbent.details if not plan.empty else {})
-        report.details["front"] = [asdict(row) for row in searched.front]
+        report.details["front"] = [_front_row(row, report.stages[-1]) for row in searched.front]
         for part, made in (
             ("search", lambda: report_rows.searched(candidates, searched.work.search)),
             ("promise", lambda: alternatives(searched.front, candidates.judge)),
@@ -196,6 +197,16 @@ def _report(
                 report.details[part] = made()
     report.failures = [str(failure) for failure in setting.failures.rows]
     return report
+
+
+def _front_row(row: FrontRow, result: Stage) -> dict[str, Any]:
+    """A row of the front as plain data; the speed of the plan that was delivered is that of the result."""
+    told = asdict(row)
+    if row.chosen and result.name == "result" and result.ratio is not None and result.ratio_spread is not None:
+        low, high = result.ratio_spread
+        settled = not result.speed.startswith("not settled")
+        told |= {"speed": 1 / result.ratio if settled else None, "interval": (1 / high, 1 / low), "said": result.speed}
+    return told
 
 
 def _nothing(setting: Setting) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from lwgraph import ir
 from lwgraph.cache import Rows, cache_folder
 from lwgraph.errors import UsageError
 from lwgraph.executor import Executor, Feeds
+from lwgraph.measure import paired_latency
 from lwgraph.measure.metrics import HIGHEST_DB
 from lwgraph.measure.promise import amount
 from lwgraph.optimizer.candidates import Candidates, Made
@@ -20,7 +21,8 @@ from lwgraph.optimizer.prove import Proof, demand
 from lwgraph.plan.plan import Plan
 
 MOST = 8
-FOLDER = "fronts-1"  # raise the number when the format changes
+FEWEST = 10  # runs of each model that timing takes at least
+FOLDER = "fronts-2"  # raise the number when the format changes
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,12 @@ class FrontRow:
     Attributes:
         number: by which it is picked; 1 is the fastest.
         drop: loss of the metric on the judged data, in its own unit.
-        speed: over the cleaned model, as measured while the run looked at it; None where nothing is timed.
+        speed: over the input, of models that were timed in turns; None where that is not settled, or was not done.
         bytes: of the model.
         kept: whether it keeps the promise.
         chosen: whether it is the one that was delivered.
+        interval: of the speed, 95 %.
+        said: the speed as it is told: that, or that it is not settled, and why; "" where it was not timed.
     """
 
     number: int
@@ -42,6 +46,8 @@ class FrontRow:
     bytes: int
     kept: bool
     chosen: bool
+    interval: tuple[float, float] | None = None
+    said: str = ""
 
 
 def front_rows(candidates: Candidates) -> tuple[list[FrontRow], list[Made]]:
@@ -71,7 +77,7 @@ def front_rows(candidates: Candidates) -> tuple[list[FrontRow], list[Made]]:
         FrontRow(
             number,
             base - (made.candidate.judged or 0.0),
-            None if made.candidate.measured_ms is None else candidates.base_ms / made.candidate.measured_ms,
+            None,
             made.bytes,
             bool(made.candidate.accepted) and candidates.meets(made.candidate),
             made is mine,
@@ -79,6 +85,41 @@ def front_rows(candidates: Candidates) -> tuple[list[FrontRow], list[Made]]:
         for number, made in enumerate(kept, 1)
     ]
     return rows, kept
+
+
+def with_speeds(
+    rows: Sequence[FrontRow],
+    made: Sequence[Made],
+    source: ir.Model,
+    executor: Executor,
+    feeds: Sequence[Feeds],
+    *,
+    threads: int,
+    seconds: float,
+) -> list[FrontRow]:
+    """The rows with their speeds over the input, all models timed in turns; as they are where there is no time for it.
+
+    Args:
+        rows, made: see `front_rows`.
+        source: the input model.
+        executor: the target.
+        feeds: to time on.
+        threads: of the runtime.
+        seconds: of timing, at most about.
+    """
+    taken = [each.candidate.measured_ms for each in made if each.candidate.measured_ms is not None]
+    if len(rows) < 2 or len(taken) < len(made) or FEWEST * 2 * sum(taken) > 1e3 * seconds:
+        return list(rows)
+    models = {row.number: each.model for row, each in zip(rows, made, strict=True) if each.model is not None}
+    runs = {str(number): executor.prepare(model) for number, model in {0: source, **models}.items()}
+    times = paired_latency(runs, feeds, threads=threads, seconds=seconds)
+    found = {number: times.speedup(str(number)) for number in models}
+    return [
+        row
+        if (it := found.get(row.number)) is None
+        else replace(row, speed=it.told, interval=it.interval, said=it.text)
+        for row in rows
+    ]
 
 
 def alternatives(rows: Sequence[FrontRow], judge: Judge) -> list[str]:

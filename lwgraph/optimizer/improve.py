@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lwgraph import ir
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.measure.work import count
-from lwgraph.optimizer.candidates import Candidates, Incumbent
+from lwgraph.optimizer.candidates import Candidates, Incumbent, Made
 from lwgraph.optimizer.clock import OutOfTime
-from lwgraph.optimizer.front import FrontRow, front_rows, keep_front
+from lwgraph.optimizer.front import FrontRow, front_rows, keep_front, with_speeds
 from lwgraph.optimizer.judge import Judge
 from lwgraph.optimizer.making import Making
 from lwgraph.optimizer.setting import Setting
@@ -23,6 +24,7 @@ from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.search.front import Candidate
 from lwgraph.report import StageRun
 
+FRONT_SECONDS = 3.0  # of timing the plans that can be picked, at most about
 TIMING_RUNS = 30  # of a model that the final timing takes at least, about
 
 
@@ -57,7 +59,8 @@ def improve(setting: Setting, incumbent: Incumbent, judge: Judge) -> tuple[Incum
         setting.failures.guard("preparation"),
     ):
         work = _work(setting, incumbent, judge)
-        clock.reserve += min(SECONDS, TIMING_RUNS * work.float_ms / 1e3) + 1.0
+        timing = min(SECONDS, TIMING_RUNS * work.float_ms / 1e3) + 1.0
+        clock.reserve += 2 * timing  # of the plans that can be picked, and of the result
         with clock.limit():
             for stage in STAGES:
                 work = _run_stage(setting, stage, work)
@@ -74,9 +77,24 @@ def improve(setting: Setting, incumbent: Incumbent, judge: Judge) -> tuple[Incum
     if not setting.inputs.unproven:  # what can be picked later speaks of real inputs
         with told.stoppable("the table of plans was not made"), setting.failures.guard("front"):
             rows, made = front_rows(work.candidates)
+            rows = _timed(setting, work, rows, made)
             if warning := keep_front(setting.original, rows, made, work.making.models.folder):
                 setting.context.warn(warning)
     return work.candidates.incumbent, Searched(work, tuple(rows))
+
+
+def _timed(setting: Setting, work: Work, rows: list[FrontRow], made: Sequence[Made]) -> list[FrontRow]:
+    """The rows with their speeds, where the target is here and there is time."""
+    clock, seconds = setting.clock, min(SECONDS, TIMING_RUNS * work.float_ms / 1e3)
+    left = math.inf if clock.budget is None else clock.budget - clock.spent - seconds - 1.0  # which the result takes
+    if not work.oracle.measures or left <= 0:
+        return rows
+    probe, threads = setting.inputs.probe, setting.request.threads
+    with setting.told.stoppable("the plans that can be picked were not timed"), setting.failures.guard("front: speeds"):
+        return with_speeds(
+            rows, made, setting.original, setting.executor, probe, threads=threads, seconds=min(FRONT_SECONDS, left)
+        )
+    return rows
 
 
 def _run_stage(setting: Setting, stage: Stage, work: Work) -> Work:

@@ -19,6 +19,7 @@ from lwgraph.report import Facts, Stage
 Worse = Callable[[Stage, Stage], str]
 NOISE = 0.02  # a latency ratio within this of 1 is not a difference
 SECONDS = 5.0  # of timing, at most about
+PATIENCE = 15.0  # more seconds, where other work on the machine leaves a speed unsettled
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def time_models(
     stated: bool,
     on_disk: int | None = None,
     seconds: float = SECONDS,
+    patience: float = 0.0,
 ) -> Timed:
     """Time models in turn; fall back where a step did not help.
 
@@ -63,20 +65,24 @@ def time_models(
         stated: what the user stated (passes, a plan) is kept all the same, and a note says what it cost.
         on_disk: bytes of the input's files; None: as they would be written.
         seconds: of timing, at most about.
+        patience: more seconds that may be spent while a speed is not settled.
     """
     runs = {name: executor.prepare(model) for name, model in models.items()}
     progress("timing", 0, 0)
     times = paired_latency(
-        runs, feeds, threads=threads, seconds=seconds, progress=lambda d, t: progress("timing", d, t)
+        runs,
+        feeds,
+        threads=threads,
+        seconds=seconds,
+        patience=patience,
+        progress=lambda d, t: progress("timing", d, t),
     )
     stages, first = {}, next(iter(models))
     for name, model in models.items():
         speed, timing = times.speedup(name), times.timing(name)
         spread = (1 / speed.interval[1], 1 / speed.interval[0])
         facts = facts_of(model, layer_shapes(model, feeds[0], executor), on_disk if name == first else None)
-        stages[name] = Stage(
-            name, facts, 1e3 * timing.minimum, 1 / speed.ratio, spread, speed="" if name == first else speed.text
-        )
+        stages[name] = Stage(name, facts, 1e3 * timing.minimum, 1 / speed.ratio, spread, speed=speed.text)
     worse = _heavier if target == MACS else _slower
     return _best(stages, lambda new, old: worse(new, old) or _larger(new, old), stated)
 
@@ -152,4 +158,4 @@ def _larger(new: Stage, old: Stage) -> str:
     return "larger" if new.facts.bytes > old.facts.bytes else ""
 
 
-__all__ = ["NOISE", "SECONDS", "Timed", "compare_untimed", "facts_of", "time_models"]
+__all__ = ["NOISE", "PATIENCE", "SECONDS", "Timed", "compare_untimed", "facts_of", "time_models"]

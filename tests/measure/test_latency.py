@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import lwgraph
 from lwgraph.measure.latency import paired_latency, shortest
 
 FEEDS = [{"x": np.zeros(1)}]
@@ -159,6 +162,26 @@ def test_more_rounds_are_taken_where_the_interval_is_wide():
     rng = np.random.default_rng(0)
     found = measure(Machine(lambda now, count: 1 + rng.exponential(0.1)), {"a": 0.02, "b": 0.01}, seconds=20)
     assert 7 < found.rounds < 600 and found.speedup("b").settled
+
+
+@pytest.mark.parametrize(("level", "longer"), [(0.1, False), (0.7, True)])
+def test_patience_is_spent_where_a_ratio_is_not_settled(level, longer):
+    rng = np.random.default_rng(0)
+    machine = Machine(lambda now, count: 1 + rng.exponential(level))
+    found = measure(machine, {"a": 0.2, "b": 0.1}, seconds=3, patience=60)
+    assert (machine.now > 5) is longer and machine.now < 66
+    assert found.speedup("b").settled
+
+
+def test_a_speed_is_told_by_one_function():
+    """Every other place that tells a speed takes the text of `Speedup`, or says that it is a prediction."""
+    package = Path(lwgraph.__file__).parent
+    texts = {path.relative_to(package).as_posix(): path.read_text("utf8") for path in package.rglob("*.py")}
+    told = {name for name, text in texts.items() if re.search(r"\.\df\}x\b", text)}
+    assert told == {"measure/latency.py", "report/words.py"}
+    # Intervals, layers alone as they were predicted, and what the picture of a run calls "about".
+    words = {name for name, text in texts.items() if re.search(r"words import [^\n]*\b(speed|times)\b", text)}
+    assert words == {"cli/show.py", *(f"report/sections/{name}.py" for name in ("layers", "run", "stages"))}
 
 
 def test_a_long_run_that_always_waited_settles_nothing(monkeypatch):

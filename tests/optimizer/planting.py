@@ -83,6 +83,7 @@ def stand_ins(patch: pytest.MonkeyPatch, folder: Path) -> None:
     for module in (improve, without_data):
         patch.setattr(module, "open_oracle", lambda target, threads, executor: BySize(folder / "prices"))
     patch.setattr(deliver, "time_models", untimed_models)
+    patch.setattr(improve, "with_speeds", lambda rows, *args, **kwargs: rows)
     patch.setattr(plan_search, "BARREN", 2)
     patch.setattr(plan_search, "SLOTS", 3)
     patch.setattr(setting, "FirstRuns", in_this_process)
@@ -99,6 +100,7 @@ def untimed_models(
     stated: bool,
     on_disk: int,
     seconds: float,
+    patience: float,
 ) -> Any:
     return compare_untimed(models, executor, feeds, target, (0.0, 0.0), stated=stated, on_disk=on_disk)
 

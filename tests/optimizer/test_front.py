@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ import pytest
 from lwgraph import ir, registry
 from lwgraph.cache import Models
 from lwgraph.errors import CheckError, UsageError
+from lwgraph.measure.latency import Speedup
 from lwgraph.optimizer.candidates import Made
-from lwgraph.optimizer.front import MOST, FrontRow, front_rows, keep_front, pick
+from lwgraph.optimizer.front import MOST, FrontRow, front_rows, keep_front, pick, with_speeds
 from lwgraph.optimizer.request import Request
 from lwgraph.plan.plan import Choice, Plan
 from lwgraph.plan.search.front import Candidate
@@ -43,7 +45,7 @@ def test_rows_are_numbered_from_the_fastest_on_and_lose_less_and_less() -> None:
     rows, models = table(Fake([0.5, 0.4, 0.95, 0.9, 0.97]))
     assert models == [0, 2, 4] and [row.number for row in rows] == [1, 2, 3]
     assert [row.drop for row in rows] == pytest.approx([0.5, 0.05, 0.03])
-    assert [row.speed for row in rows] == pytest.approx([10.0, 100 / 30, 2.0])
+    assert [(row.speed, row.said) for row in rows] == [(None, "")] * 3  # what was seen on the way is no speed to tell
     assert [row.bytes for row in rows] == [1000, 3000, 5000]
     assert [row.kept for row in rows] == [False, True, True] and [row.chosen for row in rows] == [False, True, False]
 
@@ -69,6 +71,36 @@ def test_one_that_won_a_race_is_listed_though_another_was_timed_faster() -> None
 
 def test_nothing_was_looked_at() -> None:
     assert table(Fake([])) == ([], [])
+
+
+# ------------------------------------------------------------ speeds
+
+
+def timed(monkeypatch: pytest.MonkeyPatch, seconds: float, taken: float = 1.0) -> tuple[list[FrontRow], list[str]]:
+    """Three plans with made-up times: the second settled, the third not; the first is no longer in memory."""
+    speeds = {"2": Speedup("2", 2.5, (2.4, 2.6), 2.5, 2.4, 2.6, 0.0), "3": Speedup("3", 2, (1, 3), 2, 1, 3, 0, 8.1)}
+    ran: list[str] = []
+
+    def paired(runs: Any, *args: Any, **kwargs: Any) -> Any:
+        ran.extend(runs)
+        return SimpleNamespace(speedup=speeds.__getitem__)
+
+    monkeypatch.setattr("lwgraph.optimizer.front.paired_latency", paired)
+    made = [Made(Candidate((n,), 1.0, 0.0, measured_ms=taken), chain() if n > 1 else None) for n in (1, 2, 3)]
+    rows = [FrontRow(n, 0.1, None, 1, True, False) for n in (1, 2, 3)]
+    return with_speeds(rows, made, chain(), ORT, [FEEDS], threads=1, seconds=seconds), ran
+
+
+def test_speeds_are_those_of_all_models_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, ran = timed(monkeypatch, 1.0)
+    assert ran == ["0", "2", "3"]
+    assert [row.speed for row in rows] == [None, 2.5, None] and [row.interval for row in rows][1] == (2.4, 2.6)
+    why = "not settled (other work on this machine: load 8.1)"
+    assert [row.said for row in rows] == ["", "2.50x", why]
+
+
+def test_models_that_are_too_slow_for_the_time_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert timed(monkeypatch, 1.0, taken=20.0)[1] == [] and timed(monkeypatch, 1.3, taken=20.0)[1]
 
 
 # ------------------------------------------------------------ picking

@@ -1,6 +1,6 @@
 """The plans that can be had: what each loses, how fast it is, and how it is picked.
 
-Shows `details["front"]`: a list of "number", "drop", "speed", "bytes", "kept" and "chosen".
+Shows `details["front"]`: a list of "number", "drop", "said" (the speed), "bytes", "kept" and "chosen".
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from lwgraph.report.parts import table
 from lwgraph.report.record import Report
-from lwgraph.report.words import loss, size, times
+from lwgraph.report.words import loss, size
 
 
 def front(report: Report) -> str:
@@ -21,13 +21,13 @@ def front(report: Report) -> str:
         return ""
     unit = report.score.unit if report.score else ""
     rows = [
-        [str(p["number"]), escape(loss(p["drop"], unit)), times(p["speed"]), size(p["bytes"]), _verdict(p)]
+        [str(p["number"]), escape(loss(p["drop"], unit)), escape(p["said"]), size(p["bytes"]), _verdict(p)]
         for p in found
     ]
     head = [("plan", True), ("lost", True), ("speed", True), ("size", True), ("", False)]
     return (
-        "<h2>Plans that can be had</h2><p>Each loses less than all that are faster. Speeds were measured while "
-        "the run looked at the plans. <code>lwgraph plan pick N MODEL</code> writes plan N.</p>" + table(head, rows)
+        "<h2>Plans that can be had</h2><p>Each loses less than all that are faster. Speeds are relative to "
+        "the input. <code>lwgraph plan pick N MODEL</code> writes plan N.</p>" + table(head, rows)
     )
 
 

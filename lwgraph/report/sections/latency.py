@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from lwgraph.report.record import Report
+from lwgraph.report.record import Report, Stage
 from lwgraph.report.words import percent
 
 
@@ -20,7 +20,11 @@ def latency(report: Report) -> str:
         bars += (
             f'<text x="0" y="{top + 16}">{escape(stage.name)}</text>'
             f'<rect x="110" y="{top + 4}" width="{width:.1f}" height="16" rx="3" fill="var(--bar)"/>'
-            f'<text x="{118 + width:.1f}" y="{top + 16}">{percent(stage.ratio or 0)}</text>'
+            f'<text x="{118 + width:.1f}" y="{top + 16}">{_told(stage)}</text>'
         )
     box = f'<svg viewBox="0 0 760 {24 * len(timed)}" width="100%" role="img">'
     return f"<h2>Latency, relative to the input</h2>{box}{bars}</svg>"
+
+
+def _told(stage: Stage) -> str:
+    return "not settled" if stage.speed.startswith("not settled") else percent(stage.ratio or 0)

@@ -32,12 +32,14 @@ def _picture(report: Report) -> str:
     end = max(sum(report.seconds.values()), points[-1].x)
     points.append(Point(end, points[-1].y, f"the run ended after {end:.1f} s"))
     series = Series("best so far", points, "var(--good)", line=True, steps=True)
-    return scatter([series], ChartAxis("seconds since the run began"), ChartAxis("speed over the cleaned model"))
+    return scatter(
+        [series], ChartAxis("seconds since the run began"), ChartAxis("speed over the cleaned model, at first sight")
+    )
 
 
 def _title(moment: Mapping[str, Any]) -> str:
     score = "" if moment["score"] is None else f", score {moment['score']:.4g}"
-    return f"{moment['origin']}: {times(moment['speed'])} after {moment['seconds']:.1f} s{score}"
+    return f"{moment['origin']}: about {times(moment['speed'])} after {moment['seconds']:.1f} s{score}"
 
 
 def _stages(report: Report) -> str:

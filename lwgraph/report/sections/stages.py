@@ -19,7 +19,7 @@ def stages(report: Report) -> str:
             size(s.facts.bytes),
             count(s.facts.macs),
             "" if s.milliseconds is None else f"{s.milliseconds:.3f}",
-            s.speed or ("" if s.ratio is None else speed(s.ratio)),
+            escape(s.speed),
             _spread(s),
             "" if s.score is None else f"{s.score:.4f}",
         ]

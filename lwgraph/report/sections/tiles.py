@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from lwgraph.report.record import Report
-from lwgraph.report.words import percent, speed
+from lwgraph.report.words import percent
 
 
 def tiles(report: Report) -> str:
@@ -16,8 +16,8 @@ def tiles(report: Report) -> str:
     tiles = []
     if last.speed.startswith("not settled"):
         tiles.append(("?", f"speed {last.speed}"))
-    elif last.ratio:
-        tiles.append((last.speed or speed(last.ratio), "as fast as the input"))
+    elif last.speed:
+        tiles.append((last.speed, "as fast as the input"))
     tiles.append((percent(last.facts.bytes / max(1, first.facts.bytes)), "of the input's bytes"))
     if first.facts.macs and last.facts.macs is not None:
         tiles.append((percent(last.facts.macs / first.facts.macs), "of the input's multiply-adds"))
