@@ -73,7 +73,7 @@ def command(
                 "model": name,
                 "milliseconds": 1e3 * timing.median,
                 "fastest": 1e3 * timing.minimum,
-                "speed": speed.ratio if speed.settled else None,
+                "speed": speed.told,
                 "interval": list(speed.interval),
                 "settled": speed.settled,
                 "load": speed.load,
@@ -85,7 +85,7 @@ def command(
                 f"{1e3 * timing.median:.3f}",
                 f"{1e3 * timing.minimum:.3f}",
                 speed.text,
-                "" if name == names[0] else f"{speed.interval[0]:.2f}x to {speed.interval[1]:.2f}x",
+                "" if name == names[0] else speed.span,
             ]
         )
     if as_json:

@@ -88,9 +88,13 @@ class Speedup:
         why = f"other work on this machine: load {self.load:.1f}" if self.load > 1.5 else "give it more time"
         return f"not settled ({why})"
 
+    @property
+    def span(self) -> str:
+        """The interval, as it is told."""
+        return f"{self.interval[0]:.2f}x to {self.interval[1]:.2f}x"
+
     def __str__(self) -> str:
-        low, high = self.interval
-        return f"{self.text}, {low:.2f}x to {high:.2f}x"
+        return f"{self.text}, {self.span}"
 
 
 @dataclass(frozen=True)

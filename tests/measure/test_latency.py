@@ -177,7 +177,7 @@ def test_a_speed_is_told_by_one_function():
     """Every other place that tells a speed takes the text of `Speedup`, or says that it is a prediction."""
     package = Path(lwgraph.__file__).parent
     texts = {path.relative_to(package).as_posix(): path.read_text("utf8") for path in package.rglob("*.py")}
-    told = {name for name, text in texts.items() if re.search(r"\.\df\}x\b", text)}
+    told = {name for name, text in texts.items() if re.search(r"2f\}x\b", text)}
     assert told == {"measure/latency.py", "report/words.py"}
     # Intervals, layers alone as they were predicted, and what the picture of a run calls "about".
     words = {name for name, text in texts.items() if re.search(r"words import [^\n]*\b(speed|times)\b", text)}
