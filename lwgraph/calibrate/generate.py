@@ -42,8 +42,9 @@ def generate(
     in 0..1 for even samples and normalised to about -2..2 for odd ones, since either may be what the model expects.
     Integers that index a table stay below its length; masks are ones, then zeros and ones; integers that state sizes,
     places or divisors are small (or ones, or zeros, as the model accepts). All others are small, then of both signs,
-    then over the whole type, one feed after another; booleans are true, then both. A feed that the model refuses is
-    made from small numbers again. `tried` says what was made.
+    then over the whole type, one feed after another; booleans are true, then both. A feed that the model refuses, or
+    answers with NaN, is made from small numbers again; sizes and fills that give NaN are taken only where all do.
+    `tried` says what was made.
 
     Dynamic dimensions: 1 for the batch, otherwise usual sizes, tried by executing the model until it accepts.
 
@@ -75,9 +76,8 @@ def generate(
     run = (executor or registry.executor("ort")).prepare(model)
     problem = "no size was tried"
     fills = ("small", "ones", "zeros") if any(use.bound is None for use in uses.values()) else ("small",)
-    for trial, (sizes, fill) in enumerate(itertools.product(_sizes(inputs, stated), fills)):
-        if trial == _TRIALS:
-            break
+    accepted: tuple[dict[str, tuple[int, ...]], str] | None = None
+    for sizes, fill in itertools.islice(itertools.product(_sizes(inputs, stated), fills), _TRIALS):
         if too_much := _too_much(sizes):
             problem = too_much
             continue
@@ -90,7 +90,14 @@ def generate(
         if any(np.asarray(value).size == 0 for value in outputs.values()):
             problem = f"its outputs are empty for {_describe(sizes)}"
             continue
-        return [feeds, *(_next(run, inputs, sizes, uses, fill, seed, k) for k in range(1, count))]
+        if not _has_nan(outputs):
+            accepted = sizes, fill
+            break
+        accepted = accepted or (sizes, fill)
+    if accepted is not None:
+        sizes, fill = accepted
+        first = _feeds(inputs, sizes, uses, fill, seed, 0)
+        return [first, *(_next(run, inputs, sizes, uses, fill, seed, k) for k in range(1, count))]
     # Only sizes that are open can be given.
     opened = {
         name: "?" if i.shape is None else ",".join(str(d) if isinstance(d, int) else "?" for d in i.shape)
@@ -102,6 +109,11 @@ def generate(
         f"the model accepts no generated input ({problem}); give --data"
         + (f", or its sizes:{sizes_too}" if opened else "")
     )
+
+
+def _has_nan(outputs: Mapping[str, Array]) -> bool:
+    arrays = [np.asarray(value) for value in outputs.values()]
+    return any(array.dtype.kind == "f" and bool(np.isnan(array).any()) for array in arrays)
 
 
 def _too_much(sizes: Mapping[str, tuple[int, ...]]) -> str:
@@ -123,14 +135,20 @@ def _next(
     seed: int,
     index: int,
 ) -> dict[str, Array]:
-    """A feed after the first. One with other integers or booleans than that is tried, and made tamer when refused."""
+    """A feed after the first. One with integers or booleans is tried, made tamer when refused or answered by NaN."""
     feeds = _feeds(inputs, sizes, uses, fill, seed, index)
-    if any(i.dtype.kind == "b" or (i.dtype.kind in "iu" and uses[name].varied) for name, i in inputs.items()):
+    if not any(
+        i.dtype.kind == "b" or (i.dtype.kind in "iu" and uses[name].bound is None) for name, i in inputs.items()
+    ):
+        return feeds
+    tame = _feeds(inputs, sizes, uses, fill, seed, index, tame=True)
+    for each in (feeds, tame, _feeds(inputs, sizes, uses, "ones", seed, index, tame=True)):
         try:
-            run(feeds)
+            if not _has_nan(run(each)):
+                return each
         except LwgraphError:
-            return _feeds(inputs, sizes, uses, fill, seed, index, tame=True)
-    return feeds
+            continue
+    return tame
 
 
 def tried(feeds: Sequence[Mapping[str, Array]]) -> str:
@@ -190,11 +208,13 @@ def integer_use(model: ir.Model, name: str, dtype: np.dtype[Any]) -> IntegerUse:
         return IntegerUse(bound)
     start = next(v for v in model.graph.inputs if v.name == name)
     rounded = False  # whether floats made of it become integers again, which is undefined for large ones
+    structural = False
     seen, pending = {id(start)}, [start]
     while pending:
         for node, position in pending.pop().uses():
             if node.domain != "" or position >= _STRUCTURAL.get(node.op_type, 1 << 10):
-                return IntegerUse()
+                structural = True  # a mask may be, too: the sum of one divides in a mean
+                continue
             if node.op_type == "Sub" and position == 1 and _is_one(node.inputs[0]):
                 return IntegerUse(mask=True)
             if node.op_type in ("Shape", "Size"):
@@ -206,6 +226,8 @@ def integer_use(model: ir.Model, name: str, dtype: np.dtype[Any]) -> IntegerUse:
                     pending.append(out)
     if "mask" in name.lower():
         return IntegerUse(mask=True)
+    if structural:
+        return IntegerUse()
     limits: Any = ml_dtypes.iinfo(dtype)  # type: ignore[no-untyped-call]
     least, most = int(limits.min), int(limits.max)
     whole = (max(least, _MODERATE[0]), min(most, _MODERATE[1])) if rounded else (least, most)
@@ -345,7 +367,9 @@ def integers(
     if fill != "small" and (not use.varied or index == 0):
         return np.full(shape, 1 if fill == "ones" else 0).astype(dtype)
     if use.mask:
-        return booleans(rng, shape, 0).astype(dtype) if index else np.ones(shape, dtype)
+        made = booleans(rng, shape, 0).astype(dtype) if index else np.ones(shape, dtype)
+        made[..., :1] = 1  # a row without anything has no mean
+        return made
     low, high = use.ranges[index % len(use.ranges)]
     kind = np.uint64 if high >= 1 << 63 else np.int64
     made = rng.integers(low, high, shape, dtype=kind, endpoint=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, parser
 
-from lwgraph import ir
+from lwgraph import ir, registry
 from lwgraph.calibrate.generate import generate, index_bound, picture
 from lwgraph.calibrate.signature import signature
 from lwgraph.errors import DataError, UsageError
@@ -155,3 +155,48 @@ def test_the_open_axis_of_a_recurrent_state_is_the_batch():
     gru = model(nodes, inputs, [("y", TensorProto.FLOAT)], weights)
     (feeds,) = generate(gru, 1)
     assert feeds["h"].shape == (2, 1, 4)
+
+
+MEAN = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[N,T] x, int64[N,T] %s) => (float[N,1] y) <int64[1] last = {1}, float one = {1}, float far = {-3e38}>
+{ m = Cast <to: int = 1> (%s)
+  n = ReduceSum (m, last)
+  hidden = Sub (one, m)
+  z = Mul (hidden, far)
+  w = Add (x, z)
+  s = Softmax <axis: int = 1> (w)
+  t = ReduceSum (s, last)
+  y = Div (t, n) }
+"""
+
+
+@pytest.mark.parametrize("name", ["attention_mask", "given"])
+def test_a_mask_whose_sum_divides_is_one(name: str) -> None:
+    model = ir.load(parser.parse_model(MEAN % (name, name)))
+    feeds = generate(model, 4)
+    assert (feeds[0][name] == 1).all()
+    assert all(set(np.unique(each[name])) <= {0, 1} and (each[name][:, 0] == 1).all() for each in feeds)
+    run = registry.executor("ort").prepare(model)
+    assert all(np.isfinite(run(each)["y"]).all() for each in feeds)
+
+
+def test_sizes_and_fills_that_give_nan_are_not_taken_where_others_do_not() -> None:
+    """Counts are no mask to anyone who reads the graph; with a zero among them, 0 / 0 comes out."""
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[4] x, int64[4] count) => (float[4] y) <float[4] z = {0, 0, 0, 0}>
+    { c = Cast <to: int = 1> (count)
+      e = Mul (x, z)
+      y = Div (e, c) }
+    """
+    model = ir.load(parser.parse_model(text))
+    run = registry.executor("ort").prepare(model)
+    for seed in range(6):
+        assert all(np.isfinite(run(each)["y"]).all() for each in generate(model, 3, seed=seed))
+
+
+def test_a_model_that_always_gives_nan_is_fed_all_the_same() -> None:
+    head = '<ir_version: 8, opset_import: ["" : 17]> g (float[8] x) => (float[8] y)'
+    text = head + "{ n = Abs (x)  m = Neg (n)  y = Log (m) }"
+    assert len(generate(ir.load(parser.parse_model(text)), 2)) == 2
