@@ -130,8 +130,6 @@ class Verify(Instrument):
         words = f"pass '{p.name}' broke its contract ({contract}), run by {executor.name}: value {first}"
         if on.what:
             words += f"; on {on.what}"
-        if p.contract is Contract.APPROXIMATE and self._generated:
-            words += "; with --data a metric on real inputs judges it instead"
         if self._generated and any(np.asarray(value).dtype.kind in "iub" for value in on.feeds.values()):
             words += f"; tried on {described([each.feeds for each in self.tried])}"
         return words
