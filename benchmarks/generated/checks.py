@@ -190,7 +190,7 @@ def check(case: Case, action: str) -> Outcome:
         told.ill |= found[1]
     if action == DEFAULT:
         lean = ir.clone(model)
-        make_lean(lean, original)
+        make_lean(lean, original, ir.size(original))
         gone = sum(len(scope) for scope in ir.scopes(original)) - sum(len(scope) for scope in ir.scopes(lean))
         if ir.size(lean) > ir.size(original) + GROWTH * max(gone, 0):
             return fault("larger", f"{ir.size(original)} bytes became {ir.size(lean)}")
