@@ -120,6 +120,26 @@ def generated(minutes: float, first: int, count: int, every: int, page: bool) ->
         raise click.ClickException("a network has a fault: see above")
 
 
+@main.command()
+def busy() -> None:
+    """Time a pair on a quiet machine, then twenty times beside other work, and write what was told. About 4 minutes."""
+    from benchmarks import busy as benchmark
+
+    if not benchmark.main():
+        raise click.ClickException("a speed was told that is wrong: see the table in PROMISE.md")
+
+
+@main.command()
+@CASES
+@click.option("--budget", default="60s", show_default=True, help="For each run of lwgraph optimize.")
+def claims(cases: tuple[str, ...], budget: str) -> None:
+    """Optimize the cases, and measure what the reports claim again, in a process without lwgraph."""
+    from benchmarks import claims_table as benchmark
+
+    if not benchmark.main(cases, budget):
+        raise click.ClickException("a claim does not hold: see the table in PROMISE.md")
+
+
 if __name__ == "__main__":
     try:
         main()
