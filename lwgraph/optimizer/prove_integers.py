@@ -20,11 +20,15 @@ from lwgraph.measure.tolerances import tolerance
 from lwgraph.report import Check
 
 WHAT = "both executors agree, every integer tensor within one step"
+_GRIDS = (
+    "QuantizeLinear",
+    "DynamicQuantizeLinear",
+)  # a grid that is known, or one of the values themselves
 
 
 def quantizes(model: ir.Model) -> bool:
     """Whether activations are put on integer grids in the main graph."""
-    return any(node.op_type == "QuantizeLinear" for node in model.graph)
+    return any(node.op_type in _GRIDS for node in model.graph)
 
 
 def same_integers(model: ir.Model, target: Executor, reference: Executor, feeds: Sequence[Feeds]) -> Check:
@@ -68,11 +72,9 @@ def _part(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def _forced(model: ir.Model) -> tuple[list[str], ir.Model]:
-    """The integer tensors by name, and a copy of the model in which their readers read new inputs."""
+    """The integer tensors by name, with grids taken as the model runs, and a copy in which readers have new inputs."""
     copy, names = ir.clone(model), []
-    for node in [n for n in copy.graph if n.op_type == "QuantizeLinear"]:
-        value, zero = node.outputs[0], node.inputs[2] if len(node.inputs) > 2 else None
-        dtype = ir.constant_dtype(zero) or value.dtype or ir.DataType.UINT8
+    for value, dtype in [pair for n in copy.graph if n.op_type in _GRIDS for pair in _on_grid(n)]:
         if value.is_graph_output() or not value.name:
             continue
         given = ir.Value(name=_given(value.name), type=ir.TensorType(dtype), shape=value.shape)
@@ -82,6 +84,14 @@ def _forced(model: ir.Model) -> tuple[list[str], ir.Model]:
         value.dtype = dtype
         names.append(value.name)
     return names, copy
+
+
+def _on_grid(node: ir.Node) -> list[tuple[ir.Value, ir.DataType]]:
+    """What readers of a quantizing node take from it, with the types."""
+    if node.op_type == "DynamicQuantizeLinear":
+        return list(zip(node.outputs, (ir.DataType.UINT8, ir.DataType.FLOAT, ir.DataType.UINT8), strict=False))
+    value, zero = node.outputs[0], node.inputs[2] if len(node.inputs) > 2 else None
+    return [(value, ir.constant_dtype(zero) or value.dtype or ir.DataType.UINT8)]
 
 
 __all__ = ["WHAT", "quantizes", "same_integers"]

@@ -13,7 +13,7 @@ from lwgraph.optimizer.prove import same_in_both
 from lwgraph.optimizer.prove_integers import WHAT, quantizes, same_integers
 from lwgraph.passes.quantize.quantize import Quantize
 from lwgraph.rewrite import Context
-from tests.passes.quantize.quantize_models import detector, images, residual
+from tests.passes.quantize.quantize_models import Net, detector, images, residual
 
 ORT, REFERENCE = registry.executor("ort"), registry.executor("reference")
 DATA: list[Any] = images(4)
@@ -70,3 +70,26 @@ def test_one_step_passes_and_two_do_not(steps: int, ok: bool) -> None:
 def test_a_wrong_output_is_found() -> None:
     model = quantized(residual())
     assert not same_integers(model, Shifted(model.graph.outputs[0].name or "", 0.5), REFERENCE, DATA[:1]).ok
+
+
+def dynamic() -> tuple[ir.Model, list[ir.Node]]:
+    """Two products with grids taken as the model runs, and what takes them."""
+    net = Net()
+    x = net.input("x", ["n", 32])
+    for index in range(2):
+        x = net.op("MatMul", x, net.constant(net.rng.normal(size=(32, 32)).astype(np.float32)), name=f"p{index}")
+    model = net.model(x)
+    assert Quantize(activations="dynamic", keep="none").run(model, Context(executor=ORT)) == 2
+    return model, [node for node in model.graph if node.op_type == "DynamicQuantizeLinear"]
+
+
+ROWS: list[Any] = [{"x": np.random.default_rng(0).normal(size=(4, 32)).astype(np.float32)}]
+
+
+@pytest.mark.parametrize(("output", "by"), [(0, -2), (1, 1e-2), (2, -2)])
+def test_grids_taken_as_the_model_runs_are_compared_one_by_one(output: int, by: float) -> None:
+    model, makers = dynamic()
+    assert quantizes(model) and same_in_both(model, ORT, REFERENCE, ROWS, "").what == WHAT
+    name = makers[1].outputs[output].name or ""
+    check = same_integers(model, Shifted(name, by), REFERENCE, ROWS)
+    assert not check.ok and name in check.detail
