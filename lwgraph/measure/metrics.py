@@ -151,6 +151,7 @@ class _Sampled(Metric):
         mine = kind is not None and (METRIC_OF[kind.name] == self.name or (self.name, kind.name) == ("top1", CLASSES))
         self._counting = (output,) if output is not None else kind.outputs if mine and kind is not None else ()
         self._cache = Store(_CACHE_BYTES)
+        self._names: list[list[str]] = []  # of the original's outputs, by batch
 
     def _outputs(self, run: Run) -> Iterator[tuple[int, Batch, dict[str, Array]]]:
         """Each batch with the checked outputs of a run."""
@@ -172,14 +173,13 @@ class _Sampled(Metric):
             yield index, batch, outputs
 
     def _kept(self, reduce: Callable[[dict[str, Array]], dict[str, Array]]) -> Iterator[dict[str, Array]]:
-        """The original's outputs, batch by batch, reduced; computed on first use."""
-        if 0 not in self._cache:
-            assert self._original is not None
-            self._names: list[list[str]] = []
+        """The original's outputs, batch by batch, reduced; made on first use, and gone on with where that stopped."""
+        if self._original is not None:
             for index, _, outputs in self._outputs(self._original):
-                small = reduce(outputs)
-                self._names.append(list(small))
-                self._cache.put(index, tuple(small.values()))
+                if index == len(self._names):
+                    small = reduce(outputs)
+                    self._cache.put(index, tuple(small.values()))
+                    self._names.append(list(small))
             self._original = None  # a session may hold a copy of all weights
         for index, names in enumerate(self._names):
             yield dict(zip(names, self._cache.get(index), strict=True))

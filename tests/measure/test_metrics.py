@@ -264,3 +264,26 @@ def test_drops_are_paired():
 def test_points_mean_the_same_in_every_unit():
     assert open_metric("top1", reader()).points(0.94, 0.93) == pytest.approx(1)
     assert open_metric("psnr", reader(), original).points(31.8, 31.7) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", ["agreement", "cosine", "variance", "sqnr"])
+def test_a_walk_that_was_stopped_is_gone_on_with(name: str) -> None:
+    """A budget that ends and Ctrl-C raise in the middle of a walk; what was kept then is no whole reference."""
+    at_once = {"x": Input("x", np.dtype(np.float32), (5, 4))}
+    runs = []
+
+    def stopping(feeds):
+        runs.append(len(runs))
+        if len(runs) == 3:
+            raise KeyboardInterrupt
+        return original(feeds)
+
+    metric = open_metric(name, open_data({"x": X}, at_once), stopping)
+    whole = open_metric(name, open_data({"x": X}, at_once), original)
+    with pytest.raises(KeyboardInterrupt):
+        metric(original)
+
+    def other(feeds):
+        return {"y": feeds["x"][:, ::-1]}
+
+    assert metric(other).value == whole(other).value and len(runs) > 3
