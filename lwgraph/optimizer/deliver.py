@@ -201,8 +201,8 @@ def _report(
 
 def _front_row(row: FrontRow, result: Stage) -> dict[str, Any]:
     """A row of the front as plain data; the speed of the plan that was delivered is that of the result."""
-    told = asdict(row)
-    if row.chosen and result.name == "result" and result.ratio is not None and result.ratio_spread is not None:
+    told = asdict(row) | {"chosen": row.chosen and result.name == "result"}  # it may have given way to the input since
+    if told["chosen"] and result.ratio is not None and result.ratio_spread is not None:
         low, high = result.ratio_spread
         settled = not result.speed.startswith("not settled")
         told |= {"speed": 1 / result.ratio if settled else None, "interval": (1 / high, 1 / low), "said": result.speed}

@@ -177,6 +177,19 @@ def test_what_a_stage_proposed_before_it_failed_counts(
     assert planted.stood is not None and planted.stood.candidate is not None
 
 
+def test_a_plan_that_gives_way_to_the_input_is_not_told_as_delivered(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    only(monkeypatch, "i")
+    planted = plant(monkeypatch, f"{FIRST}.deliver:_score", lambda: ValueError(WORDS))
+    ended = run(monkeypatch, capfd, tmp_path)
+    assert planted.times and planted.stood is not None and planted.stood.candidate is not None
+    is_told(ended, WORDS, "judging")
+    assert ended.result is not None and ended.result.plan.empty
+    front = ended.result.report.details["front"]
+    assert front and not any(row["chosen"] for row in front) and "delivered" not in ended.out
+
+
 def test_a_warning_that_is_an_error_is_one_like_others(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
