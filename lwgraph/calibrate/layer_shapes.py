@@ -11,7 +11,7 @@ _HEAVY = ir.LINEAR | ir.RECURRENT
 
 def layer_values(model: ir.Model) -> list[str]:
     """Names of the main graph's values that sites and counts need: data into and out of what multiplies matrices."""
-    nodes = [node for node in model.graph if ir.operator(node) in _HEAVY]
+    nodes = [node for node in model.graph if ir.in_floats(ir.operator(node)) in _HEAVY]
     wanted = [value for node in nodes for value in (*node.inputs[:2], *node.outputs[:1])]
     # The Add of a bias behind a MatMul gives the layer's output.
     wanted += [

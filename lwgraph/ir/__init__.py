@@ -37,7 +37,7 @@ from lwgraph.ir.edit import (
     set_constant,
 )
 from lwgraph.ir.loading import RUNTIME_DOMAINS, load
-from lwgraph.ir.operators import CONVOLUTIONS, GATED, LINEAR, MOVES, PRODUCTS, RECURRENT, RESHAPES, operator
+from lwgraph.ir.operators import CONVOLUTIONS, GATED, LINEAR, MOVES, PRODUCTS, RECURRENT, RESHAPES, in_floats, operator
 from lwgraph.ir.saving import (
     OPTIONAL_SINCE,
     copy_file,
@@ -133,6 +133,7 @@ __all__ = [
     "function_protos",
     "graph_of",
     "held",
+    "in_floats",
     "infer_shapes",
     "inline",
     "inlined",

@@ -34,4 +34,9 @@ def operator(node: Node) -> str:
     return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
 
 
-__all__ = ["CONVOLUTIONS", "GATED", "LINEAR", "MOVES", "PRODUCTS", "RECURRENT", "RESHAPES", "operator"]
+def in_floats(name: str) -> str:
+    """The operator that does the same work in floats: "MatMul" for "MatMulInteger", "Conv" for "QLinearConv"."""
+    return name.removeprefix("QLinear").removeprefix("Fused").removesuffix("Integer")
+
+
+__all__ = ["CONVOLUTIONS", "GATED", "LINEAR", "MOVES", "PRODUCTS", "RECURRENT", "RESHAPES", "in_floats", "operator"]

@@ -58,7 +58,7 @@ def count(model: ir.Model, shapes: Shapes | None = None) -> Counts:
 
 def node_macs(node: ir.Node, shapes: Shapes) -> int | None:
     """Multiply-accumulates of one node; 0 for operators that do not multiply matrices; None when a size is unknown."""
-    kind = node.op_type.removeprefix("QLinear").removeprefix("Fused").removesuffix("Integer")
+    kind = ir.in_floats(node.op_type)
     if node.domain not in ("", "ai.onnx", "com.microsoft"):
         return 0
     if kind in ir.CONVOLUTIONS:

@@ -9,8 +9,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from lwgraph import ir, registry
+from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.errors import DataError, UsageError
 from lwgraph.executor import ShowsGraph, offered
+from lwgraph.measure.work import count as count_work
 from lwgraph.passes.quantize.graph import dynamic_products
 from lwgraph.passes.quantize.placing import dynamic_times
 from lwgraph.passes.quantize.placing.already_quantized import quantized_already
@@ -199,3 +201,10 @@ def test_a_product_without_rows_is_left_to_the_network_that_has_some() -> None:
     sites, _ = dynamic_products.dynamic_sites(projections().model("sum_out"), {})
     assert dynamic_times.slower(sites, {}, ORT, 17, reduced=False, per_channel=True) == {}
     assert dynamic_times.slower(sites, {"x": (0, 4, WIDTH)}, ORT, 17, reduced=False, per_channel=True) == {}
+
+
+def test_the_work_of_integer_products_is_counted_as_that_of_floats() -> None:
+    model = projections().model("sum_out")
+    made, _, _ = ran(model)
+    counted = [count_work(each, layer_shapes(each, feed(), ORT)).macs for each in (model, made)]
+    assert counted[0] == counted[1] == 2 * 5 * (3 * WIDTH * WIDTH + 2 * WIDTH * 8)
