@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -271,11 +271,7 @@ def find_sites(
         for node in scope:
             if node.domain not in ("", "ai.onnx") or node.op_type not in KINDS:
                 continue
-            name = node.name or str(node.outputs[0].name)
-            if isinstance(scope, ir.Function):
-                name = f"{scope.name}::{name}"
-            if name in taken:
-                name = f"{name}#{node.outputs[0].name}"
+            name = layer_name(node, scope, taken)
             try:
                 site = _site(name, node, scope, shapes or {})
             except (_NoSite, ir.ReferenceAttributeError) as reason:
@@ -285,6 +281,14 @@ def find_sites(
             taken.add(name)
             sites.append(site)
     return _with_sharing(sites)
+
+
+def layer_name(node: ir.Node, scope: ir.Graph | ir.Function, taken: Container[str]) -> str:
+    """The name that a layer goes by: unlike all those that are taken, and the same in every copy of the model."""
+    name = node.name or str(node.outputs[0].name)
+    if isinstance(scope, ir.Function):
+        name = f"{scope.name}::{name}"
+    return f"{name}#{node.outputs[0].name}" if name in taken else name
 
 
 class _NoSite(Exception):  # noqa: N818 - a refusal; an empty one means an ordinary product of two activations
@@ -387,4 +391,4 @@ def _sizes(value: ir.Value, shapes: Shapes) -> tuple[int | None, ...] | None:
     return tuple(dim if isinstance(dim, int) else None for dim in value.shape)
 
 
-__all__ = ["KINDS", "NOMINAL_POSITIONS", "Kind", "Site", "find_sites"]
+__all__ = ["KINDS", "NOMINAL_POSITIONS", "Kind", "Site", "find_sites", "layer_name"]

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from lwgraph import ir, registry
+from lwgraph.layers.site import layer_name
 from lwgraph.measure.kernels import is_integer_kernel
 from lwgraph.report import Layer
 from lwgraph.rewrite.provenance import FROM_KEY, PASS_KEY
@@ -45,11 +46,7 @@ def layers(model: ir.Model, ran: Mapping[str, str] | None = None) -> list[Layer]
         for node in scope:
             if (stored := _weight(node)) is None:
                 continue
-            name = node.name or str(node.outputs[0].name)
-            if isinstance(scope, ir.Function):
-                name = f"{scope.name}::{name}"
-            if name in taken:
-                name = f"{name}#{node.outputs[0].name}"
+            name = layer_name(node, scope, taken)
             taken.add(name)
             dtype, shape = stored
             form, stands_for = _form(node, name, forms)
