@@ -126,7 +126,7 @@ class Verify(Instrument):
         first = first_divergence(self._before, model, on.feeds, executor, p.contract) or found.first_failure
         contract = p.contract.value
         if p.contract is Contract.APPROXIMATE and self.approximate:
-            contract = "without --data, an approximation may only change the outputs a little; with it, the loss counts"
+            contract = "without --data, an approximation may only change outputs a little; give it, or --unproven"
         words = f"pass '{p.name}' broke its contract ({contract}), run by {executor.name}: value {first}"
         if on.what:
             words += f"; on {on.what}"
