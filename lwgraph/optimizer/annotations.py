@@ -7,8 +7,12 @@ from lwgraph.rewrite import recipe
 from lwgraph.rewrite.provenance import FROM_KEY, PASS_KEY
 
 
-def make_lean(model: ir.Model, original: ir.Model, limit: int) -> None:
-    """Leave out, as far as needed for `model` not to be over `limit` bytes: annotations first, then the recipe."""
+def make_lean(model: ir.Model, original: ir.Model, limit: int | None = None) -> None:
+    """Leave out, as far as needed for `model` not to be over `limit` bytes: annotations first, then the recipe.
+
+    None: not over those that `original` takes as it would be written.
+    """
+    limit = ir.size(original) if limit is None else limit
     if ir.size(model) > limit:
         drop_annotations(model, original)
     if ir.size(model) > limit and recipe.KEY not in original.metadata_props:
