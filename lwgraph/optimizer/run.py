@@ -19,6 +19,7 @@ from lwgraph.optimizer.judge import check_metric
 from lwgraph.optimizer.request import Request, takes_request
 from lwgraph.optimizer.result import Result
 from lwgraph.optimizer.setting import Setting, open_run
+from lwgraph.optimizer.trim import Growth, Ran, run_trimmed
 from lwgraph.optimizer.without_data import without_data
 from lwgraph.plan.carry_out import Samples, carry_out
 from lwgraph.plan.plan import Plan
@@ -117,8 +118,13 @@ def _clean(setting: Setting, passes: Pipeline | None) -> Cleaned:
     held = Verify(feeds=setting.inputs.probe, samples=PROBES, approximate=not setting.inputs.fit)
     exact = all(p.contract is not Contract.APPROXIMATE for p in pipeline)
     if passes is not None:
-        model = ir.clone(setting.original)
-        return Cleaned(model, str(pipeline), tuple(pipeline.run(model, setting.context, [held])), exact)
+
+        def run_on_copy(some: Pipeline, growth: Growth) -> Ran:
+            model = ir.clone(setting.original)
+            return model, some.run(model, setting.context, [held, growth])
+
+        kept, (model, done) = run_trimmed(passes, setting.original, setting.bytes, setting.context, run_on_copy)
+        return Cleaned(model, str(kept), tuple(done), exact)
     with setting.failures.guard("clean"):
         model = ir.clone(setting.original)
         steps = pipeline.run(model, setting.context, [held], guarded=True)
