@@ -9,6 +9,7 @@ import click
 
 from benchmarks import zoo
 from benchmarks.peers.run import PEERS
+from benchmarks.strangers import STRANGERS
 from benchmarks.zoo.fetch import FetchError
 from lwgraph.errors import LwgraphError
 
@@ -138,6 +139,18 @@ def claims(cases: tuple[str, ...], budget: str) -> None:
 
     if not benchmark.main(cases, budget):
         raise click.ClickException("a claim does not hold: see the table in PROMISE.md")
+
+
+@main.command()
+@click.argument("models", nargs=-1, type=click.Choice(sorted(STRANGERS)), metavar="[MODEL]...")
+@click.option("--budget", default="60s", show_default=True, help="For each run with data.")
+@click.option("--again", is_flag=True, help="Run anew what is kept.")
+def strangers(models: tuple[str, ...], budget: str, again: bool) -> None:
+    """Optimize models of public packages without and with data, and check the results in a process without lwgraph."""
+    from benchmarks.strangers import run as benchmark
+
+    if not benchmark.main(models, budget, again):
+        raise click.ClickException("a result is worse than its input: see STRANGERS.md")
 
 
 if __name__ == "__main__":

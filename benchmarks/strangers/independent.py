@@ -1,0 +1,119 @@
+"""Compares a model with what became of it, in a process that shares no code with lwgraph.
+
+    python benchmarks/strangers/independent.py INPUT RESULT SAMPLES classes|embeddings|values
+
+SAMPLES is a folder of .npz files, one feed each, that nothing saw before. Prints one JSON object: for every output how
+it differs, the loss of the first with its standard error, bytes, and the time as a ratio. Only ONNX Runtime and NumPy
+are used.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+SECONDS = 4.0  # of timing
+ROUNDS = 8, 400  # of timing, at least and at most
+
+Array = npt.NDArray[Any]
+
+
+def session(path: Path) -> onnxruntime.InferenceSession:
+    """The runtime on one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def signature(run: onnxruntime.InferenceSession) -> list[tuple[str, str]]:
+    """Names and types of all inputs and outputs, in order."""
+    return [(each.name, each.type) for each in [*run.get_inputs(), *run.get_outputs()]]
+
+
+def flat(value: Any) -> Array:
+    """A tensor, or the tensors in a sequence or in maps, as one vector."""
+    if isinstance(value, list):
+        return np.concatenate([flat(each) for each in value]) if value else np.zeros(0)
+    if isinstance(value, dict):
+        return np.array([value[key] for key in sorted(value)]).ravel()
+    return np.asarray(value).ravel()
+
+
+def distance(before: list[Any], after: list[Any]) -> float:
+    """Of one output over all samples: the share of whole or textual values that differ, or the relative L2 error."""
+    a, b = (np.concatenate([flat(each) for each in values]) for values in (before, after))
+    if a.shape != b.shape:
+        return math.inf
+    if a.dtype.kind != "f":
+        return float((a != b).mean()) if a.size else 0.0
+    if not np.array_equal(np.isfinite(a), np.isfinite(b)):
+        return math.inf
+    a, b = (x[np.isfinite(a)].astype(np.float64) for x in (a, b))
+    return float(np.linalg.norm(a - b) / max(float(np.linalg.norm(a)), 1e-30))
+
+
+def losses(kind: str, before: list[Any], after: list[Any]) -> Array:
+    """What each sample lost of the first output: the share of classes, 1 less the cosine, or the share of variance."""
+    pairs = [(np.asarray(a), np.asarray(b)) for a, b in zip(before, after, strict=True)]
+    if any(a.shape != b.shape for a, b in pairs):
+        return np.ones(len(pairs))
+    if pairs[0][0].dtype.kind != "f":
+        return np.array([float((a != b).mean()) for a, b in pairs])
+    if kind == "classes" and pairs[0][0].shape[-1] > 1:
+        return np.array([float((a.argmax(-1) != b.argmax(-1)).mean()) for a, b in pairs])
+    known = [(a[np.isfinite(a)].astype(np.float64), b[np.isfinite(a)].astype(np.float64)) for a, b in pairs]
+    if kind == "embeddings":
+        return np.array([1 - float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-30)) for a, b in known])
+    same = all(a.shape == known[0][0].shape for a, _ in known)
+    centre = np.mean([a for a, _ in known], axis=0) if same else np.mean(np.concatenate([a for a, _ in known]))
+    spread = np.mean([np.square(a - centre).mean() for a, _ in known])
+    return np.array([float(np.square(a - b).mean() / max(spread, 1e-30)) for a, b in known])
+
+
+def speed(runs: list[onnxruntime.InferenceSession], feed: dict[str, Array]) -> float:
+    """The fastest run of the first over that of the second, in turns."""
+    best = [math.inf, math.inf]
+    end, rounds = time.perf_counter() + SECONDS, 0
+    while (time.perf_counter() < end and rounds < ROUNDS[1]) or rounds < ROUNDS[0]:
+        rounds += 1
+        for which in (0, 1) if rounds % 2 else (1, 0):
+            start = time.perf_counter()
+            runs[which].run(None, feed)
+            best[which] = min(best[which], time.perf_counter() - start)
+    return best[0] / best[1]
+
+
+def main(source: Path, result: Path, folder: Path, kind: str) -> dict[str, Any]:
+    """All that is measured."""
+    runs = [session(source), session(result)]
+    names = [each.name for each in runs[0].get_outputs()]
+    if signature(runs[0]) != signature(runs[1]):
+        return {"error": f"inputs or outputs changed: {signature(runs[1])}"}
+    feeds = []
+    for file in sorted(folder.glob("*.npz")):
+        with np.load(file, allow_pickle=False) as arrays:
+            feeds.append({name: arrays[name] for name in arrays.files})
+    before, after = (list(zip(*[run.run(None, feed) for feed in feeds], strict=True)) for run in runs)
+    lost = losses(kind, list(before[0]), list(after[0]))
+    return {
+        "error": "",
+        "samples": len(feeds),
+        "outputs": {name: distance(list(a), list(b)) for name, a, b in zip(names, before, after, strict=True)},
+        "loss": float(lost.mean()),
+        "loss_error": float(lost.std() / math.sqrt(len(lost))),
+        "bytes": [source.stat().st_size, result.stat().st_size],
+        "speed": speed(runs, feeds[0]),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])))
