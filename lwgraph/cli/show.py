@@ -94,7 +94,7 @@ def _show_report(out: Console, report: Report, explain: bool, explain_time: bool
             out.print(f"The speed of the {stage.name} is {stage.speed}.")
     removed = Counter(site.operator for site in report.sites)
     if removed["channels"]:
-        out.print(f"Channels were removed from {several(removed['channels'], 'group')}.")
+        out.print(f"Channels were removed from {several(removed['channels'], 'layer')}.")
     if removed["block"]:
         out.print(f"{several(removed['block'], 'residual block')} removed.")
     for line in (precisions(report.layers), forms(report.sites)):

@@ -178,7 +178,7 @@ def _report(
     else:
         with setting.failures.guard("report: choices"):
             shapes = layer_shapes(cleaned.model, setting.inputs.probe[0], setting.executor)
-            report.sites = report_rows.choices(cleaned.model, plan, context.skipped, shapes, report.layers)
+            report.sites = report_rows.choices(cleaned.model, plan, context.skipped, shapes, result, report.layers)
     report.skipped = [{"pass": s.pass_name, "place": s.place, "reason": s.reason} for s in context.skipped]
     report.notes += context.warnings
     report.runs, report.seconds = list(setting.told.stages), dict(setting.told.seconds)
@@ -195,6 +195,8 @@ def _report(
         ):
             with setting.failures.guard(f"report: {part}"):
                 report.details[part] = made()
+    with setting.failures.guard("report: quantization"):
+        report.details = report_rows.computed_in(report.details, report.layers)
     report.failures = [str(failure) for failure in setting.failures.rows]
     return report
 

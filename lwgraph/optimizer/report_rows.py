@@ -9,15 +9,16 @@ from dataclasses import replace
 from typing import Any
 
 from lwgraph import ir
-from lwgraph.layers.site import find_sites
+from lwgraph.layers.site import Site, find_sites
 from lwgraph.optimizer.candidates import Candidates
 from lwgraph.optimizer.request import Request
-from lwgraph.plan.plan import Plan
+from lwgraph.plan.plan import Plan, Removed, Width
 from lwgraph.plan.search.plan_search import Search
 from lwgraph.report import Layer, PassRun, SiteChoice
 from lwgraph.rewrite import Step
 from lwgraph.rewrite.base import Skipped
-from lwgraph.views.written import INT8
+from lwgraph.views.residual import find_residuals
+from lwgraph.views.written import INT8, put_out
 
 
 def plain(request: Request) -> dict[str, object]:
@@ -61,33 +62,58 @@ def choices(
     plan: Plan,
     skipped: Sequence[Skipped],
     shapes: Mapping[str, Sequence[int | None]],
+    result: ir.Model,
     written: Sequence[Layer],
 ) -> list[SiteChoice]:
-    """A row for each group and block that goes, and for each layer: what stands there in the file, or why it stayed.
+    """A row for each block that is gone, for each layer that lost channels, and for each layer: what stands there in
+    the file, or why it stayed.
 
     Args:
         clean: the model that the plan is of.
-        plan: what was to be done; of layers, only predictions are taken from it.
+        plan: what was to be done; nothing but predictions and reasons is taken from it.
         skipped: refusals.
         shapes: measured sizes by value name.
-        written: the layers of the file.
+        result: as it is written.
+        written: its layers.
     """
-    rows = []
-    for name, width in plan.groups.items():
-        change = f"{width.of} to {width.keep} channels"
-        rows.append(SiteChoice(name, "channels", str(width.of), change, width.error, *width.ms))
-    for name, gone in plan.blocks.items():
-        rows.append(SiteChoice(name, "block", "", "removed", gone.error, *gone.ms))
-    why: dict[str, str] = {}  # of layers that stay: what planning itself says wins over what a form or pass says
-    for s in sorted(skipped, key=lambda s: s.pass_name == "plan"):
-        why[s.place] = s.reason
+    sites = find_sites(clean, shapes)
     standing: dict[str, list[Layer]] = {}
     for layer in written:
         standing.setdefault(layer.stands_for, []).append(layer)
-    for site in find_sites(clean, shapes):
+    rows = [*_blocks(clean, plan, sites, standing), *_channels(plan, sites, put_out(result))]
+    why: dict[str, str] = {}  # of layers that stay: what planning itself says wins over what a form or pass says
+    for s in sorted(skipped, key=lambda s: s.pass_name == "plan"):
+        why[s.place] = s.reason
+    for site in sites:
         shape = "x".join(map(str, site.shape)) + (f", {site.group} groups" if site.group > 1 else "")
         row = SiteChoice(site.name, site.node.op_type, shape, None, None, None, None)
         rows.append(_stands(row, standing.get(site.name, []), plan, why.get(site.name, "")))
+    return rows
+
+
+def _blocks(
+    clean: ir.Model, plan: Plan, sites: Sequence[Site], standing: Mapping[str, Sequence[Layer]]
+) -> list[SiteChoice]:
+    """A row for each residual block of which no layer stands in the file."""
+    names, rows = {site.node: site.name for site in sites}, dict[str, SiteChoice]()
+    for block in find_residuals(clean)[0]:
+        layers = [names[node] for node in block.branch if node in names]
+        if layers and not any(name in standing for name in layers):
+            gone = plan.blocks.get(block.name, Removed())
+            rows[block.name] = SiteChoice(block.name, "block", "", "removed", gone.error, *gone.ms)
+    return list(rows.values())
+
+
+def _channels(plan: Plan, sites: Sequence[Site], put_out: Mapping[str, ir.Dims]) -> list[SiteChoice]:
+    """A row for each layer that puts out fewer channels in the file; what is predicted is that of its whole group."""
+    rows = []
+    for site in sites:
+        before, sizes = site.shape[0], put_out.get(site.name)
+        after = sizes[1 if "conv" in site.kind else -1] if sizes else None
+        if isinstance(after, int) and after < before:
+            width = plan.groups.get(site.name, Width(after, before))
+            change = f"{before} to {after} channels"
+            rows.append(SiteChoice(site.name, "channels", str(before), change, width.error, *width.ms))
     return rows
 
 
@@ -105,6 +131,19 @@ def _stands(row: SiteChoice, there: Sequence[Layer], plan: Plan, why: str) -> Si
         kept = row.name in plan.precision.keep_float
         return replace(row, reason=why or ("the plan keeps it in floats" if kept else "it has no integer kernel here"))
     return row if form is not None or precision == INT8 else replace(row, reason=why)
+
+
+def computed_in(details: Mapping[str, Any], written: Sequence[Layer]) -> dict[str, Any]:
+    """Details of the report in which each layer of the quantization computes in what the file has for it."""
+    found = dict(details.get("quantization") or {})
+    if not found.get("layers"):
+        return dict(details)
+    integer = {layer.name: layer.precision == INT8 for layer in written}
+    layers = [dict(layer) for layer in found["layers"]]
+    for layer in layers:
+        if layer["name"] in integer:
+            layer["precision"] = "integer" if integer[layer["name"]] else "float"
+    return {**details, "quantization": {**found, "layers": layers}}
 
 
 def searched(candidates: Candidates, search: Search | None) -> dict[str, Any]:
@@ -141,4 +180,4 @@ def moments(candidates: Candidates) -> list[dict[str, Any]]:
     ]
 
 
-__all__ = ["choices", "idle", "moments", "pass_rows", "plain", "searched"]
+__all__ = ["choices", "computed_in", "idle", "moments", "pass_rows", "plain", "searched"]

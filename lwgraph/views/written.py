@@ -55,6 +55,26 @@ def layers(model: ir.Model, ran: Mapping[str, str] | None = None) -> list[Layer]
     return found
 
 
+def put_out(model: ir.Model) -> dict[str, ir.Dims]:
+    """The sizes of what each layer of the main graph puts out, a form as a whole, as far as they are known.
+
+    Args:
+        model: as it is written.
+
+    Returns:
+        by `Layer.stands_for`.
+    """
+    shapes, forms, found, taken = ir.infer_shapes(model), registry.names("forms"), dict[str, ir.Dims](), set[str]()
+    for node in model.graph:
+        is_layer = _weight(node) is not None
+        name = layer_name(node, model.graph, taken) if is_layer else node.name or ""
+        form, stands_for = _form(node, name, forms)
+        if is_layer or form:  # the last node of a form gives what it puts out
+            taken.add(name)
+            found[stands_for] = shapes.get(node.outputs[0], ())
+    return found
+
+
 def _weight(node: ir.Node) -> tuple[ir.DataType, tuple[int, ...]] | None:
     """Type and shape of a layer's stored weight; None for a node that is no layer."""
     if node.op_type == "MatMulNBits" and node.domain in _MICROSOFT:
@@ -135,4 +155,4 @@ def _form(node: ir.Node, name: str, forms: Sequence[str]) -> tuple[str, str]:
     return "", name
 
 
-__all__ = ["INT8", "layers"]
+__all__ = ["INT8", "layers", "put_out"]

@@ -16,7 +16,7 @@ def test_removed_channels_and_blocks_are_not_counted_as_layers():
     text = io.StringIO()
     show_report(Console(file=text, width=200), report)
     said = text.getvalue()
-    assert "Channels were removed from 1 group." in said and "1 residual block removed." in said
+    assert "Channels were removed from 1 layer." in said and "1 residual block removed." in said
     assert "1 of 2 layers has a lighter form: ghost 1." in said
 
 
