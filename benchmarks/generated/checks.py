@@ -157,7 +157,7 @@ def check(case: Case, action: str) -> Outcome:
         executor=executor, reference=registry.executor("reference"), data=case.data if approximate else None
     )
     try:
-        steps = _pipeline(action).run(model, context)
+        steps = _pipeline(action).rewrite(model, context)
     except CheckError as error:
         return fault("error", f"CheckError: {error}")
     except LwgraphError as error:
@@ -194,7 +194,7 @@ def check(case: Case, action: str) -> Outcome:
         gone = sum(len(scope) for scope in ir.scopes(original)) - sum(len(scope) for scope in ir.scopes(lean))
         if ir.size(lean) > ir.size(original) + GROWTH * max(gone, 0):
             return fault("larger", f"{ir.size(original)} bytes became {ir.size(lean)}")
-        again = _pipeline(action).run(model, Context())
+        again = _pipeline(action).rewrite(model, Context())
         more = [f"pass '{step.spec.name}' {step.count}" for step in again if step.count]
         if more:
             return fault("unsettled", "a second run found: " + ", ".join(more))

@@ -72,7 +72,7 @@ def _ask(model: str, oracle: Oracle, shapes: tuple[str, ...], quiet: bool) -> in
     with Progressed(quiet) as progress:
         context = Context(executor=oracle.executor, progress=progress)
         feeds = next(iter(generate(loaded, 1, shapes=parse_shapes(shapes), executor=oracle.executor)))
-        Pipeline.parse("default").run(loaded, context)
+        Pipeline.parse("default").rewrite(loaded, context)
         precisions = (precision.FLOAT, precision.INT8) if precision.available() else (precision.FLOAT,)
         sizes = layer_shapes(loaded, feeds, oracle.executor)
         return ask_all(loaded, oracle, context, forms=searched_forms(context.warn), shapes=sizes, precisions=precisions)

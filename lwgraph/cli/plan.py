@@ -92,7 +92,7 @@ def _shapes(path: str, plan: Plan) -> dict[str, str]:
     from lwgraph.views.coupling import couple_channels
 
     model = ir.load(path)
-    Pipeline.parse("default").run(model, Context())  # a plan speaks of the cleaned model
+    Pipeline.parse("default").rewrite(model, Context())  # a plan speaks of the cleaned model
     sites = {site.name: "x".join(map(str, site.shape)) for site in find_sites(model)}
     groups = {group.name: str(group.width) for group in couple_channels(model).groups} if plan.groups else {}
     for kind, wanted, known in (("site", plan.sites, sites), ("group", plan.groups, groups)):

@@ -36,6 +36,7 @@ from lwgraph.ir.edit import (
     replace_uses,
     set_constant,
 )
+from lwgraph.ir.kinds import as_kind_of
 from lwgraph.ir.loading import RUNTIME_DOMAINS, load
 from lwgraph.ir.operators import CONVOLUTIONS, GATED, LINEAR, MOVES, PRODUCTS, RECURRENT, RESHAPES, in_floats, operator
 from lwgraph.ir.saving import (
@@ -109,6 +110,7 @@ __all__ = [
     "TypeProtocol",
     "Value",
     "add_initializer",
+    "as_kind_of",
     "attach_initializer",
     "attribute",
     "calls",

@@ -32,7 +32,9 @@ _LARGEST_DENSE = 1 << 31  # bytes that a sparse tensor may have once it is dense
 
 
 def load(source: Source) -> Model:
-    """A model from a path, bytes, a ModelProto, or an onnx_ir.Model; the caller's object stays as it is.
+    """A model from a path, bytes, a ModelProto, an onnx_ir.Model, or what torch.onnx.export(dynamo=True) returns.
+
+    The caller's object stays as it is.
 
     External data is not read here: it is checked (inside the model's folder, long enough) and mapped when used. Nodes
     out of order are sorted. Sparse initializers and sparse Constants become dense, as every runtime makes them.
@@ -57,10 +59,12 @@ def load(source: Source) -> Model:
         model = _from_proto(_parse(_read(path), label), label)
         folders = [path.parent, path.resolve().parent]
         model.meta["path"] = path.resolve()
+    elif isinstance(exported := getattr(source, "model", None), Model):
+        model, label = clone(exported), f"the model of the {type(source).__name__}"
     else:
         raise ModelError(
-            f"a model cannot be read from a {type(source).__name__}; "
-            "give a path, bytes, a ModelProto or an onnx_ir.Model"
+            f"a model cannot be read from a {type(source).__name__}; give a path, bytes, a ModelProto, an "
+            "onnx_ir.Model or what torch.onnx.export(..., dynamo=True) returns"
         )
     _own_tensors(model, label, folders)
     _sort(model, label)

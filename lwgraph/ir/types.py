@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import onnx
 from onnx_ir import (
@@ -28,7 +28,17 @@ from onnx_ir import (
     Value,
 )
 
-Source: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | Model"
+
+class Exported(Protocol):
+    """What holds a model as `torch.onnx.export(..., dynamo=True)` returns it, an `ONNXProgram`."""
+
+    @property
+    def model(self) -> Model:
+        """The model."""
+        ...
+
+
+Source: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | Model | Exported"
 
 # onnx_ir logs warnings about broken models; with no handler they would be printed. `check.verify` reports them instead.
 logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
@@ -37,6 +47,7 @@ __all__ = [
     "Attr",
     "AttributeType",
     "DataType",
+    "Exported",
     "Function",
     "Graph",
     "Model",

@@ -42,7 +42,8 @@ def optimize(model: ir.Source, *, progress: Progress = lambda what, done, total:
     own contribution and is told in `Result.report.failures`. Ctrl-C, and the end of `budget`, deliver what is there.
 
     Args:
-        model: a path, bytes, a ModelProto or an onnx_ir.Model; it is not changed.
+        model: a path, bytes, a ModelProto, an onnx_ir.Model or what torch.onnx.export(dynamo=True) returns; it is not
+            changed.
         **asked: ...
         progress: called with (what, done, total).
 
@@ -121,13 +122,13 @@ def _clean(setting: Setting, passes: Pipeline | None) -> Cleaned:
 
         def run_on_copy(some: Pipeline, growth: Growth) -> Ran:
             model = ir.clone(setting.original)
-            return model, some.run(model, setting.context, [held, growth])
+            return model, some.rewrite(model, setting.context, [held, growth])
 
         kept, (model, done) = run_trimmed(passes, setting.original, setting.bytes, setting.context, run_on_copy)
         return Cleaned(model, str(kept), tuple(done), exact)
     with setting.failures.guard("clean"):
         model = ir.clone(setting.original)
-        steps = pipeline.run(model, setting.context, [held], guarded=True)
+        steps = pipeline.rewrite(model, setting.context, [held], guarded=True)
         return Cleaned(model, str(pipeline), tuple(steps), exact)
     return Cleaned(ir.clone(setting.original), str(pipeline), (), exact)
 

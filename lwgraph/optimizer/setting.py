@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -198,7 +199,7 @@ def open_run(source: ir.Source, request: Request, progress: Progress, pool: Pool
     )
     if inputs.fit:
         context = context.beside(statistics=context.statistics_of(original))
-    path = Path(source) if isinstance(source, (str, Path)) else None
+    path = Path(source) if isinstance(source, (str, os.PathLike)) else None
     judge = last = data_pass = None
     with told.in_time(clock, NOT_JUDGED), nullcontext() if request.named else told.stoppable(NOT_JUDGED):
         if clock.budget is not None and inputs.judge is not None and not request.own_metric:

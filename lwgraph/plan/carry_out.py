@@ -169,8 +169,8 @@ def _run_passes(model: ir.Model, precision: Precision, context: Context) -> list
     if named and not any(p.spares for p in passes):
         asked = ", ".join(precision.passes)
         raise UsageError(f"the plan keeps '{precision.keep_float[0]}' in float, but {asked} cannot leave nodes alone")
-    Pipeline([registry.role(SHAPES, Pass)]).run(model, context)  # of the nodes that forms put there
-    steps = Pipeline(passes).run(model, context)
+    Pipeline([registry.role(SHAPES, Pass)]).rewrite(model, context)  # of the nodes that forms put there
+    steps = Pipeline(passes).rewrite(model, context)
     texts = precision.passes
     return [Record(text, text, step.count > 0, step.dropped) for text, step in zip(texts, steps, strict=True)]
 

@@ -8,6 +8,7 @@ import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from lwgraph import ir, registry
 from lwgraph.errors import CheckError, LwgraphError, UsageError
@@ -19,6 +20,7 @@ from lwgraph.rewrite.options import split
 
 SETTLING = ("clean", "fuse")  # pipelines that promise a fixed point
 _MOST_ROUNDS = 8
+S = TypeVar("S", bound=Any)  # a kind of object that holds a model
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,33 @@ class Pipeline:
         return len(self.passes)
 
     def run(
+        self,
+        model: S,
+        context: Context | None = None,
+        instruments: Sequence[Instrument] = (),
+        *,
+        guarded: bool = False,
+    ) -> S:
+        """Run every pass on a model of any kind that `lwgraph.load` reads, and return it as the same kind of object.
+
+        An onnx_ir.Model is rewritten in place, and returned; of any other object the model is copied. A path gives an
+        onnx_ir.Model, to be written with `lwgraph.save`.
+
+        Args:
+            model: a path, bytes, a ModelProto, an onnx_ir.Model or what torch.onnx.export(dynamo=True) returns.
+            context: what passes may use besides the model; None: nothing, as without data.
+            instruments: what watches, as for `rewrite`.
+            guarded: as for `rewrite`.
+
+        Raises:
+            ModelError: the model cannot be read.
+            CheckError: as for `rewrite`.
+        """
+        read = model if isinstance(model, ir.Model) else ir.load(model)
+        self.rewrite(read, context, instruments, guarded=guarded)
+        return ir.as_kind_of(model, read)  # type: ignore[no-any-return]
+
+    def rewrite(
         self,
         model: ir.Model,
         context: Context | None = None,

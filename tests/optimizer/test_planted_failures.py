@@ -54,7 +54,7 @@ STAGES: dict[str, Stage] = {"i": Integers(), "s": Structures(), "f": Forms(), "S
 # What may fail, where, the step that it costs, and the stages of the run that are there.
 PLACES: list[tuple[str, str, str, str]] = [
     ("a pass", "lwgraph.passes.clean.identities:RemoveIdentities.run", "pass 'identities'", ""),
-    ("the passes as a whole", "lwgraph.rewrite:Pipeline.run", "clean", ""),
+    ("the passes as a whole", "lwgraph.rewrite:Pipeline.rewrite", "clean", ""),
     ("the proof of the cleaned model", f"{FIRST}.prove:same_outputs", "clean", ""),
     ("the proof of a plan", f"{FIRST}.prove:Proof.checks", "quantized: the proof of a plan", "i"),
     ("the quantizer", "lwgraph.passes.quantize.role:PlanQuantizer.exactly", "integers", "i"),
@@ -272,7 +272,7 @@ def interrupt() -> BaseException:
 
 INTERRUPTED = {
     "judging the input": f"{FIRST}.setting:Judge",
-    "cleaning": "lwgraph.rewrite:Pipeline.run",
+    "cleaning": "lwgraph.rewrite:Pipeline.rewrite",
     "the proof of the cleaned model": f"{FIRST}.prove:Proof.checks",
     "integers": f"{FIRST}.stages:Integers.run",
     "a plan": "lwgraph.passes.quantize.quantize:Quantize.run",
@@ -313,7 +313,7 @@ def test_the_second_interrupt_ends_the_run_at_once(
     [
         ("lwgraph.ir.saving:_commit", ()),
         (f"{FIRST}.setting:gather", ()),
-        ("lwgraph.rewrite:Pipeline.run", ("--pipeline", "clean")),
+        ("lwgraph.rewrite:Pipeline.rewrite", ("--pipeline", "clean")),
         (f"{FIRST}.setting:Judge", ("--pipeline", "clean")),
     ],
 )

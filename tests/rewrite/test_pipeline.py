@@ -145,7 +145,7 @@ class TestRecipe:
     def test_nothing_done_leaves_no_trace(self) -> None:
         model = parse("g (float[2] x) => (float[2] y) { y = Neg(x) }")
         before = ir.fingerprint(model)
-        assert Pipeline([MergeMuls()]).run(model)[0].count == 0
+        assert Pipeline([MergeMuls()]).rewrite(model)[0].count == 0
         assert ir.fingerprint(model) == before
 
 
@@ -163,7 +163,7 @@ class TestFailures:
     def test_a_guarded_crash_is_undone(self) -> None:
         model, context = parse(MULS), Context()
         before = ir.fingerprint(model)
-        step, _ = Pipeline([GuardedCrash(), MergeMuls(max_size=0)]).run(model, context)
+        step, _ = Pipeline([GuardedCrash(), MergeMuls(max_size=0)]).rewrite(model, context)
         assert "KeyError" in step.dropped
         assert ir.fingerprint(model) == before
         assert "the pass was undone" in context.warnings[0]
@@ -174,7 +174,7 @@ class TestGuarded:
 
     def test_a_pass_that_crashes_is_undone_and_the_next_one_runs(self) -> None:
         model, context = parse(MULS), Context(failures=Failures())
-        steps = Pipeline([Crash(), MergeMuls()]).run(model, context, guarded=True)
+        steps = Pipeline([Crash(), MergeMuls()]).rewrite(model, context, guarded=True)
         assert "pass 'crash' failed: KeyError" in steps[0].dropped and [s.count for s in steps] == [0, 2]
         assert [(row.step, row.reason) for row in context.failures.rows] == [("pass 'crash'", steps[0].dropped)]
         assert '"crash"' not in model.metadata_props[KEY] and "MergeMuls" in model.metadata_props[KEY]
@@ -182,7 +182,7 @@ class TestGuarded:
     def test_a_pass_that_breaks_its_contract_is_undone(self) -> None:
         model, context = parse(MULS), Context(failures=Failures())
         before = ir.fingerprint(model)
-        (step,) = Pipeline([Scale()]).run(model, context, [Verify()], guarded=True)
+        (step,) = Pipeline([Scale()]).rewrite(model, context, [Verify()], guarded=True)
         assert "broke its contract" in step.dropped and ir.fingerprint(model) == before
 
     def test_an_instrument_that_crashes_undoes_the_pass(self) -> None:
@@ -192,7 +192,7 @@ class TestGuarded:
 
         model, context = parse(MULS), Context(failures=Failures())
         before = ir.fingerprint(model)
-        (step,) = Pipeline([MergeMuls()]).run(model, context, [Broken()], guarded=True)
+        (step,) = Pipeline([MergeMuls()]).rewrite(model, context, [Broken()], guarded=True)
         assert step.dropped == "FloatingPointError: overflow" and ir.fingerprint(model) == before
         with pytest.raises(FloatingPointError):
             Pipeline([MergeMuls()]).run(parse(MULS), Context(), [Broken()])
@@ -210,7 +210,7 @@ class TestGuarded:
 
 class TestVerify:
     def test_good_passes_go_through(self) -> None:
-        steps = Pipeline([MergeMuls()]).run(parse(MULS), Context(), [Verify()])
+        steps = Pipeline([MergeMuls()]).rewrite(parse(MULS), Context(), [Verify()])
         assert steps[0].count == 2
 
     def test_a_broken_contract_names_pass_and_value(self) -> None:
@@ -223,7 +223,7 @@ class TestVerify:
 
     def test_a_guarded_pass_is_undone(self) -> None:
         model, context = parse(MULS), Context()
-        steps = Pipeline([GuardedScale(), MergeMuls()]).run(model, context, [Verify()])
+        steps = Pipeline([GuardedScale(), MergeMuls()]).rewrite(model, context, [Verify()])
         assert [s.count for s in steps] == [0, 2]
         assert "guarded-scale" in context.warnings[0]
         assert "guarded-scale" not in model.metadata_props[KEY]
@@ -283,7 +283,7 @@ def test_dump(tmp_path: Path) -> None:
 
 def test_bisect_limit() -> None:
     model = parse(MULS)
-    steps = Pipeline([MergeMuls(), Rename()]).run(model, Context(), [BisectLimit(1)])
+    steps = Pipeline([MergeMuls(), Rename()]).rewrite(model, Context(), [BisectLimit(1)])
     assert [s.count for s in steps] == [1, 0]
     assert model.graph.outputs[0].name == "y"
 

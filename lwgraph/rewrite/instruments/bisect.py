@@ -55,7 +55,7 @@ def find_culprit(
         copy, context = ir.clone(model), new_context()
         context.log.limit = limit
         try:
-            pipeline.run(copy, context)
+            pipeline.rewrite(copy, context)
         except CheckError:
             return False, context
         return good(copy), context

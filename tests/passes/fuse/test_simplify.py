@@ -18,7 +18,7 @@ BODY = "g (float[N,2] x) => (float[N,2] y) <float[2] a = {1, 2}> { t = Identity(
 
 def run(model: ir.Model) -> tuple[int, str, list[str]]:
     context = Context()
-    (step,) = Pipeline([Simplify()]).run(model, context)
+    (step,) = Pipeline([Simplify()]).rewrite(model, context)
     return step.count, step.dropped, context.warnings
 
 
