@@ -29,6 +29,7 @@ class MergeDataMovement(RewritePass):
         return (
             Rule(self.transposes, self.transpose),
             Rule(self.pattern, self.replace),
+            Rule(self.reshapes, self.reshape),
             Rule(self.squeezes, self.squeeze),
             Rule(self.casts, self.cast),
             Rule(self.slices, self.slice),
@@ -71,6 +72,32 @@ class MergeDataMovement(RewritePass):
                 return None
             target[axis] = size
         return op.Reshape(inner.inputs[0], shape if (target == shape.numpy()).all() else op.const(target))
+
+    def reshapes(self, op: Any, x: Any, shape: Any) -> Any:
+        """A Reshape of anything, to a target that may be computed."""
+        return op.Reshape(x, shape, _name="node")
+
+    def reshape(self, op: Any, x: ir.Value, shape: ir.Value, node: ir.Node) -> Any:
+        """Axes that are merged, moved as one and split again are moved as they were.
+
+        Exporters transpose the keys of an attention so: (b, h, s, d) -> (b h, s, d) -> (b h, d, s) -> (b, h, d, s).
+        """
+        middle = _producer(x, "Transpose")
+        inner = None if middle is None or middle.inputs[0] is None else _producer(middle.inputs[0], "Reshape")
+        source = None if inner is None else inner.inputs[0]
+        if middle is None or inner is None or source is None:
+            return None
+        before, merged, after = source.shape, inner.outputs[0].shape, node.outputs[0].shape
+        if before is None or merged is None or after is None or len(before) <= len(merged):
+            return None
+        parts = _parts(list(before), list(merged))
+        perm = ir.attribute(middle, "perm", tuple(reversed(range(len(merged)))))
+        moved = None if parts is None else [axis for part in perm for axis in parts[part]]
+        if moved is None or len(after) != len(moved):
+            return None
+        if not all(_same(size, before[axis]) for size, axis in zip(after, moved, strict=True)):
+            return None
+        return op.Transpose(source, perm=tuple(moved))
 
     def squeezes(self, op: Any, *inputs: Any) -> Any:
         """A Squeeze or Unsqueeze of anything."""
@@ -119,6 +146,28 @@ class MergeDataMovement(RewritePass):
         if set(first[2].tolist()) & set(second[2].tolist()):
             return None
         return op.Slice(inner.inputs[0], *(np.concatenate([a, b]) for a, b in zip(first, second, strict=True)))
+
+
+def _parts(before: list[Any], merged: list[Any]) -> list[list[int]] | None:
+    """The axes of `before` that each axis of `merged` is made of, in order; at most one of these is not a single axis.
+
+    What is left when equal sizes are matched from both ends is that one, since no element is lost; so its own size need
+    not be known.
+    """
+    front = 0
+    while front < len(merged) - 1 and _same(before[front], merged[front]):
+        front += 1
+    behind = 0
+    while behind < len(merged) - 1 - front and _same(before[-1 - behind], merged[-1 - behind]):
+        behind += 1
+    if front + behind != len(merged) - 1:
+        return None
+    last = len(before) - behind
+    return [
+        *([axis] for axis in range(front)),
+        list(range(front, last)),
+        *([axis] for axis in range(last, len(before))),
+    ]
 
 
 def _slice_table(places: Sequence[ir.Value | None]) -> list[Any] | None:

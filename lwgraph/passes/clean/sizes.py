@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -53,6 +53,25 @@ _SAME_SHAPE = frozenset(
         "GroupNormalization",
     }
 )
+_BROADCAST = frozenset(
+    {
+        "Add",
+        "And",
+        "Div",
+        "Equal",
+        "Greater",
+        "GreaterOrEqual",
+        "Less",
+        "LessOrEqual",
+        "Max",
+        "Min",
+        "Mul",
+        "Or",
+        "Pow",
+        "Sub",
+        "Where",
+    }
+)
 
 
 class Sizes:
@@ -63,6 +82,7 @@ class Sizes:
 
     def __init__(self) -> None:
         self._arrays: dict[ir.Value, Polys] = {}
+        self._truths: dict[ir.Value, npt.NDArray[np.bool_]] = {}  # of comparisons between sizes
         self._dims: dict[ir.Value, tuple[Poly, ...]] = {}
 
     def follow(self, graph: ir.Graph) -> None:
@@ -70,10 +90,11 @@ class Sizes:
         for node in graph:
             if node.domain != "":
                 continue
-            if node.op_type == "Reshape" or node.op_type in _SAME_SHAPE or node.op_type in ("Transpose", "Flatten"):
-                dims = self._result_dims(node)
-                if dims is not None:
-                    self._dims[node.outputs[0]] = dims
+            dims = self._result_dims(node)
+            if dims is not None:
+                self._dims[node.outputs[0]] = _with_recorded(dims, node.outputs[0])
+            if node.op_type == "Equal" and (truth := _equal(self, node)) is not None:
+                self._truths[node.outputs[0]] = truth
             handler = _HANDLERS.get(node.op_type)
             if handler is not None:
                 try:
@@ -89,6 +110,8 @@ class Sizes:
             return None
         if value in self._dims:
             return self._dims[value]
+        if value in self._arrays:
+            return tuple(Poly.of(size) for size in self._arrays[value].shape)
         shape: ir.Shape | None = value.shape
         constant = ir.constant_shape(value)
         if constant is not None:
@@ -125,25 +148,124 @@ class Sizes:
         """Every followed tensor."""
         return self._arrays
 
+    def truth(self, value: ir.Value | None) -> npt.NDArray[np.bool_] | None:
+        """The elements of a comparison between sizes, None where it depends on the inputs."""
+        return None if value is None else self._truths.get(value)
+
+    def followed(self) -> dict[ir.Value, tuple[Poly, ...]]:
+        """Every shape that was computed."""
+        return self._dims
+
     def _result_dims(self, node: ir.Node) -> tuple[Poly, ...] | None:
-        source = self.dims(node.inputs[0])
+        rule = _DIMS.get(node.op_type)
         if node.op_type in _SAME_SHAPE:
-            return source
-        if source is None:
+            return self.dims(node.inputs[0])
+        if node.op_type in _BROADCAST:
+            return _broadcast([self.dims(value) for value in node.inputs])
+        try:
+            return None if rule is None else rule(self, node)
+        except (ir.ReferenceAttributeError, IndexError):
+            return None  # an operator that is not understood leaves its output unknown
+
+
+def _with_recorded(dims: tuple[Poly, ...], value: ir.Value) -> tuple[Poly, ...]:
+    """Computed sizes, and what is recorded where they depend on sizes without a name."""
+    shape = value.shape
+    if shape is None or len(shape) != len(dims):
+        return dims
+    unnamed = [any(symbol.startswith("?") for symbol in size.symbols) for size in dims]
+    return tuple(
+        Poly.of(old) if open_ and isinstance(old, int) else size
+        for size, old, open_ in zip(dims, shape, unnamed, strict=True)
+    )
+
+
+def _broadcast(shapes: Sequence[tuple[Poly, ...] | None]) -> tuple[Poly, ...] | None:
+    """The shape that several are broadcast to; None where two sizes may be equal or not."""
+    known = [shape for shape in shapes if shape is not None]
+    if len(known) < len(shapes):
+        return None
+    rank = max((len(shape) for shape in known), default=0)
+    dims: list[Poly] = []
+    for axis in range(rank):
+        found: set[Poly] = set()
+        for shape in known:
+            place = axis - rank + len(shape)
+            if place >= 0 and shape[place].number != 1:
+                found.add(shape[place])
+        numbers = [size for size in found if size.number is not None]
+        if len(found) > 1 and len(numbers) != 1:
             return None
-        if node.op_type == "Transpose":
-            perm = node.attributes.get_ints("perm") or tuple(reversed(range(len(source))))
-            return tuple(source[p] for p in perm) if len(perm) == len(source) else None
-        if node.op_type == "Flatten":
-            axis = ir.attribute(node, "axis", 1)
-            axis += len(source) if axis < 0 else 0
-            return (math.prod(source[:axis], start=Poly.of(1)), math.prod(source[axis:], start=Poly.of(1)))
-        target = self.array(node.inputs[1]) if len(node.inputs) > 1 else None
-        if target is None:
-            return None
-        if ir.attribute(node, "allowzero", 0) and any(size.number == 0 for size in target.reshape(-1)):
-            return None
-        return resolve_reshape(source, list(target.reshape(-1)))
+        dims.append(numbers[0] if numbers else found.pop() if found else Poly.of(1))
+    return tuple(dims)
+
+
+def _transpose_dims(sizes: Sizes, node: ir.Node) -> tuple[Poly, ...] | None:
+    source = sizes.dims(node.inputs[0])
+    if source is None:
+        return None
+    perm = node.attributes.get_ints("perm") or tuple(reversed(range(len(source))))
+    return tuple(source[p] for p in perm) if len(perm) == len(source) else None
+
+
+def _flatten_dims(sizes: Sizes, node: ir.Node) -> tuple[Poly, ...] | None:
+    source = sizes.dims(node.inputs[0])
+    if source is None:
+        return None
+    axis = ir.attribute(node, "axis", 1)
+    axis += len(source) if axis < 0 else 0
+    return (math.prod(source[:axis], start=Poly.of(1)), math.prod(source[axis:], start=Poly.of(1)))
+
+
+def _reshape_dims(sizes: Sizes, node: ir.Node) -> tuple[Poly, ...] | None:
+    source = sizes.dims(node.inputs[0])
+    target = sizes.array(node.inputs[1]) if len(node.inputs) > 1 else None
+    if source is None or target is None:
+        return None
+    if ir.attribute(node, "allowzero", 0) and any(size.number == 0 for size in target.reshape(-1)):
+        return None
+    return resolve_reshape(source, list(target.reshape(-1)))
+
+
+def _matmul_dims(sizes: Sizes, node: ir.Node) -> tuple[Poly, ...] | None:
+    a, b = sizes.dims(node.inputs[0]), sizes.dims(node.inputs[1])
+    if a is None or b is None or len(a) < 2 or len(b) < 2:
+        return None
+    before = _broadcast([a[:-2], b[:-2]])
+    return None if before is None else (*before, a[-2], b[-1])
+
+
+def _gather_dims(sizes: Sizes, node: ir.Node) -> tuple[Poly, ...] | None:
+    data, indices = sizes.dims(node.inputs[0]), sizes.dims(node.inputs[1])
+    if data is None or indices is None or not data:
+        return None
+    axis = ir.attribute(node, "axis", 0) % len(data)
+    return (*data[:axis], *indices, *data[axis + 1 :])
+
+
+def _unsqueeze_dims(sizes: Sizes, node: ir.Node) -> tuple[Poly, ...] | None:
+    source, axes = sizes.dims(node.inputs[0]), axes_of(node, sizes.numbers)
+    if source is None or axes is None:
+        return None
+    new = {axis % (len(source) + len(axes)) for axis in axes}
+    left = iter(source)
+    return tuple(Poly.of(1) if axis in new else next(left) for axis in range(len(source) + len(axes)))
+
+
+def _expand_dims(sizes: Sizes, node: ir.Node) -> tuple[Poly, ...] | None:
+    target = sizes.array(node.inputs[1])
+    return None if target is None else _broadcast([sizes.dims(node.inputs[0]), tuple(target.reshape(-1))])
+
+
+_DIMS: dict[str, Callable[[Sizes, ir.Node], tuple[Poly, ...] | None]] = {
+    "Expand": _expand_dims,
+    "Flatten": _flatten_dims,
+    "Gather": _gather_dims,
+    "MatMul": _matmul_dims,
+    "Reshape": _reshape_dims,
+    "Transpose": _transpose_dims,
+    "Unsqueeze": _unsqueeze_dims,
+}
 
 
 def resolve_reshape(source: tuple[Poly, ...], target: list[Poly]) -> tuple[Poly, ...] | None:
@@ -291,10 +413,41 @@ def _divide(a: Poly, b: Poly) -> Poly | None:
     return a.divided(b)
 
 
+def _constant_of_shape(sizes: Sizes, node: ir.Node) -> Polys | None:
+    shape, fill = sizes.numbers(node.inputs[0]), ir.attribute(node, "value")
+    if shape is None or fill is None or fill.dtype.kind != "i" or math.prod(shape.tolist()) > _MOST:
+        return None
+    return _polys([Poly.of(int(fill.reshape(-1)[0]))] * math.prod(shape.tolist()), tuple(shape.tolist()))
+
+
+def _equal(sizes: Sizes, node: ir.Node) -> npt.NDArray[np.bool_] | None:
+    """Which elements of two tensors of sizes are equal; None unless all of them surely are, or surely are not."""
+    a, b = sizes.array(node.inputs[0]), sizes.array(node.inputs[1])
+    if a is None or b is None:
+        return None
+    a, b = np.broadcast_arrays(a, b)
+    found = []
+    for x, y in zip(a.reshape(-1), b.reshape(-1), strict=True):
+        apart = (x - y).terms
+        never = () in apart and len({factor > 0 for factor in apart.values()}) == 1  # no symbol is below zero
+        if apart and not never:
+            return None
+        found.append(not apart)
+    return np.array(found, bool).reshape(a.shape)
+
+
+def _where(sizes: Sizes, node: ir.Node) -> Polys | None:
+    which, a, b = sizes.truth(node.inputs[0]), sizes.array(node.inputs[1]), sizes.array(node.inputs[2])
+    if which is None or a is None or b is None:
+        return None
+    return np.asarray(np.where(which, a, b), dtype=object)
+
+
 _HANDLERS: dict[str, Callable[[Sizes, ir.Node], Polys | None]] = {
     "Add": _elementwise(lambda a, b: a + b),
     "Cast": _cast,
     "Concat": _concat,
+    "ConstantOfShape": _constant_of_shape,
     "Div": _elementwise(_divide),
     "Gather": _gather,
     "Identity": _identity,
@@ -306,4 +459,5 @@ _HANDLERS: dict[str, Callable[[Sizes, ir.Node], Polys | None]] = {
     "Squeeze": _squeeze,
     "Sub": _elementwise(lambda a, b: a - b),
     "Unsqueeze": _unsqueeze,
+    "Where": _where,
 }
