@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lwgraph.plan.plan import Plan
     from lwgraph.report import Report
     from lwgraph.rewrite import Const, Context, Contract, Pass, Pipeline, RewritePass, Skip
+    from lwgraph.version import __version__
 
 _HOME = {
     "CheckError": "errors",
@@ -37,6 +38,7 @@ _HOME = {
     "RewritePass": "rewrite",
     "Skip": "rewrite",
     "UsageError": "errors",
+    "__version__": "version",
     "load": "ir",
     "optimize": "optimizer",
     "save": "ir",
@@ -61,6 +63,7 @@ __all__ = [
     "RewritePass",
     "Skip",
     "UsageError",
+    "__version__",
     "load",
     "optimize",
     "save",

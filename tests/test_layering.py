@@ -65,7 +65,20 @@ def violations(module: str, source: str, is_package: bool = False) -> list[str]:
 
 # From the ground up: a module imports from its own package and from those that stand before it here.
 FLOORS = (
-    *("errors", "contract", "toml", "objects", "arrays", "faces", "progress", "temporary", "ir", "text", "check"),
+    *(
+        "version",
+        "errors",
+        "contract",
+        "toml",
+        "objects",
+        "arrays",
+        "faces",
+        "progress",
+        "temporary",
+        "ir",
+        "text",
+        "check",
+    ),
     *("report", "executor", "cache", "failures", "registry", "tasks", "calibrate", "measure", "rewrite", "layers"),
     *("views", "plan"),
     *("testing", "optimizer", "runtime", "passes", "demo", "cli"),

@@ -29,22 +29,21 @@ def command(output: str, max_drop: float | None, preset: str | None, threads: in
 
     from lwgraph import demo
     from lwgraph.cli.show import show_report
-    from lwgraph.optimizer import optimize
+    from lwgraph.optimizer import Request, optimize_as
 
     if preset is None and max_drop is None:
         max_drop = MAX_DROP
     folder, (feeds, labels) = Path(output), demo.evaluation()
     with Progressed() as progress:
-        result = optimize(
-            demo.MODEL,
+        request = Request(
             data=demo.calibration()[::EVERY],
             eval_data={demo.INPUT: np.concatenate([feed[demo.INPUT] for feed in feeds]), "labels": labels},
             max_drop=max_drop,
             budget=BUDGET if preset is None else None,
             preset=preset,
             threads=threads,
-            progress=progress,
         )
+        result = optimize_as(demo.MODEL, request, progress)
         folder.mkdir(parents=True, exist_ok=True)
         result.save(folder / "fmnist_resnet14.lw.onnx", overwrite=True)
     page = result.write_report(folder)

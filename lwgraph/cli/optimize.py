@@ -53,7 +53,7 @@ def command(
     could not be kept; the nearest result is then written. Exit code 3 when the samples are too few to tell whether
     --max-drop holds.
     """
-    from lwgraph.optimizer import optimize
+    from lwgraph.optimizer import Request, optimize_as
 
     source = Path(model)
     out = Path(output) if output else source.with_name(f"{source.stem}.lw.onnx")
@@ -61,7 +61,7 @@ def command(
     check_report_folder(report)
     asked["input_shapes"] = parse_shapes(asked["input_shapes"])
     with Progressed(quiet or as_json) as progress:
-        result = optimize(source, progress=progress, **asked)
+        result = optimize_as(source, Request(**asked), progress)
         result.save(out, overwrite=overwrite)
     page = result.write_report(report) if report else None
     mark = " (unproven)" * result.report.unproven

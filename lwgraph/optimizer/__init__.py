@@ -2,7 +2,7 @@
 
 from lwgraph.optimizer.request import Request
 from lwgraph.optimizer.result import Result
-from lwgraph.optimizer.run import optimize
+from lwgraph.optimizer.run import optimize, optimize_as
 from lwgraph.optimizer.target import TARGETS
 
-__all__ = ["TARGETS", "Request", "Result", "optimize"]
+__all__ = ["TARGETS", "Request", "Result", "optimize", "optimize_as"]

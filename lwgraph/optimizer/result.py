@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lwgraph import ir, report
+from lwgraph import ir, registry, report
+from lwgraph.measure.promise import EXIT
+from lwgraph.report import brief
 
 if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+
     from lwgraph.plan.plan import Plan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """The new model and how it came about.
 
@@ -34,6 +39,39 @@ class Result:
     kept: bool
     untouched: Path | None = None
     status: int = 0
+
+    @property
+    def verdict(self) -> str:
+        """On all promises together: "kept", "broken", or "not resolved" where the samples are too few to tell."""
+        return next(verdict for verdict, status in EXIT.items() if status == self.status)
+
+    def __repr__(self) -> str:
+        return brief.three_lines(self.report, self.verdict)
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        return brief.table(self.report, self.verdict)
+
+    def to_proto(self) -> onnx.ModelProto:
+        """The model as a ModelProto; ModelError where it is over protobuf's 2 GB."""
+        return ir.to_proto(self.model)
+
+    def session(self, threads: int | None = None) -> onnxruntime.InferenceSession:
+        """The model in ONNX Runtime on this machine's processor, ready to run.
+
+        Args:
+            threads: of the runtime; None: as many as it was measured with.
+
+        Raises:
+            UsageError: there is no such number of threads.
+        """
+        executor = registry.executor("ort", threads=self.report.threads if threads is None else threads)
+        run: Any = executor.prepare(self.model)
+        session: onnxruntime.InferenceSession = run.session
+        session.lent_by = (
+            run  # ONNX Runtime does not own the weights that it was lent: they live as long as the session
+        )
+        return session
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the model; see `lwgraph.ir.save`. The report says from then on how many bytes were written."""

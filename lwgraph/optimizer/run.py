@@ -19,6 +19,7 @@ from lwgraph.optimizer.judge import check_metric
 from lwgraph.optimizer.request import Request, takes_request
 from lwgraph.optimizer.result import Result
 from lwgraph.optimizer.setting import Setting, open_run
+from lwgraph.optimizer.spoken import arguments, speak_of_arguments
 from lwgraph.optimizer.trim import Growth, Ran, run_trimmed
 from lwgraph.optimizer.without_data import without_data
 from lwgraph.plan.carry_out import Samples, carry_out
@@ -56,7 +57,14 @@ def optimize(model: ir.Source, *, progress: Progress = lambda what, done, total:
         DataError: the data or the metric is unusable.
         CheckError: a pass that was asked for broke its contract; with `strict`, any did.
     """
-    request = Request(**asked)
+    with arguments():
+        result = optimize_as(model, Request(**asked), progress)
+    speak_of_arguments(result.report)
+    return result
+
+
+def optimize_as(model: ir.Source, request: Request, progress: Progress) -> Result:
+    """As `optimize`, of a request that was made; what it tells speaks of options of the command line."""
     check_metric(request.metric)
     if request.distill:
         distill.require()
@@ -165,4 +173,4 @@ def _carried_out(setting: Setting, incumbent: Incumbent, stated: Plan) -> Incumb
     return Incumbent(model, used, checks=setting.sound(model, stated.empty))
 
 
-__all__ = ["optimize", "run"]
+__all__ = ["optimize", "optimize_as", "run"]

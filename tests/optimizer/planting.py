@@ -216,14 +216,14 @@ def run(
     ir.save(network() if model is None else model, work / "net.onnx", overwrite=True)
     np.savez(folder / "data.npz", x=samples() if data is None else data)
     results: list[Result] = []
-    optimize = lwgraph.optimizer.optimize
+    optimize = lwgraph.optimizer.optimize_as
 
     def kept(*arguments: Any, **asked: Any) -> Result:
         results.append(optimize(*arguments, **asked))
         return results[-1]
 
     with patch.context() as inner:
-        inner.setattr(lwgraph.optimizer, "optimize", kept)
+        inner.setattr(lwgraph.optimizer, "optimize_as", kept)
         given = ["--data", str(folder / "data.npz"), "--metric", "agreement", "--max-drop", str(ALLOWED), *options]
         inner.setattr(sys, "argv", ["lwgraph", "optimize", str(work / "net.onnx"), *given])
         capfd.readouterr()

@@ -97,4 +97,4 @@ def test_what_is_fast_there_is_chosen(model: Path, monkeypatch: pytest.MonkeyPat
 def test_what_is_slow_there_is_not(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = planned(model, table(model, 2.0), monkeypatch, speedup=1.5)
     assert not result.plan.precision.passes
-    assert not result.kept and "--speedup 1.5" in result.report.outcome  # told from predictions, too
+    assert not result.kept and "speedup=1.5" in result.report.outcome  # told from predictions, too
