@@ -10,9 +10,11 @@ from onnx import TensorProto, helper
 
 from lwgraph import ir, registry
 from lwgraph.calibrate import Statistics
+from lwgraph.check import verify
 from lwgraph.layers.apply import apply_forms
 from lwgraph.layers.form import parse_form
 from lwgraph.layers.site import find_sites
+from lwgraph.layers.weights import write
 from lwgraph.passes.prune.channels import PruneChannels
 from lwgraph.passes.prune.weights import PruneWeights
 from lwgraph.passes.quantize.absorb_bias import AbsorbBias
@@ -22,6 +24,7 @@ from lwgraph.passes.quantize.quantize import Quantize
 from lwgraph.passes.quantize.quantize_weights import QuantizeWeights
 from lwgraph.passes.quantize.round_weights import RoundWeights
 from lwgraph.passes.quantize.smooth_quant import SmoothQuant
+from lwgraph.plan.refit.unit_weights import Snapshot
 from lwgraph.rewrite import Context, Pass
 from tests.faults.models import Array, applied, conv, images, kernel, model, reasons, run, sqnr
 
@@ -168,3 +171,24 @@ def test_a_bias_that_was_not_used_is_not_used_after_rounding() -> None:
     data = images(shape=ROWS)
     after, _, _ = applied(RoundWeights(), before, data)
     assert sqnr(before, after, data) > 30
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (32,), (1, 32), (1, 1)])
+@pytest.mark.parametrize("beta", [0.0, 2.0])
+def test_a_refit_that_is_taken_back_leaves_the_gemm_as_it_was(shape: tuple[int, ...], beta: float) -> None:
+    """The bias that is written has n values and no beta; the old one keeps its shape and its factor."""
+    original = gemms(beta=beta)
+    ir.set_constant(original.graph.initializers["b2"], kernel(9, *shape))
+    changed = ir.clone(original)
+    site = next(site for site in find_sites(changed) if site.name == "second")
+    before = Snapshot(site.nodes)
+    write(site, site.weight * 2, np.ones(32))
+    after = Snapshot(site.nodes)
+    feeds = {"x": kernel(11, *ROWS)}
+    doubled = run(changed, feeds)
+    before.restore()
+    verify(changed)
+    assert ir.fingerprint(changed) == ir.fingerprint(original)
+    after.restore()
+    verify(changed)
+    np.testing.assert_array_equal(run(changed, feeds), doubled)

@@ -15,12 +15,14 @@ from lwgraph.rewrite.base import Skip
 
 
 class Snapshot:
-    """The inputs of some nodes and the contents of those that are constants; `restore` brings both back."""
+    """The attributes and inputs of some nodes, with the contents of those that are constants; `restore` brings them
+    back."""
 
     def __init__(self, nodes: Sequence[ir.Node]) -> None:
         self._inputs = {node: tuple(node.inputs) for node in nodes}
+        self._attributes = {node: tuple(node.attributes.values()) for node in nodes}
         values = [v for inputs in self._inputs.values() for v in inputs if v is not None and v.is_initializer()]
-        self._contents = {value: value.const_value for value in values}
+        self._contents = {value: (value.const_value, value.type, value.shape) for value in values}
 
     def restore(self) -> None:
         """Undo (or, for a later snapshot, redo) what was written since."""
@@ -32,12 +34,16 @@ class Snapshot:
             for value in present:
                 if value is not None and value.is_initializer() and not value.uses() and value.graph is not None:
                     value.graph.initializers.pop(value.name or "")
-        for value, contents in self._contents.items():
+        for node, attributes in self._attributes.items():  # a bias that is written takes the beta of a Gemm with it
+            node.attributes.clear()
+            for attribute in attributes:
+                node.attributes.add(attribute)
+        for value, (contents, type_, shape) in self._contents.items():
             if value.graph is None and value.name is not None:  # a redo: it was taken out by an undo
                 graph = next(node.graph for node, inputs in self._inputs.items() if value in inputs)
                 assert isinstance(graph, ir.Graph)
                 graph.initializers.add(value)
-            value.const_value = contents
+            value.const_value, value.type, value.shape = contents, type_, shape
 
 
 def check_unit(unit: Unit) -> None:
