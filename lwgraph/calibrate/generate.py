@@ -189,7 +189,7 @@ class IntegerUse:
 
 # (operator, first input) from which on integers say sizes, places, counts or divisors: any others could be refused,
 # take all memory, or end the process.
-_STRUCTURAL = {
+STRUCTURAL = {
     "BitShift": 1, "Compress": 1, "ConstantOfShape": 0, "CumSum": 1, "DFT": 1, "Div": 1, "Expand": 1, "EyeLike": 0,
     "GRU": 4, "Gather": 1, "GatherElements": 1, "GatherND": 1, "If": 0, "LSTM": 4, "Loop": 0, "MaxUnpool": 1, "Mod": 1,
     "NegativeLogLikelihoodLoss": 1, "NonMaxSuppression": 2, "OneHot": 0, "Pad": 1, "Pow": 1, "RNN": 4, "Range": 0,
@@ -212,7 +212,7 @@ def integer_use(model: ir.Model, name: str, dtype: np.dtype[Any]) -> IntegerUse:
     seen, pending = {id(start)}, [start]
     while pending:
         for node, position in pending.pop().uses():
-            if node.domain != "" or position >= _STRUCTURAL.get(node.op_type, 1 << 10):
+            if node.domain != "" or position >= STRUCTURAL.get(node.op_type, 1 << 10):
                 structural = True  # a mask may be, too: the sum of one divides in a mean
                 continue
             if node.op_type == "Sub" and position == 1 and _is_one(node.inputs[0]):

@@ -116,9 +116,9 @@ def apply_forms(
 ) -> list[Record]:
     """Replace each site by its form, in place.
 
-    Sites that share a weight and get the same form are fitted together and go on sharing; otherwise each gets its own.
-    A form that cannot stand at its site, saves no work, or whose nodes do not compute what was fitted (run by
-    `context.reference`) is refused, the layer stays, and `context.skip` records why.
+    Sites that share a weight, read it alike and get the same form are fitted together and go on sharing; otherwise each
+    gets its own. A form that cannot stand at its site, saves no work, or whose nodes do not compute what was fitted
+    (run by `context.reference`) is refused, the layer stays, and `context.skip` records why.
 
     Args:
         choices: sites of one model, and the form for each.
@@ -137,8 +137,11 @@ def apply_forms(
         form = wanted if reason else wanted.at(site)
         family = [site]
         for other in site.shared:
-            if other in by_name and other not in records and str(by_name[other][1]) == str(wanted):
-                family.append(by_name[other][0])
+            if other not in by_name or other in records:
+                continue
+            twin, its_form = by_name[other]
+            if str(its_form) == str(wanted) and twin.layout == site.layout:
+                family.append(twin)
         reason = reason or unseen(family, context) or _no_gain(form, site) or unknown(site, form, context)
         reason = reason or unfit(family, context)
         if reason:

@@ -12,6 +12,7 @@ from lwgraph.arrays import Array, Weights
 from lwgraph.layers.site import Site
 
 FAR = 2**31 - 1  # the end of an axis, for Slice
+SLICE_INPUTS = 10  # the opset from which the bounds of a Slice are inputs
 OPTIONAL_BIAS = 11  # the opset from which a Gemm needs no third input
 
 
@@ -122,9 +123,12 @@ class Emitter:
         """
         attributes, crop = partial(self.site, weight.shape[2:], first, step or (1,) * len(first))
         if crop is not None:
-            axes = np.arange(2, 2 + len(first))
-            bounds = zip(("starts", "ends", "axes"), (*crop, axes), strict=True)
-            x = self.Slice(x, *(self.const(np.asarray(c, np.int64), f"{stem}_{name}") for name, c in bounds))
+            bounds = dict(zip(("starts", "ends", "axes"), (*crop, tuple(range(2, 2 + len(first)))), strict=True))
+            if ir.opset(self.site.node) < SLICE_INPUTS:
+                x = self.Slice(x, **bounds)
+            else:
+                given = (self.const(np.asarray(c, np.int64), f"{stem}_{name}") for name, c in bounds.items())
+                x = self.Slice(x, *given)
         operands = [x, self.const(weight, stem, shared=True)]
         if bias is not None:
             operands.append(self.const(bias, f"{stem}_bias"))

@@ -99,6 +99,12 @@ def shrinkage(covariance: Floats, count: int) -> float:
     return max(rho / (1 - rho), 1e-9) * trace / width
 
 
+def rounding(moments: Array) -> float:
+    """What rounding may leave of a covariance (D, D) that is taken from these moments, mean included: a ridge of it
+    keeps the covariance of inputs that hardly vary definite."""
+    return float(len(moments) * np.finfo(np.float64).eps * np.diagonal(moments).mean())
+
+
 def ridges(covariance: Floats, count: int, prior: Floats | None = None) -> Floats:
     """The ridge (D,) for a sample covariance (D, D) of `count` samples; see `lwgraph.layers.moments.Moments`. O(D^2).
 

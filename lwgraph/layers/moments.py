@@ -22,6 +22,7 @@ from lwgraph.layers.factored import Factored
 from lwgraph.layers.linalg import (
     correlations,
     ridges,
+    rounding,
     solve,
 )
 from lwgraph.layers.probe import Probe
@@ -308,7 +309,7 @@ class Moments:
                 raise ValueError(f"the moments of '{site.name}' are {centred.shape}; its patches have length {width}")
             centred -= np.outer(self.mean[index], self.mean[index])
             prior = correlations(site.white, centred) if isinstance(site, Probe) else None
-            ridge = ridges(centred, gram.count, prior)
+            ridge = np.maximum(ridges(centred, gram.count, prior), rounding(gram.matrix[index]))
             if prior is None:
                 centred[np.diag_indices(width)] += ridge
             else:

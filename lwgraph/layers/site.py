@@ -89,6 +89,12 @@ class Site:
         return raw if transposed else raw[::-1]
 
     @property
+    def layout(self) -> tuple[object, ...]:
+        """How the layer reads its constant: of layers that share one, those alike have the same canonical weight."""
+        transposed = self.kind == "gemm" and ir.attribute(self.node, "transB", 0)
+        return self.kind, bool(transposed), self._alpha, self.group
+
+    @property
     def weight(self) -> Floats:
         """The canonical weight (o, c/g, *k) in float64, a Gemm's alpha included.
 

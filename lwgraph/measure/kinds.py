@@ -190,7 +190,7 @@ class _Look:
     def _symbols(self, name: str, value: Array) -> OutputKind | None:
         """Scores of symbols at each step, or the symbols themselves."""
         if value.dtype.kind in "iuOUS":
-            if value.ndim == 2 and value.shape[1] > 1 and value.dtype.kind in "iu":
+            if value.ndim == 2 and value.shape[1] > 1 and value.dtype.kind in "iu" and len(value) == self.rows:
                 return OutputKind(SYMBOLS, (name,), "whole numbers in a row for each sample")
             return None
         if value.ndim != 3 or value.dtype.kind != "f":

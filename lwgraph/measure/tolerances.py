@@ -27,9 +27,10 @@ class Tolerance:
 
     Floating point: max|d| <= max(peak * max|reference|, floor) and rms(d) <= max(rms * rms(reference), floor).
     Integer and bool: at most a share `flips` of the elements may differ by more than `step`.
-    NaN and infinities must stand at the same places whatever the tolerance.
+    NaN and infinities must stand at the same places, unless only new ones count (`finite`).
     """
 
+    finite: bool = False  # any value will do that is finite where the reference is
     bitwise: bool = False  # every bit equal (NaN equals NaN, whatever its payload)
     peak: float = 0.0
     rms: float = 0.0
@@ -40,7 +41,7 @@ class Tolerance:
 
 BITWISE = Tolerance(bitwise=True)
 # Anything of the right shape and dtype that is finite where the reference is: how far is for a task's metric to say.
-FINITE = Tolerance(peak=1e30, rms=1e30, floor=1e30, step=(1 << 63) - 1, flips=1.0)
+FINITE = Tolerance(finite=True)
 
 # A rounding may turn a tie of ArgMax, Round or a threshold over: one element in a thousand. 8-bit integers are
 # quantized values, of which any may move by one step.

@@ -30,6 +30,7 @@ from lwgraph.passes.forms._halved import HalvedPatches
 from lwgraph.passes.forms._refusals import dense_conv, partly_known
 from lwgraph.passes.forms._reorder import reorder
 
+ENLARGES = 11  # the opset from which Resize says how places correspond
 MOST = 10_000  # features of a layer: moments of so many are 800 MB
 
 
@@ -52,6 +53,8 @@ class Octave(Form):
         """Why this form cannot stand at `site`; "" when it can."""
         if refused := dense_conv(site):
             return refused
+        if ir.opset(site.node) < ENLARGES:
+            return f"the model has opset {ir.opset(site.node)}; the form needs the Resize of opset {ENLARGES}"
         if 2 * site.fan_in > MOST:
             return f"it would need moments of {2 * site.fan_in} features; allowed: {MOST}"
         if site.output_shape is not None and any(size == 1 for size in site.output_shape[2:]):

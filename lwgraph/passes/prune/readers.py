@@ -88,7 +88,7 @@ class PruneView:
             sites = tuple(
                 site for node, index in each.axis.users if index == 1 and (site := self._sites.get(node)) is not None
             )
-            if sites and len(sites) == len(each.axis.users):
+            if sites and len(sites) == len(each.axis.users) and len({site.layout for site in sites}) == 1:
                 found.append(GroupReader(sites, _columns(sites[0], each.axis, each.indices)))
         return found
 

@@ -67,6 +67,9 @@ class PruneWeights(Pass):
                 context.skip(self.name, site.name, f"it shares its weight with '{left_out[0]}', which is excluded")
                 continue
             family = [site, *(by_name[name] for name in site.shared)]
+            if unlike := next((member.name for member in family if member.layout != site.layout), ""):
+                context.skip(self.name, site.name, f"it shares its weight with '{unlike}', which reads it otherwise")
+                continue
             if reason := next((why for member in family if (why := self._unknown(member, context))), ""):
                 context.skip(self.name, site.name, reason)
                 continue

@@ -12,7 +12,7 @@ from lwgraph import ir, registry
 from lwgraph.arrays import Floats
 from lwgraph.calibrate import CrossMoments, cross_moments
 from lwgraph.layers.apply import moments_of, observable, unfit
-from lwgraph.layers.linalg import shrinkage
+from lwgraph.layers.linalg import rounding, shrinkage
 from lwgraph.layers.moments import inexact, too_wide
 from lwgraph.layers.site import Site, find_sites
 from lwgraph.layers.weights import check_writable, has_bias_slot, write
@@ -153,7 +153,7 @@ class RoundWeights(Pass):
         covariance, cross = moments.gram.centred, moments.centred
         wanted, hessians = np.empty_like(old), []
         for g in range(site.group):
-            ridge = shrinkage(covariance[g], moments.gram.count)
+            ridge = max(shrinkage(covariance[g], moments.gram.count), rounding(moments.gram.matrix[g]))
             hessian = covariance[g] + ridge * np.eye(site.fan_in)
             wanted[g] = np.linalg.solve(hessian, (cross[g] + ridge * old[g]).T).T
             hessians.append(hessian)

@@ -128,7 +128,8 @@ def find_items(
     taken: set[str] = set()
     for site in sites:
         if site.name not in taken:
-            families.append((site, *(by_name[name] for name in site.shared)))
+            twins = (by_name[name] for name in site.shared if by_name[name].layout == site.layout)
+            families.append((site, *twins))
             taken.update(member.name for member in families[-1])
     if only is not None:
         families = [family for family in families if all(site.name in only for site in family)]

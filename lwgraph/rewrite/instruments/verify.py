@@ -15,6 +15,7 @@ from lwgraph.contract import Contract
 from lwgraph.errors import CheckError, LwgraphError
 from lwgraph.executor import Array, Executor, Feeds
 from lwgraph.measure.compare import Comparison, Difference, compare
+from lwgraph.measure.sized_by_values import sized_by_values
 from lwgraph.measure.tolerances import FINITE
 from lwgraph.measure.variants import Variant, variants
 from lwgraph.rewrite.base import Context, Pass
@@ -39,7 +40,8 @@ class Verify(Instrument):
         samples: how many feeds to use.
         numeric: False checks the structure only.
         approximate: False leaves how far an approximate pass may go to a judge that comes later: its outputs must then
-            only keep their shapes and dtypes and be finite where they were.
+            only keep their shapes and dtypes and be finite where they were; those that are as long as values say may
+            get longer or shorter.
         vary: False takes the feeds as they are.
     """
 
@@ -57,6 +59,7 @@ class Verify(Instrument):
         self.samples, self.numeric, self.approximate, self.vary = samples, numeric, approximate, vary
         self._executors = list(executors or [])
         self._generated = False
+        self._resizable: frozenset[str] = frozenset()
         self._before: ir.Model | None = None
         self._results: list[list[dict[str, Array]]] | None = None  # results by executor, then by what was tried
 
@@ -64,6 +67,7 @@ class Verify(Instrument):
         """Check the model as it is given and choose the feeds."""
         verify(model)
         self._results = None
+        self._resizable = sized_by_values(model)
         if self.numeric:
             self._executors = self._executors or [plain_executor()]
             given: Sequence[Feeds] = [each.feeds for each in self.tried if not each.what]
@@ -77,6 +81,7 @@ class Verify(Instrument):
         """Start from `model` and its known outputs (by executor, then by feed), without running it."""
         self.tried = list(tried)
         self._before, self._results = ir.clone(model), results
+        self._resizable = sized_by_values(model)
 
     def before(self, p: Pass, model: ir.Model, context: Context) -> None:
         """Keep the model, and its outputs unless they are known from the pass before."""
@@ -116,7 +121,10 @@ class Verify(Instrument):
                 tried.natural if p.contract is Contract.APPROXIMATE else tried.steady or p.contract is Contract.EXACT
             ):
                 continue
-            found = compare(old, new, p.contract, tolerances=(lambda dtype: FINITE) if judged_later else None)
+            if judged_later:
+                found = compare(old, new, p.contract, tolerances=lambda dtype: FINITE, resizable=self._resizable)
+            else:
+                found = compare(old, new, p.contract)
             if not found.ok:
                 raise CheckError(self._sentence(p, executor, model, found, tried))
         return after
