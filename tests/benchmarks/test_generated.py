@@ -89,6 +89,20 @@ def test_outputs_that_turn_over_by_a_rounding_say_nothing() -> None:
     assert not checks.delicate(checks.Case(proto, [{"x": x, "z": -x}], []), 0)
 
 
+@pytest.mark.parametrize(("op", "fragile"), [("Sqrt", True), ("Abs", False)])
+def test_approximations_are_not_held_to_where_a_nan_is(op: str, fragile: bool) -> None:
+    node = onnx.helper.make_node
+    graph = onnx.helper.make_graph(
+        [node(op, ["x"], ["r"]), node("Max", ["r", "zero"], ["m"]), node("Greater", ["m", "zero"], ["y"])],
+        "nan",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [4])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.BOOL, [4])],
+        [onnx.numpy_helper.from_array(np.float32(0), "zero")],
+    )
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    assert checks.fragile(checks.Case(proto, [{"x": np.float32([-1, 1, 2, 3])}], []), 0) == fragile
+
+
 def test_the_page_counts() -> None:
     rows = [
         Row(0, "attention", 5, [], True, {"clean": 1, "clean,fuse,clean": 2}, {}, [("clean", "wrong", "it differs")]),
