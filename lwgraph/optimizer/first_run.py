@@ -36,7 +36,9 @@ class FirstRuns:
 
     def __post_init__(self) -> None:
         self.name = self.executor.name
-        self._isolated = self._isolated or Isolated(self.executor)
+        if self._isolated is None:
+            self._isolated = Isolated(self.executor)
+            self._isolated.start()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):

@@ -25,6 +25,7 @@ from lwgraph.plan.search.front import Candidate
 from lwgraph.report import StageRun
 
 FRONT_SECONDS = 3.0  # of timing the plans that can be picked, at most about
+TIMED_SHARE = 0.1  # of the budget that is kept for timing, at most
 TIMING_RUNS = 30  # of a model that the final timing takes at least, about
 
 
@@ -60,7 +61,8 @@ def improve(setting: Setting, incumbent: Incumbent, judge: Judge) -> tuple[Incum
     ):
         work = _work(setting, incumbent, judge)
         timing = min(SECONDS, TIMING_RUNS * work.float_ms / 1e3) + 1.0
-        clock.reserve += 2 * timing  # of the plans that can be picked, and of the result
+        # Of the plans that can be picked, and of the result.
+        clock.reserve += min(2 * timing, TIMED_SHARE * (clock.budget or 0.0))
         with clock.limit():
             for stage in STAGES:
                 work = _run_stage(setting, stage, work)

@@ -35,6 +35,7 @@ from lwgraph.measure.score import Score
 from lwgraph.optimizer.judge import Judge
 
 CHOSEN_SHARE = 1 / 3  # of the samples for judging, on which candidates are compared
+LOOK_RUNS = 3  # of models on all samples in one last look: the original for its score and for what judges, the result
 LEAST_SPLIT = 3  # items from which on they are parted
 NEIGHBOURS, LEAST_NEIGHBOURS = 10, 12  # nearest ones that are compared; samples from which on they are
 FOLLOWED = 64  # samples on which dependence on the input is looked at
@@ -73,10 +74,14 @@ def affordable(reader: Reader, run: Run, seconds: float, seed: int) -> Reader:
         if now - start > min(TRIED_SECONDS, seconds):
             break
     one = float(np.median(taken[1:] or taken))  # the first run is slower than those that follow
-    count = max(LEAST_JUDGED, int(seconds / one * reader.items / reader.count))
-    if count >= reader.items:
+    return drawn(reader, max(LEAST_JUDGED, int(seconds / one * reader.items / reader.count)), seed)
+
+
+def drawn(reader: Reader, items: int, seed: int) -> Reader:
+    """So many items of the reader, drawn at random; the reader itself where it has no more."""
+    if items >= reader.items:
         return reader
-    picks = np.random.default_rng(seed).permutation(reader.items)[:count]
+    picks = np.random.default_rng(seed).permutation(reader.items)[:items]
     return reader.subset(sorted(int(i) for i in picks))
 
 
@@ -317,4 +322,4 @@ def neighbours(original: Array, candidate: Array) -> float:
     return float(np.mean([len(set(a) & set(b)) / count for a, b in zip(*nearest, strict=True)]))
 
 
-__all__ = ["CHOSEN_SHARE", "LEAST_JUDGED", "LastLook", "affordable", "part"]
+__all__ = ["CHOSEN_SHARE", "LEAST_JUDGED", "LOOK_RUNS", "LastLook", "affordable", "drawn", "part"]

@@ -96,17 +96,23 @@ class Making:
         self.models.put(structure.says(), model, {})
         return model
 
-    def stated(self, candidate: Candidate) -> Made:
-        """A candidate whose plan says what is done, on the trunk that its groups and blocks leave."""
+    def stated(self, candidate: Candidate, ranged: int | None = None) -> Made:
+        """A candidate whose plan says what is done, on the trunk that its groups and blocks leave.
+
+        Args:
+            candidate: with its plan.
+            ranged: samples that ranges are taken from, at most; None: as many as in earnest.
+        """
         plan = candidate.plan
         assert plan is not None
         trunk = self.trunk(plan)
         rest = replace(plan, groups={}, blocks={})
+        samples = Samples.in_earnest(self.run_ms)
+        if ranged is not None and samples.ranges is not None:
+            samples = replace(samples, ranges=min(ranged, samples.ranges))
 
         def make(context: Context) -> ir.Model:
-            return carry_out(
-                trunk.model, rest, context, shapes=trunk.shapes, samples=Samples.in_earnest(self.run_ms)
-            ).model
+            return carry_out(trunk.model, rest, context, shapes=trunk.shapes, samples=samples).model
 
         return self._made(candidate, plan, self.context, make)
 

@@ -23,7 +23,7 @@ from lwgraph.optimizer.first_run import FirstRuns
 from lwgraph.optimizer.inputs import Inputs, gather
 from lwgraph.optimizer.judge import Judge
 from lwgraph.optimizer.label_these import check_labelling
-from lwgraph.optimizer.last_look import LastLook, affordable, part
+from lwgraph.optimizer.last_look import LOOK_RUNS, LastLook, affordable, drawn, part
 from lwgraph.optimizer.memory import Garbage, allowance
 from lwgraph.optimizer.prove import Proof, demand, runs_soundly
 from lwgraph.optimizer.request import Request
@@ -36,6 +36,7 @@ T = TypeVar("T")
 NOT_JUDGED = "the input was not judged, so that nothing approximate was tried"
 VARIED = 6  # generated inputs on which a result must not be constant
 JUDGED_SHARE = 1 / 16  # of the budget that one run over all samples for judging may take
+LAST_SHARE, LEAST_LAST = 1 / 8, 20  # of the budget that the last look may take, and items that it has in any case
 
 
 @dataclass
@@ -178,11 +179,11 @@ def open_run(source: ir.Source, request: Request, progress: Progress, pool: Pool
     progress = clock.watching(progress)
     with told.timed("reading"):
         progress("reading", 0, 0)
-        original = ir.load(source)
-        verify(original)
         target = registry.executor(TARGETS.get(request.target, STAND_IN), threads=request.threads)
         memory = allowance(None if request.memory is None else float(request.memory))
         executor = FirstRuns(target, lambda: clock.left, Garbage(memory // 8).check)
+        original = ir.load(source)  # while the executor's worker starts
+        verify(original)
         inputs = gather(original, request, executor)
         runs_soundly(original, executor, inputs.probe)
     context = Context(
@@ -202,22 +203,21 @@ def open_run(source: ir.Source, request: Request, progress: Progress, pool: Pool
     path = Path(source) if isinstance(source, (str, os.PathLike)) else None
     judge = last = data_pass = None
     with told.in_time(clock, NOT_JUDGED), nullcontext() if request.named else told.stoppable(NOT_JUDGED):
-        if clock.budget is not None and inputs.judge is not None and not request.own_metric:
+        given = inputs.judge
+        if clock.budget is not None and given is not None and not request.own_metric:
             run = untimed(executor).prepare(original)
-            fewer = affordable(inputs.judge, run, JUDGED_SHARE * clock.budget, request.seed)
-            if fewer is not inputs.judge:
-                told.note(
-                    f"{fewer.count:,} of {inputs.judge.count:,} samples for judging were used: all of them would take "
-                    f"too much of the budget of {clock.budget:g} s"
-                )
-                inputs.judge = fewer
+            inputs.judge = affordable(given, run, JUDGED_SHARE * clock.budget, request.seed)
             del run  # a session may hold a copy of all weights
-        before = clock.spent
-        judge, last = _open_judges(original, executor, request, inputs, progress)
+        judge, last = _open_judges(original, executor, request, inputs, clock, progress)
+        if judge is not None and last is not None and last.reader is not None and given is not None:
+            used = judge.base.count + last.samples
+            if used < given.count:
+                told.note(
+                    f"{used:,} of {given.count:,} samples for judging were used: all of them would take too much of "
+                    f"the budget of {clock.budget:g} s"
+                )
         if request.label_these is not None and judge is not None and last is not None:
             check_labelling(request.label_these, judge, last.reader, original, untimed(executor))
-        # The last look is at twice as many samples, with the original and the result.
-        clock.reserve += 4 * (clock.spent - before) if last is not None and last.reader is not None else 0.0
         if judge is not None and inputs.fit:
             data_pass = _data_pass(original, executor, inputs, judge, last)
     return Setting(request, original, path, context, inputs, judge, last, clock, pool, told, data_pass)
@@ -231,8 +231,9 @@ def _data_pass(original: ir.Model, executor: Executor, inputs: Inputs, judge: Ju
 
 
 def _open_judges(
-    original: ir.Model, executor: Executor, request: Request, inputs: Inputs, progress: Progress
+    original: ir.Model, executor: Executor, request: Request, inputs: Inputs, clock: Clock, progress: Progress
 ) -> tuple[Judge | None, LastLook | None]:
+    """The judges, and in the clock's reserve what the last look will take."""
     if inputs.judge is None and not request.own_metric:
         if request.metric is not None:
             raise UsageError(f"--metric '{request.metric}' needs samples; give --data or --eval-data")
@@ -248,7 +249,13 @@ def _open_judges(
         original, executor, choosing, request.metric, request.max_drop, request.seed, factor, request.output_kind
     )
     progress(f"{judge.told}.", 0, 0)
-    reader = None if request.own_metric else reader
+    if request.own_metric or choosing is None or reader is None:
+        reader = None
+    elif clock.budget is not None:
+        # By now it is known what a pass takes beside whatever else the machine does.
+        item = LOOK_RUNS * judge.seconds / choosing.items
+        reader = drawn(reader, max(LEAST_LAST, int(LAST_SHARE * clock.budget / item)), request.seed)
+        clock.reserve += item * reader.items
     generated: Sequence[Feeds] = ()
     with suppress(LwgraphError):  # inputs of some models cannot be found; samples alone must do then
         generated = generate(original, VARIED, request.seed + 1, shapes=request.input_shapes, executor=executor)

@@ -110,6 +110,7 @@ class Pipeline:
         context = context or Context()
         for instrument in instruments:
             instrument.begin(model, self, context)
+        course = _Course(model, instruments, guarded)
         steps: list[Step] = []
         for settles, block in itertools.groupby(enumerate(self.passes), lambda each: each[1].name in _settling()):
             done: list[Step] = []
@@ -117,12 +118,12 @@ class Pipeline:
             for index, p in numbered:
                 if context.teacher is None and p.contract is Contract.APPROXIMATE:
                     context = context.beside(teacher=ir.clone(model))
-                done.append(self._step(index, p, model, context, instruments, guarded))
+                done.append(course.step(index, p, context))
             last = done
             for _ in range(_MOST_ROUNDS if settles and len(done) > 1 else 0):
                 if not any(step.count for step in last):
                     break
-                last = [self._step(index, p, model, context, instruments, guarded) for index, p in numbered]
+                last = [course.step(index, p, context) for index, p in numbered]
                 done = [
                     replace(a, count=a.count + b.count, seconds=a.seconds + b.seconds)
                     for a, b in zip(done, last, strict=True)
@@ -134,35 +135,52 @@ class Pipeline:
             instrument.end(model, context)
         return steps
 
-    def _step(
-        self,
-        index: int,
-        p: Pass,
-        model: ir.Model,
-        context: Context,
-        instruments: Sequence[Instrument],
-        guarded: bool,
-    ) -> Step:
+
+@dataclass
+class _Course:
+    """Passes that run on one model, one after the other.
+
+    Attributes:
+        model: changed in place.
+        instruments: see `Pipeline.run`.
+        guarded: whether each pass that fails is undone.
+        snapshot: a copy of the model as it is; None where none was made since it changed.
+    """
+
+    model: ir.Model
+    instruments: Sequence[Instrument]
+    guarded: bool
+    snapshot: ir.Model | None = None
+
+    def step(self, index: int, p: Pass, context: Context) -> Step:
+        """Run one pass."""
+        model = self.model
         if not p.asks and not context.allow(p.name, "the whole model"):
             return Step(index, p, 0, 0.0)
-        snapshot = ir.clone(model) if guarded or p.guarded else None
-        for instrument in instruments:
+        undone = self.guarded or p.guarded
+        if undone and self.snapshot is None:
+            self.snapshot = ir.clone(model)
+        for instrument in self.instruments:
             instrument.before(p, model, context)
         start = time.perf_counter()
         try:
             count = _run(p, model, context)
             step = Step(index, p, count, time.perf_counter() - start)
-            for instrument in instruments:
+            for instrument in self.instruments:
                 instrument.after(step, model, context)
+            if count:
+                self.snapshot = None
             return step
         except Exception as error:
-            if snapshot is None and not isinstance(error, LwgraphError):
+            if not undone and not isinstance(error, LwgraphError):
                 raise
             told = error if isinstance(error, LwgraphError) else CheckError(say(error))
-            notes = [note for instrument in instruments if (note := instrument.failed(p, told, context))]
-            if snapshot is None:
+            notes = [note for instrument in self.instruments if (note := instrument.failed(p, told, context))]
+            if not undone:
                 raise type(told)("; ".join([str(told), *notes])) from error
-            ir.replace_contents(model, snapshot)
+            assert self.snapshot is not None
+            ir.replace_contents(model, self.snapshot)
+            self.snapshot = None  # the model has its nodes now
             reason = str(told)
             if p.guarded:
                 context.warn("; ".join([f"{reason}; the pass was undone", *notes]))

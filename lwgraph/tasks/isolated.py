@@ -29,13 +29,17 @@ class Isolated:
     def __init__(self, executor: Executor, timeout: float | None = None) -> None:
         self.name = executor.name
         self.executor, self.timeout = executor, timeout
-        self._worker, self._dropped = Worker(main=False), list[int]()
+        self._worker, self._dropped = Worker(main=False, needed=executor), list[int]()
 
     def untimed(self) -> Isolated:
         """See `lwgraph.executor.untimed`; in the same process."""
         twin = Isolated(untimed(self.executor), self.timeout)
         twin._worker, twin._dropped = self._worker, self._dropped
         return twin
+
+    def start(self) -> None:
+        """Start the process now: it gets ready while this one does other things."""
+        self._worker.start()
 
     def prepare(self, model: ir.Model, outputs: Sequence[str] | None = None) -> Run:
         """See `Executor.prepare`.

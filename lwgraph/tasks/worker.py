@@ -10,7 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import util
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -47,10 +47,11 @@ class Worker:
 
     Args:
         main: whether the process has what the user's script defines; it runs the script once more for that.
+        needed: what calls will speak of; the process imports that as it starts.
     """
 
-    def __init__(self, *, main: bool = True) -> None:
-        self._main = main
+    def __init__(self, *, main: bool = True, needed: Any = None) -> None:
+        self._main, self._needed = main, needed
         self._lock = threading.Lock()
         self._process: BaseProcess | None = None
         self._pipe: Connection[Any, Any] | None = None
@@ -90,6 +91,11 @@ class Worker:
         value.__cause__ = _ThereError(trace)
         raise value
 
+    def start(self) -> None:
+        """Start the process, which gets ready while this one goes on."""
+        with self._lock:
+            self._start()
+
     def close(self) -> None:
         """End the process, at once if it is at work."""
         self._closed = True
@@ -110,7 +116,10 @@ class Worker:
         if self._process is None or self._pipe is None:
             spawn = multiprocessing.get_context("spawn")
             pipe, theirs = spawn.Pipe()
-            process = spawn.Process(target=_serve, args=(theirs,), name="lwgraph-worker")
+            needed = b""
+            with suppress(Exception):  # what cannot travel is told of where it is to
+                needed = pickle.dumps(self._needed)
+            process = spawn.Process(target=_serve, args=(theirs, needed), name="lwgraph-worker")
             with _without_main():
                 process.start()
             theirs.close()
@@ -173,10 +182,12 @@ def _receive(pipe: Connection[Any, Any]) -> Any:
     return pickle.loads(data, buffers=[bytearray(pipe.recv_bytes()) for _ in range(count)])  # writable arrays
 
 
-def _serve(pipe: Connection[Any, Any]) -> None:
+def _serve(pipe: Connection[Any, Any], needed: bytes) -> None:
     # Ctrl-C, which a terminal sends to all processes, is for the one that was started by hand.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow, daemon=True).start()
+    with suppress(Exception):
+        pickle.loads(needed)
     while True:
         try:
             _send(pipe, _answer(pipe))

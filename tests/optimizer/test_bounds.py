@@ -18,9 +18,11 @@ from lwgraph.layers.form import find_form
 from lwgraph.measure import Score
 from lwgraph.optimizer import memory
 from lwgraph.optimizer.candidates import Candidates, Incumbent, Made
+from lwgraph.optimizer.last_look import LOOK_RUNS
 from lwgraph.optimizer.memory import Garbage, resident
 from lwgraph.optimizer.racing import Raced
 from lwgraph.optimizer.request import Request
+from lwgraph.optimizer.setting import LEAST_LAST, open_run
 from lwgraph.plan.plan import Plan
 from lwgraph.plan.refit.sequential import refit
 from lwgraph.plan.search.front import Candidate
@@ -65,6 +67,22 @@ def test_a_short_budget_is_judged_on_the_samples_that_it_has_time_for(monkeypatc
         assert told == [
             "30 of 100 samples for judging were used: all of them would take too much of the budget of 600 s"
         ]
+
+
+@pytest.mark.parametrize(("share", "samples"), [(1 / 8, 67), (1e-12, LEAST_LAST)])
+def test_the_last_look_is_had_at_the_samples_that_there_is_time_for_and_its_time_is_kept(
+    monkeypatch: Any, share: float, samples: int
+) -> None:
+    """Other work on the machine may have made the input slower than it seemed when samples were counted."""
+    monkeypatch.setattr("lwgraph.optimizer.setting.LAST_SHARE", share)
+    data = {name: np.concatenate([value] * 25) for name, value in FEEDS.items()}
+    setting = open_run(chain(), Request(data=data, eval_data=data, budget=600.0), lambda what, done, total: None, None)
+    judge, last = setting.judge, setting.last
+    assert judge is not None and last is not None and last.samples == samples
+    one = judge.seconds / judge.base.count
+    assert setting.clock.reserve == pytest.approx(LOOK_RUNS * samples * one)
+    told = [note for note in setting.told.notes if "samples for judging were used" in note]
+    assert len(told) == (samples < 67) and all(note.startswith("53 of 100 ") for note in told)
 
 
 def allowing(model: ir.Model, memory: int | None, **more: Any) -> Context:

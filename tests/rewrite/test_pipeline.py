@@ -49,6 +49,17 @@ class GuardedScale(Scale):
 
 
 @dataclass(frozen=True)
+class Idle(Pass):
+    """Finds nothing to do."""
+
+    name = "idle"
+    contract = Contract.EXACT
+
+    def run(self, model: ir.Model, context: Context) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
 class Crash(Pass):
     """Raises."""
 
@@ -171,6 +182,28 @@ class TestFailures:
 
 class TestGuarded:
     """`guarded`: what fails is undone whether the pass says so or not, and the others go on."""
+
+    def test_what_is_undone_twice_is_as_it_was(self) -> None:
+        model = parse(MULS)
+        before = ir.fingerprint(model)
+        Pipeline([Idle(), Scale(), Idle(), Scale()]).rewrite(
+            model, Context(failures=Failures()), [Verify()], guarded=True
+        )
+        assert ir.fingerprint(model) == before
+
+    def test_passes_that_change_nothing_share_a_copy_of_the_model(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        copies = []
+        clone = ir.clone
+        monkeypatch.setattr(ir, "clone", lambda model: copies.append(1) or clone(model))
+
+        def counted(*passes: Pass) -> int:
+            copies.clear()
+            Pipeline(passes).rewrite(parse(MULS), Context(failures=Failures()), [Verify(numeric=False)], guarded=True)
+            return len(copies)
+
+        few = counted(Idle(), Idle(), MergeMuls())
+        assert counted(*[Idle()] * 20, MergeMuls()) == few
+        assert counted(MergeMuls(), Idle()) > few  # what changed is copied anew
 
     def test_a_pass_that_crashes_is_undone_and_the_next_one_runs(self) -> None:
         model, context = parse(MULS), Context(failures=Failures())

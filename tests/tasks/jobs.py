@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -24,6 +25,11 @@ def fail(text: str) -> None:
 def pid(seconds: float = 0.0) -> int:
     time.sleep(seconds)
     return os.getpid()
+
+
+def imported(module: str) -> bool:
+    """Whether this process has a module."""
+    return module in sys.modules
 
 
 def die_once(marker: str, number: int) -> int:

@@ -167,6 +167,20 @@ def test_a_worker_starts_once_and_anew_after_a_death() -> None:
         os.kill(last, 0)
 
 
+def test_a_worker_that_is_started_gets_ready_for_its_first_call() -> None:
+    """What it will be asked about is imported by then; what cannot travel changes nothing."""
+    modules = set()
+    for needed in (ORT, lambda: None):
+        worker = Worker(main=False, needed=needed)
+        worker.start()
+        assert worker._process is not None
+        started = worker._process.pid
+        modules.add(worker.call(jobs.imported, "lwgraph.runtime.ort"))
+        assert worker.call(jobs.pid) == started
+        worker.close()
+    assert modules == {True, False}
+
+
 def test_a_late_answer_is_not_that_of_the_next_call() -> None:
     """Ctrl-C while a worker is at work."""
     worker, here = Worker(), os.getpid()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from lwgraph.layers.site import find_sites
@@ -14,9 +15,14 @@ from lwgraph.plan.carry_out import RANGE_SAMPLES, RANGE_SECONDS, affordable
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.precision import INT8, quantizer, spelling
 from lwgraph.plan.roles import QuantizesDynamically
+from lwgraph.plan.search.front import Candidate
 from lwgraph.plan.search.integers import survey
 
 ORIGIN = "quantized"
+# With a budget, of the time that is left, what running the float network on the samples may take from which the first
+# plan's ranges are, observed at every value, which takes several times as long; and the fewest samples.
+RANGED_SHARE, FEWEST = 0.05, 8
+LATER = 0.5  # of the time that is left once the first plan was looked at, what further ones may take
 PRODUCTS = 0.2  # of the work must be products of matrices for grids that are taken as the model runs to be tried
 
 
@@ -24,7 +30,7 @@ class Integers:
     """Proposes all layers in integers; where that loses too much, with the layers that cost most left in floats."""
 
     name = "integers"
-    share = 0.5
+    share = 1.0
 
     def idle(self, work: Work) -> str:
         """Why there are none."""
@@ -41,8 +47,8 @@ class Integers:
     def run(self, work: Work) -> Work:
         """Look at one plan; at up to two more where it is not good.
 
-        With a budget, one with the simplest ranges comes first: it is there before the pass has tried its ways to take
-        them.
+        With a budget, one with the simplest ranges of as many samples as there is time for comes first: it is there
+        before the pass has tried its ways to take them, and until it is there nothing else is worth the time.
         """
         base = work.candidates.base
         if not work.oracle.measures:  # the layers alone, as they are priced
@@ -51,12 +57,20 @@ class Integers:
             taken = sum(ms if math.isfinite(ms) else dense[name] for name, ms in narrow.items())
             base = replace(base, predicted_ms=taken)
 
-        def look(*precision: Any) -> bool:
+        def proposed(*precision: Any) -> Candidate:
             plan = Plan(target=work.oracle.target, precision=Precision(*precision))
-            return work.candidates.look(replace(base, origin=ORIGIN, plan=plan))
+            return replace(base, origin=ORIGIN, plan=plan)
+
+        def look(*precision: Any) -> bool:
+            return work.candidates.look(proposed(*precision))
 
         if work.clock.budget is not None:
-            look((spelling(quick=True),))
+            ranged = max(FEWEST, int(1e3 * RANGED_SHARE * work.clock.left / max(work.float_ms, 1e-3)))
+            work.candidates.look(proposed((spelling(quick=True),)), partial(work.making.stated, ranged=ranged))
+        with work.clock.limit(LATER * work.clock.left):
+            return self._looked(work, look)
+
+    def _looked(self, work: Work, look: Callable[..., bool]) -> Work:
         good = look((spelling(),))
         with work.context.failures.guard("integers with dynamic grids"):
             self._dynamic(work, look)

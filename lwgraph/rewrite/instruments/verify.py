@@ -66,7 +66,7 @@ class Verify(Instrument):
     def begin(self, model: ir.Model, pipeline: Iterable[Pass], context: Context) -> None:
         """Check the model as it is given and choose the feeds."""
         verify(model)
-        self._results = None
+        self._before = self._results = None
         self._resizable = sized_by_values(model)
         if self.numeric:
             self._executors = self._executors or [plain_executor()]
@@ -84,8 +84,9 @@ class Verify(Instrument):
         self._resizable = sized_by_values(model)
 
     def before(self, p: Pass, model: ir.Model, context: Context) -> None:
-        """Keep the model, and its outputs unless they are known from the pass before."""
-        self._before = ir.clone(model)
+        """Keep the model and its outputs, unless they are known from the pass before."""
+        if self._before is None:
+            self._before = ir.clone(model)
         if self.numeric and self._results is None:
             self._results = [self._run(executor, model) for executor in self._executors]
 
@@ -106,6 +107,12 @@ class Verify(Instrument):
             raise CheckError(f"pass '{p.name}' changed the interface of the model: {changed}")
         if self.numeric:
             self._results = [self._compare(k, executor, p, model) for k, executor in enumerate(self._executors)]
+        self._before = None
+
+    def failed(self, p: Pass, error: LwgraphError, context: Context) -> str:
+        """What is known is of a model that may be gone."""
+        self._before = self._results = None
+        return ""
 
     def _compare(self, k: int, executor: Executor, p: Pass, model: ir.Model) -> list[dict[str, Array]]:
         assert self._results is not None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from lwgraph import ir, registry
 from lwgraph.failures import Failures
+from lwgraph.optimizer.clock import Clock, OutOfTime
 from lwgraph.optimizer.stages import integers
 from lwgraph.optimizer.stages.integers import Integers
 from lwgraph.plan.plan import Plan
@@ -48,13 +50,23 @@ class Quantizer:
         return self.found
 
 
-def looked_at(model: ir.Model, gaining: Any, monkeypatch: pytest.MonkeyPatch, measures: bool = True) -> Any:
+def looked_at(
+    model: ir.Model,
+    gaining: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    measures: bool = True,
+    clock: Clock | None = None,
+    looked: Callable[[Any], None] = lambda make: None,
+) -> Any:
     """The plans that the stage proposes, and what failed on the way."""
     plans: list[Plan] = []
+    clock = clock or Clock()
 
-    def look(candidate: Candidate) -> bool:
+    def look(candidate: Candidate, make: Any = None) -> bool:
         assert candidate.plan is not None
         plans.append(candidate.plan)
+        looked(make)
+        clock.check()
         return True
 
     made = Quantizer(gaining)
@@ -68,10 +80,12 @@ def looked_at(model: ir.Model, gaining: Any, monkeypatch: pytest.MonkeyPatch, me
         context=context,
         oracle=SimpleNamespace(measures=measures, target="ort-cpu"),
         candidates=SimpleNamespace(base=base, look=look),
-        clock=SimpleNamespace(budget=None),
+        clock=clock,
         float_ms=1.0,
+        making=SimpleNamespace(stated=lambda candidate, ranged: ranged),
     )
-    Integers().run(work)  # type: ignore[arg-type]
+    with suppress(OutOfTime), clock.limit(Integers.share * clock.left):
+        Integers().run(work)  # type: ignore[arg-type]
     return [(plan.precision.passes[-1], plan.precision.keep_float) for plan in plans], context.failures
 
 
@@ -93,3 +107,32 @@ def test_what_fails_there_costs_no_other_plan(monkeypatch: pytest.MonkeyPatch) -
     plans, failures = looked_at(encoder(), ValueError("no time"), monkeypatch)
     assert len(plans) == 1
     assert any("dynamic grids" in str(each) and "no time" in str(each) for each in failures.rows)
+
+
+@pytest.mark.parametrize(("first", "over"), [(1.0, []), (2.0, [2]), (9.0, [2])])
+def test_the_first_plan_may_take_all_time_and_what_follows_half_of_what_is_left(
+    first: float, over: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 10 s; the second plan takes 4.3 s."""
+    now, ranged, late = [0.0], list[Any](), list[int]()
+
+    def looked(make: Any) -> None:
+        now[0] += 4.3 if ranged else first
+        ranged.append(make and make(None))
+        try:
+            clock.check()
+        except OutOfTime:
+            late.append(len(ranged))
+            raise
+
+    clock = Clock(10.0, now=lambda: now[0])
+    plans, _ = looked_at(residual(), None, monkeypatch, clock=clock, looked=looked)
+    assert plans[0][0] == integers.spelling(quick=True)
+    assert ranged == [500, None]  # samples of 1 ms that the ranges of the first plan are taken from: a twentieth
+    assert late == over
+
+
+def test_the_first_plan_has_a_few_samples_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranged: list[Any] = []
+    looked_at(residual(), None, monkeypatch, clock=Clock(1e-3), looked=lambda make: ranged.append(make and make(None)))
+    assert ranged[0] == integers.FEWEST
