@@ -93,11 +93,11 @@ class Observer:
         return max(FEW, min(SAMPLES, COUNTED // max(self.total, 1)))
 
 
-class _SampleRange(Sequence[Feeds]):
-    """Some samples in a row, each still read when it is used."""
+class SomeSamples(Sequence[Feeds]):
+    """Some of the samples, each still read when it is used."""
 
-    def __init__(self, data: Sequence[Feeds], start: int, stop: int) -> None:
-        self.data, self.indices = data, range(start, stop)
+    def __init__(self, data: Sequence[Feeds], indices: Sequence[int]) -> None:
+        self.data, self.indices = data, indices
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -114,7 +114,8 @@ def parted(data: Sequence[Feeds]) -> tuple[Sequence[Feeds], Sequence[Feeds]]:
     count = len(data)
     if count < LEAST_PARTED:
         return data, ()
-    return _SampleRange(data, 0, count - count // 4), _SampleRange(data, count - count // 4, count)
+    cut = count - count // 4
+    return SomeSamples(data, range(cut)), SomeSamples(data, range(cut, count))
 
 
 def judged(model: ir.Model, data: Sequence[Feeds], rows: int) -> list[Feeds]:
@@ -125,4 +126,4 @@ def judged(model: ir.Model, data: Sequence[Feeds], rows: int) -> list[Feeds]:
     return spread(data, min(rows, max(FEWEST, -(-rows // max(each, 1)))))
 
 
-__all__ = ["COUNTED", "FEW", "LEAST_PARTED", "Observer", "judged", "parted", "spread"]
+__all__ = ["COUNTED", "FEW", "LEAST_PARTED", "Observer", "SomeSamples", "judged", "parted", "spread"]

@@ -16,6 +16,7 @@ from lwgraph.arrays import Floats
 _BLOCK = 128
 _DAMPING = 1e-3  # share of H's mean diagonal that is added to it, against zero eigenvalues
 _ADAM = (0.9, 0.999)
+_LITTLE = 0.02  # share of the loss that a sweep must have gained for another one: after GPTQ the first seldom does
 
 
 def row_scales(weight: Floats, limit: int, importance: Floats | None = None) -> Floats:
@@ -113,14 +114,19 @@ def descend(
 ) -> Floats:
     """Coordinate descent from given integers: each one in turn is set to its best value, the others fixed.
 
-    Never makes a row worse; stops when a sweep changes nothing. Arguments as in `second_order`.
+    Never makes a row worse; stops when a sweep gains next to nothing. Arguments as in `second_order`.
     (Greedy descent on the same objective: Nair and Suggala 2024, CDQuant.) O(sweeps * o D^2).
     """
     pinned, q = _pins(weight) if pin else np.zeros(weight.shape, bool), np.array(integers, np.float64)
     diagonal, unit = np.diagonal(moments), steps_of(scale, weight.shape[1])
+    before = np.inf
     for _ in range(sweeps):
-        gradient = (q * unit - weight) @ moments  # (o, D), half the derivative by the real weights
-        changed = False
+        change = q * unit - weight
+        gradient = change @ moments  # (o, D), half the derivative by the real weights
+        lost = float(np.vdot(change, gradient))
+        if lost > (1 - _LITTLE) * before:
+            break
+        before = lost
         for start in range(0, weight.shape[1], _BLOCK):
             stop = min(start + _BLOCK, weight.shape[1])
             steps = np.zeros((len(weight), stop - start))
@@ -138,10 +144,7 @@ def descend(
                     q[:, at] += step
                     steps[:, column] = step * unit[:, at]
                     local += np.outer(steps[:, column], inner[column])
-                    changed = True
             gradient[:, stop:] += steps @ moments[start:stop, stop:]
-        if not changed:
-            break
     return q
 
 

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from lwgraph import ir
+from lwgraph.calibrate.subsample import spread
 from lwgraph.executor import Executor, Feeds
 from lwgraph.layers.site import find_sites
 from lwgraph.measure.distance import Distance
 from lwgraph.passes.quantize.graph.quantizer import Quantizer, fold_gemm, whole_channels
 from lwgraph.passes.quantize.grids.grid import weight_limits
+from lwgraph.passes.quantize.grids.observer import SomeSamples
 from lwgraph.passes.quantize.grids.weight_grid import weight_grid
 from lwgraph.passes.quantize.judging.sensitivity import ErrorSource, simulated
 from lwgraph.passes.quantize.placing.roles import weight_axis
@@ -20,6 +22,7 @@ from lwgraph.passes.quantize.round_weights import RoundWeights
 from lwgraph.rewrite.base import Context, Log
 
 _MOST_BITS = 8
+ROUNDED_ON = 64  # samples at most: from 192, rounding keeps 22 % of the loss of rounding to nearest, from 64, 24 %
 
 
 def rounds(quantizer: Quantizer) -> bool:
@@ -47,11 +50,12 @@ def finer(quantizer: Quantizer, names: Collection[str], data: Sequence[Feeds], c
     """The quantizer with other integers, and steps, for the weights of the named layers: those of `RoundWeights`
     (GPTQ, then coordinate descent), by the inputs that they have in the float model.
 
-    Layers whose inputs cannot be seen keep what they have. Complexity: see `second_order`; one run over the data.
+    Layers whose inputs cannot be seen keep what they have. Complexity: see `second_order`; ROUNDED_ON samples are run.
     """
     target = quantizer.target
     model = ir.clone(quantizer.model)
-    fitting: Any = data  # read one by one, like the list that a Context has otherwise
+    # Read one by one, like the list that a Context has otherwise.
+    fitting: Any = SomeSamples(data, spread(range(len(data)), ROUNDED_ON))
     statistics = context.statistics_of(model, fitting)
     inexact = {site.name for site in find_sites(model) if not statistics.exact(site)}  # rounded to the nearest again
     others = tuple(node.name or "" for node in model.graph if node.name not in names or node.name in inexact)
