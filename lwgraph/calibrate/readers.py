@@ -15,6 +15,7 @@ from lwgraph.arrays import Array
 from lwgraph.calibrate import sources
 from lwgraph.calibrate.augmentations import augmentations
 from lwgraph.calibrate.preprocess import Preprocess
+from lwgraph.calibrate.samples import Taker, array_of, is_indexed, is_loader, is_table, is_tensor, pair_of_arrays
 from lwgraph.calibrate.signature import Signature, batched_inputs, signature
 from lwgraph.errors import DataError, UsageError
 from lwgraph.objects import is_object_name, load_object
@@ -182,7 +183,9 @@ def open_data(
         spec: a folder of images (class subfolders are labels), a .npz or .npy file, a folder with ONNX
             `test_data_set_*` or of .npz files, `module:attribute`; or the object itself: an iterable of
             {input: array} (or of pairs with a label), a callable that returns one, a CalibrationDataReader, a mapping
-            {input: (count, ...) array}, one array, a Reader.
+            {input: (count, ...) array}, one array, (x, y) arrays, a Reader; a DataLoader (batches as a tensor,
+            [tensor], (inputs, labels) or dictionaries), a map-style data set of the same, a `datasets.Dataset` with
+            columns named as the inputs, or one of pictures.
         model: the model, or its `signature`.
         preprocess: how pixels become inputs; see `Preprocess.parse`. For images and arrays only.
         batch: samples per feed when the model's batch is dynamic; None: as the data come (images: one). A fixed batch
@@ -262,16 +265,28 @@ def _source(
                 "test_data_set_*, or module:attribute"
             )
         spec = load_object(str(spec), option)
+    if isinstance(spec, Mapping) and any(map(is_table, spec.values())):
+        raise DataError(f"{place} holds several tables: {', '.join(spec)}; give one of them, such as {place}['train']")
+    if is_indexed(spec) or (is_table(spec) and hasattr(spec, "__len__")):
+        taker = Taker(inputs, more=True, preprocess=preprocess)
+        return sources.Items(spec, taker, place, limit), getattr(spec, "augment", ())
+    if is_tensor(spec):
+        spec = array_of(spec)
     if isinstance(spec, np.ndarray):
         if len(inputs) != 1:
             raise DataError(f"{place} is one array, the model has {len(inputs)} inputs: {', '.join(inputs)}")
         spec = {next(iter(inputs)): spec}
+    if (pair := pair_of_arrays(spec, inputs)) is not None:
+        arrays, labels = pair
+        spec = arrays if labels is None else {**arrays, sources.LABELS: labels}
     if isinstance(spec, Mapping):
         return sources.Arrays(spec, inputs, preprocess, place, limit), ()
     if preprocess is not None:
         raise UsageError(f"--preprocess is for images and arrays; {place} gives finished samples")
     samples = sources.samples_of(spec, place)
-    return sources.Spool(samples, inputs, place, limit), getattr(samples, "augment", getattr(spec, "augment", ()))
+    loader = is_loader(spec) or is_table(spec)
+    augment = getattr(samples, "augment", getattr(spec, "augment", ()))
+    return sources.Spool(samples, inputs, place, limit, loader=loader), augment
 
 
 def _from_path(path: Path, inputs: Signature, preprocess: Preprocess | None, limit: int | None) -> sources.DataSource:

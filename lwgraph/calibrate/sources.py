@@ -14,6 +14,7 @@ import numpy as np
 
 from lwgraph.arrays import Array
 from lwgraph.calibrate.preprocess import Preprocess
+from lwgraph.calibrate.samples import Taker, array_of
 from lwgraph.calibrate.signature import Signature, batched_inputs, count_rows, fit
 from lwgraph.errors import DataError, UsageError, did_you_mean
 from lwgraph.temporary import TemporaryFolder
@@ -252,54 +253,93 @@ class Files(_Base):
 
 
 @dataclass
+class Items(_Base):
+    """Samples by their numbers: a table of rows (`datasets.Dataset`), or a map-style data set."""
+
+    items: Any
+    taker: Taker
+    place: str
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        self._picked = _spread(range(len(self.items)), self.limit)
+        labels: list[Array] = []
+        for index in range(len(self._picked)):
+            feeds, label = self._row(index)
+            self.rows.append(count_rows(feeds, batched_inputs(self.taker.inputs), f"{self.place}, sample {index}"))
+            if label is not None:
+                labels.append(label)
+        if len(labels) == len(self._picked):
+            self.labels = labels or None
+        self.notes = self.taker.notes
+
+    def _row(self, index: int) -> tuple[dict[str, Array], Array | None]:
+        place = f"{self.place}, sample {self._picked[index]}"
+        (sample,) = list(_guarded([self.items[self._picked[index]]], place))
+        rows = self.taker.rows(sample, place)
+        if len(rows) != 1:
+            raise DataError(f"{place} holds {len(rows)} samples; a data set gives one for each number")
+        return rows[0]
+
+    def __len__(self) -> int:
+        return len(self._picked)
+
+    def __getitem__(self, index: int) -> dict[str, Array]:
+        return self._row(index)[0]
+
+
+@dataclass
 class Spool(_Base):
-    """Samples of an iterable that may run only once, kept: in memory up to a limit, beyond it in temporary files."""
+    """Samples of an iterable that may run only once, kept: in memory up to a limit, beyond it in temporary files.
+
+    Batches are kept as they come, or, of a loader, row by row: a loader's batch is no property of the samples.
+    """
 
     samples: Iterable[Any]
     inputs: Signature
     place: str
     limit: int | None = None
     memory: int = _SPOOL_BYTES
+    loader: bool = False
 
     def __post_init__(self) -> None:
         self._kept: list[dict[str, Array] | Path] = []
-        labels: list[Array] = []
-        used = 0
+        self._used = 0
         self._folder: TemporaryFolder | None = None
-        for index, sample in enumerate(itertools.islice(_guarded(self.samples, self.place), self.limit)):
-            feeds, label = self._read(sample, f"{self.place}, sample {index}")
+        labels: list[Array] = []
+        for feeds, label in itertools.islice(self._taken(), self.limit):
             if label is not None:
                 labels.append(np.atleast_1d(np.asarray(label)))
-            self.rows.append(count_rows(feeds, batched_inputs(self.inputs), f"{self.place}, sample {index}"))
-            size = sum(a.nbytes for a in feeds.values())
-            if used + size <= self.memory:
-                used += size
-                self._kept.append(feeds)
-                continue
-            if self._folder is None:
-                self._folder = TemporaryFolder()
-            path = self._folder.path / f"{index}.npz"
-            arrays: dict[str, Any] = {f"i{k}": a for k, a in enumerate(feeds.values())}
-            np.savez(path, **arrays)
-            self._kept.append(path)
+            place = f"{self.place}, sample {len(self._kept)}"
+            self.rows.append(count_rows(feeds, batched_inputs(self.inputs), place))
+            self._keep(feeds)
         self.samples = ()  # the iterable is used up; do not keep what it holds alive
         if labels and len(labels) != len(self._kept):
             raise DataError(f"{self.place} gives labels for {len(labels)} of {len(self._kept)} samples")
         self.labels = labels or None
 
-    def _read(self, sample: Any, place: str) -> tuple[dict[str, Array], Any]:
-        label = None
-        if isinstance(sample, (tuple, list)) and len(sample) == 2 and isinstance(sample[0], (Mapping, np.ndarray)):
-            sample, label = sample
-        if isinstance(sample, np.ndarray) and len(self.inputs) == 1:
-            sample = {next(iter(self.inputs)): sample}
-        if not isinstance(sample, Mapping):
-            raise DataError(
-                f"{place} is a {type(sample).__name__}; a sample is a dict {{input name: array}}, "
-                "or a pair of that and its label"
-            )
-        fitted = fit(sample, self.inputs, place, check_batch=False)
-        return {name: a.copy() if a is sample[name] else a for name, a in fitted.items()}, label
+    def _taken(self) -> Iterator[tuple[dict[str, Array], Any]]:
+        taker = Taker(self.inputs, more=self.loader, notes=self.notes)
+        for index, sample in enumerate(_guarded(self.samples, self.place)):
+            place = f"{self.place}, {'batch' if self.loader else 'sample'} {index}"
+            if self.loader:
+                yield from taker.rows(sample, place)
+            else:
+                feeds, label = taker.take(sample, place)
+                yield feeds, None if label is None else array_of(label)
+
+    def _keep(self, feeds: dict[str, Array]) -> None:
+        size = sum(a.nbytes for a in feeds.values())
+        if self._used + size <= self.memory:
+            self._used += size
+            self._kept.append(feeds)
+            return
+        if self._folder is None:
+            self._folder = TemporaryFolder()
+        path = self._folder.path / f"{len(self._kept)}.npz"
+        arrays: dict[str, Any] = {f"i{k}": a for k, a in enumerate(feeds.values())}
+        np.savez(path, **arrays)
+        self._kept.append(path)
 
     def __len__(self) -> int:
         return len(self._kept)
