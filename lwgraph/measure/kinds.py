@@ -130,7 +130,9 @@ class _Look:
         known = [kind for kind in found.values() if kind is not None]
         if not known:
             floats = tuple(name for name, value in self.outputs.items() if value.dtype.kind == "f")
-            return OutputKind(OTHER, floats or tuple(self.outputs)[:1], "nothing says what they are")
+            if floats:
+                return OutputKind(OTHER, floats, "nothing says what they are")
+            return OutputKind(CLASSES, tuple(self.outputs), "none is of floats, so values are equal or not")
         main = known[0]
         if main.name in (CLASSES, EMBEDDINGS, IMAGES):  # each head counts
             heads = [kind.outputs[0] for kind in known if kind.name == main.name]

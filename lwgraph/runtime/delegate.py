@@ -61,9 +61,10 @@ def evaluator_class(options: Options) -> type[ReferenceEvaluator]:
     class Evaluator(ReferenceEvaluator):
         def _load_impl(self, node: onnx.NodeProto, input_types: Any = None) -> Any:
             theirs = super()._load_impl
-            if node.domain in ("", "ai.onnx") and (found := control_flow(node.op_type, self.opsets[node.domain])):
+            standard = node.domain in ("", "ai.onnx")
+            if standard and (found := control_flow(node.op_type, self.opsets[node.domain])):
                 return found
-            builder = BUILDERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+            builder = BUILDERS.get(node.op_type if standard else f"{node.domain}::{node.op_type}")
             if builder is None:
                 return theirs(node, input_types) if input_types is not None else theirs(node)
             attributes = attributes_of(node)
@@ -106,6 +107,8 @@ class Delegates:
         proto = ir.node_proto(node)
         if proto.op_type == "Scatter" and proto.domain in ("", "ai.onnx"):
             proto.op_type = "ScatterElements"  # Scatter has this name since version 11
+        if proto.op_type == "RoiAlign" and proto.domain in ("", "ai.onnx") and self._opsets[""] < 16:
+            proto.attribute.append(helper.make_attribute("coordinate_transformation_mode", "output_half_pixel"))
         graph = onnx.GraphProto(name="node", node=[proto])
         outer = _outer_names(proto)
         try:

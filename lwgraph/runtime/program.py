@@ -92,7 +92,7 @@ class Program:
         return Instruction(function, tuple(inputs), outputs, _label(node))
 
     def _own(self, node: ir.Node, constants: list[Any]) -> Function | None:
-        builder = BUILDERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        builder = BUILDERS.get(ir.operator(node))
         attributes = plain_attributes(node.attributes)
         if builder is None or attributes is None:
             return None

@@ -9,7 +9,8 @@ import pytest
 from lwgraph import ir, registry
 from lwgraph.calibrate import open_data
 from lwgraph.errors import UsageError
-from lwgraph.measure.kinds import find_kind, stands_out
+from lwgraph.measure.kinds import METRIC_OF, find_kind, stands_out
+from lwgraph.measure.metrics import open_metric
 from lwgraph.optimizer.judge import Judge
 
 RNG = np.random.default_rng(0)
@@ -201,3 +202,25 @@ def test_a_kind_may_be_stated():
         kind(dense(), X, "detections")
     with pytest.raises(UsageError, match="--output-kind is 'images', which no output can be"):
         kind(dense(), X, "images")
+
+
+@pytest.mark.parametrize(
+    ("body", "kinds"),
+    [
+        ("y = Identity(x)", ("string[n,2]", "string[n,2]")),
+        ("a, s = Split<axis=1, num_outputs=2>(x) y = Concat<axis=1>(s, a)", ("string[n,2]", "string[n,2]")),
+        ("y = Not(x)", ("bool[n,2]", "bool[n,2]")),
+    ],
+)
+def test_values_that_are_no_numbers_are_equal_or_not(body, kinds):
+    """Nothing else can be said of texts and booleans, so the model is judged by that, and not refused."""
+    text = f"""<ir_version: 10, opset_import: ["" : 20]> g ({kinds[0]} x) => ({kinds[1]} y) {{ {body} }}"""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 2, (8, 2)).astype(bool)
+    x = np.where(x, "a", "b").astype(object) if kinds[0].startswith("string") else x
+    model = ir.load(onnx.parser.parse_model(text).SerializeToString())
+    data = open_data({"x": x}, model)
+    found = find_kind(model, data, ORT.prepare(model))
+    assert found.outputs == ("y",) and found.name == "classes"
+    metric = open_metric(METRIC_OF[found.name], data, ORT.prepare(model), kind=found)
+    assert metric(ORT.prepare(model)).value == 1

@@ -10,6 +10,8 @@ from lwgraph.runtime.ops import (
     quantization,
     recurrent,
     resize,
+    selection,
+    tables,
 )
 from lwgraph.runtime.ops.base import BUILDERS, Function, Options, Spec, Unsupported
 
@@ -31,4 +33,6 @@ __all__ = [
     "quantization",
     "recurrent",
     "resize",
+    "selection",
+    "tables",
 ]

@@ -53,7 +53,7 @@ BUILDERS: dict[str, MakeFunction] = {}
 
 
 def operator(*names: str) -> Callable[[MakeFunction], MakeFunction]:
-    """Register the builder of operators of the standard domain."""
+    """Register the builder of operators; those of another domain than ONNX's own as "domain::Operator"."""
 
     def register(builder: MakeFunction) -> MakeFunction:
         BUILDERS.update(dict.fromkeys(names, builder))

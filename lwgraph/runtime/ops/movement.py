@@ -14,6 +14,15 @@ def identity(spec: Spec) -> Function:
     return lambda x: x
 
 
+@operator("Dropout")
+def dropout(spec: Spec) -> Function:
+    """Dropout-7 and 10, which pass their input on; nothing of it is marked in the mask, in its own type before 10."""
+    if not 7 <= spec.version < 12:
+        raise Unsupported
+    old = spec.version < 10
+    return lambda x: (x, np.zeros(x.shape, x.dtype if old else bool)) if spec.outputs > 1 else x
+
+
 @operator("Constant")
 def constant(spec: Spec) -> Function:
     """Constant holding a dense tensor or numbers."""
@@ -200,9 +209,28 @@ _CAST = {
 }
 
 
+_TEXT = 8  # onnx.TensorProto.STRING
+_SPECIAL = {"nan": "NaN", "inf": "INF", "-inf": "-INF"}
+
+
+def _to_texts(x: Array) -> Array:
+    """Numbers as texts, in as many digits as tell them apart; booleans as 1 and 0."""
+    if x.dtype.kind == "f":
+        digits = 17 if x.dtype == np.float64 else 8
+        texts = [f"{value:.{digits}g}" for value in x.ravel().tolist()]
+        texts = [_SPECIAL.get(text, text) for text in texts]
+    elif x.dtype.kind in "iub":
+        texts = [str(int(value)) for value in x.ravel().tolist()]
+    else:
+        raise Unsupported
+    return np.array(texts, object).reshape(x.shape)
+
+
 @operator("Cast")
 def cast(spec: Spec) -> Function:
-    """Cast between the types that NumPy has, without strings."""
+    """Cast between the types that NumPy has, and to texts."""
+    if spec.get("to") == _TEXT:
+        return _to_texts
     target = _CAST.get(spec.get("to"))
     if target is None or spec.version < 6:
         raise Unsupported

@@ -1,4 +1,4 @@
-"""BatchNormalization, LayerNormalization, Softmax and reductions."""
+"""BatchNormalization, LayerNormalization, LpNormalization, Softmax and reductions."""
 
 from __future__ import annotations
 
@@ -74,6 +74,22 @@ def softmax(spec: Spec) -> Function:
         total = exponents.sum(at, keepdims=True)
         y: Array = shifted - np.log(total) if logarithm else np.divide(exponents, total, out=exponents)
         return y.reshape(x.shape).astype(x.dtype, copy=False)
+
+    return run
+
+
+@operator("LpNormalization")
+def lp_normalization(spec: Spec) -> Function:
+    """LpNormalization-1, 22: along one axis, by the sum of absolute values or by the length; 0 stays 0."""
+    axis, p, precise = spec.get("axis", -1), spec.get("p", 2), spec.options.precise
+
+    def run(x: Array) -> Array:
+        floating(x)
+        source = wider(x, precise)
+        at = normalized(axis, x.ndim)
+        size = np.abs(source).sum(at, keepdims=True) if p == 1 else np.sqrt(np.square(source).sum(at, keepdims=True))
+        y: Array = source / np.where(size == 0, 1, size).astype(source.dtype)
+        return y.astype(x.dtype, copy=False)
 
     return run
 

@@ -60,12 +60,14 @@ def _weights(mode: str, x: Array, size: int, a: float, exclude: bool) -> tuple[A
 
 @operator("Resize", "Upsample")
 def resize(spec: Spec) -> Function:
-    """Resize-11 to 19 (nearest, linear, cubic; without antialias and crops), Upsample-1 to 9.
+    """Resize-10 to 19 (nearest, linear, cubic; without antialias and crops), Upsample-1 to 9.
 
-    The scales of Upsample are an attribute before version 9, those of height and width before version 7.
+    Resize-10 is Upsample-9, but takes the next pixel where it shrinks. The scales of Upsample are an attribute before
+    version 9, those of height and width before version 7.
     """
-    upsample = spec.op_type == "Upsample"
-    if (spec.version < 11 and not upsample) or spec.get("antialias", 0):
+    shrinks = spec.op_type == "Resize" and spec.version < 11
+    upsample = spec.op_type == "Upsample" or shrinks
+    if spec.get("antialias", 0):
         raise Unsupported
     mode = spec.get("mode", "nearest")
     mode = "linear" if mode == "bilinear" and upsample else mode
@@ -103,7 +105,8 @@ def resize(spec: Spec) -> Function:
 
     def _along(y: Array, axis: int, x: Array, size: int) -> Array:
         if mode == "nearest":
-            return np.take(y, np.clip(_nearest(rounding, x), 0, size - 1).astype(np.int64), axis)
+            nearest = "ceil" if shrinks and len(x) < size else rounding
+            return np.take(y, np.clip(_nearest(nearest, x), 0, size - 1).astype(np.int64), axis)
         at, weights = _weights(mode, x, size, a, exclude)
         shape = [1] * y.ndim
         shape[axis] = -1
