@@ -5,7 +5,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# Extras that `make test` installs; `make test EXTRAS=test,torch` also runs the tests that need PyTorch.
+# Extras that `make test` installs; `make test EXTRAS=test,torch` also runs the tests that need PyTorch; `openvino` those of OpenVINO.
 EXTRAS ?= test
 PYTEST_FLAGS ?= -n 2 --dist loadgroup
 

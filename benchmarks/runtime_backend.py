@@ -2,6 +2,7 @@
 
     python -m benchmarks.runtime_backend            counts, and the tests that fail with their reasons
     python -m benchmarks.runtime_backend Conv ...   only the node tests of these operators
+    python -m benchmarks.runtime_backend --executor openvino   what another executor passes, refuses, gets wrong
 
 Training and ML-domain tests are left out, and those whose models must be downloaded.
 """
@@ -24,6 +25,7 @@ from onnx.backend.test.loader import load_model_tests
 from onnx.reference import ReferenceEvaluator
 
 from lwgraph import ir, registry
+from lwgraph.tasks.isolated import Isolated
 
 KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator")
 _OUTSIDE = ("ai.onnx.ml", "ai.onnx.preview.training")
@@ -140,6 +142,32 @@ def failure(case: Any, runner: Runner) -> str | None:
     return None
 
 
+def of_executor(name: str) -> None:
+    """Print what another executor passes, refuses to load or run, and computes otherwise, in a process apart."""
+    executor = Isolated(registry.executor(name), timeout=60)
+
+    def runner(model: onnx.ModelProto, feeds: dict[str, Any]) -> list[Any]:
+        return list(executor.prepare(ir.load(model))(feeds).values())
+
+    found: dict[str, dict[str, list[str]]] = {kind: {} for kind in ("passes", "refuses", "computes otherwise")}
+    for case in cases():
+        why = failure(case, runner)
+        kind = (
+            "passes"
+            if why is None
+            else "refuses"
+            if why.startswith(("ModelError", "DataError"))
+            else "computes otherwise"
+        )
+        for operator in operators(case.model) if len(operators(case.model)) == 1 else ["several operators"]:
+            found[kind].setdefault(operator, []).append(case.name)
+        if kind == "computes otherwise":
+            print(f"- `{case.name}`: {why}")
+    for kind, tests in found.items():
+        names = ", ".join(f"{operator} {len(tests[operator])}" for operator in sorted(tests) if tests[operator])
+        print(f"\n{executor.name} {kind} {sum(map(len, tests.values()))} tests: {names}")
+
+
 def main(chosen: set[str]) -> None:
     """Print the counts and what fails."""
     counts = {"lwgraph": 0, "onnx": 0}
@@ -157,4 +185,7 @@ def main(chosen: set[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(set(sys.argv[1:]))
+    if sys.argv[1:2] == ["--executor"]:
+        of_executor(*sys.argv[2:])
+    else:
+        main(set(sys.argv[1:]))

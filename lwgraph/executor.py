@@ -117,11 +117,17 @@ class Kernel:
     """One kernel of an optimized graph: its node's name there, its operator, and seconds per run of the model.
 
     The seconds are the median of the calls, times how often a run calls kernels of this name.
+
+    Attributes:
+        precision: that it ran in, in the runtime's own word; "" where the runtime does not tell.
+        nodes: names of the model's nodes that it stands for; empty where the runtime does not tell.
     """
 
     name: str
     op_type: str
     seconds: float
+    precision: str = ""
+    nodes: tuple[str, ...] = ()
 
 
 class Settings(NamedTuple):

@@ -6,6 +6,7 @@ The registry stands below all that it finds, so the caller says what it expects:
 from __future__ import annotations
 
 import functools
+import inspect
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
@@ -99,8 +100,19 @@ def pipeline_text(name: str) -> str:
 
 
 def executor(name: str, **options: Any) -> Executor:
-    """A new executor; `options` go to its constructor."""
-    made = _found("executors", name)(**options)
+    """A new executor.
+
+    Args:
+        name: of the entry point; after a colon, what floats are computed in, where there is a choice: `openvino:bf16`.
+        options: of its constructor.
+    """
+    name, _, precision = name.partition(":")
+    made_by = _found("executors", name)
+    if precision:
+        if "precision" not in inspect.signature(made_by).parameters:
+            raise UsageError(f"executor '{name}' has no precisions to choose from; leave ':{precision}' out")
+        options["precision"] = precision
+    made = made_by(**options)
     if not isinstance(made, Executor):
         raise UsageError(f"plugin '{name}' is no executor; it needs a name and the method prepare")
     return made

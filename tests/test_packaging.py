@@ -39,14 +39,14 @@ def _imported() -> set[str]:
 def test_every_import_is_declared() -> None:
     lines = requires("lwgraph") or []
     needed = {_name(line) for line in lines if "extra ==" not in line}
-    optional = {_name(line) for line in lines if re.search(r"extra == ['\"](dask|torch|test)['\"]", line)}
+    optional = {_name(line) for line in lines if re.search(r"extra == ['\"](dask|openvino|torch|test)['\"]", line)}
     assert _imported() - optional - WITH_ONNX <= needed
 
 
 def test_every_plugin_loads_without_the_extras() -> None:
-    """What is listed, and described with its options, must not need torch or dask: most users have neither."""
+    """What is listed, and described with its options, must not need torch, dask or OpenVINO: most users have none."""
     script = (
-        "import sys; sys.modules.update(torch=None, dask=None, distributed=None)\n"
+        "import sys; sys.modules.update(torch=None, dask=None, distributed=None, openvino=None)\n"
         "from importlib.metadata import entry_points\n"
         "for group in ('lwgraph.passes', 'lwgraph.forms', 'lwgraph.executors', 'lwgraph.roles'):\n"
         "    for point in entry_points(group=group):\n"

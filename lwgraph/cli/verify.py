@@ -24,7 +24,11 @@ SAMPLES = 8
 @preprocess_option
 @shape_option
 @click.option(
-    "--executor", default="ort", show_default=True, metavar="E", help="ort, reference, or both (reference,ort)."
+    "--executor",
+    default="ort",
+    show_default=True,
+    metavar="E",
+    help="ort, reference, openvino (openvino:bf16: in bfloat16), or several (reference,ort).",
 )
 @click.option(
     "--emulate",

@@ -9,7 +9,8 @@ from lwgraph.executor import Executor, ShowsGraph, offered
 
 _INTEGER = re.compile(
     r"QLinear\w+|QGemm|QAttention|QEmbed\w+|QMoE|ConvInteger|MatMulInteger\w*|MatMulNBits|"
-    r"DynamicQuantize\w+|NhwcMaxPool"
+    r"DynamicQuantize\w+|NhwcMaxPool|"
+    r"\w+_[iu]8"  # of runtimes that tell the precision
 )
 _SUFFIX = re.compile(r"(_token_\d+|_quant|_transpose\w*|_nhwc|_nchwc)+$")
 

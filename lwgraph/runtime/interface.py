@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lwgraph import ir
+from lwgraph.arrays import Array
 from lwgraph.errors import DataError, ModelError, did_you_mean
 from lwgraph.executor import Feeds
+
+UNTIMED_THREADS = 8  # most threads for untimed runs
 
 
 def named_values(graph: ir.Graph) -> dict[str, ir.Value]:
@@ -110,10 +115,55 @@ def _same_dtype(got: np.dtype[Any], want: np.dtype[Any]) -> bool:
     return got == want or (want.kind == "O" and got.kind in "OUST")
 
 
+def unpacked(raw: Array, kind: ir.DataType, shape: Sequence[int]) -> Array:
+    """A copy of what a runtime holds in a type that numpy lacks, as an ml_dtypes array; 4-bit integers lie in pairs.
+
+    Args:
+        raw: uint8, its memory.
+        kind: the type.
+        shape: of the result.
+    """
+    if kind.bitwidth == 4:
+        raw = np.stack([raw & 15, raw >> 4], axis=-1).reshape(-1)[: math.prod(shape)]
+        if kind == ir.DataType.INT4:
+            raw = (raw ^ 8).astype(np.int8) - 8
+        return np.asarray(raw.astype(kind.numpy()) if kind.is_integer() else raw.view(kind.numpy())).reshape(shape)
+    array: Array = raw.view(kind.numpy()).reshape(shape).copy()
+    return array
+
+
+def packed(array: Array, kind: ir.DataType) -> Array:
+    """The reverse: uint8, the memory of an array as a runtime holds it."""
+    if kind.bitwidth == 4:
+        raw = (array.reshape(-1).astype(np.int8) if kind.is_integer() else array.reshape(-1)).view(np.uint8) & 15
+        raw = np.append(raw, np.zeros(len(raw) % 2, np.uint8))
+        return np.asarray(raw[::2] | raw[1::2] << 4)
+    return array.reshape(-1).view(np.uint8)
+
+
+def untimed_threads() -> int:
+    """Threads for runs whose time does not matter: all cores of this process, at most UNTIMED_THREADS.
+
+    OMP_NUM_THREADS, where it is set, is kept to, as linear algebra does: worker processes set it.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, UNTIMED_THREADS, int(asked) if asked.isdigit() and int(asked) else UNTIMED_THREADS)
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
     """An exception's text on one line, shortened."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-__all__ = ["FeedCheck", "describe", "named_values", "one_line", "requested"]
+__all__ = [
+    "FeedCheck",
+    "describe",
+    "named_values",
+    "one_line",
+    "packed",
+    "requested",
+    "unpacked",
+    "untimed_threads",
+]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from lwgraph.arrays import Array
 from lwgraph.errors import DataError, ModelError, UsageError
 from lwgraph.executor import Feeds, Kernel, before_run
 from lwgraph.runtime.fatal import DivisionGuard
-from lwgraph.runtime.interface import FeedCheck, one_line, requested
+from lwgraph.runtime.interface import FeedCheck, one_line, requested, unpacked, untimed_threads
 from lwgraph.temporary import TemporaryFolder
 
 LEVELS = {
@@ -29,7 +28,6 @@ LEVELS = {
     "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 SHARED_BYTES = 1024  # initializers from this size on are lent to ONNX Runtime instead of being serialized
-UNTIMED_THREADS = 8  # most threads for untimed runs
 _KERNEL = "_kernel_time"  # suffix of a kernel's event in the profile
 _SILENT = 4  # ONNX Runtime's "fatal": everything else reaches the caller as an exception
 _LENDABLE = {
@@ -117,13 +115,8 @@ class OrtExecutor:
         return OrtExecutor(self.threads, self.level, hook)
 
     def untimed(self) -> OrtExecutor:
-        """A twin for runs whose time does not matter: on all cores of this process, at most UNTIMED_THREADS.
-
-        OMP_NUM_THREADS, where it is set, is kept to, as linear algebra does: worker processes set it.
-        """
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        asked = os.environ.get("OMP_NUM_THREADS", "")
-        threads = min(cores, UNTIMED_THREADS, int(asked) if asked.isdigit() and int(asked) else UNTIMED_THREADS)
+        """A twin for runs whose time does not matter: on more cores of this process."""
+        threads = untimed_threads()
         return self if threads <= self.threads else OrtExecutor(threads, self.level, self._hook)
 
     def optimized(self, model: ir.Model) -> onnx.ModelProto:
@@ -238,12 +231,7 @@ def _array(value: Any) -> Array:
     count = int(np.prod(shape, dtype=np.int64))
     size = (count * kind.bitwidth + 7) // 8
     raw = np.frombuffer(ctypes.string_at(value.data_ptr(), size), np.uint8)
-    if kind.bitwidth == 4:
-        raw = np.stack([raw & 15, raw >> 4], axis=-1).reshape(-1)[:count]
-        signed = ((raw ^ 8).astype(np.int8) - 8) if kind == ir.DataType.INT4 else raw
-        return signed.astype(kind.numpy()).reshape(shape)
-    array: Array = raw.view(kind.numpy()).reshape(shape).copy()
-    return array
+    return unpacked(raw, kind, shape)
 
 
 def _session(proto: onnx.ModelProto, options: onnxruntime.SessionOptions) -> Any:
