@@ -195,7 +195,10 @@ def pick(
     row, made = front.pick(source, number, executor, reference, feeds)
     ir.save(made, out, overwrite=overwrite)
     speed = f"; its speed when it was timed: {row.said}" if row.said else ""
-    console().print(f"plan {number}: loses {row.drop:.4g}{speed}\nwritten: {out}", markup=False)
+    why = f" ({row.why})" if row.why else ""
+    console().print(
+        f"plan {number}: estimated loss {row.drop:.4g}{speed}\npromise {row.verdict}{why}\nwritten: {out}", markup=False
+    )
 
 
 __all__ = ["command"]

@@ -158,12 +158,12 @@ def _front(out: Console, report: Report) -> None:
             loss(plan["drop"], unit),
             plan["said"].partition(" (")[0],
             size(plan["bytes"]),
-            ("kept" if plan["kept"] else "not kept") + ", delivered" * plan["chosen"],
+            plan["verdict"] + ", delivered" * plan["chosen"],
         ]
         for plan in plans
     ]
     out.print()
-    out.print(table(title, ["plan", "lost", "speed", "size", "promise"], rows, 0))
+    out.print(table(title, ["plan", "estimated loss", "speed", "size", "promise"], rows, 0))
     for line in report.details.get("promise", []):
         out.print(f"  {line}", markup=False)
     out.print()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from scipy import special
@@ -22,6 +22,7 @@ LOSSES_SHARE = (
     0.9  # of the level that goes to right-to-wrong pairs; few samples have too few of the others to tell much of them
 )
 RESAMPLES = 1000
+LEAST_BEYOND = 5  # draws beyond a percentile that it takes to be told
 LEAST_RESAMPLED = 20  # samples below which resampling says nothing: too few different sets can be drawn
 
 Bounds = tuple[float | None, float | None]  # lower and upper; None: nothing can be said
@@ -37,6 +38,10 @@ class Evidence(Protocol):
     @property
     def samples(self) -> int:
         """How many there are; 0 where that is not known."""
+
+    @property
+    def needs(self) -> int:
+        """The fewest samples of which bounds can be given."""
 
     @property
     def method(self) -> str:
@@ -64,6 +69,7 @@ class Disagreements:
     count: float
     samples: int
     method: str = "Clopper-Pearson on the samples that disagree with the original"
+    needs: ClassVar[int] = 1
     expected: float | None = None
 
     @property
@@ -100,6 +106,7 @@ class Pairs:
     gained: float
     samples: int
     method: str = "Clopper-Pearson on pairs that went right to wrong and wrong to right, by Bonferroni"
+    needs: ClassVar[int] = 1
     unknown: int = 0
     expected: tuple[float, float] | None = None
 
@@ -143,6 +150,7 @@ class Mean:
     deviation: float
     samples: int
     span: float = math.inf
+    needs: ClassVar[int] = 2
 
     @classmethod
     def of(cls, losses: Floats, span: float = math.inf) -> Mean:
@@ -193,6 +201,7 @@ class Resampled:
     draws: Floats = field(repr=False, compare=False)
     narrower: float = 1.0
     method: str = "bootstrap over samples, which is approximate"
+    needs: ClassVar[int] = LEAST_RESAMPLED
 
     @classmethod
     def of(cls, loss: Callable[[Index], float], samples: int, seed: int = 0, draws: int = RESAMPLES) -> Resampled:
@@ -204,13 +213,16 @@ class Resampled:
         return cls(float(estimate), samples, np.array(found, np.float64))
 
     def bounds(self, level: float) -> Bounds:
-        """Percentiles of the resampled losses; none where too few were drawn to have such percentiles."""
-        if level * len(self.draws) < 1 or self.draws.min() == self.draws.max():
+        """Percentiles of the resampled losses; beyond what so many draws can tell, as far as a normal tail reaches."""
+        if not len(self.draws) or self.draws.min() == self.draws.max():
             return None, None
-        low, high = np.quantile(self.draws, (level, 1 - level))
+        low, high = (float(each) for each in np.quantile(self.draws, (level, 1 - level)))
+        if level * len(self.draws) < LEAST_BEYOND:
+            reach = -float(special.ndtri(level)) * float(self.draws.std())
+            low, high = min(low, self.estimate - reach), max(high, self.estimate + reach)
         return (
-            self.estimate + self.narrower * (min(float(low), self.estimate) - self.estimate),
-            self.estimate + self.narrower * (max(float(high), self.estimate) - self.estimate),
+            self.estimate + self.narrower * (min(low, self.estimate) - self.estimate),
+            self.estimate + self.narrower * (max(high, self.estimate) - self.estimate),
         )
 
     def scaled(self, samples: int) -> Evidence:
@@ -225,6 +237,7 @@ class OneNumber:
     estimate: float
     samples: int = 0
     method: str = "one number, no interval can be given"
+    needs: ClassVar[int] = 1
 
     def bounds(self, level: float) -> Bounds:
         """None can be given."""

@@ -33,6 +33,9 @@ HIGHEST_DB = 100.0  # equal outputs would be infinitely good; so that difference
 _CACHE_BYTES = 256 << 20  # memory for the original's outputs; the rest goes to temporary files
 
 
+Part = Callable[[int], Index]  # of so many samples of a function, the positions of those that count
+
+
 class Metric(ABC):
     """Scores a run. `unit` is "share" (0..1), "dB", or "" for a function of unknown scale."""
 
@@ -40,6 +43,7 @@ class Metric(ABC):
     unit: str
     span = math.inf  # the width of the range that the value of one sample cannot leave
     to_original = False  # whether a value says how near outputs are to the original's
+    left_out = 0  # samples of its own that another look has: see `Part`
     per_sample = False  # whether samples have values of their own, which `values` gives one after the other
 
     def allowed(self, base: Score) -> float:
@@ -87,6 +91,7 @@ def open_metric(
     output: str | None = None,
     seed: int = 0,
     kind: OutputKind | None = None,
+    part: Part | None = None,
 ) -> Metric:
     """A metric by name.
 
@@ -100,18 +105,19 @@ def open_metric(
             and agreement, the worst for the distances.
         seed: of the bootstrap.
         kind: of the outputs; `detections` and `symbols` cannot be decoded without.
+        part: which of the samples of a function count, where it tells them apart; None: all.
 
     Raises:
         UsageError: no such metric, or it needs what is missing.
         DataError: importing the user's module failed.
     """
     if callable(spec):
-        return FunctionMetric(spec, getattr(spec, "__name__", "metric"))
+        return FunctionMetric(spec, getattr(spec, "__name__", "metric"), part)
     if is_object_name(spec):
         function = load_object(spec, "--metric")
         if not callable(function):
             raise UsageError(f"--metric '{spec}' is a {type(function).__name__}; it must be a function(run) -> float")
-        return FunctionMetric(function, spec)
+        return FunctionMetric(function, spec, part)
     if spec not in METRICS:
         raise UsageError(f"no metric is named '{spec}'{did_you_mean(spec, METRICS)}; or module:function")
     if reader is None:
@@ -508,20 +514,29 @@ class FunctionMetric(Metric):
 
     unit = ""
 
-    def __init__(self, function: Callable[..., Any], name: str) -> None:
-        self._function, self.name = function, name
+    def __init__(self, function: Callable[..., Any], name: str, part: Part | None = None) -> None:
+        self._function, self.name, self._part = function, name, part
 
     def __call__(self, run: Run) -> Score:
         """Call the function; any exception becomes a one-line error."""
         count = getattr(self._function, "count", None)
         if isinstance(count, int) and count > 0:
-            remembered = _remembering(run)
-            number = float(self._value(remembered))
-            return Score(number, count=count, subset=lambda at: float(self._value(remembered, samples=at)))
+            counted, remembered = self._counted(count), _remembering(run)
+
+            def subset(at: Index) -> float:
+                return float(self._value(remembered, samples=counted[at]))
+
+            everything = self.left_out == 0
+            number = float(self._value(remembered)) if everything else subset(np.arange(len(counted)))
+            return Score(number, count=len(counted), subset=subset)
         value = self._value(run)
-        if value.ndim:
-            return mean_score(value)
-        return Score(float(value))
+        return mean_score(value[self._counted(len(value))]) if value.ndim else Score(float(value))
+
+    def _counted(self, count: int) -> Index:
+        """The positions that count, of so many."""
+        counted = np.arange(count) if self._part is None else self._part(count)
+        self.left_out = count - len(counted)
+        return counted
 
     def _value(self, run: Run, **samples: Any) -> Floats:
         """The number, of no dimension, or one for each sample."""

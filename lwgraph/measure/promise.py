@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from lwgraph.arrays import Array
-from lwgraph.measure.evidence import Evidence
+from lwgraph.measure.evidence import Evidence, OneNumber
 
 KEPT, BROKEN, OPEN = "kept", "broken", "not resolved"
 CONFIDENCE = 0.95
 EXIT = {KEPT: 0, BROKEN: 1, OPEN: 3}
 ALIKE = 1e-6  # of the largest output: what differs less differs by rounding
 _SLACK = 1e-9  # a loss of just the promise keeps it, however it is rounded
+_ONE_NUMBER = "a function that returns a value for each sample, or takes samples=, has one"
 _MOST = 1_000_000  # samples; where more would be needed, no number is told
 
 
@@ -63,6 +64,8 @@ def judge(
     lower, bound = evidence.bounds(level)
     verdict = _resolve(lower, bound, max_drop)
     needed = None if verdict != OPEN else samples_needed(evidence, max_drop, level)
+    if isinstance(evidence, OneNumber):  # which is all that will ever be known of it
+        verdict = BROKEN if evidence.estimate > max_drop + _SLACK else OPEN
     text = _text(verdict, evidence, lower, bound, max_drop, confidence, needed, unit)
     return Verdict(
         verdict, evidence.estimate, bound, lower, confidence, evidence.samples, needed, evidence.method, text
@@ -77,7 +80,8 @@ def unchanged(confidence: float = CONFIDENCE) -> Verdict:
 
 def judges_nothing(reason: str, estimate: float, samples: int, confidence: float = CONFIDENCE) -> Verdict:
     """The verdict of samples that cannot judge, whatever they say: see `degenerate`."""
-    text = f"these {samples} samples judge nothing: {reason}"
+    which = f"the {samples:,} samples" if samples else "the samples of the metric"
+    text = f"{which} judge nothing: {reason}"
     return Verdict(OPEN, estimate, None, None, confidence, samples, None, "none: degenerate samples", text)
 
 
@@ -196,6 +200,11 @@ def least_dependence(max_drop: float, unit: str = "share") -> float:
     return min(LEAST_DEPENDENCE, 1 - min(max_drop, 1.0)) if unit == "share" else LEAST_DEPENDENCE
 
 
+def worst(*found: tuple[str, str]) -> tuple[str, str]:
+    """Of verdicts on several promises, each with its reason, the one on all of them: one that is broken breaks all."""
+    return max(found, key=lambda each: (KEPT, OPEN, BROKEN).index(each[0]))
+
+
 # ------------------------------------------------------------ words
 
 
@@ -216,6 +225,11 @@ def _text(
     unit: str,
 ) -> str:
     allowed, best = amount(max_drop, unit), number(evidence.estimate, unit)
+    if isinstance(evidence, OneNumber):
+        return (
+            f"{amount(evidence.estimate, unit)} lost, {number(max_drop, unit)} allowed; the metric is one number, of "
+            f"which no interval can be given: {_ONE_NUMBER}"
+        )
     count = f"{evidence.samples:,} samples" if evidence.samples != 1 else "1 sample"
     if verdict == KEPT and bound is not None:
         return (
@@ -227,9 +241,11 @@ def _text(
             f"with {100 * confidence:g} % confidence at least {amount(lower, unit)} lost on inputs to come, "
             f"{number(max_drop, unit)} allowed; the best estimate from {count} is {best}"
         )
-    if not evidence.samples:
-        return f"{allowed} allowed, and the loss is {best}: {evidence.method}"
-    more = f"about {needed:,} would" if needed is not None else "more of the same kind would hardly do"
+    if bound is None and lower is None:
+        few = evidence.samples < evidence.needs
+        why = f"{count} give no interval, {evidence.needs} or more would" if few else f"all {count} lose the same"
+        return f"{why}, so {allowed} cannot be shown; the best estimate is {best}"
+    more = f"about {needed:,} would" if needed is not None else f"it would take more than {_MOST:,}"
     return f"{count} cannot show {allowed}; {more}; the best estimate is {best}"
 
 
@@ -272,4 +288,5 @@ __all__ = [
     "samples_needed",
     "spread",
     "unchanged",
+    "worst",
 ]

@@ -106,6 +106,7 @@ class Candidates:
         floor: the least score that keeps the promise on the metric; None where other promises count alone: the user
             stated speed or size, but no accuracy.
         moments: when the incumbent changed.
+        told: how the last look chose where it could resolve nothing; "" where it could.
     """
 
     def __init__(
@@ -131,6 +132,7 @@ class Candidates:
         self.floor = None if request.limited and not judge.stated else judge.floor
         self.moments = [Moment(seconds(), "cleaned", self.base_ms if milliseconds else None, judge.base.value)]
         self._made: dict[Key, Made | None] = {}
+        self.told = ""
 
     @property
     def base_ms(self) -> float:
@@ -221,10 +223,14 @@ class Candidates:
         a plan that is known to break the promise the cleaned model takes the place, unless limits are to be kept.
         """
         standing = self.incumbent.candidate
-        if standing is None or self._for_accuracy or last.reader is None:
+        if standing is None or self._for_accuracy or not last.own:
             return
         chain = self._chain(standing)
         if self._hopeless(chain[0], last):
+            self.told = (
+                f"{last.samples:,} samples cannot show that any plan keeps the promise, so none was tested: of those "
+                "whose estimate keeps it, the one with the best bound was chosen, and of equal ones the fastest"
+            )
             picks = self._surest(standing)
         else:
             looks = [partial(last.evidence, made.model) for made in chain if made.model is not None]

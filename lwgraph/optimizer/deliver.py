@@ -12,13 +12,12 @@ from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.executor import Executor, untimed
 from lwgraph.measure.kernels import kernels
 from lwgraph.measure.labels import FILE
-from lwgraph.measure.promise import BROKEN, EXIT, KEPT, OPEN, amount, unchanged
+from lwgraph.measure.promise import BROKEN, EXIT, KEPT, OPEN, amount, unchanged, worst
 from lwgraph.optimizer import report_rows
 from lwgraph.optimizer.annotations import make_lean, same_graph
 from lwgraph.optimizer.candidates import Incumbent
 from lwgraph.optimizer.front import FrontRow, alternatives
 from lwgraph.optimizer.improve import Searched
-from lwgraph.optimizer.judge import ROUNDING
 from lwgraph.optimizer.label_these import write_disagreements
 from lwgraph.optimizer.result import Result
 from lwgraph.optimizer.setting import Setting
@@ -84,8 +83,12 @@ def deliver(
     report.details.update(asked_for)
     if timed.kept == "input" and not asked:
         report.notes.append(_nothing(setting))
-    status, outcome = _ended(setting, report, plan, searched)
-    report.outcome = outcome or "done"
+    accuracy, limits = _on_accuracy(setting, score), _on_limits(setting, report, plan, searched)
+    verdict, why = worst(accuracy, limits)
+    for row in report.details.get("front", []):  # of what was delivered, more is known than of the other plans
+        row |= {"verdict": verdict, "why": why} if row["chosen"] else {}
+    status = _status(setting, accuracy[0], limits[0])
+    report.outcome = f"the promise is {verdict}: {why}" if status else "done"
     untouched = setting.source if result is setting.original else None
     return Result(result, report, plan, status == 0, untouched, status)
 
@@ -228,25 +231,17 @@ def layers_of(result: ir.Model, executor: Executor) -> list[Layer]:
     return layers(result, ran) if ran is not None else found
 
 
-def _ended(setting: Setting, report: Report, plan: Plan, searched: Searched | None) -> tuple[int, str]:
-    """The exit code, and which promise is broken or not resolved, in words: "" where all are kept."""
-    judge, score, resolved = setting.judge, report.score, (KEPT, "")
-    if judge is not None and score is not None and (judge.stated or not setting.request.limited):
-        # Of one number there is no bound: what it says itself counts.
-        over = score.bound is None and score.drop > judge.max_drop + ROUNDING
-        if score.verdict == BROKEN or over:
-            asked = "--max-drop" if judge.stated else "the default promise"
-            lost = f"{score.name} lost {score.drop:.4g}, {asked} allows {judge.max_drop:g}"
-            return EXIT[BROKEN], f"the promise was not kept: {lost}"
-        if score.verdict == OPEN and judge.stated:
-            resolved = OPEN, f"the promise is not resolved: {score.text}"
-    limits = _limits(setting, report, plan, searched)
-    verdict, why = limits if limits[0] == BROKEN or resolved[0] == KEPT else resolved
-    return EXIT[verdict], why
+def _on_accuracy(setting: Setting, score: ScoreRecord | None) -> tuple[str, str]:
+    """The verdict on the loss, and why; kept where none was promised."""
+    judge = setting.judge
+    if judge is None or score is None or not score.verdict:
+        return KEPT, ""
+    promise = f"--max-drop {judge.max_drop:g}" if judge.stated else "the default"
+    return score.verdict, f"{promise}, {score.name}: {score.text}"
 
 
-def _limits(setting: Setting, report: Report, plan: Plan, searched: Searched | None) -> tuple[str, str]:
-    """The verdict on the limits of speed and size, in words where they are not kept."""
+def _on_limits(setting: Setting, report: Report, plan: Plan, searched: Searched | None) -> tuple[str, str]:
+    """The verdict on the limits of speed and size, and why where they are not kept."""
     request, last = setting.request, report.stages[-1]
     if not request.limited:
         return KEPT, ""
@@ -255,14 +250,19 @@ def _limits(setting: Setting, report: Report, plan: Plan, searched: Searched | N
         base = searched.work.candidates.base_ms if searched is not None else 0.0
         before, after = plan.ms if plan.ms != (0.0, 0.0) else (base, base)
     if before is None or after is None:
-        return OPEN, "the promise is not resolved: the speed of the result was not measured"
+        return OPEN, "the speed of the result was not measured"
     ratio = last.ratio if last.ratio is not None else after / max(before, 1e-12)
     ratios = last.ratio_spread or (ratio, ratio)
     verdict, why = request.judge_limits(ratios, before, last.facts.bytes, last.facts.macs or 0)
-    if verdict == OPEN:
-        return OPEN, f"the promise is not resolved: {why}"
     hint = "" if setting.judge is not None else "; --data leaves more room"
-    return verdict, f"{why}; nothing nearer was found{hint}" if verdict == BROKEN else ""
+    return verdict, f"{why}; nothing nearer was found{hint}" if verdict == BROKEN else why
+
+
+def _status(setting: Setting, accuracy: str, limits: str) -> int:
+    """The exit code: a default promise that is not resolved is none that the user asked about."""
+    stated = setting.judge is not None and setting.judge.stated
+    counts = [KEPT if accuracy == OPEN and not stated else accuracy, limits]
+    return EXIT[worst(*((verdict, "") for verdict in counts))[0]]
 
 
 __all__ = ["Cleaned", "deliver", "layers_of"]

@@ -14,15 +14,16 @@ from lwgraph.errors import UsageError
 from lwgraph.executor import Executor, Feeds
 from lwgraph.measure import paired_latency
 from lwgraph.measure.metrics import HIGHEST_DB
-from lwgraph.measure.promise import amount
+from lwgraph.measure.promise import BROKEN, KEPT, OPEN, amount, worst
 from lwgraph.optimizer.candidates import Candidates, Made
 from lwgraph.optimizer.judge import ROUNDING, Judge
+from lwgraph.optimizer.last_look import LastLook
 from lwgraph.optimizer.prove import Proof, demand
 from lwgraph.plan.plan import Plan
 
 MOST = 8
 FEWEST = 10  # runs of each model that timing takes at least
-FOLDER = "fronts-2"  # raise the number when the format changes
+FOLDER = "fronts-3"  # raise the number when the format changes
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,9 @@ class FrontRow:
         drop: loss of the metric on the judged data, in its own unit.
         speed: over the input, of models that were timed in turns; None where that is not settled, or was not done.
         bytes: of the model.
-        kept: whether it keeps the promise.
         chosen: whether it is the one that was delivered.
+        verdict: on all that was promised: KEPT, BROKEN or OPEN.
+        why: what the verdict follows from, one line.
         interval: of the speed, 95 %.
         said: the speed as it is told: that, or that it is not settled, and why; "" where it was not timed.
     """
@@ -44,8 +46,9 @@ class FrontRow:
     drop: float
     speed: float | None
     bytes: int
-    kept: bool
     chosen: bool
+    verdict: str = OPEN
+    why: str = ""
     interval: tuple[float, float] | None = None
     said: str = ""
 
@@ -79,7 +82,6 @@ def front_rows(candidates: Candidates) -> tuple[list[FrontRow], list[Made]]:
             base - (made.candidate.judged or 0.0),
             None,
             made.bytes,
-            bool(made.candidate.accepted) and candidates.meets(made.candidate),
             made is mine,
         )
         for number, made in enumerate(kept, 1)
@@ -120,6 +122,39 @@ def with_speeds(
         else replace(row, speed=it.told, interval=it.interval, said=it.text)
         for row in rows
     ]
+
+
+def with_verdicts(
+    rows: Sequence[FrontRow], made: Sequence[Made], candidates: Candidates, last: LastLook | None
+) -> list[FrontRow]:
+    """The rows with what is known of the promises.
+
+    Of plans that the last look was had at, that decides; of the others the samples by which all candidates were
+    compared, corrected for the number of these. A speed or a size that was asked for counts, too.
+
+    Args:
+        rows, made: see `front_rows`; with speeds, where these were measured.
+        candidates: that they are of.
+        last: the last look; None: what the samples of comparison say counts for all.
+    """
+    judge, request, found = candidates.judge, candidates.request, []
+    for row, each in zip(rows, made, strict=True):
+        verdict, why = KEPT, ""
+        if candidates.floor is not None:
+            told = None if last is None else last.known(each.model)
+            if told is None and each.score is not None:
+                told = judge.verdict(each.score, request.confidence)
+            verdict, why = (OPEN, "it was not judged on all samples") if told is None else (told.verdict, told.text)
+            if not each.candidate.accepted and verdict == KEPT:
+                verdict, why = BROKEN, "a check of it failed"
+        if request.limited:
+            base_ms, known = candidates.base_ms, each.candidate
+            taken = known.predicted_ms if known.measured_ms is None else known.measured_ms
+            ratios = (taken / base_ms,) * 2 if row.interval is None else (1 / row.interval[1], 1 / row.interval[0])
+            limits = request.judge_limits(ratios, base_ms, row.bytes, known.macs)
+            verdict, why = worst((verdict, why), limits)
+        found.append(replace(row, verdict=verdict, why=why))
+    return found
 
 
 def alternatives(rows: Sequence[FrontRow], judge: Judge) -> list[str]:
@@ -200,4 +235,4 @@ def _memory(source: ir.Model) -> Rows:
     return Rows(cache_folder() / FOLDER / f"{ir.fingerprint(source)}.json", "the front is")
 
 
-__all__ = ["MOST", "FrontRow", "alternatives", "front_rows", "keep_front", "pick"]
+__all__ = ["MOST", "FrontRow", "alternatives", "front_rows", "keep_front", "pick", "with_speeds", "with_verdicts"]

@@ -11,7 +11,7 @@ from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.measure.work import count
 from lwgraph.optimizer.candidates import Candidates, Incumbent, Made
 from lwgraph.optimizer.clock import OutOfTime
-from lwgraph.optimizer.front import FrontRow, front_rows, keep_front, with_speeds
+from lwgraph.optimizer.front import FrontRow, front_rows, keep_front, with_speeds, with_verdicts
 from lwgraph.optimizer.judge import Judge
 from lwgraph.optimizer.making import Making
 from lwgraph.optimizer.setting import Setting
@@ -59,6 +59,9 @@ def improve(setting: Setting, incumbent: Incumbent, judge: Judge) -> tuple[Incum
         told.in_time(clock, "more time may find a better result"),
         setting.failures.guard("preparation"),
     ):
+        if why := setting.judges_nothing:
+            told.note(f"nothing approximate was tried: {why}")
+            return incumbent, None
         work = _work(setting, incumbent, judge)
         timing = min(SECONDS, TIMING_RUNS * work.float_ms / 1e3) + 1.0
         # Of the plans that can be picked, and of the result.
@@ -75,11 +78,13 @@ def improve(setting: Setting, incumbent: Incumbent, judge: Judge) -> tuple[Incum
         told.note(judge.race.told())
     if work is None:
         return incumbent, None
+    if work.candidates.told:
+        told.note(work.candidates.told)
     rows: list[FrontRow] = []
     if not setting.inputs.unproven:  # what can be picked later speaks of real inputs
         with told.stoppable("the table of plans was not made"), setting.failures.guard("front"):
             rows, made = front_rows(work.candidates)
-            rows = _timed(setting, work, rows, made)
+            rows = with_verdicts(_timed(setting, work, rows, made), made, work.candidates, setting.last)
             if warning := keep_front(setting.original, rows, made, work.making.models.folder):
                 setting.context.warn(warning)
     return work.candidates.incumbent, Searched(work, tuple(rows))

@@ -10,11 +10,13 @@ from lwgraph.calibrate import Reader, generate, open_data, split
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.executor import Executor, Feeds
 from lwgraph.measure.work import count
+from lwgraph.optimizer.last_look import LEAST_SAMPLES
 from lwgraph.optimizer.request import Request
 
 FIT_SAMPLES = 1024  # a Gram matrix gains nothing from more
-# Where the data must judge, too: fits and searches take three quarters of few samples, then half, then no more than
-# the benchmarks fit to; all others judge, which needs hundreds to tell anything of one point.
+# Where the data must judge, too: fits and searches take three quarters of few samples, less where these would not
+# suffice to judge, then half, then no more than the benchmarks fit to; all others judge, which needs hundreds to tell
+# anything of one point.
 FITTED_FEW, FITTED_MOST = 48, 320
 JUDGED_MOST = 4096  # of one data set
 JUDGED_SHARE = 0.25  # of it that judges in any case
@@ -85,7 +87,8 @@ def gather(model: ir.Model, request: Request, executor: Executor) -> Inputs:
 
 def judged_share(reader: Reader, model: ir.Model, executor: Executor) -> float:
     """The share of the samples that judge: what fits and searches do not need, as far as a pass over it is cheap."""
-    fitted = min(max(0.5 * reader.count, min((1 - JUDGED_SHARE) * reader.count, FITTED_FEW)), FITTED_MOST)
+    few = min((1 - JUDGED_SHARE) * reader.count, FITTED_FEW, reader.count - LEAST_SAMPLES)
+    fitted = min(max(0.5 * reader.count, few), FITTED_MOST)
     first = next(reader.batches())
     macs = count(model, layer_shapes(model, first.feeds, executor)).macs
     one = (macs or math.inf) / first.count

@@ -17,8 +17,8 @@ from lwgraph.executor import Executor, Run, untimed
 from lwgraph.measure import METRICS, Metric, Score, open_metric, suggest
 from lwgraph.measure.evidence import Evidence
 from lwgraph.measure.kinds import CLASSES, DETECTIONS, METRIC_OF, SYMBOLS, OutputKind, find_kind
-from lwgraph.measure.metrics import HIGHEST_DB, evidence
-from lwgraph.measure.promise import Verdict, amount
+from lwgraph.measure.metrics import HIGHEST_DB, Part, evidence
+from lwgraph.measure.promise import Verdict, amount, judge
 from lwgraph.objects import is_object_name
 from lwgraph.optimizer.racing import Raced, open_race
 from lwgraph.report import ScoreRecord
@@ -48,6 +48,7 @@ class Judge:
 
     Attributes:
         reader: the samples; None: the metric brings its own.
+        spec: of the metric, for `open_metric`.
         kind: of the outputs, which chooses the metric where the user names none; None: the metric brings its own data.
         max_drop: the promise; the user's, else what the metric allows by itself, times `factor` (of the noise, in dB).
         looks: how many candidates were scored.
@@ -65,6 +66,7 @@ class Judge:
         seed: int,
         factor: float = 1.0,
         output_kind: str | None = None,
+        part: Part | None = None,
     ) -> None:
         executor = untimed(executor)
         run = executor.prepare(original)
@@ -75,8 +77,8 @@ class Judge:
                 spec = suggest(reader, self.kind) if spec is None else spec
             # Whatever order the samples came in, a race must not know it.
             reader = reader.subset(np.random.default_rng(seed).permutation(reader.items).tolist())
-        self._executor, self.reader = executor, reader
-        self.metric: Metric = open_metric(spec, reader, run, seed=seed, kind=self.kind)
+        self._executor, self.reader, self.spec = executor, reader, spec
+        self.metric: Metric = open_metric(spec, reader, run, seed=seed, kind=self.kind, part=part)
         self.race = open_race(self.metric)
         start = time.perf_counter()
         self.base: Score = self.metric(self.race.original(run))
@@ -133,6 +135,11 @@ class Judge:
     def evidence(self, score: Score) -> Evidence:
         """What these samples say of a candidate's loss."""
         return evidence(self.metric, self.base, score)
+
+    def verdict(self, score: Score, confidence: float) -> Verdict:
+        """What these samples say of the promise for a candidate, corrected for all candidates that they have judged."""
+        looks = max(1, self.looks)
+        return judge(self.evidence(score), self.max_drop, confidence=confidence, looks=looks, unit=self.metric.unit)
 
     def value(self, model: ir.Model) -> float:
         """As `expected`, of a model, for searching."""

@@ -10,14 +10,14 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from lwgraph import ir
-from lwgraph.arrays import Array
+from lwgraph.arrays import Array, Index
 from lwgraph.calibrate import Reader, split
 from lwgraph.calibrate.readers import Batch
 from lwgraph.executor import Executor, Feeds, Run, untimed
 from lwgraph.measure.evidence import Evidence
 from lwgraph.measure.flat import flat
 from lwgraph.measure.kinds import CLASSES, DETECTIONS, EMBEDDINGS
-from lwgraph.measure.metrics import Metric, evidence, open_metric, sample_rows
+from lwgraph.measure.metrics import Metric, Part, evidence, open_metric, sample_rows
 from lwgraph.measure.promise import (
     BROKEN,
     CONFIDENCE,
@@ -36,6 +36,7 @@ from lwgraph.optimizer.judge import Judge
 
 CHOSEN_SHARE = 1 / 3  # of the samples for judging, on which candidates are compared
 LOOK_RUNS = 3  # of models on all samples in one last look: the original for its score and for what judges, the result
+LEAST_SAMPLES = 8  # for comparing and the last look together; of fewer, nearly every plan seems to lose nothing
 LEAST_SPLIT = 3  # items from which on they are parted
 NEIGHBOURS, LEAST_NEIGHBOURS = 10, 12  # nearest ones that are compared; samples from which on they are
 FOLLOWED = 64  # samples on which dependence on the input is looked at
@@ -51,6 +52,18 @@ def part(reader: Reader | None, seed: int) -> tuple[Reader | None, Reader | None
         return reader, None
     choose, last = split(reader, (CHOSEN_SHARE, 1 - CHOSEN_SHARE), seed)
     return choose, last
+
+
+def positions(seed: int, *, last: bool) -> Part:
+    """As `part`, of the samples of a function: those on which candidates are compared, or those of the last look."""
+
+    def counted(count: int) -> Index:
+        if count < LEAST_SPLIT:
+            return np.arange(count)
+        order, chosen = np.random.default_rng(seed).permutation(count), round(CHOSEN_SHARE * count)
+        return np.sort(order[chosen:] if last else order[:chosen])
+
+    return counted
 
 
 def affordable(reader: Reader, run: Run, seconds: float, seed: int) -> Reader:
@@ -92,7 +105,8 @@ class LastLook:
         original: the input model.
         executor: the target.
         choosing: the judge that candidates were compared by, with its metric and its promise.
-        reader: the samples; None: those of `choosing` are all there are, and its looks are corrected for.
+        reader: the samples; None: those of the metric of `choosing`, which is a function, that its looks left out.
+            Where there are none, its looks are corrected for.
         confidence: of the verdict.
         seed: of resampling.
         generated: inputs that are nothing like the samples; results must not be constant on them.
@@ -120,27 +134,43 @@ class LastLook:
             self._metric = open_metric(
                 choosing.metric.name, reader, lambda feeds: self._run(feeds), seed=seed, kind=choosing.kind
             )
+        elif self.own:
+            self._metric = open_metric(choosing.spec, part=positions(seed, last=True))
 
     @cached_property
     def _run(self) -> Run:
         """Made when the last look is had: a session may hold a copy of all weights."""
         return self._executor.prepare(self._original)
 
+    @property
+    def own(self) -> bool:
+        """Whether there are samples that no choice saw."""
+        return self.reader is not None or self.choosing.metric.left_out > 0
+
     @cached_property
     def base(self) -> Score:
         """The original's score on the samples."""
-        return self.choosing.base if self.reader is None else self._metric(self._run)
+        return self._metric(self._run) if self.own else self.choosing.base
 
     @cached_property
     def reason(self) -> str:
         """Why the samples judge nothing; "" where they do."""
+        if 0 < self.judged < LEAST_SAMPLES:
+            return f"{LEAST_SAMPLES} are the least for judging"
         reader = self.reader or self.choosing.reader
         return "" if reader is None else self._degenerate(reader)
 
     @property
+    def judged(self) -> int:
+        """All samples that judge, those by which candidates are compared, too; 0 where that is not known."""
+        return self.samples + self.choosing.base.count
+
+    @property
     def samples(self) -> int:
         """How many there are of its own."""
-        return 0 if self.reader is None else self.reader.count
+        if self.reader is not None:
+            return self.reader.count
+        return self.base.count if self.own else 0
 
     def evidence(self, model: ir.Model) -> Evidence:
         """What the samples say of a model's loss on inputs to come."""
@@ -152,13 +182,15 @@ class LastLook:
             self._known[model.graph] = score, evidence(self._metric, self.base, score, self._seed)
         return self._known[model.graph]
 
+    def known(self, model: ir.Model | None) -> Verdict | None:
+        """The verdict on a model that the look was had at; None where it was not."""
+        if model is None or not self.own or model.graph not in self._known:
+            return None
+        return self._verdict(self._known[model.graph][1])
+
     def broken(self, model: ir.Model) -> bool:
         """Whether a model is known to break the promise."""
-        return not self.reason and self._judged(self.evidence(model)).verdict == BROKEN
-
-    def _judged(self, found: Evidence) -> Verdict:
-        looks = 1 if self.reader is not None else max(1, self.choosing.looks)
-        return judge(found, self.choosing.max_drop, confidence=self.confidence, looks=looks, unit=self._metric.unit)
+        return self._verdict(self.evidence(model)).verdict == BROKEN
 
     def verdict(self, model: ir.Model, same: bool) -> tuple[Score, Verdict]:
         """The score of a result, and whether the promise holds for it.
@@ -170,9 +202,13 @@ class LastLook:
         if same:
             return self.base, unchanged(self.confidence)
         score, found = self._found(model)
+        return score, self._verdict(found)
+
+    def _verdict(self, found: Evidence) -> Verdict:
         if self.reason:
-            return score, judges_nothing(self.reason, found.estimate, found.samples, self.confidence)
-        return score, self._judged(found)
+            return judges_nothing(self.reason, found.estimate, self.judged, self.confidence)
+        looks = 1 if self.own else max(1, self.choosing.looks)
+        return judge(found, self.choosing.max_drop, confidence=self.confidence, looks=looks, unit=self._metric.unit)
 
     # ------------------------------------------------------------ dependence on the input
 
@@ -229,8 +265,7 @@ class LastLook:
             if reason:
                 return reason
         # What answers the same whatever comes in keeps the promise on samples that judge nothing.
-        metric = self._metric if self.reader is not None else self.choosing.metric
-        if self.base.value - metric(constant).value <= self.choosing.max_drop:
+        if self.base.value - self._metric(constant).value <= self.choosing.max_drop:
             what = "finds the same, or nothing, in all" if kind and kind.name == DETECTIONS else "always says the same"
             return f"a model that {what} would keep the promise on them"
         return ""
@@ -322,4 +357,14 @@ def neighbours(original: Array, candidate: Array) -> float:
     return float(np.mean([len(set(a) & set(b)) / count for a, b in zip(*nearest, strict=True)]))
 
 
-__all__ = ["CHOSEN_SHARE", "LEAST_JUDGED", "LOOK_RUNS", "LastLook", "affordable", "drawn", "part"]
+__all__ = [
+    "CHOSEN_SHARE",
+    "LEAST_JUDGED",
+    "LEAST_SAMPLES",
+    "LOOK_RUNS",
+    "LastLook",
+    "affordable",
+    "drawn",
+    "part",
+    "positions",
+]

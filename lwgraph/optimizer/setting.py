@@ -16,6 +16,7 @@ from lwgraph.check import verify
 from lwgraph.errors import LwgraphError, UsageError
 from lwgraph.executor import Executor, Feeds, untimed, watched
 from lwgraph.failures import Failures
+from lwgraph.measure.promise import judges_nothing
 from lwgraph.optimizer import report_rows
 from lwgraph.optimizer.clock import Clock, OutOfTime, Progress
 from lwgraph.optimizer.data_pass import DataPass, sample_seconds
@@ -23,7 +24,7 @@ from lwgraph.optimizer.first_run import FirstRuns
 from lwgraph.optimizer.inputs import Inputs, gather
 from lwgraph.optimizer.judge import Judge
 from lwgraph.optimizer.label_these import check_labelling
-from lwgraph.optimizer.last_look import LOOK_RUNS, LastLook, affordable, drawn, part
+from lwgraph.optimizer.last_look import LOOK_RUNS, LastLook, affordable, drawn, part, positions
 from lwgraph.optimizer.memory import Garbage, allowance
 from lwgraph.optimizer.prove import Proof, demand, runs_soundly
 from lwgraph.optimizer.request import Request
@@ -162,6 +163,18 @@ class Setting:
             self.told.note(note)
         return checks
 
+    @property
+    def judges_nothing(self) -> str:
+        """Why the samples could judge no approximation; "" where they can, or need not.
+
+        A speed or a size that is asked for without a promise on the loss is sought all the same; and of generated
+        inputs the user knows what they are.
+        """
+        judge, last = self.judge, self.last
+        if judge is None or last is None or self.inputs.unproven or (self.request.limited and not judge.stated):
+            return ""
+        return judges_nothing(last.reason, 0.0, last.judged).text if last.reason else ""
+
     def sound(self, model: ir.Model, exact: bool) -> tuple[Check, ...]:
         """As `proved`; CheckError when a check fails."""
         checks = self.proved(model, exact)
@@ -246,7 +259,15 @@ def _open_judges(
     factor = request.asked.drop_factor
     choosing, reader = part(inputs.judge, request.seed)
     judge = Judge(
-        original, executor, choosing, request.metric, request.max_drop, request.seed, factor, request.output_kind
+        original,
+        executor,
+        choosing,
+        request.metric,
+        request.max_drop,
+        request.seed,
+        factor,
+        request.output_kind,
+        positions(request.seed, last=False),
     )
     progress(f"{judge.told}.", 0, 0)
     if request.own_metric or choosing is None or reader is None:
@@ -256,6 +277,8 @@ def _open_judges(
         item = LOOK_RUNS * judge.seconds / choosing.items
         reader = drawn(reader, max(LEAST_LAST, int(LAST_SHARE * clock.budget / item)), request.seed)
         clock.reserve += item * reader.items
+    if judge.metric.left_out and clock.budget is not None:  # twice as many samples, with the original and the result
+        clock.reserve += 4 * judge.seconds
     generated: Sequence[Feeds] = ()
     with suppress(LwgraphError):  # inputs of some models cannot be found; samples alone must do then
         generated = generate(original, VARIED, request.seed + 1, shapes=request.input_shapes, executor=executor)

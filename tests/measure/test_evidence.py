@@ -81,7 +81,13 @@ def test_what_never_varies_has_no_bootstrap_interval() -> None:
     assert Resampled.of(lambda at: 0.0, 100).bounds(LEVEL) == (None, None)
     assert Resampled.of(lambda at: float(at.mean()), 19).bounds(LEVEL) == (None, None)  # too few to resample
     some = Resampled.of(lambda at: float(at.mean()), 50)
-    assert some.bounds(1e-4) == (None, None) and some.bounds(LEVEL)[0] < some.estimate < some.bounds(LEVEL)[1]
+    assert some.bounds(LEVEL)[0] < some.estimate < some.bounds(LEVEL)[1]
+
+
+def test_the_bootstrap_reaches_beyond_what_so_many_draws_can_tell() -> None:
+    """Of the mean of 0..49, whose deviation is 14.43 / sqrt(50) = 2.04, at 3.72 deviations."""
+    some = Resampled.of(lambda at: float(at.mean()), 50)
+    assert some.bounds(1e-4) == pytest.approx((24.5 - 7.59, 24.5 + 7.59), abs=0.5)
 
 
 def test_more_samples_draw_bootstrap_bounds_together() -> None:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from lwgraph.measure.evidence import Disagreements, Mean, OneNumber, Pairs
+from lwgraph.measure.evidence import Disagreements, Mean, OneNumber, Pairs, Resampled
 from lwgraph.measure.promise import (
     BROKEN,
     EXIT,
@@ -23,6 +23,7 @@ from lwgraph.measure.promise import (
     least_dependence,
     samples_needed,
     unchanged,
+    worst,
 )
 
 
@@ -60,13 +61,27 @@ def test_the_samples_needed_resolve_it_and_half_as_many_do_not() -> None:
 
 def test_a_loss_of_exactly_the_promise_is_never_resolved() -> None:
     found = judge(Disagreements(5, 500), 0.01)
-    assert found.verdict == OPEN and found.samples_needed is None and "would hardly do" in found.text
+    assert found.verdict == OPEN and found.samples_needed is None and "it would take more than 1,000,000" in found.text
 
 
-def test_one_number_is_never_resolved() -> None:
+def test_one_number_never_shows_that_a_promise_is_kept() -> None:
     found = judge(OneNumber(0.002), 0.01, unit="")
     assert found.verdict == OPEN and found.bound is None and found.samples_needed is None
-    assert found.text == "0.01 allowed, and the loss is 0.002: one number, no interval can be given"
+    assert found.text.startswith("0.002 lost, 0.01 allowed; the metric is one number, of which no interval can be")
+    assert "takes samples=, has one" in found.text
+    assert judge(OneNumber(0.02), 0.01, unit="").verdict == BROKEN
+
+
+def test_what_gives_no_interval_says_what_would() -> None:
+    few = judge(Resampled.of(lambda at: float(at.mean()), 19), 10.0, unit="")
+    assert few.text == "19 samples give no interval, 20 or more would, so 10 cannot be shown; the best estimate is 9"
+    alike = judge(Mean(0.2, 0.0, 30), 0.5, unit="dB")
+    assert alike.text == "all 30 samples lose the same, so 0.5 dB cannot be shown; the best estimate is 0.2"
+
+
+def test_a_promise_on_several_things_is_kept_where_each_is() -> None:
+    assert worst((KEPT, ""), (OPEN, "a"), (KEPT, "")) == (OPEN, "a")
+    assert worst((OPEN, "a"), (BROKEN, "b")) == (BROKEN, "b") and worst((KEPT, "c"), (KEPT, "d")) == (KEPT, "c")
 
 
 def test_more_looks_and_more_confidence_ask_for_more_samples() -> None:
@@ -137,7 +152,7 @@ def test_one_class_is_too_many_of_it_for_the_promise() -> None:
 def test_degenerate_samples_judge_nothing_whatever_the_estimate() -> None:
     found = judges_nothing("all of them are of one class", 0.0, 96)
     assert found.verdict == OPEN and found.bound is None
-    assert found.text == "these 96 samples judge nothing: all of them are of one class"
+    assert found.text == "the 96 samples judge nothing: all of them are of one class"
 
 
 def test_dependence_counts_what_follows_the_input() -> None:

@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from lwgraph.failures import Failures
+from lwgraph.measure.evidence import Disagreements
+from lwgraph.measure.promise import Verdict, judge
 from lwgraph.measure.score import Score
 from lwgraph.optimizer.candidates import Candidates, Incumbent, Made
 from lwgraph.optimizer.racing import Raced
@@ -65,6 +67,10 @@ class Fake:
         """Of numbers there are no margins."""
         return score.value
 
+    def verdict(self, score: Score, confidence: float) -> Verdict:
+        """On a loss of 0.1, of as many disagreements among 1,000 as the score says."""
+        return judge(Disagreements(round(1000 * (1 - score.value)), 1000), 0.1, confidence=confidence)
+
     def milliseconds(self, model: Any) -> float:
         """Times."""
         return self.measured[model] if model in self.measured else 10.0 * (model + 1)
@@ -77,10 +83,10 @@ class Fake:
         self, request: Request | None = None, race: Callable[[Any], list[float]] | None = None, *, timed: bool = True
     ) -> Candidates:
         """What looks at them."""
-        judge: Any = self
+        itself: Any = self
         return Candidates(
             request or Request(),
-            judge,
+            itself,
             Incumbent(CLEAN),
             make=self.make,
             prove=self.prove,

@@ -51,6 +51,7 @@ def network() -> ir.Model:
         return (rng.standard_normal(shape) * np.sqrt(2 / math.prod(shape[1:]))).astype(np.float32)
 
     constants = {"w0": normal(32, 3, 3, 3), "w1": normal(16, 32, 1, 1), "w2": normal(16, 16, 3, 3), "w3": normal(5, 16)}
+    constants["b3"] = np.array([1.0, 0.8, 0.2, -1.5, -3.7], np.float32)  # so that each class is said of some samples
     nodes = [
         node("Identity", ["x"], ["x0"], "same"),
         node("Conv", ["x0", "w0"], ["c0"], "conv0", pads=[1] * 4), node("Relu", ["c0"], ["r0"], "relu0"),
@@ -58,7 +59,7 @@ def network() -> ir.Model:
         node("Conv", ["r1", "w2"], ["c2"], "conv2", pads=[1] * 4), node("Add", ["c2", "r1"], ["s2"], "add2"),
         node("Relu", ["s2"], ["r2"], "relu2"),
         node("GlobalAveragePool", ["r2"], ["p"], "pool"), node("Flatten", ["p"], ["f"], "flat"),
-        node("Gemm", ["f", "w3"], ["y"], "head", transB=1),
+        node("Gemm", ["f", "w3", "b3"], ["y"], "head", transB=1),
     ]  # fmt: skip
     face = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *sizes])

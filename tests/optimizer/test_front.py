@@ -13,8 +13,9 @@ from lwgraph import ir, registry
 from lwgraph.cache import Models
 from lwgraph.errors import CheckError, UsageError
 from lwgraph.measure.latency import Speedup
+from lwgraph.measure.promise import BROKEN, KEPT, OPEN
 from lwgraph.optimizer.candidates import Made
-from lwgraph.optimizer.front import MOST, FrontRow, front_rows, keep_front, pick, with_speeds
+from lwgraph.optimizer.front import MOST, FrontRow, front_rows, keep_front, pick, with_speeds, with_verdicts
 from lwgraph.optimizer.request import Request
 from lwgraph.plan.plan import Choice, Plan
 from lwgraph.plan.search.front import Candidate
@@ -31,6 +32,7 @@ def table(fake: Fake, request: Request | None = None, race: Any = None) -> tuple
         candidates.look(candidate, fake.make)
     candidates.settle()
     rows, made = front_rows(candidates)
+    rows = with_verdicts(rows, made, candidates, None)
     return rows, [each.model for each in made]
 
 
@@ -47,12 +49,40 @@ def test_rows_are_numbered_from_the_fastest_on_and_lose_less_and_less() -> None:
     assert [row.drop for row in rows] == pytest.approx([0.5, 0.05, 0.03])
     assert [(row.speed, row.said) for row in rows] == [(None, "")] * 3  # what was seen on the way is no speed to tell
     assert [row.bytes for row in rows] == [1000, 3000, 5000]
-    assert [row.kept for row in rows] == [False, True, True] and [row.chosen for row in rows] == [False, True, False]
+    assert [row.verdict for row in rows] == [BROKEN, KEPT, KEPT] and [row.chosen for row in rows] == [
+        False,
+        True,
+        False,
+    ]
+    assert rows[0].why.startswith("with 95 % confidence at least ")
+
+
+def test_a_loss_within_the_promise_is_not_enough_to_keep_it() -> None:
+    rows, _ = table(Fake([0.905, 0.95]))
+    assert [row.verdict for row in rows] == [OPEN, KEPT] and rows[0].chosen and "1,000 samples cannot" in rows[0].why
+
+
+def test_what_the_last_look_says_of_a_plan_goes_before() -> None:
+    fake = Fake([0.95, 0.97])
+    candidates = fake.candidates()
+    for candidate in front(2).candidates:
+        candidates.look(candidate, fake.make)
+    said = {0: SimpleNamespace(verdict=OPEN, text="the last look"), 1: None}
+    rows, made = front_rows(candidates)
+    rows = with_verdicts(rows, made, candidates, SimpleNamespace(known=said.__getitem__))  # type: ignore[arg-type]
+    assert [(row.verdict, row.why[:13]) for row in rows] == [(OPEN, "the last look"), (KEPT, "with 95 % con")]
+
+
+def test_what_fails_a_check_is_not_kept() -> None:
+    fake = Fake([0.95, 0.97])
+    fake.refused.add(0)
+    assert [row.verdict for row in table(fake)[0]] == [BROKEN, KEPT]
 
 
 def test_a_limit_that_is_broken_is_told() -> None:
     rows, _ = table(Fake([0.5, 0.95, 0.97], stated=True), Request(speedup=4.0, max_drop=0.1))
-    assert [row.kept for row in rows] == [False, True, False]
+    assert [row.verdict for row in rows] == [BROKEN, KEPT, BROKEN]
+    assert rows[2].why == "--speedup 4 was not reached: the result is 3.33 times as fast"
 
 
 @pytest.mark.parametrize("good", [0, 7, 13, 20, 29])
@@ -87,7 +117,7 @@ def timed(monkeypatch: pytest.MonkeyPatch, seconds: float, taken: float = 1.0) -
 
     monkeypatch.setattr("lwgraph.optimizer.front.paired_latency", paired)
     made = [Made(Candidate((n,), 1.0, 0.0, measured_ms=taken), chain() if n > 1 else None) for n in (1, 2, 3)]
-    rows = [FrontRow(n, 0.1, None, 1, True, False) for n in (1, 2, 3)]
+    rows = [FrontRow(n, 0.1, None, 1, False) for n in (1, 2, 3)]
     return with_speeds(rows, made, chain(), ORT, [FEEDS], threads=1, seconds=seconds), ran
 
 
@@ -129,7 +159,7 @@ def keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Keep:
             plan = Plan({"a": Choice(f"low-rank{{rank={number}}}")})
             model = lower(chain(), number)
             models.put(plan.says(), model, {})
-            rows.append(FrontRow(number, 0.01 * number, 2.0, ir.size(model), True, number == 1))
+            rows.append(FrontRow(number, 0.01 * number, 2.0, ir.size(model), number == 1, OPEN))
             made.append(Made(Candidate((number,), 1.0, 0.0, plan=plan), model))
         assert keep_front(chain(), rows, made, models.folder) == ""
         return models
@@ -142,6 +172,7 @@ def test_the_model_of_a_plan_is_had_as_it_was_made(keep: Keep) -> None:
     for number in (2, 3, 1):
         row, model = pick(chain(), number, ORT, REFERENCE, [FEEDS])
         assert row.number == number and row.drop == 0.01 * number and row.chosen == (number == 1)
+        assert row.verdict == OPEN
         assert ir.fingerprint(model) == ir.fingerprint(lower(chain(), number))
 
 

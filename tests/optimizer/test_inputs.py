@@ -26,7 +26,8 @@ def parted(samples: int, **asked: object) -> inputs.Inputs:
 
 
 @pytest.mark.parametrize(
-    ("samples", "judge"), [(8, 2), (32, 8), (64, 16), (80, 32), (128, 64), (200, 100), (640, 320), (2000, 1680)]
+    ("samples", "judge"),
+    [(12, 6), (16, 8), (24, 8), (32, 8), (64, 16), (80, 32), (128, 64), (200, 100), (640, 320), (2000, 1680)],
 )
 def test_what_fits_do_not_need_judges(samples: int, judge: int) -> None:
     found = parted(samples)

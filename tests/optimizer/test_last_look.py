@@ -19,7 +19,7 @@ from lwgraph.measure.evidence import Disagreements, Evidence
 from lwgraph.measure.promise import KEPT, OPEN
 from lwgraph.optimizer.candidates import Candidates, Incumbent, Made
 from lwgraph.optimizer.judge import Judge
-from lwgraph.optimizer.last_look import LEAST_JUDGED, LastLook, affordable, part
+from lwgraph.optimizer.last_look import LEAST_JUDGED, LastLook, affordable, part, positions
 from lwgraph.optimizer.request import Request
 from lwgraph.plan.plan import Plan
 from lwgraph.plan.search.front import Candidate
@@ -128,19 +128,42 @@ def test_outputs_that_no_longer_depend_on_the_input_do_not_follow() -> None:
     assert not found.follows(model(w=np.random.default_rng(1).normal(size=12).round(3)))
 
 
-def test_without_samples_of_its_own_the_looks_are_corrected_for() -> None:
+def right(run, samples=None):
+    """One value for each sample; with `count`, below, the share of them."""
+    y = run({"x": RANDOM.astype(np.float32)})["y"]
+    values = (y.argmax(1) == (RANDOM[:, :3] + RANDOM[:, 3:]).argmax(1)).astype(float)
+    return values if samples is None and not hasattr(right, "count") else float(values[samples].mean())
+
+
+def looks(spec: Any, parted: bool) -> LastLook:
+    """At a function's samples; parted: of those, the last look has its own."""
     original, executor = model(), registry.executor("ort")
+    judge = Judge(original, executor, None, spec, 0.02, 0, part=positions(0, last=False) if parted else None)
+    return LastLook(original, executor, judge, None)
 
-    def right(run):  # one value for each sample
-        y = run({"x": RANDOM.astype(np.float32)})["y"]
-        return (y.argmax(1) == (RANDOM[:, :3] + RANDOM[:, 3:]).argmax(1)).astype(float)
 
-    judge = Judge(original, executor, None, right, 0.02, 0)
-    found = LastLook(original, executor, judge, None)
+def test_without_samples_of_its_own_the_looks_are_corrected_for() -> None:
+    found = looks(right, parted=False)
     once = found.verdict(model(b=[1e-4, 0, 0]), same=False)[1]
-    judge.looks = 20
+    found.choosing.looks = 20
     often = found.verdict(model(b=[1e-4, 0, 0]), same=False)[1]
     assert once.verdict == KEPT and once.samples == 600 and often.bound > once.bound
+
+
+@pytest.mark.parametrize("counted", [False, True])
+def test_a_function_keeps_two_thirds_of_its_samples_for_the_last_look(
+    counted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if counted:
+        monkeypatch.setattr(right, "count", 600, raising=False)
+    found, candidate = looks(right, parted=True), model(b=[0.2, 0, 0])
+    found.choosing.looks = 500  # which counts for nothing, since none of them saw these samples
+    assert found.own and found.choosing.base.count == 200 and found.samples == 400
+    verdict = found.verdict(candidate, same=False)[1]
+    assert verdict.samples == 400 and verdict.lower < verdict.estimate < verdict.bound
+    all_of_them = looks(right, parted=False)
+    both = found.choosing.score(candidate).value / 3 + 2 * found._found(candidate)[0].value / 3
+    assert both == pytest.approx(all_of_them._found(candidate)[0].value, abs=1e-9)
 
 
 # ------------------------------------------------------------ which plan stands
@@ -150,7 +173,7 @@ class Looks:
     """Stands for the last look: counts of disagreement among 1,000 by the model's number."""
 
     def __init__(self, counts: dict[int, int], samples: int = 1000) -> None:
-        self.counts, self.samples, self.confidence, self.reader = counts, samples, 0.95, object()
+        self.counts, self.samples, self.confidence, self.own = counts, samples, 0.95, True
         self.broken = lambda model: False
         self.looked: list[int] = []
 
@@ -220,6 +243,7 @@ def test_where_nothing_can_be_resolved_the_best_bound_stands(samples: int, count
     last = Looks({0: 9, 1: 9, 2: 9}, samples)
     found.look_last(last)  # type: ignore[arg-type]
     assert found.incumbent.model == stands and last.looked == ([] if samples == 60 else [2])
+    assert found.told.startswith("60 samples cannot show that any plan keeps") == (samples == 60)
 
 
 def test_a_candidate_that_does_not_follow_the_input_never_stands() -> None:
@@ -249,9 +273,8 @@ def test_a_function_may_take_samples() -> None:
             at = np.arange(60) if samples is None else samples
             return float(np.median(y[at, 0]))
 
-    original, executor = model(), registry.executor("ort")
-    judge = Judge(original, executor, None, Median(), 0.5, 0)
-    _, verdict = LastLook(original, executor, judge, None).verdict(model(w=[0.9, *[0.0] * 11]), same=False)
+    found = looks(Median(), parted=True)
+    _, verdict = found.verdict(model(w=[0.9, *[0.0] * 11]), same=False)
     assert verdict.method.startswith("bootstrap") and verdict.lower < verdict.estimate < verdict.bound
 
 
@@ -305,8 +328,8 @@ ROWS = PASSED.replace("Identity", "Abs")
         (np.abs(np.eye(4)[[0] * 99 + [1]] + 0.01), "agreement", 0.02, "of one class"),  # another class once
         (np.abs(RANDOM), "agreement", 0.02, ""),
         (np.abs(RANDOM[:, :4].repeat(5, 1)), "cosine", 0.01, ""),
-        (np.abs(RANDOM[:2, :4].repeat(5, 1)), "cosine", 0.01, ""),  # too few to be split: all of them are looked at
-        (np.ones((2, 20)), "cosine", 0.01, "the same for all"),
+        (np.abs(RANDOM[:8, :4].repeat(5, 1)), "cosine", 0.01, ""),
+        (np.abs(RANDOM[:7, :4].repeat(5, 1)), "cosine", 0.01, "8 are the least"),
     ],
 )
 def test_samples_on_which_a_constant_would_pass_judge_nothing(

@@ -17,9 +17,11 @@ from lwgraph.optimizer.annotations import drop_annotations
 from lwgraph.optimizer.inputs import gather
 from lwgraph.optimizer.prove import same_outputs, sound
 from lwgraph.optimizer.report_rows import idle
+from lwgraph.optimizer.setting import open_run
 from lwgraph.report.record import PassRun
 from lwgraph.rewrite import Contract
 from lwgraph.rewrite.base import Skipped
+from tests.optimizer.planting import network, stand_ins
 
 
 def tiny() -> onnx.ModelProto:
@@ -124,3 +126,28 @@ def test_an_operator_that_only_the_target_knows_is_left_and_told() -> None:
     assert [node.op_type for node in result.model.graph] == ["Gelu"]
     assert any("no second executor" in note and "Gelu" in note for note in result.report.notes)
     assert {check.executor for check in result.report.checks} == {"structural verifier", "ort"}
+
+
+def few(count: int) -> dict[str, np.ndarray]:
+    return {"x": np.random.default_rng(0).standard_normal((count, 3, 6, 6)).astype(np.float32)}
+
+
+@pytest.mark.parametrize("why", ["all of them are of one class", "8 are the least"])
+def test_on_samples_that_judge_nothing_nothing_approximate_is_tried(
+    why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_ins(monkeypatch, tmp_path)
+    alike = {"x": few(1)["x"] + np.float32(0.01) * few(48)["x"]}
+    given = few(12) if "least" in why else alike
+    result = lwgraph.optimize(network(), data=given, metric="agreement", max_drop=0.01)
+    assert any("nothing approximate was tried: the " in note and why in note for note in result.report.notes)
+    assert result.plan.empty and result.status == 0 and result.report.score is not None
+    assert result.report.score.verdict == "kept" and not result.report.runs  # no stage
+
+
+def test_a_speed_that_is_asked_for_alone_is_sought_whatever_the_samples() -> None:
+    def why(**asked: float) -> str:
+        request = Request(data=few(12), metric="agreement", **asked)  # type: ignore[arg-type]
+        return open_run(network(), request, lambda what, done, total: None, None).judges_nothing
+
+    assert why(speedup=2.0) == "" and "8 are the least" in why(speedup=2.0, max_drop=0.01) and why()

@@ -1,6 +1,6 @@
 """The plans that can be had: what each loses, how fast it is, and how it is picked.
 
-Shows `details["front"]`: a list of "number", "drop", "said" (the speed), "bytes", "kept" and "chosen".
+Shows `details["front"]`: a list of "number", "drop", "said" (the speed), "bytes", "verdict", "why" and "chosen".
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def front(report: Report) -> str:
         [str(p["number"]), escape(loss(p["drop"], unit)), escape(p["said"]), size(p["bytes"]), _verdict(p)]
         for p in found
     ]
-    head = [("plan", True), ("lost", True), ("speed", True), ("size", True), ("", False)]
+    head = [("plan", True), ("estimated loss", True), ("speed", True), ("size", True), ("promise", False)]
     return (
         "<h2>Plans that can be had</h2><p>Each loses less than all that are faster. Speeds are relative to "
         "the input. <code>lwgraph plan pick N MODEL</code> writes plan N.</p>" + table(head, rows)
@@ -32,9 +32,9 @@ def front(report: Report) -> str:
 
 
 def _verdict(plan: Mapping[str, Any]) -> str:
-    if plan["chosen"]:
-        return '<span class="good">delivered</span>'
-    return "keeps the promise" if plan["kept"] else '<span class="bad">breaks the promise</span>'
+    colour = {"kept": "good", "broken": "bad"}.get(plan["verdict"], "open")
+    words = f'<span class="{colour}" title="{escape(plan["why"])}">{plan["verdict"]}</span>'
+    return f"{words}, delivered" if plan["chosen"] else words
 
 
 __all__ = ["front"]

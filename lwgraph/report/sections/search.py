@@ -38,7 +38,7 @@ def search(report: Report) -> str:
         f"neither the fits nor the search had seen."
     )
     if not any(p.get("chosen") for p in plans):
-        words += " None keeps the promises."
+        words += " By their estimates, none keeps the promises."
     return (
         f"<h2>What was tried</h2><p>{escape(words)}</p>{_picture(plans, front, objective, found)}"
         f"{_plans(front, judged, report)}{_predictions(plans)}"
@@ -73,8 +73,8 @@ def _picture(plans: Plans, front: Plans, objective: str, found: Mapping[str, Any
     series = [
         Series("run", points([p for p in plans if p not in front]), "var(--soft)", 2.5),
         Series("front", points(front), "var(--bar)", 3.5, line=True),
-        Series("judged, promise broken", points(rejected), "var(--bad)", 5),
-        Series("judged, promise kept", points(kept), "var(--good)", 5),
+        Series("judged, estimated to break the promise", points(rejected), "var(--bad)", 5),
+        Series("judged, estimated to keep it", points(kept), "var(--good)", 5),
         Series("chosen", points([p for p in plans if p.get("chosen")]), "var(--good)", 9, hollow=True),
     ]
     x = AXES.get(objective, AXES["latency"])
@@ -129,9 +129,9 @@ def _verdict(plan: Mapping[str, Any], chosen: Mapping[str, Any] | None) -> str:
     if plan.get("chosen"):
         return '<span class="good">chosen</span>'
     if plan.get("accepted") is False:
-        return '<span class="bad">rejected: it breaks a promise</span>'
+        return '<span class="bad">rejected: by its estimate it breaks a promise</span>'
     if plan.get("accepted"):
-        return "keeps the promises, but the chosen plan is better"
+        return "its estimate keeps the promises, but the chosen plan is better"
     if chosen is not None and plan["predicted_ms"] > chosen["predicted_ms"]:
         return "not judged: the chosen plan is predicted to be faster"
     return "not judged"
