@@ -68,6 +68,7 @@ def command(
     from lwgraph.errors import UsageError
     from lwgraph.report.record import Report
     from lwgraph.report.write import write
+    from lwgraph.rewrite.pipeline import Pipeline
     from lwgraph.views import coupling, inspect
 
     check_report_folder(report)
@@ -79,6 +80,8 @@ def command(
     shapes, why = inspect.sizes(loaded)
     notes = [f"sizes are those recorded in the file: {why}"] if why else []
     facts = {"model": model, **inspect.facts(loaded, shapes)}
+    if groups or sensitivity or report:  # as a run and its plans see the model, after the passes that keep every bit
+        Pipeline.parse("clean").rewrite(loaded)
     coupled = coupling.couple_channels(loaded) if groups or report else None
     if groups and coupled is not None:
         facts["groups"] = coupling.as_dicts(coupled)
@@ -101,7 +104,7 @@ def command(
         out.print(
             "channels that can only be removed together: number, channels x parameters of each, makers -> readers"
         )
-        for line in coupling.as_lines(coupled):
+        for line in (*coupling.as_lines(coupled), *coupling.summary(coupled)):
             out.print(line, markup=False, highlight=False, soft_wrap=True)
     if measured:
         head = ["removed alone", "kept", "loss at the outputs", "predicted error", "multiply-adds left"]

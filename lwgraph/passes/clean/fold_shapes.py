@@ -68,8 +68,24 @@ class FoldShapes(Pass):
                     node.attributes.pop("allowzero", None)
                 stale += [p] if (p := old.producer()) is not None else []
                 count += 1
+            elif ir.operator(node) == "Where" and (branch := _taken(node, sizes)) is not None:
+                if not context.allow(self.name, node.name or node.op_type):
+                    break
+                ir.replace_uses(node.outputs[0], branch)
+                stale.append(node)
+                count += 1
         ir.sweep(reversed(stale))
         return count
+
+
+def _taken(node: ir.Node, sizes: Sizes) -> ir.Value | None:
+    """The branch of a Where between vectors of sizes that is surely taken as a whole."""
+    which, output = sizes.truth(node.inputs[0]), node.outputs[0]
+    if which is None or output.is_graph_output() or which.all() != which.any():
+        return None
+    branch = node.inputs[1 if which.all() else 2]
+    taken, made = sizes.array(branch), sizes.array(output)
+    return branch if taken is not None and made is not None and taken.shape == made.shape else None
 
 
 def _target(node: ir.Node, sizes: Sizes) -> tuple[int, Array | None]:

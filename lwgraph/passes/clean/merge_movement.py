@@ -78,9 +78,10 @@ class MergeDataMovement(RewritePass):
         return op.Reshape(x, shape, _name="node")
 
     def reshape(self, op: Any, x: ir.Value, shape: ir.Value, node: ir.Node) -> Any:
-        """Axes that are merged, moved as one and split again are moved as they were.
+        """Axes that are split behind a Transpose are split before it, by the Reshape that is there.
 
-        Exporters transpose the keys of an attention so: (b, h, s, d) -> (b h, s, d) -> (b h, d, s) -> (b, h, d, s).
+        Exporters transpose the keys of an attention so: (b, h, s, d) -> (b h, s, d) -> (b h, d, s) -> (b, h, d, s); and
+        PyTorch's MultiheadAttention makes its heads so: (s, b, h d) -> (s, b h, d) -> (b h, s, d) -> (b, h, s, d).
         """
         middle = _producer(x, "Transpose")
         inner = None if middle is None or middle.inputs[0] is None else _producer(middle.inputs[0], "Reshape")
@@ -88,16 +89,19 @@ class MergeDataMovement(RewritePass):
         if middle is None or inner is None or source is None:
             return None
         before, merged, after = source.shape, inner.outputs[0].shape, node.outputs[0].shape
-        if before is None or merged is None or after is None or len(before) <= len(merged):
+        if before is None or merged is None or after is None or len(after) <= len(merged):
             return None
-        parts = _parts(list(before), list(merged))
         perm = ir.attribute(middle, "perm", tuple(reversed(range(len(merged)))))
-        moved = None if parts is None else [axis for part in perm for axis in parts[part]]
-        if moved is None or len(after) != len(moved):
+        pieces = _pieces(list(after), [merged[axis] for axis in perm])
+        if pieces is None:
             return None
-        if not all(_same(size, before[axis]) for size, axis in zip(after, moved, strict=True)):
+        order = [piece for axis in range(len(merged)) for piece in pieces[perm.index(axis)]]
+        target = _target(list(before), [after[piece] for piece in order])
+        if target is None:
             return None
-        return op.Transpose(source, perm=tuple(moved))
+        moved = tuple(order.index(piece) for piece in range(len(order)))
+        same = len(target) == len(before) and not any(target)
+        return op.Transpose(source if same else op.Reshape(source, op.const(np.array(target, np.int64))), perm=moved)
 
     def squeezes(self, op: Any, *inputs: Any) -> Any:
         """A Squeeze or Unsqueeze of anything."""
@@ -148,26 +152,35 @@ class MergeDataMovement(RewritePass):
         return op.Slice(inner.inputs[0], *(np.concatenate([a, b]) for a, b in zip(first, second, strict=True)))
 
 
-def _parts(before: list[Any], merged: list[Any]) -> list[list[int]] | None:
-    """The axes of `before` that each axis of `merged` is made of, in order; at most one of these is not a single axis.
+def _pieces(split: list[Any], whole: list[Any]) -> list[list[int]] | None:
+    """The axes of `split` that each axis of `whole` is split into, in order; at most one of these is more than one axis.
 
     What is left when equal sizes are matched from both ends is that one, since no element is lost; so its own size need
     not be known.
     """
     front = 0
-    while front < len(merged) - 1 and _same(before[front], merged[front]):
+    while front < len(whole) - 1 and _same(split[front], whole[front]):
         front += 1
     behind = 0
-    while behind < len(merged) - 1 - front and _same(before[-1 - behind], merged[-1 - behind]):
+    while behind < len(whole) - 1 - front and _same(split[-1 - behind], whole[-1 - behind]):
         behind += 1
-    if front + behind != len(merged) - 1:
+    if front + behind != len(whole) - 1:
         return None
-    last = len(before) - behind
-    return [
-        *([axis] for axis in range(front)),
-        list(range(front, last)),
-        *([axis] for axis in range(last, len(before))),
-    ]
+    last = len(split) - behind
+    return [*([axis] for axis in range(front)), list(range(front, last)), *([axis] for axis in range(last, len(split)))]
+
+
+def _target(before: list[Any], sizes: list[Any]) -> list[int] | None:
+    """The target of a Reshape from `before` to `sizes`: 0 where a size stays in its place, else a number."""
+    target: list[int] = []
+    for axis, size in enumerate(sizes):
+        if axis < len(before) and _same(before[axis], size):
+            target.append(0)
+        elif isinstance(size, int) and size > 0:
+            target.append(size)
+        else:
+            return None
+    return target
 
 
 def _slice_table(places: Sequence[ir.Value | None]) -> list[Any] | None:

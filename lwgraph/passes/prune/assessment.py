@@ -20,7 +20,7 @@ from lwgraph.passes.prune.remove_channels import remove_channels
 from lwgraph.passes.prune.widths import step_of
 from lwgraph.plan.refit.sequential import refit
 from lwgraph.rewrite.base import Context
-from lwgraph.views.coupling import Group
+from lwgraph.views.coupling import Group, part_of
 
 REFIT_ROWS = 32768  # patches to which a layer is refitted, at least: for narrow layers they cost little
 
@@ -147,9 +147,14 @@ def _unmeasured(view: PruneView, group: Group, groups: list[Group], name: str) -
 
 
 def names_of(group: Group) -> list[str]:
-    """The texts that a pattern may match: the group's name, names and operators of the layers that make and read it."""
+    """The texts that a pattern may match: the group's name, "heads" or "feed-forward" where it is that, and the names
+    and operators of the layers that make and read it."""
     nodes = (*group.makers, *group.readers)
-    return [group.name, *(name for node in nodes for name in (node.name or "", node.op_type))]
+    return [
+        group.name,
+        *filter(None, [part_of(group)]),
+        *(name for node in nodes for name in (node.name or "", node.op_type)),
+    ]
 
 
 def matches(patterns: str, names: Iterable[str]) -> bool:

@@ -6,11 +6,12 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.arrays import Ints
-from lwgraph.passes.prune.surgery import Cut, cut
+from lwgraph.passes.prune.surgery import Axis, Cut, cut
+from lwgraph.views.coupling.rules.attention import HEADS, heads_of
 from lwgraph.views.coupling.rules.layout import pads_of, slice_indices, split_sizes
 from lwgraph.views.coupling.rules.recurrent import GATES
 from lwgraph.views.coupling.rules.reduction import reduced_axes
-from lwgraph.views.coupling.rules.reshape import is_copied
+from lwgraph.views.coupling.rules.reshape import expressible, is_copied
 
 
 def set_int(node: ir.Node, name: str, value: int) -> None:
@@ -36,15 +37,34 @@ def convolution(node: ir.Node, state: Cut) -> None:
 
 @cut("Reshape")
 def reshape(node: ir.Node, state: Cut) -> None:
-    """The target in numbers: what is not known is copied (0) or follows (-1)."""
+    """The target in numbers: what is not known is copied (0) or follows (-1); of several, computed as before."""
     before, after = state.dims(node.inputs[0]), state.dims(node.outputs[0])
     assert before is not None and after is not None  # channels of unknown sizes are frozen
+    sizes = state.after(node.outputs[0])
+    if not expressible(before, after):
+        _keep_computed(node, state, 1, [size if isinstance(size, int) else None for size in sizes])
+        return
     target = [
         size if isinstance(size, int) else 0 if is_copied(before, after, axis) else -1
-        for axis, size in enumerate(state.after(node.outputs[0]))
+        for axis, size in enumerate(sizes)
     ]
     node.attributes.pop("allowzero", None)
     state.give(node, 1, np.array(target, np.int64))
+
+
+def _keep_computed(node: ir.Node, state: Cut, index: int, numbers: list[int | None]) -> None:
+    """Input `index` of a node, a vector of sizes that is computed, with numbers in some places (None: as computed)."""
+    graph, computed = state.model.graph, node.inputs[index]
+    assert computed is not None
+    stem = node.name or node.op_type
+    known = ir.add_initializer(graph, np.array([number is not None for number in numbers]), f"{stem}_known")
+    given = ir.add_initializer(graph, np.array([number or 0 for number in numbers], np.int64), f"{stem}_sizes")
+    where = ir.make_node("Where", [known, given, computed])
+    where.name = ir.fresh_name(graph, f"{stem}_target")
+    where.outputs[0].name = ir.fresh_name(graph, f"{stem}_target")
+    where.outputs[0].type = ir.TensorType(ir.DataType.INT64)
+    graph.insert_before(node, where)
+    node.replace_input_with(index, where.outputs[0])
 
 
 @cut("Split")
@@ -68,11 +88,11 @@ def slice_(node: ir.Node, state: Cut) -> None:
     """The bounds; where what is left is not evenly spaced, a Gather picks it before."""
     value, output = node.inputs[0], node.outputs[0]
     taken = slice_indices(node, state.coupling.builder)
-    assert value is not None and taken is not None
+    assert value is not None and taken is not None  # a slice along computed axes is frozen
     bounds: dict[int, tuple[int, int, int]] = {}
     for axis, indices in taken.items():
         mask, left = state.kept(value, axis), state.kept(output, axis)
-        if mask is None:
+        if mask is None or indices is None:
             continue
         places = (np.cumsum(mask) - 1)[indices if left is None else indices[left]]
         steps = np.unique(np.diff(places))
@@ -154,9 +174,18 @@ def pad(node: ir.Node, state: Cut) -> None:
 
 @cut("Expand")
 def expand(node: ir.Node, state: Cut) -> None:
-    """A size that is asked for in numbers."""
-    shape = ir.constant(node.inputs[1])
-    if shape is not None:
+    """A size that is asked for in numbers, which may stand among computed ones."""
+    shape, target, output = ir.constant(node.inputs[1]), node.inputs[1], node.outputs[0]
+    if shape is None:
+        sizes = state.after(output)
+        elements = state.coupling.builder.sizes.get(target, []) if target is not None else []
+        numbers = [
+            None if isinstance(element, Axis) or state.kept(output, axis) is None else int(sizes[axis] or 0)
+            for axis, element in enumerate(elements, len(sizes) - len(elements))
+        ]  # a size that is an activation's follows by itself
+        if any(number is not None for number in numbers):
+            _keep_computed(node, state, 1, numbers)
+    else:
         after = state.after(node.outputs[0])[-len(shape) :]
         asked = [
             size if number > 1 and isinstance(size, int) else int(number)
@@ -199,6 +228,19 @@ def reduce_mean(node: ir.Node, state: Cut) -> None:
     graph.insert_after(node, mul)
     ir.replace_uses(output, mul.outputs[0])
     mul.replace_input_with(0, output)
+
+
+@cut(*HEADS)
+def heads(node: ir.Node, state: Cut) -> None:
+    """The number of heads, where they have no axis of their own."""
+    for index, name in enumerate(HEADS[node.op_type]):
+        dims = state.dims(node.inputs[index])
+        found = None if dims is None else heads_of(node, index, dims)
+        mask = None if found is None or found[0] == 1 else state.kept(node.inputs[index], found[0])
+        if found is not None and mask is not None:
+            left = int(mask.sum()) * found[1] // len(mask)
+            if index < 2:  # values have as many heads as keys
+                set_int(node, name, left)
 
 
 @cut(*GATES)

@@ -6,14 +6,17 @@ from typing import Any
 
 from lwgraph import ir
 from lwgraph.views.coupling.groups import Coupling, Group
+from lwgraph.views.coupling.parts import parts
 
 
 def as_dicts(coupling: Coupling) -> list[dict[str, Any]]:
-    """The groups, ready for JSON: where their channels are, who makes and reads them, why they are frozen."""
+    """The groups, ready for JSON: what and where their channels are, who makes and reads them, why they are frozen."""
+    words = parts(coupling)
     return [
         {
             "number": group.number,
             "name": group.name,
+            "part": words.get(group, ""),
             "channels": group.width,
             "parameters_per_channel": group.parameters,
             "makers": [node.name for node in group.makers],
@@ -65,14 +68,16 @@ def interesting(group: Group) -> bool:
 
 
 def as_lines(coupling: Coupling) -> list[str]:
-    """The groups, one line each: number, channels, size, makers -> readers, and what stands in the way."""
-    lines = []
+    """The groups, one line each: number, channels, size, makers -> readers, what they are, what stands in the way."""
+    lines, words = [], parts(coupling)
     for group in coupling.groups:
         if not interesting(group):
             continue
         makers, readers = _names([n.name or "" for n in group.makers]), _names([n.name or "" for n in group.readers])
         size = f"{group.number:4} {group.width:5} x {group.parameters:<7}"
         line = f"{size} {makers or group.name} -> {readers or 'nothing'}"
+        if group in words:
+            line += f"  ({words[group]})"
         if group.frozen:
             line += f"  [frozen: {group.frozen}]"
         elif group.caveats:

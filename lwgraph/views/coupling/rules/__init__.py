@@ -13,7 +13,17 @@ Rule: TypeAlias = Callable[[ir.Node, Coupler], None]
 
 RULES: dict[str, Rule] = {}  # operators of ONNX's own domain
 
-_MODULES = ("elementwise", "layout", "linear", "normalization", "recurrent", "reduction", "reshape", "sizes")
+_MODULES = (
+    "attention",
+    "elementwise",
+    "layout",
+    "linear",
+    "normalization",
+    "recurrent",
+    "reduction",
+    "reshape",
+    "sizes",
+)
 
 
 def rule(*operators: str) -> Callable[[Rule], Rule]:

@@ -22,30 +22,38 @@ def axes_of(node: ir.Node, builder: Coupler, index: int, rank: int) -> list[int]
     return [] if axes is None else [int(axis) % rank for axis in axes]
 
 
-def slice_indices(node: ir.Node, builder: Coupler) -> dict[int, np.ndarray] | None:
-    """Axis -> the indices that a Slice takes of it, for axes of known size; None when its bounds are computed."""
+def slice_indices(node: ir.Node, builder: Coupler) -> dict[int, np.ndarray | None] | None:
+    """Axis -> the indices that a Slice takes of it, None where bounds are computed or the size is not known.
+
+    None in all when even the axes are computed.
+    """
     dims = builder.dims(node.inputs[0])
     if dims is None:
         return None
     names = ("starts", "ends", "axes", "steps")
-    given = [ir.attribute(node, name) for name in names]  # attributes before opset 10
+    given: list[Sequence[int] | None] = [ir.attribute(node, name) for name in names]  # attributes before opset 10
+    computed = False
     for position, value in enumerate(node.inputs[1:5]):
         if value is not None:
             constant = ir.constant(value)
-            if constant is None:
+            if constant is not None:
+                given[position] = tuple(int(item) for item in constant.reshape(-1))
+            elif names[position] == "axes":
                 return None
-            given[position] = tuple(int(item) for item in constant.reshape(-1))
+            else:
+                computed = True
     starts, ends, axes, steps = given
-    axes = tuple(range(len(starts))) if axes is None else axes
-    steps = (1,) * len(starts) if steps is None else steps
-    found = {}
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+    if computed:
+        count = next((len(bounds) for bounds in (starts, ends, steps) if bounds is not None), len(dims))
+        return {axis % len(dims): None for axis in (range(count) if axes is None else axes)}
+    assert starts is not None and ends is not None
+    found: dict[int, np.ndarray | None] = {}
+    for start, end, axis, step in zip(
+        starts, ends, range(len(starts)) if axes is None else axes, steps or (1,) * len(starts), strict=True
+    ):
         size = dims[axis % len(dims)]
-        if isinstance(size, int):
-            stop = None if step < 0 and end < -size else end
-            found[axis % len(dims)] = np.arange(size)[slice(start, stop, step)]
-        else:
-            found[axis % len(dims)] = np.arange(0)  # such an axis is not tracked
+        stop = None if isinstance(size, int) and step < 0 and end < -size else end
+        found[axis % len(dims)] = np.arange(size)[slice(start, stop, step)] if isinstance(size, int) else None
     return found
 
 
@@ -151,6 +159,10 @@ def slice_(node: ir.Node, builder: Coupler) -> None:
         found = builder.get(value, axis)
         if found is None:
             builder.untracked(output, axis, builder.why(value, axis))
+        elif indices is None:
+            reason = f"node '{node.name}' (Slice) computes its bounds"
+            builder.freeze(found, reason)
+            builder.untracked(output, axis, reason)
         elif len(indices) > 1:
             builder.link(builder.track(output, axis, len(indices), found.zero), found, np.arange(len(indices)), indices)
         else:
@@ -258,7 +270,7 @@ def tile(node: ir.Node, builder: Coupler) -> None:
 
 @rule("Expand")
 def expand(node: ir.Node, builder: Coupler) -> None:
-    """Axes that keep their size go through."""
+    """Axes that keep their size go through. Along the others all channels are equal, and as many as are asked for."""
     value, output = node.inputs[0], node.outputs[0]
     dims, wide = builder.dims(value), builder.dims(output)
     if value is None or dims is None or wide is None:
@@ -266,6 +278,27 @@ def expand(node: ir.Node, builder: Coupler) -> None:
         return
     shift = len(wide) - len(dims)
     builder.passes(node, output, 0, {axis + shift: axis for axis in builder.tracked(value)})
+    for axis, size in enumerate(dims) if builder.is_constant(value) else ():
+        if isinstance(size, int) and size > 1:  # what is repeated for each sample, such as the token of a class
+            builder.equal(builder.track(output, axis + shift, size), builder.constant(node, 0, axis, "out"))
+    for axis, asked in expanded(node, builder).items():
+        builder.equal(builder.track(output, axis, asked.size, zero=False), asked)
+
+
+def expanded(node: ir.Node, builder: Coupler) -> dict[int, Axis]:
+    """The axes of an Expand's output that repeat a single element -> the axis whose size is asked for there."""
+    value, output, target = node.inputs[0], node.outputs[0], node.inputs[1]
+    dims, wide = builder.dims(value), builder.dims(output)
+    sizes = builder.sizes.get(target, []) if target is not None else []
+    if dims is None or wide is None:
+        return {}
+    places = enumerate(sizes, len(wide) - len(sizes))
+    shift = len(wide) - len(dims)
+    return {
+        place: asked
+        for place, asked in places
+        if isinstance(asked, Axis) and (place < shift or dims[place - shift] == 1)
+    }
 
 
 @rule("Resize", "Upsample")

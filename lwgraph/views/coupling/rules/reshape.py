@@ -26,10 +26,12 @@ class Segment:
     outputs: dict[int, range]
 
 
-def segments(before: ir.Dims, after: ir.Dims) -> list[Segment] | None:
-    """The segments of a reshape between axes of known size; None when the sizes have no common refinement.
+def segments(before: ir.Dims, after: ir.Dims) -> list[Segment]:
+    """The segments of a reshape, from the last axes on, as far as the sizes have a common refinement.
 
-    Axes before (and including) one of unknown size must correspond one to one. Axes of size 1 are in no segment.
+    Axes before them need no known sizes: whatever becomes of these, what lies behind one of their elements is the same
+    run of elements before and after. A name stands for one size, so an axis of one name is passed over. Where axes
+    before (and including) one of unknown size correspond one to one they are segments, too. Axes of size 1 are in none.
     """
     i, j = len(before) - 1, len(after) - 1
     found: list[Segment] = []
@@ -38,26 +40,32 @@ def segments(before: ir.Dims, after: ir.Dims) -> list[Segment] | None:
             i -= 1
         while j >= 0 and after[j] == 1:
             j -= 1
-        if i < 0 or j < 0 or not isinstance(before[i], int) or not isinstance(after[j], int):
+        if i < 0 or j < 0:
+            break
+        if isinstance(before[i], str) and before[i] == after[j]:
+            i, j = i - 1, j - 1
+            continue
+        if not isinstance(before[i], int) or not isinstance(after[j], int):
             break
         ends = _segment(before, after, i, j)
         if ends is None:
-            return None
+            return found
         segment, i, j = ends
         found.append(segment)
     left = [[axis for axis in range(last + 1) if dims[axis] != 1] for dims, last in ((before, i), (after, j))]
     if len(left[0]) != len(left[1]):
-        return None
+        return found
     # The axes from the unknown one on must be equal, in the same order; a single one is, whatever it is called.
+    equal: list[Segment] = []
     unlike = 0
     for a, b in zip(*left, strict=True):
         if isinstance(before[a], int) and before[a] == after[b]:
-            found.append(Segment((int(before[a] or 0),), {a: range(1)}, {b: range(1)}))
+            equal.append(Segment((int(before[a] or 0),), {a: range(1)}, {b: range(1)}))
         elif isinstance(before[a], int) or isinstance(after[b], int):
-            return None
+            return found
         else:
             unlike += before[a] != after[b] or before[a] is None
-    return found if unlike < 2 else None
+    return found + equal if unlike < 2 else found
 
 
 def _segment(before: ir.Dims, after: ir.Dims, i: int, j: int) -> tuple[Segment, int, int] | None:
@@ -118,24 +126,29 @@ def reshape(node: ir.Node, builder: Coupler) -> None:
     if before is None or after is None:
         builder.freeze_inputs(node, f"the shapes at node '{node.name}' ({node.op_type}) are not known")
         return
-    found = segments(before, after)
-    if found is None:
-        builder.freeze_inputs(
-            node,
-            f"node '{node.name}' ({node.op_type}) from {_text(before)} to {_text(after)} does "
-            "not split or merge whole axes",
-        )
-        return
-    if node.op_type == "Reshape" and not expressible(before, after):
+    if node.op_type == "Reshape" and not expressible(before, after) and _computed_from_channels(node, builder, after):
         builder.freeze_inputs(node, f"node '{node.name}' (Reshape) to {_text(after)} cannot be given in numbers")
         return
     covered: set[int] = set()
-    for segment in found:
+    for segment in segments(before, after):
         covered.update(segment.inputs)
         _segment_links(node, builder, segment, len(before))
     for axis, known in tuple(tracked.items()):
         if axis not in covered:
-            builder.freeze(known, f"node '{node.name}' ({node.op_type}) puts it among sizes that are not known")
+            builder.freeze(
+                known,
+                f"node '{node.name}' ({node.op_type}) from {_text(before)} to {_text(after)} does "
+                "not split or merge whole axes",
+            )
+
+
+def _computed_from_channels(node: ir.Node, builder: Coupler, after: ir.Dims) -> bool:
+    """Whether a size that stays computed, as it is not known, is computed from a number of channels."""
+    elements = builder.sizes.get(node.inputs[1], []) if node.inputs[1] is not None else []
+    return any(
+        not isinstance(size, int) and (isinstance(element, Axis) or (isinstance(element, frozenset) and element))
+        for element, size in zip(elements, after, strict=False)
+    )
 
 
 def _text(dims: ir.Dims) -> str:

@@ -15,7 +15,7 @@ from lwgraph import ir
 from lwgraph.views.coupling.builder import Axis, Coupler
 from lwgraph.views.coupling.rules import rule
 
-_MOVES = ("Gather", "Slice", "Concat", "Squeeze", "Unsqueeze", "Cast", "Identity", "Reshape")
+_MOVES = ("Gather", "Slice", "Concat", "Squeeze", "Unsqueeze", "Cast", "Identity", "Reshape", "Where")
 _COMPUTES = (
     "Add",
     "Sub",
@@ -86,9 +86,14 @@ def _harmless(node: ir.Node, builder: Coupler, index: int) -> bool:
         return True
     if node.op_type not in ("Resize", "Upsample", "Expand"):
         return False
+    from lwgraph.views.coupling.rules.layout import expanded
+
     value, sizes = node.inputs[0], builder.sizes[node.inputs[index]]  # type: ignore[index]
-    for place, asked in enumerate(sizes):
-        found = builder.get(value, place - len(sizes) + len(builder.dims(value) or ()))
+    repeated = expanded(node, builder) if node.op_type == "Expand" else {}
+    for place, asked in enumerate(sizes, len(builder.dims(node.outputs[0]) or ()) - len(sizes)):
+        if place in repeated:
+            continue
+        found = builder.get(value, place - len(builder.dims(node.outputs[0]) or ()) + len(builder.dims(value) or ()))
         if isinstance(asked, frozenset) and asked:
             return False
         if isinstance(asked, Axis) and (found is None or found.root() is not asked.root()):
@@ -103,6 +108,11 @@ def _carried(node: ir.Node, builder: Coupler) -> list[Any] | None:
     if node.op_type == "Concat":
         parts = [_elements(value, builder) for value in node.inputs]
         return None if any(part is None for part in parts) else [e for part in parts for e in part or []]
+    if node.op_type == "Where":
+        which, one, two = ir.constant(first), _elements(node.inputs[1], builder), _elements(node.inputs[2], builder)
+        if which is None or one is None or two is None or not which.size == len(one) == len(two):
+            return None
+        return [a if taken else b for taken, a, b in zip(which.reshape(-1), one, two, strict=True)]
     if elements is None or (node.op_type == "Reshape" and len(builder.dims(node.outputs[0]) or ()) > 1):
         return None
     if node.op_type not in ("Gather", "Slice"):
@@ -115,7 +125,8 @@ def _carried(node: ir.Node, builder: Coupler) -> list[Any] | None:
     from lwgraph.views.coupling.rules.layout import slice_indices
 
     taken = slice_indices(node, builder)
-    return None if taken is None else list(array[taken.get(0, np.arange(len(elements)))])
+    picked = None if taken is None else taken.get(0, np.arange(len(elements)))
+    return None if picked is None else list(array[picked])
 
 
 def _elements(value: ir.Value | None, builder: Coupler) -> list[Any] | None:
