@@ -103,6 +103,23 @@ class Profiles(Protocol):
         ...
 
 
+class Precisions(Protocol):
+    """Computes floats in one of several precisions, which `registry.executor("NAME:PRECISION")` chooses."""
+
+    @property
+    def precisions(self) -> list[str]:
+        """Those that this machine computes in."""
+        ...
+
+
+class ToldAsCode(Protocol):
+    """Tells how users run a model just as it does."""
+
+    def code(self, path: str) -> str:
+        """Python that runs the model in a file: a line that loads it, and a line that gives its outputs."""
+        ...
+
+
 class InCallingThread(Protocol):
     """Tells whether all of a run is done by the thread that asked for it, so that its own clock tells the time."""
 
@@ -184,10 +201,12 @@ __all__ = [
     "Feeds",
     "InCallingThread",
     "Kernel",
+    "Precisions",
     "Profiles",
     "Run",
     "Settings",
     "ShowsGraph",
+    "ToldAsCode",
     "Untimed",
     "as_written",
     "before_run",

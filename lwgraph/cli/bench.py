@@ -24,7 +24,11 @@ from lwgraph.cli.common import (
 @shape_option
 @threads_option
 @click.option(
-    "--runs", type=click.IntRange(1), metavar="N", help="Number of rounds.  [default: until the ratios settle]"
+    "--runs",
+    "runs_asked",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Number of rounds.  [default: until the ratios settle]",
 )
 @click.option(
     "--seconds",
@@ -34,6 +38,13 @@ from lwgraph.cli.common import (
     metavar="S",
     help="Time for the rounds, at most.",
 )
+@click.option(
+    "--target",
+    default="ort-cpu",
+    show_default=True,
+    metavar="T",
+    help="The runtime: ort-cpu, openvino:f32, openvino:bf16, openvino (all its precisions), or any (all there are).",
+)
 @json_option
 def command(
     models: tuple[str, ...],
@@ -41,36 +52,57 @@ def command(
     preprocess: str | None,
     shapes: tuple[str, ...],
     threads: int,
-    runs: int | None,
+    runs_asked: int | None,
     seconds: float,
+    target: str,
     as_json: bool,
 ) -> None:
-    """Time MODELs in turn in one process; speeds are relative to the first.
+    """Time MODELs in turn in one process; speeds are relative to the first, in the first runtime.
 
     A speed is the ratio of the fastest runs, with its 95 % interval. Rounds go on until that is narrow, for --seconds
-    at most; where it stays wide, no speed is told.
+    at most; where it stays wide, no speed is told. With --target any, there is a row for each model in each runtime and
+    precision; what a runtime cannot run is told, and the fastest row with the code that runs it.
     """
-    from lwgraph import ir, registry
+    from lwgraph import ir
     from lwgraph.calibrate import generate, open_data
+    from lwgraph.errors import LwgraphError
+    from lwgraph.executor import ToldAsCode, offered
     from lwgraph.measure import paired_latency
+    from lwgraph.optimizer.target import executors_here
 
-    executor = registry.executor("ort", threads=threads)
+    executors = executors_here(target, threads)
+    first = next(iter(executors.values()))
     loaded = [ir.load(model) for model in models]
     feeds = list(
-        generate(loaded[0], 2, shapes=parse_shapes(shapes), executor=executor)
+        generate(loaded[0], 2, shapes=parse_shapes(shapes), executor=first)
         if data is None
         else open_data(data, loaded[0], preprocess=preprocess, limit=8)
     )
     names = [model if models.count(model) == 1 else f"{model} #{i}" for i, model in enumerate(models, 1)]
-    runs_by_name = {name: executor.prepare(model) for name, model in zip(names, loaded, strict=True)}
-    times = paired_latency(runs_by_name, feeds, threads=threads, rounds=runs, seconds=seconds)
-    rows = []
-    entries = []
-    for name in names:
-        timing, speed = times.timing(name), times.speedup(name)
+    runs, failed = {}, {}
+    for name, model in zip(names, loaded, strict=True):
+        for place, executor in executors.items():
+            key = (name, place)
+            try:
+                runs[key] = executor.prepare(model)
+                runs[key](feeds[0])
+            except LwgraphError as error:
+                if len(executors) == 1:
+                    raise
+                runs.pop(key, None)
+                failed[key] = str(error)
+    if not runs:
+        raise LwgraphError(f"no runtime runs '{names[0]}': {next(iter(failed.values()))}")
+    keyed = {str(key): run for key, run in runs.items()}
+    times = paired_latency(keyed, feeds, threads=threads, rounds=runs_asked, seconds=seconds)
+    rows, entries = [], []
+    for key in runs:
+        timing, speed = times.timing(str(key)), times.speedup(str(key))
+        name, place = key
         entries.append(
             {
                 "model": name,
+                "target": place,
                 "milliseconds": 1e3 * timing.median,
                 "fastest": 1e3 * timing.minimum,
                 "speed": speed.told,
@@ -82,16 +114,28 @@ def command(
         rows.append(
             [
                 name,
+                *([place] if len(executors) > 1 else []),
                 f"{1e3 * timing.median:.3f}",
                 f"{1e3 * timing.minimum:.3f}",
                 speed.text,
-                "" if name == names[0] else speed.span,
+                "" if key == next(iter(runs)) else speed.span,
             ]
         )
+    best = min(runs, key=lambda key: times.timing(str(key)).minimum)
+    told = offered(executors[best[1]], ToldAsCode)
+    code = "" if told is None or len(executors) == 1 else told.code(models[names.index(best[0])])
+    told_failed = [{"model": name, "target": place, "why": why} for (name, place), why in failed.items()]
     if as_json:
-        print_json({"threads": threads, "rounds": times.rounds, "data": data or "generated", "models": entries})
+        facts = {"threads": threads, "rounds": times.rounds, "data": data or "generated"}
+        beside = {"failed": told_failed, "best": {"model": best[0], "target": best[1], "code": code}}
+        print_json({**facts, "models": entries, **(beside if len(executors) > 1 else {})})
         return
     out = console()
-    out.print(table("", ["model", "median ms", "fastest ms", "speed", "95 % interval"], rows))
+    columns = ["model", *(["runtime"] if len(executors) > 1 else []), "median ms", "fastest ms", "speed"]
+    out.print(table("", [*columns, "95 % interval"], rows))
     source = "generated inputs" if data is None else data
     out.print(f"\n{times.rounds} rounds, {threads} thread{'s' * (threads > 1)}, {source}", markup=False)
+    for entry in told_failed:
+        out.print(f"{entry['model']} does not run in {entry['target']}: {entry['why']}", markup=False)
+    if code:
+        out.print(f"\nfastest: {best[0]} in {best[1]}\n{code}", markup=False, soft_wrap=True)

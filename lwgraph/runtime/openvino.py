@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Sequence
 from functools import cache, cached_property
@@ -128,15 +129,33 @@ class OpenVinoExecutor:
             if (kernel := known.get(name)) is not None
         ]
 
+    @property
+    def precisions(self) -> list[str]:
+        """Those that this processor computes in."""
+        return precisions()
+
+    def code(self, path: str) -> str:
+        """Two lines of Python; see `lwgraph.executor.ToldAsCode`."""
+        options = json.dumps(self._options)
+        return (
+            f'model = openvino.Core().compile_model({json.dumps(path)}, "CPU", {options})\n'
+            "outputs = model(inputs)  # {name: array}"
+        )
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {
+            "INFERENCE_PRECISION_HINT": self.precision,
+            "INFERENCE_NUM_THREADS": self.threads,
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+
     def _prepare(self, model: ir.Model, outputs: Sequence[str] | None, **more: Any) -> OpenVinoRun:
         names = requested(model, outputs)
         inputs, guard = FeedCheck(model.graph), DivisionGuard(model)
         options = {
-            "INFERENCE_NUM_THREADS": self.threads,
-            "NUM_STREAMS": 1,
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": self.precision,
-            "EXECUTION_MODE_HINT": "PERFORMANCE",
+            **self._options,
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # else activations before 4- and 8-bit weights are rounded unasked
             "ENABLE_CPU_PINNING": False,
             **more,

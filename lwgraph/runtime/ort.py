@@ -114,6 +114,14 @@ class OrtExecutor:
 
         return OrtExecutor(self.threads, self.level, hook)
 
+    def code(self, path: str) -> str:
+        """Two lines of Python; see `lwgraph.executor.ToldAsCode`."""
+        return (
+            f"session = onnxruntime.InferenceSession({json.dumps(path)})"
+            f"  # with SessionOptions.intra_op_num_threads = {self.threads}\n"
+            "outputs = session.run(None, inputs)  # {name: array}"
+        )
+
     def untimed(self) -> OrtExecutor:
         """A twin for runs whose time does not matter: on more cores of this process."""
         threads = untimed_threads()

@@ -183,6 +183,31 @@ def test_bench(lw: Call, model_file: Path, tmp_path: Path) -> None:
     assert turned[1]["interval"][1] > 2
 
 
+def test_bench_of_several_runtimes(lw: Call, model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row for each runtime that is here; what one of them cannot run is told, and costs its row alone."""
+    pytest.importorskip("openvino")
+    from lwgraph.errors import ModelError
+    from lwgraph.runtime.openvino import OpenVinoExecutor
+
+    found = json.loads(lw("bench", model_file, "--runs", "3", "--json", "--target", "any").out)
+    places = [row["target"] for row in found["models"]]
+    assert places[:2] == ["ort-cpu", "openvino:f32"] and not found["failed"]
+    assert found["models"][0]["speed"] == 1.0 and found["best"]["target"] in places
+    assert str(model_file) in found["best"]["code"] and found["best"]["code"].count("\n") == 1
+
+    def refuse(*_: object) -> None:
+        raise ModelError("not this one")
+
+    monkeypatch.setattr(OpenVinoExecutor, "prepare", refuse)
+    ended = lw("bench", model_file, "--runs", "3", "--target", "any")
+    assert ended.code == 0 and "does not run in openvino:f32: not this one" in " ".join(ended.out.split())
+
+
+def test_bench_needs_a_runtime_of_this_machine(lw: Call, model_file: Path) -> None:
+    ended = lw("bench", model_file, "--target", "openvina")
+    assert ended.code == 2 and "did you mean 'openvino'" in ended.err
+
+
 def test_stated_input_shapes_are_used(lw: Call, model_file: Path) -> None:
     assert lw("bench", model_file, "--runs", "2", "--input-shape", "x:5,3,16,16").code == 0
     assert lw("verify", model_file, model_file, "--input-shape", "x:5,3,16,16").code == 0
