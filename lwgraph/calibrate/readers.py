@@ -23,11 +23,15 @@ from lwgraph.objects import is_object_name, load_object
 
 @dataclass(frozen=True)
 class Batch:
-    """The feeds of one run. Rows from `count` on are padding and not to be scored; `labels` has `count` entries."""
+    """The feeds of one run. Rows from `count` on are padding and not to be scored; `labels` has `count` entries.
+
+    Where the feeds are `whole`, they have no batch and are one sample together.
+    """
 
     feeds: dict[str, Array]
     count: int
     labels: Array | None = None
+    whole: bool = False
 
 
 class Reader:
@@ -41,6 +45,7 @@ class Reader:
         count: the number of samples (rows), padding not counted; `len(reader)` is the number of feeds.
         skipped: (name, reason) of what could not be read.
         notes: what the user should be told (assumed preprocessing, padding).
+        batched: the inputs whose first axis is the batch; none where the samples show that it is none.
         classes: the names of the classes, where a folder gave them.
         files: of the samples, in order, where each is an image; else None.
         augment: how training may vary the inputs without making them something else, of AUGMENTATIONS; () for none,
@@ -57,9 +62,9 @@ class Reader:
     ) -> None:
         self._source, self.inputs, self.place = source, inputs, place
         self._items = list(range(len(source)) if items is None else items)
-        self._batched = batched_inputs(inputs)
+        self.batched = batched_inputs(inputs) if source.batched else frozenset[str]()
         self._requested = batch
-        self._batch = _batch_size(inputs, self._batched, batch)
+        self._batch = _batch_size(inputs, self.batched, batch)
         self.skipped, self.classes, self.notes = list(source.skipped), source.classes, list(source.notes)
         self.augment: tuple[str, ...] = ()
         self.files = None if source.files is None else [source.files[i] for i in self._items]
@@ -84,7 +89,7 @@ class Reader:
             elif self._batch == 1:
                 self._feeds = self.count
             elif all(
-                n in self._batched and all(isinstance(d, int) for d in (i.shape or (None, None))[1:])
+                n in self.batched and all(isinstance(d, int) for d in (i.shape or (None, None))[1:])
                 for n, i in self.inputs.items()
             ):
                 self._feeds = math.ceil(self.count / self._batch)
@@ -121,7 +126,7 @@ class Reader:
         """The feeds with their labels and number of real rows."""
         if self._batch is None:
             for index, rows in zip(self._items, self._rows, strict=True):
-                yield Batch(self._source[index], rows, self._label(index))
+                yield Batch(self._source[index], rows, self._label(index), whole=not self._source.batched)
             return
         pending: list[tuple[dict[str, Array], Array | None]] = []
         for row in self._single_rows():
@@ -140,7 +145,7 @@ class Reader:
             feeds, labels = self._source[index], self._label(index)
             for r in range(rows):
                 yield (
-                    {name: a[r : r + 1] if name in self._batched else a for name, a in feeds.items()},
+                    {name: a[r : r + 1] if name in self.batched else a for name, a in feeds.items()},
                     None if labels is None else labels[r : r + 1],
                 )
 
@@ -148,7 +153,7 @@ class Reader:
         return None if self._source.labels is None else self._source.labels[index]
 
     def _groupable(self, a: dict[str, Array], b: dict[str, Array]) -> bool:
-        return all(a[n].shape == b[n].shape and (n in self._batched or np.array_equal(a[n], b[n])) for n in a)
+        return all(a[n].shape == b[n].shape and (n in self.batched or np.array_equal(a[n], b[n])) for n in a)
 
     def _stack(self, rows: list[tuple[dict[str, Array], Array | None]]) -> Batch:
         count = len(rows)
@@ -157,14 +162,14 @@ class Reader:
             assert self._batch is not None
             feeds += [feeds[-1]] * (self._batch - count)
         stacked = {
-            name: np.concatenate([f[name] for f in feeds]) if name in self._batched else feeds[0][name]
+            name: np.concatenate([f[name] for f in feeds]) if name in self.batched else feeds[0][name]
             for name in feeds[0]
         }
         labels = [label for _, label in rows if label is not None]
         return Batch(stacked, count, np.concatenate(labels) if labels else None)
 
     def _batch_fixed(self) -> bool:
-        return any(isinstance((self.inputs[n].shape or (None,))[0], int) for n in self._batched)
+        return any(isinstance((self.inputs[n].shape or (None,))[0], int) for n in self.batched)
 
 
 def open_data(

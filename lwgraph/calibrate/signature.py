@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,8 +71,39 @@ def count_rows(feeds: Mapping[str, Array], batched: frozenset[str], place: str) 
     """The number of samples in one feed; DataError when its inputs disagree."""
     rows = {name: len(feeds[name]) for name in sorted(batched)}
     if len(set(rows.values())) > 1:
-        raise DataError(f"{place}: the inputs have different batches: {', '.join(f'{n} {r}' for n, r in rows.items())}")
+        raise DataError(different(rows, place))
     return next(iter(rows.values()), 1)
+
+
+def different(rows: Mapping[str, int], place: str) -> str:
+    """That inputs which should be of one batch are not, in words."""
+    return f"{place}: the inputs have different batches: {', '.join(f'{n} {r}' for n, r in rows.items())}"
+
+
+def rows_of(sizes: Sequence[Mapping[str, int]], inputs: Signature, places: Sequence[str]) -> tuple[list[int], bool]:
+    """The number of samples in each of many feeds, and whether inputs have a batch at all.
+
+    The first axes of graphs, of songs, of tokens are no batch: inputs differ in them, and each feed is one sample.
+
+    Args:
+        sizes: for each feed the length of the first axis of its `batched_inputs`.
+        inputs: what the model takes.
+        places: where each feed comes from, to start the error message.
+
+    Raises:
+        DataError: inputs disagree whose first axis has one name, but not in every feed: one of them is wrong.
+    """
+    odd = [index for index, each in enumerate(sizes) if len(set(each.values())) > 1]
+    if not odd:
+        return [next(iter(each.values()), 1) for each in sizes], True
+    for index in odd if len(odd) < len(sizes) or len(sizes) == 1 else ():
+        named: dict[Any, dict[str, int]] = {}
+        for name, size in sizes[index].items():
+            named.setdefault((inputs[name].shape or (None,))[0], {})[name] = size
+        for alike in named.values():
+            if len(set(alike.values())) > 1:
+                raise DataError(different(alike, places[index]))
+    return [1] * len(sizes), False
 
 
 def fit(feeds: Mapping[str, Any], inputs: Signature, place: str, *, check_batch: bool = True) -> dict[str, Array]:

@@ -15,7 +15,7 @@ import numpy as np
 from lwgraph.arrays import Array
 from lwgraph.calibrate.preprocess import Preprocess
 from lwgraph.calibrate.samples import Taker, array_of
-from lwgraph.calibrate.signature import Signature, batched_inputs, count_rows, fit
+from lwgraph.calibrate.signature import Signature, batched_inputs, fit, rows_of
 from lwgraph.errors import DataError, UsageError, did_you_mean
 from lwgraph.temporary import TemporaryFolder
 
@@ -33,6 +33,7 @@ class DataSource(Protocol):
     notes: list[str]
     classes: list[str] | None
     files: list[Path] | None  # of the items, where each is one image
+    batched: bool  # whether the first axes of inputs are a batch; where not, each item is one sample
 
     def __len__(self) -> int: ...
 
@@ -49,6 +50,13 @@ class _Base:
     notes: list[str] = field(default_factory=list, init=False)
     classes: list[str] | None = field(default=None, init=False)
     files: list[Path] | None = field(default=None, init=False)
+    batched: bool = field(default=True, init=False)
+
+    def _measure(self, sizes: Sequence[Mapping[str, int]], inputs: Signature, places: Sequence[str]) -> None:
+        """Set `rows` and `batched`."""
+        self.rows, self.batched = rows_of(sizes, inputs, places)
+        if not self.batched:
+            self.notes.append("inputs differ in the length of their first axis: each feed is taken as one sample")
 
 
 @dataclass
@@ -163,7 +171,7 @@ class Arrays(_Base):
             if labels.ndim == 0 or len(labels) != total:
                 raise DataError(f"{self.place}: '{LABELS}' has shape {list(labels.shape)} for {total} samples")
             self.labels = [labels[i : i + 1] for i in self._picked]
-        self.rows = _check_all(self, self.inputs, self.place)
+        self._measure(_sizes_of_all(self, self.inputs), self.inputs, [self.place] * len(self))
 
     def _count(self, name: str) -> int | None:
         """The number of samples in an array; None: the array is one value for all samples (a scalar input)."""
@@ -207,7 +215,7 @@ class TestSets(_Base):
     inputs: Signature
 
     def __post_init__(self) -> None:
-        self.rows = _check_all(self, self.inputs, "an ONNX test data set")
+        self._measure(_sizes_of_all(self, self.inputs), self.inputs, [f"'{folder}'" for folder in self.folders])
 
     def __len__(self) -> int:
         return len(self.folders)
@@ -242,7 +250,7 @@ class Files(_Base):
     inputs: Signature
 
     def __post_init__(self) -> None:
-        self.rows = _check_all(self, self.inputs, "a .npz sample")
+        self._measure(_sizes_of_all(self, self.inputs), self.inputs, [f"'{path}'" for path in self.paths])
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -264,14 +272,16 @@ class Items(_Base):
     def __post_init__(self) -> None:
         self._picked = _spread(range(len(self.items)), self.limit)
         labels: list[Array] = []
+        sizes: list[dict[str, int]] = []
         for index in range(len(self._picked)):
             feeds, label = self._row(index)
-            self.rows.append(count_rows(feeds, batched_inputs(self.taker.inputs), f"{self.place}, sample {index}"))
+            sizes.append(_sizes(feeds, self.taker.inputs))
             if label is not None:
                 labels.append(label)
         if len(labels) == len(self._picked):
             self.labels = labels or None
         self.notes = self.taker.notes
+        self._measure(sizes, self.taker.inputs, [f"{self.place}, sample {index}" for index in range(len(sizes))])
 
     def _row(self, index: int) -> tuple[dict[str, Array], Array | None]:
         place = f"{self.place}, sample {self._picked[index]}"
@@ -307,12 +317,13 @@ class Spool(_Base):
         self._used = 0
         self._folder: TemporaryFolder | None = None
         labels: list[Array] = []
+        sizes: list[dict[str, int]] = []
         for feeds, label in itertools.islice(self._taken(), self.limit):
             if label is not None:
                 labels.append(np.atleast_1d(np.asarray(label)))
-            place = f"{self.place}, sample {len(self._kept)}"
-            self.rows.append(count_rows(feeds, batched_inputs(self.inputs), place))
+            sizes.append(_sizes(feeds, self.inputs))
             self._keep(feeds)
+        self._measure(sizes, self.inputs, [f"{self.place}, sample {index}" for index in range(len(sizes))])
         self.samples = ()  # the iterable is used up; do not keep what it holds alive
         if labels and len(labels) != len(self._kept):
             raise DataError(f"{self.place} gives labels for {len(labels)} of {len(self._kept)} samples")
@@ -370,10 +381,14 @@ def samples_of(thing: Any, place: str) -> Iterable[Any]:
     return thing  # type: ignore[no-any-return]
 
 
-def _check_all(source: DataSource, inputs: Signature, place: str) -> list[int]:
-    """Load every item once, so that what is wrong is found at the start; the number of rows of each."""
-    batched = batched_inputs(inputs)
-    return [count_rows(source[index], batched, place) for index in range(len(source))]
+def _sizes(feeds: Mapping[str, Array], inputs: Signature) -> dict[str, int]:
+    """The length of the first axis of each input that may have a batch."""
+    return {name: len(feeds[name]) for name in sorted(batched_inputs(inputs))}
+
+
+def _sizes_of_all(source: DataSource, inputs: Signature) -> list[dict[str, int]]:
+    """Load every item once, so that what is wrong is found at the start; the first axes of each."""
+    return [_sizes(source[index], inputs) for index in range(len(source))]
 
 
 def _called(thing: Callable[[], Any], place: str) -> Any:

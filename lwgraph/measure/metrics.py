@@ -265,7 +265,8 @@ class Agreement(_PerSample):
                         f"{list(theirs.shape)}"
                     )
                 shares.append(_per_sample(mine[name] == theirs, batch))
-            apart = _margins(outputs[name], batch, theirs[: batch.count]) if len(shares) == 1 else None
+            one = len(shares) == 1 and not batch.whole
+            apart = _margins(outputs[name], batch, theirs[: batch.count]) if one else None
             yield Values(np.min(shares, axis=0), apart)
 
     def _classes(self, outputs: dict[str, Array]) -> dict[str, Array]:
@@ -621,6 +622,8 @@ def _margins(value: Array, batch: Batch, classes: Array) -> Floats | None:
 
 def sample_rows(value: Array, batch: Batch) -> Array:
     """(samples, values) without padding; the sample axis is 0, or 1 where only that has the batch's size."""
+    if batch.whole:
+        return value.reshape(1, -1)
     rows = next((len(a) for a in batch.feeds.values() if a.ndim), 1)
     if value.ndim >= 2 and value.shape[0] != rows and value.shape[1] == rows:
         value = np.moveaxis(value, 1, 0)

@@ -11,7 +11,6 @@ import numpy as np
 from lwgraph import ir
 from lwgraph.arrays import Array, Ints
 from lwgraph.calibrate import Reader
-from lwgraph.calibrate.signature import batched_inputs
 from lwgraph.errors import UsageError
 from lwgraph.executor import Executor, Feeds
 from lwgraph.measure.labels import FILE, Labels, Row, models_of, write_labels
@@ -62,7 +61,7 @@ def write_disagreements(
         the samples, without labels.
     """
     first, second = executor.prepare(original), executor.prepare(result)
-    batched = batched_inputs(reader.inputs)
+    batched = reader.batched
     rows, at = list[Row](), 0
     for batch in reader.batches():
         says = [_answers(np.asarray(next(iter(run(batch.feeds).values()))), batch.count) for run in (first, second)]

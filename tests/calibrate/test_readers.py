@@ -10,9 +10,11 @@ import onnx
 import pytest
 from PIL import Image
 
+from lwgraph import ir, registry
 from lwgraph.calibrate.readers import open_data, split
 from lwgraph.calibrate.signature import Input, signature
 from lwgraph.errors import DataError, UsageError
+from lwgraph.measure.metrics import open_metric
 
 F32 = np.dtype(np.float32)
 
@@ -357,3 +359,47 @@ def test_who_has_the_data_says_how_they_may_be_varied():
     photos.augment = ("spin",)
     with pytest.raises(UsageError, match="attribute 'augment' of --data"):
         open_data(photos, VECTOR)
+
+
+GRAPH = """
+    <ir_version: 10, opset_import: ["" : 18]>
+    g (float[{0},2] nodes, int64[{1}] edges) => (float[{1},2] y) {{ y = Gather(nodes, edges) }}"""
+
+
+def graphs(sizes):
+    rng = np.random.default_rng(0)
+    return [{"nodes": rng.standard_normal((n, 2)).astype(np.float32), "edges": rng.integers(0, n, e)} for n, e in sizes]
+
+
+@pytest.mark.parametrize("names", [("n", "e"), ("n", "n")], ids=["two sizes", "one name for two sizes"])
+@pytest.mark.parametrize("files", [True, False])
+def test_inputs_that_have_no_batch_in_common(names, files, tmp_path):
+    """Graphs, songs: each feed is one sample, however long its inputs are; also where the model names them alike."""
+    inputs = ir.load(onnx.parser.parse_model(GRAPH.format(*names)).SerializeToString())
+    feeds = graphs([(3, 5), (4, 4), (2, 6)] if names == ("n", "e") else [(3, 5), (4, 7), (2, 6)])
+    for k, feed in enumerate(feeds):
+        np.savez(tmp_path / f"{k}.npz", **feed)
+    reader = open_data(tmp_path if files else feeds, inputs)
+    assert reader.count == len(reader) == 3 and not reader.batched
+    assert [batch.whole for batch in reader.batches()] == [True] * 3
+    assert any("each feed is taken as one sample" in note for note in reader.notes)
+    for read, feed in zip(reader, feeds, strict=True):
+        np.testing.assert_array_equal(read["edges"], feed["edges"])
+
+
+def test_one_sample_that_does_not_fit_is_named():
+    """Of inputs whose first axis has one name, as in all other samples."""
+    inputs = ir.load(onnx.parser.parse_model(GRAPH.format("n", "n")).SerializeToString())
+    with pytest.raises(DataError, match=r"sample 1: the inputs have different batches: edges 5, nodes 4"):
+        open_data(graphs([(3, 3), (4, 5), (2, 2)]), inputs)
+    with pytest.raises(DataError, match="different batches"):
+        open_data(graphs([(4, 5)]), inputs)
+
+
+def test_rows_of_a_whole_sample_are_judged_together():
+    model = ir.load(onnx.parser.parse_model(GRAPH.format("n", "e")).SerializeToString())
+    run = registry.executor("ort").prepare(model)
+    reader = open_data(graphs([(3, 3), (4, 9), (2, 6)]), model)
+    off = lambda feeds: {"y": run(feeds)["y"] + np.float32([[0, 0]] * (len(feeds["edges"]) - 1) + [[3, 0]])}  # noqa: E731
+    metric = open_metric("variance", reader, run)
+    assert metric(run).value == 1 and metric(off).value < 0.9  # the last row counts as the first does

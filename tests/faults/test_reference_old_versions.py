@@ -56,7 +56,7 @@ def cell(gates: int, directions: int = 1) -> list[Any]:
     [
         ("RNN", {"activations": ["Relu"]}),
         ("RNN", {"activations": ["LeakyRelu"], "activation_alpha": [0.2]}),
-        ("RNN", {**BOTH, **named("Affine", "ScaledTanh"), "activation_alpha": [0.4, 1.2], "activation_beta": [0.1, 0.5]}),
+        ("RNN", {**BOTH, **named("Affine", "ScaledTanh"), "activation_alpha": [0.4, 2], "activation_beta": [0.1, 1]}),
         ("RNN", {"clip": 0.2, "direction": "reverse"}),
         ("GRU", {"linear_before_reset": 1}),
         ("GRU", {"direction": "reverse", "clip": 0.3}),
@@ -112,6 +112,13 @@ def test_suppression_without_all_of_its_thresholds(given: int, centred: int) -> 
     inputs = [boxes, scores, np.array([4]), np.float32([0.4]), np.float32([0.2])][:given]
     found = agree("NonMaxSuppression", inputs, 11, center_point_box=centred)["o0"]
     assert len(found) if given > 2 else not len(found)
+
+
+@pytest.mark.parametrize("depth", [np.array(3), np.array([3]), np.float32([3])])
+@pytest.mark.parametrize("axis", [-1, 0, 1])
+def test_one_hot_with_any_depth(depth: Any, axis: int) -> None:
+    found = agree("OneHot", [np.array([[0, -1], [5, 2]]), depth, np.float32([1, 5])], 11, axis=axis)["o0"]
+    assert (found == 5).sum() == 3  # 5 is nowhere
 
 
 @pytest.mark.parametrize("opset", [10, 16])

@@ -1,4 +1,4 @@
-"""NonMaxSuppression and Hardmax: which of many."""
+"""NonMaxSuppression, Hardmax and OneHot: which of many."""
 
 from __future__ import annotations
 
@@ -22,6 +22,22 @@ def hardmax(spec: Spec) -> Function:
         if rows.size:
             np.put_along_axis(y, np.expand_dims(rows.argmax(at), at), 1, at)
         return y.reshape(x.shape)
+
+    return run
+
+
+@operator("OneHot")
+def one_hot(spec: Spec) -> Function:
+    """OneHot-9, 11: the second value at an index, the first elsewhere; indices beyond the depth are nowhere."""
+    axis = spec.get("axis", -1)
+
+    def run(indices: Array, depth: Array, values: Array) -> Array:
+        count = int(np.asarray(depth).ravel()[0])
+        at = normalized(axis, indices.ndim + 1)
+        places = np.expand_dims(np.where(indices < 0, indices + count, indices), at)
+        steps = np.arange(count).reshape([-1 if k == at else 1 for k in range(indices.ndim + 1)])
+        y: Array = np.where(places == steps, values[1], values[0])
+        return y.astype(values.dtype, copy=False)
 
     return run
 
