@@ -6,6 +6,7 @@ the inputs. All functions take one group of a layer: W (o, D), H (D, D).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ _BLOCK = 128
 _DAMPING = 1e-3  # share of H's mean diagonal that is added to it, against zero eigenvalues
 _ADAM = (0.9, 0.999)
 _LITTLE = 0.02  # share of the loss that a sweep must have gained for another one: after GPTQ the first seldom does
+# What a grid has nearest to the real values (o,) of one column, whose number is the second argument.
+Rounded = Callable[[Floats, int], Floats]
 
 
 def row_scales(weight: Floats, limit: int, importance: Floats | None = None) -> Floats:
@@ -69,9 +72,9 @@ def loss(weight: Floats, integers: Floats, scale: Floats, moments: Floats) -> Fl
 def second_order(weight: Floats, scale: Floats, limit: int, moments: Floats, *, pin: bool = True) -> Floats:
     """Round columns one after another; what each loses is made good by those still to come.
 
-    GPTQ (Frantar, Ashkboos, Hoefler, Alistarh 2023, algorithm 1) with columns in the order of falling moment. With
-    `pin` each row's largest weight keeps its place on +-limit, so that the scale can be read off the rounded weights.
-    Rows that would lose more than by rounding to nearest are rounded so.
+    GPTQ (Frantar, Ashkboos, Hoefler, Alistarh 2023, algorithm 1), see `eliminate`. With `pin` each row's largest weight
+    keeps its place on +-limit, so that the scale can be read off the rounded weights. Rows that would lose more than by
+    rounding to nearest are rounded so.
 
     Args:
         weight: (o, D).
@@ -81,48 +84,65 @@ def second_order(weight: Floats, scale: Floats, limit: int, moments: Floats, *, 
     Returns:
         (o, D) integers as float64. O(D^3 + o D^2).
     """
-    nearest = to_nearest(weight, scale, limit)
+    nearest, steps = to_nearest(weight, scale, limit), steps_of(scale, weight.shape[1])
+    found = eliminate(weight, moments, _on_grid(nearest, steps, limit, _pinned(weight, pin)))
+    return nearest if found is None else _better(weight, scale, moments, np.rint(found / steps), nearest)
+
+
+def eliminate(weight: Floats, moments: Floats, rounded: Rounded) -> Floats | None:
+    """GPTQ for any grid: columns in the order of falling moment, what each loses made good by those still to come.
+
+    Args:
+        weight: (o, D).
+        moments: (D, D).
+        rounded: what is nearest on the grid.
+
+    Returns:
+        (o, D) real weights on the grid; None where the inputs are all zero. O(D^3 + o D^2).
+    """
     diagonal = np.diagonal(moments)
     mean, width = float(diagonal.mean()), weight.shape[1]
     if mean <= 0:
-        return nearest
+        return None
     order = np.argsort(-diagonal, kind="stable")
     hessian = moments[np.ix_(order, order)].astype(np.float64)
     hessian[np.diag_indices(width)] += _DAMPING * mean
     # U upper triangular with U^T U = H^-1: its rows are what elimination needs, column by column.
     upper = np.linalg.inv(np.linalg.cholesky(hessian[::-1, ::-1])[::-1, ::-1])
-    pinned = (_pins(weight) if pin else np.zeros(weight.shape, bool))[:, order]
-    rest, fixed, steps = weight[:, order].copy(), nearest[:, order], steps_of(scale, width)[:, order]
-    integers = np.empty_like(weight)
+    rest, found = weight[:, order].copy(), np.empty_like(weight)
     for start in range(0, width, _BLOCK):
         stop = min(start + _BLOCK, width)
         block, errors = rest[:, start:stop], np.empty((len(weight), stop - start))
         for column in range(stop - start):
             at = start + column
-            free = np.clip(np.rint(block[:, column] / steps[:, at]), -limit, limit)
-            integers[:, at] = np.where(pinned[:, at], fixed[:, at], free)
-            errors[:, column] = (block[:, column] - integers[:, at] * steps[:, at]) / upper[at, at]
+            values = rounded(block[:, column], int(order[at]))
+            found[:, order[at]] = values
+            errors[:, column] = (block[:, column] - values) / upper[at, at]
             block[:, column + 1 :] -= np.outer(errors[:, column], upper[at, at + 1 : stop])
         rest[:, stop:] -= errors @ upper[start:stop, stop:]
-    found = np.empty_like(integers)
-    found[:, order] = integers
-    return _better(weight, scale, moments, found, nearest)
+    return found
 
 
 def descend(
     weight: Floats, integers: Floats, scale: Floats, limit: int, moments: Floats, sweeps: int = 4, *, pin: bool = True
 ) -> Floats:
-    """Coordinate descent from given integers: each one in turn is set to its best value, the others fixed.
+    """Coordinate descent from given integers, see `settle`. Arguments as in `second_order`."""
+    steps = steps_of(scale, weight.shape[1])
+    rounded = _on_grid(np.asarray(integers, np.float64), steps, limit, _pinned(weight, pin))
+    return np.asarray(np.rint(settle(weight, integers * steps, moments, rounded, sweeps) / steps))
 
-    Never makes a row worse; stops when a sweep gains next to nothing. Arguments as in `second_order`.
-    (Greedy descent on the same objective: Nair and Suggala 2024, CDQuant.) O(sweeps * o D^2).
+
+def settle(weight: Floats, found: Floats, moments: Floats, rounded: Rounded, sweeps: int = 4) -> Floats:
+    """Coordinate descent on any grid: each weight in turn is set to its best value, the others fixed.
+
+    Never makes a row worse; stops when a sweep gains next to nothing. Arguments as in `eliminate`; `found` (o, D) is where it
+    begins. (Greedy descent on the same objective: Nair and Suggala 2024, CDQuant.) O(sweeps * o D^2).
     """
-    pinned, q = _pins(weight) if pin else np.zeros(weight.shape, bool), np.array(integers, np.float64)
-    diagonal, unit = np.diagonal(moments), steps_of(scale, weight.shape[1])
+    found, diagonal = np.array(found, np.float64), np.diagonal(moments)
     before = np.inf
     for _ in range(sweeps):
-        change = q * unit - weight
-        gradient = change @ moments  # (o, D), half the derivative by the real weights
+        change = found - weight
+        gradient = change @ moments  # (o, D), half the derivative
         lost = float(np.vdot(change, gradient))
         if lost > (1 - _LITTLE) * before:
             break
@@ -136,16 +156,15 @@ def descend(
                 at = start + column
                 if diagonal[at] <= 0:
                     continue
-                wanted = q[:, at] - np.rint(local[:, column] / (diagonal[at] * unit[:, at]))
-                step = np.where(pinned[:, at], 0.0, np.clip(wanted, -limit, limit) - q[:, at])
+                step = rounded(found[:, at] - local[:, column] / diagonal[at], at) - found[:, at]
                 # A step rounded from exactly half gains nothing; leaving it out keeps every step a strict gain.
-                step[np.abs(step) * diagonal[at] * unit[:, at] >= 2 * np.abs(local[:, column])] = 0.0
+                step[np.abs(step) * diagonal[at] >= 2 * np.abs(local[:, column])] = 0.0
                 if step.any():
-                    q[:, at] += step
-                    steps[:, column] = step * unit[:, at]
-                    local += np.outer(steps[:, column], inner[column])
+                    found[:, at] += step
+                    steps[:, column] = step
+                    local += np.outer(step, inner[column])
             gradient[:, stop:] += steps @ moments[start:stop, stop:]
-    return q
+    return found
 
 
 def learned(weight: Floats, scale: Floats, limit: int, moments: Floats, steps: int = 300, rate: float = 0.05) -> Floats:
@@ -185,6 +204,20 @@ def learned(weight: Floats, scale: Floats, limit: int, moments: Floats, steps: i
     up = 1.2 / (1 + np.exp(-v)) - 0.1 >= 0.5
     found = np.where(_pins(weight), nearest, np.clip(floor + up, -limit, limit))
     return _better(weight, scale, moments, found, nearest)
+
+
+def _on_grid(nearest: Floats, steps: Floats, limit: int, pinned: npt.NDArray[np.bool_]) -> Rounded:
+    """The grid of integers -limit..limit times `steps`; pinned weights stay where `nearest`, in integers, has them."""
+
+    def rounded(values: Floats, at: int) -> Floats:
+        free = np.clip(np.rint(values / steps[:, at]), -limit, limit)
+        return np.asarray(np.where(pinned[:, at], nearest[:, at], free) * steps[:, at])
+
+    return rounded
+
+
+def _pinned(weight: Floats, pin: bool) -> npt.NDArray[np.bool_]:
+    return _pins(weight) if pin else np.zeros(weight.shape, bool)
 
 
 def _pins(weight: Floats) -> npt.NDArray[np.bool_]:
