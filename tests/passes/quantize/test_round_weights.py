@@ -10,7 +10,7 @@ from lwgraph import ir, registry
 from lwgraph.calibrate import Statistics, cross_moments
 from lwgraph.errors import UsageError
 from lwgraph.layers.site import find_sites
-from lwgraph.passes.quantize import round_weights
+from lwgraph.passes.quantize import rounding
 from lwgraph.passes.quantize.round_weights import RoundWeights
 from lwgraph.rewrite import Context, Pass
 
@@ -218,7 +218,7 @@ def test_layers_that_feed_each_other_are_never_corrected_together(monkeypatch):
         together.append(list(targets))
         return cross_moments(original, targets, *given)
 
-    monkeypatch.setattr(round_weights, "cross_moments", recorded)
+    monkeypatch.setattr(rounding, "cross_moments", recorded)
     rng = np.random.default_rng(0)
     data = [{"x": rng.standard_normal((1, 4, 2, 2)).astype(np.float32)} for _ in range(8)]
     context = Context(executor=ORT, data=data, statistics=Statistics(model, data, ORT))

@@ -7,7 +7,7 @@ the inputs. All functions take one group of a layer: W (o, D), H (D, D).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -85,30 +85,49 @@ def second_order(weight: Floats, scale: Floats, limit: int, moments: Floats, *, 
         (o, D) integers as float64. O(D^3 + o D^2).
     """
     nearest, steps = to_nearest(weight, scale, limit), steps_of(scale, weight.shape[1])
-    found = eliminate(weight, moments, _on_grid(nearest, steps, limit, _pinned(weight, pin)))
-    return nearest if found is None else _better(weight, scale, moments, np.rint(found / steps), nearest)
+    order = elimination_order(moments)
+    if order is None:
+        return nearest
+    found = eliminate(weight, order, _on_grid(nearest, steps, limit, _pinned(weight, pin)))
+    return _better(weight, scale, moments, np.rint(found / steps), nearest)
 
 
-def eliminate(weight: Floats, moments: Floats, rounded: Rounded) -> Floats | None:
+class Elimination(NamedTuple):
+    """In which order columns are rounded, and what of the error of each the later ones take over.
+
+    Attributes:
+        order: (D,) columns by falling moment.
+        upper: (D, D), U upper triangular with U^T U = H^-1 in that order.
+    """
+
+    order: npt.NDArray[np.intp]
+    upper: Floats
+
+
+def elimination_order(moments: Floats) -> Elimination | None:
+    """The order for given moments (D, D); None where the inputs are all zero. O(D^3)."""
+    diagonal = np.diagonal(moments)
+    if float(diagonal.mean()) <= 0:
+        return None
+    order = np.argsort(-diagonal, kind="stable")
+    hessian = moments[np.ix_(order, order)].astype(np.float64)
+    hessian[np.diag_indices(len(order))] += _DAMPING * float(diagonal.mean())
+    return Elimination(order, np.linalg.inv(np.linalg.cholesky(hessian[::-1, ::-1])[::-1, ::-1]))
+
+
+def eliminate(weight: Floats, elimination: Elimination, rounded: Rounded) -> Floats:
     """GPTQ for any grid: columns in the order of falling moment, what each loses made good by those still to come.
 
     Args:
         weight: (o, D).
-        moments: (D, D).
+        elimination: of the inputs' moments, see `elimination_order`.
         rounded: what is nearest on the grid.
 
     Returns:
-        (o, D) real weights on the grid; None where the inputs are all zero. O(D^3 + o D^2).
+        (o, D) real weights on the grid. O(o D^2).
     """
-    diagonal = np.diagonal(moments)
-    mean, width = float(diagonal.mean()), weight.shape[1]
-    if mean <= 0:
-        return None
-    order = np.argsort(-diagonal, kind="stable")
-    hessian = moments[np.ix_(order, order)].astype(np.float64)
-    hessian[np.diag_indices(width)] += _DAMPING * mean
-    # U upper triangular with U^T U = H^-1: its rows are what elimination needs, column by column.
-    upper = np.linalg.inv(np.linalg.cholesky(hessian[::-1, ::-1])[::-1, ::-1])
+    order, upper = elimination
+    width = weight.shape[1]
     rest, found = weight[:, order].copy(), np.empty_like(weight)
     for start in range(0, width, _BLOCK):
         stop = min(start + _BLOCK, width)
@@ -135,8 +154,8 @@ def descend(
 def settle(weight: Floats, found: Floats, moments: Floats, rounded: Rounded, sweeps: int = 4) -> Floats:
     """Coordinate descent on any grid: each weight in turn is set to its best value, the others fixed.
 
-    Never makes a row worse; stops when a sweep gains next to nothing. Arguments as in `eliminate`; `found` (o, D) is where it
-    begins. (Greedy descent on the same objective: Nair and Suggala 2024, CDQuant.) O(sweeps * o D^2).
+    Never makes a row worse; stops when a sweep gains next to nothing. Arguments as in `eliminate`; `found` (o, D) is where
+    it begins. (Greedy descent on the same objective: Nair and Suggala 2024, CDQuant.) O(sweeps * o D^2).
     """
     found, diagonal = np.array(found, np.float64), np.diagonal(moments)
     before = np.inf

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from lwgraph import ir
 from lwgraph.executor import Executor, ShowsGraph, offered
@@ -37,6 +37,14 @@ def unpacked(executor: Executor, model: ir.Model) -> set[str] | None:
     )
 
 
+def kept(executor: Executor, model: ir.Model, values: Collection[str]) -> set[str]:
+    """Which of some values are still computed at every run, after the runtime has folded what it folds."""
+    able = offered(executor, ShowsGraph)
+    if able is None:
+        return set()
+    return {name for node in able.optimized(model).graph.node for name in node.output} & set(values)
+
+
 def _reason(node: ir.Node | None, op: str | None) -> str:
     if node is None:
         return "the node is not in the model"
@@ -52,4 +60,4 @@ def _reason(node: ir.Node | None, op: str | None) -> str:
     return f"{ran}: it has no integer kernel for these types or attributes"
 
 
-__all__ = ["failures", "unpacked"]
+__all__ = ["failures", "kept", "unpacked"]
