@@ -19,6 +19,7 @@ from lwgraph.passes.quantize.graph.activations import Opened, close_activations,
 from lwgraph.passes.quantize.graph.emit import FLOAT
 from lwgraph.passes.quantize.graph.quantizer import Built, GridOptions, Quantizer, name_nodes, rounding
 from lwgraph.passes.quantize.graph.raise_opset import raise_opset
+from lwgraph.passes.quantize.graph.recode import decode_weights, encode_weights
 from lwgraph.passes.quantize.graph.shapes import infer
 from lwgraph.passes.quantize.grids.better_ranges import refined
 from lwgraph.passes.quantize.grids.observer import Observer, judged, parted
@@ -105,10 +106,18 @@ class Quantize(Pass):
         if known is not None:
             context.skip(self.name, model.graph.name or "the model", f"already quantized: {known}; left as it is")
             return 0
-        if self.activations == "dynamic":
-            return self._dynamic(model, context)
-        if not context.data:
+        if self.activations != "dynamic" and not context.data:
             raise DataError(f"{_NEEDS_DATA}, or take quantize{{activations=dynamic}}")
+        coded = decode_weights(model)
+        # Channels that are evened out, and second-order rounding, would leave each output channel more values than
+        # codes can tell apart.
+        step = replace(self, equalize=False, rounding="nearest") if coded and self.activations == "static" else self
+        count = step._dynamic(model, context) if self.activations == "dynamic" else step._static(model, context)
+        encode_weights(model, coded)
+        return count
+
+    def _static(self, model: ir.Model, context: Context) -> int:
+        assert context.data
         mixed = self.within(model, context, self.max_loss)
         typed = not mixed.built and bool(mixed.kept) and set(mixed.kept.values()) == {OTHER_TYPE}
         for node, reason in () if typed else mixed.kept.items():

@@ -16,6 +16,7 @@ from lwgraph.executor import ShowsGraph, offered
 from lwgraph.passes.quantize import coding
 from lwgraph.passes.quantize.graph.coded_weights import find_coded
 from lwgraph.passes.quantize.power_of_two import PowerOfTwo
+from lwgraph.passes.quantize.quantize import Quantize
 from lwgraph.passes.quantize.share_weights import ShareWeights
 from lwgraph.rewrite import Context, Pass
 from tests.passes.quantize.quantize_models import Net
@@ -181,6 +182,28 @@ def test_files_are_small() -> None:
     model = n.model(h)
     for step in (PowerOfTwo(), ShareWeights()):
         assert ir.size(coded(model, step)) < 0.14 * ir.size(model)
+
+
+@pytest.mark.parametrize("step", [PowerOfTwo(), PowerOfTwo(bits=5), ShareWeights()], ids=repr)
+@pytest.mark.parametrize("quantize", [Quantize(keep="none"), Quantize(activations="dynamic", keep="none")], ids=str)
+def test_integers_on_top_keep_to_codes(step: PowerOfTwo | ShareWeights, quantize: Quantize) -> None:
+    """Layers compute in integers and their weights stay codes; powers of two lie on the grids exactly."""
+    n = Net(17)
+    h = n.op("Relu", n.conv(n.input("x", [2, 8, 6, 6]), 8, 96, name="conv"))
+    h = n.op("Flatten", n.op("GlobalAveragePool", h))
+    model = n.model(n.gemm(n.op("Relu", n.gemm(h, 96, 80)), 80, 96))
+    context = Context(executor=ORT, data=feeds(16))
+    made = coded(coded(model, step, context), quantize, context)
+    found = [each for _, each in find_coded(made.graph) if each.tables.dtype.kind in "iu"]
+    static = quantize.activations == "static"
+    assert len(found) == (3 if static else 2)
+    left = {node.op_type for node in optimized(made)}
+    assert not left & {"BitShift", "Mod", "GatherElements", "Gemm", "MatMul", *(["Conv"] if static else [])}
+    assert ir.size(made) < 0.9 * ir.size(coded(model, quantize, context))
+    for each in found if isinstance(step, PowerOfTwo) and static else []:
+        ones = {bin(abs(int(level))).count("1") for level in each.tables.reshape(-1)}
+        assert len(each.tables) == 1 and ones <= ({0, 1} if step.bits <= 4 else {0, 1, 2})
+    verify(made)
 
 
 def test_what_the_runtime_would_decode_at_every_run_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,8 @@ from lwgraph.passes.quantize.grids.grid import Grid, weight_limits
 
 _FREE = 0.4  # the least share of the full scale that is tried
 _BLOCK = 1 << 15  # weights that are rounded at once
+_PARTS = 4  # of the smallest weight that the step of a row may be: 1, 1/2, 1/4, 1/8
+_SAMPLE, _EVEN = 32, 1e-5  # weights of a row that are looked at first; what counts as a multiple, in steps
 _MIDDLE = {"uint8": 128, "uint4": 8}  # the middle of an unsigned type
 
 
@@ -41,9 +43,9 @@ def weight_grid(
         weights = np.moveaxis(spread, axis, 0).reshape(rows.shape) if axis is not None else spread.reshape(1, -1)
     reach = np.maximum(rows.max(axis=1, initial=0.0), -rows.min(axis=1, initial=0.0)).astype(np.float64)
     full = np.maximum(np.where(reach > 0, reach / high, 1.0), np.maximum(least, 1e-30))
+    floor = np.broadcast_to(np.maximum(least, 1e-30), full.shape)
     best = full
     if search:
-        floor = np.broadcast_to(np.maximum(least, 1e-30), full.shape)
         step = max(1, _BLOCK // max(rows.shape[1], 1))
         best = full.copy()
         for part in (np.s_[start : start + step] for start in range(0, len(rows), step)):  # temporaries stay in cache
@@ -54,11 +56,32 @@ def weight_grid(
                 scale = np.maximum(full[part] * share, floor[part])
                 error = _error(few, scale, low, high, some)
                 best[part], lost = np.where(error < lost, scale, best[part]), np.minimum(error, lost)
+    best = _on_grid_already(rows, best, floor, high)
     scale = best.astype(np.float32)
     zero = np.full(scale.shape, _MIDDLE.get(type, 0), np.int64)
     if axis is None:
         return Grid(type, scale.reshape(()), zero.reshape(()))
     return Grid(type, scale, zero, axis)
+
+
+def _on_grid_already(rows: Array, scale: Array, floor: Array, high: int) -> Array:
+    """(o,) the scale of rows that are small multiples of one number, such as powers of two; of others the given one."""
+    found = scale.astype(np.float64)
+    size = np.abs(rows)
+    size = np.where(size > 0, size, np.inf)
+    least, most = size.min(axis=1), np.abs(rows).max(axis=1, initial=0.0)
+    for part in range(_PARTS):
+        unit = least.astype(np.float64) / (1 << part)
+        some = np.flatnonzero((most > 0) & (most <= unit * (high + 0.5)) & (unit >= floor) & (found == scale))
+        if not len(some):
+            continue
+        ratio = rows[some, :_SAMPLE] / unit[some, None]
+        some = some[np.abs(ratio - np.rint(ratio)).max(axis=1) <= _EVEN]
+        if len(some):
+            ratio = rows[some] / unit[some, None]
+            some = some[np.abs(ratio - np.rint(ratio)).max(axis=1) <= _EVEN]
+            found[some] = unit[some]
+    return found
 
 
 def _error(rows: Array, scale: Array, low: int, high: int, weights: Array | None) -> Array:
