@@ -11,7 +11,7 @@ from rich.text import Text
 
 from lwgraph.cli.common import table
 from lwgraph.report import Report, ScoreRecord
-from lwgraph.report.words import count, forms, loss, percent, precisions, several, size, speed
+from lwgraph.report.words import codes, count, forms, loss, percent, precisions, several, size, speed
 
 UNPROVEN = "unproven: "
 WITHIN = {"rounding": ", to rounding", "approximate": ", within the tolerance of approximations"}  # by contract
@@ -97,7 +97,7 @@ def _show_report(out: Console, report: Report, explain: bool, explain_time: bool
         out.print(f"Channels were removed from {several(removed['channels'], 'layer')}.")
     if removed["block"]:
         out.print(f"{several(removed['block'], 'residual block')} removed.")
-    for line in (precisions(report.layers), forms(report.sites)):
+    for line in (precisions(report.layers), codes(report.layers), forms(report.sites)):
         if line:
             out.print(line)
     for check in report.checks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from lwgraph.report.record import Report
-from lwgraph.report.words import count, forms, precisions, several, size, times
+from lwgraph.report.words import codes, count, forms, precisions, several, size, times
 
 
 def three_lines(report: Report, verdict: str) -> str:
@@ -62,7 +62,7 @@ def _loss(report: Report) -> str:
 
 
 def _contents(report: Report) -> str:
-    said = " ".join(line for line in (precisions(report.layers), forms(report.sites)) if line)
+    said = " ".join(line for line in (precisions(report.layers), codes(report.layers), forms(report.sites)) if line)
     return said or f"{several(report.stages[-1].facts.nodes, 'node')}, no layer with weights."
 
 

@@ -112,6 +112,9 @@ class Layer:
             weights", "float16 weights" and the like where only the weights are stored so; else "float32" and so on.
         form: the form that it is a part of; "" for none.
         stands_for: the layer of the cleaned model that the form replaced; its own name where there is no form.
+        codes: what the weight is packed as, such as "4-bit powers of two"; "" where it is stored as it is read.
+        macs: multiply-adds of one run; None where a size is unknown.
+        shifts: powers of two in a weight, at most, where products with it are shifts; 0 where they are not.
     """
 
     name: str
@@ -120,6 +123,9 @@ class Layer:
     precision: str
     form: str = ""
     stands_for: str = ""
+    codes: str = ""
+    macs: int | None = None
+    shifts: int = 0
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from lwgraph.report.record import Layer, SiteChoice
 
@@ -58,6 +58,19 @@ def precisions(layers: Iterable[Layer]) -> str:
     (first, number), *others = found.most_common()
     more = ", ".join(f"{n} in {_in(precision)}" for precision, n in others)
     return f"{number} of {several(total, 'layer')} compute in {_in(first)}, {more}."
+
+
+def codes(layers: Sequence[Layer]) -> str:
+    """What is stored as codes, and what needs no multiplier: "The weights of 9 layers are stored as 4-bit codes."."""
+    kinds = Counter(layer.codes for layer in layers if layer.codes)
+    if not kinds:
+        return ""
+    words = ", of ".join(f"{several(number, 'layer')} as {kind}" for kind, number in kinds.most_common())
+    words = words.replace(" as ", " are stored as ", 1)
+    shifted, work = sum(each.macs or 0 for each in layers if each.shifts), sum(layer.macs or 0 for layer in layers)
+    shifts = sum((layer.macs or 0) * layer.shifts for layer in layers)
+    free = f" {count(shifted)} of {count(work)} multiply-adds are {count(shifts)} shifts." if shifted else ""
+    return f"The weights of {words}.{free}"
 
 
 def _in(precision: str) -> str:

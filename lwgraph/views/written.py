@@ -6,8 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 
 from lwgraph import ir, registry
+from lwgraph.layers.coded_weights import Coded, find_coded
 from lwgraph.layers.site import layer_name
 from lwgraph.measure.kernels import is_integer_kernel
+from lwgraph.measure.work import node_macs
 from lwgraph.report import Layer
 from lwgraph.rewrite.provenance import FROM_KEY, PASS_KEY
 
@@ -28,6 +30,7 @@ _INTEGERS = {
 }
 _FLOATS = ir.LINEAR | ir.RECURRENT | {"FusedConv", "FusedGemm", "FusedMatMul"}
 _WIDE = {ir.DataType.FLOAT: "float32", ir.DataType.DOUBLE: "float64"}
+_SHIFTED = 2  # powers of two in a weight up to which products with it count as shifts
 _MOVED = ir.RESHAPES | {"Transpose", "Identity"}
 
 
@@ -41,17 +44,29 @@ def layers(model: ir.Model, ran: Mapping[str, str] | None = None) -> list[Layer]
         model: as it is written.
         ran: what the runtime runs in the place of each node, by name; see `lwgraph.measure.kernels.kernels`.
     """
-    forms, found, taken = registry.names("forms"), [], set[str]()
+    forms, found, nodes, taken = registry.names("forms"), [], list[ir.Node](), set[str]()
     for scope in ir.scopes(model):
+        coded = dict(find_coded(ir.graph_of(scope)))
         for node in scope:
-            if (stored := _weight(node)) is None:
+            if (stored := _weight(node, coded)) is None:
                 continue
             name = layer_name(node, scope, taken)
             taken.add(name)
-            dtype, shape = stored
+            dtype, shape, packed = stored
             form, stands_for = _form(node, name, forms)
             precision = _precision(node, dtype, (ran or {}).get(node.name or ""))
-            found.append(Layer(name, node.op_type, "x".join(map(str, shape)), precision, form, stands_for))
+            layer = Layer(name, node.op_type, "x".join(map(str, shape)), precision, form, stands_for)
+            if packed is not None:
+                layer.codes, layer.shifts = packed.words, packed.terms if packed.terms <= _SHIFTED else 0
+            found.append(layer)
+            nodes.append(node)
+    if any(layer.shifts for layer in found):
+        shapes = {
+            value.name or "": [size if isinstance(size, int) else None for size in dims]
+            for value, dims in ir.infer_shapes(model).items()
+        }
+        for layer, node in zip(found, nodes, strict=True):
+            layer.macs = node_macs(node, shapes)
     return found
 
 
@@ -65,8 +80,9 @@ def put_out(model: ir.Model) -> dict[str, ir.Dims]:
         by `Layer.stands_for`.
     """
     shapes, forms, found, taken = ir.infer_shapes(model), registry.names("forms"), dict[str, ir.Dims](), set[str]()
+    coded = dict(find_coded(model.graph))
     for node in model.graph:
-        is_layer = _weight(node) is not None
+        is_layer = _weight(node, coded) is not None
         name = layer_name(node, model.graph, taken) if is_layer else node.name or ""
         form, stands_for = _form(node, name, forms)
         if is_layer or form:  # the last node of a form gives what it puts out
@@ -75,11 +91,11 @@ def put_out(model: ir.Model) -> dict[str, ir.Dims]:
     return found
 
 
-def _weight(node: ir.Node) -> tuple[ir.DataType, tuple[int, ...]] | None:
-    """Type and shape of a layer's stored weight; None for a node that is no layer."""
+def _weight(node: ir.Node, coded: Mapping[ir.Value, Coded]) -> tuple[ir.DataType, tuple[int, ...], Coded | None] | None:
+    """Type and shape of a layer's weight, and its codes where it has some; None for a node that is no layer."""
     if node.op_type == "MatMulNBits" and node.domain in _MICROSOFT:
         bits, sizes = ir.attribute(node, "bits", 4), [ir.attribute(node, name, 0) for name in ("N", "K")]
-        return (ir.DataType.UINT4 if bits == 4 else ir.DataType.UINT8), tuple(sizes)
+        return (ir.DataType.UINT4 if bits == 4 else ir.DataType.UINT8), tuple(sizes), None
     if node.domain not in ("", "ai.onnx", *_MICROSOFT):
         return None
     index = _INTEGERS.get(node.op_type, 1 if node.op_type in _FLOATS else 0)
@@ -87,7 +103,10 @@ def _weight(node: ir.Node) -> tuple[ir.DataType, tuple[int, ...]] | None:
     for _ in range(8):  # a weight is unpacked and turned round in a few steps
         dtype, shape = ir.constant_dtype(value), ir.constant_shape(value)
         if dtype is not None and shape is not None:
-            return dtype, shape
+            return dtype, shape, None
+        packed = coded.get(value) if value is not None else None
+        if packed is not None:
+            return ir.DataType.from_numpy(packed.tables.dtype), packed.shape, packed
         maker = value.producer() if value is not None else None
         if maker is None or ir.operator(maker) not in ("DequantizeLinear", "Cast", *_MOVED):
             return None

@@ -11,8 +11,8 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.arrays import Floats
+from lwgraph.layers.coded_weights import LEAST_OPSET, Coded, Coder, stored_bytes
 from lwgraph.layers.site import FLOATS, Site, find_sites
-from lwgraph.passes.quantize.graph.coded_weights import LEAST_OPSET, Coded, Coder, stored_bytes
 from lwgraph.passes.quantize.graph.quantizer import name_nodes
 from lwgraph.passes.quantize.graph.raise_opset import OpsetError, raise_opset
 from lwgraph.passes.quantize.grids.levels import Levels

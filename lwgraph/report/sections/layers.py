@@ -6,12 +6,14 @@ from html import escape
 
 from lwgraph.report.parts import table
 from lwgraph.report.record import Report
-from lwgraph.report.words import forms, precisions, speed
+from lwgraph.report.words import codes, forms, precisions, speed
 
 
 def layers(report: Report) -> str:
     """What the file holds, and form, precision, error and time of each layer, or why it stayed."""
-    words = escape(" ".join(line for line in (precisions(report.layers), forms(report.sites)) if line))
+    words = escape(
+        " ".join(line for line in (precisions(report.layers), codes(report.layers), forms(report.sites)) if line)
+    )
     if not report.sites:
         return f"<h2>Layers</h2><p>{words}</p>" if words else ""
     rows = [

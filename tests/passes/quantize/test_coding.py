@@ -13,12 +13,14 @@ from lwgraph.arrays import Array
 from lwgraph.check import verify
 from lwgraph.errors import UsageError
 from lwgraph.executor import ShowsGraph, offered
+from lwgraph.layers.coded_weights import find_coded
 from lwgraph.passes.quantize import coding
-from lwgraph.passes.quantize.graph.coded_weights import find_coded
 from lwgraph.passes.quantize.power_of_two import PowerOfTwo
 from lwgraph.passes.quantize.quantize import Quantize
 from lwgraph.passes.quantize.share_weights import ShareWeights
+from lwgraph.report.words import codes
 from lwgraph.rewrite import Context, Pass
+from lwgraph.views.written import layers
 from tests.passes.quantize.quantize_models import Net
 
 ORT = registry.executor("ort")
@@ -204,6 +206,18 @@ def test_integers_on_top_keep_to_codes(step: PowerOfTwo | ShareWeights, quantize
         ones = {bin(abs(int(level))).count("1") for level in each.tables.reshape(-1)}
         assert len(each.tables) == 1 and ones <= ({0, 1} if step.bits <= 4 else {0, 1, 2})
     verify(made)
+
+
+def test_the_report_reads_codes_and_shifts_from_the_file() -> None:
+    found = {layer.name: layer for layer in layers(coded(network(), PowerOfTwo(bits=5)))}
+    assert found["conv"].codes == "5-bit sums of two powers of two" and found["conv"].shifts == 2
+    assert found["turned"].macs == 2 * 96 * 40
+    text = codes(list(found.values()))
+    work = sum(layer.macs or 0 for layer in found.values())
+    assert text.startswith("The weights of 6 layers are stored as 5-bit sums of two powers of two.")
+    assert text.endswith(f"{work:,} of {work:,} multiply-adds are {2 * work:,} shifts.")
+    assert codes(layers(coded(network(), ShareWeights()))) == "The weights of 6 layers are stored as 4-bit codes."
+    assert codes(layers(network())) == ""
 
 
 def test_what_the_runtime_would_decode_at_every_run_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:

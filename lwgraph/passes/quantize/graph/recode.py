@@ -8,7 +8,7 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.arrays import Array
-from lwgraph.passes.quantize.graph.coded_weights import Coded, Coder, find_coded, stored_bytes
+from lwgraph.layers.coded_weights import Coded, Coder, find_coded, stored_bytes
 
 _INTEGERS = (ir.DataType.INT8, ir.DataType.UINT8)
 _OUTPUT_AXIS = {"MatMulInteger": -1, "ConvInteger": 0}  # of the second input, where no attribute says so

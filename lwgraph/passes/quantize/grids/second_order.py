@@ -154,8 +154,8 @@ def descend(
 def settle(weight: Floats, found: Floats, moments: Floats, rounded: Rounded, sweeps: int = 4) -> Floats:
     """Coordinate descent on any grid: each weight in turn is set to its best value, the others fixed.
 
-    Never makes a row worse; stops when a sweep gains next to nothing. Arguments as in `eliminate`; `found` (o, D) is where
-    it begins. (Greedy descent on the same objective: Nair and Suggala 2024, CDQuant.) O(sweeps * o D^2).
+    Never makes a row worse; stops when a sweep gains next to nothing. Arguments as in `eliminate`; `found` (o, D) is
+    where it begins. (Greedy descent on the same objective: Nair and Suggala 2024, CDQuant.) O(sweeps * o D^2).
     """
     found, diagonal = np.array(found, np.float64), np.diagonal(moments)
     before = np.inf

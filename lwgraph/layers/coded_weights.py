@@ -45,6 +45,24 @@ class Coded:
         return np.ascontiguousarray(found.transpose(self.order)) if self.order else found
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the weight."""
+        sizes = self.codes.shape
+        return tuple(sizes[at] for at in self.order) if self.order else sizes
+
+    @property
+    def terms(self) -> int:
+        """Powers of two in a level of the tables, at most: so many shifts stand for the product with a weight."""
+        mantissas = np.frexp(np.abs(self.tables.astype(np.float64)))[0]
+        return max(int(mantissa * (1 << 53)).bit_count() for mantissa in np.unique(mantissas))
+
+    @property
+    def words(self) -> str:
+        """What the weight is stored as, such as "4-bit powers of two"."""
+        kind = {0: "powers of two", 1: "powers of two", 2: "sums of two powers of two"}.get(self.terms, "codes")
+        return f"{self.bits}-bit {kind}"
+
+    @property
     def spread_scale(self) -> Array:
         """The scale with as many axes as the codes, to be multiplied with."""
         assert self.scale is not None
