@@ -8,13 +8,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from lwgraph.layers.site import find_sites
 from lwgraph.optimizer.data_pass import Cost, DataPass
-from lwgraph.optimizer.stages.base import Work, layer_times
+from lwgraph.optimizer.stages.base import Work, dynamic_precision, layer_times
 from lwgraph.plan.carry_out import RANGE_SAMPLES, RANGE_SECONDS, affordable
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.precision import INT8, quantizer, spelling
-from lwgraph.plan.roles import QuantizesDynamically
 from lwgraph.plan.search.front import Candidate
 from lwgraph.plan.search.integers import survey
 
@@ -23,7 +21,6 @@ ORIGIN = "quantized"
 # plan's ranges are, observed at every value, which takes several times as long; and the fewest samples.
 RANGED_SHARE, FEWEST = 0.05, 8
 LATER = 0.5  # of the time that is left once the first plan was looked at, what further ones may take
-PRODUCTS = 0.2  # of the work must be products of matrices for grids that are taken as the model runs to be tried
 
 
 class Integers:
@@ -73,7 +70,8 @@ class Integers:
     def _looked(self, work: Work, look: Callable[..., bool]) -> Work:
         good = look((spelling(),))
         with work.context.failures.guard("integers with dynamic grids"):
-            self._dynamic(work, look)
+            if (dynamic := dynamic_precision(work)) is not None:
+                look(dynamic.passes, dynamic.keep_float)
         if good:
             return work
         samples = affordable(RANGE_SAMPLES, RANGE_SECONDS, work.float_ms)
@@ -81,19 +79,6 @@ class Integers:
         if not (kept and look((spelling(),), kept)):
             look((str(quantizer().judged()),))
         return work
-
-    def _dynamic(self, work: Work, look: Callable[..., bool]) -> None:
-        """One look at grids that are taken as the model runs, where products of matrices do enough of the work."""
-        quantizes = quantizer()
-        if not isinstance(quantizes, QuantizesDynamically) or not work.oracle.measures:
-            return
-        sites = find_sites(work.clean, work.shapes)
-        products = sum(site.macs() for site in sites if not site.kernel)
-        if products <= PRODUCTS * sum(site.macs() for site in sites):
-            return
-        kept = quantizes.gaining(work.clean, work.context)
-        if kept is not None:
-            look((str(quantizes.dynamic()),), tuple(kept))
 
 
 __all__ = ["ORIGIN", "Integers"]

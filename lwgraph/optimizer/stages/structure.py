@@ -11,7 +11,7 @@ import numpy as np
 from lwgraph.optimizer.back_off import STEP
 from lwgraph.optimizer.candidates import Candidates
 from lwgraph.optimizer.data_pass import Cost, DataPass
-from lwgraph.optimizer.stages.base import FIT_SECONDS, PRICE_SECONDS, Work, layer_times
+from lwgraph.optimizer.stages.base import FIT_SECONDS, PRICE_SECONDS, Work, dynamic_precision, layer_times
 from lwgraph.plan.plan import Precision
 from lwgraph.plan.precision import INT8, spelling
 from lwgraph.plan.price.devices import DeviceOracle
@@ -58,14 +58,16 @@ class Structures:
         if not times:
             return work
         base, share = work.candidates.base_ms, 1.0
-        ladder = Ladder(work.candidates, Precision(), work.oracle.target, base)
+        ladders = [Ladder(work.candidates, Precision(), work.oracle.target, base)]
         if len(work.precisions) > 1:
             narrow = layer_times(work.clean, work.oracle, work.shapes, failures, INT8)
             share = sum(min(ms, narrow.get(name, ms)) for name, ms in times.items()) / max(sum(times.values()), 1e-300)
         if share < FASTER:
-            integers = Ladder(work.candidates, Precision((spelling(),)), work.oracle.target, share * base)
-            if integers.look(NOTHING):  # what comes on top of integers that lose too much is lost, too
-                ladder = integers
+            ladders.append(Ladder(work.candidates, Precision((spelling(),)), work.oracle.target, share * base))
+        with failures.guard("structure: integers with dynamic grids"):
+            if (dynamic := dynamic_precision(work)) is not None:
+                ladders.append(Ladder(work.candidates, dynamic, work.oracle.target, base))
+        ladder = fastest(ladders)
         if work.candidates.floor is None and ladder.meets(NOTHING):
             return work  # what nothing asks for is not measured
         offers = find_offers(work.clean, work.context, work.samples(work.float_ms), work.float_ms)
@@ -159,6 +161,15 @@ class Ladder:
         """Whether the limits are kept, by what is known by now."""
         draft = self.candidate(structure)
         return self.candidates.meets(replace(self.candidates.known(draft), bytes=draft.bytes))
+
+
+def fastest(ladders: Sequence[Ladder]) -> Ladder:
+    """Of the precisions in which the whole network keeps the promise, that in which it takes least; else the first.
+
+    What comes on top of integers that lose too much is lost, too.
+    """
+    good = [ladders[0], *(each for each in ladders[1:] if each.look(NOTHING))]
+    return good[0] if len(good) == 1 else min(good[1:], key=lambda each: each.taken(NOTHING))
 
 
 def choose(structures: Sequence[Structure], ladder: Ladder) -> Structure:

@@ -153,7 +153,7 @@ class MergeDataMovement(RewritePass):
 
 
 def _pieces(split: list[Any], whole: list[Any]) -> list[list[int]] | None:
-    """The axes of `split` that each axis of `whole` is split into, in order; at most one of these is more than one axis.
+    """The axes of `split` that each axis of `whole` is split into, in order; at most one of these is several.
 
     What is left when equal sizes are matched from both ends is that one, since no element is lost; so its own size need
     not be known.

@@ -14,6 +14,7 @@ from lwgraph.failures import Failures
 from lwgraph.optimizer.clock import Clock, OutOfTime
 from lwgraph.optimizer.stages import integers
 from lwgraph.optimizer.stages.integers import Integers
+from lwgraph.plan import precision
 from lwgraph.plan.plan import Plan
 from lwgraph.plan.search.front import Candidate
 from lwgraph.rewrite import Context
@@ -71,6 +72,7 @@ def looked_at(
 
     made = Quantizer(gaining)
     monkeypatch.setattr(integers, "quantizer", lambda: made)
+    monkeypatch.setattr(precision, "quantizer", lambda: made)
     monkeypatch.setattr(integers, "layer_times", lambda *words: {})
     context = Context(executor=registry.executor("ort"), failures=Failures())
     base = Candidate((), 1.0, 1, 1, 0.0, stated=True)

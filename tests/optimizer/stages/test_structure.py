@@ -14,7 +14,7 @@ from lwgraph.optimizer.candidates import Candidates, Incumbent, Made
 from lwgraph.optimizer.making import Making
 from lwgraph.optimizer.racing import Raced
 from lwgraph.optimizer.request import Request
-from lwgraph.optimizer.stages.structure import Ladder, Line, choose
+from lwgraph.optimizer.stages.structure import Ladder, Line, choose, fastest
 from lwgraph.plan.plan import Plan, Precision, Width
 from lwgraph.plan.roles import BLOCKS, GROUPS, Removal
 from lwgraph.plan.search.front import Candidate
@@ -161,3 +161,20 @@ def test_a_network_that_was_made_smaller_by_integers_need_not_be_cut_to_be_small
     assert not drafted.meets(NOTHING) and not drafted.meets(ladder[0])
     drafted.look(NOTHING)
     assert drafted.meets(NOTHING) and choose(ladder, drafted) is NOTHING
+
+
+@pytest.mark.parametrize(
+    ("takes", "keeps", "chosen"),
+    [
+        ((9, 4, 3), (True, True, True), 2),
+        ((9, 3, 4), (True, True, True), 1),
+        ((9, 3, 4), (True, False, True), 2),
+        ((9, 3, 4), (True, False, False), 0),
+    ],
+)
+def test_structures_are_looked_for_in_the_fastest_precision_that_keeps_the_promise(takes, keeps, chosen):
+    ladders = [
+        SimpleNamespace(look=lambda _, kept=kept: kept, taken=lambda _, ms=ms: ms)
+        for ms, kept in zip(takes, keeps, strict=True)
+    ]
+    assert fastest(ladders) is ladders[chosen]
