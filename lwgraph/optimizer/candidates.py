@@ -26,6 +26,7 @@ CLOSE = 1.3  # candidates that were timed within this factor of the fastest are 
 LINKS = 4  # plans that the last look is had at, at most
 HOPELESS = 2.0  # times the samples of the last look: where more are needed to show anything, nothing is tested
 BOUND_LEVEL = 1 - CONFIDENCE  # of the bounds that plans are compared by where nothing can be shown
+SAME = 1e-6  # scores of one model that differ by less are the same
 DOUBT = 1.1  # a candidate that is predicted to take this many times what is measured of a good one is not looked at
 
 
@@ -170,6 +171,25 @@ class Candidates:
             self._stand(made)
         if (memory := self.context.memory_bytes) is not None:
             self._let_go(memory // 8)
+
+    def recall(self, known: Sequence[Made], standing: Made | None) -> bool:
+        """Take in what an earlier search looked at, and let what it ended with stand; whether it may.
+
+        Args:
+            known: all of them.
+            standing: one of them, judged and proved anew: its score must be what it was. None: the cleaned model stood.
+        """
+        if standing is not None:
+            assert standing.model is not None
+            score = self.judge.score(standing.model)
+            if not math.isclose(self.judge.expected(score), standing.candidate.judged or math.nan, abs_tol=SAME):
+                return False
+            if not self._stand(replace(standing, score=score)):
+                self._made.clear()
+                return False
+        for made in known:
+            self._made.setdefault(made.candidate.key, made)
+        return True
 
     def _let_go(self, most: int) -> None:
         kept = [made for made in self.all() if made.model is not None and made.model is not self.incumbent.model]

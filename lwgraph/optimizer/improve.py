@@ -14,6 +14,7 @@ from lwgraph.optimizer.clock import OutOfTime
 from lwgraph.optimizer.front import FrontRow, front_rows, keep_front, with_speeds, with_verdicts
 from lwgraph.optimizer.judge import Judge
 from lwgraph.optimizer.making import Making
+from lwgraph.optimizer.outcome import Outcome, worth_keeping
 from lwgraph.optimizer.setting import Setting
 from lwgraph.optimizer.stages import STAGES, Stage, Work
 from lwgraph.optimizer.stages.base import LOOK_SECONDS, layer_times
@@ -67,13 +68,7 @@ def improve(setting: Setting, incumbent: Incumbent, judge: Judge) -> tuple[Incum
         # Of the plans that can be picked, and of the result.
         clock.reserve += min(2 * timing, TIMED_SHARE * (clock.budget or 0.0))
         with clock.limit():
-            for stage in STAGES:
-                work = _run_stage(setting, stage, work)
-            with setting.failures.guard("race"):
-                work.candidates.settle()
-            with setting.failures.guard("last look"):
-                if setting.last is not None:
-                    work.candidates.look_last(setting.last)
+            work = _searched(setting, work, judge)
     if judge.race.told():
         told.note(judge.race.told())
     if work is None:
@@ -88,6 +83,34 @@ def improve(setting: Setting, incumbent: Incumbent, judge: Judge) -> tuple[Incum
             if warning := keep_front(setting.original, rows, made, work.making.models.folder):
                 setting.context.warn(warning)
     return work.candidates.incumbent, Searched(work, tuple(rows))
+
+
+def _searched(setting: Setting, work: Work, judge: Judge) -> Work:
+    """The work with what all stages found; or with what they found in an earlier run of the same."""
+    candidates, before, memory = work.candidates, setting.clock.spent, None
+    with setting.failures.guard("what an earlier run found"):
+        memory = Outcome.of(setting, work.making, judge)
+        setting.context.progress("looking at what an earlier run found", 0, 0)
+        if memory.recall(candidates, work.making, setting):
+            known, spent = len(candidates.all()), setting.clock.spent - before
+            unit = setting.data_pass
+            passes = None if unit is None else spent / unit.seconds
+            setting.told.stages.append(StageRun("remembered", spent, known, "done", passes))
+            setting.told.note("an earlier run of the same had found this plan; it was judged and proved anew")
+            return work
+    for stage in STAGES:
+        work = _run_stage(setting, stage, work)
+    with setting.failures.guard("race"):
+        candidates.settle()
+    with setting.failures.guard("last look"):
+        if setting.last is not None:
+            candidates.look_last(setting.last)
+    told, failed = setting.told, setting.failures.rows
+    if memory and worth_keeping(setting.request, [each.outcome for each in told.stages], failed, told.stopped):
+        memory.keep(candidates, setting)
+        if memory.rows.warning:
+            setting.context.warn(memory.rows.warning)
+    return work
 
 
 def _timed(setting: Setting, work: Work, rows: list[FrontRow], made: Sequence[Made]) -> list[FrontRow]:

@@ -127,25 +127,34 @@ class Making:
             lambda context: planner.within(context).apply(chosen).model,
         )
 
+    def kept(self, candidate: Candidate) -> Made | None:
+        """A candidate that was carried out before, from the cache; None where it is not there."""
+        plan, told = candidate.plan, self.context
+        assert plan is not None
+        found = self.models.get(plan.says())
+        if found is None:
+            return None
+        model, beside = found
+        for words in beside.get("warnings", []):
+            told.warn(words)
+        for refusal in beside.get("skipped", []):
+            told.skip(*refusal)
+        return Made(candidate, model, beside.get("details", {}))
+
     def _made(self, candidate: Candidate, plan: Plan, context: Context, make: Callable[[Context], ir.Model]) -> Made:
-        told, key = self.context, plan.says()
-        kept = self.models.get(key)
-        if kept is None:
-            warned, skipped = len(told.warnings), set(told.skipped)
-            details: dict[str, Any] = {}
-            model = make(context.beside(details=None if context.details is None else details))
-            refusals = [[s.pass_name, s.place, s.reason] for s in told.skipped if s not in skipped]
-            self.models.put(key, model, {"details": details, "warnings": told.warnings[warned:], "skipped": refusals})
-            if self.models.warning:
-                told.warn(self.models.warning)
-        else:
-            model, beside = kept
-            details = beside.get("details", {})
-            for words in beside.get("warnings", []):
-                told.warn(words)
-            for refusal in beside.get("skipped", []):
-                told.skip(*refusal)
-        return Made(replace(candidate, plan=plan), model, details)
+        told, candidate = self.context, replace(candidate, plan=plan)
+        if (known := self.kept(candidate)) is not None:
+            return known
+        warned, skipped = len(told.warnings), set(told.skipped)
+        details: dict[str, Any] = {}
+        model = make(context.beside(details=None if context.details is None else details))
+        refusals = [[s.pass_name, s.place, s.reason] for s in told.skipped if s not in skipped]
+        self.models.put(
+            plan.says(), model, {"details": details, "warnings": told.warnings[warned:], "skipped": refusals}
+        )
+        if self.models.warning:
+            told.warn(self.models.warning)
+        return Made(candidate, model, details)
 
 
 __all__ = ["Making", "Trunk"]
