@@ -122,6 +122,17 @@ def generated(minutes: float, first: int, count: int, every: int, page: bool) ->
 
 
 @main.command()
+@click.option("--count", default=200, show_default=True, help="How many wrong rewrites, under each contract.")
+@click.option("--page", is_flag=True, help="Write the counts into MUTATIONS.md.")
+def mutations(count: int, page: bool) -> None:
+    """Rewrite networks wrongly on purpose and count what the checks catch; goes on where it ended."""
+    from benchmarks.mutations import run as benchmark
+
+    if not benchmark.main(count, page):
+        raise click.ClickException("less than 99 % were caught: see above")
+
+
+@main.command()
 def busy() -> None:
     """Time a pair on a quiet machine, then twenty times beside other work, and write what was told. About 4 minutes."""
     from benchmarks import busy as benchmark

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from lwgraph import ir
+from lwgraph.alarm import OutOfTime
 from lwgraph.cache import cache_folder
 from lwgraph.errors import CheckError, LwgraphError
 
@@ -56,13 +57,15 @@ class Failures:
         """Within: an error of any kind is recorded, and ends only what is within; raised where the run is strict."""
         try:
             yield
-        except (Exception, SystemExit) as error:  # a plug-in may try to end the process
+        except (KeyboardInterrupt, OutOfTime):
+            raise
+        except BaseException as error:  # a plug-in may try to end the process
             self.take(step, error)
 
     def take(self, step: str, error: BaseException) -> None:
         """Record an error, once; raise it where the run is strict."""
         if self.strict:
-            if isinstance(error, SystemExit):  # an exit code of a plug-in says nothing of the run
+            if not isinstance(error, Exception):  # an exit code of a plug-in says nothing of the run
                 raise CheckError(f"{step}: {say(error)}") from error
             raise error
         reason = say(error)

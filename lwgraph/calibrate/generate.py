@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ IMAGE_SIZES = (224, 320, 256, 640, 128, 64, 32, 28)
 SEQUENCE_LENGTHS = (32, 16, 64, 128, 512, 256, 8, 1)
 _MOST_AXES = 32  # that every version of NumPy has
 _MOST_ELEMENTS = 1 << 30
+_SLOW = 2.0  # seconds of processors that one run may take where smaller sizes will do
 _TRIALS = 24  # executions spent on finding sizes that the model accepts
 _INDEX_OPS = {"Gather", "GatherElements", "OneHot"}
 _PASSING_OPS = ir.RESHAPES | {"Cast", "Identity", "Transpose", "Clip"}
@@ -46,7 +48,8 @@ def generate(
     answers with NaN, is made from small numbers again; sizes and fills that give NaN are taken only where all do.
     `tried` says what was made.
 
-    Dynamic dimensions: 1 for the batch, otherwise usual sizes, tried by executing the model until it accepts.
+    Dynamic dimensions: 1 for the batch, otherwise usual sizes, tried by executing the model until it accepts; smaller
+    ones where it takes long.
 
     Args:
         model: the model; it is not changed.
@@ -77,11 +80,15 @@ def generate(
     problem = "no size was tried"
     fills = ("small", "ones", "zeros") if any(use.bound is None for use in uses.values()) else ("small",)
     accepted: tuple[dict[str, tuple[int, ...]], str] | None = None
+    slow = False
     for sizes, fill in itertools.islice(itertools.product(_sizes(inputs, stated), fills), _TRIALS):
         if too_much := _too_much(sizes):
             problem = too_much
             continue
+        if slow and accepted is not None and _elements(sizes) >= _elements(accepted[0]):
+            continue
         feeds = _feeds(inputs, sizes, uses, fill, seed, 0)
+        start = time.process_time()
         try:
             outputs = run(feeds)
         except LwgraphError as error:
@@ -91,8 +98,10 @@ def generate(
             problem = f"its outputs are empty for {_describe(sizes)}"
             continue
         if not _has_nan(outputs):
-            accepted = sizes, fill
-            break
+            accepted, slow = (sizes, fill), time.process_time() - start > _SLOW
+            if not slow:
+                break
+            continue
         accepted = accepted or (sizes, fill)
     if accepted is not None:
         sizes, fill = accepted
@@ -109,6 +118,10 @@ def generate(
         f"the model accepts no generated input ({problem}); give --data"
         + (f", or its sizes:{sizes_too}" if opened else "")
     )
+
+
+def _elements(sizes: Mapping[str, tuple[int, ...]]) -> int:
+    return sum(map(math.prod, sizes.values()))
 
 
 def _has_nan(outputs: Mapping[str, Array]) -> bool:

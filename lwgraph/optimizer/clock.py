@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from lwgraph.alarm import OutOfTime, alarm
+
 Progress = Callable[[str, int, int], None]
-
-
-class OutOfTime(BaseException):
-    """Raised where work goes on after its time; the run catches it and delivers what it has."""
+GRACE, GRACE_SHARE = 3.0, 0.05  # seconds, or share of the budget, after which work that does not ask is ended
 
 
 @dataclass
@@ -20,7 +19,7 @@ class Clock:
     """The budget of a run.
 
     Work is asked to end by `check`, which everything calls that reports progress or runs a model, so it overruns by one
-    step of work at most.
+    step of work at most. Work that does not ask, such as a plug-in that never ends, is ended a grace later.
 
     Attributes:
         budget: seconds of the whole run; None: no limit.
@@ -55,9 +54,11 @@ class Clock:
     @contextmanager
     def limit(self, seconds: float = math.inf) -> Iterator[None]:
         """Within: work ends after so many seconds, and in any case when the budget does."""
-        self._ends.append(self.spent + min(seconds, self.left))
+        seconds = min(seconds, self.left)
+        self._ends.append(self.spent + seconds)
         try:
-            yield
+            with alarm(seconds + max(GRACE, GRACE_SHARE * (self.budget or 0.0))):
+                yield
         finally:
             self._ends.pop()
 

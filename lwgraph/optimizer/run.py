@@ -32,6 +32,7 @@ from lwgraph.tasks import open_pool
 
 DEFAULT_PIPELINE = "default"
 PROBES = 2  # inputs on which each pass is checked, with variants of them
+LEAST_PATIENCE = 5.0  # seconds that a pass may take however little of the budget is left
 TASK_SECONDS = 600.0  # that a task of a worker may take before it is taken for one that hangs
 
 
@@ -121,8 +122,13 @@ def _cleaned(setting: Setting, passes: Pipeline | None) -> tuple[Cleaned, Incumb
 
 
 def _clean(setting: Setting, passes: Pipeline | None) -> Cleaned:
-    """The model after the passes. Of the default ones, what fails is undone; passes that were asked for may not."""
+    """The model after the passes. Of the default ones, what fails is undone; passes that were asked for may not.
+
+    Under a budget one of the default passes may take half of what is left, one that was asked for all of it.
+    """
     pipeline = passes or Pipeline.parse(DEFAULT_PIPELINE)
+    share = 0.5 if passes is None else 1.0
+    context = setting.context.beside(patience=lambda: max(share * setting.clock.left, LEAST_PATIENCE))
     setting.context.progress("rewriting", 0, 0)
     held = Verify(feeds=setting.inputs.probe, samples=PROBES, approximate=not setting.inputs.fit)
     exact = all(p.contract is not Contract.APPROXIMATE for p in pipeline)
@@ -130,13 +136,13 @@ def _clean(setting: Setting, passes: Pipeline | None) -> Cleaned:
 
         def run_on_copy(some: Pipeline, growth: Growth) -> Ran:
             model = ir.clone(setting.original)
-            return model, some.rewrite(model, setting.context, [held, growth])
+            return model, some.rewrite(model, context, [held, growth])
 
-        kept, (model, done) = run_trimmed(passes, setting.original, setting.bytes, setting.context, run_on_copy)
+        kept, (model, done) = run_trimmed(passes, setting.original, setting.bytes, context, run_on_copy)
         return Cleaned(model, str(kept), tuple(done), exact)
     with setting.failures.guard("clean"):
         model = ir.clone(setting.original)
-        steps = pipeline.rewrite(model, setting.context, [held], guarded=True)
+        steps = pipeline.rewrite(model, context, [held], guarded=True)
         return Cleaned(model, str(pipeline), tuple(steps), exact)
     return Cleaned(ir.clone(setting.original), str(pipeline), (), exact)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -97,6 +98,7 @@ class Context:
     details: dict[str, Any] | None = None  # for the report: what passes measured, by section; None: nobody asks
     ranges: KnownRanges | None = None  # of the network that the model is a variant of, to be compared with others
     memory_bytes: int | None = None  # that statistics and fits may take together; None: what they take by themselves
+    patience: Callable[[], float] = lambda: math.inf  # seconds that the next pass of a pipeline may take
     failures: Failures = field(default_factory=lambda: Failures(strict=True), repr=False)  # records, or raises
     log: Log = field(default_factory=Log, repr=False)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from lwgraph import ir, registry
+from lwgraph.alarm import OutOfTime, alarm
 from lwgraph.errors import CheckError, LwgraphError, UsageError
 from lwgraph.failures import say
 from lwgraph.rewrite import recipe
@@ -207,12 +208,20 @@ def _run(p: Pass, model: ir.Model, context: Context) -> int:
     pause = gc.isenabled() and p.contract is not Contract.APPROXIMATE
     if pause:
         gc.disable()
+    seconds, start = context.patience(), time.monotonic()
     try:
-        return p.run(model, context)
+        with alarm(seconds):
+            return p.run(model, context)
+    except OutOfTime:
+        if time.monotonic() - start < seconds:
+            raise  # it is the time of something around it that is over
+        raise CheckError(f"pass '{p.name}' was stopped: it had not ended after {seconds:.3g} s, its time") from None
+    except KeyboardInterrupt:
+        raise
     except LwgraphError as error:
         text = str(error)
         raise type(error)(text if f"'{p.name}'" in text else f"pass '{p.name}': {text}") from error
-    except (Exception, SystemExit) as error:  # a pass is a plugin: whatever it raises is the user's to read
+    except BaseException as error:  # a pass is a plugin: whatever it raises is the user's to read
         words = " ".join(str(error).split())
         raise CheckError(f"pass '{p.name}' failed: {type(error).__name__}: {words}") from error
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -206,6 +207,13 @@ class TestGenerated:
         ]
         model = build(nodes, INT64, [1, 8], TensorProto.INT32, {"two": np.float32(2)})
         assert max(abs(int(v)) for feed in generate(model, 6) for v in feed["x"].reshape(-1)) == 1 << 15
+
+
+@pytest.mark.parametrize(("slow", "size"), [(2.0, 224), (-1.0, 28)])
+def test_smaller_sizes_are_taken_where_a_run_takes_long(slow: float, size: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr(sys.modules[generate.__module__], "_SLOW", slow)
+    model = build([helper.make_node("Relu", ["x"], ["y"])], FLOAT, [1, 3, "h", "w"])
+    assert generate(model, 1)[0]["x"].shape == (1, 3, size, size)
 
 
 class TestReasons:

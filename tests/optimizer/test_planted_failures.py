@@ -346,6 +346,23 @@ def test_a_stage_whose_time_is_over_ends_alone(
     assert [row.outcome for row in ended.result.report.runs] == ["done", "its share of the time was over"]
 
 
+def test_a_stage_that_hangs_is_ended_by_its_share_of_the_time(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def spin(self: Stage, work: object) -> None:
+        while True:
+            pass
+
+    monkeypatch.setattr(improve, "STAGES", (Integers(),))
+    monkeypatch.setattr(Integers, "share", 0.01)
+    monkeypatch.setattr(Integers, "run", spin)
+    monkeypatch.setattr("lwgraph.optimizer.clock.GRACE_SHARE", 0.0)
+    monkeypatch.setattr("lwgraph.optimizer.clock.GRACE", 0.1)
+    ended = run(monkeypatch, capfd, tmp_path, "--budget", "60s")
+    assert ended.code == 0 and ended.result is not None and not ended.told
+    assert [row.outcome for row in ended.result.report.runs] == ["its share of the time was over"]
+
+
 def test_the_end_of_the_budget_delivers_what_there_is(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

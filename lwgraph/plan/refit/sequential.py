@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from lwgraph import ir
+from lwgraph.alarm import OutOfTime
 from lwgraph.arrays import Array, Floats, Index
 from lwgraph.calibrate.gram import CrossAccumulator, CrossMoments, GramAccumulator
 from lwgraph.calibrate.patches import Patches, positions
@@ -176,7 +177,9 @@ class _Refit:
                     break
                 check_unit(unit)
                 record = self._unit(unit, scope)
-            except (Exception, SystemExit) as reason:  # it costs only this layer
+            except (KeyboardInterrupt, OutOfTime):
+                raise
+            except BaseException as reason:  # it costs only this layer
                 before.restore()
                 if not isinstance(reason, (Skip, DataError)):
                     self.context.failures.take(f"{self.name}: layer '{unit.name}'", reason)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lwgraph import ir, registry
+from lwgraph.alarm import OutOfTime
 from lwgraph.arrays import Floats, Shapes, Weights
 from lwgraph.calibrate.known_ranges import KnownRanges
 from lwgraph.calibrate.subsample import spread
@@ -99,7 +100,9 @@ def run_trial(setting: Setting, plan: Plan, names: tuple[str, ...], *fits: FitDa
     start = time.perf_counter()
     try:
         loss, reason = setting.measure(plan, dict(zip(names, fits, strict=True))), ""
-    except (Exception, SystemExit) as error:
+    except (KeyboardInterrupt, OutOfTime):
+        raise
+    except BaseException as error:
         loss, reason = math.inf, say(error)
     return loss, time.perf_counter() - start, reason
 

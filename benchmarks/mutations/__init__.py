@@ -1,0 +1,1 @@
+"""Rewrites that are wrong on purpose, and whether the checks of a pipeline catch them."""
