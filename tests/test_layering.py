@@ -67,6 +67,7 @@ def violations(module: str, source: str, is_package: bool = False) -> list[str]:
 FLOORS = (
     *(
         "version",
+        "alarm",
         "errors",
         "contract",
         "toml",
