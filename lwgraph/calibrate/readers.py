@@ -14,9 +14,11 @@ from lwgraph import ir
 from lwgraph.arrays import Array
 from lwgraph.calibrate import sources
 from lwgraph.calibrate.augmentations import augmentations
+from lwgraph.calibrate.image_processor import read_processor
 from lwgraph.calibrate.preprocess import Preprocess
 from lwgraph.calibrate.samples import Taker, array_of, is_indexed, is_loader, is_table, is_tensor, pair_of_arrays
 from lwgraph.calibrate.signature import Signature, batched_inputs, signature
+from lwgraph.calibrate.texts import SUFFIXES, Texts, find_tokenizer, read_texts, text_paths
 from lwgraph.errors import DataError, UsageError
 from lwgraph.objects import is_object_name, load_object
 
@@ -185,14 +187,16 @@ def open_data(
     """A Reader from anything that holds samples.
 
     Args:
-        spec: a folder of images (class subfolders are labels), a .npz or .npy file, a folder with ONNX
-            `test_data_set_*` or of .npz files, `module:attribute`; or the object itself: an iterable of
+        spec: a folder of images or of .txt files (class subfolders are labels), a .npz or .npy file, texts in a .txt
+            or .jsonl file, one a line (see `lwgraph.calibrate.texts`), a folder with ONNX `test_data_set_*` or of .npz
+            files, `module:attribute`; or the object itself: an iterable of
             {input: array} (or of pairs with a label), a callable that returns one, a CalibrationDataReader, a mapping
             {input: (count, ...) array}, one array, (x, y) arrays, a Reader; a DataLoader (batches as a tensor,
             [tensor], (inputs, labels) or dictionaries), a map-style data set of the same, a `datasets.Dataset` with
             columns named as the inputs, or one of pictures.
         model: the model, or its `signature`.
-        preprocess: how pixels become inputs; see `Preprocess.parse`. For images and arrays only.
+        preprocess: how pixels become inputs; see `Preprocess.parse`. "auto": as a preprocessor_config.json beside the
+            model says. For images and arrays only.
         batch: samples per feed when the model's batch is dynamic; None: as the data come (images: one). A fixed batch
             of the model is always filled, the last one padded.
         limit: at most so many samples (spread evenly over files, the first ones of an iterable).
@@ -205,6 +209,8 @@ def open_data(
         DataError: the data do not exist, cannot be read, do not fit the model, or there are none.
     """
     inputs = signature(model) if isinstance(model, ir.Model) else model
+    own_path = model.meta.get("path") if isinstance(model, ir.Model) else None
+    beside = [own_path.parent] if isinstance(own_path, Path) else []
     stated_augment = None if augment is None else augmentations(augment, "--augment")
     if batch is not None and batch < 1:
         raise UsageError(f"batch {batch} must be at least 1")
@@ -214,9 +220,11 @@ def open_data(
         if stated_augment is not None:
             spec.augment = stated_augment
         return spec
+    if preprocess == "auto":
+        preprocess = read_processor(beside)
     stated = preprocess if isinstance(preprocess, Preprocess) or preprocess is None else Preprocess.parse(preprocess)
     place = option if not isinstance(spec, (str, Path)) else f"'{spec}'"
-    source, own = _source(spec, inputs, stated, limit, option, place)
+    source, own = _source(spec, inputs, stated, limit, option, place, beside)
     reader = Reader(source, inputs, place, batch)
     reader.augment = augmentations(own, f"attribute 'augment' of {place}") if stated_augment is None else stated_augment
     if not reader.count:
@@ -257,17 +265,23 @@ def split(reader: Reader, fractions: Sequence[float], seed: int) -> list[Reader]
 
 
 def _source(
-    spec: Any, inputs: Signature, preprocess: Preprocess | None, limit: int | None, option: str, place: str
+    spec: Any,
+    inputs: Signature,
+    preprocess: Preprocess | None,
+    limit: int | None,
+    option: str,
+    place: str,
+    beside: Sequence[Path],
 ) -> tuple[sources.DataSource, Sequence[str]]:
     """The samples, and how the object that they came from says that they may be varied."""
     if isinstance(spec, (str, Path)):
         path = Path(spec)
         if path.exists():
-            return _from_path(path, inputs, preprocess, limit), ()
+            return _from_path(path, inputs, preprocess, limit, beside), ()
         if not is_object_name(str(spec)):
             raise DataError(
-                f"{option} '{spec}' does not exist; give a folder of images, .npz, .npy, a folder of "
-                "test_data_set_*, or module:attribute"
+                f"{option} '{spec}' does not exist; give a folder of images or texts, .npz, .npy, .txt, .jsonl, a "
+                "folder of test_data_set_*, or module:attribute"
             )
         spec = load_object(str(spec), option)
     if isinstance(spec, Mapping) and any(map(is_table, spec.values())):
@@ -294,10 +308,14 @@ def _source(
     return sources.Spool(samples, inputs, place, limit, loader=loader), augment
 
 
-def _from_path(path: Path, inputs: Signature, preprocess: Preprocess | None, limit: int | None) -> sources.DataSource:
+def _from_path(
+    path: Path, inputs: Signature, preprocess: Preprocess | None, limit: int | None, beside: Sequence[Path]
+) -> sources.DataSource:
     if path.is_file():
+        if path.suffix in SUFFIXES:
+            return _texts(path, inputs, preprocess, limit, beside)
         if path.suffix not in (".npz", ".npy"):
-            raise DataError(f"'{path}' is neither a folder nor .npz or .npy")
+            raise DataError(f"'{path}' is neither a folder nor .npz, .npy, .txt or .jsonl")
         return sources.Arrays(sources.load_arrays(path, inputs), inputs, preprocess, f"'{path}'", limit)
     sets = (
         [path]
@@ -313,9 +331,24 @@ def _from_path(path: Path, inputs: Signature, preprocess: Preprocess | None, lim
         return sources.TestSets(sets[:limit], inputs)
     if files:
         return sources.Files(files[:limit], inputs)
+    if text_paths(path):
+        return _texts(path, inputs, preprocess, limit, beside)
     raise DataError(
-        f"folder '{path}' has no images ({', '.join(sorted(sources.IMAGE_SUFFIXES))}), no .npz and no test_data_set_*"
+        f"folder '{path}' has no images ({', '.join(sorted(sources.IMAGE_SUFFIXES))}), no .npz, no .txt and no "
+        "test_data_set_*"
     )
+
+
+def _texts(
+    path: Path, inputs: Signature, preprocess: Preprocess | None, limit: int | None, beside: Sequence[Path]
+) -> Texts:
+    if preprocess is not None:
+        raise UsageError(f"--preprocess is for images and arrays; '{path}' has texts")
+    texts, classes = read_texts(path)
+    folders = [*beside, path if path.is_dir() else path.parent]
+    source = Texts(texts, inputs, find_tokenizer(folders, f"'{path}'"), f"'{path}'", limit)
+    source.classes = classes
+    return source
 
 
 def _batch_size(inputs: Signature, batched: frozenset[str], requested: int | None) -> int | None:

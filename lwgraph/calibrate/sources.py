@@ -41,7 +41,7 @@ class DataSource(Protocol):
 
 
 @dataclass
-class _Base:
+class BaseSource:
     """The facts that every source tells besides its items."""
 
     rows: list[int] = field(default_factory=list, init=False)
@@ -60,7 +60,7 @@ class _Base:
 
 
 @dataclass
-class Images(_Base):
+class Images(BaseSource):
     """A folder of images for the model's one input; class subfolders give labels.
 
     Labels are the subfolders' positions in sorted order, or the numbers that they are all named by. Every file is
@@ -90,7 +90,7 @@ class Images(_Base):
         )
         labelled = len(groups) > 1 and all(len(p.relative_to(self.folder).parts) > 1 for p in paths)
         self._paths: list[Path] = []
-        for path in _spread(paths, self.limit):
+        for path in spread_over(paths, self.limit):
             reason = _unreadable(path)
             if reason is None:
                 self._paths.append(path)
@@ -116,7 +116,7 @@ class Images(_Base):
 
 
 @dataclass
-class Arrays(_Base):
+class Arrays(BaseSource):
     """Arrays that hold all samples along axis 0: {input: (count, ...)}, and optionally `labels`.
 
     An array of the input's rank has one sample per entry of axis 0; one of a rank more holds whole feeds. An array
@@ -165,7 +165,7 @@ class Arrays(_Base):
         if total == 0:
             raise DataError(f"{self.place} has no samples (an empty first axis)")
         self._shared = {name for name, c in counts.items() if c is None or (c == 1 and total > 1)}
-        self._picked = _spread(range(total), self.limit)
+        self._picked = spread_over(range(total), self.limit)
         if labels is not None:
             labels = np.asarray(labels)
             if labels.ndim == 0 or len(labels) != total:
@@ -207,7 +207,7 @@ class Arrays(_Base):
 
 
 @dataclass
-class TestSets(_Base):
+class TestSets(BaseSource):
     """ONNX `test_data_set_*` folders: `input_<k>.pb` feeds the input of its name, or else the k-th."""
 
     __test__ = False  # pytest must not take the class for a test
@@ -243,7 +243,7 @@ class TestSets(_Base):
 
 
 @dataclass
-class Files(_Base):
+class Files(BaseSource):
     """A folder of .npz files, one feed each."""
 
     paths: Sequence[Path]
@@ -261,7 +261,7 @@ class Files(_Base):
 
 
 @dataclass
-class Items(_Base):
+class Items(BaseSource):
     """Samples by their numbers: a table of rows (`datasets.Dataset`), or a map-style data set."""
 
     items: Any
@@ -270,7 +270,7 @@ class Items(_Base):
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        self._picked = _spread(range(len(self.items)), self.limit)
+        self._picked = spread_over(range(len(self.items)), self.limit)
         labels: list[Array] = []
         sizes: list[dict[str, int]] = []
         for index in range(len(self._picked)):
@@ -299,7 +299,7 @@ class Items(_Base):
 
 
 @dataclass
-class Spool(_Base):
+class Spool(BaseSource):
     """Samples of an iterable that may run only once, kept: in memory up to a limit, beyond it in temporary files.
 
     Batches are kept as they come, or, of a loader, row by row: a loader's batch is no property of the samples.
@@ -467,7 +467,7 @@ def _as_row(sample: Array, rank: int | None) -> Array:
     return sample[None] if rank is not None and sample.ndim == rank - 1 else sample
 
 
-def _spread(items: Sequence[Any], limit: int | None) -> list[Any]:
+def spread_over(items: Sequence[Any], limit: int | None) -> list[Any]:
     """`limit` of the items, evenly spaced (so that sorted classes all stay), or all."""
     if limit is None or limit >= len(items):
         return list(items)

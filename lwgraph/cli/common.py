@@ -55,12 +55,14 @@ threads_option = click.option(
     help="Threads for the runtime to use.",
 )
 data_option = click.option(
-    "--data", metavar="D", help="Inputs: image folder, .npz or .npy file, test_data_set_* folder, or module:attribute."
+    "--data",
+    metavar="D",
+    help="Inputs: image folder, .npz/.npy, .txt/.jsonl, test_data_set_* folder, or module:attribute.",
 )
 preprocess_option = click.option(
     "--preprocess",
     metavar="P",
-    help="How images become inputs: key=value pairs, e.g. 'resize=256,crop=224,scale=1/255', or a TOML file.",
+    help="How images become inputs: 'resize=256,crop=224,scale=1/255', a TOML file, or auto: as beside the model.",
 )
 seed_option = click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of all random choices."

@@ -53,11 +53,11 @@ class Request:
 
     data: Annotated[
         Any,
-        Help("Inputs for fitting, unlabelled: image folder, .npz/.npy, test_data_set_* folder, module:attribute.", "D"),
+        Help("Inputs for fitting, unlabelled: image folder, .npz/.npy, .txt/.jsonl, module:attribute ...", "D"),
     ] = None
     preprocess: Annotated[
         Any,
-        Help("How images become inputs: key=value text or a TOML file, e.g. 'resize=256,crop=224,scale=1/255'.", "P"),
+        Help("How images become inputs: 'resize=256,crop=224,scale=1/255', a TOML file, or 'auto' (README).", "P"),
     ] = None
     input_shapes: Annotated[
         Mapping[str, Sequence[int]] | None,

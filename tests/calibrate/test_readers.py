@@ -305,7 +305,7 @@ def test_one_symbol_has_one_size():
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("a.txt", b"", "neither a folder nor .npz or .npy"),
+        ("a.csv", b"", "neither a folder nor .npz, .npy, .txt or .jsonl"),
         ("a.npz", b"junk", "cannot be read as .npz"),
         ("a.npy", b"", "cannot be read as .npy"),
     ],
