@@ -38,6 +38,13 @@ class TemporaryFolder:
 
 
 def _remove(path: Path, lock: IO[str]) -> None:
+    """The lock goes last: a folder without one is known to nobody."""
+    for each in path.iterdir() if path.exists() else ():
+        if each.is_dir():
+            shutil.rmtree(each, ignore_errors=True)
+        elif each.name != _LOCK:
+            with contextlib.suppress(OSError):
+                each.unlink()
     shutil.rmtree(path, ignore_errors=True)
     lock.close()
 
@@ -60,7 +67,11 @@ def _sweep() -> None:
                 continue
             with open(lock, "a", encoding="utf8") as file:
                 if _try_lock(file):
-                    shutil.rmtree(lock.parent, ignore_errors=True)
+                    _remove(lock.parent, file)
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):  # its process was killed before it was locked
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime >= _YOUNG:
+                path.rmdir()  # of empty folders only
 
 
 __all__ = ["PREFIX", "TemporaryFolder"]

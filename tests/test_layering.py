@@ -11,7 +11,9 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "lwgraph"
 PLUGINS = ("lwgraph.passes", "lwgraph.runtime")
-RUNTIME_MAY_IMPORT = tuple(f"lwgraph.{name}" for name in ("arrays", "ir", "errors", "executor", "runtime", "temporary"))
+RUNTIME_MAY_IMPORT = tuple(
+    f"lwgraph.{name}" for name in ("arrays", "errors", "executor", "heap", "ir", "runtime", "temporary")
+)
 
 
 def _within(module: str, package: str) -> bool:
@@ -75,6 +77,7 @@ FLOORS = (
         "arrays",
         "faces",
         "progress",
+        "heap",
         "temporary",
         "ir",
         "text",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lwgraph import ir
+from lwgraph import heap, ir
 from lwgraph.check.data import check_data
 from lwgraph.check.operators import check_operators
 from lwgraph.check.shapes import check_shapes
@@ -24,3 +24,4 @@ def verify(model: ir.Model, *, shapes: bool = True) -> None:
     check_data(model)
     if shapes:
         check_shapes(model)
+        heap.trim()  # what the serialized model took

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx
 import onnx_ir
 
+from lwgraph import heap
 from lwgraph.ir.saving import skeleton, written_version
 from lwgraph.ir.types import Attr, AttributeType, DataType, Model, TensorType, Value
 from lwgraph.ir.walk import subgraphs_of
@@ -25,8 +26,11 @@ def inferred_types(model: Model) -> dict[str, onnx.TypeProto]:
         kept = [info for info in proto.graph.value_info if info.name in foreign]
         del proto.graph.value_info[:]
         proto.graph.value_info.extend(kept)
-    graph = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
-    return {info.name: info.type for info in graph.value_info}
+    proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    types = {info.name: onnx.TypeProto.FromString(info.type.SerializeToString()) for info in proto.graph.value_info}
+    del proto
+    heap.trim()
+    return types
 
 
 def _flat(model: Model) -> onnx.ModelProto | None:

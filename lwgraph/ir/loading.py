@@ -16,10 +16,11 @@ import onnx_ir
 from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
+from lwgraph import heap
 from lwgraph.errors import ModelError
 from lwgraph.ir.copying import clone, remember_types
 from lwgraph.ir.tensors import DataFile, map_tensors, open_data, own
-from lwgraph.ir.types import Function, Graph, Model, Source
+from lwgraph.ir.types import Attr, AttributeType, Function, Graph, Model, Source
 from lwgraph.ir.walk import graph_of, is_sorted, link, scopes
 
 # Domains whose operators a runtime brings along, without a schema in onnx or a function in the model.
@@ -28,6 +29,8 @@ RUNTIME_DOMAINS = ("com.microsoft", "com.ms", "ai.onnxruntime", "ai.onnx.contrib
 _Name: TypeAlias = "tuple[str, str]"  # domain and name of a function
 _MOST_NODES = 1_000_000  # nodes that a model may have when its functions are expanded
 _DEEPEST = 64  # functions inside each other
+_LISTS = (AttributeType.INTS, AttributeType.FLOATS, AttributeType.STRINGS)
+_LONG = 1024  # members of an attribute
 _LARGEST_DENSE = 1 << 31  # bytes that a sparse tensor may have once it is dense
 
 
@@ -145,7 +148,22 @@ def _from_proto(proto: onnx.ModelProto, label: str) -> Model:
     except onnx_ir.serde.SerdeError as error:
         raise ModelError(f"{label} cannot be represented: {_cause(error)}") from None
     maps(model)
+    _share_numbers(model)
+    del proto
+    heap.trim()
     return model
+
+
+def _share_numbers(model: Model) -> None:
+    """Let equal members of long attributes be one object each: in trees of decisions most are equal."""
+    for scope in scopes(model):
+        for node in scope:
+            for name, attribute in tuple(node.attributes.items()):
+                if attribute.is_ref() or attribute.type not in _LISTS or len(attribute.value) < _LONG:
+                    continue
+                known: dict[object, object] = {}
+                members = tuple(known.setdefault(each, each) for each in attribute.value)
+                node.attributes.add(Attr(name, attribute.type, members, doc_string=attribute.doc_string))
 
 
 def _cause(error: BaseException) -> str:

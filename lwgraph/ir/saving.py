@@ -20,6 +20,7 @@ import onnx_ir
 from google.protobuf.message import EncodeError
 from google.protobuf.message import Error as ProtobufError
 
+from lwgraph import heap
 from lwgraph.arrays import Array
 from lwgraph.errors import ModelError
 from lwgraph.ir import tensors
@@ -256,6 +257,8 @@ def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False,
         del proto
         with _beside(path, files) as file:
             file.write(text)
+        del text
+        heap.trim()
         written = sum(temporary.stat().st_size for temporary in files)
         _commit(files)
     except OSError as error:

@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import onnx
 
+from lwgraph import heap
 from lwgraph.ir.inference import inferred_types
 from lwgraph.ir.saving import skeleton
 from lwgraph.ir.types import DataType, Model, Shape, TensorType, Value
@@ -28,6 +29,8 @@ def infer_shapes(model: Model) -> dict[Value, Dims]:
             found[info.name] = tuple(
                 dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in kind.shape.dim
             )
+    del graph
+    heap.trim()
     shapes: dict[Value, Dims] = {}
     for value in values(model.graph):
         known = found.get(value.name or "")

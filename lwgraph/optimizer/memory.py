@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 from dataclasses import dataclass, field
 
 import psutil
+
+from lwgraph import heap
 
 SHARE = 0.5  # of what is free, where nothing is stated
 LEAST = 256 << 20  # bytes with which any run can work
@@ -38,7 +39,7 @@ class Garbage:
         """Call the collector where the process grew by that much since its least size, or since the last call."""
         now = resident()
         if now > self._least + self.most:
-            gc.collect()
+            heap.collect()
             self._least = resident()
         self._least = min(self._least, now)
 

@@ -35,6 +35,7 @@ from lwgraph.tasks import Pool
 
 T = TypeVar("T")
 NOT_JUDGED = "the input was not judged, so that nothing approximate was tried"
+GARBAGE = 256 << 20  # bytes by which the process may grow before what only cycles hold is freed
 VARIED = 6  # generated inputs on which a result must not be constant
 JUDGED_SHARE = 1 / 16  # of the budget that one run over all samples for judging may take
 LAST_SHARE, LEAST_LAST = 1 / 8, 20  # of the budget that the last look may take, and items that it has in any case
@@ -194,7 +195,7 @@ def open_run(source: ir.Source, request: Request, progress: Progress, pool: Pool
         progress("reading", 0, 0)
         target = registry.executor(TARGETS.get(request.target, STAND_IN), threads=request.threads)
         memory = allowance(None if request.memory is None else float(request.memory))
-        executor = FirstRuns(target, lambda: clock.left, Garbage(memory // 8).check)
+        executor = FirstRuns(target, lambda: clock.left, Garbage(min(memory // 8, GARBAGE)).check)
         original = ir.load(source)  # while the executor's worker starts
         verify(original)
         inputs = gather(original, request, executor)

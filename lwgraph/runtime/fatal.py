@@ -29,7 +29,6 @@ class DivisionGuard:
     """
 
     def __init__(self, model: ir.Model) -> None:
-        self._model = model
         for node in model.graph:
             if node.op_type == "Loop" and node.domain == "" and _endless(node):
                 name = node.name or node.outputs[0].name
@@ -37,6 +36,7 @@ class DivisionGuard:
         risky = [node for node in model.graph if node.domain == "" and node.op_type in ("Div", "Mod") and _risky(node)]
         fixed = [node for node in risky if not _inputs(node)]
         self._varying = [node for node in risky if _inputs(node) and not _inputs(node) & {None}]
+        self._model = model if risky else None  # which it would keep alive
         if fixed:
             self._check(fixed, {})
 
@@ -46,6 +46,7 @@ class DivisionGuard:
             self._check(self._varying, feeds)
 
     def _check(self, nodes: list[ir.Node], feeds: Feeds) -> None:
+        assert self._model is not None
         names = [value.name or "" for node in nodes for value in node.inputs if value is not None]
         try:
             found = ReferenceExecutor().prepare(self._model, list(dict.fromkeys(names)))(
@@ -62,6 +63,7 @@ class DivisionGuard:
                 )
 
     def _fed(self) -> list[tuple[str, ir.Value]]:
+        assert self._model is not None
         graph = self._model.graph
         return [(value.name or "", value) for value in graph.inputs if value.name not in graph.initializers]
 

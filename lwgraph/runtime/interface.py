@@ -66,7 +66,8 @@ class FeedCheck:
     """
 
     def __init__(self, graph: ir.Graph) -> None:
-        self._values = {value.name or "": value for value in graph.inputs}
+        # Copies: a value of the graph would keep all of it alive.
+        self._values = {v.name or "": ir.Value(name=v.name, type=v.type, shape=v.shape) for v in graph.inputs}
         self._optional = {name for name in self._values if name in graph.initializers}
         self._dtypes = {name: _numpy_dtype(value) for name, value in self._values.items()}
         self._static = {

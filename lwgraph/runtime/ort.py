@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from lwgraph import ir
+from lwgraph import heap, ir
 from lwgraph.arrays import Array
 from lwgraph.errors import DataError, ModelError, UsageError
 from lwgraph.executor import Feeds, Kernel, before_run
@@ -98,7 +98,11 @@ class OrtExecutor:
             options.add_external_initializers(list(lent), values)
         if self._hook is not None:
             self._hook(options)
-        return OrtRun(_session(proto, options), names, inputs, guard, (values, lent))
+        heap.trim()  # what sessions took that are gone
+        session = _session(proto, options)
+        del proto
+        heap.trim()  # what reading it took
+        return OrtRun(session, names, inputs, guard, (values, lent))
 
     def as_written(self) -> OrtExecutor:
         """A twin of this executor in which products with 4- and 8-bit weights take their activations as they are.

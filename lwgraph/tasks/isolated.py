@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from lwgraph import ir
+from lwgraph import heap, ir
 from lwgraph.errors import ModelError
 from lwgraph.executor import Array, Executor, Feeds, Run, untimed
 from lwgraph.tasks.worker import DeathError, HangError, Worker
@@ -110,13 +110,17 @@ loaded_runs: dict[int, Run] = {}  # of a worker
 
 
 def _forget(numbers: list[int]) -> None:
+    held = len(loaded_runs)
     for each in numbers:
         loaded_runs.pop(each, None)
+    if len(loaded_runs) < held:
+        heap.collect()
 
 
 def _load(executor: Executor, number: int, path: str, outputs: list[str] | None, dropped: list[int]) -> None:
     _forget(dropped)
     loaded_runs[number] = executor.prepare(ir.load(path), outputs)
+    heap.collect()
 
 
 def _run(number: int, feeds: Feeds) -> dict[str, Array]:

@@ -159,6 +159,32 @@ class TestTemporaryFolders:
         gc.collect()
         assert not list(tmp_path.iterdir())
 
+    def test_one_that_was_not_locked_yet_goes_with_the_next(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its process was killed before; a folder with something in it may be anybody's."""
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        for name in ("lwgraph-old", "lwgraph-full", "lwgraph-young"):
+            (tmp_path / name).mkdir()
+        (tmp_path / "lwgraph-full" / "file").touch()
+        for name in ("lwgraph-old", "lwgraph-full"):
+            os.utime(tmp_path / name, (0, 0))
+        with TemporaryFolder() as mine:
+            assert {path.name for path in tmp_path.iterdir()} == {"lwgraph-full", "lwgraph-young", mine.name}
+
+    def test_the_lock_of_one_is_what_goes_last(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A process may be killed while it removes it."""
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        folder = TemporaryFolder()
+        (folder.path / "file").touch()
+        (folder.path / "inside").mkdir()
+        left: list[set[str]] = []
+        monkeypatch.setattr(
+            "shutil.rmtree", lambda path, **_: left.append({each.name for each in folder.path.iterdir()})
+        )
+        folder.remove()
+        assert left[-1] == {".lock", "inside"} and len(left) == 2  # inside would have gone, too
+
     def test_one_of_a_killed_process_goes_with_the_next(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
         code = "import os, signal; from lwgraph.temporary import TemporaryFolder as F; f = F(); os.kill(os.getpid(), 9)"

@@ -12,6 +12,7 @@ from lwgraph.runtime.ops import (
     resize,
     selection,
     tables,
+    trees,
 )
 from lwgraph.runtime.ops.base import BUILDERS, Function, Options, Spec, Unsupported
 
@@ -35,4 +36,5 @@ __all__ = [
     "resize",
     "selection",
     "tables",
+    "trees",
 ]
