@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lwgraph.executor import Executor, Run
 
 IMAGE_SIZES = (224, 320, 256, 640, 128, 64, 32, 28)
+LENGTHS = (1, 0.5, 2, 0.25)  # of sentences, from feed to feed, in shares of the length that was found
 SEQUENCE_LENGTHS = (32, 16, 64, 128, 512, 256, 8, 1)
 _MOST_AXES = 32  # that every version of NumPy has
 _MOST_ELEMENTS = 1 << 30
@@ -42,7 +43,8 @@ def generate(
 
     Images (4 dimensions, 1, 3 or 4 channels) are smooth noise of several scales with edges and a little white noise,
     in 0..1 for even samples and normalised to about -2..2 for odd ones, since either may be what the model expects.
-    Integers that index a table stay below its length; masks are ones, then zeros and ones; integers that state sizes,
+    Integers that index a table stay below its length; masks are ones, then ones and zeros behind them; sentences of
+    tokens differ in length from feed to feed, where the model leaves it open; integers that state sizes,
     places or divisors are small (or ones, or zeros, as the model accepts). All others are small, then of both signs,
     then over the whole type, one feed after another; booleans are true, then both. A feed that the model refuses, or
     answers with NaN, is made from small numbers again; sizes and fills that give NaN are taken only where all do.
@@ -148,7 +150,18 @@ def _next(
     seed: int,
     index: int,
 ) -> dict[str, Array]:
-    """A feed after the first. One with integers or booleans is tried, made tamer when refused or answered by NaN."""
+    """A feed after the first. One with integers or booleans is tried, made tamer when refused or answered by NaN.
+
+    Where there are tokens, sentences differ in length from feed to feed, as far as the model accepts that.
+    """
+    other = _other_length(inputs, sizes, uses, index)
+    if other is not None:
+        varied = _feeds(inputs, other, uses, fill, seed, index)
+        try:
+            if not _has_nan(run(varied)):
+                return varied
+        except LwgraphError:
+            pass
     feeds = _feeds(inputs, sizes, uses, fill, seed, index)
     if not any(
         i.dtype.kind == "b" or (i.dtype.kind in "iu" and uses[name].bound is None) for name, i in inputs.items()
@@ -162,6 +175,28 @@ def _next(
         except LwgraphError:
             continue
     return tame
+
+
+def _other_length(
+    inputs: Mapping[str, Input], sizes: Mapping[str, tuple[int, ...]], uses: Mapping[str, IntegerUse], index: int
+) -> dict[str, tuple[int, ...]] | None:
+    """The sizes with sentences of another length; None where no input has tokens along an axis that is open."""
+    symbols = {
+        (inputs[name].shape or ())[1]
+        for name, use in uses.items()
+        if (use.bound is not None or use.mask) and len(inputs[name].shape or ()) == 2
+    }
+    named = {symbol for symbol in symbols if isinstance(symbol, str)}
+    share = LENGTHS[index % len(LENGTHS)]
+    if not named or share == 1:
+        return None
+    return {
+        name: tuple(
+            max(2, round(share * size)) if symbol in named else size
+            for size, symbol in zip(shape, inputs[name].shape or shape, strict=True)
+        )
+        for name, shape in sizes.items()
+    }
 
 
 def tried(feeds: Sequence[Mapping[str, Array]]) -> str:
@@ -376,13 +411,15 @@ def integers(
     """Integers as feed number `index` of `generate` has them; `fill` is what those of unknown use are: small, ones,
     zeros."""
     if use.bound is not None:
-        return rng.integers(0, use.bound, shape).astype(dtype)
+        made = rng.integers(0, use.bound, shape).astype(dtype)
+        return np.sort(made, axis=-1) if use.bound == 2 and made.ndim else made  # the first sentence, then the second
     if fill != "small" and (not use.varied or index == 0):
         return np.full(shape, 1 if fill == "ones" else 0).astype(dtype)
     if use.mask:
-        made = booleans(rng, shape, 0).astype(dtype) if index else np.ones(shape, dtype)
-        made[..., :1] = 1  # a row without anything has no mean
-        return made
+        if not index or not shape:
+            return np.ones(shape, dtype)
+        lengths = rng.integers(1, shape[-1] + 1, (*shape[:-1], 1))  # a row without anything has no mean
+        return np.asarray(np.arange(shape[-1]) < lengths).astype(dtype)
     low, high = use.ranges[index % len(use.ranges)]
     kind = np.uint64 if high >= 1 << 63 else np.int64
     made = rng.integers(low, high, shape, dtype=kind, endpoint=True)

@@ -18,6 +18,7 @@ from lwgraph.measure.evidence import Evidence, OneNumber, Resampled, paired
 from lwgraph.measure.flat import flat
 from lwgraph.measure.kinds import CLASSES, METRIC_OF, OutputKind, axis_of_classes
 from lwgraph.measure.margins import margins
+from lwgraph.measure.neighbours import LEAST_NEIGHBOURS, neighbours
 from lwgraph.measure.score import Score, Values, bootstrap, mean_score, score_of
 from lwgraph.objects import is_object_name, load_object
 
@@ -96,9 +97,9 @@ def open_metric(
     """A metric by name.
 
     Args:
-        spec: "top1" (needs labels), "agreement", "cosine", "detections", "psnr", "sqnr", "symbols", "variance" (need
-            the original), `module:function` or a function: function(run) -> float, higher is better, where
-            run(feeds: dict) -> dict executes the model.
+        spec: "top1" (needs labels), "agreement", "cosine", "detections", "psnr", "retrieval", "sqnr", "symbols",
+            "variance" (need the original), `module:function` or a function: function(run) -> float, higher is better,
+            where run(feeds: dict) -> dict executes the model.
         reader: the samples; not needed by a function.
         original: runs the original model. psnr compares with the labels instead where these are images.
         output: which output counts; None: those of `kind` where the metric is that kind's, else the first for top1
@@ -466,6 +467,34 @@ class Cosine(_Nearness):
         return mean_score(min(joined.values(), key=lambda v: float(v.mean())), self._seed)
 
 
+class Retrieval(_Nearness):
+    """The share of the ten nearest neighbours of each embedding, among all samples, that are the original's."""
+
+    name = "retrieval"
+    unit = "share"
+    to_original = True
+
+    def __call__(self, run: Run) -> Score:
+        """One share per sample; the worst output counts."""
+        found: dict[str, list[tuple[Array, Array]]] = {}
+        for batch, pairs in self._pairs(run):
+            for name, pair in pairs.items():
+                theirs, mine = (sample_rows(value, batch) for value in pair)
+                found.setdefault(name, []).append((theirs, mine))
+        shares = []
+        for name, rows in found.items():
+            if len({theirs.shape[1] for theirs, _ in rows}) > 1:
+                raise DataError(f"metric 'retrieval' compares embeddings; output '{name}' differs in length by sample")
+            theirs, mine = (np.concatenate([pair[side] for pair in rows]) for side in (0, 1))
+            if len(theirs) < LEAST_NEIGHBOURS:
+                raise DataError(
+                    f"metric 'retrieval' looks for neighbours among the samples; there are {len(theirs)}, "
+                    f"at least {LEAST_NEIGHBOURS} are needed"
+                )
+            shares.append(neighbours(theirs, mine))
+        return mean_score(min(shares, key=lambda v: float(v.mean())), self._seed)
+
+
 class Psnr(_Nearness):
     """The mean over samples of 10 log10(peak^2 / mean squared error), at most 100 dB.
 
@@ -589,6 +618,7 @@ METRICS: dict[str, type[_Sampled]] = {
     "cosine": Cosine,
     "detections": Detections,
     "psnr": Psnr,
+    "retrieval": Retrieval,
     "sqnr": Sqnr,
     "symbols": Symbols,
     "top1": Top1,

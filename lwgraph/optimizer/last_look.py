@@ -18,6 +18,7 @@ from lwgraph.measure.evidence import Evidence
 from lwgraph.measure.flat import flat
 from lwgraph.measure.kinds import CLASSES, DETECTIONS, EMBEDDINGS
 from lwgraph.measure.metrics import Metric, Part, evidence, open_metric, sample_rows
+from lwgraph.measure.neighbours import LEAST_NEIGHBOURS, neighbours
 from lwgraph.measure.promise import (
     BROKEN,
     CONFIDENCE,
@@ -38,7 +39,6 @@ CHOSEN_SHARE = 1 / 3  # of the samples for judging, on which candidates are comp
 LOOK_RUNS = 3  # of models on all samples in one last look: the original for its score and for what judges, the result
 LEAST_SAMPLES = 8  # for comparing and the last look together; of fewer, nearly every plan seems to lose nothing
 LEAST_SPLIT = 3  # items from which on they are parted
-NEIGHBOURS, LEAST_NEIGHBOURS = 10, 12  # nearest ones that are compared; samples from which on they are
 FOLLOWED = 64  # samples on which dependence on the input is looked at
 LEAST_JUDGED = 30  # items that judge however short the time: fewer tell nothing of a loss
 TRIED_SECONDS = 0.3  # of finding out how long a sample takes, about
@@ -234,7 +234,9 @@ class LastLook:
         kind = self.choosing.kind
         if kind is not None and kind.name == EMBEDDINGS:
             kept = [(self._on_samples[n], mine[n]) for n in kind.outputs if n in self._on_samples and n in mine]
-            shares = [neighbours(a, b) for a, b in kept if a.shape == b.shape and len(a) >= LEAST_NEIGHBOURS]
+            shares = [
+                float(neighbours(a, b).mean()) for a, b in kept if a.shape == b.shape and len(a) >= LEAST_NEIGHBOURS
+            ]
             if shares:
                 found["neighbours"] = min(shares)
         return found
@@ -338,23 +340,6 @@ def _alike(theirs: Mapping[str, Array], mine: Mapping[str, Array], by: Compare, 
         for name, value in theirs.items()
         if len(value) > 1 and name in mine and mine[name].shape == value.shape
     )
-
-
-def neighbours(original: Array, candidate: Array) -> float:
-    """The share of each sample's nearest neighbours, by cosine, that are still among its nearest.
-
-    Args:
-        original, candidate: embeddings (n, d) of the same samples; NEIGHBOURS of each are looked at, a quarter of n
-            where there are few.
-    """
-    count = min(NEIGHBOURS, max(1, len(original) // 4))
-    nearest = []
-    for rows in (original.astype(np.float64), candidate.astype(np.float64)):
-        unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
-        likeness = unit @ unit.T
-        np.fill_diagonal(likeness, -np.inf)
-        nearest.append(np.argsort(-likeness, axis=1, kind="stable")[:, :count])
-    return float(np.mean([len(set(a) & set(b)) / count for a, b in zip(*nearest, strict=True)]))
 
 
 __all__ = [

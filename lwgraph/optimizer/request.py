@@ -73,8 +73,8 @@ class Request:
     metric: Annotated[
         Any,
         Help(
-            "top1 (labels), agreement, cosine, detections, psnr, sqnr, symbols, variance, or module:function.  "
-            "[default: top1 with labels, else that of the kind of output]",
+            "top1 (labels), agreement, cosine, detections, psnr, retrieval, sqnr, symbols, variance, or "
+            "module:function.  [default: top1 with labels, else that of the kind of output]",
             "M",
         ),
     ] = None

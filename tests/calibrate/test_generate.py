@@ -200,3 +200,22 @@ def test_a_model_that_always_gives_nan_is_fed_all_the_same() -> None:
     head = '<ir_version: 8, opset_import: ["" : 17]> g (float[8] x) => (float[8] y)'
     text = head + "{ n = Abs (x)  m = Neg (n)  y = Log (m) }"
     assert len(generate(ir.load(parser.parse_model(text)), 2)) == 2
+
+
+def test_sentences_differ_in_length_and_masks_are_ones_before_zeros() -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (int64[N,T] input_ids, int64[N,T] attention_mask, int64[N,T] token_type_ids) => (float[N,T,2] y)
+    <float[30,2] words = {LIST}, float[2,2] types = {1, 2, 3, 4}, int64[1] last = {2}>
+    { w = Gather (words, input_ids)  t = Gather (types, token_type_ids)  s = Add (w, t)
+      m = Cast <to: int = 1> (attention_mask)  u = Unsqueeze (m, last)  y = Mul (s, u) }
+    """.replace("LIST", ", ".join(map(str, range(60))))
+    feeds = generate(ir.load(parser.parse_model(text)), 8)
+    assert {each["input_ids"].shape[1] for each in feeds} == {8, 16, 32, 64}
+    for each in feeds:
+        assert len({array.shape for array in each.values()}) == 1
+        assert each["input_ids"].min() >= 0 and each["input_ids"].max() < 30
+        for name, ascending in (("attention_mask", -1), ("token_type_ids", 1)):
+            assert (ascending * np.diff(each[name], axis=1) >= 0).all() and each[name].max() <= 1
+        assert (each["attention_mask"][:, 0] == 1).all()
+    assert any(each["attention_mask"].min() == 0 for each in feeds)

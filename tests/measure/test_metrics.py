@@ -261,6 +261,15 @@ def test_drops_are_paired():
     assert drop(Score(2.0), Score(1.5)).low is None
 
 
+def test_retrieval_is_the_share_of_nearest_neighbours_that_stay():
+    metric = open_metric("retrieval", reader(batch=7), original)
+    assert metric(lambda f: {"y": 3 * f["x"]}).value == 1
+    plane = metric(lambda f: {"y": f["x"] * np.float32([1, 1, 1, 0])})
+    assert 0.3 < plane.value < 0.9 and plane.count == 50 and plane.low < plane.value < plane.high
+    with pytest.raises(DataError, match="there are 11, at least 12 are needed"):
+        open_metric("retrieval", reader(limit=11), original)(original)
+
+
 def test_points_mean_the_same_in_every_unit():
     assert open_metric("top1", reader()).points(0.94, 0.93) == pytest.approx(1)
     assert open_metric("psnr", reader(), original).points(31.8, 31.7) == pytest.approx(1)
