@@ -89,13 +89,29 @@ def versus(cases: tuple[str, ...], peers: tuple[str, ...]) -> None:
 
 
 @main.command()
-@CASES
+@click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--again", is_flag=True, help="Measure anew what is kept.")
-def seconds(cases: tuple[str, ...], again: bool) -> None:
-    """Time lwgraph optimize in passes over the data and seconds, beside quantize_static, and write the table."""
+def seconds(names: tuple[str, ...], again: bool) -> None:
+    """Time lwgraph optimize in passes over the data and seconds, beside quantize_static, and write the tables.
+
+    Names: the cases, resnet50_random, chain_75, chain_150, chain_300, demo.
+    """
     from benchmarks import seconds as benchmark
 
-    benchmark.main(cases, again)
+    if unknown := [name for name in names if name not in benchmark.NAMES]:
+        raise click.UsageError(f"no case is named '{unknown[0]}'; known: {', '.join(benchmark.NAMES)}")
+    benchmark.main(names, again)
+
+
+@main.command()
+@CASES
+@click.option("--again", is_flag=True, help="Measure anew what is kept.")
+def races(cases: tuple[str, ...], again: bool) -> None:
+    """Choose plans with racing and with full judging, over ten seeds, and compare their speeds. Takes hours."""
+    from benchmarks import lost_races as benchmark
+
+    if not benchmark.main(cases, again):
+        raise click.ClickException("a plan that was chosen with racing is slower: see the table in RUN.md")
 
 
 @main.command()

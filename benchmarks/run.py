@@ -80,20 +80,25 @@ class Run:
         }
 
 
-def optimize(model: Path, options: Sequence[str], limit: float = math.inf) -> Run:
-    """Call the command line from an empty cache.
+def optimize(
+    model: Path, options: Sequence[str], limit: float = math.inf, *, kept: Path | None = None, before: str = ""
+) -> Run:
+    """Call the command line, from an empty cache unless one is given.
 
     Args:
         model: the input.
         options: for `lwgraph optimize`.
         limit: seconds after which the stack is written to standard error.
+        kept: a folder for the cache and the result, out.onnx, that outlives the run.
+        before: statements that the process executes first.
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        call = CALL.format(limit=min(limit, 1e6))
-        command = [sys.executable, "-c", call, "optimize", str(model), "-o", str(folder / "out.onnx"), "--quiet"]
-        command += ["--threads", "1", "--report", str(folder), *options]
-        environment = os.environ | {"LWGRAPH_CACHE": str(folder / "cache")}
+        lasting = kept or folder
+        call = before + CALL.format(limit=min(limit, 1e6))
+        command = [sys.executable, "-c", call, "optimize", str(model), "-o", str(lasting / "out.onnx"), "--quiet"]
+        command += ["--overwrite", "--threads", "1", "--report", str(folder), *options]
+        environment = os.environ | {"LWGRAPH_CACHE": str(lasting / "cache")}
         with open(folder / "errors", "w+", encoding="utf8") as errors:
             started = time.perf_counter()
             child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=environment)
@@ -234,11 +239,11 @@ def vgg_head() -> tuple[Network, Sequence[int]]:
     return net, (3, 224, 224)
 
 
-def long_chain() -> tuple[Network, Sequence[int]]:
-    """300 small convolutions in a chain, each near the identity, so that the input is still there at the end."""
+def long_chain(layers: int = 300) -> tuple[Network, Sequence[int]]:
+    """Small convolutions in a chain, each near the identity, so that the input is still there at the end."""
     net = Network((3, 24, 24), 3)
     net.add("Conv", net.random(16, 3, 3, 3), np.zeros(16), kernel_shape=[3, 3], pads=[1] * 4)
-    for _ in range(299):
+    for _ in range(layers - 1):
         weight = 0.05 * net.random(16, 16, 3, 3)
         weight[np.arange(16), np.arange(16), 1, 1] += 1
         net.add("Relu")

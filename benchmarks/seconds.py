@@ -2,13 +2,17 @@
 
 Each case is optimized from an empty cache. Beside it stand the pass `quantize` alone and ONNX Runtime's
 `quantize_static` (min-max, one scale per channel, after its pre-processing) on the same calibration samples, without
-what starting a process takes, and one evaluation of what the latter gives. Rows are kept, with the build; a second call
-goes on where the first was stopped.
+what starting a process takes, and one evaluation of what the latter gives; a second run from the cache that the first
+one left; and a run with a budget. Then come networks that nothing was tuned for: a ResNet-50 with random weights,
+chains of convolutions, and the demo. Rows are kept, with the build; a second call goes on where the first was stopped.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -19,11 +23,21 @@ from typing import Any
 
 import click
 import numpy as np
+import onnx
 
 from benchmarks import judge, run, tables, zoo
-from benchmarks.zoo import Case
+from benchmarks.zoo import Case, cache
 
 PEER = Path(__file__).resolve().parent / "peers" / "quantize_ort.py"
+BUDGETS = {"arbez_yolox_s": "180s"}  # the others have:
+BUDGET = "60s"
+CHAINS = (75, 150, 300)  # layers
+GROWTH = 1.2  # the power of the number of layers that a run may grow by
+RESNET, RESNET_SAMPLES, RESNET_SECONDS = "resnet50_random", 64, 90.0
+DEMO, DEMO_SECONDS = "demo", 45.0
+DEMO_CALL = "from lwgraph.cli import main; main()"
+OTHERS = (RESNET, *(f"chain_{layers}" for layers in CHAINS), DEMO)
+NAMES = (*zoo.NAMES, *OTHERS)
 OPTIONS = {"per_channel": True, "method": "MinMax"}
 # Runs a script and prints the seconds that it took, once what it imports is there.
 TIMED = """
@@ -57,69 +71,236 @@ def static(case: Case, folder: Path) -> dict[str, Any]:
     }
 
 
-def row(name: str) -> dict[str, Any]:
-    """All figures of one case."""
+def case_row(name: str) -> dict[str, Any]:
+    """All figures of one case of the zoo."""
     case, module = zoo.case(name), f"benchmarks.zoo.{name}"
     data = ["--data", f"{module}:calibration"]
     promise = ["--metric", f"{module}:metric", "--max-drop", f"{1 / case.points_per_unit:g}"]
-    searched = run.optimize(case.model(), [*data, *promise])
     plain = run.optimize(case.model(), [*data, "--metric", f"{module}:metric", "-p", "quantize"])
-    unit, steps = searched.report.get("pass_seconds"), searched.report.get("seconds", {})
     with tempfile.TemporaryDirectory() as scratch:
-        peer = static(case, Path(scratch))
-    kept = searched.kept
+        folder = Path(scratch)
+        peer = static(case, folder)
+        first = run.optimize(case.model(), [*data, *promise], kept=folder)
+        second = digest = None
+        if not first.error:
+            digest = _digest(folder / "out.onnx")
+            second = run.optimize(case.model(), [*data, *promise], kept=folder)
+        limited = run.optimize(case.model(), [*data, *promise, "--budget", BUDGETS.get(name, BUDGET)])
+        return {
+            **figures(first),
+            "points": _points(case, first),
+            "plain": None if plain.error else sum(s["seconds"] for s in plain.report["passes"]),
+            **peer,
+            "warm": None if second is None else figures(second)["passes"],
+            "warm_seconds": None if second is None else second.seconds,
+            "same": None if second is None else digest == _digest(folder / "out.onnx"),
+            "budget": BUDGETS.get(name, BUDGET),
+            "budget_seconds": limited.seconds,
+            "budget_speed": limited.kept["speed"],
+            "budget_points": _points(case, limited),
+        }
+
+
+def figures(ran: run.Run) -> dict[str, Any]:
+    """What the table has of one run: its seconds as such and in passes, and its quality."""
+    unit, kept = ran.report.get("pass_seconds"), ran.kept
     return {
         **{key: kept[key] for key in ("commit", "error", "lost", "speed", "busy", "failures")},
-        "seconds": searched.seconds,
+        "seconds": ran.seconds,
         "pass_seconds": unit,
-        "passes": None if unit is None else sum(steps.values()) / unit,
-        "stages": searched.report.get("runs", []),
-        "points": None if kept["lost"] is None else kept["lost"] * case.points_per_unit,
-        "plain": None if plain.error else sum(s["seconds"] for s in plain.report["passes"]),
-        **peer,
+        "passes": None if unit is None else sum(ran.report.get("seconds", {}).values()) / unit,
+        "stages": ran.report.get("runs", []),
     }
+
+
+def _points(case: Case, ran: run.Run) -> float | None:
+    lost = ran.kept["lost"]
+    return None if lost is None else lost * case.points_per_unit
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# ------------------------------------------------------------ networks that nothing was tuned for
+
+
+def resnet50() -> onnx.ModelProto:
+    """A ResNet-50 (He et al. 2015, table 1) without BatchNormalization, with random weights; x (N, 3, 224, 224)."""
+    net, width = run.Network((3, 224, 224), 4), 64
+
+    def conv(out: int, into: int, size: int, stride: int = 1, scale: float = 1.0) -> None:
+        weight, pad = scale * net.random(out, into, size, size), size // 2
+        net.add("Conv", weight, np.zeros(out), kernel_shape=[size] * 2, strides=[stride] * 2, pads=[pad] * 4)
+
+    conv(64, 3, 7, 2)
+    net.add("Relu")
+    net.add("MaxPool", kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    for blocks, inner, stride in ((3, 64, 1), (4, 128, 2), (6, 256, 2), (3, 512, 2)):
+        for block in range(blocks):
+            start, step = net.now, stride if block == 0 else 1
+            if block == 0:
+                conv(4 * inner, width, 1, step)
+            shortcut, net.now = net.now, start
+            conv(inner, width, 1)
+            net.add("Relu")
+            conv(inner, inner, 3, step)
+            net.add("Relu")
+            conv(4 * inner, inner, 1, scale=0.3)  # sums of 16 branches stay in bounds
+            net.add("Add")
+            net.nodes[-1].input.append(shortcut)
+            net.add("Relu")
+            width = 4 * inner
+    net.add("GlobalAveragePool")
+    net.add("Flatten")
+    net.add("Gemm", net.random(1000, width), np.zeros(1000), transB=1)
+    return net.model()
+
+
+def made(name: str) -> tuple[Path, Path]:
+    """The model and the data of a network, made once."""
+    folder = cache.folder("results") / "run"
+    model, data = folder / f"{name}.onnx", folder / f"{name}.npz"
+    if not (model.exists() and data.exists()):
+        folder.mkdir(parents=True, exist_ok=True)
+        if name == RESNET:
+            proto, (x, _) = resnet50(), run.samples((3, 224, 224), RESNET_SAMPLES, 2)
+        else:
+            net, shape = run.long_chain(int(name.removeprefix("chain_")))
+            net.classify(*run.samples(shape, 256, 1))
+            proto, (x, _) = net.model(), run.samples(shape, 256, 2)
+        with cache.replacing(model) as new:
+            onnx.save(proto, new)
+        with cache.replacing(data) as new:
+            np.savez(new, x=x)
+    return model, data
+
+
+def other_row(name: str) -> dict[str, Any]:
+    """One run on a network that is made here."""
+    model, data = made(name)
+    found = figures(run.optimize(model, ["--data", str(data), "--metric", "agreement"]))
+    lost = found["lost"]
+    return {**found, "points": None if lost is None else 100 * lost}
+
+
+def demo_row() -> dict[str, Any]:
+    """The demo from an empty cache, as `make demo` runs it once it is installed."""
+    with tempfile.TemporaryDirectory() as scratch:
+        command = [sys.executable, "-c", DEMO_CALL, "demo", "-o", f"{scratch}/out"]
+        environment = os.environ | {"LWGRAPH_CACHE": f"{scratch}/cache"}
+        started = time.perf_counter()
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
+        peak, busy = run.watch(child)
+        seconds, report = time.perf_counter() - started, Path(scratch, "out", "report.json")
+        told = json.loads(report.read_text("utf8")) if report.exists() else {}
+        error = "" if told else f"ended with {child.returncode}"
+        found = figures(run.Run(seconds, busy, peak, error, told))
+    return {**found, "points": None if found["lost"] is None else 100 * found["lost"]}
+
+
+# ------------------------------------------------------------ the table
 
 
 def _cell(value: float | None, form: str, unit: str = "") -> str:
     return "" if value is None else f"{value:{form}}{unit}"
 
 
-def _report() -> str:
-    header = ["case", "build", "one pass", "passes", "seconds", "points lost", "speed-up", "`-p quantize`"]
-    header += ["quantize_static", "one evaluation", "its points lost", "its speed-up"]
+def _cold(found: dict[str, Any]) -> list[str]:
+    return [
+        found["commit"],
+        _cell(found["pass_seconds"], ".1f", " s"),
+        found["error"].replace("|", "/") or _cell(found["passes"], ".1f"),
+        _cell(found["seconds"], ".0f", " s"),
+        _cell(found["points"], ".2f"),
+        _cell(found["speed"], ".2f"),
+    ]
+
+
+COLD = ["build", "one pass", "passes", "seconds", "points lost", "speed-up"]
+
+
+def _cases(kept: dict[str, dict[str, Any]]) -> str:
+    peer = ["`-p quantize`", "quantize_static", "one evaluation", "its points lost", "its speed-up"]
+    rows = [
+        [
+            name,
+            *_cold(found),
+            _cell(found["plain"], ".1f", " s"),
+            _cell(found["static"], ".1f", " s"),
+            _cell(found["evaluation"], ".1f", " s"),
+            _cell(found.get("static_points"), ".2f"),
+            _cell(found.get("static_speed"), ".2f"),
+        ]
+        for name, found in kept.items()
+        if name in zoo.NAMES
+    ]
+    return tables.table(["case", *COLD, *peer], rows)
+
+
+def _again(kept: dict[str, dict[str, Any]]) -> str:
+    header = ["case", "second run, passes", "seconds", "the same bytes"]
+    header += ["budget", "seconds", "points lost", "speed-up", "of the speed without"]
     rows = []
-    for name in zoo.NAMES:
-        if (found := tables.kept("seconds", name)) is None:
+    for name, found in kept.items():
+        if found.get("warm_seconds") is None:
             continue
+        speed, limited = found["speed"], found["budget_speed"]
+        share = limited / speed if speed and limited else None
         rows.append(
             [
                 name,
-                found["commit"],
-                _cell(found["pass_seconds"], ".1f", " s"),
-                found["error"].replace("|", "/") or _cell(found["passes"], ".1f"),
-                _cell(found["seconds"], ".0f", " s"),
-                _cell(found["points"], ".2f"),
-                _cell(found["speed"], ".2f"),
-                _cell(found["plain"], ".1f", " s"),
-                _cell(found["static"], ".1f", " s"),
-                _cell(found["evaluation"], ".1f", " s"),
-                _cell(found.get("static_points"), ".2f"),
-                _cell(found.get("static_speed"), ".2f"),
+                _cell(found["warm"], ".1f"),
+                _cell(found["warm_seconds"], ".0f", " s"),
+                "yes" if found["same"] else "no",
+                found["budget"],
+                _cell(found["budget_seconds"], ".0f", " s"),
+                _cell(found["budget_points"], ".2f"),
+                _cell(limited, ".2f"),
+                _cell(share, ".2f"),
             ]
         )
+    return tables.table(header, rows)
+
+
+def growth(seconds: dict[int, float]) -> float:
+    """The power of the number of layers by which seconds grow, from the shortest chain to the longest."""
+    few, many = min(seconds), max(seconds)
+    return math.log(seconds[many] / seconds[few]) / math.log(many / few)
+
+
+def _others(kept: dict[str, dict[str, Any]]) -> str:
+    rows = [[name, *_cold(found)] for name, found in kept.items() if name in OTHERS]
+    chains = {n: kept[f"chain_{n}"]["seconds"] for n in CHAINS if f"chain_{n}" in kept}
+    said = f"Allowed: {RESNET_SECONDS:g} s for {RESNET}, {DEMO_SECONDS:g} s for the demo."
+    if len(chains) == len(CHAINS):
+        said += (
+            f" The chains' seconds grow as the number of layers to the power {growth(chains):.2f} ({GROWTH} allowed)."
+        )
+    return f"{said}\n\n{tables.table(['network', *COLD], rows)}"
+
+
+def _report() -> str:
+    kept = {name: found for name in NAMES if (found := tables.kept("seconds", name)) is not None}
     stages = ["case", "stage", "passes predicted", "passes", "seconds"]
     spent = [
         [name, s["name"], _cell(s["predicted"], ".1f"), _cell(s["passes"], ".1f"), _cell(s["seconds"], ".1f", " s")]
-        for name in zoo.NAMES
-        for s in (tables.kept("seconds", name) or {"stages": []})["stages"]
+        for name, found in kept.items()
+        for s in found["stages"]
         if s["predicted"] is not None
     ]
-    return f"{tables.conditions()}\n\n{tables.table(header, rows)}\n\n{tables.table(stages, spent)}"
+    parts = [tables.conditions(), _cases(kept), _again(kept), _others(kept), tables.table(stages, spent)]
+    return "\n\n".join(parts)
 
 
-def main(cases: Sequence[str], again: bool) -> None:
-    """Measure the cases that are not kept, and write the table after each."""
-    for name in cases or zoo.NAMES:
+def row(name: str) -> dict[str, Any]:
+    """All figures of one case or network."""
+    return demo_row() if name == DEMO else case_row(name) if name in zoo.NAMES else other_row(name)
+
+
+def main(names: Sequence[str], again: bool) -> None:
+    """Measure what is not kept, and write the table after each."""
+    for name in names or NAMES:
         if not again and tables.kept("seconds", name) is not None:
             continue
         found = row(name)
