@@ -182,6 +182,16 @@ def as_written(executor: Executor) -> Executor:
     return executor if able is None else able.as_written()
 
 
+def faithful(executor: Executor) -> bool:
+    """Whether it computes in the types that the graph states, so that a model on it is the model itself."""
+    return as_written(executor).name == executor.name
+
+
+def in_stated_types(executor: Executor) -> Executor:
+    """The executor itself where it is faithful, else its twin that is: statistics and what is lost are against that."""
+    return executor if faithful(executor) else as_written(executor)
+
+
 def in_calling_thread(executor: Executor) -> bool:
     """Whether the executor says that the calling thread does all of a run."""
     able = offered(executor, InCallingThread)
@@ -210,7 +220,9 @@ __all__ = [
     "Untimed",
     "as_written",
     "before_run",
+    "faithful",
     "in_calling_thread",
+    "in_stated_types",
     "offered",
     "settings",
     "untimed",

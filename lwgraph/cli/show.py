@@ -11,8 +11,10 @@ from rich.text import Text
 
 from lwgraph.cli.common import table
 from lwgraph.report import Report, ScoreRecord
+from lwgraph.report.sections.runtimes import HEAD, cells
 from lwgraph.report.words import codes, count, forms, loss, percent, precisions, several, size, speed
 
+MODEL_FILE = "MODEL"  # stands for the file in the code that runs it
 UNPROVEN = "unproven: "
 WITHIN = {"rounding": ", to rounding", "approximate": ", within the tolerance of approximations"}  # by contract
 
@@ -64,7 +66,16 @@ def show_report(out: Console, report: Report, explain: bool = False, explain_tim
         out.print(Text.assemble(UNPROVEN, Text.from_ansi(line)), soft_wrap=True)
 
 
+def _show_runtimes(out: Console, found: Mapping[str, Any]) -> None:
+    """Print each model on each target, and the code that runs the best."""
+    out.print(table("", list(HEAD), [cells(row) for row in found["rows"]], 2))
+    out.print(f"\nrun the result ({MODEL_FILE}) in {found['target']} like this:", markup=False)
+    out.print(found["code"] + "\n", markup=False, soft_wrap=True)
+
+
 def _show_report(out: Console, report: Report, explain: bool, explain_time: bool) -> None:
+    if found := report.details.get("runtimes"):
+        _show_runtimes(out, found)
     rows = []
     for stage in report.stages:
         spread = ""

@@ -9,7 +9,7 @@ from typing import Any
 
 from lwgraph import ir
 from lwgraph.calibrate.layer_shapes import layer_shapes
-from lwgraph.executor import Executor, untimed
+from lwgraph.executor import Executor, faithful, untimed
 from lwgraph.measure.kernels import kernels
 from lwgraph.measure.labels import FILE
 from lwgraph.measure.promise import BROKEN, EXIT, KEPT, OPEN, amount, unchanged, worst
@@ -71,7 +71,7 @@ def deliver(
     result, plan = models[timed.kept], incumbent.plan if timed.kept == "result" else Plan()
     score, judge = None, setting.judge
     with setting.told.timed("judging"), nullcontext() if asked else setting.failures.guard("judging"):
-        exact = cleaned.exact and plan.empty
+        exact = cleaned.exact and plan.empty and faithful(setting.executor)
         score = setting.finished(lambda: _score(setting, result, asked, exact=exact), "all was done but judging")
     if judge is not None and score is None and not plan.empty:  # nothing says that the result is as good as the input
         timed, result, plan = Timed(timed.stages[:1]), setting.original, Plan()
@@ -124,7 +124,7 @@ def _score(setting: Setting, result: ir.Model, asked: bool, *, exact: bool) -> S
     judge, last = setting.judge, setting.last
     if judge is None or last is None:
         return None
-    same = result is setting.original or exact
+    same = (result is setting.original and faithful(setting.executor)) or exact
     late = setting.told.in_time(setting.clock, "the result was not judged; its outputs are those of the input")
     with late if same and not asked else nullcontext():
         score, verdict = last.verdict(result, same)

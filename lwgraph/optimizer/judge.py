@@ -13,7 +13,7 @@ import numpy as np
 from lwgraph import ir
 from lwgraph.calibrate import Reader
 from lwgraph.errors import UsageError, did_you_mean
-from lwgraph.executor import Executor, Run, untimed
+from lwgraph.executor import Executor, Run, in_stated_types, untimed
 from lwgraph.measure import METRICS, Metric, Score, open_metric, suggest
 from lwgraph.measure.evidence import Evidence
 from lwgraph.measure.kinds import CLASSES, DETECTIONS, METRIC_OF, SYMBOLS, OutputKind, find_kind
@@ -68,8 +68,8 @@ class Judge:
         output_kind: str | None = None,
         part: Part | None = None,
     ) -> None:
+        run = untimed(in_stated_types(executor)).prepare(original)  # losses are against the model as it is written
         executor = untimed(executor)
-        run = executor.prepare(original)
         self.kind: OutputKind | None = None
         if reader is not None:
             if not callable(spec) and not is_object_name(str(spec)):

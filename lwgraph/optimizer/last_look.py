@@ -13,7 +13,7 @@ from lwgraph import ir
 from lwgraph.arrays import Array, Index
 from lwgraph.calibrate import Reader, split
 from lwgraph.calibrate.readers import Batch
-from lwgraph.executor import Executor, Feeds, Run, untimed
+from lwgraph.executor import Executor, Feeds, Run, in_stated_types, untimed
 from lwgraph.measure.evidence import Evidence
 from lwgraph.measure.flat import flat
 from lwgraph.measure.kinds import CLASSES, DETECTIONS, EMBEDDINGS
@@ -126,6 +126,7 @@ class LastLook:
         generated: Sequence[Feeds] = (),
     ) -> None:
         self._executor, self._seed, self._original = untimed(executor), seed, original
+        self._plain = untimed(in_stated_types(executor))
         self.generated = [Batch(dict(feeds), _count(feeds)) for feeds in generated]
         self.choosing, self.reader, self.confidence = choosing, reader, confidence
         self._known: WeakKeyDictionary[ir.Graph, tuple[Score, Evidence]] = WeakKeyDictionary()
@@ -140,7 +141,7 @@ class LastLook:
     @cached_property
     def _run(self) -> Run:
         """Made when the last look is had: a session may hold a copy of all weights."""
-        return self._executor.prepare(self._original)
+        return self._plain.prepare(self._original)
 
     @property
     def own(self) -> bool:

@@ -111,7 +111,7 @@ class Proof:
         against = exact or not self.judged
         checks = [sound(model, self.original)]
         if against:
-            checks.append(same_outputs(self.original, model, self.executor, feeds, contract, what))
+            checks.append(same_outputs(self.original, model, as_written(self.executor), feeds, contract, what))
         try:
             if against:
                 checks.append(same_outputs(self.original, model, self.reference, feeds, contract, what))

@@ -16,7 +16,7 @@ from lwgraph.measure.kinds import OUTPUT_KINDS
 from lwgraph.measure.promise import BROKEN, KEPT, OPEN
 from lwgraph.objects import is_object_name
 from lwgraph.optimizer.presets import Preset, find_preset
-from lwgraph.optimizer.target import check_target
+from lwgraph.optimizer.target import SEVERAL, check_target
 from lwgraph.tasks.open_pool import check_workers
 
 OBJECTIVES = ("latency", "bytes", "macs")
@@ -167,7 +167,12 @@ class Request:
     ] = None
     target: Annotated[
         str,
-        Help("What the result must be fast on: ort-cpu, or a machine or table of prices (lwgraph measure).", "T"),
+        Help(
+            "What the result must be fast on: ort-cpu, openvino:f32, openvino:bf16, openvino (the best of its "
+            "precisions), any (the best of all runtimes that are installed), or a machine or table of prices "
+            "(lwgraph measure).",
+            "T",
+        ),
     ] = "ort-cpu"
     threads: Annotated[int, Help("Threads of the runtime.", "N")] = 1
     seed: Annotated[
@@ -248,6 +253,8 @@ class Request:
             raise UsageError(
                 "--label-these writes samples of --data or --eval-data; give one, and no metric of your own"
             )
+        if self.label_these is not None and self.target in SEVERAL:
+            raise UsageError(f"--label-these is for one target; --target '{self.target}' stands for several")
         if not self.distill:
             return
         if passes is not None:

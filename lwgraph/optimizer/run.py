@@ -19,7 +19,9 @@ from lwgraph.optimizer.judge import check_metric
 from lwgraph.optimizer.request import Request, takes_request
 from lwgraph.optimizer.result import Result
 from lwgraph.optimizer.setting import Setting, open_run
+from lwgraph.optimizer.several import weigh
 from lwgraph.optimizer.spoken import arguments, speak_of_arguments
+from lwgraph.optimizer.target import SEVERAL
 from lwgraph.optimizer.trim import Growth, Ran, run_trimmed
 from lwgraph.optimizer.without_data import without_data
 from lwgraph.plan.carry_out import Samples, carry_out
@@ -71,8 +73,13 @@ def optimize_as(model: ir.Source, request: Request, progress: Progress) -> Resul
         distill.require()
     passes, plan = _pipeline(request), _plan(request)
     with open_pool(request.workers, request.dask, TASK_SECONDS) as pool:
+
+        def one(asked: Request, told: Progress) -> tuple[Setting, Result]:
+            setting = open_run(model, asked, told, pool)
+            return setting, run(setting, passes, plan)
+
         try:
-            return run(open_run(model, request, progress, pool), passes, plan)
+            return weigh(request, progress, one) if request.target in SEVERAL else one(request, progress)[1]
         finally:
             if pool is not None:  # nobody waits for what is still at work
                 pool.shutdown(wait=False, cancel_futures=True)

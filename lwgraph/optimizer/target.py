@@ -23,7 +23,7 @@ def check_target(target: str, threads: int) -> None:
     if target in TARGETS:
         registry.executor(TARGETS[target], threads=threads)
     elif target in SEVERAL:
-        raise UsageError(f"--target '{target}' stands for {', '.join(expanded(target))}; name one of them")
+        expanded(target)
     else:
         find_device(target, threads, others=(*TARGETS, *SEVERAL))
 

@@ -14,6 +14,7 @@ from lwgraph.calibrate import Statistics
 from lwgraph.calibrate.capture import ACTIVATION_BYTES
 from lwgraph.contract import Contract
 from lwgraph.errors import UsageError
+from lwgraph.executor import in_stated_types
 from lwgraph.failures import Failures
 from lwgraph.objects import load_object
 from lwgraph.rewrite.options import build, format_options, parse_spelling
@@ -136,7 +137,7 @@ class Context:
 
         Those of a few models are alive at a time, and fits need as much, so each takes half of `memory_bytes` at most.
         """
-        executor = self.executor or registry.executor("ort", threads=self.threads)
+        executor = in_stated_types(self.executor or registry.executor("ort", threads=self.threads))
         return Statistics(
             model,
             (self.data or []) if data is None else data,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 from lwgraph import ir, registry
@@ -31,13 +32,14 @@ from lwgraph.passes.quantize.placing.already_quantized import quantized_already
 from lwgraph.passes.quantize.placing.readback import failures
 from lwgraph.passes.quantize.placing.roles import OTHER_TYPE
 from lwgraph.passes.quantize.placing.spellings import refusals, spell_out
-from lwgraph.passes.quantize.placing.target import Target, has_vnni, load_target
+from lwgraph.passes.quantize.placing.target import Target, has_vnni, load_target, target_names
 from lwgraph.passes.quantize.recurrent import QuantizeRecurrent
 from lwgraph.rewrite import Context, Contract, Pass
 from lwgraph.rewrite.base import Log
 
 DESCRIBED = 2  # samples on which the report compares every tensor
 WIDE_OPSET = 21  # the opset of QuantizeLinear with 4-bit and 16-bit integers
+ORT = "ort-cpu"  # the target that is taken where the runtime's name says nothing; those that begin so are like it
 JUDGED = 12  # rows of samples on which variants are compared
 MARGIN = 1.2  # times closer to be taken must be what clips ranges or evens channels, on samples that it does not know
 PROMISING = 1.03  # times less predicted error that channels must give to be tried evened out
@@ -54,7 +56,11 @@ class Quantize(Pass):
     contract: ClassVar[Contract] = Contract.APPROXIMATE
     spares: ClassVar[str] = "nodes_to_exclude"
 
-    target: Annotated[str, "ort-cpu, ort-cpu-avx2, openvino, tensorrt, qnn, or the path of a target file"] = "ort-cpu"
+    target: Annotated[
+        str,
+        "auto (the runtime that runs the models), ort-cpu, ort-cpu-avx2, openvino, tensorrt, qnn, or the path of a "
+        "target file",
+    ] = "auto"
     activations: Annotated[
         Literal["static", "dynamic"],
         "static: grids from calibration data; dynamic: MatMul and Gemm take the grid of what they read as the model "
@@ -131,7 +137,7 @@ class Quantize(Pass):
         if count:
             ir.replace_contents(model, mixed.model)
         elif typed or not mixed.kept:
-            why = f"it has no layer that {load_target(self.target).name} computes in integers"
+            why = f"it has no layer that {self.rules(context.executor).name} computes in integers"
             why += ": none is float32" if typed else ""
             context.skip(self.name, model.graph.name or "the model", why)
         return count
@@ -166,7 +172,7 @@ class Quantize(Pass):
             return Mixed(working, {model.graph.name or "the model": why})
         infer(working)
         name_nodes(working.graph)
-        refused = self.refused(working.graph)
+        refused = self.refused(working.graph, target.roles)
         mixed = self._placed(working, target, executor, refused, context, max_loss, judge)
         loops = [n for n in working.graph if target.has(ir.operator(n), "recurrent", opset_of(working))]
         if any((n.name or "") not in refused for n in loops):
@@ -178,13 +184,13 @@ class Quantize(Pass):
 
     def _dynamic(self, model: ir.Model, context: Context) -> int:
         target = self.resolved_target(context)
-        if not target.name.startswith("ort-cpu"):
+        if not target.name.startswith(ORT):
             raise UsageError(
                 f"option 'activations': '{self.activations}' needs kernels that {target.name} lacks; allowed with "
                 "ort-cpu and ort-cpu-avx2; otherwise activations=static"
             )
         dynamic = Dynamic(target.reduced_range, target.per_channel, self.keep == "auto", self.name)
-        return dynamic.run(model, context, self.refused)
+        return dynamic.run(model, context, partial(self.refused, roles=target.roles))
 
     def _raised(
         self, model: ir.Model, target: Target, feed: Feeds, executor: Executor, context: Context
@@ -227,7 +233,8 @@ class Quantize(Pass):
         assert context.data
         opened_model = ir.clone(working)
         opened = open_activations(opened_model, target, refused)
-        measurable = target.name.startswith("ort-cpu")
+        here = executor.name.partition(":")[0] == target.name  # the executor is the runtime that the rules are of
+        measurable = here or target.name.startswith(ORT)
         if measurable:
             name_nodes(opened_model.graph)
             spell_out(opened_model)
@@ -236,6 +243,10 @@ class Quantize(Pass):
                 if (each.name or "") in refused:
                     each.meta[FLOAT] = True
         quantizer, built = self.best(opened_model, target, context.data, executor, refused, context)
+        if here and (fused := failures(executor, built.model, built.compute) if built.compute else None):
+            # Rules go by operators; what a runtime fuses into kernels of floats, only its own graph tells.
+            refused = {**refused, **fused}
+            built = quantizer.build(refused)
         if self.keep == "none" or not built.compute or not measurable:
             reasons = failures(executor, built.model, built.compute) if built.compute and measurable else None
             for node, reason in (reasons or {}).items():
@@ -303,9 +314,14 @@ class Quantize(Pass):
         mixed.ms = 1e3 * times["after"] * (mixed.ms / (1e3 * times["before"]) if mixed.ms else 1.0)
         mixed.float_ms = mixed.float_ms or 1e3 * times["before"]
 
+    def rules(self, executor: Executor | None) -> Target:
+        """The target as its file states it; of `auto` that of the executor's name, where there is one, or `ort-cpu`."""
+        runtime = "" if executor is None else executor.name.partition(":")[0]
+        return load_target(self.target if self.target != "auto" else runtime if runtime in target_names() else ORT)
+
     def resolved_target(self, context: Context) -> Target:
         """The target with this pass's options; weights keep to 7 bits on a processor that saturates."""
-        target = load_target(self.target)
+        target = self.rules(context.executor)
         reduced = self.reduce_range
         if reduced is None and target.vnni and not has_vnni():
             reduced = True
@@ -452,8 +468,8 @@ class Quantize(Pass):
                 weights=weights,
             )
 
-    def refused(self, graph: ir.Graph) -> dict[str, str]:
-        """Names of the nodes that the options keep in float -> why."""
+    def refused(self, graph: ir.Graph, roles: Collection[str]) -> dict[str, str]:
+        """Names of the nodes that the options keep in float -> why; `roles`: the operators that the target knows."""
         nodes = {node.name or "": node for node in graph}
         found: dict[str, str] = {}
         for name in self.nodes_to_exclude:
@@ -478,7 +494,7 @@ class Quantize(Pass):
                 )
             found.update((n, f"excluded by ignored_scope ({entry})") for n in matches)
         if self.op_types_to_quantize:
-            known = {*load_target(self.target).roles, *(node.op_type for node in nodes.values())}
+            known = {*roles, *(node.op_type for node in nodes.values())}
             for kind in self.op_types_to_quantize:
                 if kind not in known:
                     raise UsageError(

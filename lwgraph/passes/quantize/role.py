@@ -9,7 +9,7 @@ from typing import Any
 
 from lwgraph import ir
 from lwgraph.passes.quantize.judging.mixed_precision import NodeFacts
-from lwgraph.passes.quantize.quantize import Quantize
+from lwgraph.passes.quantize.quantize import ORT, Quantize
 from lwgraph.plan.roles import Survey
 from lwgraph.rewrite.base import Context, Log
 
@@ -46,6 +46,8 @@ class PlanQuantizer:
 
     def gaining(self, model: ir.Model, context: Context) -> Sequence[str] | None:
         """What is timed of layers alone; see `QuantizesDynamically.gaining`."""
+        if not Quantize().rules(context.executor).name.startswith(ORT):
+            return None
         tried = context.beside(log=Log())
         if not Quantize(activations="dynamic").run(ir.clone(model), tried):
             return None

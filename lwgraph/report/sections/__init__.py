@@ -20,6 +20,7 @@ from lwgraph.report.sections.proof import proof
 from lwgraph.report.sections.quantization import quantization
 from lwgraph.report.sections.refusals import refusals
 from lwgraph.report.sections.run import run
+from lwgraph.report.sections.runtimes import runtimes
 from lwgraph.report.sections.search import search
 from lwgraph.report.sections.sensitivity import sensitivity
 from lwgraph.report.sections.stages import stages
@@ -27,6 +28,7 @@ from lwgraph.report.sections.tiles import tiles
 
 Section = Callable[[Report], str]
 SECTIONS: tuple[Section, ...] = (
+    runtimes,
     tiles,
     stages,
     accuracy,

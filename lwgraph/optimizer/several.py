@@ -1,0 +1,240 @@
+"""One optimization for several targets: each makes its plan, all are judged and timed on each, and the best stands."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from lwgraph import ir
+from lwgraph.errors import LwgraphError
+from lwgraph.executor import Run, ToldAsCode, faithful, offered
+from lwgraph.measure import Latencies, paired_latency
+from lwgraph.measure.promise import BROKEN, EXIT, KEPT, OPEN
+from lwgraph.optimizer.clock import Progress
+from lwgraph.optimizer.request import Request
+from lwgraph.optimizer.result import Result
+from lwgraph.optimizer.setting import Setting
+from lwgraph.optimizer.target import expanded
+from lwgraph.optimizer.timing import PATIENCE, facts_of
+from lwgraph.plan.plan import Plan
+from lwgraph.report import ScoreRecord
+
+One = Callable[[Request, Progress], tuple[Setting, Result]]
+INPUT = "input"
+MODEL = "MODEL"  # stands for the file in the code that runs it
+ROW_SECONDS = 1.0  # of timing for each row
+LAST_SHARE = 0.15  # of the budget, for judging and timing what was found on all targets
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model on one target.
+
+    Attributes:
+        target: runtime and precision.
+        model: "input", or the target whose plan made it.
+        lost: of the metric against the input in the types of its graph; None where nothing judges.
+        unit: of it.
+        verdict: on the promise; "" where nothing judges.
+        milliseconds: of the fastest run.
+        speed: over the input on the first target, as it is told; with its 95 % interval.
+        bytes: of the model.
+        chosen: whether it is the answer.
+    """
+
+    target: str
+    model: str
+    lost: float | None
+    unit: str
+    verdict: str
+    milliseconds: float
+    speed: str
+    interval: tuple[float, float]
+    bytes: int
+    chosen: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class _Entry:
+    """A model on a target, before it is timed."""
+
+    setting: Setting
+    model: ir.Model
+    run: Run
+    record: ScoreRecord | None
+
+    @property
+    def allowed(self) -> bool:
+        """Whether it may be the answer: no promise is known to be broken, and what is not as written was judged."""
+        if self.record is None:
+            return faithful(self.setting.executor)
+        return self.record.verdict != BROKEN
+
+
+def weigh(request: Request, progress: Progress, one: One) -> Result:
+    """Optimize for every target that the request's stands for; the best pair of a target and a model.
+
+    A target that fails costs its own rows. After Ctrl-C or the end of the budget, what is there is weighed.
+
+    Args:
+        request: with a target of `SEVERAL`.
+        progress: called with (what, done, total).
+        one: optimizes for a single target.
+
+    Raises:
+        LwgraphError: no target could be optimized for.
+    """
+    names, begun = expanded(request.target), time.perf_counter()
+    budget = None if request.budget is None else float(request.budget)
+    done: dict[str, tuple[Setting, Result]] = {}
+    failed: dict[str, LwgraphError] = {}
+    for index, name in enumerate(names):
+        left = None if budget is None else (1 - LAST_SHARE) * budget - (time.perf_counter() - begun)
+        if done and left is not None and left <= 0:
+            break
+        share = None if left is None else left / (len(names) - index)
+        try:
+            done[name] = one(replace(request, target=name, budget=share), _named(name, progress))
+        except LwgraphError as error:
+            if request.strict or request.named:
+                raise
+            failed[name] = error
+        except KeyboardInterrupt:
+            if not done:
+                raise
+            break
+        if name in done and done[name][0].told.stopped:
+            break
+    if not done:
+        raise next(iter(failed.values()))
+    return _weighed(request, done, {name: str(error) for name, error in failed.items()}, progress)
+
+
+def _named(target: str, progress: Progress) -> Progress:
+    return lambda what, count, total: progress(f"{target}: {what}", count, total)
+
+
+def _weighed(
+    request: Request, done: Mapping[str, tuple[Setting, Result]], failed: dict[str, str], progress: Progress
+) -> Result:
+    progress("weighing the runtimes", 0, 0)
+    entries: dict[tuple[str, str], _Entry] = {}
+    for target, (setting, _) in done.items():
+        for made, model in _models(done).items():
+            if setting.told.stopped and made not in (INPUT, target):
+                continue
+            with setting.failures.guard(f"'{made}' on {target}"):
+                run = setting.executor.prepare(model)
+                run(setting.inputs.probe[0])
+                entries[target, made] = _Entry(setting, model, run, _judged(setting, done[target][1], model))
+    first = next(iter(entries))
+    feeds = entries[first].setting.inputs.probe
+    times = paired_latency(
+        {str(key): entry.run for key, entry in entries.items()},
+        feeds,
+        threads=request.threads,
+        seconds=ROW_SECONDS * len(entries),
+        patience=PATIENCE if request.budget is None else 0.0,
+    )
+    allowed = [key for key, entry in entries.items() if entry.allowed] or [first]
+    best = min(allowed, key=lambda key: (*_amount(request, entries[key]), times.timing(str(key)).minimum))
+    rows = [_row(key, entry, times, key == best) for key, entry in entries.items()]
+    return _answer(done, entries[best], best, rows, failed)
+
+
+def _models(done: Mapping[str, tuple[Setting, Result]]) -> dict[str, ir.Model]:
+    """The input and the results, by the target that they were made for; of equal ones the first."""
+    setting, _ = next(iter(done.values()))
+    found, known = {INPUT: setting.original}, {ir.fingerprint(setting.original)}
+    for target, (mine, result) in done.items():
+        if result.model is mine.original or (print_ := ir.fingerprint(result.model)) in known:
+            continue
+        known.add(print_)
+        found[target] = result.model
+    return found
+
+
+def _judged(setting: Setting, result: Result, model: ir.Model) -> ScoreRecord | None:
+    """What the samples for judging say of a model on a target; None where there are none."""
+    judge, last = setting.judge, setting.last
+    if model is result.model and result.report.score is not None:
+        return result.report.score
+    if judge is None or last is None:
+        return None
+    score, verdict = last.verdict(model, model is setting.original and faithful(setting.executor))
+    return judge.record(last.base, score, verdict)
+
+
+def _amount(request: Request, entry: _Entry) -> tuple[float, ...]:
+    """What is to be small before time is, where the objective is not time."""
+    if request.objective == "bytes":
+        return (float(ir.size(entry.model)),)
+    if request.objective == "macs":
+        return (float(facts_of(entry.model).macs or 0),)
+    return ()
+
+
+def _row(key: tuple[str, str], entry: _Entry, times: Latencies, chosen: bool) -> Row:
+    timing, speed, record = times.timing(str(key)), times.speedup(str(key)), entry.record
+    size = entry.setting.bytes if key[1] == INPUT else ir.size(entry.model)
+    return Row(
+        *key,
+        lost=None if record is None else record.drop,
+        unit="" if record is None else record.unit,
+        verdict="" if record is None else record.verdict,
+        milliseconds=1e3 * timing.minimum,
+        speed=speed.text,
+        interval=speed.interval,
+        bytes=size,
+        chosen=chosen,
+    )
+
+
+def _answer(
+    done: Mapping[str, tuple[Setting, Result]],
+    entry: _Entry,
+    best: tuple[str, str],
+    rows: list[Row],
+    failed: dict[str, str],
+) -> Result:
+    """The result whose model is the answer, with the table and with what is known of it on the target of the answer."""
+    target, made = best
+    setting, own = done[target]
+    result = own if made == INPUT else done[made][1]
+    report = result.report
+    if made == INPUT:
+        del report.stages[1:]
+        report.sites.clear()
+        result = replace(result, model=setting.original, plan=Plan(), untouched=setting.source)
+    if entry.model is not own.model or made == INPUT:
+        mine = {row.model: row for row in rows if row.target == target}
+        before, after = mine.get(INPUT), mine[made]
+        report.target, report.score = target, entry.record
+        if before is not None:
+            report.stages[0].milliseconds = before.milliseconds
+            report.stages[-1].milliseconds = after.milliseconds
+            report.stages[-1].ratio = after.milliseconds / before.milliseconds
+            report.stages[-1].ratio_spread = None
+            report.stages[-1].speed = f"{before.milliseconds / after.milliseconds:.2f}x"
+        if entry.record is not None:
+            report.stages[0].score, report.stages[-1].score = entry.record.before, entry.record.after
+    if result is not own:
+        stated = setting.judge is not None and setting.judge.stated
+        verdict = OPEN if stated and entry.record is not None and entry.record.verdict == OPEN else KEPT
+        status = own.status if setting.request.limited else EXIT[verdict]
+        result = replace(result, kept=status == 0, status=status)
+        report.outcome = own.report.outcome if status else "done"
+    told: dict[str, Any] = {"rows": [asdict(row) for row in rows], "target": target, "model": made, "failed": failed}
+    able = offered(setting.executor, ToldAsCode)
+    told["code"] = "" if able is None else able.code(MODEL)
+    report.details["runtimes"] = told
+    report.notes += [f"not optimized for {name}: {why}" for name, why in failed.items()]
+    if made == INPUT:
+        report.notes.append(f"leave the file as it is, and run it in {target}: nothing else that was found is better")
+    report.failures = list(dict.fromkeys(str(row) for mine, _ in done.values() for row in mine.failures.rows))
+    return result
+
+
+__all__ = ["INPUT", "MODEL", "Row", "weigh"]
