@@ -89,6 +89,17 @@ def versus(cases: tuple[str, ...], peers: tuple[str, ...]) -> None:
 
 
 @main.command()
+@CASES
+@click.option("--budget", default="300s", show_default=True, help="For each run of lwgraph optimize.")
+@click.option("--again", is_flag=True, help="Time anew; models and scores are kept.")
+def runtimes(cases: tuple[str, ...], budget: str, again: bool) -> None:
+    """Run the cases and other tools' models in every runtime and precision, and write RUNTIMES.md."""
+    from benchmarks import runtimes as benchmark
+
+    benchmark.main(cases, budget, again)
+
+
+@main.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--again", is_flag=True, help="Measure anew what is kept.")
 def seconds(names: tuple[str, ...], again: bool) -> None:

@@ -34,7 +34,7 @@ def _simplified(case: Case) -> Path:
     return run(PEERS["onnxsim"], case.model(), path.parent, path).model or case.model()
 
 
-def _lwgraph(case: Case, out: Path, options: list[str]) -> tuple[float, str]:
+def call(case: Case, out: Path, options: list[str]) -> tuple[float, str]:
     """Call the command line: seconds, and the error it ended with, if any."""
     out.parent.mkdir(exist_ok=True)
     out.unlink(missing_ok=True)
@@ -54,7 +54,7 @@ def with_data(case: Case, points: float, extra: list[str]) -> dict[str, Any]:
     module = f"benchmarks.zoo.{case.name}"
     drop = points / case.points_per_unit
     options = ["--data", f"{module}:calibration", "--metric", f"{module}:metric", "--max-drop", f"{drop:g}", *extra]
-    seconds, error = _lwgraph(case, out, options)
+    seconds, error = call(case, out, options)
     if error:
         return {"error": error, "seconds": seconds}
     base, new = judge.score(case, case.model()), judge.score(case, out)
@@ -76,7 +76,7 @@ def with_data(case: Case, points: float, extra: list[str]) -> dict[str, Any]:
 def without_data(case: Case) -> dict[str, Any]:
     """Optimize without data; check on generated inputs, with both executors, that the output is what it should be."""
     out = output(case.name, "nodata")
-    seconds, error = _lwgraph(case, out, [])
+    seconds, error = call(case, out, [])
     if error:
         return {"error": error, "seconds": seconds}
     before, after = ir.load(case.model()), ir.load(out)

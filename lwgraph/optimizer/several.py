@@ -64,12 +64,13 @@ class _Entry:
     model: ir.Model
     run: Run
     record: ScoreRecord | None
+    own: bool  # the input, or what was made for this target
 
     @property
     def allowed(self) -> bool:
-        """Whether it may be the answer: no promise is known to be broken, and what is not as written was judged."""
+        """Whether it may be the answer: it breaks no promise, and was judged where it may have lost something."""
         if self.record is None:
-            return faithful(self.setting.executor)
+            return self.own and faithful(self.setting.executor)
         return self.record.verdict != BROKEN
 
 
@@ -93,7 +94,8 @@ def weigh(request: Request, progress: Progress, one: One) -> Result:
     for index, name in enumerate(names):
         left = None if budget is None else (1 - LAST_SHARE) * budget - (time.perf_counter() - begun)
         if done and left is not None and left <= 0:
-            break
+            failed[name] = LwgraphError("the budget was spent before")
+            continue
         share = None if left is None else left / (len(names) - index)
         try:
             done[name] = one(replace(request, target=name, budget=share), _named(name, progress))
@@ -128,7 +130,8 @@ def _weighed(
             with setting.failures.guard(f"'{made}' on {target}"):
                 run = setting.executor.prepare(model)
                 run(setting.inputs.probe[0])
-                entries[target, made] = _Entry(setting, model, run, _judged(setting, done[target][1], model))
+                record, own = _judged(setting, done[target][1], model), made == INPUT or model is done[target][1].model
+                entries[target, made] = _Entry(setting, model, run, record, own)
     first = next(iter(entries))
     feeds = entries[first].setting.inputs.probe
     times = paired_latency(

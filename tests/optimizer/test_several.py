@@ -67,7 +67,7 @@ def test_every_model_on_every_target() -> None:
     assert found[chosen[0]]["milliseconds"] == min(row["milliseconds"] for row in allowed)
     assert "MODEL" in told["code"] and told["code"].count("\n") == 1
     page = to_html(result.report)
-    assert page.index("Runtimes") < page.index("Layers") and "plan for ort-cpu" in page
+    assert page.index("Runtimes") < page.index("Layers") and "made for ort-cpu" in page
 
 
 @HALF

@@ -20,7 +20,7 @@ HEAD = ("runtime", "model", "lost", "ms", "speed", "size", "promise")
 def cells(row: Mapping[str, Any]) -> list[str]:
     """The text of a row, under HEAD."""
     lost = "not judged" if row["lost"] is None else loss(row["lost"], row["unit"])
-    made = "as it is" if row["model"] == "input" else f"plan for {row['model']}"
+    made = "as it is" if row["model"] == "input" else f"made for {row['model']}"
     verdict = ", ".join(word for word in (row["verdict"], "recommended" * row["chosen"]) if word)
     speed = row["speed"].partition(" (")[0]
     return [row["target"], made, lost, f"{row['milliseconds']:.3f}", speed, size(row["bytes"]), verdict]
