@@ -31,6 +31,7 @@ _INTEGERS = {
 _FLOATS = ir.LINEAR | ir.RECURRENT | {"FusedConv", "FusedGemm", "FusedMatMul"}
 _WIDE = {ir.DataType.FLOAT: "float32", ir.DataType.DOUBLE: "float64"}
 _SHIFTED = 2  # powers of two in a weight up to which products with it count as shifts
+_UNPACKS = ("DequantizeLinear", "Cast", "Mul", "Div", "Sub")
 _MOVED = ir.RESHAPES | {"Transpose", "Identity"}
 
 
@@ -100,7 +101,7 @@ def _weight(node: ir.Node, coded: Mapping[ir.Value, Coded]) -> tuple[ir.DataType
         return None
     index = _INTEGERS.get(node.op_type, 1 if node.op_type in _FLOATS else 0)
     value = node.inputs[index] if index and len(node.inputs) > index else None
-    for _ in range(8):  # a weight is unpacked and turned round in a few steps
+    for _ in range(8):  # a weight is unpacked, scaled and turned round in a few steps
         dtype, shape = ir.constant_dtype(value), ir.constant_shape(value)
         if dtype is not None and shape is not None:
             return dtype, shape, None
@@ -108,9 +109,10 @@ def _weight(node: ir.Node, coded: Mapping[ir.Value, Coded]) -> tuple[ir.DataType
         if packed is not None:
             return ir.DataType.from_numpy(packed.tables.dtype), packed.shape, packed
         maker = value.producer() if value is not None else None
-        if maker is None or ir.operator(maker) not in ("DequantizeLinear", "Cast", *_MOVED):
+        if maker is None or ir.operator(maker) not in (*_UNPACKS, *_MOVED):
             return None
-        value = maker.inputs[0]
+        # Of a weight that is scaled by hand, the scale is the constant.
+        value = next((each for each in maker.inputs if ir.constant_dtype(each) is None), maker.inputs[0])
     return None
 
 

@@ -39,6 +39,13 @@ CONV, MATRIX = np.ones((2, 4, 3, 3)), np.ones((4, 6))
         ("h = Cast <to = 10> (x) y = Conv(h, w)", CONV.astype(np.float16), "float16"),
         ("wf = Cast <to = 1> (w) y = Conv(x, wf)", CONV.astype(np.float16), "float16 weights"),
         (DQ + "y = Conv(x, wf)", CONV.astype(np.int8), "int8 weights"),
+        ("wf = Cast <to = 1> (w) ws = Mul(wf, s) y = MatMul(m, ws)", MATRIX.astype(np.int8), "int8 weights"),
+        (
+            "wf = Cast <to = 1> (w) zf = Cast <to = 1> (z) d = Sub(wf, zf) ws = Mul(s, d) y = MatMul(m, ws)",
+            MATRIX.astype(np.int8),
+            "int8 weights",
+        ),
+        ("h = Mul(m, s) t = Transpose(m) y = MatMul(t, h)", MATRIX.astype(np.int8), None),
         (QX + DQ + "y = Conv(f, wf)", CONV.astype(np.int8), "int8 weights"),  # it returns floats: no kernel for that
         (QX + DQ + "r = Conv(f, wf) " + BACK, CONV.astype(np.int8), "int8"),
         (QX + "r = Conv(f, w) " + BACK, CONV.astype(np.float32), "float32"),
