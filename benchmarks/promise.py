@@ -227,8 +227,12 @@ def ranks(name: str, labelled: bool, judged: int) -> list[str]:
         ]
         order = [float(spearmanr(each, true).statistic) if len(set(each)) > 1 else 0.0 for each in rows]
         off = np.array(rows) - true
-        worst = off.mean(axis=0)[np.abs(off.mean(axis=0)).argmax()]
-        cells += [f"{np.mean(order):.2f}", f"{100 * np.sqrt((off**2).mean()):.2f}", f"{100 * worst:+.2f}"]
+        worst = int(np.abs(off.mean(axis=0)).argmax())
+        bias = f"{100 * off.mean(axis=0)[worst]:+.2f}"
+        if not counted:  # all samples are a sample, too
+            lost = found.before - found.plans[worst]
+            bias += f" ± {100 * lost.std() / np.sqrt(len(lost)):.2f}"
+        cells += [f"{np.mean(order):.2f}", f"{100 * np.sqrt((off**2).mean()):.2f}", bias]
     return cells
 
 

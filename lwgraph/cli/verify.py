@@ -47,7 +47,7 @@ SAMPLES = 8
     default=0.95,
     show_default=True,
     metavar="C",
-    help="With --labels: of what is said of inputs to come, over 0.5 and below 1.",
+    help="With --labels: confidence of the bounds for new inputs, over 0.5 and below 1.",
 )
 @json_option
 def command(
@@ -111,7 +111,7 @@ def _judge_labels(a: str, b: str, labels: str, max_drop: float | None, confidenc
         out.print(told(found), markup=False)
         best = "not known before a sample is labelled" if estimate is None else amount(estimate, "share")
         out.print(
-            f"lost: {best}; on inputs to come {number(verdict.lower, 'share')} to {amount(verdict.bound, 'share')} "
+            f"lost: {best}; on new inputs {number(verdict.lower, 'share')} to {amount(verdict.bound, 'share')} "
             f"(each end with {100 * confidence:g} % confidence)",
             markup=False,
         )

@@ -162,8 +162,8 @@ class Mean:
     def method(self) -> str:
         """Depends on whether a loss has limits."""
         if math.isinf(self.span):
-            return "Student's t of the mean loss, which takes rare large losses not to be missing from the samples"
-        return "empirical Bernstein bound of the mean loss"
+            return "Student's t on the mean loss, which assumes that the samples include the rare large losses"
+        return "empirical Bernstein bound on the mean loss"
 
     def bounds(self, level: float) -> Bounds:
         """Maurer and Pontil 2009, theorem 4, where a loss has limits; else Student's t.
@@ -200,7 +200,7 @@ class Resampled:
     samples: int
     draws: Floats = field(repr=False, compare=False)
     narrower: float = 1.0
-    method: str = "bootstrap over samples, which is approximate"
+    method: str = "bootstrap over the samples, which is approximate"
     needs: ClassVar[int] = LEAST_RESAMPLED
 
     @classmethod

@@ -68,7 +68,7 @@ class OutputKind:
 
     def __str__(self) -> str:
         shown = ", ".join(f"'{name}'" for name in self.outputs)
-        what = "numbers of no kind that is known here" if self.name == OTHER else self.name
+        what = "values of no kind that lwgraph recognizes" if self.name == OTHER else self.name
         return f"output{'s' * (len(self.outputs) > 1)} {shown}: {what} ({self.why})"
 
 
@@ -131,7 +131,7 @@ class _Look:
         if not known:
             floats = tuple(name for name, value in self.outputs.items() if value.dtype.kind == "f")
             if floats:
-                return OutputKind(OTHER, floats, "nothing says what they are")
+                return OutputKind(OTHER, floats, "nothing shows what they are")
             return OutputKind(CLASSES, tuple(self.outputs), "none is of floats, so values are equal or not")
         main = known[0]
         if main.name in (CLASSES, EMBEDDINGS, IMAGES):  # each head counts
@@ -193,7 +193,7 @@ class _Look:
         """Scores of symbols at each step, or the symbols themselves."""
         if value.dtype.kind in "iuOUS":
             if value.ndim == 2 and value.shape[1] > 1 and value.dtype.kind in "iu" and len(value) == self.rows:
-                return OutputKind(SYMBOLS, (name,), "whole numbers in a row for each sample")
+                return OutputKind(SYMBOLS, (name,), "a row of integers for each sample")
             return None
         if value.ndim != 3 or value.dtype.kind != "f":
             return None
@@ -254,11 +254,11 @@ class _Look:
             return None  # maps: only a Softmax says that their channels are classes
         rows = np.concatenate([out[name].reshape(len(out[name]), -1)[: b.count] for b, out in self.batches])
         if head in _CLASSIFIERS or _sums_to_one(rows):
-            return OutputKind(CLASSES, (name,), "shares that sum to one")
+            return OutputKind(CLASSES, (name,), "values that sum to one")
         if _CLASS_NAMES.search(name):
             return OutputKind(CLASSES, (name,), "by its name")
         if self._labelled(value.shape[axis]):
-            return OutputKind(CLASSES, (name,), "labels of the data")
+            return OutputKind(CLASSES, (name,), "the data's labels are classes")
         if head in ("Gemm", "MatMul", "Conv", "GlobalAveragePool", "ReduceMean") and stands_out(rows):
             return OutputKind(CLASSES, (name,), "the highest value stands out from the others")
         return None
@@ -299,7 +299,7 @@ class _Look:
         if head == "LpNormalization" or (
             len(rows) > 1 and np.ptp(lengths) <= 1e-3 * lengths.max() and lengths.max() > 0
         ):
-            return OutputKind(EMBEDDINGS, (name,), "vectors of one length")
+            return OutputKind(EMBEDDINGS, (name,), "vectors of equal length")
         if _EMBEDDING_NAMES.search(name):
             return OutputKind(EMBEDDINGS, (name,), "by its name")
         if value.ndim == 3:
@@ -308,7 +308,7 @@ class _Look:
             return None
         if self._steps(width):
             return None  # a number for each symbol of the input
-        return OutputKind(EMBEDDINGS, (name,), f"vectors of {width} values, and nothing says that these are classes")
+        return OutputKind(EMBEDDINGS, (name,), f"vectors of {width} values, with no sign that these are classes")
 
     # ------------------------------------------------------------ the end of the graph
 

@@ -13,6 +13,8 @@ import numpy as np
 from lwgraph.arrays import Array, Floats
 
 DOUBT = 6.0  # changed answers that a count needs to weigh as much as the margins, which are up to 0.4 off: 1 / 0.4^2
+LEAST = 4  # samples whose moves are taken in any case
+NEAR = 3  # a part of the samples; see `changed`
 MOST = 2048  # samples whose margins are put together; the rest would take memory and add nothing
 _LEAST = 1e-38  # a probability of 0 in the logarithm
 
@@ -41,8 +43,10 @@ def margins(scores: Array, classes: Array) -> Floats:
 def changed(before: Floats, after: Floats) -> tuple[float, float]:
     """The share of inputs to come whose answer leaves the class asked about, and of those whose answer becomes it.
 
-    Each margin is moved as the margins of the half of the samples were whose own were most like it, since plans move
-    large margins otherwise than small ones. What was counted takes over as more answers are seen to change.
+    Each margin is moved as the margins of the third of the samples were whose own were most like it, since plans move
+    large margins otherwise than small ones: near a tie, more often against the class that is right. A half hides that,
+    so that losses are told too small, and less than a third leaves too few moves to be sure of. What was counted takes
+    over as more answers are seen to change.
 
     Args:
         before, after: margins (n,) of the same samples, by the original and by a candidate.
@@ -52,7 +56,7 @@ def changed(before: Floats, after: Floats) -> tuple[float, float]:
     order = np.argsort(before, kind="stable")
     if n > MOST:
         order = order[np.linspace(0, n - 1, MOST).round().astype(int)]
-    near = (len(order) + 1) // 2
+    near = max(min(LEAST, len(order)), -(-len(order) // NEAR))
     first = np.clip(np.arange(len(order)) - near // 2, 0, len(order) - near)
     moves = (after - before)[order][first[:, None] + np.arange(near)]
     start = before[order][:, None]

@@ -74,14 +74,14 @@ def judge(
 
 def unchanged(confidence: float = CONFIDENCE) -> Verdict:
     """The verdict on what computes the same as the original by the contract of every rewrite: it loses nothing."""
-    text = "every rewrite keeps the outputs, to rounding: nothing is lost"
-    return Verdict(KEPT, 0.0, 0.0, 0.0, confidence, 0, None, "contracts of the rewrites", text)
+    text = "nothing is lost: every rewrite preserves the outputs up to rounding"
+    return Verdict(KEPT, 0.0, 0.0, 0.0, confidence, 0, None, "the contracts of the rewrites", text)
 
 
 def judges_nothing(reason: str, estimate: float, samples: int, confidence: float = CONFIDENCE) -> Verdict:
     """The verdict of samples that cannot judge, whatever they say: see `degenerate`."""
     which = f"the {samples:,} samples" if samples else "the samples of the metric"
-    text = f"{which} judge nothing: {reason}"
+    text = f"{which} cannot judge anything: {reason}"
     return Verdict(OPEN, estimate, None, None, confidence, samples, None, "none: degenerate samples", text)
 
 
@@ -126,7 +126,7 @@ def degenerate(outputs: Array, classes: Array | None = None, max_drop: float = 0
         max_drop: the loss allowed; samples on which one answer for all would keep it judge nothing.
     """
     if len(outputs) < 2:
-        return "there is only one" if len(outputs) else "there is none"
+        return "one alone cannot show what depends on the input" if len(outputs) else "there are none"
     rows = np.asarray(outputs).reshape(len(outputs), -1)
     if rows.dtype.kind == "f":
         size = float(np.abs(rows).max(initial=0.0))
@@ -139,7 +139,7 @@ def degenerate(outputs: Array, classes: Array | None = None, max_drop: float = 0
         most = int(np.unique(classes, return_counts=True)[1].max())
         if 1 - most / len(classes) <= max_drop + _SLACK:
             number = "all" if most == len(classes) else f"all but {len(classes) - most}"
-            return f"{number} of them are of one class, and what always says that class would pass"
+            return f"{number} of them are of one class, so a model that always answers that class would pass"
     return ""
 
 
@@ -233,13 +233,13 @@ def _text(
     count = f"{evidence.samples:,} samples" if evidence.samples != 1 else "1 sample"
     if verdict == KEPT and bound is not None:
         return (
-            f"with {100 * confidence:g} % confidence at most {amount(max(bound, 0.0), unit)} lost on inputs to come, "
-            f"{number(max_drop, unit)} allowed; the best estimate from {count} is {best}"
+            f"with {100 * confidence:g} % confidence, at most {amount(max(bound, 0.0), unit)} lost on new inputs "
+            f"({number(max_drop, unit)} allowed); the best estimate from {count} is {best}"
         )
     if verdict == BROKEN and lower is not None:
         return (
-            f"with {100 * confidence:g} % confidence at least {amount(lower, unit)} lost on inputs to come, "
-            f"{number(max_drop, unit)} allowed; the best estimate from {count} is {best}"
+            f"with {100 * confidence:g} % confidence, at least {amount(lower, unit)} lost on new inputs "
+            f"({number(max_drop, unit)} allowed); the best estimate from {count} is {best}"
         )
     if bound is None and lower is None:
         few = evidence.samples < evidence.needs

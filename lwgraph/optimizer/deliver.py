@@ -72,7 +72,9 @@ def deliver(
     score, judge = None, setting.judge
     with setting.told.timed("judging"), nullcontext() if asked else setting.failures.guard("judging"):
         exact = cleaned.exact and plan.empty and faithful(setting.executor)
-        score = setting.finished(lambda: _score(setting, result, asked, exact=exact), "all was done but judging")
+        score = setting.finished(
+            lambda: _score(setting, result, asked, exact=exact), "everything was done except judging"
+        )
     if judge is not None and score is None and not plan.empty:  # nothing says that the result is as good as the input
         timed, result, plan = Timed(timed.stages[:1]), setting.original, Plan()
         score = judge.record(judge.base, judge.base, unchanged(setting.request.confidence))
@@ -84,11 +86,11 @@ def deliver(
     if timed.kept == "input" and not asked:
         report.notes.append(_nothing(setting))
     accuracy, limits = _on_accuracy(setting, score), _on_limits(setting, report, plan, searched)
-    verdict, why = worst(accuracy, limits)
+    report.verdict, why = worst(accuracy, limits)
     for row in report.details.get("front", []):  # of what was delivered, more is known than of the other plans
-        row |= {"verdict": verdict, "why": why} if row["chosen"] else {}
+        row |= {"verdict": report.verdict, "why": why} if row["chosen"] else {}
     status = _status(setting, accuracy[0], limits[0])
-    report.outcome = f"the promise is {verdict}: {why}" if status else "done"
+    report.outcome = f"the promise is {report.verdict}: {why}" if status else "done"
     untouched = setting.source if result is setting.original else None
     return Result(result, report, plan, status == 0, untouched, status)
 
@@ -132,7 +134,7 @@ def _score(setting: Setting, result: ir.Model, asked: bool, *, exact: bool) -> S
         record = judge.record(last.base, score, verdict, beside)
         if judge.stated or not setting.request.limited:
             return record
-        lost = f"loses {amount(verdict.estimate, judge.metric.unit)} by the best estimate; none was promised"
+        lost = f"loses {amount(verdict.estimate, judge.metric.unit)} by the best estimate; no limit was promised"
         return replace(record, max_drop=None, verdict="", text=lost)
     return None
 
@@ -218,8 +220,8 @@ def _nothing(setting: Setting) -> str:
     """That the result is the input, and what else could be asked for."""
     if setting.judge is None and setting.request.asked.approximate:
         return (
-            "nothing helped: rewrites that keep the outputs make this model neither smaller nor faster; "
-            "--data allows approximations, too"
+            "nothing helped: exact rewrites make this model neither smaller nor faster; "
+            "with --data, approximations can be tried, too"
         )
     return "nothing helped: lwgraph found nothing that makes the input smaller or faster"
 

@@ -146,7 +146,7 @@ def with_verdicts(
                 told = judge.verdict(each.score, request.confidence)
             verdict, why = (OPEN, "it was not judged on all samples") if told is None else (told.verdict, told.text)
             if not each.candidate.accepted and verdict == KEPT:
-                verdict, why = BROKEN, "a check of it failed"
+                verdict, why = BROKEN, "it failed a check"
         if request.limited:
             base_ms, known = candidates.base_ms, each.candidate
             taken = known.predicted_ms if known.measured_ms is None else known.measured_ms

@@ -56,12 +56,12 @@ def improve(setting: Setting, incumbent: Incumbent, judge: Judge) -> tuple[Incum
     """
     work, clock, told = None, setting.clock, setting.told
     with (
-        told.stoppable("this is the best result until then; a second run goes on from here"),
+        told.stoppable("this is the best result so far; a second run continues from here"),
         told.in_time(clock, "more time may find a better result"),
         setting.failures.guard("preparation"),
     ):
         if why := setting.judges_nothing:
-            told.note(f"nothing approximate was tried: {why}")
+            told.note(f"no approximation was tried: {why}")
             return incumbent, None
         work = _work(setting, incumbent, judge)
         timing = min(SECONDS, TIMING_RUNS * work.float_ms / 1e3) + 1.0

@@ -75,7 +75,7 @@ def gather(model: ir.Model, request: Request, executor: Executor) -> Inputs:
     elif not own_metric:
         share = JUDGED_SHARE if train else judged_share(fit, model, executor)
         fit, judge = split(fit, (1 - share, share), seed)
-        notes.append(f"{judge.count} of {fit.count + judge.count} samples were kept apart for judging")
+        notes.append(f"{judge.count} of {fit.count + judge.count} samples were set aside for judging")
     search = fit
     if fit.items >= LEAST_SEARCHED:
         fit, search = split(fit, (1 - SEARCHED_SHARE, SEARCHED_SHARE), seed)

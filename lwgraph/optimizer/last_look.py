@@ -157,7 +157,7 @@ class LastLook:
     def reason(self) -> str:
         """Why the samples judge nothing; "" where they do."""
         if 0 < self.judged < LEAST_SAMPLES:
-            return f"{LEAST_SAMPLES} are the least for judging"
+            return f"at least {LEAST_SAMPLES} are needed"
         reader = self.reader or self.choosing.reader
         return "" if reader is None else self._degenerate(reader)
 
@@ -269,7 +269,11 @@ class LastLook:
                 return reason
         # What answers the same whatever comes in keeps the promise on samples that judge nothing.
         if self.base.value - self._metric(constant).value <= self.choosing.max_drop:
-            what = "finds the same, or nothing, in all" if kind and kind.name == DETECTIONS else "always says the same"
+            what = (
+                "always finds the same, or nothing,"
+                if kind and kind.name == DETECTIONS
+                else "always gives the same answer"
+            )
             return f"a model that {what} would keep the promise on them"
         return ""
 

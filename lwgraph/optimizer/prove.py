@@ -150,7 +150,7 @@ def _narrowest(model: ir.Model) -> str | None:
 
 def sound(model: ir.Model, original: ir.Model) -> Check:
     """The structural invariants, and that the model's face is the original's: input and output names, order, types."""
-    detail = "invariants hold; inputs and outputs are the original's"
+    detail = "the graph is valid, and its inputs and outputs are the original's"
     ok = True
     try:
         verify(model)

@@ -83,8 +83,8 @@ class SampleRace:
         if not self.dropped:
             return ""
         return (
-            f"{_plans(self.dropped)} dropped before all samples for comparing had been seen: "
-            f"by {100 * (1 - ERROR):g} % confidence more was lost than the promise allows"
+            f"{_plans(self.dropped)} dropped early: with "
+            f"{100 * (1 - ERROR):g} % confidence, more is lost than the promise allows"
         )
 
 

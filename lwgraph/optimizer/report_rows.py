@@ -49,7 +49,7 @@ def idle(ran: Iterable[PassRun], skipped: Iterable[Skipped]) -> list[str]:
         name = run.name.split("{")[0]
         reasons = Counter(refusal.reason for refusal in refusals if refusal.pass_name == name)
         if not reasons:
-            lines.append(f"{name} changed nothing: it found no place")
+            lines.append(f"{name} changed nothing: it found nothing to change")
             continue
         (reason, count), total = reasons.most_common(1)[0], sum(reasons.values())
         places = "" if total == 1 else f" ({count} of {total} places; --explain names each)"
@@ -120,7 +120,7 @@ def _channels(plan: Plan, sites: Sequence[Site], put_out: Mapping[str, ir.Dims])
 def _stands(row: SiteChoice, there: Sequence[Layer], plan: Plan, why: str) -> SiteChoice:
     """The row of a layer, with what the file has in its place."""
     if not there:
-        return replace(row, reason="it is not in the result")
+        return replace(row, reason="it was removed")
     form = next((layer.form for layer in there if layer.form), None)
     choice = plan.sites.get(row.name)
     if form is not None and choice is not None and choice.form.partition("{")[0] == form.partition("{")[0]:
@@ -129,7 +129,10 @@ def _stands(row: SiteChoice, there: Sequence[Layer], plan: Plan, why: str) -> Si
     row = replace(row, form=form, precision=precision)
     if INT8 not in precision and plan.precision.passes:
         kept = row.name in plan.precision.keep_float
-        return replace(row, reason=why or ("the plan keeps it in floats" if kept else "it has no integer kernel here"))
+        return replace(
+            row,
+            reason=why or ("the plan keeps it in floating point" if kept else "there is no integer kernel for it here"),
+        )
     return row if form is not None or precision == INT8 else replace(row, reason=why)
 
 

@@ -338,7 +338,7 @@ class Request:
         if not worst:
             return KEPT, ""
         low, high = (1 / max(ratio, 1e-12) for ratio in reversed(ratios))
-        limit = worst[0].partition(" was not")[0]
+        limit = worst[0].partition(" was ")[0]
         return OPEN, f"{limit}: the result is between {low:.2f} and {high:.2f} times as fast as the input"
 
     def violations(self, milliseconds: float, base_ms: float, size: float, macs: float) -> list[str]:
@@ -348,12 +348,12 @@ class Request:
             speed = base_ms / max(milliseconds, 1e-12)
             found.append(f"--speedup {self.speedup:g} was not reached: the result is {speed:.2f} times as fast")
         if self.max_latency is not None and milliseconds > self.max_latency * SLACK:
-            found.append(f"--max-latency {self.max_latency:g} was not reached: one run takes {milliseconds:.3g} ms")
+            found.append(f"--max-latency {self.max_latency:g} was exceeded: one run takes {milliseconds:.3g} ms")
         if self.max_bytes is not None and size > float(self.max_bytes):
-            found.append(f"--max-bytes {float(self.max_bytes):,.0f} was not reached: the result has {size:,.0f} bytes")
+            found.append(f"--max-bytes {float(self.max_bytes):,.0f} was exceeded: the result has {size:,.0f} bytes")
         if self.max_macs is not None and macs > float(self.max_macs):
             limit = f"--max-macs {float(self.max_macs):,.0f}"
-            found.append(f"{limit} was not reached: one run takes {macs:,.0f} multiply-accumulates")
+            found.append(f"{limit} was exceeded: one run takes {macs:,.0f} multiply-accumulates")
         return found
 
 

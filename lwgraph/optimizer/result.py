@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lwgraph import ir, registry, report
-from lwgraph.measure.promise import EXIT
 from lwgraph.report import brief
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ class Result:
     @property
     def verdict(self) -> str:
         """On all promises together: "kept", "broken", or "not resolved" where the samples are too few to tell."""
-        return next(verdict for verdict, status in EXIT.items() if status == self.status)
+        return self.report.verdict
 
     def __repr__(self) -> str:
         return brief.three_lines(self.report, self.verdict)

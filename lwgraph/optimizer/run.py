@@ -107,7 +107,7 @@ def run(setting: Setting, passes: Pipeline | None, stated: Plan | None) -> Resul
         stated: the plan to carry out instead of searching one; None: search.
     """
     with setting.told.timed("rewriting"):
-        cleaned, incumbent = setting.finished(lambda: _cleaned(setting, passes), "nothing but cleaning was done")
+        cleaned, incumbent = setting.finished(lambda: _cleaned(setting, passes), "only cleaning was done")
     searched: Searched | None = None
     left = setting.clock.left > 0 and not setting.told.stopped
     if passes is None and incumbent.model is cleaned.model and left:
@@ -115,7 +115,7 @@ def run(setting: Setting, passes: Pipeline | None, stated: Plan | None) -> Resul
             if stated is not None:
                 incumbent = _carried_out(setting, incumbent, stated)
             elif not setting.request.asked.approximate:
-                setting.told.note("nothing approximate was tried: --preset lossless asks for exact rewrites only")
+                setting.told.note("no approximation was tried: --preset lossless allows exact rewrites only")
             elif setting.judge is None or not setting.inputs.fit:
                 incumbent = without_data(setting, incumbent)
             else:

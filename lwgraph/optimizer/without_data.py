@@ -43,7 +43,7 @@ def without_data(setting: Setting, incumbent: Incumbent) -> Incumbent:
     """The cleaned model with what its weights alone allow; tells what data would buy."""
     request, context, probe = setting.request, setting.context, setting.inputs.probe
     oracle, clean = open_oracle(request.target, request.threads, setting.executor), incumbent.model
-    with setting.told.stoppable("only what keeps the outputs was done until then"):
+    with setting.told.stoppable("only exact rewrites had been done by then"):
         with setting.failures.guard("redundant weights"):
             forms = searched_forms(context.warn)
             incumbent = without_redundancy(
@@ -145,7 +145,7 @@ class Promise:
 
     def __str__(self) -> str:
         if self.high < LEAST_GAIN:
-            return "with data, little more is to be expected of this model on this target"
+            return "data would gain this model little more on this target"
         return (
             f"with a few hundred unlabelled inputs (--data) about {self.low:.1f} to {self.high:.1f} times the speed "
             "may be reached: an estimate from prices of the heaviest layers and the spectra of their weights, which "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from lwgraph.report.record import Report
-from lwgraph.report.words import codes, count, forms, precisions, several, size, times
+from lwgraph.report.words import codes, count, forms, precisions, several, size
 
 
 def three_lines(report: Report, verdict: str) -> str:
@@ -16,7 +16,8 @@ def three_lines(report: Report, verdict: str) -> str:
         verdict: on all promises together.
     """
     before, after = report.stages[0], report.stages[-1]
-    fast = "its speed was not measured" if after.ratio is None else f"{times(1 / after.ratio)} as fast"
+    settled = not after.speed.startswith("not settled")
+    fast = f"{after.speed} as fast" if after.speed and settled else f"its speed is {after.speed or 'not measured'}"
     sizes = f"{size(after.facts.bytes)} of {size(before.facts.bytes)}"
     mark = " (unproven)" * report.unproven
     first = f"{report.source} -> {after.name}{mark}: {fast}, {sizes}; promise {verdict}"

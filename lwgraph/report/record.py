@@ -181,6 +181,7 @@ class Report:
     failures: list[str] = field(default_factory=list)  # what failed on the way, and its reproducer, one line each
     seconds: dict[str, float] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=lambda: environment())
+    verdict: str = "kept"  # on all promises together, default ones too: "kept", "broken" or "not resolved"
     outcome: str = "done"  # "done", or why the goal was not reached
     unproven: bool = False  # whether nothing but generated inputs says what was lost
 

@@ -50,9 +50,9 @@ X = {"x": RNG.normal(size=(12, 8)).astype(np.float32)}
         ),
         ("", "logits", "classes", "by its name"),
         ("", "output_probability", "classes", "by its name"),
-        ("one = Constant<value_ints=[1]>() l = ReduceL2(h, one) y = Div(h, l)", "y", "embeddings", "one length"),
-        ("y = LpNormalization<axis=1>(h)", "y", "embeddings", "one length"),
-        ("", "y", "embeddings", "nothing says that these are classes"),
+        ("one = Constant<value_ints=[1]>() l = ReduceL2(h, one) y = Div(h, l)", "y", "embeddings", "equal length"),
+        ("y = LpNormalization<axis=1>(h)", "y", "embeddings", "equal length"),
+        ("", "y", "embeddings", "no sign that these are classes"),
         ("", "sentence_embedding", "embeddings", "by its name"),
     ],
 )
@@ -71,7 +71,7 @@ def test_an_embedding_of_96_values_is_not_a_classifier():
 
 def test_labels_tell_of_classes():
     seen = kind(dense(), X, labels=np.arange(12))
-    assert seen.name == "classes" and seen.why == "labels of the data" and seen.width == 24
+    assert seen.name == "classes" and seen.why == "the data's labels are classes" and seen.width == 24
 
 
 def test_what_a_classifier_is_trained_for_stands_out():

@@ -32,7 +32,7 @@ def test_enough_samples_keep_a_promise() -> None:
     assert (found.verdict, found.samples, found.samples_needed) == (KEPT, 2000, None)
     assert found.estimate == 0.002 and 0.002 < found.bound <= 0.01 and 0 < found.lower < 0.002
     assert found.text == (
-        "with 95 % confidence at most 0.46 points lost on inputs to come, 1 allowed; "
+        "with 95 % confidence, at most 0.46 points lost on new inputs (1 allowed); "
         "the best estimate from 2,000 samples is 0.2"
     )
 
@@ -131,8 +131,8 @@ def test_what_is_unchanged_loses_nothing() -> None:
 @pytest.mark.parametrize(
     ("outputs", "classes", "reason"),
     [
-        (np.zeros((0, 3)), None, "there is none"),
-        (np.eye(3)[:1], None, "there is only one"),
+        (np.zeros((0, 3)), None, "there are none"),
+        (np.eye(3)[:1], None, "one alone cannot show"),
         (np.ones((20, 3)), None, "the original's outputs are the same"),
         (np.random.default_rng(0).normal(size=(20, 3)), np.full(20, 2), "all of them are of one class"),
         (np.random.default_rng(0).normal(size=(20, 3)), np.arange(20) % 3, ""),
@@ -152,7 +152,7 @@ def test_one_class_is_too_many_of_it_for_the_promise() -> None:
 def test_degenerate_samples_judge_nothing_whatever_the_estimate() -> None:
     found = judges_nothing("all of them are of one class", 0.0, 96)
     assert found.verdict == OPEN and found.bound is None
-    assert found.text == "the 96 samples judge nothing: all of them are of one class"
+    assert found.text == "the 96 samples cannot judge anything: all of them are of one class"
 
 
 def test_dependence_counts_what_follows_the_input() -> None:

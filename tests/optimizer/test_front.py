@@ -54,7 +54,7 @@ def test_rows_are_numbered_from_the_fastest_on_and_lose_less_and_less() -> None:
         True,
         False,
     ]
-    assert rows[0].why.startswith("with 95 % confidence at least ")
+    assert rows[0].why.startswith("with 95 % confidence, at least ")
 
 
 def test_a_loss_within_the_promise_is_not_enough_to_keep_it() -> None:

@@ -35,7 +35,7 @@ def test_what_fits_do_not_need_judges(samples: int, judge: int) -> None:
     assert len(found.fit) + len(found.search) == samples - judge and len(found.search) > 0
     seen = {feed["x"].tobytes() for feed in [*found.fit, *found.search]}
     assert len(seen) == samples - judge and not seen & {feed["x"].tobytes() for feed in found.judge}
-    assert found.notes == [f"{judge} of {samples} samples were kept apart for judging"]
+    assert found.notes == [f"{judge} of {samples} samples were set aside for judging"]
 
 
 def test_a_network_that_takes_long_judges_on_fewer(monkeypatch: pytest.MonkeyPatch) -> None:

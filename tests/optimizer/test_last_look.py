@@ -324,12 +324,12 @@ ROWS = PASSED.replace("Identity", "Abs")
     [
         (np.ones((30, 20)), None, None, "the same for all"),  # a constant network
         (1 + 1e-9 * RANDOM[:60, :2].repeat(10, 1), None, None, "the same for all"),  # but for rounding
-        (1 + 1e-3 * np.abs(RANDOM[:60, :2].repeat(10, 1)), "cosine", 0.01, "always says the same"),  # one point
+        (1 + 1e-3 * np.abs(RANDOM[:60, :2].repeat(10, 1)), "cosine", 0.01, "always gives the same answer"),  # one point
         (np.abs(np.eye(4)[[0] * 99 + [1]] + 0.01), "agreement", 0.02, "of one class"),  # another class once
         (np.abs(RANDOM), "agreement", 0.02, ""),
         (np.abs(RANDOM[:, :4].repeat(5, 1)), "cosine", 0.01, ""),
         (np.abs(RANDOM[:8, :4].repeat(5, 1)), "cosine", 0.01, ""),
-        (np.abs(RANDOM[:7, :4].repeat(5, 1)), "cosine", 0.01, "8 are the least"),
+        (np.abs(RANDOM[:7, :4].repeat(5, 1)), "cosine", 0.01, "at least 8 are needed"),
     ],
 )
 def test_samples_on_which_a_constant_would_pass_judge_nothing(
@@ -346,7 +346,7 @@ def test_a_detector_that_finds_nothing_judges_nothing() -> None:
     rows = np.tile([0.0, 0.0, 5.0, 5.0, 0.1], (20, 6, 1))
     rows[..., 0] = 100 * np.random.default_rng(0).random((20, 6))
     rows[..., 2] += rows[..., 0]
-    assert "or nothing, in all" in judged(rows, "detections", 0.01, text).reason
+    assert "always finds the same, or nothing," in judged(rows, "detections", 0.01, text).reason
     rows[:, 0, 4] = 0.9
     assert judged(rows, "detections", 0.01, text).reason == ""
 

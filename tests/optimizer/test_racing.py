@@ -79,7 +79,7 @@ def test_samples_are_raced_where_each_has_a_value() -> None:
     run, calls = counting(noisy(0.005))
     raced = race.run(run)
     assert not raced.dropped and len(calls) == CALLS and raced.score is not None and raced.score.value > 0.99
-    assert race.told().startswith("1 plan was dropped before all samples") and "99 % confidence" in race.told()
+    assert race.told().startswith("1 plan was dropped early: with") and "99 % confidence" in race.told()
 
 
 def test_a_plan_that_is_only_known_to_lose_at_the_end_is_judged_like_any_other() -> None:

@@ -114,13 +114,13 @@ def test_limits_of_both_ways_to_ask_for_speed() -> None:
         ({"speedup": 2.0}, (5.05, 0, 0), ""),  # no clock tells more
         ({"speedup": 2.0}, (5.2, 0, 0), "--speedup 2 was not reached: the result is 1.92 times as fast"),
         ({"max_latency": 4.0}, (4.05, 0, 0), ""),
-        ({"max_latency": 4.0}, (4.2, 0, 0), "--max-latency 4 was not reached: one run takes 4.2 ms"),
+        ({"max_latency": 4.0}, (4.2, 0, 0), "--max-latency 4 was exceeded: one run takes 4.2 ms"),
         ({"max_bytes": 1000}, (1.0, 1000, 0), ""),
-        ({"max_bytes": 1000}, (1.0, 1001, 0), "--max-bytes 1,000 was not reached: the result has 1,001 bytes"),
+        ({"max_bytes": 1000}, (1.0, 1001, 0), "--max-bytes 1,000 was exceeded: the result has 1,001 bytes"),
         (
             {"max_macs": 1000},
             (1.0, 0, 1001),
-            "--max-macs 1,000 was not reached: one run takes 1,001 multiply-accumulates",
+            "--max-macs 1,000 was exceeded: one run takes 1,001 multiply-accumulates",
         ),
         ({}, (1e9, 1e9, 1e9), ""),
     ],

@@ -1,5 +1,6 @@
 """What a result offers: the model as others take it, the verdict, and itself in three lines and in notebooks."""
 
+import json
 from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.metadata import version
@@ -48,9 +49,21 @@ def test_the_model_as_a_proto_and_as_a_session(result):
     assert result.session(threads=2).get_session_options().intra_op_num_threads == 2
 
 
-@pytest.mark.parametrize(("status", "verdict"), [(0, "kept"), (1, "broken"), (3, "not resolved")])
-def test_the_verdict_is_what_the_exit_code_says(result, status, verdict):
-    assert replace(result, status=status).verdict == verdict
+@pytest.mark.parametrize("verdict", ["kept", "broken", "not resolved"])
+def test_the_verdict_is_the_one_that_the_report_tells(result, verdict):
+    """Of a default promise that is not resolved the exit code is 0, and the verdict is that all the same."""
+    shown = replace(result, report=replace(result.report, verdict=verdict))
+    assert shown.verdict == verdict and f"promise {verdict}\n" in repr(shown)
+    assert json.loads(shown.report.to_json())["verdict"] == verdict
+
+
+@pytest.mark.parametrize(
+    ("speed", "told"),
+    [("2.00x", "2.00x as fast"), ("not settled (load 8)", "is not settled (load 8)"), ("", "is not measured")],
+)
+def test_a_speed_is_told_only_when_it_is_settled(result, speed, told):
+    stages = [*result.report.stages[:-1], replace(result.report.stages[-1], speed=speed, ratio=0.5)]
+    assert told in repr(replace(result, report=replace(result.report, stages=stages)))
 
 
 def test_three_lines(result):

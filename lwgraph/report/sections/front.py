@@ -26,7 +26,7 @@ def front(report: Report) -> str:
     ]
     head = [("plan", True), ("estimated loss", True), ("speed", True), ("size", True), ("promise", False)]
     return (
-        "<h2>Plans that can be had</h2><p>Each loses less than all that are faster. Speeds are relative to "
+        "<h2>Available plans</h2><p>Each loses less than every faster one. Speeds are relative to "
         "the input. <code>lwgraph plan pick N MODEL</code> writes plan N.</p>" + table(head, rows)
     )
 

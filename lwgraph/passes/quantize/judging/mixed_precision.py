@@ -364,7 +364,7 @@ class Mixer:
                 found[name] = f"not faster in integers: {1e3 * b:.3g} ms against {1e3 * a:.3g} ms in float"
             elif (damage := self._damage(region, name)) > 0:
                 time = f", which saves {1e3 * (b - a):+.3g} ms" if a is not None and b is not None else ""
-                found[name] = f"integers cost {damage:.2g} of the outputs' relative error here{time}"
+                found[name] = f"integers would add {damage:.2g} of the outputs' relative error here{time}"
             else:
                 found[name] = "its neighbours are in float: converting costs more than integers save"
         return found
