@@ -10,6 +10,7 @@ import click
 from benchmarks import zoo
 from benchmarks.peers.run import PEERS
 from benchmarks.strangers import STRANGERS
+from benchmarks.transformers import ENCODERS
 from benchmarks.zoo.fetch import FetchError
 from lwgraph.errors import LwgraphError
 
@@ -195,6 +196,16 @@ def strangers(models: tuple[str, ...], budget: str, again: bool) -> None:
 
     if not benchmark.main(models, budget, again):
         raise click.ClickException("a result is worse than its input: see STRANGERS.md")
+
+
+@main.command()
+@click.argument("encoders", nargs=-1, type=click.Choice([each.name for each in ENCODERS]), metavar="[ENCODER]...")
+@click.option("--again", is_flag=True, help="Make anew what is kept.")
+def transformers(encoders: tuple[str, ...], again: bool) -> None:
+    """Optimize encoders, let ONNX Runtime's own tools do the same, and write TRANSFORMERS.md."""
+    from benchmarks import transformers as benchmark
+
+    benchmark.main(encoders, again)
 
 
 if __name__ == "__main__":
