@@ -70,6 +70,7 @@ FLOORS = (
     *(
         "version",
         "alarm",
+        "schemas",
         "errors",
         "contract",
         "toml",

@@ -65,7 +65,10 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; ends with 0 (done), 1 (bad model or data, a check failed) or 2 (bad usage)."""
+    """Run the command line; ends with 0 (done), 1 (bad model or data, a check failed) or 2 (bad usage).
+
+    Where --json was given, an error is a document, too: {"error": text, "exit": code}.
+    """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever called us; a file opened later must not take its place
             setattr(sys, name, open(os.devnull, "w", encoding="utf8"))  # noqa: SIM115 - stays open to the end
@@ -77,14 +80,15 @@ def main() -> None:
     except click.exceptions.Exit as end:
         status = end.exit_code
     except click.exceptions.Abort:
-        _fail("interrupted; nothing was written", 130)
+        _fail(_interrupted(), 130)
     except click.ClickException as error:
         error.show()
+        _document(error.format_message(), error.exit_code)
         sys.exit(error.exit_code)
     except LwgraphError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _fail("interrupted; nothing was written", 130)
+        _fail(_interrupted(), 130)
     except BrokenPipeError:  # the reader of our output left, as `head` does
         _drop_output()
         sys.exit(0)
@@ -103,9 +107,24 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _interrupted() -> str:
+    """What an interrupted command leaves, and how it goes on."""
+    kept = "; what it measured is kept, and the same command goes on from there"
+    return "interrupted; nothing was written" + kept * (sys.argv[1:2] in (["optimize"], ["measure"], ["inspect"]))
+
+
 def _fail(message: str, code: int) -> None:
     click.echo(f"lwgraph: error: {' '.join(message.split())}", err=True)
+    _document(message, code)
     sys.exit(code)
+
+
+def _document(message: str, code: int) -> None:
+    """Print the error as the one document that --json asks for."""
+    if "--json" in sys.argv[1:]:
+        from lwgraph.cli.common import print_json
+
+        print_json({"error": " ".join(message.split()), "exit": code})
 
 
 if __name__ == "__main__":

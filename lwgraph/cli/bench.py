@@ -7,7 +7,7 @@ import click
 from lwgraph.cli.common import (
     console,
     data_option,
-    json_option,
+    output_options,
     parse_shapes,
     preprocess_option,
     print_json,
@@ -45,7 +45,7 @@ from lwgraph.cli.common import (
     metavar="T",
     help="The runtime: ort-cpu, openvino:f32, openvino:bf16, openvino (all its precisions), or any (all there are).",
 )
-@json_option
+@output_options
 def command(
     models: tuple[str, ...],
     data: str | None,

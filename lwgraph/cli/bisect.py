@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from lwgraph.cli.common import console, data_option, json_option, preprocess_option, print_json, threads_option
+from lwgraph.cli.common import console, data_option, output_options, preprocess_option, print_json, threads_option
 
 SAMPLES = 4
 
@@ -19,7 +19,7 @@ SAMPLES = 4
 @click.option("--metric", metavar="M", help="Judge by this metric instead of by equal outputs; needs --max-drop.")
 @click.option("--max-drop", type=float, metavar="X", help="With --metric: a larger loss than this counts as broken.")
 @threads_option
-@json_option
+@output_options
 def command(
     model: str,
     pipeline: str,

@@ -16,14 +16,17 @@ from rich.table import Table
 from lwgraph.executor import MOST_THREADS
 
 F = TypeVar("F", bound=Callable[..., Any])
+_QUIET, _JSON = "lwgraph.quiet", "lwgraph.json"  # what commands were given, in the context's `meta`
 
 
 def console() -> Console:
     """The console for results, standard output. In a file or a pipe its lines are 200 characters wide.
 
-    Nothing that is printed is read as markup: names of nodes and files may hold brackets and colons.
+    Nothing that is printed is read as markup: names of nodes and files may hold brackets and colons. With --quiet
+    nothing is printed.
     """
-    return Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 200)
+    width = None if sys.stdout.isatty() else 200
+    return Console(highlight=False, markup=False, emoji=False, width=width, quiet=is_quiet())
 
 
 def side_console() -> Console:
@@ -31,9 +34,23 @@ def side_console() -> Console:
     return Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
+def is_quiet() -> bool:
+    """Whether the command that runs was given --quiet."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(_QUIET))
+
+
+def is_silent() -> bool:
+    """Whether the command that runs shows no progress: it was given --quiet or --json."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(_QUIET) or context.meta.get(_JSON))
+
+
 def print_json(data: Any) -> None:
-    """Print one JSON document to standard output."""
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    """Print one JSON document to standard output; `lwgraph.schemas.schema("output")` describes them all."""
+    from lwgraph.report.record import finite
+
+    click.echo(json.dumps(finite(data), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int = 1) -> Table:
@@ -46,7 +63,33 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], num
     return result
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
+def _remember(key: str) -> Callable[[click.Context, click.Parameter, bool], bool]:
+    def callback(context: click.Context, parameter: click.Parameter, value: bool) -> bool:
+        context.meta[key] = context.meta.get(key, False) or value
+        return value
+
+    return callback
+
+
+def output_options(function: F) -> F:
+    """Decorator: `--json`, as the argument `as_json`, and `--quiet`, which consoles and progress look at themselves."""
+    quiet = click.option(
+        "--quiet",
+        is_flag=True,
+        expose_value=False,
+        callback=_remember(_QUIET),
+        help="Print nothing but errors (and what --json asks for); the exit code tells.",
+    )
+    as_json = click.option(
+        "--json",
+        "as_json",
+        is_flag=True,
+        callback=_remember(_JSON),
+        help="Print one JSON document and nothing else, also where the command fails.",
+    )
+    return as_json(quiet(function))
+
+
 threads_option = click.option(
     "--threads",
     type=click.IntRange(1, MOST_THREADS),

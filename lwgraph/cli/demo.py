@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from lwgraph.cli.common import console, threads_option
+from lwgraph.cli.common import console, output_options, print_json, threads_option
 from lwgraph.cli.progress import Progressed
 
 MAX_DROP = 0.01
@@ -23,11 +23,13 @@ EVERY = 2  # every second calibration image is used, so that a first look does n
     help="What to ask for: fast, balanced, small or lossless (which takes seconds).  [default: a short balanced run]",
 )
 @threads_option
-def command(output: str, max_drop: float | None, preset: str | None, threads: int) -> int:
+@output_options
+def command(output: str, max_drop: float | None, preset: str | None, threads: int, as_json: bool) -> int:
     """Optimize the embedded ResNet-14: fitted on 256 unlabelled images, judged on 2,000 labelled ones."""
     import numpy as np
 
     from lwgraph import demo
+    from lwgraph.cli.optimize import result_document
     from lwgraph.cli.show import show_report
     from lwgraph.optimizer import Request, optimize_as
 
@@ -47,9 +49,12 @@ def command(output: str, max_drop: float | None, preset: str | None, threads: in
         folder.mkdir(parents=True, exist_ok=True)
         result.save(folder / "fmnist_resnet14.lw.onnx", overwrite=True)
     page = result.write_report(folder)
+    status: int = result.status
+    if as_json:
+        print_json(result_document(result, folder / "fmnist_resnet14.lw.onnx"))
+        return status
     out = console()
     out.print("ResNet-14 on Fashion-MNIST: 256 unlabelled images to fit, 2,000 labelled test images to judge\n")
     show_report(out, result.report)
     out.print(f"\nwritten: {folder / 'fmnist_resnet14.lw.onnx'}\nreport:  {page}", markup=False)
-    status: int = result.status
     return status

@@ -11,7 +11,7 @@ from lwgraph.cli.common import (
     check_report_folder,
     console,
     data_option,
-    json_option,
+    output_options,
     preprocess_option,
     print_json,
     seed_option,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 @threads_option
 @seed_option
 @click.option("--report", metavar="DIR", help="Folder for report.html, with pictures, and report.json.")
-@json_option
+@output_options
 def command(
     model: str,
     groups: bool,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lwgraph.cli.common import console, json_option, parse_shapes, print_json, shape_option, table, threads_option
+from lwgraph.cli.common import console, output_options, parse_shapes, print_json, shape_option, table, threads_option
 from lwgraph.cli.progress import Progressed
 
 if TYPE_CHECKING:
@@ -22,15 +22,13 @@ if TYPE_CHECKING:
 @click.option("--import", "table_file", metavar="TABLE", help="Import the table that a kit's measure.py wrote.")
 @shape_option
 @threads_option
-@click.option("--quiet", is_flag=True, help="Print no progress.")
-@json_option
+@output_options
 def command(
     model: str | None,
     folder: str | None,
     table_file: str | None,
     shapes: tuple[str, ...],
     threads: int,
-    quiet: bool,
     as_json: bool,
 ) -> None:
     """Measure how long the layers of MODEL take, in every form, so that a later `lwgraph optimize` need not.
@@ -53,12 +51,12 @@ def command(
             raise UsageError("--export needs MODEL, whose layers are to be measured")
         _list(as_json)
     elif folder is not None:
-        _export(model, Path(folder), shapes, threads, quiet, as_json)
+        _export(model, Path(folder), shapes, threads, as_json)
     else:
-        _measure(model, shapes, threads, quiet, as_json)
+        _measure(model, shapes, threads, as_json)
 
 
-def _ask(model: str, oracle: Oracle, shapes: tuple[str, ...], quiet: bool) -> int:
+def _ask(model: str, oracle: Oracle, shapes: tuple[str, ...]) -> int:
     """Clean the model as optimize does, and ask for the price of every form that its search considers."""
     from lwgraph import ir
     from lwgraph.calibrate import generate
@@ -69,7 +67,7 @@ def _ask(model: str, oracle: Oracle, shapes: tuple[str, ...], quiet: bool) -> in
     from lwgraph.rewrite import Context, Pipeline
 
     loaded = ir.load(model)
-    with Progressed(quiet) as progress:
+    with Progressed() as progress:
         context = Context(executor=oracle.executor, progress=progress)
         feeds = next(iter(generate(loaded, 1, shapes=parse_shapes(shapes), executor=oracle.executor)))
         Pipeline.parse("default").rewrite(loaded, context)
@@ -78,14 +76,14 @@ def _ask(model: str, oracle: Oracle, shapes: tuple[str, ...], quiet: bool) -> in
         return ask_all(loaded, oracle, context, forms=searched_forms(context.warn), shapes=sizes, precisions=precisions)
 
 
-def _measure(model: str, shapes: tuple[str, ...], threads: int, quiet: bool, as_json: bool) -> None:
+def _measure(model: str, shapes: tuple[str, ...], threads: int, as_json: bool) -> None:
     from lwgraph import registry
     from lwgraph.errors import DataError
     from lwgraph.plan.price.oracle import Oracle
 
     oracle = Oracle(registry.executor("ort", threads=threads))
     before = oracle.cache.count()
-    layers = _ask(model, oracle, shapes, quiet)
+    layers = _ask(model, oracle, shapes)
     if oracle.cache.warning:
         raise DataError(oracle.cache.warning)
     new = oracle.cache.count() - before
@@ -95,13 +93,13 @@ def _measure(model: str, shapes: tuple[str, ...], threads: int, quiet: bool, as_
         console().print(f"{layers} layers, {new} prices measured on {oracle.target}", markup=False)
 
 
-def _export(model: str, folder: Path, shapes: tuple[str, ...], threads: int, quiet: bool, as_json: bool) -> None:
+def _export(model: str, folder: Path, shapes: tuple[str, ...], threads: int, as_json: bool) -> None:
     from lwgraph import registry
     from lwgraph.plan.price.kit import Recorder, check_folder, write_kit
 
     check_folder(folder)  # before the work, not after
     oracle = Recorder(registry.executor("ort", threads=threads))
-    layers = _ask(model, oracle, shapes, quiet)
+    layers = _ask(model, oracle, shapes)
     models = write_kit(oracle.batches, folder)
     if as_json:
         print_json({"layers": layers, "models": models, "kit": str(folder)})

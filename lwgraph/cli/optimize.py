@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,7 +11,7 @@ from lwgraph.cli.common import (
     check_destination,
     check_report_folder,
     console,
-    json_option,
+    output_options,
     parse_shapes,
     print_json,
     side_console,
@@ -19,15 +19,17 @@ from lwgraph.cli.common import (
 from lwgraph.cli.progress import Progressed
 from lwgraph.cli.requests import request_options
 
+if TYPE_CHECKING:
+    from lwgraph.optimizer import Result
+
 
 @click.command()
 @click.argument("model", metavar="MODEL")
 @click.option("-o", "--output", metavar="OUT", help="Where the result goes.  [default: MODEL.lw.onnx beside the input]")
 @request_options()
 @click.option("--report", metavar="DIR", help="Write report.html, report.json and plan.json into this folder.")
-@json_option
+@output_options
 @click.option("--overwrite", is_flag=True, help="Allow replacing OUT, even the input itself.")
-@click.option("--quiet", is_flag=True, help="No progress, and no table.")
 @click.option("--explain", is_flag=True, help="Show each pass, each layer's choice, and each refusal with its reason.")
 @click.option("--explain-time", is_flag=True, help="Show what each stage took, and was predicted to take.")
 def command(
@@ -36,7 +38,6 @@ def command(
     report: str | None,
     as_json: bool,
     overwrite: bool,
-    quiet: bool,
     explain: bool,
     explain_time: bool,
     **asked: Any,
@@ -60,14 +61,14 @@ def command(
     check_destination(out, overwrite)  # before the work, not after
     check_report_folder(report)
     asked["input_shapes"] = parse_shapes(asked["input_shapes"])
-    with Progressed(quiet or as_json) as progress:
+    with Progressed() as progress:
         result = optimize_as(source, Request(**asked), progress)
         result.save(out, overwrite=overwrite)
     page = result.write_report(report) if report else None
     mark = " (unproven)" * result.report.unproven
     if as_json:
-        print_json({"output": str(out), **result.report.to_dict()})
-    elif not quiet:
+        print_json(result_document(result, out))
+    else:
         from lwgraph.cli.show import show_report
 
         show_report(console(), result.report, explain, explain_time)
@@ -76,3 +77,9 @@ def command(
         side_console().print(f"lwgraph{mark}: {result.report.outcome}", markup=False)
     status: int = result.status
     return status
+
+
+def result_document(result: Result, out: Path) -> dict[str, Any]:
+    """What --json prints of a run: the report, with the verdict on its promises and the exit code."""
+    said = {"output": str(out), "verdict": result.verdict, "exit": result.status}
+    return {**said, **result.report.to_dict()}

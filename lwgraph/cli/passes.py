@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.text import Text
 
-from lwgraph.cli.common import console, json_option, print_json, table
+from lwgraph.cli.common import console, output_options, print_json, table
 from lwgraph.errors import UsageError
 
 
@@ -38,7 +38,7 @@ def _entry(kind: str, name: str) -> dict[str, Any]:
 
 @click.command()
 @click.argument("name", required=False)
-@json_option
+@output_options
 def command(name: str | None, as_json: bool) -> None:
     """List the passes and forms, or describe the one called NAME with its options."""
     from lwgraph import registry

@@ -11,7 +11,7 @@ import click
 from lwgraph.cli.common import (
     check_destination,
     console,
-    json_option,
+    output_options,
     parse_shapes,
     print_json,
     table,
@@ -27,14 +27,14 @@ def command() -> None:
     """Show, compare and apply plans.
 
     A plan (plan.json, beside the report of `lwgraph optimize --report`) says what stands at each layer. It may be
-    edited by hand; docs/plan.schema.json is its schema, and docs/planner.md explains it.
+    edited by hand; lwgraph/schemas/plan.schema.json is its schema, and docs/planner.md explains it.
     """
 
 
 @command.command(short_help="Show what a plan says.")
 @click.argument("plan", metavar="PLAN")
 @click.argument("model", metavar="[MODEL]", required=False)
-@json_option
+@output_options
 def show(plan: str, model: str | None, as_json: bool) -> None:
     """Show what PLAN says; with MODEL, also show the shape of each layer and check that MODEL has all the names.
 
@@ -106,7 +106,7 @@ def _shapes(path: str, plan: Plan) -> dict[str, str]:
 @command.command(short_help="Show where two plans differ.")
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
-@json_option
+@output_options
 def diff(a: str, b: str, as_json: bool) -> int:
     """Show where the choices of plan B differ from those of plan A, ignoring predictions. Exit code 1 if they do."""
     from dataclasses import asdict
@@ -144,9 +144,8 @@ def diff(a: str, b: str, as_json: bool) -> int:
     "strict",
 )
 @click.option("--report", metavar="DIR", help="Folder for report.html, report.json and plan.json.")
-@json_option
+@output_options
 @click.option("--overwrite", is_flag=True, help="Allow OUT to be replaced, even if it is the input.")
-@click.option("--quiet", is_flag=True, help="Print neither progress nor tables.")
 @click.pass_context
 def apply(ctx: click.Context, /, plan: str, model: str, output: str | None, overwrite: bool, **options: Any) -> int:
     """Apply PLAN to MODEL, prove the result, and write it beside the input.
@@ -170,6 +169,7 @@ def apply(ctx: click.Context, /, plan: str, model: str, output: str | None, over
 @click.option("-o", "--output", metavar="OUT", help="File to write.  [default: MODEL.lw.onnx beside the input]")
 @request_options("input_shapes", "threads", "seed")
 @click.option("--overwrite", is_flag=True, help="Allow OUT to be replaced, even if it is the input.")
+@output_options
 def pick(
     number: int,
     model: str,
@@ -178,6 +178,7 @@ def pick(
     threads: int,
     seed: int,
     overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Write plan N of the table that the last `lwgraph optimize MODEL --data ...` printed.
 
@@ -194,6 +195,10 @@ def pick(
     feeds = list(generate(source, 1, seed, shapes=parse_shapes(input_shapes), executor=executor))
     row, made = front.pick(source, number, executor, reference, feeds)
     ir.save(made, out, overwrite=overwrite)
+    if as_json:
+        facts = {"drop": row.drop, "speed": row.speed, "bytes": row.bytes, "verdict": row.verdict, "why": row.why}
+        print_json({"plan": number, "output": str(out), **facts})
+        return
     speed = f"; its speed when it was timed: {row.said}" if row.said else ""
     why = f" ({row.why})" if row.why else ""
     console().print(

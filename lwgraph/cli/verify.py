@@ -7,7 +7,7 @@ import click
 from lwgraph.cli.common import (
     console,
     data_option,
-    json_option,
+    output_options,
     parse_shapes,
     preprocess_option,
     print_json,
@@ -49,7 +49,7 @@ SAMPLES = 8
     metavar="C",
     help="With --labels: confidence of the bounds for new inputs, over 0.5 and below 1.",
 )
-@json_option
+@output_options
 def command(
     a: str,
     b: str,

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from lwgraph import ir
-from lwgraph.measure.promise import CONFIDENCE, count_kept, samples_needed
+from lwgraph.measure.promise import CONFIDENCE, amount, count_kept, samples_needed
 from lwgraph.measure.score import Score
 from lwgraph.optimizer.judge import Judge
 from lwgraph.optimizer.last_look import LastLook
@@ -333,6 +333,15 @@ class Candidates:
         self.incumbent = Incumbent(made.model, known.plan, known, made.score, checks, made.details)
         self.moments.append(Moment(self.seconds(), known.origin, known.measured_ms, known.judged))
         return True
+
+    def best_so_far(self) -> str:
+        """The incumbent in a few words, such as "best so far 2.9x at 0.4 points"; "" while it is the cleaned model."""
+        known = self.incumbent.candidate
+        if known is None or known.judged is None:
+            return ""
+        lost = amount(self.judge.base.value - known.judged, self.judge.metric.unit)
+        taken = known.predicted_ms if known.measured_ms is None else known.measured_ms
+        return f"best so far {self.base_ms / max(taken, 1e-12):.1f}x at {lost}"
 
     # ------------------------------------------------------------ what is known
 

@@ -21,6 +21,7 @@ from lwgraph.optimizer.improve import Searched
 from lwgraph.optimizer.label_these import write_disagreements
 from lwgraph.optimizer.result import Result
 from lwgraph.optimizer.setting import Setting
+from lwgraph.optimizer.steps import MEASURING
 from lwgraph.optimizer.target import TARGETS
 from lwgraph.optimizer.timing import PATIENCE, SECONDS, Timed, compare_untimed, facts_of, time_models
 from lwgraph.plan.plan import Plan
@@ -58,6 +59,7 @@ def deliver(
         searched: what the stages found; None where there were none.
         asked: whether the passes or the plan were stated: they are kept whatever they cost.
     """
+    setting.told.steps.begin(MEASURING)
     models = {"input": setting.original}
     for model in (cleaned.model, incumbent.model):
         make_lean(model, setting.original, setting.bytes)

@@ -18,6 +18,7 @@ from lwgraph.optimizer.outcome import Outcome, worth_keeping
 from lwgraph.optimizer.setting import Setting
 from lwgraph.optimizer.stages import STAGES, Stage, Work
 from lwgraph.optimizer.stages.base import LOOK_SECONDS, layer_times
+from lwgraph.optimizer.steps import LAST_LOOK
 from lwgraph.optimizer.target import open_oracle
 from lwgraph.optimizer.timing import SECONDS
 from lwgraph.plan.plan import Plan
@@ -57,13 +58,14 @@ def improve(setting: Setting, incumbent: Incumbent, judge: Judge) -> tuple[Incum
     work, clock, told = None, setting.clock, setting.told
     with (
         told.stoppable("this is the best result so far; a second run continues from here"),
-        told.in_time(clock, "more time may find a better result"),
+        told.in_time(clock, "more time may find a better result; a second run continues from here"),
         setting.failures.guard("preparation"),
     ):
         if why := setting.judges_nothing:
             told.note(f"no approximation was tried: {why}")
             return incumbent, None
         work = _work(setting, incumbent, judge)
+        told.steps.best = work.candidates.best_so_far
         timing = min(SECONDS, TIMING_RUNS * work.float_ms / 1e3) + 1.0
         # Of the plans that can be picked, and of the result.
         clock.reserve += min(2 * timing, TIMED_SHARE * (clock.budget or 0.0))
@@ -100,6 +102,7 @@ def _searched(setting: Setting, work: Work, judge: Judge) -> Work:
             return work
     for stage in STAGES:
         work = _run_stage(setting, stage, work)
+    setting.told.steps.begin(LAST_LOOK)
     with setting.failures.guard("race"):
         candidates.settle()
     with setting.failures.guard("last look"):
@@ -134,6 +137,8 @@ def _run_stage(setting: Setting, stage: Stage, work: Work) -> Work:
     try:
         with setting.failures.guard(stage.name), clock.limit(stage.share * clock.left):
             reason = stage.idle(work)
+            if not reason:
+                setting.told.steps.begin(stage.name)
             if not reason and unit is not None:
                 with setting.failures.guard(f"{stage.name}: its predicted time"):
                     predicted = unit.total(stage.cost(work, unit))

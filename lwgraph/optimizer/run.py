@@ -21,6 +21,8 @@ from lwgraph.optimizer.result import Result
 from lwgraph.optimizer.setting import Setting, open_run
 from lwgraph.optimizer.several import weigh
 from lwgraph.optimizer.spoken import arguments, speak_of_arguments
+from lwgraph.optimizer.stages import STAGES, Training
+from lwgraph.optimizer.steps import CARRYING_OUT, CLEANING, WITHOUT_DATA, Steps, steps_of
 from lwgraph.optimizer.target import SEVERAL
 from lwgraph.optimizer.trim import Growth, Ran, run_trimmed
 from lwgraph.optimizer.without_data import without_data
@@ -49,7 +51,8 @@ def optimize(model: ir.Source, *, progress: Progress = lambda what, done, total:
         model: a path, bytes, a ModelProto, an onnx_ir.Model or what torch.onnx.export(dynamo=True) returns; it is not
             changed.
         **asked: ...
-        progress: called with (what, done, total).
+        progress: called with (what, done, total), such as ("4 of 9, forms: fitting forms (best so far 2.9x at 0.4
+            points)", 12, 31); a sentence, which ends in a full stop, is news.
 
     Returns:
         the result, also when a promise could not be kept: see `Result.kept` and `Result.report.outcome`.
@@ -75,7 +78,8 @@ def optimize_as(model: ir.Source, request: Request, progress: Progress) -> Resul
     with open_pool(request.workers, request.dask, TASK_SECONDS) as pool:
 
         def one(asked: Request, told: Progress) -> tuple[Setting, Result]:
-            setting = open_run(model, asked, told, pool)
+            stages = [stage.name for stage in STAGES if asked.distill or not isinstance(stage, Training)]
+            setting = open_run(model, asked, Steps(steps_of(asked, stages), told), pool)
             return setting, run(setting, passes, plan)
 
         try:
@@ -106,6 +110,8 @@ def run(setting: Setting, passes: Pipeline | None, stated: Plan | None) -> Resul
         passes: what to do instead of all that; None: the default passes and stages.
         stated: the plan to carry out instead of searching one; None: search.
     """
+    steps = setting.told.steps
+    steps.begin(CLEANING)
     with setting.told.timed("rewriting"):
         cleaned, incumbent = setting.finished(lambda: _cleaned(setting, passes), "only cleaning was done")
     searched: Searched | None = None
@@ -113,10 +119,12 @@ def run(setting: Setting, passes: Pipeline | None, stated: Plan | None) -> Resul
     if passes is None and incumbent.model is cleaned.model and left:
         with setting.told.timed("planning"):
             if stated is not None:
+                steps.begin(CARRYING_OUT)
                 incumbent = _carried_out(setting, incumbent, stated)
             elif not setting.request.asked.approximate:
                 setting.told.note("no approximation was tried: --preset lossless allows exact rewrites only")
             elif setting.judge is None or not setting.inputs.fit:
+                steps.begin(WITHOUT_DATA)
                 incumbent = without_data(setting, incumbent)
             else:
                 incumbent, searched = improve(setting, incumbent, setting.judge)
@@ -136,7 +144,6 @@ def _clean(setting: Setting, passes: Pipeline | None) -> Cleaned:
     pipeline = passes or Pipeline.parse(DEFAULT_PIPELINE)
     share = 0.5 if passes is None else 1.0
     context = setting.context.beside(patience=lambda: max(share * setting.clock.left, LEAST_PATIENCE))
-    setting.context.progress("rewriting", 0, 0)
     held = Verify(feeds=setting.inputs.probe, samples=PROBES, approximate=not setting.inputs.fit)
     exact = all(p.contract is not Contract.APPROXIMATE for p in pipeline)
     if passes is not None:

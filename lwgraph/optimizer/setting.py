@@ -18,7 +18,7 @@ from lwgraph.executor import Executor, Feeds, untimed, watched
 from lwgraph.failures import Failures
 from lwgraph.measure.promise import judges_nothing
 from lwgraph.optimizer import report_rows
-from lwgraph.optimizer.clock import Clock, OutOfTime, Progress
+from lwgraph.optimizer.clock import Clock, OutOfTime
 from lwgraph.optimizer.data_pass import DataPass, sample_seconds
 from lwgraph.optimizer.first_run import FirstRuns
 from lwgraph.optimizer.inputs import Inputs, gather
@@ -28,6 +28,7 @@ from lwgraph.optimizer.last_look import LOOK_RUNS, LastLook, affordable, drawn, 
 from lwgraph.optimizer.memory import Garbage, allowance
 from lwgraph.optimizer.prove import Proof, demand, runs_soundly
 from lwgraph.optimizer.request import Request
+from lwgraph.optimizer.steps import JUDGING, READING, Steps
 from lwgraph.optimizer.target import STAND_IN, TARGETS
 from lwgraph.report import Check, StageRun
 from lwgraph.rewrite import Context
@@ -50,12 +51,14 @@ class Told:
         stages: what each stage did.
         seconds: by step.
         stopped: whether Ctrl-C was pressed.
+        steps: tells whoever watches.
     """
 
     notes: list[str] = field(default_factory=list)
     stages: list[StageRun] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     stopped: bool = False
+    steps: Steps = field(default_factory=Steps)
 
     def note(self, text: str) -> None:
         """A line, once."""
@@ -89,6 +92,7 @@ class Told:
             if self.stopped:
                 raise
             self.stopped = True
+            self.steps("Stopping: the best result so far is delivered. A second Ctrl-C leaves at once.", 0, 0)
             self.note(f"stopped by the user: {left}")
 
 
@@ -183,16 +187,22 @@ class Setting:
         return tuple(checks)
 
 
-def open_run(source: ir.Source, request: Request, progress: Progress, pool: Pool | None) -> Setting:
+def open_run(source: ir.Source, request: Request, steps: Steps, pool: Pool | None) -> Setting:
     """Read the model and the data, run the model once, and judge it.
+
+    Args:
+        source: the model.
+        request: what was asked for.
+        steps: is told how far the run is.
+        pool: works side by side; None: this process does everything.
 
     Raises:
         ModelError, DataError, UsageError: the model, the data or the metric is unusable.
     """
-    clock, told = Clock(None if request.budget is None else float(request.budget)), Told()
-    progress = clock.watching(progress)
+    clock, told = Clock(None if request.budget is None else float(request.budget)), Told(steps=steps)
+    progress = clock.watching(steps)
     with told.timed("reading"):
-        progress("reading", 0, 0)
+        steps.begin(READING)
         target = registry.executor(TARGETS.get(request.target, STAND_IN), threads=request.threads)
         memory = allowance(None if request.memory is None else float(request.memory))
         executor = FirstRuns(target, lambda: clock.left, Garbage(min(memory // 8, GARBAGE)).check)
@@ -222,7 +232,7 @@ def open_run(source: ir.Source, request: Request, progress: Progress, pool: Pool
             run = untimed(executor).prepare(original)
             inputs.judge = affordable(given, run, JUDGED_SHARE * clock.budget, request.seed)
             del run  # a session may hold a copy of all weights
-        judge, last = _open_judges(original, executor, request, inputs, clock, progress)
+        judge, last = _open_judges(original, executor, request, inputs, clock, steps)
         if judge is not None and last is not None and last.reader is not None and given is not None:
             used = judge.base.count + last.samples
             if used < given.count:
@@ -245,7 +255,7 @@ def _data_pass(original: ir.Model, executor: Executor, inputs: Inputs, judge: Ju
 
 
 def _open_judges(
-    original: ir.Model, executor: Executor, request: Request, inputs: Inputs, clock: Clock, progress: Progress
+    original: ir.Model, executor: Executor, request: Request, inputs: Inputs, clock: Clock, steps: Steps
 ) -> tuple[Judge | None, LastLook | None]:
     """The judges, and in the clock's reserve what the last look will take."""
     if inputs.judge is None and not request.own_metric:
@@ -256,7 +266,7 @@ def _open_judges(
                 "--max-drop needs something to measure the drop on; give --data, or --metric module:function"
             )
         return None, None
-    progress("judging the input", 0, 0)
+    steps.begin(JUDGING)
     factor = request.asked.drop_factor
     choosing, reader = part(inputs.judge, request.seed)
     judge = Judge(
@@ -270,7 +280,7 @@ def _open_judges(
         request.output_kind,
         positions(request.seed, last=False),
     )
-    progress(f"{judge.told}.", 0, 0)
+    steps(f"{judge.told}.", 0, 0)
     if request.own_metric or choosing is None or reader is None:
         reader = None
     elif clock.budget is not None:

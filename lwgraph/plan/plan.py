@@ -68,7 +68,7 @@ class Plan:
     def to_json(self) -> str:
         """Readable JSON, one choice per line, numbers to six digits; the same plan gives the same text.
 
-        `docs/plan.schema.json` is its schema.
+        `lwgraph.schemas.schema("plan")` is its schema.
         """
         parts = [f'  "lwgraph_plan": {VERSION}', f'  "target": {_dump(self.target)}']
         if self.ms != (0.0, 0.0) or self.error:

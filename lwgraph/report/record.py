@@ -194,7 +194,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; infinities and NaN become None, which JSON can say."""
-        plain: dict[str, Any] = _finite({"schema": SCHEMA, **dataclasses.asdict(self)})
+        plain: dict[str, Any] = finite({"schema": SCHEMA, **dataclasses.asdict(self)})
         return plain
 
     def to_json(self) -> str:
@@ -202,11 +202,12 @@ class Report:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Plain data with None for every number that is not finite, which JSON cannot say."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from .conftest import Ended
+from .test_json import check
 
 Call = Callable[..., Ended]
 
@@ -49,6 +50,7 @@ def test_measured_once(lw: Call, gemm: Path) -> None:
     first = lw("measure", gemm, "--json", "--quiet")
     assert first.code == 0, first.err
     found = json.loads(first.out)
+    check(found, "measure")
     assert found["layers"] == 1 and found["measured"] > 1 and "ort" in found["target"]
     assert json.loads(lw("measure", gemm, "--json", "--quiet").out)["measured"] == 0
 
@@ -67,7 +69,10 @@ def test_import_and_list(lw: Call, table: Path) -> None:
     assert "no table of another machine" in lw("measure").out
     ended = lw("measure", "--import", table)
     assert ended.code == 0 and "1 prices of pi5" in ended.out and "--target pi5 --threads 4" in ended.out
-    listed = json.loads(lw("measure", "--json").out)["devices"]
+    document = json.loads(lw("measure", "--json").out)
+    check(document, "measure")
+    listed = document["devices"]
+    check(json.loads(lw("measure", "--import", table, "--json").out), "measure")
     assert [(d["name"], d["threads"]) for d in listed] == [("pi5", 4)]
 
 

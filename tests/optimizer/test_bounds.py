@@ -23,6 +23,7 @@ from lwgraph.optimizer.memory import Garbage, resident
 from lwgraph.optimizer.racing import Raced
 from lwgraph.optimizer.request import Request
 from lwgraph.optimizer.setting import LEAST_LAST, open_run
+from lwgraph.optimizer.steps import Steps
 from lwgraph.plan.plan import Plan
 from lwgraph.plan.refit.sequential import refit
 from lwgraph.plan.search.front import Candidate
@@ -76,7 +77,7 @@ def test_the_last_look_is_had_at_the_samples_that_there_is_time_for_and_its_time
     """Other work on the machine may have made the input slower than it seemed when samples were counted."""
     monkeypatch.setattr("lwgraph.optimizer.setting.LAST_SHARE", share)
     data = {name: np.concatenate([value] * 25) for name, value in FEEDS.items()}
-    setting = open_run(chain(), Request(data=data, eval_data=data, budget=600.0), lambda what, done, total: None, None)
+    setting = open_run(chain(), Request(data=data, eval_data=data, budget=600.0), Steps(), None)
     judge, last = setting.judge, setting.last
     assert judge is not None and last is not None and last.samples == samples
     one = judge.seconds / judge.base.count

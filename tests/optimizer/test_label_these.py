@@ -18,6 +18,7 @@ from lwgraph.calibrate import open_data
 from lwgraph.cli import cli
 from lwgraph.errors import UsageError
 from lwgraph.optimizer.label_these import write_disagreements
+from tests.cli.test_json import check
 
 TEXT = """
 <ir_version: 10, opset_import: ["" : 21]>
@@ -105,6 +106,7 @@ def test_from_the_run_to_the_exact_loss(tmp_path: Path) -> None:
 
     status, text = run("verify", source, result, "--labels", folder / "labels.csv", "--max-drop", "0.5", "--json")
     empty = json.loads(text)
+    check(empty, "verify-labels")
     assert (status, empty["verdict"], empty["labelled"], empty["estimate"]) == (0, "kept", 0, None)
 
     rows = list(csv.reader((folder / "labels.csv").read_text().splitlines()))
@@ -113,6 +115,7 @@ def test_from_the_run_to_the_exact_loss(tmp_path: Path) -> None:
     (folder / "labels.csv").write_text("\n".join(",".join(row) for row in rows))
     _, text = run("verify", source, result, "--labels", folder / "labels.csv", "--json")
     full = json.loads(text)
+    check(full, "verify-labels")
     assert full["lost"] == full["disagree"] == len(rows) - 1 and full["gained"] == 0 and "verdict" not in full
     assert full["estimate"] == pytest.approx(full["lost"] / full["samples"])
     assert full["lower"] > empty["lower"] and full["bound"] < empty["bound"] + 1e-12

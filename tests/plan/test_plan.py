@@ -10,7 +10,7 @@ import pytest
 from lwgraph.errors import UsageError
 from lwgraph.plan.plan import Choice, Plan, Precision, Removed, Width
 
-SCHEMA = Path(__file__).parents[2] / "docs" / "plan.schema.json"
+SCHEMA = Path(__file__).parents[2] / "lwgraph" / "schemas" / "plan.schema.json"
 FULL = Plan(
     sites={"conv1": Choice("low-rank{rank=32}", 0.0125, (1.5, 0.75)), 'odd "näme"/\n': Choice()},
     target="ort 1.23 threads=1 cpu",

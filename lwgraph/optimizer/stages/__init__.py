@@ -9,4 +9,4 @@ from lwgraph.optimizer.stages.training import Training
 
 STAGES: tuple[Stage, ...] = (Integers(), Structures(), Forms(), PlanSearch(), Training())
 
-__all__ = ["STAGES", "Stage", "Work"]
+__all__ = ["STAGES", "Stage", "Training", "Work"]
