@@ -31,7 +31,8 @@ def _imported() -> set[str]:
                 modules |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
                 modules.add(node.module.split(".")[0])
-    known = {"google": ["protobuf"], **packages_distributions()}  # Python 3.10 does not list namespace packages
+    named = {"google": ["protobuf"], "olive": ["olive-ai"]}  # Python 3.10 does not list namespace packages
+    known = {**named, **packages_distributions()}
     outside = modules - set(sys.stdlib_module_names) - {"lwgraph"}
     return {_name(known[m][0]) if m in known else _name(m) for m in outside}
 
@@ -39,7 +40,11 @@ def _imported() -> set[str]:
 def test_every_import_is_declared() -> None:
     lines = requires("lwgraph") or []
     needed = {_name(line) for line in lines if "extra ==" not in line}
-    optional = {_name(line) for line in lines if re.search(r"extra == ['\"](dask|openvino|torch|test)['\"]", line)}
+    optional = {
+        _name(line)
+        for line in lines
+        if re.search(r"extra == ['\"](dask|olive|openvino|optimum|text|torch|test)['\"]", line)
+    }
     assert _imported() - optional - WITH_ONNX <= needed
 
 

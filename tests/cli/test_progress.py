@@ -108,6 +108,7 @@ def test_a_step_that_is_not_listed_is_no_step() -> None:
             50,
             "4 of 9, forms: 12 of 31 layers, about 4 min left",
         ),
+        ("openvino:f32: 3 of 9, forms: x (2x)", 0, None, None, 80, "openvino:f32: 3 of 9, forms: x, 2x"),
         ("3 of 9, cleaning", 0, None, None, 80, "3 of 9, cleaning"),
         ("3 of 9, cleaning (best 2x)", 0, None, None, 80, "3 of 9, cleaning: best 2x"),
         ("measuring layers", 3, 8, 4.0, 80, "measuring layers 3 of 8 layers, a few seconds left"),

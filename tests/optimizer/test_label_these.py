@@ -129,7 +129,7 @@ def test_from_the_run_to_the_exact_loss(tmp_path: Path) -> None:
         ({"data": {"x": PIXELS, "labels": np.zeros(400, int)}}, "which the data have"),
         ({"data": {"x": PIXELS}, "output_kind": "other"}, "one class for each sample"),
         ({"data": {"x": PIXELS}, "metric": lambda run: 1.0, "output_kind": None}, "no metric of your own"),
-        ({}, "samples of --data"),
+        ({}, "samples of data="),
         ({"data": {"x": PIXELS[:2]}}, "at least three samples"),
     ],
 )
