@@ -18,6 +18,7 @@ from lwgraph.optimizer.inputs import gather
 from lwgraph.optimizer.prove import same_outputs, sound
 from lwgraph.optimizer.report_rows import idle
 from lwgraph.optimizer.setting import open_run
+from lwgraph.optimizer.steps import Steps
 from lwgraph.report.record import PassRun
 from lwgraph.rewrite import Contract
 from lwgraph.rewrite.base import Skipped
@@ -148,6 +149,6 @@ def test_on_samples_that_judge_nothing_nothing_approximate_is_tried(
 def test_a_speed_that_is_asked_for_alone_is_sought_whatever_the_samples() -> None:
     def why(**asked: float) -> str:
         request = Request(data=few(12), metric="agreement", **asked)  # type: ignore[arg-type]
-        return open_run(network(), request, lambda what, done, total: None, None).judges_nothing
+        return open_run(network(), request, Steps(), None).judges_nothing
 
     assert why(speedup=2.0) == "" and "at least 8 are needed" in why(speedup=2.0, max_drop=0.01) and why()
