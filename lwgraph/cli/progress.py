@@ -15,7 +15,9 @@ from rich.text import Text
 from lwgraph.cli.common import is_silent
 
 MANY = 1000  # from which a count says less than a share
-_SAID = re.compile(r"(?:(?P<step>(?:\S+: )?\d+ of \d+, [^:(]+?)(?:: |(?=\s*\(|$)))?(?P<what>.*?)(?:\s*\((?P<now>[^()]*)\))?")
+_SAID = re.compile(
+    r"(?:(?P<step>(?:\S+: )?\d+ of \d+, [^:(]+?)(?:: |(?=\s*\(|$)))?(?P<what>.*?)(?:\s*\((?P<now>[^()]*)\))?"
+)
 # What is counted while this is done: it then stands for itself where there is little room.
 _COUNTED = {
     "fitting forms": "layers",
