@@ -18,6 +18,7 @@ from lwgraph.passes.quantize.placing import dynamic_times
 from lwgraph.passes.quantize.placing.already_quantized import quantized_already
 from lwgraph.passes.quantize.quantize import Quantize
 from lwgraph.rewrite import Context, Pass
+from lwgraph.views.written import layers
 from tests.passes.quantize.quantize_models import Net
 
 ORT = registry.executor("ort")
@@ -208,3 +209,10 @@ def test_the_work_of_integer_products_is_counted_as_that_of_floats() -> None:
     made, _, _ = ran(model)
     counted = [count_work(each, layer_shapes(each, feed(), ORT)).macs for each in (model, made)]
     assert counted[0] == counted[1] == 2 * 5 * (3 * WIDTH * WIDTH + 2 * WIDTH * 8)
+
+
+def test_a_layer_keeps_its_name() -> None:
+    """Reports say by it what stands in a layer's place; a layer without one would count as removed."""
+    made, _, _ = ran(projections().model("sum_out"))
+    assert sorted(layer.stands_for for layer in layers(made)) == ["k", "q", "scores", "v", "values"]
+    assert {layer.precision for layer in layers(made)} == {"int8"}

@@ -104,11 +104,14 @@ def _replace(site: Site, cell: Cell, source: Sequence[ir.Value], stored: tuple[i
     if site.kind == "gemm" and site.bias is not None:
         result = cell.one("Add", [result, cell.constant(site.bias.astype(np.float32), "bias")])
     result.shape = output.shape
-    old_weight, name = node.inputs[1], output.name
+    old_weight, name, called = node.inputs[1], output.name, node.name
     cell.graph.insert_before(node, cell.nodes)
     ir.replace_uses(output, result)
     ir.sweep([node])
     ir.sweep_values([value for value in [old_weight] if value is not None])
+    maker = product.producer()
+    if maker is not None and called:
+        maker.name = called  # it is the layer; reports tell what stands in its place by its name
     if not result.is_graph_output():
         result.name = name
 
