@@ -167,6 +167,19 @@ def mutations(count: int, page: bool) -> None:
 
 
 @main.command()
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option("--again", is_flag=True, help="Measure anew what is kept.")
+def floors(models: tuple[str, ...], again: bool) -> None:
+    """Measure what the default floors of likeness cost in the tasks that models are for, and write the table."""
+    from benchmarks import floors as benchmark
+
+    for name in models:
+        if name not in benchmark.SUBJECTS:
+            raise click.UsageError(f"no model is named '{name}'; known: {', '.join(benchmark.SUBJECTS)}")
+    benchmark.main(models, again)
+
+
+@main.command()
 def busy() -> None:
     """Time a pair on a quiet machine, then twenty times beside other work, and write what was told. About 4 minutes."""
     from benchmarks import busy as benchmark
@@ -178,11 +191,12 @@ def busy() -> None:
 @main.command()
 @CASES
 @click.option("--budget", default="60s", show_default=True, help="For each run of lwgraph optimize.")
-def claims(cases: tuple[str, ...], budget: str) -> None:
+@click.option("--again", is_flag=True, help="Measure anew what is kept.")
+def claims(cases: tuple[str, ...], budget: str, again: bool) -> None:
     """Optimize the cases, and measure what the reports claim again, in a process without lwgraph."""
     from benchmarks import claims_table as benchmark
 
-    if not benchmark.main(cases, budget):
+    if not benchmark.main(cases, budget, again):
         raise click.ClickException("a claim does not hold: see the table in PROMISE.md")
 
 

@@ -107,6 +107,10 @@ def losses(name: str, before: list[Floats], after: list[Floats], labels: Any) ->
     if name == "cosine":
         unit = [[y.ravel() / max(float(np.linalg.norm(y)), 1e-12) for y in pair] for pair in pairs]
         return np.array([1 - float(a @ b) for a, b in unit])
+    if name == "psnr" and labels is None:  # against the original; the peak is the range of its outputs
+        peak = max(float(a.max()) for a in before) - min(float(a.min()) for a in before)
+        errors = [float(np.square(a.astype(np.float64) - b).mean()) for a, b in pairs]
+        return np.array([HIGHEST_DB - min(HIGHEST_DB, 10 * math.log10(peak**2 / max(e, 1e-300))) for e in errors])
     return None
 
 
@@ -118,6 +122,11 @@ def loss(score: dict[str, Any], before: list[Floats], after: list[Floats], label
         error = sum(float(np.square(a.astype(np.float64) - b).sum()) for a, b in zip(before, after, strict=True))
         found = HIGHEST_DB - min(HIGHEST_DB, 10 * math.log10(signal / error) if error else HIGHEST_DB)
         return claim(bound, found, None if bound is None else found <= bound + 0.5)
+    if name == "variance":
+        middle = np.mean(before, axis=0, dtype=np.float64)
+        error = sum(float(np.square(a.astype(np.float64) - b).sum()) for a, b in zip(before, after, strict=True))
+        found = error / sum(float(np.square(a - middle).sum()) for a in before)
+        return claim(bound, found, None if bound is None else found <= 1.2 * bound + 1e-9)
     each = losses(name, before, after, labels)
     if each is None or bound is None:
         return claim(bound, None if each is None else float(each.mean()), None)
