@@ -27,6 +27,7 @@ LINKS = 4  # plans that the last look is had at, at most
 HOPELESS = 2.0  # times the samples of the last look: where more are needed to show anything, nothing is tested
 BOUND_LEVEL = 1 - CONFIDENCE  # of the bounds that plans are compared by where nothing can be shown
 SAME = 1e-6  # scores of one model that differ by less are the same
+SLOWER = 1.1  # times the cleaned model's time that a plan of fewer bytes may be measured to take
 DOUBT = 1.1  # a candidate that is predicted to take this many times what is measured of a good one is not looked at
 
 
@@ -213,7 +214,10 @@ class Candidates:
         accepted = not raced.dropped and (self.floor is None or (judged is not None and judged >= self.floor))
         # What loses too much is timed, too: predictions of what is like it follow from that.
         taken = None if self.milliseconds is None else self.milliseconds(made.model)
+        if taken is not None and self.request.objective == "bytes" and taken > SLOWER * self.base_ms:
+            accepted = False  # fewer bytes are worth no time, unless a limit says how much
         known = replace(known, plan=plan, judged=judged, accepted=accepted, measured_ms=taken)
+        known = replace(known, bytes=ir.size(made.model))
         return replace(made, candidate=known, score=score)
 
     # ------------------------------------------------------------ the incumbent

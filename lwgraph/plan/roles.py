@@ -17,6 +17,7 @@ from lwgraph.rewrite.base import Context, Pass
 
 GROUPS, BLOCKS = "removes-channels", "removes-blocks"  # `Removes`, `RemovesBlocks`
 QUANTIZES = "quantizes"  # `Quantizes`
+CODES = "codes-weights"  # `CodesWeights`
 TRAINS = "trains"  # `Trains`
 SHAPES = "infers-shapes"  # a pass that records the shapes of values, of nodes that forms put there, too
 
@@ -157,6 +158,18 @@ class QuantizesDynamically(Protocol):
         """
 
 
+@runtime_checkable
+class CodesWeights(Protocol):
+    """Stores weights as codes of a few bits, by passes; a plan states their spelling."""
+
+    @property
+    def bits(self) -> Sequence[int]:
+        """How many bits a code may have."""
+
+    def coded(self, bits: int, spared: Sequence[str] = ()) -> Pass:
+        """The pass that stores all weights in codes of so many bits, but of the layers that are `spared`."""
+
+
 # ------------------------------------------------------------ training
 
 
@@ -185,10 +198,12 @@ class Trains(Protocol):
 
 __all__ = [
     "BLOCKS",
+    "CODES",
     "GROUPS",
     "QUANTIZES",
     "SHAPES",
     "TRAINS",
+    "CodesWeights",
     "Quantizes",
     "QuantizesDynamically",
     "Removal",

@@ -15,7 +15,19 @@ from lwgraph.contract import Contract
 from lwgraph.errors import CheckError, LwgraphError, UsageError
 from lwgraph.executor import Executor, Feeds
 from lwgraph.measure import compare_runs
-from lwgraph.plan.roles import BLOCKS, GROUPS, QUANTIZES, SHAPES, TRAINS, Quantizes, Removes, RemovesBlocks, Trains
+from lwgraph.plan.roles import (
+    BLOCKS,
+    CODES,
+    GROUPS,
+    QUANTIZES,
+    SHAPES,
+    TRAINS,
+    CodesWeights,
+    Quantizes,
+    Removes,
+    RemovesBlocks,
+    Trains,
+)
 from lwgraph.rewrite import Context, Pass
 from lwgraph.rewrite.instruments.verify import interface_difference
 
@@ -23,6 +35,7 @@ PROTOCOLS: Mapping[str, type[object]] = {
     GROUPS: Removes,
     BLOCKS: RemovesBlocks,
     QUANTIZES: Quantizes,
+    CODES: CodesWeights,
     TRAINS: Trains,
     SHAPES: Pass,
 }
@@ -36,6 +49,7 @@ def check_role(name: str, plays: object | None = None, *, executor: Executor | N
       network computes in integers afterwards; a survey speaks of the network's own nodes and leaves it as it is;
     - *removes-channels*, *removes-blocks*: the options are of sizes that there are, largest first, and leave the model
       as it is; each can be applied, and an unknown item is refused;
+    - *codes-weights*: each pass reads back from its spelling and is approximate; the model that it leaves runs;
     - *trains*: weights change, the structure and the interface stay;
     - *infers-shapes*: shapes are known afterwards, and nothing else changes.
 
@@ -56,6 +70,8 @@ def check_role(name: str, plays: object | None = None, *, executor: Executor | N
     check = _Check(name, executor or registry.executor("ort"))
     if isinstance(played, Quantizes):
         _check_quantizes(played, check)
+    elif isinstance(played, CodesWeights):
+        _check_codes(played, check)
     elif isinstance(played, Removes):
         _check_removes(played, check)
     elif isinstance(played, Trains):
@@ -123,6 +139,17 @@ def _check_quantizes(played: Quantizes, check: _Check) -> None:
     survey = played.survey(check.model, check.context())
     check.expect({*survey.damage, *survey.kept} <= names, "the survey names nodes that the model does not have")
     check.expect(all(damage >= 0 for damage in survey.damage.values()), "a damage in the survey is negative")
+
+
+def _check_codes(played: CodesWeights, check: _Check) -> None:
+    check.expect(len(played.bits) > 0 and min(played.bits) > 0, "it has no codes of one bit or more")
+    names = [str(node.name) for node in check.model.graph]
+    for p in [played.coded(max(played.bits)), played.coded(min(played.bits), names[:1])]:
+        check.expect(Pass.parse(str(p)) == p, f"the spelling '{p}' does not read back")
+        check.expect(p.contract is Contract.APPROXIMATE, f"'{p}' is not approximate")
+        model = ir.clone(check.model)
+        p.run(model, check.context())
+        check.sound(model, f"'{p}'")
 
 
 def _check_removes(played: Removes, check: _Check) -> None:

@@ -1,12 +1,13 @@
-"""The stages of a run: each proposes candidates, in the order integers, structure, forms, search, training."""
+"""The stages of a run: each proposes candidates, in the order integers, structure, forms, search, codes, training."""
 
 from lwgraph.optimizer.stages.base import Stage, Work
+from lwgraph.optimizer.stages.codes import Codes
 from lwgraph.optimizer.stages.forms import Forms
 from lwgraph.optimizer.stages.integers import Integers
 from lwgraph.optimizer.stages.search import PlanSearch
 from lwgraph.optimizer.stages.structure import Structures
 from lwgraph.optimizer.stages.training import Training
 
-STAGES: tuple[Stage, ...] = (Integers(), Structures(), Forms(), PlanSearch(), Training())
+STAGES: tuple[Stage, ...] = (Integers(), Structures(), Forms(), PlanSearch(), Codes(), Training())
 
 __all__ = ["STAGES", "Stage", "Training", "Work"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 
@@ -32,6 +32,9 @@ class Coding(Rounding):
 
     Weights that several layers share, and those that no site stands for, are rounded each to its nearest level.
     """
+
+    # A layer that a plan keeps in floats computes in floats from codes, too, so there is nothing to spare it.
+    spares: ClassVar[str] = ""
 
     minimum: Annotated[int, "weights of fewer elements stay as they are"] = 512
 

@@ -1,4 +1,4 @@
-"""The role `quantizes` (`lwgraph.plan.roles.Quantizes`), played by the pass `quantize`."""
+"""The roles `quantizes` and `codes-weights` (see `lwgraph.plan.roles`), played by `quantize` and `share-weights`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from lwgraph import ir
 from lwgraph.passes.quantize.judging.mixed_precision import NodeFacts
 from lwgraph.passes.quantize.quantize import ORT, Quantize
+from lwgraph.passes.quantize.share_weights import ShareWeights
 from lwgraph.plan.roles import Survey
 from lwgraph.rewrite.base import Context, Log
 
@@ -65,6 +66,16 @@ class PlanQuantizer:
         return Survey(damage, kept, _slower(mixed.nodes), mixed.built.even)
 
 
+class WeightCoder:
+    """Weights as codes, as plans need them: codebooks, whose levels lie where the weights do."""
+
+    bits: Sequence[int] = (8, 6, 5, 4, 3, 2)
+
+    def coded(self, bits: int, spared: Sequence[str] = ()) -> ShareWeights:
+        """See `CodesWeights.coded`."""
+        return ShareWeights(bits=bits, ignored_scope=tuple(spared))
+
+
 def _with(p: Quantize, ranges: str, even: bool | None) -> Quantize:
     told: dict[str, Any] = {"calibration_method": ranges or p.calibration_method}
     return replace(p, **told, equalize=p.equalize if even is None else even)
@@ -77,4 +88,4 @@ def _slower(nodes: Sequence[NodeFacts]) -> float:
     return float(lost / max(sum(integer for integer, _, _ in times), 1e-12))
 
 
-__all__ = ["PlanQuantizer"]
+__all__ = ["PlanQuantizer", "WeightCoder"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from lwgraph.plan.plan import Plan
+from lwgraph.plan.plan import KEEP, Plan
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,13 @@ class Candidate:
 
     @property
     def key(self) -> tuple[tuple[int, ...], tuple[str, ...]]:
-        """What tells candidates apart: their choice; of stated plans, which have no forms, what they say."""
+        """What tells candidates apart: their choice; of stated plans, what they say."""
         if not self.stated or self.plan is None:
             return self.choice, ()
         precision, widths = self.plan.precision, self.plan.groups
         groups = [f"{name}={width.keep}" for name, width in widths.items()]
-        return (), ("stated", *self.plan.blocks, *groups, *precision.passes, *precision.keep_float)
+        forms = [f"{name}={choice.form}" for name, choice in self.plan.sites.items() if choice.form != KEEP]
+        return (), ("stated", *self.plan.blocks, *groups, *forms, *precision.passes, *precision.keep_float)
 
     def amount(self, resource: str) -> float:
         """What the candidate is predicted to take: "latency" (milliseconds), "bytes" or "macs"."""
