@@ -217,7 +217,6 @@ class Candidates:
         if taken is not None and self.request.objective == "bytes" and taken > SLOWER * self.base_ms:
             accepted = False  # fewer bytes are worth no time, unless a limit says how much
         known = replace(known, plan=plan, judged=judged, accepted=accepted, measured_ms=taken)
-        known = replace(known, bytes=ir.size(made.model))
         return replace(made, candidate=known, score=score)
 
     # ------------------------------------------------------------ the incumbent

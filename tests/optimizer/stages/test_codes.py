@@ -118,8 +118,7 @@ def test_fewer_bytes_are_worth_no_time() -> None:
     )
     assert not candidates.look(Candidate((1,), 1.0, 0.0, plan=Plan(target="slow"), bytes=1))
     assert candidates.look(Candidate((2,), 1.0, 0.0, plan=Plan(target="even"), bytes=1))
-    assert candidates.incumbent.plan.target == "even" and candidates.incumbent.candidate is not None
-    assert candidates.incumbent.candidate.bytes == ir.size(model)  # what it takes, not what was predicted
+    assert candidates.incumbent.plan.target == "even"
 
 
 def test_the_role() -> None:
