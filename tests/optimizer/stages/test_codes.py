@@ -15,6 +15,7 @@ from lwgraph import ir, registry
 from lwgraph.failures import Failures
 from lwgraph.layers.coded_weights import find_coded
 from lwgraph.measure import Score
+from lwgraph.optimizer import candidates as optimizer_candidates
 from lwgraph.optimizer import improve
 from lwgraph.optimizer.candidates import Candidates, Incumbent, Made
 from lwgraph.optimizer.racing import Raced
@@ -105,7 +106,7 @@ def test_fewer_bytes_are_worth_no_time() -> None:
         base=Score("top1", 1.0), stated=True, floor=0.9, looks=0, raced=lambda model: Raced(Score("top1", 1.0)),
         expected=lambda score: 1.0, max_drop=0.1,
     )  # fmt: skip
-    times = iter([1.5, 1.05])
+    times, races = iter([1.5, 1.5, 1.05]), iter([(1.0, 1.4), (1.0, 1.0)])
     candidates = Candidates(
         Request(objective="bytes"),
         judge,  # type: ignore[arg-type]
@@ -113,11 +114,13 @@ def test_fewer_bytes_are_worth_no_time() -> None:
         make=made,
         prove=lambda made: [Check("all", "none", "exact", True, "")],
         milliseconds=lambda made: next(times),
+        race=lambda models: next(races),
         base=Candidate((), 1.0, 0.0, "cleaned", plan=Plan(), bytes=10 * ir.size(model), stated=True),
         context=Context(),
     )
     assert not candidates.look(Candidate((1,), 1.0, 0.0, plan=Plan(target="slow"), bytes=1))
-    assert candidates.look(Candidate((2,), 1.0, 0.0, plan=Plan(target="even"), bytes=1))
+    assert candidates.look(Candidate((2,), 1.0, 0.0, plan=Plan(target="timed badly"), bytes=1))
+    assert candidates.look(Candidate((3,), 1.0, 0.0, plan=Plan(target="even"), bytes=0))
     assert candidates.incumbent.plan.target == "even"
 
 
@@ -128,6 +131,7 @@ def test_the_role() -> None:
 def test_few_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """--preset small stores weights as codes; the result is at most a fifth of the file."""
     monkeypatch.setattr(improve, "STAGES", (Codes(),))
+    monkeypatch.setattr(optimizer_candidates, "SLOWER", np.inf)  # a network of microseconds cannot be timed here
     rng = np.random.default_rng(0)
     data = [
         {"x": (rng.standard_normal((1, 8, 8, 8)) + 3 * rng.standard_normal((1, 8, 1, 1))).astype(np.float32)}
