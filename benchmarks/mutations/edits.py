@@ -93,7 +93,7 @@ def index(place: Place) -> str:
         if not array.size or array.dtype not in (np.int64, np.int32):
             continue
         at = place.random.randrange(array.size)
-        array.flat[at] += place.random.choice((-1, 1))
+        array.flat[at] += -1 if array.flat[at] > 0 else 1
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
         return f"element {at} of '{tensor.name}' off by one"
     return ""

@@ -20,8 +20,10 @@ from lwgraph.executor import Feeds, Run
 from lwgraph.measure.compare import compare
 
 BATCH = 3  # rows of another batch
+MANY = 24  # rows of a batch that shows what few rows hardly do, such as places of highest values
 SECONDS = 1.0  # that one run of all variants may take, about
 LEAST = 2  # variants that are made however long they run
+_MANY = f"a batch of {MANY}"
 _ROUNDING = 2.0**-20  # of the largest value: a few roundings of float32
 _SPARE = 4  # by how much such an error must stay below what rounding may do to the outputs
 _HALVES = np.array([-2, -1.5, -1, -0.5, 0, 0, 0.5, 1, 1.5, 2])
@@ -61,6 +63,8 @@ def variants(model: ir.Model, given: Sequence[Feeds], run: Run, seed: int = 0) -
     spent = 0.0
     for what, natural, candidates in _kinds(signature(model), model, given, seed):
         if spent > SECONDS and len(found) >= LEAST:
+            break
+        if what == _MANY and spent > SECONDS / 10:  # it takes about twice as long as all before
             break
         for feeds in candidates:
             start = time.perf_counter()
@@ -112,7 +116,8 @@ def _kinds(inputs: Mapping[str, Input], model: ir.Model, given: Sequence[Feeds],
     if batched and None not in lead:
         yield f"a batch of {BATCH}", True, iter([_rows(given, batched, BATCH)])
     if sizes := _open_sizes(inputs, base, lead):
-        yield "other sizes", True, _resized(inputs, base, sizes)
+        yield "other sizes", True, _resized(inputs, base, sizes, _LARGER)
+        yield "small sizes", True, _resized(inputs, base, sizes, _SMALLER)
     floats = [name for name in inputs if _floating(base[name].dtype)]
 
     def made(number: int, values: Callable[[np.random.Generator, tuple[int, ...]], Array]) -> dict[str, Array]:
@@ -145,6 +150,13 @@ def _kinds(inputs: Mapping[str, Input], model: ir.Model, given: Sequence[Feeds],
             yield "other booleans", False, iter([feeds])
     if floats:
         yield "small values", False, scaled(3, 1e-3)
+    if batched and None not in lead:
+        many = _rows(given, batched, MANY)
+        for position, name in enumerate(floats):
+            if name in batched:
+                rng = np.random.default_rng((seed, 4, position))
+                many[name] = rng.standard_normal(many[name].shape).astype(many[name].dtype)
+        yield _MANY, False, iter([many])
 
 
 def _normal(scale: float, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
@@ -177,9 +189,15 @@ def _open_sizes(inputs: Mapping[str, Input], base: Feeds, batch: set[str | None]
     return found
 
 
-def _resized(inputs: Mapping[str, Input], base: Feeds, sizes: Mapping[str, int]) -> Iterator[dict[str, Array]]:
-    """The base at other sizes: one more, half, and, for networks that halve their inputs often, 32 more."""
-    changes: tuple[Callable[[int], int], ...] = (lambda n: n + 1, lambda n: max(1, n // 2), lambda n: n + 32)
+_Changes = tuple[Callable[[int], int], ...]
+_LARGER: _Changes = (lambda n: n + 1, lambda n: max(1, n // 2), lambda n: n + 32)
+_SMALLER: _Changes = (lambda n: min(n, 2), lambda n: min(n, 5), lambda n: max(1, n // 4), lambda n: max(1, n // 2 + 1))
+
+
+def _resized(
+    inputs: Mapping[str, Input], base: Feeds, sizes: Mapping[str, int], changes: _Changes
+) -> Iterator[dict[str, Array]]:
+    """The base at other sizes: one more, half, and, for networks that halve their inputs often, 32 more; or small."""
     for change in changes:
         feeds = dict(base)
         for name, wanted in inputs.items():
