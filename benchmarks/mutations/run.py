@@ -64,7 +64,7 @@ class Row:
 
 
 def mutate(seed: int, contract: Contract = Contract.EXACT, first: int = FIRST) -> Row | None:
-    """Make one wrong rewrite and have a pipeline check it; None where no network takes an edit of this kind or the next.
+    """Make one wrong rewrite and have a pipeline check it; None where no network takes an edit of its kind or the next.
 
     An edit counts where it changes an output, in ONNX Runtime itself, on an input that the network takes.
     """

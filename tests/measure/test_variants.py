@@ -23,7 +23,9 @@ def test_batch_sizes_sign_and_scale() -> None:
     assert np.abs(found["large values"].feeds["x"]).max() > 10
     assert np.abs(found["small values"].feeds["x"]).max() < 0.01
     assert 0 in found["halves and zeros"].feeds["x"]
-    assert {what for what, each in found.items() if each.natural} == {"a batch of 3", "other sizes"}
+    assert found["small sizes"].feeds["x"].shape == (1, 2) and found["a batch of 24"].feeds["x"].shape == (24, 16)
+    assert len(np.unique(found["a batch of 24"].feeds["x"], axis=0)) == 24
+    assert {what for what, each in found.items() if each.natural} == {"a batch of 3", "other sizes", "small sizes"}
     assert all(each.steady for each in found.values())
 
 
