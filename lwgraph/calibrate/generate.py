@@ -428,6 +428,11 @@ def integers(
     return made.astype(dtype)
 
 
+def looks_like_image(shape: tuple[int, ...]) -> bool:
+    """Whether generated inputs of this shape are pictures."""
+    return _image_axes(shape) is not None
+
+
 def _image_axes(shape: tuple[int, ...]) -> tuple[int, int] | None:
     """The height and width axes of a shape that looks like images, or None."""
     if len(shape) != 4:

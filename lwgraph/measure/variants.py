@@ -12,7 +12,7 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.arrays import Array
-from lwgraph.calibrate.generate import booleans, integer_use, integers
+from lwgraph.calibrate.generate import booleans, integer_use, integers, looks_like_image
 from lwgraph.calibrate.signature import Input, batched_inputs, signature
 from lwgraph.contract import Contract
 from lwgraph.errors import LwgraphError
@@ -142,6 +142,13 @@ def _kinds(inputs: Mapping[str, Input], model: ir.Model, given: Sequence[Feeds],
             rng = np.random.default_rng((seed, index, position))
             feeds[name] = integers(rng, feeds[name].shape, inputs[name].dtype, uses[name], "small", index)
         yield what, False, iter([feeds])
+    shown = [name for name, i in inputs.items() if i.dtype.kind in "iu" and looks_like_image(base[name].shape)]
+    if shown:
+        feeds = dict(base)
+        for position, name in enumerate(shown):
+            rng = np.random.default_rng((seed, 5, position))
+            feeds[name] = rng.integers(0, 255, feeds[name].shape, endpoint=True).astype(inputs[name].dtype)
+        yield "noise in place of pictures", False, iter([feeds])
     if logical := [name for name, i in inputs.items() if i.dtype.kind == "b"]:
         for index in (1, 2):
             feeds = dict(given[index % len(given)])
@@ -160,7 +167,9 @@ def _kinds(inputs: Mapping[str, Input], model: ir.Model, given: Sequence[Feeds],
 
 
 def _normal(scale: float, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Normal values, of which two are surely far from zero, one on each side."""
     values: Array = scale * rng.standard_normal(shape)
+    values.reshape(-1)[:2] = np.array([3 * scale, -3 * scale])[: values.size]
     return values
 
 

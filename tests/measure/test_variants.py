@@ -62,3 +62,15 @@ def test_integers_and_booleans() -> None:
     assert found["integers of both signs"].feeds["x"].min() == -128
     assert found["large integers"].feeds["x"].min() == -(2**63)
     assert not found["other booleans"].feeds["b"].all()
+
+
+def test_pictures_of_integers_get_noise() -> None:
+    found = made(
+        "g (uint8[1,3,8,8] x) => (float[1,3,8,8] y) { y = Cast <to = 1> (x) }", {"x": np.zeros((1, 3, 8, 8), np.uint8)}
+    )
+    assert found["noise in place of pictures"].feeds["x"].max() > 200
+
+
+def test_few_values_are_large_on_both_sides() -> None:
+    large = made("g (float[2] x) => (float[2] y) { y = Relu (x) }", {"x": np.ones(2, np.float32)})["large values"]
+    assert large.feeds["x"].tolist() == [300, -300]
