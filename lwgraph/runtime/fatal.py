@@ -12,6 +12,7 @@ from lwgraph.errors import LwgraphError, ModelError
 from lwgraph.executor import Feeds
 from lwgraph.runtime.reference import ReferenceExecutor
 
+ENDLESS = 1 << 31  # trips: a Loop that did nothing would take the better part of an hour
 _FARTHEST = 64  # operators back to one whose type is known
 _DEAR = ir.LINEAR | ir.RECURRENT  # what computes with these is not computed twice
 
@@ -29,10 +30,11 @@ class DivisionGuard:
     """
 
     def __init__(self, model: ir.Model) -> None:
-        for node in model.graph:
-            if node.op_type == "Loop" and node.domain == "" and _endless(node):
-                name = node.name or node.outputs[0].name
-                raise ModelError(f"Loop '{name}' never ends: it has no trip count, and its condition stays true")
+        for scope in (model.graph, *model.functions.values()):
+            for node in scope:
+                if node.op_type == "Loop" and node.domain == "" and (trips := _endless(node)):
+                    name = node.name or node.outputs[0].name
+                    raise ModelError(f"Loop '{name}' never ends: it has {trips}, and its condition stays true")
         risky = [node for node in model.graph if node.domain == "" and node.op_type in ("Div", "Mod") and _risky(node)]
         fixed = [node for node in risky if not _inputs(node)]
         self._varying = [node for node in risky if _inputs(node) and not _inputs(node) & {None}]
@@ -68,18 +70,23 @@ class DivisionGuard:
         return [(value.name or "", value) for value in graph.inputs if value.name not in graph.initializers]
 
 
-def _endless(node: ir.Node) -> bool:
-    """Whether a Loop has no trip count and hands on a condition that is true."""
+def _endless(node: ir.Node) -> str:
+    """What a Loop has in place of a trip count that ends it, where it hands on a condition that is true; "" else."""
     trips, condition = (*node.inputs, None, None)[:2]
     start = None if condition is None else ir.constant(condition)
-    if trips is not None or (condition is not None and (start is None or not start.all())):
-        return False
+    most = None if trips is None else ir.constant(trips)
+    if trips is not None and (most is None or most.size != 1 or int(most.reshape(-1)[0]) < ENDLESS):
+        return ""
+    if condition is not None and (start is None or not start.all()):
+        return ""
     (body,) = ir.subgraphs_of(node)
     handed: ir.Value | None = body.outputs[0]
     while handed is not None and (maker := handed.producer()) is not None and maker.op_type == "Identity":
         handed = maker.inputs[0]
     stays = ir.constant(handed)
-    return handed is body.inputs[1] or (stays is not None and bool(stays.all()))
+    if handed is not body.inputs[1] and (stays is None or not stays.all()):
+        return ""
+    return "no trip count" if most is None else f"{int(most.reshape(-1)[0])} trips"
 
 
 def _any(value: ir.Value) -> Any:

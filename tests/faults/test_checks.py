@@ -64,7 +64,7 @@ def test_a_square_that_becomes_its_root(kind: int) -> None:
         output = TensorProto.INT32
     else:
         nodes, output = [helper.make_node("Mul", ["x", "x"], ["y"])], kind
-    with pytest.raises(CheckError, match=r"'wrong' broke its contract .*; tried on 5 generated inputs: 'x' int"):
+    with pytest.raises(CheckError, match=r"'wrong' broke its contract .*; tried on \d+ generated inputs: 'x' int"):
         Pipeline([Wrong("Square")]).run(build(nodes, kind, ["b", 4], output), Context(), [Verify()])
 
 

@@ -99,14 +99,15 @@ def test_a_recipe_that_is_nested_deep(text: str) -> None:
 
 
 class TestEndlessLoops:
-    def loop(self, condition: list[onnx.NodeProto], inputs: list[str], handed: str = "c") -> ir.Model:
+    def loop(self, condition: list[onnx.NodeProto], inputs: list[str], handed: str = "c", trips: int = 3) -> ir.Model:
         body = helper.make_graph(
             [*condition, helper.make_node("Add", ["s", "s"], ["t"])],
             "body",
             [info("i", INT64, []), info("c_in", BOOL, []), info("s", FLOAT, [2])],
             [info(handed, BOOL, []), info("t", FLOAT, [2])],
         )
-        tensors = [helper.make_tensor("n", INT64, [], [3]), helper.make_tensor("no", BOOL, [], [False])]
+        tensors = [helper.make_tensor("n", INT64, [], [trips])]
+        tensors += [helper.make_tensor(name, BOOL, [], [name == "yes"]) for name in ("no", "yes")]
         used = [tensor for tensor in tensors if tensor.name in inputs]
         return ir.load(build([helper.make_node("Loop", inputs, ["y"], body=body, name="forever")], [2], used))
 
@@ -120,6 +121,31 @@ class TestEndlessLoops:
     def test_are_refused(self, condition: list[onnx.NodeProto]) -> None:
         with pytest.raises(ModelError, match="Loop 'forever' never ends"):
             OrtExecutor().prepare(self.loop(condition, ["", "", "x"]))
+
+    @pytest.mark.parametrize("trips", [1 << 31, 1 << 62, (1 << 63) - 1])
+    @pytest.mark.parametrize("inputs", [["n", "", "x"], ["n", "yes", "x"]])
+    def test_so_are_those_of_too_many_trips(self, inputs: list[str], trips: int) -> None:
+        with pytest.raises(ModelError, match=f"Loop 'forever' never ends: it has {trips} trips"):
+            OrtExecutor().prepare(self.loop(self.SAME, inputs, trips=trips))
+
+    def test_in_a_function_too(self) -> None:
+        proto = ir.to_proto(self.loop(self.SAME, ["", "", "x"]))
+        called = helper.make_function("d", "F", ["x"], ["y"], proto.graph.node, [helper.make_opsetid("", 17)])
+        proto.functions.append(called)
+        del proto.graph.node[:]
+        proto.graph.node.append(helper.make_node("F", ["x"], ["y"], domain="d"))
+        proto.opset_import.append(helper.make_opsetid("d", 1))
+        with pytest.raises(ModelError, match="Loop 'forever' never ends"):
+            OrtExecutor().prepare(ir.load(proto))
+
+    def test_a_condition_ends_one_of_many_trips(self) -> None:
+        """As exporters write a loop without a trip count of its own."""
+        stop = [
+            helper.make_node("Constant", [], ["k"], value=helper.make_tensor("", INT64, [], [3])),
+            helper.make_node("Less", ["i", "k"], ["c"]),
+        ]
+        run = OrtExecutor().prepare(self.loop(stop, ["n", "yes", "x"], trips=(1 << 63) - 1))
+        assert run({"x": np.float32([1, 2])})["y"].tolist() == [16, 32]
 
     @pytest.mark.parametrize(("inputs", "factor"), [(["n", "", "x"], 8), (["", "no", "x"], 1)])
     def test_others_run(self, inputs: list[str], factor: int) -> None:
