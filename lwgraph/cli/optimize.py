@@ -18,6 +18,7 @@ from lwgraph.cli.common import (
 )
 from lwgraph.cli.progress import Progressed
 from lwgraph.cli.requests import request_options
+from lwgraph.errors import UsageError
 
 if TYPE_CHECKING:
     from lwgraph.optimizer import Result
@@ -57,7 +58,10 @@ def command(
     from lwgraph.optimizer import Request, optimize_as
 
     source = Path(model)
-    out = Path(output) if output else source.with_name(f"{source.stem}.lw.onnx")
+    for option, value in (("-o", output), ("--report", report)):
+        if value is not None and not value.strip():  # such as a variable of a script that is not set
+            raise UsageError(f"{option} is '{value}'; give a name, or leave it out")
+    out = Path(output) if output is not None else source.with_name(f"{source.stem}.lw.onnx")
     check_destination(out, overwrite)  # before the work, not after
     check_report_folder(report)
     asked["input_shapes"] = parse_shapes(asked["input_shapes"])

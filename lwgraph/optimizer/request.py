@@ -205,10 +205,7 @@ class Request:
         if self.max_drop is not None and not (math.isfinite(self.max_drop) and self.max_drop >= 0):
             raise UsageError(f"--max-drop is {self.max_drop}; allowed: a number of at least 0, in the metric's unit")
         if self.output_kind is not None and self.output_kind not in OUTPUT_KINDS:
-            raise UsageError(
-                f"--output-kind is '{self.output_kind}'{did_you_mean(self.output_kind, OUTPUT_KINDS)}; "
-                f"allowed: {', '.join(OUTPUT_KINDS)}"
-            )
+            raise UsageError(f"--output-kind is '{self.output_kind}'{did_you_mean(self.output_kind, OUTPUT_KINDS)}")
         if self.output_kind is not None and self.own_metric:
             raise UsageError("--output-kind chooses the metric; leave it out with --metric module:function")
         if not 0.5 < self.confidence < 1:

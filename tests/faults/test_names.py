@@ -68,6 +68,11 @@ class TestDestinations:
         ir.save(ir.load(save_model(tmp_path)), path)
         assert len(ir.load(path).graph) == 2
 
+    @pytest.mark.parametrize("option", ["-o", "--report"])
+    @pytest.mark.parametrize("name", ["", " "])
+    def test_a_name_that_is_empty(self, option: str, name: str, tmp_path: Path) -> None:
+        assert f"{option} is '{name}'; give a name, or leave it out" in refused(save_model(tmp_path), option, name)
+
     def test_a_dangling_link(self, tmp_path: Path) -> None:
         (tmp_path / "link.onnx").symlink_to("nowhere.onnx")
         model = save_model(tmp_path)
