@@ -282,9 +282,8 @@ class _Refit:
         found = [(rows.error(w, b), w, b, ridge) for w, b, ridge in dense(moments, site.weight, bias, shifts)]
         error, weight, bias, ridge = min(found, key=lambda each: each[0])
         if rows.rectified and shifts:
-            better = behind_relu(
-                self._rows(unit, self.fit, self.context.bytes_of(FIT_BYTES))[1], moments.gram, weight, bias, ridge
-            )
+            fitted = self._targets(unit, self.fit, self.context.bytes_of(FIT_BYTES))[0]
+            better = behind_relu(fitted, moments.gram, weight, bias, ridge)
             if rows.error(*better) < error:
                 weight, bias = better
         return weight, bias
@@ -335,27 +334,38 @@ class _Refit:
     def _rows(
         self, unit: Unit, feeds: Sequence[int], size: int, wanted: bool = True
     ) -> tuple[Floats, Rows, dict[int, Index]]:
-        """(r, o) what the unit gives now on some samples, with the patches (unless they are not wanted) and the targets
-        there, and at which places of each."""
+        """(r, o) what the unit gives now on some samples, and `_targets` there."""
+        rows, places = self._targets(unit, feeds, size, wanted)
+        now, patches = [], Patches.of(unit.site)
+        for feed, found in self.student.look([unit.output], feeds):
+            out = output_rows(found[unit.output], unit.site)
+            shape = patches.count(self.student.get(unit.input, feed).shape), rows.y.shape[1]
+            if out.shape != shape:
+                raise Skip(f"it has {len(out)} positions of {out.shape[1]} outputs, the original {list(shape)}")
+            now.append(out[places[feed]].astype(np.float64))
+        return np.concatenate(now), rows, places
+
+    def _targets(
+        self, unit: Unit, feeds: Sequence[int], size: int, wanted: bool = True
+    ) -> tuple[Rows, dict[int, Index]]:
+        """The patches that the unit sees on some samples (unless they are not wanted) and what it should give there,
+        and at which places of each; nothing is run for it."""
         site, patches = unit.site, Patches.of(unit.site)
         fit = max(HELD_ROWS + self.rows_per_unknown * site.fan_in, self.least_rows)
         enough = HELD_ROWS if feeds is self.held else fit
         most = min(enough, max(1, size // (4 * site.fan_in * site.group)))
-        now, xs, ys = [], [np.zeros((0, site.group, site.fan_in), np.float32)], []
+        xs, ys = [np.zeros((0, site.group, site.fan_in), np.float32)], []
         places: dict[int, Index] = {}
-        for feed, found in self.student.look([unit.output], feeds):
+        for feed in feeds:
             x, y = self.student.get(unit.input, feed), self._target(unit, feed)
-            out = output_rows(found[unit.output], site)
-            if out.shape != y.shape or patches.count(x.shape) != len(y):
-                raise Skip(f"it has {len(out)} positions of {out.shape[1]} outputs, the original {list(y.shape)}")
-            at = self._at(len(y), math.ceil(most / len(feeds)), feed, feeds is self.held)
-            places[feed] = at
-            now.append(out[at].astype(np.float64))
+            if patches.count(x.shape) != len(y):
+                raise Skip(f"it has {patches.count(x.shape)} positions, the original {len(y)}")
+            places[feed] = at = self._at(len(y), math.ceil(most / len(feeds)), feed, feeds is self.held)
             if wanted:
                 xs.append(patches.rows(x, at))
             ys.append(y[at].astype(np.float64))
         rectified = self.relu and unit.rectified
-        return np.concatenate(now), Rows(np.concatenate(xs), np.concatenate(ys), rectified), places
+        return Rows(np.concatenate(xs), np.concatenate(ys), rectified), places
 
     def _rows_of_a_feed(self, fan_in: int) -> int:
         return math.ceil(rows_for(fan_in, self.rows_per_unknown, self.least_rows) / len(self.fit))

@@ -17,6 +17,7 @@ from lwgraph.plan.refit.units import find_units
 from lwgraph.rewrite import Context, Pass
 from lwgraph.rewrite.provenance import FROM_KEY
 from tests.plan.refit.residual import FORMS, ORT, distance, inputs, network
+from tests.plan.refit.test_walk import Counting
 
 
 def context(model: ir.Model, count: int = 48, **more: Any) -> Context:
@@ -87,6 +88,22 @@ def test_behind_a_relu_only_what_it_lets_through_counts() -> None:
     assert [unit.rectified for unit in find_units(original, model)[0]] == [True, False, False]
     report = refit(original, model, c, relu=True)
     assert report.after < report.before
+
+
+def test_what_a_layer_is_fitted_to_behind_a_relu_is_not_run_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The walk holds it: patches of what it stands before, and targets that it kept."""
+    fits = []
+    monkeypatch.setattr(module, "behind_relu", lambda *given: fits.append(1) or given[2:4])
+
+    def runs(relu: bool) -> int:
+        original, executor = network(1), Counting()
+        model = ir.clone(original)
+        c = Context(executor=executor, data=inputs(24), teacher=model)
+        Pass.parse("low-rank{rank=5,split=vertical}").run(model, context(original, 24))
+        refit(original, model, c, scope="all", relu=relu)
+        return sum(executor.runs.values())
+
+    assert runs(relu=True) == runs(relu=False) > 0 and fits
 
 
 def held(count: int) -> list[int]:
