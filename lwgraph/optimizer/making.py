@@ -139,7 +139,7 @@ class Making:
             told.warn(words)
         for refusal in beside.get("skipped", []):
             told.skip(*refusal)
-        return Made(candidate, model, beside.get("details", {}))
+        return Made(replace(candidate, bytes=ir.size(model)), model, beside.get("details", {}))
 
     def _made(self, candidate: Candidate, plan: Plan, context: Context, make: Callable[[Context], ir.Model]) -> Made:
         told, candidate = self.context, replace(candidate, plan=plan)
@@ -154,7 +154,7 @@ class Making:
         )
         if self.models.warning:
             told.warn(self.models.warning)
-        return Made(candidate, model, details)
+        return Made(replace(candidate, bytes=ir.size(model)), model, details)
 
 
 __all__ = ["Making", "Trunk"]
