@@ -35,6 +35,7 @@ _ACCUMULATE = (
     "ReduceLogSumExp",
     "ReduceProd",
     "ReduceSumSquare",
+    "Softplus",  # which runtimes expand into Exp and Log
 )
 
 

@@ -60,6 +60,29 @@ class Built:
     even: bool = False
 
 
+_CARRIED = ir.RESHAPES | {"Transpose", "Slice", "MaxPool", "Identity", "Dropout"}
+
+
+def captured(graph: ir.Graph) -> dict[str, str]:
+    """Nodes whose output reaches the body of an If, Loop or Scan through others that only move it, and why they stay.
+
+    ONNX Runtime carries the integers over those into the body, and dies of it. O(nodes).
+    """
+    found = {}
+    for node in graph:
+        if node.op_type in _CARRIED:
+            continue
+        waiting = [(value, False) for value in node.outputs]
+        while waiting:
+            value, moved = waiting.pop()
+            for user in value.consumers():
+                if user.graph is not graph and moved:
+                    found[node.name or ""] = f"a body reads '{value.name}', to which only moves lead"
+                elif user.graph is graph and user.op_type in _CARRIED and user.inputs[0] is value:
+                    waiting += [(output, True) for output in user.outputs]
+    return found
+
+
 class Quantizer:
     """Builds quantized variants of one model.
 
@@ -90,7 +113,7 @@ class Quantizer:
         self.target, self.recipe, self.chosen = target, recipe, dict(chosen)
         self.observed: dict[str, Observed] = {}
         self.opset = self.model.graph.opset_imports.get("", 1)
-        self._unfit = unfit_constants(self.model.graph)
+        self._unfit = {**unfit_constants(self.model.graph), **captured(self.model.graph)}
         placement = place(self.model.graph, target, self.opset, self._refused(self.model.graph, only or {}))
         axes = {
             v.name or "": channel_axis(node)
