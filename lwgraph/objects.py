@@ -24,7 +24,7 @@ def load_object(text: str, what: str) -> Any:
     """The Python object that `text` names; the current folder is importable, as with `python -m`.
 
     Args:
-        text: `package.module:attribute` or `path/file.py:attribute`; the attribute may be dotted.
+        text: `package.module:attribute` or `path/file.py:attribute`; the attribute may be dotted. A file is run once.
         what: what it is for, to start the error message ("--metric").
 
     Raises:
@@ -50,10 +50,19 @@ def _import(name: str, text: str, what: str) -> ModuleType:
             path = Path(name).resolve()
             if not path.is_file():
                 raise UsageError(f"{what} '{text}': file '{name}' does not exist")
-            spec = importlib.util.spec_from_file_location(path.stem, path)
+            known = sys.modules.get(name)
+            if known is not None and known.__file__ == str(path):
+                return known
+            # Classes of the file are told by this name, which finds them again, and look up their annotations by it.
+            spec = importlib.util.spec_from_file_location(name, path)
             assert spec is not None and spec.loader is not None
             module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
+            sys.modules[name] = module
+            try:
+                spec.loader.exec_module(module)
+            except BaseException:
+                del sys.modules[name]
+                raise
             return module
         if "" not in sys.path and str(Path.cwd()) not in sys.path:
             sys.path.insert(0, str(Path.cwd()))

@@ -16,6 +16,7 @@ from lwgraph.layers.emit import Emitter
 from lwgraph.layers.moments import Moments
 from lwgraph.layers.probe import Probe
 from lwgraph.layers.site import Site
+from lwgraph.objects import load_object
 from lwgraph.rewrite import Pass, options
 
 
@@ -164,8 +165,13 @@ class Form(ABC):
 
 
 def find_form(name: str) -> type[Form]:
-    """The form registered as `name`; UsageError with a near miss when there is none."""
-    return registry.load("forms", name, Form)
+    """The form registered as `name`, or `module:Class` or `file.py:Class`; UsageError with a near miss."""
+    if ":" not in name:
+        return registry.load("forms", name, Form)
+    found = load_object(name, "form")
+    if not (isinstance(found, type) and issubclass(found, Form)):
+        raise UsageError(f"'{name}' is not a form; allowed: a class derived from lwgraph.layers.Form")
+    return found
 
 
 def searched_forms(warn: Callable[[str], None]) -> list[str]:
@@ -180,8 +186,9 @@ def searched_forms(warn: Callable[[str], None]) -> list[str]:
 
 
 def parse_form(text: str) -> Form:
-    """Any registered form from its spelling; UsageError with a near miss when name or option is wrong."""
-    return find_form(options.parse_spelling(text)[0]).parse(text)
+    """Any form from its spelling, see `find_form`; UsageError with a near miss when name or option is wrong."""
+    name, values = options.parse_spelling(text)
+    return options.build(find_form(name), values)
 
 
 def cheaper(forms: Iterable[Form], site: Site) -> list[Form]:

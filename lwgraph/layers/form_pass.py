@@ -65,6 +65,7 @@ def as_pass(form_class: type[Form]) -> type[Pass]:
             "form_class": form_class,
             "__doc__": form_class.__doc__,
             "__module__": form_class.__module__,
+            "__qualname__": form_class.__qualname__,  # so that `module:MyForm` is its spelling
         },
     )
     assert issubclass(made, Pass)

@@ -227,10 +227,18 @@ class Pass(ABC):
 
 
 def find_class(name: str) -> type[Pass]:
-    """The pass class of a registered name (a form's, too) or of `module:Class`; UsageError with a near miss."""
-    found = load_object(name, "pass") if ":" in name else registry.pass_class(name)
+    """The pass class of a registered name (a form's, too) or of `module:Class`; UsageError with a near miss.
+
+    The module may also be a file, as in `file.py:Class`. A form that is named so stands for its pass over all layers, as
+    a registered one does.
+    """
+    found = load_object(name, "pass or form") if ":" in name else registry.pass_class(name)
+    if isinstance(found, type) and not issubclass(found, Pass) and hasattr(found, "as_pass"):
+        found = found.as_pass()
     if not (isinstance(found, type) and issubclass(found, Pass)):
-        raise UsageError(f"'{name}' is not a pass; allowed: a class derived from lwgraph.rewrite.Pass")
+        raise UsageError(
+            f"'{name}' is not a pass; allowed: a class derived from lwgraph.rewrite.Pass or lwgraph.layers.Form"
+        )
     return found
 
 

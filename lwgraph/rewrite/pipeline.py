@@ -44,8 +44,14 @@ class Pipeline:
 
     @classmethod
     def from_recipe(cls, text: str) -> Pipeline:
-        """Read a recipe: TOML with one `[[passes]]` table for each pass, its name and its options."""
-        return cls(recipe.read(text))
+        """Read a recipe: TOML with one `[[passes]]` table for each pass, its name and its options; see docs/recipes.md.
+
+        A name may also be that of a registered pipeline, as in `parse`.
+
+        Raises:
+            UsageError: not TOML, an unknown section, pass, option or value.
+        """
+        return cls(recipe.read(text, lambda name: _expand(name, ()) if _is_pipeline(name) else None))
 
     def to_recipe(self) -> str:
         """The recipe of these passes, with the versions of lwgraph and of what it builds on."""
@@ -229,8 +235,12 @@ def _run(p: Pass, model: ir.Model, context: Context) -> int:
             gc.enable()
 
 
+def _is_pipeline(name: str) -> bool:
+    return name in registry.names("pipelines") and name not in registry.names("passes")
+
+
 def _expand(item: str, within: tuple[str, ...]) -> list[Pass]:
-    if item in registry.names("passes") or item not in registry.names("pipelines"):
+    if not _is_pipeline(item):
         return [Pass.parse(item)]
     if item in within:
         raise UsageError(f"pipeline '{item}' contains itself ({' -> '.join([*within, item])})")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -28,8 +28,12 @@ def write(passes: Iterable[Pass]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def read(text: str) -> list[Pass]:
+def read(text: str, expand: Callable[[str], Sequence[Pass] | None] = lambda name: None) -> list[Pass]:
     """The passes of a recipe; the versions in it are for the reader and are not compared.
+
+    Args:
+        text: TOML.
+        expand: the passes that a name stands for; None where it names a single one.
 
     Raises:
         UsageError: not TOML, an unknown section, pass, option or value.
@@ -41,7 +45,7 @@ def read(text: str) -> list[Pass]:
     entries = table.get("passes", [])
     if not isinstance(entries, list) or not all(isinstance(e, dict) and type(e.get("name")) is str for e in entries):
         raise UsageError("recipe: 'passes' must be [[passes]] tables, each with a name")
-    return [_read_entry(entry) for entry in entries]
+    return [p for entry in entries for p in _read_entry(entry, expand)]
 
 
 def record(model: ir.Model, passes: Iterable[Pass]) -> None:
@@ -55,9 +59,18 @@ def record(model: ir.Model, passes: Iterable[Pass]) -> None:
     model.metadata_props[KEY] = write([*earlier, *passes])
 
 
-def _read_entry(entry: dict[str, Any]) -> Pass:
+def _read_entry(entry: dict[str, Any], expand: Callable[[str], Sequence[Pass] | None]) -> Sequence[Pass]:
     values = {key.replace("-", "_"): value for key, value in entry.items() if key != "name"}
-    return build(find_class(entry["name"]), values)
+    several = expand(entry["name"])
+    if several is None:
+        return [build(find_class(entry["name"]), values)]
+    if values:
+        names = ", ".join(p.name for p in several)
+        raise UsageError(
+            f"recipe: '{entry['name']}' stands for several passes and has no option '{next(iter(values))}'; "
+            f"name the pass that has it: {names}"
+        )
+    return several
 
 
 @functools.cache
