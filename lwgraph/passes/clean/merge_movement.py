@@ -171,7 +171,10 @@ def _pieces(split: list[Any], whole: list[Any]) -> list[list[int]] | None:
 
 
 def _target(before: list[Any], sizes: list[Any]) -> list[int] | None:
-    """The target of a Reshape from `before` to `sizes`: 0 where a size stays in its place, else a number."""
+    """The target of a Reshape from `before` to `sizes`: 0 where a size stays in its place, else a number, once -1.
+
+    A -1 stands beside numbers only: beside a size that may be zero it could not be divided out.
+    """
     target: list[int] = []
     for axis, size in enumerate(sizes):
         if axis < len(before) and _same(before[axis], size):
@@ -179,7 +182,12 @@ def _target(before: list[Any], sizes: list[Any]) -> list[int] | None:
         elif isinstance(size, int) and size > 0:
             target.append(size)
         else:
-            return None
+            target.append(-1)
+    if -1 not in target:
+        return target
+    rest = [size for size, asked in zip(sizes, target, strict=True) if asked != -1]
+    if len(rest) < len(sizes) - 1 or not all(isinstance(size, int) and size > 0 for size in rest):
+        return None
     return target
 
 

@@ -14,7 +14,7 @@ from lwgraph.views.coupling import couple_channels
 from lwgraph.views.coupling.components import components
 from lwgraph.views.coupling.rules import load
 from lwgraph.views.coupling.rules.elementwise import OTHERS, PRODUCTS, SUMS, ZERO_TO_OTHER, ZERO_TO_ZERO
-from lwgraph.views.coupling.rules.reshape import segments
+from lwgraph.views.coupling.rules.reshape import completed, segments
 
 
 def coupling(body: str, constants: str = "", opset: int = 18, inputs: str = "float[N,3,8,8] x", output: str = "y"):
@@ -225,6 +225,20 @@ def test_shared_constants():
 )
 def test_segments_of_a_reshape(before, after, expected):
     assert [(s.factors, s.inputs, s.outputs) for s in segments(before, after)] == expected
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    [
+        (("b", 49, 2, 8), ("b", 49, None), ("b", 49, 16)),
+        (("b", 4, 5, "t"), ("b", "unk", "t"), ("b", 20, "t")),
+        (("b", 4, "t"), ("b", None), ("b", None)),
+        (("b", 4), ("c", None), ("c", None)),
+        ((None, 4), (None, "m"), (None, "m")),
+    ],
+)
+def test_a_size_that_is_not_known_is_what_is_left(before, after, found):
+    assert completed(before, after) == found
 
 
 @given(st.integers(1, 40), st.lists(st.tuples(st.integers(0, 39), st.integers(0, 39)), max_size=60))

@@ -126,6 +126,7 @@ def reshape(node: ir.Node, builder: Coupler) -> None:
     if before is None or after is None:
         builder.freeze_inputs(node, f"the shapes at node '{node.name}' ({node.op_type}) are not known")
         return
+    after = builder.shapes[output] = completed(before, after)
     if node.op_type == "Reshape" and not expressible(before, after) and _computed_from_channels(node, builder, after):
         builder.freeze_inputs(node, f"node '{node.name}' (Reshape) to {_text(after)} cannot be given in numbers")
         return
@@ -140,6 +141,22 @@ def reshape(node: ir.Node, builder: Coupler) -> None:
                 f"node '{node.name}' ({node.op_type}) from {_text(before)} to {_text(after)} does "
                 "not split or merge whole axes",
             )
+
+
+def completed(before: ir.Dims, after: ir.Dims) -> ir.Dims:
+    """`after` with a size that is not known, where it is all that known sizes of `before` can become."""
+    front = back = 0
+    shortest = min(len(before), len(after))
+    while front < shortest and before[front] is not None and before[front] == after[front]:
+        front += 1
+    while back < shortest - front and before[-1 - back] is not None and before[-1 - back] == after[-1 - back]:
+        back += 1
+    rest = before[front : len(before) - back]
+    if len(after) - front - back != 1 or isinstance(after[front], int) or not rest:
+        return after
+    if not all(isinstance(size, int) for size in rest):
+        return after
+    return (*after[:front], math.prod(int(size or 0) for size in rest), *after[front + 1 :])
 
 
 def _computed_from_channels(node: ir.Node, builder: Coupler, after: ir.Dims) -> bool:
