@@ -84,8 +84,7 @@ class PruneBlocks(Pass):
                     f"option 'blocks' is '{self.blocks}', which matches no residual block; "
                     f"the model has: {', '.join(found) or 'none'}"
                 )
-            for name in gone:
-                self._remove(model, original, name, context)
+            gone = self._remove_all(model, original, gone, context)
         else:
             gone = self._search(model, original, list(found), context)
         if gone:
@@ -123,9 +122,7 @@ class PruneBlocks(Pass):
                 raise UsageError(f"the model has no residual block '{name}'{did_you_mean(name, known)}")
             if size not in (0, 1):
                 raise UsageError(f"block '{name}' cannot keep {size}; allowed: 0 (remove) or 1 (keep)")
-        gone = [name for name, size in kept.items() if not size]
-        for name in gone:
-            self._remove(model, original, name, context)
+        gone = self._remove_all(model, original, [name for name, size in kept.items() if not size], context)
         if gone and not (context.data and context.executor):
             context.warn(f"{self.name}: no calibration data; nothing compensates for the blocks that were removed")
         elif gone and refit:
@@ -205,7 +202,25 @@ class PruneBlocks(Pass):
             ir.replace_contents(model, now.model)
             left.remove(best)
             gone.append(best)
+            left = self._left(model, left, context)
         return gone
+
+    def _remove_all(self, model: ir.Model, original: ir.Model, names: Sequence[str], context: Context) -> list[str]:
+        """Remove blocks in place, one after another; the names of those that were there when their turn came."""
+        gone = []
+        for name in names:
+            if self._left(model, [name], context):
+                self._remove(model, original, name, context)
+                gone.append(name)
+        return gone
+
+    def _left(self, model: ir.Model, names: Sequence[str], context: Context) -> list[str]:
+        """Those of the blocks that are still there: others may have been part of a branch that was removed."""
+        there = {block.name for block in find_residuals(model)[0]}
+        for name in names:
+            if name not in there:
+                context.skip(self.name, name, "it went, or ceased to be a block, with another that was removed")
+        return [name for name in names if name in there]
 
     def _try(
         self, model: ir.Model, original: ir.Model, names: Sequence[str], context: Context

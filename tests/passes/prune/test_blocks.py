@@ -163,6 +163,29 @@ def test_stated_blocks():
             PruneBlocks().apply(ir.clone(model), kept, alone)
 
 
+def nested() -> onnx.ModelProto:
+    """A residual block whose branch has another one."""
+    net = Net()
+    x = net.conv(net.input("N", 3, 8, 8), 3, 16, 3, act="Relu")
+    a = net.conv(x, 16, 16, 3, act="Relu")
+    b = net.conv(net.conv(a, 16, 16, 3, act="Relu"), 16, 16, 3)
+    inner = net.op("Relu", net.op("Add", a, b))
+    x = net.op("Relu", net.op("Add", x, net.conv(inner, 16, 16, 3)))
+    return net.model(net.head(x, 16))
+
+
+def test_a_block_within_a_block_goes_with_it():
+    model = ir.load(nested())
+    inner, outer = [block.name for block in find_residuals(model)[0]]
+    for how in (PruneBlocks(blocks="*"), PruneBlocks(ratio=0.99, most_error=1e9)):
+        copy, ctx = ir.clone(model), context(model, 2)
+        assert how.run(copy, ctx) in (1, 2) and find_residuals(copy)[0] == []
+        verify(copy)
+    ctx, copy = context(model, 2), ir.clone(model)
+    assert PruneBlocks().apply(copy, {outer: 0, inner: 0}, ctx) == 1
+    assert [each.place for each in ctx.skipped if "with another" in each.reason] == [inner]
+
+
 def test_a_model_without_sums_says_so():
     model = ir.load(PATTERNS["plain"]())
     ctx = context(model)
