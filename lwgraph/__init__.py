@@ -15,6 +15,7 @@ from lwgraph.faces import lazy
 
 if TYPE_CHECKING:
     from lwgraph.errors import CheckError, DataError, LwgraphError, ModelError, UsageError
+    from lwgraph.family import load_family, write_family
     from lwgraph.ir import load, save
     from lwgraph.optimizer import Result, optimize
     from lwgraph.plan.plan import Plan
@@ -40,8 +41,10 @@ _HOME = {
     "UsageError": "errors",
     "__version__": "version",
     "load": "ir",
+    "load_family": "family",
     "optimize": "optimizer",
     "save": "ir",
+    "write_family": "family",
 }
 
 
@@ -65,6 +68,8 @@ __all__ = [
     "UsageError",
     "__version__",
     "load",
+    "load_family",
     "optimize",
     "save",
+    "write_family",
 ]

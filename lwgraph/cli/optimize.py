@@ -18,7 +18,7 @@ from lwgraph.cli.common import (
 )
 from lwgraph.cli.progress import Progressed
 from lwgraph.cli.requests import request_options
-from lwgraph.errors import UsageError
+from lwgraph.errors import LwgraphError, UsageError
 
 if TYPE_CHECKING:
     from lwgraph.optimizer import Result
@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", metavar="OUT", help="Where the result goes.  [default: MODEL.lw.onnx beside the input]")
 @request_options()
 @click.option("--report", metavar="DIR", help="Write report.html, report.json and plan.json into this folder.")
+@click.option(
+    "--family",
+    metavar="N|LATENCIES",
+    help="Also write several models along the front into the folder OUT.family: so many, or the best within each of "
+    "some latencies (2ms,5ms). Common weights are stored once.",
+)
 @output_options
 @click.option("--overwrite", is_flag=True, help="Allow replacing OUT, even the input itself.")
 @click.option("--explain", is_flag=True, help="Show each pass, each layer's choice, and each refusal with its reason.")
@@ -37,6 +43,7 @@ def command(
     model: str,
     output: str | None,
     report: str | None,
+    family: str | None,
     as_json: bool,
     overwrite: bool,
     explain: bool,
@@ -55,6 +62,7 @@ def command(
     could not be kept; the nearest result is then written. Exit code 3 when the samples are too few to tell whether
     --max-drop holds.
     """
+    from lwgraph.family import parse_members, write_family
     from lwgraph.optimizer import Request, optimize_as
 
     source = Path(model)
@@ -64,22 +72,40 @@ def command(
     out = Path(output) if output is not None else source.with_name(f"{source.stem}.lw.onnx")
     check_destination(out, overwrite)  # before the work, not after
     check_report_folder(report)
+    together, members = out.with_name(f"{out.stem}.family"), None if family is None else parse_members(family)
+    if members is not None and together.exists():
+        raise UsageError(f"'{together}' exists; --family writes a new folder of this name")
     asked["input_shapes"] = parse_shapes(asked["input_shapes"])
     with Progressed() as progress:
         result = optimize_as(source, Request(**asked), progress)
         result.save(out, overwrite=overwrite)
     page = result.write_report(report) if report else None
+    written, failed = None, ""
+    if members is not None:
+        try:
+            written = write_family(source, together, members, threads=int(asked["threads"]))
+        except LwgraphError as error:  # the result is there all the same
+            failed = f"no family was written: {error}"
     mark = " (unproven)" * result.report.unproven
     if as_json:
-        print_json(result_document(result, out))
+        folder = {} if members is None else {"family": None if written is None else str(together)}
+        print_json({**result_document(result, out), **folder})
     else:
         from lwgraph.cli.show import show_report
 
         show_report(console(), result.report, explain, explain_time)
         console().print(f"\nwritten{mark}: {out}" + (f"\nreport{mark}:  {page}" if page else ""), markup=False)
+        for member in written.members if written is not None else ():
+            console().print(
+                f"family:  {together / member.file}, {member.milliseconds:.3g} ms, estimated loss {member.drop:.4g}, "
+                f"{member.verdict}",
+                markup=False,
+            )
     if not result.kept:
         side_console().print(f"lwgraph{mark}: {result.report.outcome}", markup=False)
-    status: int = result.status
+    if failed:
+        side_console().print(f"lwgraph{mark}: {failed}", markup=False)
+    status: int = result.status or int(bool(failed))
     return status
 
 

@@ -9,7 +9,7 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -271,6 +271,42 @@ def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False,
     return written
 
 
+def save_together(models: Mapping[Path, Model], data: Path) -> int:
+    """Write several models whose tensors of 1 KiB or more lie in one file; equal ones are stored once.
+
+    Args:
+        models: by the path to write each to; in the folder of `data`. No file is replaced.
+        data: the file of the tensors.
+
+    Returns:
+        the bytes that were written.
+
+    Raises:
+        ModelError: as `save`.
+    """
+    targets = {_target(path, False): model for path, model in models.items()}
+    files: dict[Path, Path] = {}
+    try:
+        references: dict[int, TensorProtocol] = {}
+        with _beside(_target(data, False), files) as file:
+            stored: dict[str, int] = {}
+            for model in targets.values():
+                outside = [t for t in tensors.tensors(model) if t.dtype != DataType.STRING and t.nbytes >= SMALL]
+                references |= _write_data(outside, file, data.name, stored)
+        for path, model in targets.items():
+            proto = _structure(model, lambda tensor: references.get(id(tensor)) or _inside(tensor))
+            with _beside(path, files) as file:
+                file.write(proto.SerializeToString(deterministic=True))
+        written = sum(temporary.stat().st_size for temporary in files)
+        _commit(files)
+    except OSError as error:
+        raise ModelError(f"'{data.parent}' cannot be written to: {error.strerror}") from error
+    finally:
+        for temporary in files:
+            temporary.unlink(missing_ok=True)
+    return written
+
+
 def copy_file(source: Path, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Write the bytes of `source` to `path`, whole or not at all. Raises as `save`; does nothing onto itself."""
     path = _target(path, overwrite)
@@ -379,14 +415,27 @@ def _commit(files: dict[Path, Path]) -> None:
             old.unlink(missing_ok=True)
 
 
-def _write_data(outside: list[TensorProtocol], file: BinaryIO, location: str) -> dict[int, TensorProtocol]:
-    """Write tensors one after the other, aligned for mapping; the external tensors that refer to them, by id."""
+def _write_data(
+    outside: list[TensorProtocol], file: BinaryIO, location: str, stored: dict[str, int] | None = None
+) -> dict[int, TensorProtocol]:
+    """Write tensors one after the other, aligned for mapping; the external tensors that refer to them, by id.
+
+    Args:
+        stored: where the bytes of a digest lie in the file; those that are there are not written again. None: tensors
+            are not compared.
+    """
     references: dict[int, TensorProtocol] = {}
     for tensor in outside:
-        alignment = 4096 if tensor.nbytes >= 1 << 20 else 64
-        file.write(b"\0" * (-file.tell() % alignment))
-        offset = file.tell()
-        tensors.write(tensor, file)
+        digest = "" if stored is None else hashlib.sha256(tensor.tobytes()).hexdigest()
+        if stored is not None and digest in stored:
+            offset = stored[digest]
+        else:
+            alignment = 4096 if tensor.nbytes >= 1 << 20 else 64
+            file.write(b"\0" * (-file.tell() % alignment))
+            offset = file.tell()
+            tensors.write(tensor, file)
+            if stored is not None:
+                stored[digest] = offset
         references[id(tensor)] = onnx_ir.ExternalTensor(
             location,
             offset,

@@ -195,6 +195,14 @@ def keep_front(source: ir.Model, rows: Sequence[FrontRow], made: Sequence[Made],
     return memory.warning
 
 
+def numbers(source: ir.Model) -> range:
+    """The plans that `pick` gives of this model; UsageError where there are none."""
+    count = _memory(source).get("count")
+    if not count:
+        raise UsageError("no front of this model is in the cache; run lwgraph optimize with --data first")
+    return range(1, int(count) + 1)
+
+
 def pick(
     source: ir.Model, number: int, executor: Executor, reference: Executor, feeds: Sequence[Feeds]
 ) -> tuple[FrontRow, ir.Model]:
@@ -211,13 +219,10 @@ def pick(
         UsageError: there is no such front or plan, or its model is no longer in the cache.
         CheckError: the model does not hold what is checked.
     """
-    memory = _memory(source)
-    count = memory.get("count")
-    if not count:
-        raise UsageError("no front of this model is in the cache; run lwgraph optimize with --data first")
+    memory, known = _memory(source), numbers(source)
     row = memory.get(str(number))
-    if row is None or not 1 <= number <= count:
-        raise UsageError(f"there is no plan {number}; allowed: 1 to {count}, as lwgraph optimize listed them")
+    if row is None or number not in known:
+        raise UsageError(f"there is no plan {number}; allowed: 1 to {len(known)}, as lwgraph optimize listed them")
     plan = Plan.from_json(row["plan"])
     path = Path(row["models"], f"{hashlib.sha256(plan.says().encode()).hexdigest()[:32]}.onnx")
     if not path.is_file():
@@ -235,4 +240,14 @@ def _memory(source: ir.Model) -> Rows:
     return Rows(cache_folder() / FOLDER / f"{ir.fingerprint(source)}.json", "the front is")
 
 
-__all__ = ["MOST", "FrontRow", "alternatives", "front_rows", "keep_front", "pick", "with_speeds", "with_verdicts"]
+__all__ = [
+    "MOST",
+    "FrontRow",
+    "alternatives",
+    "front_rows",
+    "keep_front",
+    "numbers",
+    "pick",
+    "with_speeds",
+    "with_verdicts",
+]
