@@ -138,7 +138,7 @@ def test_what_stays_in_float_is_told() -> None:
     made, context, count = ran(model, nodes_to_exclude=("last",))
     assert count == 1
     assert {s.place: s.reason for s in context.skipped} == {
-        "double": "it computes in float64; only float32 is quantized",
+        "double": "it computes in float64; only float32 and float16 are quantized",
         "last": "excluded by nodes_to_exclude",
     }
     assert {n.op_type for n in made.graph} >= {"MatMul", "MatMulInteger"}
@@ -216,3 +216,16 @@ def test_a_layer_keeps_its_name() -> None:
     made, _, _ = ran(projections().model("sum_out"))
     assert sorted(layer.stands_for for layer in layers(made)) == ["k", "q", "scores", "v", "values"]
     assert {layer.precision for layer in layers(made)} == {"int8"}
+
+
+def test_a_model_in_half_precision_computes_its_products_in_integers() -> None:
+    model = projections().model("sum_out")
+    half = ir.clone(model)
+    assert Pass.parse("half{activations=true}").run(half, Context())
+    made, context, count = ran(half)
+    assert count == 5 and not context.skipped
+    assert off(half, made, feed()) < 1e-3
+    reference = registry.executor("reference").prepare(made)(feed())
+    np.testing.assert_allclose(*(next(iter(r.values())) for r in (reference, ORT.prepare(made)(feed()))), atol=0.05)
+    timed = ran(half, keep="auto")[1]
+    assert not any("does not run" in skip.reason for skip in timed.skipped)

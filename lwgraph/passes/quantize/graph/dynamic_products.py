@@ -22,6 +22,7 @@ from lwgraph.passes.quantize.grids.weight_grid import weight_grid
 
 MINIMUM_OPSET = 11  # DynamicQuantizeLinear
 PRODUCTS = ("MatMul", "Gemm")
+_HALF = ir.DataType.FLOAT16
 
 
 def dynamic_sites(model: ir.Model, refused: Mapping[str, str]) -> tuple[list[Site], dict[str, str]]:
@@ -45,8 +46,8 @@ def dynamic_sites(model: ir.Model, refused: Mapping[str, str]) -> tuple[list[Sit
 def _objection(site: Site) -> str:
     if site.graph is not ir.root(site.graph) or isinstance(site.graph, ir.Function):
         return "the layer is in a subgraph or a function"
-    if site.dtype != np.float32 or site.input.dtype not in (None, ir.DataType.FLOAT):
-        return f"it computes in {site.dtype}; only float32 is quantized"
+    if site.dtype not in (np.float32, np.float16) or site.input.dtype not in (None, ir.DataType.FLOAT, _HALF):
+        return f"it computes in {site.dtype}; only float32 and float16 are quantized"
     return ""
 
 
@@ -69,7 +70,7 @@ def quantize_products(graph: ir.Graph, sites: Sequence[Site], opset: int, *, red
         assert weight is not None
         cell = Cell(graph, node.name or str(site.output.name), opset)
         if site.input not in inputs:
-            inputs[site.input] = _quantized(cell, site.input)
+            inputs[site.input] = _quantized(cell, site.input, half=site.dtype == np.float16)
         turned = bool(site.kind == "gemm" and ir.attribute(node, "transB", 0))
         key = weight, turned, float(ir.attribute(node, "alpha", 1.0)) if site.kind == "gemm" else 1.0
         if key not in weights:
@@ -78,7 +79,9 @@ def quantize_products(graph: ir.Graph, sites: Sequence[Site], opset: int, *, red
         _replace(site, cell, inputs[site.input], weights[key])
 
 
-def _quantized(cell: Cell, value: ir.Value) -> tuple[ir.Value, ...]:
+def _quantized(cell: Cell, value: ir.Value, *, half: bool) -> tuple[ir.Value, ...]:
+    if half:  # the operator takes no other floats
+        value = cell.one("Cast", [value], to=int(ir.DataType.FLOAT))
     x, scale, zero = cell.add("DynamicQuantizeLinear", [value], outputs=3)
     x.dtype, scale.dtype, zero.dtype = ir.DataType.UINT8, ir.DataType.FLOAT, ir.DataType.UINT8
     x.shape, scale.shape, zero.shape = value.shape, ir.Shape([]), ir.Shape([])
@@ -103,6 +106,8 @@ def _replace(site: Site, cell: Cell, source: Sequence[ir.Value], stored: tuple[i
     result = cell.one("Mul", [real, cell.one("Mul", [scale, weight_scale])])
     if site.kind == "gemm" and site.bias is not None:
         result = cell.one("Add", [result, cell.constant(site.bias.astype(np.float32), "bias")])
+    if site.dtype == np.float16:
+        result = cell.one("Cast", [result], _HALF, to=int(_HALF))
     result.shape = output.shape
     old_weight, name, called = node.inputs[1], output.name, node.name
     cell.graph.insert_before(node, cell.nodes)

@@ -50,7 +50,7 @@ def _objection(site: Site, rows: int, executor: Executor, opset: int, reduced: b
     floats = small_model(site, original(site), [rows, site.inputs], opset)
     integers = ir.clone(floats)
     quantize_products(integers.graph, find_sites(integers), opset, reduced=reduced, per_channel=per_channel)
-    feed = {"x": np.random.default_rng(0).standard_normal((rows, site.inputs)).astype(np.float32)}
+    feed = {"x": np.random.default_rng(0).standard_normal((rows, site.inputs)).astype(site.dtype)}
     try:
         taken = race({"float": executor.prepare(floats), "integers": executor.prepare(integers)}, feed)
     except LwgraphError as error:
