@@ -17,14 +17,15 @@ from lwgraph.optimizer.request import Request
 from lwgraph.optimizer.result import Result
 from lwgraph.optimizer.setting import Setting
 from lwgraph.optimizer.target import expanded
-from lwgraph.optimizer.timing import PATIENCE, facts_of
+from lwgraph.optimizer.timing import PATIENCE, facts_of, time_models
 from lwgraph.plan.plan import Plan
-from lwgraph.report import ScoreRecord
+from lwgraph.report import ScoreRecord, Stage
 
 One = Callable[[Request, Progress], tuple[Setting, Result]]
-INPUT = "input"
+INPUT, RESULT = "input", "result"
 MODEL = "MODEL"  # stands for the file in the code that runs it
 ROW_SECONDS = 1.0  # of timing for each row
+ANSWER_SECONDS = 3.0  # of timing the answer against the input on its target
 LAST_SHARE = 0.15  # of the budget, for judging and timing what was found on all targets
 
 
@@ -130,7 +131,10 @@ def _weighed(
             with setting.failures.guard(f"'{made}' on {target}"):
                 run = setting.executor.prepare(model)
                 run(setting.inputs.probe[0])
-                record, own = _judged(setting, done[target][1], model), made == INPUT or model is done[target][1].model
+                record, own = (
+                    _judged(setting, done[target][1], model, made == INPUT),
+                    made == INPUT or model is done[target][1].model,
+                )
                 entries[target, made] = _Entry(setting, model, run, record, own)
     first = next(iter(entries))
     feeds = entries[first].setting.inputs.probe
@@ -159,14 +163,14 @@ def _models(done: Mapping[str, tuple[Setting, Result]]) -> dict[str, ir.Model]:
     return found
 
 
-def _judged(setting: Setting, result: Result, model: ir.Model) -> ScoreRecord | None:
+def _judged(setting: Setting, result: Result, model: ir.Model, untouched: bool) -> ScoreRecord | None:
     """What the samples for judging say of a model on a target; None where there are none."""
     judge, last = setting.judge, setting.last
     if model is result.model and result.report.score is not None:
         return result.report.score
     if judge is None or last is None:
         return None
-    score, verdict = last.verdict(model, model is setting.original and faithful(setting.executor))
+    score, verdict = last.verdict(model, untouched and faithful(setting.executor))
     return judge.record(last.base, score, verdict)
 
 
@@ -195,6 +199,25 @@ def _row(key: tuple[str, str], entry: _Entry, times: Latencies, chosen: bool) ->
     )
 
 
+def _stages(entry: _Entry, models: Mapping[str, ir.Model]) -> tuple[Stage, ...]:
+    """The input and the answer, timed against each other on the answer's target."""
+    setting, request = entry.setting, entry.setting.request
+    timed = time_models(
+        models,
+        setting.executor,
+        setting.inputs.probe,
+        request.target,
+        request.threads,
+        setting.context.progress,
+        stated=True,
+        on_disk=setting.bytes,
+        seconds=ANSWER_SECONDS,
+    )
+    if entry.record is not None:
+        timed.stages[0].score, timed.stages[-1].score = entry.record.before, entry.record.after
+    return timed.stages
+
+
 def _answer(
     done: Mapping[str, tuple[Setting, Result]],
     entry: _Entry,
@@ -208,22 +231,11 @@ def _answer(
     result = own if made == INPUT else done[made][1]
     report = result.report
     if made == INPUT:
-        del report.stages[1:]
         report.sites.clear()
         result = replace(result, model=setting.original, plan=Plan(), untouched=setting.source)
-    if entry.model is not own.model or made == INPUT:
-        mine = {row.model: row for row in rows if row.target == target}
-        before, after = mine.get(INPUT), mine[made]
-        report.target, report.score = target, entry.record
-        if before is not None:
-            report.stages[0].milliseconds = before.milliseconds
-            report.stages[-1].milliseconds = after.milliseconds
-            report.stages[-1].ratio = after.milliseconds / before.milliseconds
-            report.stages[-1].ratio_spread = None
-            report.stages[-1].speed = f"{before.milliseconds / after.milliseconds:.2f}x"
-        if entry.record is not None:
-            report.stages[0].score, report.stages[-1].score = entry.record.before, entry.record.after
     if result is not own:
+        report.target, report.score = target, entry.record
+        report.stages[:] = _stages(entry, {INPUT: setting.original} | ({} if made == INPUT else {RESULT: entry.model}))
         stated = setting.judge is not None and setting.judge.stated
         verdict = OPEN if stated and entry.record is not None and entry.record.verdict == OPEN else KEPT
         status = own.status if setting.request.limited else EXIT[verdict]

@@ -20,11 +20,11 @@ STAND_IN = "ort"  # runs models here when the target is elsewhere
 
 def check_target(target: str, threads: int) -> None:
     """UsageError, with a near miss, when there is no such target, or its runtime is not installed."""
-    if target in TARGETS:
-        registry.executor(TARGETS[target], threads=threads)
-    elif target in SEVERAL:
+    if target in SEVERAL:
         expanded(target)
-    else:
+    elif target.startswith(f"{OPENVINO}:"):
+        registry.executor(target, threads=threads)
+    elif target not in TARGETS:
         find_device(target, threads, others=(*TARGETS, *SEVERAL))
 
 

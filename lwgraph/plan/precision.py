@@ -9,10 +9,11 @@ from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds
 from lwgraph.layers.site import Site
 from lwgraph.layers.substitute import Build, small_model
-from lwgraph.plan.roles import QUANTIZES, Quantizes
+from lwgraph.plan.roles import QUANTIZES, Quantizes, QuantizesElsewhere
 from lwgraph.rewrite.base import Context
 
 FLOAT, INT8 = "float", "int8"
+QUICK = "ort"  # the executor that loads models fastest: others take several times as long
 
 
 def available() -> bool:
@@ -48,8 +49,12 @@ def small_integer_model(
     for index, node in enumerate(model.graph):
         node.name = f"n{index}"
     kept = tuple(f"n{index}" for index in floats)
+    quantizes, maker = quantizer(), executor
+    blank = quantizes.blank()
+    if executor.name != QUICK and isinstance(quantizes, QuantizesElsewhere):
+        blank, maker = quantizes.blank_for(executor), registry.executor(QUICK)
     try:
-        if not quantizer().blank().sparing(kept).run(model, Context(executor, data=[calibration])):
+        if not blank.sparing(kept).run(model, Context(maker, data=[calibration])):
             return None
     except LwgraphError:
         return None

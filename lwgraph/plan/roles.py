@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from lwgraph import ir
+from lwgraph.executor import Executor
 from lwgraph.rewrite.base import Context, Pass
 
 GROUPS, BLOCKS = "removes-channels", "removes-blocks"  # `Removes`, `RemovesBlocks`
@@ -170,6 +171,14 @@ class CodesWeights(Protocol):
         """The pass that stores all weights in codes of so many bits, but of the layers that are `spared`."""
 
 
+@runtime_checkable
+class QuantizesElsewhere(Protocol):
+    """What a plugin in the role QUANTIZES may have besides: it states the rules of a runtime that does not run it."""
+
+    def blank_for(self, executor: Executor) -> Pass:
+        """As `blank`, by the rules of this executor's runtime, whichever executor the pass is run with."""
+
+
 # ------------------------------------------------------------ training
 
 
@@ -206,6 +215,7 @@ __all__ = [
     "CodesWeights",
     "Quantizes",
     "QuantizesDynamically",
+    "QuantizesElsewhere",
     "Removal",
     "Removes",
     "RemovesBlocks",

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from lwgraph import ir
+from lwgraph.executor import Executor
 from lwgraph.passes.quantize.judging.mixed_precision import NodeFacts
 from lwgraph.passes.quantize.quantize import ORT, Quantize
 from lwgraph.passes.quantize.share_weights import ShareWeights
@@ -40,6 +41,10 @@ class PlanQuantizer:
     def blank(self) -> Quantize:
         """`quick` without corrected biases; see `Quantizes.blank`."""
         return replace(self.quick(), bias_correction=False)
+
+    def blank_for(self, executor: Executor) -> Quantize:
+        """`blank` with its rules stated; see `QuantizesElsewhere.blank_for`."""
+        return replace(self.blank(), target=self.blank().rules(executor).name)
 
     def dynamic(self) -> Quantize:
         """Grids taken as the model runs; see `QuantizesDynamically.dynamic`."""

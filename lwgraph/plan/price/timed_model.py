@@ -10,10 +10,11 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.errors import LwgraphError
-from lwgraph.executor import Executor, Feeds, Run
+from lwgraph.executor import Executor, Feeds, Kernel, Run
 from lwgraph.layers.emit import Emitter
 from lwgraph.layers.site import Site
 from lwgraph.layers.substitute import Build, original, small_model
+from lwgraph.measure.kernels import is_integer_kernel
 from lwgraph.plan.precision import small_integer_model
 
 
@@ -97,9 +98,10 @@ class TimedModels:
     def _integers(self, build: Build, floats: Sequence[int] = ()) -> Run | None:
         model = small_integer_model(self.site, build, self.shape, self._calibration, self.opset, self.executor, floats)
         try:
-            return None if model is None else self.executor.prepare(model)
+            run = None if model is None else self.executor.prepare(model)
         except LwgraphError:
             return None
+        return None if model is None or _in_floats(model, getattr(run, "kernels", ())) else run
 
     def _relayed(self, build: Build) -> Build:
         def within(op: Emitter, x: ir.Value) -> ir.Value:
@@ -129,6 +131,15 @@ def activated(op: Emitter, y: ir.Value, activation: str) -> ir.Value:
         low, high = (op.const(np.array(v, op.site.dtype), stem) for v, stem in ((0, "low"), (6, "high")))
         return op.Clip(y, low, high)
     return op.node(activation, [y]) if activation else y
+
+
+def _in_floats(model: ir.Model, kernels: Sequence[Kernel]) -> bool:
+    """Whether a layer that reads integers runs in floats, where the runtime tells."""
+    ran = {name: f"{kernel.op_type}_{kernel.precision}" for kernel in reversed(kernels) for name in kernel.nodes}
+    read = {node.name or "": node.inputs[0] for node in model.graph if ir.operator(node) in ir.LINEAR}
+    makers = {name: None if value is None else value.producer() for name, value in read.items()}
+    called = [name for name, maker in makers.items() if maker is not None and maker.op_type == "DequantizeLinear"]
+    return bool(kernels) and not all(is_integer_kernel(ran.get(name, "")) for name in called)
 
 
 def _relay(op: Emitter, x: ir.Value, channels: int) -> ir.Value:
