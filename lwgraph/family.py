@@ -122,8 +122,9 @@ def write_family(
     Args:
         model: the input of that run.
         folder: a new one, for the models, their weights and the manifest.
-        members: how many models, spread evenly along the front; or milliseconds: for each the plan that loses least
-            of those that are as fast on this machine.
+        members: how many models, spread evenly along the front from the plan that was delivered to the one that loses
+            least (faster ones count where these are too few); or milliseconds: for each the plan
+            that loses least of those that are as fast on this machine.
         threads: of the runtime.
 
     Returns:
@@ -181,6 +182,8 @@ def _chosen(rows: Sequence[Any], times: dict[str, float], members: int | Sequenc
     usable = [at for at, row in enumerate(rows) if row.verdict != "broken"] or list(range(len(rows)))
     if isinstance(members, int):
         count = min(members, len(usable))
+        # From the plan that was delivered on; faster ones, which may lose more than was promised, where these are few.
+        usable = usable[min(next((i for i, at in enumerate(usable) if rows[at].chosen), 0), len(usable) - count) :]
         if count == 1:
             return [usable[0]]
         return [usable[round(place * (len(usable) - 1) / (count - 1))] for place in range(count)]

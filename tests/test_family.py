@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,12 @@ def test_the_member_that_loses_least_within_a_time_is_chosen(plans: list[FrontRo
 def test_which_plans(plans: list[FrontRow], members: Any, numbers: list[int], tmp_path: Path) -> None:
     """A plan that is known to break the promise is no member."""
     assert [m.plan for m in write_family(network(), tmp_path / "f", members).members] == numbers
+
+
+def test_a_family_begins_with_the_plan_that_was_delivered(plans: list[FrontRow], tmp_path: Path) -> None:
+    plans[:] = [replace(row, chosen=row.number == 2) for row in plans]
+    assert [m.plan for m in write_family(network(), tmp_path / "two", 2).members] == [2, 3]
+    assert [m.plan for m in write_family(network(), tmp_path / "three", 3).members] == [1, 2, 3]
 
 
 def test_errors(plans: list[FrontRow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
