@@ -26,7 +26,7 @@ def read_processor(folders: Sequence[Path]) -> Preprocess:
         raise UsageError(f"--preprocess auto reads a {NAME} beside the model; there is none in {looked}")
     try:
         config = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"'{path}' cannot be read as JSON: {error}") from None
     if not isinstance(config, Mapping) or not {"image_mean", "size", "do_resize", "do_normalize"} & set(config):
         raise UsageError(f"'{path}' is not that of an image processor")

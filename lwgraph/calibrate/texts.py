@@ -144,7 +144,7 @@ def _longest(path: Path) -> int:
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -201,7 +201,7 @@ def _lines(path: Path) -> list[str]:
 def _of_json(line: str, place: str) -> Text:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{place} is not JSON: {error}") from None
     if isinstance(row, str):
         return Text(row)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from lwgraph.cli.common import (
+    Number,
     console,
     data_option,
     output_options,
@@ -32,7 +33,7 @@ from lwgraph.cli.common import (
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, min_open=True),
     default=20.0,
     show_default=True,
     metavar="S",

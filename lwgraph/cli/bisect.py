@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import click
 
-from lwgraph.cli.common import console, data_option, output_options, preprocess_option, print_json, threads_option
+from lwgraph.cli.common import (
+    Number,
+    console,
+    data_option,
+    output_options,
+    preprocess_option,
+    print_json,
+    threads_option,
+)
 
 SAMPLES = 4
 
@@ -17,7 +25,9 @@ SAMPLES = 4
 @data_option
 @preprocess_option
 @click.option("--metric", metavar="M", help="Judge by this metric instead of by equal outputs; needs --max-drop.")
-@click.option("--max-drop", type=float, metavar="X", help="With --metric: a larger loss than this counts as broken.")
+@click.option(
+    "--max-drop", type=Number(0), metavar="X", help="With --metric: a larger loss than this counts as broken."
+)
 @threads_option
 @output_options
 def command(

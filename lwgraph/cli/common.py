@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -88,6 +89,17 @@ def output_options(function: F) -> F:
         help="Print one JSON document and nothing else, also where the command fails.",
     )
     return as_json(quiet(function))
+
+
+class Number(click.FloatRange):
+    """A finite number: no bound tells NaN apart."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number, or a usage error."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a finite number.", param, ctx)
+        return number
 
 
 threads_option = click.option(

@@ -20,10 +20,10 @@ def read_fields(text: str) -> dict[str, Any]:
     """The fields of the `Plan`, by name; UsageError naming the place, the value and what is allowed."""
     try:
         data = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"not JSON: {error}") from None
     except RecursionError:
         raise UsageError("not a plan: it is nested too deeply") from None
+    except ValueError as error:  # a number of thousands of digits, too
+        raise UsageError(f"not JSON: {error}") from None
     fields = _object(data, "the plan", KEYS, required=("lwgraph_plan", "sites"))
     version = fields["lwgraph_plan"]
     if version != VERSION or isinstance(version, bool):

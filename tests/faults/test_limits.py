@@ -98,6 +98,25 @@ def test_a_recipe_that_is_nested_deep(text: str) -> None:
         toml.parse(text, "recipe")
 
 
+@pytest.mark.parametrize("seconds", ["nan", "inf", "0", "-1"])
+def test_numbers_that_are_none(seconds: str, tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(build(RELU, [2]).SerializeToString())
+    code, error = lwgraph("bench", tmp_path / "m.onnx", "--seconds", seconds)
+    assert code == 2 and "Invalid value for '--seconds'" in error
+    code, error = lwgraph("bisect", tmp_path / "m.onnx", "-p", "clean", "--metric", "agreement", "--max-drop", "nan")
+    assert code == 2 and "Invalid value for '--max-drop': nan is not a finite number" in error
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 5000, '{"lwgraph_plan": ' + "9" * 6000 + "}", "\0", "NaN"])
+@pytest.mark.parametrize("command", ["optimize MODEL -o OUT --plan JSON", "measure --import JSON"])
+def test_json_that_cannot_be_read(text: str, command: str, tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(build(RELU, [2]).SerializeToString())
+    (tmp_path / "some.json").write_text(text)
+    names = {"MODEL": tmp_path / "m.onnx", "OUT": tmp_path / "o.onnx", "JSON": tmp_path / "some.json"}
+    code, error = lwgraph(*(names.get(word, word) for word in command.split()))
+    assert code == 2 and len(error.splitlines()) == 1 and error.startswith("lwgraph: error: ")
+
+
 class TestEndlessLoops:
     def loop(self, condition: list[onnx.NodeProto], inputs: list[str], handed: str = "c", trips: int = 3) -> ir.Model:
         body = helper.make_graph(

@@ -64,7 +64,7 @@ class Table:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"table '{path}' cannot be read: {error}") from None
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"table '{path}' is not JSON: {error}") from None
         if not isinstance(data, dict) or data.get("lwgraph_prices") != kit_script.FORMAT:
             raise UsageError(f"'{path}' is not a table of prices; allowed: what a kit's measure.py wrote")
