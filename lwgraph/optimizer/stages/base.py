@@ -23,15 +23,12 @@ from lwgraph.optimizer.setting import Setting
 from lwgraph.optimizer.target import MACS
 from lwgraph.plan import precision
 from lwgraph.plan.carry_out import RANGE_SAMPLES, RANGE_SECONDS, REFIT_SAMPLES, REFIT_SECONDS, affordable
-from lwgraph.plan.choices import Precision
 from lwgraph.plan.precision import FLOAT
 from lwgraph.plan.price.oracle import Oracle
-from lwgraph.plan.roles import QuantizesDynamically
 from lwgraph.plan.search.plan_search import Search
 from lwgraph.rewrite import Context
 
 LEAST, MOST = 8, 64  # samples that the loss of a plan is measured on
-PRODUCTS = 0.2  # of the work must be products of matrices for grids that are taken as the model runs to be tried
 LOOK_SECONDS = 2.0  # of timing one candidate, about
 TRIAL_SECONDS = 2.0  # of running one trial plan to measure its loss, about
 # What a stage's cost is predicted from: float runs that one sample takes where ranges are observed with all ways to
@@ -120,26 +117,6 @@ class Work:
         return spread(self.inputs.search, min(max(wanted, least), MOST))
 
 
-def dynamic_precision(work: Work) -> Precision | None:
-    """All in integers whose grids are taken as the model runs, but for what is no faster so; found out once.
-
-    None where the target or the plugin has no such integers, where products of matrices do too little of the work, and
-    where nothing is faster.
-    """
-    quantizes = precision.quantizer() if precision.available() else None
-    if not isinstance(quantizes, QuantizesDynamically) or not work.oracle.measures:
-        return None
-    key = ("dynamic precision", ir.fingerprint(work.clean))
-    if key not in work.context.memory:
-        sites = find_sites(work.clean, work.shapes)
-        products = sum(site.macs() for site in sites if not site.kernel)
-        worth = products > PRODUCTS * sum(site.macs() for site in sites)
-        kept = quantizes.gaining(work.clean, work.context) if worth else None
-        work.context.memory[key] = None if kept is None else Precision((str(quantizes.dynamic()),), tuple(kept))
-    found = work.context.memory[key]
-    return found if isinstance(found, Precision) else None
-
-
 def layer_times(
     model: ir.Model, oracle: Oracle, shapes: Shapes, failures: Failures, kind: str = FLOAT
 ) -> dict[str, float]:
@@ -180,4 +157,4 @@ class Stage(Protocol):
         ...
 
 
-__all__ = ["LEAST", "LOOK_SECONDS", "MOST", "TRIAL_SECONDS", "Stage", "Work", "dynamic_precision", "layer_times"]
+__all__ = ["LEAST", "LOOK_SECONDS", "MOST", "TRIAL_SECONDS", "Stage", "Work", "layer_times"]

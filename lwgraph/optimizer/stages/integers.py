@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any
 
 from lwgraph.optimizer.data_pass import Cost, DataPass
-from lwgraph.optimizer.stages.base import Work, dynamic_precision, layer_times
+from lwgraph.optimizer.stages.base import Work, layer_times
+from lwgraph.optimizer.stages.dynamic import dynamic_precision, gentler, remaining, settle_on
 from lwgraph.plan.carry_out import RANGE_SAMPLES, RANGE_SECONDS, affordable
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.precision import INT8, quantizer, spelling
@@ -65,13 +66,18 @@ class Integers:
             ranged = max(FEWEST, int(1e3 * RANGED_SHARE * work.clock.left / max(work.float_ms, 1e-3)))
             work.candidates.look(proposed((spelling(quick=True),)), partial(work.making.stated, ranged=ranged))
         with work.clock.limit(LATER * work.clock.left):
-            return self._looked(work, look)
+            return self._looked(work, look, proposed)
 
-    def _looked(self, work: Work, look: Callable[..., bool]) -> Work:
+    def _looked(self, work: Work, look: Callable[..., bool], proposed: Callable[..., Candidate]) -> Work:
         good = look((spelling(),))
         with work.context.failures.guard("integers with dynamic grids"):
-            if (dynamic := dynamic_precision(work)) is not None:
-                look(dynamic.passes, dynamic.keep_float)
+            whole = dynamic_precision(work)
+            if whole is not None and not look(whole.passes, whole.keep_float):
+                judged = work.candidates.known(proposed(whole.passes, whole.keep_float)).judged
+                share = remaining(work.candidates.judge.base.value, judged, work.candidates.floor)
+                some = gentler(work, whole, share)
+                if some is not None and look(some.passes, some.keep_float):
+                    settle_on(work, some)
         if good:
             return work
         samples = affordable(RANGE_SAMPLES, RANGE_SECONDS, work.float_ms)

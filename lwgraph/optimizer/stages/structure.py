@@ -11,7 +11,8 @@ import numpy as np
 from lwgraph.optimizer.back_off import STEP
 from lwgraph.optimizer.candidates import Candidates
 from lwgraph.optimizer.data_pass import Cost, DataPass
-from lwgraph.optimizer.stages.base import FIT_SECONDS, PRICE_SECONDS, Work, dynamic_precision, layer_times
+from lwgraph.optimizer.stages.base import FIT_SECONDS, PRICE_SECONDS, Work, layer_times
+from lwgraph.optimizer.stages.dynamic import dynamic_precision
 from lwgraph.plan.plan import Precision
 from lwgraph.plan.precision import INT8, spelling
 from lwgraph.plan.price.devices import DeviceOracle
