@@ -71,3 +71,44 @@ def test_what_is_called_integer_runs_in_integers() -> None:
     assert plain.built is not None and layers < set(plain.built.compute)  # without what the graph told
     seconds = node_seconds(executor, mixed.model, feeds[0])
     assert seconds is not None and seconds["layer"] > 0
+
+
+@pytest.mark.parametrize(
+    ("between", "channels"),
+    [
+        (helper.make_node("Concat", ["a", "b"], ["m"], name="between", axis=1), 32),
+        (helper.make_node("Add", ["a", "b"], ["m"], name="between"), 16),
+        (helper.make_node("MaxPool", ["a"], ["m"], name="between", kernel_shape=[2, 2]), 16),
+        (helper.make_node("ConvTranspose", ["a", "t"], ["m"], name="between", kernel_shape=[2, 2]), 16),
+    ],
+    ids=lambda value: getattr(value, "op_type", None),
+)
+def test_the_rules_are_what_openvino_does(between: object, channels: int) -> None:
+    """What the target file says of operators between layers, and layers that return floats at the end."""
+    pytest.importorskip("openvino")
+    random = np.random.default_rng(0)
+    node = helper.make_node
+    m = model(
+        [
+            node("Conv", ["x", "w"], ["c"], name="one"),
+            node("Relu", ["c"], ["a"], name="relu"),
+            node("Conv", ["x", "u"], ["d"], name="two"),
+            node("Relu", ["d"], ["b"], name="other"),
+            between,  # type: ignore[list-item]
+            node("Conv", ["m", "v"], ["y"], name="last"),
+        ],
+        {"x": (FLOAT, [1, 8, 8, 8])},
+        ["y"],
+        {
+            "w": random.standard_normal((16, 8, 1, 1), np.float32),
+            "u": random.standard_normal((16, 8, 1, 1), np.float32),
+            "v": random.standard_normal((4, channels, 1, 1), np.float32),
+            "t": random.standard_normal((16, 16, 2, 2), np.float32),
+        },
+        opset=17,
+    )
+    feeds = [{"x": random.standard_normal((1, 8, 8, 8), np.float32)}]
+    quantize = Quantize(target="openvino", keep="none", calibration_method="minmax", rounding="nearest", equalize=False)
+    assert quantize.run(m, Context(executor=registry.executor("ort"), data=feeds))
+    ran = kernels(registry.executor("openvino"), m)
+    assert ran is not None and all(is_integer_kernel(ran[name]) for name in ("one", "between", "last"))
