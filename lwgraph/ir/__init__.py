@@ -26,7 +26,7 @@ from lwgraph.ir.constants import (
     constant_tensor,
     is_finite,
 )
-from lwgraph.ir.copying import InlineError, calls, clone, extract, first_change, inline, inlined
+from lwgraph.ir.copying import InlineError, calls, clone, extract, first_change, inline, inlined, piece, positions
 from lwgraph.ir.edit import (
     add_initializer,
     copy_on_write,
@@ -151,6 +151,8 @@ __all__ = [
     "operator",
     "opset",
     "parent",
+    "piece",
+    "positions",
     "predecessor",
     "record_shapes",
     "refusal",

@@ -42,7 +42,9 @@ class Walk:
         self.model, self.executor, self.count = model, executor, len(feeds)
         nodes = list(model.graph)
         self.position = 0
-        self._nodes = len(nodes)
+        self._nodes, self._places = len(nodes), ir.positions(model)
+        self._made = {value.name: value for node in nodes for value in node.outputs if value.name}
+        self._values = {value.name: value for value in model.graph.inputs if value.name} | self._made
         self._store, self._keep = Store(memory_bytes), set(keep)
         self._first: dict[str, int] = {}  # where a value appears, and where it is used for the last time
         self._last: dict[str, int] = {}
@@ -125,7 +127,8 @@ class Walk:
             yield index, {name: found[name] if name in found else self.get(name, index) for name in names}
 
     def _piece(self, given: Feeds, outputs: Sequence[str]) -> ir.Model:
-        piece = ir.extract(self.model, list(given), outputs)
+        known = self._values
+        piece = ir.piece(self.model, [known[n] for n in given], [known[n] for n in outputs], self._places)
         for value in piece.graph.inputs:
             if value.name is not None and value.name in given:
                 array = given[value.name]
@@ -135,7 +138,7 @@ class Walk:
 
     def _inputs(self, names: Sequence[str]) -> list[str]:
         """The values held of those from which `names` are computed."""
-        made = {value.name: value for node in self.model.graph for value in node.outputs if value.name}
+        made = self._made
         found: dict[str, None] = {}
         for name in names:
             if self._first.get(name, self._nodes) < self.position:

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lwgraph import ir, registry
 from lwgraph.errors import ModelError
+from lwgraph.ir import copying
 from lwgraph.plan.refit.walk import Walk
 from tests.plan.refit.residual import inputs, network
 
@@ -147,3 +148,23 @@ def test_values_that_subgraphs_use_and_sequences() -> None:
         walk.to(index)
         (found,) = [v["y"] for _, v in walk.look(["y"], [0])]
         np.testing.assert_allclose(found, ORT.prepare(model)(feeds[0])["y"], rtol=1e-5)
+
+
+def test_what_a_step_costs_does_not_grow_with_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a chain of any length, the same number of nodes is looked at for each of its layers."""
+    looked: list[int] = []
+    uses = copying.uses
+    monkeypatch.setattr(copying, "uses", lambda node: looked.append(1) or uses(node))
+
+    def steps(layers: int) -> float:
+        nodes = [helper.make_node("Relu", [f"v{i}"], [f"v{i + 1}"], name=f"n{i}") for i in range(layers)]
+        shape = [TensorProto.FLOAT, ["n", 2]]
+        ends = [[helper.make_tensor_value_info(name, *shape)] for name in ("v0", f"v{layers}")]
+        model = ir.load(helper.make_model(helper.make_graph(nodes, "chain", *ends), ir_version=9))
+        walk = Walk(model, [{"v0": np.ones((1, 2), np.float32)}], ORT, 1 << 20)
+        looked.clear()
+        for index in range(1, layers):
+            walk.to(index)
+        return len(looked) / (layers - 1)
+
+    assert steps(8) == steps(32) == 1
