@@ -122,3 +122,15 @@ def test_the_picture_of_a_model() -> None:
     found = picture(couple_channels(ir.load(demo.MODEL)))
     assert found["groups"] and json.dumps(found)
     assert {name for group in found["groups"] for name in (*group["makers"], *group["readers"])} == set(found["layers"])
+
+
+def test_parts_of_a_transformer_are_named(lw: Call, tmp_path: Path) -> None:
+    import onnx
+
+    from tests.passes.prune.encoders import SPELLINGS, encoder
+
+    onnx.save(encoder(**SPELLINGS["transformers, keys in a batch"]), tmp_path / "encoder.onnx")
+    text = lw("inspect", tmp_path / "encoder.onnx", "--groups").out
+    assert text.rstrip().endswith("layer 0: feed-forward, 20 of them; heads, 4")
+    groups = json.loads(lw("inspect", tmp_path / "encoder.onnx", "--groups", "--json").out)["groups"]
+    assert sorted(group["part"] for group in groups) == ["", "layer 0: feed-forward", "layer 0: heads"]
