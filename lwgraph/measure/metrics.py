@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SHARE_DROP = 0.01  # the loss allowed where the user states none: one point
 EMBEDDING_DROP = 0.02  # of what sets embeddings apart: about 86 % of nearest neighbours stay, see docs/promises.md
+RETRIEVAL_DROP = 0.14  # the same, as the share of nearest neighbours that go
 DB_DROP = 0.1  # the same in dB against labels
 DB_FLOOR = 40.0  # the same for PSNR and SQNR against the original: what tolerances call approximate
 HIGHEST_DB = 100.0  # equal outputs would be infinitely good; so that differences stay finite
@@ -473,6 +474,10 @@ class Retrieval(_Nearness):
     name = "retrieval"
     unit = "share"
     to_original = True
+
+    def allowed(self, base: Score) -> float:
+        """What the floor of cosines stands for: see EMBEDDING_DROP."""
+        return RETRIEVAL_DROP
 
     def __call__(self, run: Run) -> Score:
         """One share per sample; the worst output counts."""

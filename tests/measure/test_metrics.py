@@ -264,6 +264,7 @@ def test_drops_are_paired():
 def test_retrieval_is_the_share_of_nearest_neighbours_that_stay():
     metric = open_metric("retrieval", reader(batch=7), original)
     assert metric(lambda f: {"y": 3 * f["x"]}).value == 1
+    assert metric.allowed(metric(original)) == 0.14  # what a cosine at its own floor leaves
     plane = metric(lambda f: {"y": f["x"] * np.float32([1, 1, 1, 0])})
     assert 0.3 < plane.value < 0.9 and plane.count == 50 and plane.low < plane.value < plane.high
     with pytest.raises(DataError, match="there are 11, at least 12 are needed"):
