@@ -12,6 +12,7 @@ import numpy as np
 
 from lwgraph import ir, registry
 from lwgraph.arrays import Floats, Weights, slabs
+from lwgraph.calibrate.subsample import spread
 from lwgraph.executor import Executor, settings, untimed
 from lwgraph.failures import Failures
 from lwgraph.layers.emit import Emitter
@@ -25,6 +26,7 @@ from lwgraph.progress import Progress, silent
 from lwgraph.tasks.pool import Pool, finished
 
 PROBE = 0.02  # relative output error of the replacement that is tried, about
+MOST_MEASURED = 128  # layers: each takes a session of the whole model, so that all of a long one took the square of it
 LEAST = 1e-3  # a layer matters at least this share of the median: a few samples may not show what it does
 
 
@@ -83,8 +85,9 @@ def measure(
     """
     failures, asked = failures or Failures(), dict[str, tuple[float, Callable[[], float]]]()
     started = _here(model, loss, executor) if pool is None else _beside(model, loss, executor, pool)
-    for index, item in enumerate(items):
-        progress("measuring sensitivities", index, len(items))
+    picked = spread(items, MOST_MEASURED)
+    for index, item in enumerate(picked):
+        progress("measuring sensitivities", index, len(picked))
         with failures.guard(f"forms: the sensitivity of layer '{item.name}'"):
             kernel, error = _probe(item)
             if kernel is not None:
@@ -93,10 +96,22 @@ def measure(
     for name, (error, measured) in asked.items():
         with failures.guard(f"forms: the sensitivity of layer '{name}'"):
             found[name] = measured() / error
-    progress("measuring sensitivities", len(items), len(items))
+    progress("measuring sensitivities", len(picked), len(picked))
     positive = sorted(value for value in found.values() if value > 0)
     middle = positive[len(positive) // 2] if positive else 1.0
-    return {item.name: max(found.get(item.name, middle), LEAST * middle) for item in items}
+    known = [max(found.get(item.name, middle), LEAST * middle) for item in picked]
+    return _between([item.name for item in items], [item.name for item in picked], known)
+
+
+def _between(names: Sequence[str], picked: Sequence[str], values: Sequence[float]) -> dict[str, float]:
+    """The values of some names, and those of the others between them, by the logarithm and the place in the row."""
+    if not picked:
+        return {}
+    at = {name: index for index, name in enumerate(names)}
+    found = np.exp(np.interp(np.arange(len(names)), [at[name] for name in picked], np.log(values)))
+    return {name: float(value) for name, value in zip(names, found, strict=True)} | dict(
+        zip(picked, values, strict=True)
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -106,6 +106,22 @@ def test_sensitivities_tell_the_layers_that_matter(planner, loss):
     assert 0.4 < found["y"] < 1.6  # the last layer's error is the output's, but the loss looks at each channel alone
 
 
+def test_of_many_layers_only_some_are_measured(planner, loss, monkeypatch):
+    """The others lie between their neighbours, by the logarithm."""
+    asked = []
+
+    def measured(run):
+        asked.append(1)
+        return loss(run)
+
+    monkeypatch.setattr(site_sensitivity, "MOST_MEASURED", 1)
+    found = site_sensitivity.measure(planner.model, planner.items, measured, ORT)
+    assert len(asked) == 1 and list(found) == ["a", "y"] and found["a"] == found["y"] > 0
+    between = site_sensitivity._between(list("abcdef"), ["a", "d"], [1.0, 8.0])
+    assert list(between.values()) == pytest.approx([1.0, 2.0, 4.0, 8.0, 8.0, 8.0])
+    assert site_sensitivity._between([], [], []) == {}
+
+
 def run(planner, loss, memory=None, seconds=0.0, seed=0):
     return both(Search(planner, loss, ORT, seconds=seconds, memory=memory, seed=seed))
 
