@@ -49,11 +49,18 @@ def signature(model: ir.Model) -> dict[str, Input]:
     return inputs
 
 
+# What exporters write for a size that is open, in any number of places: no name that says where sizes are equal.
+_PLACEHOLDERS = frozenset({"any", "dyn", "dynamic", "none", "null", "unk", "unknown"})
+
+
 def _size(dimension: int | ir.SymbolicDim) -> int | str | None:
-    """The dimension's size, its symbol, or None; some exporters write -1 for a size that is open."""
+    """The dimension's size, its symbol, or None where it is open: also -1, "?" and words that only say so."""
     if isinstance(dimension, int):
         return dimension if dimension >= 0 else None
-    return dimension.value
+    name = dimension.value
+    if name is None or name.lower() in _PLACEHOLDERS or not any(character.isalpha() for character in name):
+        return None
+    return name
 
 
 def batched_inputs(inputs: Signature) -> frozenset[str]:

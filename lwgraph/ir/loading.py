@@ -137,6 +137,7 @@ def _from_proto(proto: onnx.ModelProto, label: str) -> Model:
         raise ModelError(f"{label} has no outputs")
     if len(proto.training_info):
         raise ModelError(f"{label} has training information, which lwgraph cannot keep; export it for inference")
+    _import_standard_domain(proto)
     for graph in _graphs(proto):
         _check_names(graph, label)
         _densify(graph, label)
@@ -252,19 +253,30 @@ def _onnx_domains() -> frozenset[str]:
     return frozenset(schema.domain for schema in onnx.defs.get_all_schemas())
 
 
+def _import_standard_domain(proto: onnx.ModelProto) -> None:
+    """Import ONNX's own domain by its empty name, as nodes are taken to be in it; its other name is "ai.onnx"."""
+    for graph in (proto, *proto.functions):
+        versions = {entry.domain: entry.version for entry in graph.opset_import}
+        if "ai.onnx" in versions:
+            del graph.opset_import[:]
+            standard = versions.pop("ai.onnx")
+            graph.opset_import.extend(
+                onnx.helper.make_opsetid(domain, version) for domain, version in {"": standard, **versions}.items()
+            )
+
+
 def _check_opsets(proto: onnx.ModelProto, label: str) -> None:
     newest = {"": onnx.defs.onnx_opset_version(), "ai.onnx.ml": onnx.defs.onnx_ml_opset_version()}
     onnx_domains = _onnx_domains()
     defined = {(function.domain, function.name) for function in proto.functions}
     for graph in (proto, *proto.functions):
         for entry in graph.opset_import:
-            domain = "" if entry.domain == "ai.onnx" else entry.domain
-            if entry.version < 1 or entry.version > newest.get(domain, entry.version):
+            if entry.version < 1 or entry.version > newest.get(entry.domain, entry.version):
                 raise ModelError(
-                    f"{label} uses opset {entry.version} of domain '{domain or 'ai.onnx'}'; the installed "
-                    f"onnx {onnx.__version__} knows 1 to {newest.get(domain, 1)}; upgrade onnx"
+                    f"{label} uses opset {entry.version} of domain '{entry.domain or 'ai.onnx'}'; the installed "
+                    f"onnx {onnx.__version__} knows 1 to {newest.get(entry.domain, 1)}; upgrade onnx"
                 )
-    imported = {"" if entry.domain == "ai.onnx" else entry.domain for entry in proto.opset_import}
+    imported = {entry.domain for entry in proto.opset_import}
     for graph in _graphs(proto):
         for node in graph.node:
             domain = "" if node.domain == "ai.onnx" else node.domain

@@ -220,7 +220,7 @@ def _front_row(row: FrontRow, result: Stage) -> dict[str, Any]:
 
 def _nothing(setting: Setting) -> str:
     """That the result is the input, and what else could be asked for."""
-    if setting.judge is None and setting.request.asked.approximate:
+    if setting.judge is None and setting.request.asked.approximate and not setting.inputs.holes:
         return (
             "nothing helped: exact rewrites make this model neither smaller nor faster; "
             "with --data, approximations can be tried, too"

@@ -39,6 +39,7 @@ class Inputs:
         probe: a few feeds for verification and timing, real when there are any.
         unproven: whether the inputs for judging, too, are generated.
         notes: what the user should know about them.
+        holes: whether outputs of the original hold NaN on the probe: metrics of ours cannot judge them.
     """
 
     fit: list[Feeds]
@@ -48,6 +49,7 @@ class Inputs:
     search: list[Feeds] = field(default_factory=list)
     training: Reader | None = None
     unproven: bool = False
+    holes: bool = False
 
 
 def gather(model: ir.Model, request: Request, executor: Executor) -> Inputs:

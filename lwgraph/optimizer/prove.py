@@ -21,23 +21,26 @@ from lwgraph.report import Check
 from lwgraph.rewrite.instruments.verify import interface_difference
 
 
-def runs_soundly(model: ir.Model, executor: Executor, feeds: Sequence[Feeds]) -> None:
-    """Run the original once per feed.
+def runs_soundly(model: ir.Model, executor: Executor, feeds: Sequence[Feeds]) -> bool:
+    """Run the original once per feed; whether outputs hold NaN, as some models say that there is no value.
 
     Raises:
-        ModelError: an output is NaN: nothing computed from it could be compared.
+        ModelError: an output is nothing but NaN: it could not be compared.
         DataError, ModelError: the runtime refuses the model or the data.
     """
-    run = executor.prepare(model)
+    run, holes = executor.prepare(model), False
     for index, feed in enumerate(feeds):
         for name, value in run(feed).items():
             array = np.asarray(value)
-            if array.dtype.kind == "f" and np.isnan(array).any():
-                bad = int(np.isnan(array).sum())
+            if array.dtype.kind != "f" or not (missing := np.isnan(array)).any():
+                continue
+            if missing.all():
                 raise ModelError(
-                    f"output '{name}' of the input model has {bad} NaN of {array.size} values on sample {index}; "
-                    "a model that computes NaN cannot be verified"
+                    f"output '{name}' of the input model is nothing but NaN on sample {index}; "
+                    "a model that computes that cannot be verified"
                 )
+            holes = True
+    return holes
 
 
 def same_outputs(

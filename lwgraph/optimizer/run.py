@@ -123,6 +123,11 @@ def run(setting: Setting, passes: Pipeline | None, stated: Plan | None) -> Resul
                 incumbent = _carried_out(setting, incumbent, stated)
             elif not setting.request.asked.approximate:
                 setting.told.note("no approximation was tried: --preset lossless allows exact rewrites only")
+            elif setting.judge is None and setting.inputs.holes:
+                setting.told.note(
+                    "no approximation was tried: outputs hold NaN, so what one loses cannot be judged; "
+                    "--metric module:function can say what counts"
+                )
             elif setting.judge is None or not setting.inputs.fit:
                 steps.begin(WITHOUT_DATA)
                 incumbent = without_data(setting, incumbent)

@@ -209,7 +209,9 @@ def open_run(source: ir.Source, request: Request, steps: Steps, pool: Pool | Non
         original = ir.load(source)  # while the executor's worker starts
         verify(original)
         inputs = gather(original, request, executor)
-        runs_soundly(original, executor, inputs.probe)
+        inputs.holes = runs_soundly(original, executor, inputs.probe)
+        if inputs.holes and request.metric is None:
+            inputs.judge = None
     context = Context(
         executor=executor,
         reference=registry.executor("reference"),

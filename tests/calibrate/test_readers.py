@@ -403,3 +403,14 @@ def test_rows_of_a_whole_sample_are_judged_together():
     off = lambda feeds: {"y": run(feeds)["y"] + np.float32([[0, 0]] * (len(feeds["edges"]) - 1) + [[3, 0]])}  # noqa: E731
     metric = open_metric("variance", reader, run)
     assert metric(run).value == 1 and metric(off).value < 0.9  # the last row counts as the first does
+
+
+@pytest.mark.parametrize("word", ["?", "-1", "None", "dynamic", "unk"])
+def test_words_for_an_open_size_are_no_names(word):
+    """Paddle writes "?" for the height and for the width."""
+    x = onnx.helper.make_tensor_value_info("x", 1, [word, 3, word, word])
+    y = onnx.helper.make_tensor_value_info("y", 1, None)
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+    model = ir.load(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8))
+    assert signature(model)["x"].shape == (None, 3, None, None)
+    assert open_data({"x": np.zeros((4, 3, 48, 192), np.float32)}, model).count == 4

@@ -69,6 +69,17 @@ def test_a_loop_with_a_trailing_empty_input() -> None:
     check_equal(proto, {"x": np.float32([1, 2])})
 
 
+@pytest.mark.parametrize("more", [(), (("", 17),), (("ai.onnx.ml", 3),)])
+@pytest.mark.parametrize("domain", ["", "ai.onnx"])
+def test_the_other_name_of_the_standard_domain(domain: str, more: tuple[tuple[str, int], ...]) -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["h"], domain=domain), helper.make_node("Neg", ["h"], ["y"])]
+    proto = build(nodes, [info("x", FLOAT, [2])], [info("y", FLOAT, [2])], domains=more)
+    del proto.opset_import[:1]
+    proto.opset_import.insert(0, helper.make_opsetid("ai.onnx", 17))
+    check_equal(proto, {"x": np.float32([-1, 1])})
+    assert ir.opset(ir.load(proto).graph[0]) == 17
+
+
 @pytest.mark.parametrize("opset", [7, 8])
 @pytest.mark.parametrize("kind", [np.int64, np.int32, np.bool_])
 def test_constants_of_integers_before_opset_9(opset: int, kind: Any) -> None:

@@ -12,6 +12,7 @@ import lwgraph
 from lwgraph import ir, registry
 from lwgraph.calibrate import Statistics
 from lwgraph.calibrate.ranges import collect
+from lwgraph.errors import ModelError
 from lwgraph.layers.apply import apply_forms
 from lwgraph.layers.form import parse_form
 from lwgraph.layers.site import find_sites
@@ -244,3 +245,48 @@ def test_a_whole_run_with_a_layer_that_reads_infinity(options: dict[str, Any]) -
     assert np.array_equal(ir.constant(after.graph.initializers["w"]), ir.constant(before.graph.initializers["w"]))
     assert options or sqnr(before, after, data) > 20
     assert sum(operator == "Conv" for operator in operators(after)) > (2 if options else 1)
+
+
+def without_values() -> tuple[ir.Model, list[Any]]:
+    """NaN where a mask says that there is no value, as some models put it out."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Identity", ["h"], ["i"]),
+        helper.make_node("Where", ["mask", "i", "nan"], ["y"]),
+    ]
+    made = model(
+        nodes,
+        {"w": kernel(1, 16, 8), "nan": np.array(np.nan, np.float32)},
+        inputs=[("x", TensorProto.FLOAT, ["n", 16]), ("mask", TensorProto.BOOL, ["n", 8])],
+        outputs=[("y", TensorProto.FLOAT, ["n", 8])],
+    )
+    rng = np.random.default_rng(0)
+    data = [{"x": rng.standard_normal((2, 16)).astype(np.float32), "mask": rng.random((2, 8)) < 0.7} for _ in range(12)]
+    return made, data
+
+
+def test_outputs_that_hold_nan_by_design() -> None:
+    made, data = without_values()
+    result = lwgraph.optimize(made, data=data)
+    assert result.kept and "Identity" not in operators(result.model)
+    assert any("outputs hold NaN, so what one loses cannot be judged" in note for note in result.report.notes)
+    assert sqnr(made, result.model, data) > 100
+
+
+def test_a_metric_of_ones_own_judges_outputs_with_nan() -> None:
+    made, data = without_values()
+    wanted = [registry.executor("ort").prepare(made)(feed)["y"] for feed in data]
+
+    def near(run: Any) -> float:
+        errors = [np.nanmax(np.abs(run(feed)["y"] - y)) for feed, y in zip(data, wanted, strict=True)]
+        return 1 - float(np.max(errors))
+
+    result = lwgraph.optimize(made, data=data, metric=near, max_drop=0.2, budget=3)
+    assert result.kept and not any("outputs hold NaN" in note for note in result.report.notes)
+
+
+def test_outputs_of_nothing_but_nan_are_refused() -> None:
+    made, data = without_values()
+    nothing = [{**feed, "mask": np.zeros_like(feed["mask"])} for feed in data]
+    with pytest.raises(ModelError, match="nothing but NaN on sample 0"):
+        lwgraph.optimize(made, data=nothing)
