@@ -27,6 +27,7 @@ from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.search.planner import open_planner
 from lwgraph.report import Check
 from lwgraph.rewrite import Context
+from lwgraph.views.coupling import couple_channels
 
 EXACT_TAIL = 1e-12  # relative energy of a weight that rounding alone may have put there
 EXACT_ERROR = 10 * JITTER  # estimated of a form that keeps a weight to rounding; the proof is what decides
@@ -157,10 +158,12 @@ def estimate(clean: ir.Model, executor: Executor, oracle: Oracle, feeds: Sequenc
     """What data would buy.
 
     The layers that do most of the work are priced in floats and in integers, for about PRICING_SECONDS, and stand for
-    the others; what lies beside layers stays as it is. At best a layer shrinks to the share of its rank that holds all
-    but ROUGH_TAIL of its weight's energy. At worst nothing is gained where a network returns its input with changes (a
-    denoiser), since 0.1 dB of such outputs is less than 8 bits usually cost. How the estimates compare with what runs
-    with data reached: docs/planner.md.
+    the others; what lies beside layers stays as it is. Where products of matrices do much of the work, the network is
+    timed with grids that are taken as it runs, which lose less than static ones: the lower end is theirs. At best a
+    layer shrinks to the share of its rank that holds all but ROUGH_TAIL of its weight's energy, on both of its sides
+    where whole channels can go. At worst nothing is gained where a network returns its input with changes (a denoiser),
+    since 0.1 dB of such outputs is less than 8 bits usually cost. How the estimates compare with what runs with data
+    reached: docs/planner.md.
 
     Args:
         clean: the cleaned model.
@@ -176,20 +179,42 @@ def estimate(clean: ir.Model, executor: Executor, oracle: Oracle, feeds: Sequenc
     if not work:
         return Promise(1.0, 1.0)
     whole = oracle.whole({"clean": clean}, feeds)[0]
-    dense = narrow = light = done = 0.0
+    dense = narrow = done = 0.0
+    taken = list[float]()  # milliseconds of each layer that is priced, in the better precision
     for site in sites:
         if done and (done >= HEAVY * work or time.monotonic() - start > PRICING_SECONDS):
             break
         done += site.macs()
         floats = oracle.prices(site, [None])[0].ms
-        best = min(floats, oracle.prices(site, [None], INT8)[0].ms) if integers else floats
-        dense, narrow, light = dense + floats, narrow + best, light + best * tail_rank(site, ROUGH_TAIL)
+        taken.append(min(floats, oracle.prices(site, [None], INT8)[0].ms) if integers else floats)
+        dense, narrow = dense + floats, narrow + taken[-1]
+    kept = _kept(clean, sites[: len(taken)])
+    light = sum(best * share for best, share in zip(taken, kept, strict=True))
     covered = min(dense * work / done, 0.95 * whole)
     gain, most = (whole / (whole - covered + covered * part / max(dense, 1e-12)) for part in (narrow, light))
+    context = Context(executor=executor, data=list(feeds))
+    if integers and (grids := precision.dynamic_grids(clean, shapes, context)) is not None:
+        dynamic = carry_out(clean, Plan(precision=grids), context).model
+        before, after = oracle.whole({"clean": clean, "dynamic": dynamic}, feeds)
+        gain = before / after
     outputs = {np.shape(value) for value in executor.prepare(clean)(feeds[0]).values()}
     changes = any(np.ndim(value) > 2 and np.shape(value) in outputs for value in feeds[0].values())
     low = 1.0 if changes else max(1.0, LOST * gain)
     return Promise(low, max(low, most))
+
+
+def _kept(model: ir.Model, sites: Sequence[Site]) -> list[float]:
+    """What is left of each layer's work at best: its rank, or that of its channels on both sides where these can go."""
+    shares = {site.node: tail_rank(site, ROUGH_TAIL) for site in sites}
+    made, read = dict.fromkeys(shares, 1.0), dict.fromkeys(shares, 1.0)
+    for group in couple_channels(model).groups:
+        makers = [node for node in group.makers if node in shares]
+        if group.frozen or not makers:
+            continue
+        share = max(shares[node] for node in makers)
+        made |= dict.fromkeys(makers, share)
+        read |= {node: share for node in group.readers if node in shares}
+    return [min(shares[site.node], made[site.node] * read[site.node]) for site in sites]
 
 
 # ------------------------------------------------------------ spectra of weights

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lwgraph import ir, registry
+from lwgraph.arrays import Shapes
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds
-from lwgraph.layers.site import Site
+from lwgraph.layers.site import Site, find_sites
 from lwgraph.layers.substitute import Build, small_model
-from lwgraph.plan.roles import QUANTIZES, Quantizes, QuantizesElsewhere
+from lwgraph.plan.plan import Precision
+from lwgraph.plan.roles import QUANTIZES, Quantizes, QuantizesDynamically, QuantizesElsewhere
 from lwgraph.rewrite.base import Context
 
 FLOAT, INT8 = "float", "int8"
 QUICK = "ort"  # the executor that loads models fastest: others take several times as long
+PRODUCTS = 0.2  # of the work must be products of matrices for grids that are taken as the model runs to be tried
 
 
 def available() -> bool:
@@ -29,6 +32,25 @@ def quantizer() -> Quantizes:
 def spelling(*, quick: bool = False) -> str:
     """The pass as a plan names it. `quick`: the simplest ranges only, for comparing plans."""
     return str(quantizer().quick() if quick else quantizer().exactly())
+
+
+def dynamic_grids(model: ir.Model, shapes: Shapes, context: Context) -> Precision | None:
+    """The model's products with grids that are taken as the model runs; None where these can hardly gain.
+
+    Args:
+        model: in floats.
+        shapes: its measured sizes by value name.
+        context: as for `QuantizesDynamically.gaining`.
+    """
+    quantizes = quantizer()
+    if not isinstance(quantizes, QuantizesDynamically):
+        return None
+    sites = find_sites(model, shapes)
+    products = sum(site.macs() for site in sites if not site.kernel)
+    if products <= PRODUCTS * sum(site.macs() for site in sites):
+        return None
+    kept = quantizes.gaining(model, context)
+    return None if kept is None else Precision((str(quantizes.dynamic()),), tuple(kept))
 
 
 def small_integer_model(
@@ -66,4 +88,4 @@ def small_integer_model(
     return model
 
 
-__all__ = ["FLOAT", "INT8", "available", "quantizer", "small_integer_model", "spelling"]
+__all__ = ["FLOAT", "INT8", "available", "dynamic_grids", "quantizer", "small_integer_model", "spelling"]

@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,12 @@ from lwgraph.optimizer.inputs import GENERATED_PARTS, gather
 from lwgraph.optimizer.last_look import part
 from lwgraph.optimizer.request import Request
 from lwgraph.optimizer.without_data import Promise, estimate, surely_full_rank, tail_rank
-from lwgraph.plan.precision import available
+from lwgraph.plan.plan import Precision
+from lwgraph.plan.precision import FLOAT, available
 from lwgraph.plan.price.oracle import Oracle, WorkOracle
 from lwgraph.report import to_html
 from tests.optimizer.redundant import network
+from tests.optimizer.stages.test_integers_stage import encoder
 from tests.passes.prune.networks import Net
 
 ORT = registry.executor("ort")
@@ -102,6 +105,41 @@ def test_of_a_network_that_changes_its_input_nothing_is_promised() -> None:
     model = ir.load(net.model(y))
     feeds = [{"x": np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)}]
     assert estimate(model, ORT, Oracle(ORT), feeds, integers=available()).low == 1.0
+
+
+@pytest.mark.parametrize(("grids", "low"), [(Precision(("quantize{activations=dynamic}",)), 2.4), (None, 1.86)])
+def test_the_lower_end_is_that_of_grids_that_are_taken_as_the_model_runs_where_there_are_any(
+    grids: Precision | None, low: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The network takes 6 ms and 2 ms with them; a layer takes half its time in static integers."""
+    model = encoder()
+    monkeypatch.setattr("lwgraph.plan.precision.dynamic_grids", lambda *words: grids)
+    monkeypatch.setattr(without_data, "carry_out", lambda model, plan, context: SimpleNamespace(model=model))
+    oracle = SimpleNamespace(
+        whole=lambda models, feeds: [6.0, 2.0][: len(models)],
+        prices=lambda site, forms, kind=FLOAT: [SimpleNamespace(ms=2.0 if kind == FLOAT else 0.8)],
+    )
+    feeds = [{"x": np.zeros((4, 64), np.float32)}]
+    assert estimate(model, ORT, oracle, feeds, integers=True).low == pytest.approx(low, rel=0.01)  # type: ignore[arg-type]
+
+
+def test_where_whole_channels_can_go_both_sides_of_a_layer_shrink() -> None:
+    """Of three layers in a row: those between the first and the second, and between that and the last."""
+    net, rng = Net(0), np.random.default_rng(0)
+    x = net.input(1, 32, 8, 8)
+    for index in range(3):
+        x = net.conv(x, 32, 32, 1, act="Relu" if index < 2 else "")
+    model = ir.load(net.model(x))
+    for value in model.graph.initializers.values():
+        weight = ir.constant(value)
+        if weight is not None and weight.ndim == 4:  # of rank 16 each
+            thin = rng.standard_normal((32, 16)) @ rng.standard_normal((16, 32))
+            ir.set_constant(value, thin.reshape(weight.shape).astype(np.float32))
+    sites = find_sites(model)
+    first, second, last = without_data._kept(model, sites)
+    shares = [tail_rank(site, without_data.ROUGH_TAIL) for site in sites]
+    assert [first, second, last] == pytest.approx([shares[0], shares[0] * shares[1], min(shares[1:])])
+    assert max(shares) <= 0.5
 
 
 def test_low_rank_weights_promise_more() -> None:

@@ -14,7 +14,6 @@ from lwgraph.plan.choices import Precision
 from lwgraph.plan.roles import QuantizesDynamically
 from lwgraph.rewrite.base import Log
 
-PRODUCTS = 0.2  # of the work must be products of matrices for such grids to be tried
 SENSED_SECONDS, FEWEST = 20.0, 3  # of running one network for each layer, about; samples at least
 SURE = 0.8  # of what may be lost is aimed at, as squared errors of layers do not add up exactly
 HALF = 0.5  # of the loss remains, where nothing says how much it is
@@ -26,16 +25,11 @@ def dynamic_precision(work: Work) -> Precision | None:
     None where the target or the plugin has no such integers, where products of matrices do too little of the work, and
     where nothing is faster.
     """
-    quantizes = precision.quantizer() if precision.available() else None
-    if not isinstance(quantizes, QuantizesDynamically) or not work.oracle.measures:
+    if not work.oracle.measures or not precision.available():
         return None
     key = _key(work)
     if key not in work.context.memory:
-        sites = find_sites(work.clean, work.shapes)
-        products = sum(site.macs() for site in sites if not site.kernel)
-        worth = products > PRODUCTS * sum(site.macs() for site in sites)
-        kept = quantizes.gaining(work.clean, work.context) if worth else None
-        work.context.memory[key] = None if kept is None else Precision((str(quantizes.dynamic()),), tuple(kept))
+        work.context.memory[key] = precision.dynamic_grids(work.clean, work.shapes, work.context)
     found = work.context.memory[key]
     return found if isinstance(found, Precision) else None
 
@@ -93,4 +87,4 @@ def remaining(base: float, judged: float | None, floor: float | None) -> float |
     return SURE * (base - floor) / (base - judged)
 
 
-__all__ = ["PRODUCTS", "dynamic_precision", "gentler", "remaining", "settle_on"]
+__all__ = ["dynamic_precision", "gentler", "remaining", "settle_on"]

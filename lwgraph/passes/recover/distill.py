@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from lwgraph.passes.recover.training import Progress, Trainer
 
 _MOST_HELD_OUT = 1024
+_LEAST_ROOM = 0.1  # of the memory must be left for values, beside weights and optimizer
 
 
 @dataclass(frozen=True)
@@ -171,12 +173,25 @@ class Distill(Pass):
         runs = [executor.prepare(m, objective.values) for m in (teacher, model)]
         crops = croppable(self.crop, inputs, batched_inputs(inputs), sample, runs)
         pieces = max(1, sample[crops[0]][0, 0].size // self.crop**2) if crops else 1  # a version shows one of each row
+        imitated = executor.module(teacher, objective.values)
+        optimizer = self.optimizer if self.optimizer != "auto" else "adam" if "kl" in objective.weights else "soap"
+        memory = context.memory_bytes
+        if memory is not None:
+            most, room = memory, partial(training.room, student, imitated, memory=memory)
+            if self.optimizer == "auto" and room(optimizer) < _LEAST_ROOM * most:
+                optimizer = "adam"  # which keeps less
+            memory = room(optimizer)
+            if memory < _LEAST_ROOM * most:
+                raise ModelError(
+                    f"training takes {(most - memory) / 1e6:,.0f} MB for weights and the state of {optimizer} alone, "
+                    f"and {most / 1e6:,.0f} MB are allowed; give more --memory"
+                )
         settings = training.Settings(
             steps=self.steps,
             seconds=60 * self.minutes,
             batch=self.batch,
             versions=self.versions * pieces,
-            optimizer=self.optimizer if self.optimizer != "auto" else "adam" if "kl" in objective.weights else "soap",
+            optimizer=optimizer,
             rate=self.rate,
             warmup=self.warmup,
             decay=self.decay,
@@ -190,10 +205,11 @@ class Distill(Pass):
             seed=context.seed,
             threads=context.threads,
             checkpoint=Path(self.checkpoint) if self.checkpoint else None,
+            memory=memory,
         )
         trainer = training.Trainer(
             student,
-            executor.module(teacher, objective.values),
+            imitated,
             objective,
             pool,
             held,

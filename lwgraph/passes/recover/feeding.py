@@ -33,7 +33,7 @@ class Feeder:
 
     Round r is version r modulo `versions` of the data. A version has its own division into batches and its own random
     variations, the same each time that it comes round, so the teacher is asked once per batch and version, and its
-    answers are kept (as long as they fit into MOST_BYTES; what does not is asked again). Where nothing is varied, the
+    answers are kept (as long as they fit into `most` bytes; what does not is asked again). Where nothing is varied, the
     teacher is asked once per row, and every round has its own division into batches. What a step is fed depends on its
     number alone, so a resumed run goes on exactly as an uninterrupted one would.
 
@@ -43,6 +43,7 @@ class Feeder:
         versions: how many versions there are; 0: a new one in every round, and nothing is kept.
         augmentations: how to vary inputs; see `augment`.
         crops: inputs to cut squares out of, and the side of those; see `cut`.
+        most: bytes of answers to keep, where that is less than MOST_BYTES.
         batched: inputs that have one row per sample.
         teacher: answers feeds.
         seed: of order and variations; different in every process.
@@ -58,11 +59,12 @@ class Feeder:
         teacher: Callable[[Values], Values],
         seed: tuple[int, ...],
         crops: tuple[tuple[str, ...], int] = ((), 0),
+        most: int = MOST_BYTES,
     ) -> None:
         self._pool, self._size, self._versions, self._seed = pool, size, versions, seed
         self._augmentations, self._batched, self._teacher = augmentations, batched, teacher
         self._kept: dict[tuple[int, ...], Values] = {}
-        self._crops = crops
+        self._crops, self._most = crops, min(most, MOST_BYTES)
         varied = bool(augmentations or crops[0])
         self._by_row: bool | None = None if versions and not varied else False  # None: not known yet
         # Every version has equally many steps, so the number of a step says which round it is in.
@@ -127,6 +129,6 @@ class Feeder:
 
     def _keep(self, key: tuple[int, ...], answers: Values) -> None:
         size = sum(t.numel() * t.element_size() for t in answers.values())
-        if self.bytes + size <= MOST_BYTES:
+        if self.bytes + size <= self._most:
             self._kept[key] = answers
             self.bytes += size

@@ -100,4 +100,4 @@ def _renew(state: dict[str, Any]) -> None:
         state[f"{name} basis"] = torch.linalg.qr(square @ basis[:, order]).Q
 
 
-__all__ = ["Soap"]
+__all__ = ["WIDEST", "Soap"]

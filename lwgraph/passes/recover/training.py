@@ -37,6 +37,7 @@ TRIAL_SHARE = 0.02  # share of the training for each learning rate that is tried
 TRIAL_STEPS = 12  # least steps of a trial: after fewer, mostly warm-up, any rate looks harmless
 TRIALS_SHARE = 0.25  # share of a limited time that all trials together may take
 HELD_OUT_BATCH = 64
+VALUES_SHARE, ANSWERS_SHARE = 0.5, 0.25  # of the memory: what is kept of a batch for the way back; answers
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Settings:
     seed: int
     threads: int
     checkpoint: Path | None = None
+    memory: int | None = None  # bytes that values and answers may take, beside weights and optimizer; None: any
 
 
 @dataclass
@@ -76,6 +78,20 @@ class Progress:
     best: float = math.inf
     stale: int = 0  # checks since the best
     history: list[tuple[int, float]] = field(default_factory=list)  # (step, held-out loss)
+
+
+def room(student: Any, teacher: Any, optimizer: str, memory: int) -> int:
+    """Bytes of `memory` that weights, gradients, the best state and two states of the optimizer leave; may be below 0.
+
+    Args:
+        student, teacher: GraphModules.
+        optimizer: its name.
+        memory: bytes that training may take.
+    """
+    parameters = [p for _, p in student.weights()]
+    weights = sum(p.numel() * p.element_size() for p in parameters)
+    theirs = sum(p.numel() * p.element_size() for p in teacher.parameters())
+    return int(memory - 3 * weights - theirs - 2 * optimizers.state_bytes(optimizer, parameters))
 
 
 class Trainer:
@@ -120,6 +136,7 @@ class Trainer:
             self._module = torch.nn.parallel.DistributedDataParallel(student)
         self._optimizer = optimizers.make(settings.optimizer, self._parameters, 0.0, settings.decay)
         self._best: StateDict = student.state()
+        self._most = MOST_BATCH  # rows of a batch, at most
         self._targets: dict[int, Mapping[str, Tensor]] = {}  # the teacher's values on the held-out batches
 
     # ------------------------------------------------------------------ the run
@@ -132,6 +149,7 @@ class Trainer:
     def _run(self) -> Progress:
         settings, progress = self.settings, self.progress
         started = time.monotonic()
+        self._most = self._affordable_batch()
         resumed = self._resume()
         first, cost = self.held_out_loss(), time.monotonic() - started
         if resumed:
@@ -143,7 +161,7 @@ class Trainer:
             if first <= EQUAL:
                 return progress
             progress.precision = self._precision(first) if settings.precision == "auto" else settings.precision
-            progress.batch = settings.batch or self._fitting_batch()
+            progress.batch = min(settings.batch or self._fitting_batch(), self._most)
             self._feeder = self._feeds(progress.batch)
             looked = self._looked(started)
             progress.rate = settings.rate or self._highest_rate(first, looked, started)
@@ -173,7 +191,7 @@ class Trainer:
         no bfloat16."""
         if not optimizers.processor_has_bfloat16():
             return "float32"
-        batch = next(self.held.batches(HELD_OUT_BATCH))
+        batch = next(self.held.batches(min(HELD_OUT_BATCH, self._most)))
         feeds = tensors(batch.feeds)
         with torch.no_grad():
             exact = self.student(feeds)
@@ -193,7 +211,31 @@ class Trainer:
             self._ask,
             (settings.seed, self.rank),
             settings.crops,
+            *(() if settings.memory is None else (int(ANSWERS_SHARE * settings.memory),)),
         )
+
+    def _affordable_batch(self) -> int:
+        """The samples whose values fit into the memory, from what one run of a few keeps for the way back."""
+        if self.settings.memory is None:
+            return MOST_BATCH
+        fed = next(iter(next(self._feeds(self.world).steps(0))))
+        sizes: dict[int, int] = {}
+
+        def seen(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        own = {p.untyped_storage().data_ptr() for p in self._parameters}
+        with torch.autograd.graph.saved_tensors_hooks(seen, lambda tensor: tensor):
+            loss = self._loss(fed)
+        rows = max([1, *(len(t) for name, t in fed.feeds.items() if name in self.batched)])
+        one = sum(size for at, size in sizes.items() if at not in own) / rows
+        del loss
+        most = torch.tensor(max(1, min(MOST_BATCH, int(VALUES_SHARE * self.settings.memory / max(one, 1.0)))))
+        if self.world > 1:
+            distributed.broadcast(most, 0)
+        return int(most.item())
 
     def _fitting_batch(self) -> int:
         """The largest power of two of samples for which STEPS steps fit into the time; process 0 decides."""
@@ -335,7 +377,7 @@ class Trainer:
         """The mean loss over the held-out rows, end to end, in float32, without augmentation."""
         total = torch.zeros(2, dtype=torch.float64)
         with torch.no_grad():
-            for index, batch in enumerate(self.held.batches(HELD_OUT_BATCH)):
+            for index, batch in enumerate(self.held.batches(min(HELD_OUT_BATCH, self._most))):
                 if index % self.world != self.rank:
                     continue
                 feeds = tensors(batch.feeds)

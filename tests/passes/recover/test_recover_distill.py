@@ -393,3 +393,70 @@ def test_training_that_helps_nothing_is_undone_and_told() -> None:
     before = ir.fingerprint(student)
     assert Pass.parse("distill{minutes=0,steps=4,rate=1e-30,precision=float32}").run(student, c) == 0
     assert ir.fingerprint(student) == before and "did not lower" in c.skipped[0].reason
+
+
+# ------------------------------------------------------------ memory
+
+
+@pytest.mark.parametrize("name", ["adam", "soap", "sgd"])
+def test_the_state_of_an_optimizer_takes_the_bytes_that_are_counted(name: str) -> None:
+    from lwgraph.passes.recover import optimizers
+
+    torch.manual_seed(0)
+    parameters = [torch.nn.Parameter(torch.randn(size)) for size in ((24, 5, 3, 3), (24,), (3000, 10))]
+    optimizer = optimizers.make(name, parameters, 1e-3, 0.0)
+    for _ in range(3):
+        for parameter in parameters:
+            parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+    kept = [t for state in optimizer.state.values() for t in state.values() if isinstance(t, torch.Tensor)]
+    taken = sum(t.numel() * t.element_size() for t in kept)
+    assert taken == pytest.approx(optimizers.state_bytes(name, parameters), rel=0.01)
+
+
+def trained(monkeypatch: pytest.MonkeyPatch, memory: int | None, options: str = "") -> tuple[list[int], str]:
+    """The rows that a batch may have, and the optimizer."""
+    from lwgraph.passes.recover import training
+
+    seen: list[int] = []
+    used: list[str] = []
+    afford, make = training.Trainer._affordable_batch, training.optimizers.make
+
+    def afforded(self: Any) -> int:
+        seen.append(afford(self))
+        return seen[-1]
+
+    def made(name: str, *more: Any) -> Any:
+        used.append(name)
+        return make(name, *more)
+
+    teacher = convnet()
+    found = context(teacher, inputs(80), memory_bytes=memory)
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Trainer, "_affordable_batch", afforded)
+        patch.setattr(training.optimizers, "make", made)
+        Pass.parse(f"distill{{minutes=0,steps=2,precision=float32,rate=0.001{options}}}").run(damaged(teacher), found)
+    return seen, used[0]
+
+
+def test_a_batch_has_the_rows_whose_values_fit_into_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    many, _ = trained(monkeypatch, 1 << 33)
+    free, _ = trained(monkeypatch, None)
+    assert many == free == [64]
+    rows = [trained(monkeypatch, memory, ",optimizer=sgd")[0][0] for memory in (1 << 19, 1 << 20)]
+    assert 1 <= rows[0] < rows[1] <= 64
+
+
+def test_soap_gives_way_to_adam_where_its_state_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    objective = ",objective=mse"
+    assert trained(monkeypatch, None, objective)[1] == "soap"
+    from lwgraph.passes.recover import training
+
+    room = training.room
+    monkeypatch.setattr(training, "room", lambda *models, memory: -1 if models[-1] == "soap" else room(*models, memory))
+    assert trained(monkeypatch, 1 << 24, objective)[1] == "adam"
+
+
+def test_what_cannot_be_trained_in_the_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match=r"training takes .* MB for weights and the state of \w+ alone, and 0 MB are"):
+        trained(monkeypatch, 1000)

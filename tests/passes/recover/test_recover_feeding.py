@@ -99,3 +99,12 @@ def test_fixed_batches_are_grouped_into_steps() -> None:
     steps = taken(feeder(1, fixed=4), 0, 3)
     assert sorted(len(step) for step in steps) == [1, 2, 2]
     assert all(fed.feeds["x"].shape[0] == 4 for step in steps for fed in step)
+
+
+def test_answers_that_there_is_no_room_for_are_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third of the rows' answers fit: four bytes each."""
+    source = feeder(8)
+    monkeypatch.setattr(source, "_most", 4 * 7)
+    taken(source, 0, 12)
+    assert source.bytes == 4 * 7 and source.asked > 3
+    assert Feeder(source._pool, 8, 0, (), ["x"], source._teacher, (0, 0), most=10)._most == 10
