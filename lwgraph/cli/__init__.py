@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO
 
 import click
 
@@ -72,6 +74,36 @@ def main() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever called us; a file opened later must not take its place
             setattr(sys, name, open(os.devnull, "w", encoding="utf8"))  # noqa: SIM115 - stays open to the end
+        elif isinstance(stream := getattr(sys, name), io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")  # names may hold what a terminal's encoding has not
+    told = sys.stderr
+    sys.stderr = _Forgiving(told)
+    try:
+        _run()
+    finally:
+        sys.stderr = told
+
+
+class _Forgiving:
+    """Standard error, on which what cannot be written is lost: nobody is left to be told, and the work goes on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _run() -> None:
     try:
         # Not `cli.main`, which makes exit code 1 of a reader of our output that leaves.
         with cli.make_context("lwgraph", sys.argv[1:]) as context:
@@ -94,7 +126,8 @@ def main() -> None:
         sys.exit(0)
     except OSError as error:
         _drop_output()  # what is still in its buffer could not be written either
-        place = f"'{error.filename}'" if error.filename else "standard output"
+        gone = "the current folder" if isinstance(error, FileNotFoundError) else "standard output"
+        place = f"'{error.filename}'" if error.filename else gone
         _fail(f"{place} cannot be used: {error.strerror or error}", 1)
     except MemoryError:
         _fail("out of memory; use fewer or smaller samples, or a machine with more memory", 1)

@@ -20,6 +20,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 _QUIET, _JSON = "lwgraph.quiet", "lwgraph.json"  # what commands were given, in the context's `meta`
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave a reader that left to the command line: it is no failure."""
+        raise BrokenPipeError
+
+
 def console() -> Console:
     """The console for results, standard output. In a file or a pipe its lines are 200 characters wide.
 
@@ -27,7 +33,7 @@ def console() -> Console:
     nothing is printed.
     """
     width = None if sys.stdout.isatty() else 200
-    return Console(highlight=False, markup=False, emoji=False, width=width, quiet=is_quiet())
+    return _Console(highlight=False, markup=False, emoji=False, width=width, quiet=is_quiet())
 
 
 def side_console() -> Console:

@@ -185,6 +185,34 @@ class TestStandardOutput:
         done = self.shell(f"{self.COMMAND} | head -1; exit ${{PIPESTATUS[0]}}")
         assert (done.returncode, done.stderr) == (0, "")
 
+    @pytest.mark.parametrize("reader", ["head -1", "true"])
+    def test_a_reader_that_leaves_a_table(self, reader: str, tmp_path: Path) -> None:
+        (tmp_path / "m.onnx").write_bytes(build(RELU, [2]).SerializeToString())
+        command = self.COMMAND.replace("passes --json", f"inspect {tmp_path / 'm.onnx'}")
+        done = self.shell(f"{command} | {reader}; exit ${{PIPESTATUS[0]}}")
+        assert (done.returncode, done.stderr) == (0, "")
+
+    def test_standard_error_that_is_full(self, tmp_path: Path) -> None:
+        (tmp_path / "m.onnx").write_bytes(build(RELU, [2]).SerializeToString())
+        command = self.COMMAND.replace(
+            "passes --json", f"optimize {tmp_path / 'm.onnx'} -o {tmp_path / 'o.onnx'} --preset lossless"
+        )
+        done = self.shell(f"{command} 2> /dev/full")
+        assert done.returncode == 0 and (tmp_path / "o.onnx").is_file()
+
+    def test_an_encoding_without_the_letters_of_a_name(self, tmp_path: Path) -> None:
+        proto = build([helper.make_node("Relu", ["x"], ["y"], name="ü漢")], [2])
+        proto.graph.input[0].name = proto.graph.node[0].input[0] = "é😀"
+        (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+        command = self.COMMAND.replace("passes --json", f"inspect {tmp_path / 'm.onnx'}")
+        done = self.shell(f"PYTHONIOENCODING=ascii {command}")
+        assert (done.returncode, done.stderr) == (0, "") and r"\xe9\U0001f600: float[2]" in done.stdout
+
+    def test_a_folder_that_is_gone(self, tmp_path: Path) -> None:
+        command = self.COMMAND.replace("passes --json", "inspect ../m.onnx")
+        done = self.shell(f"mkdir {tmp_path}/gone; cd {tmp_path}/gone; rmdir ../gone; {command}")
+        assert done.returncode == 1 and "standard output" not in done.stderr and len(done.stderr.splitlines()) == 1
+
     def test_that_is_closed(self) -> None:
         done = self.shell(f"{self.COMMAND} >&-")
         assert (done.returncode, done.stderr) == (0, "")
