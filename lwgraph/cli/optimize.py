@@ -16,6 +16,7 @@ from lwgraph.cli.common import (
     print_json,
     side_console,
 )
+from lwgraph.cli.groups import GroupedCommand
 from lwgraph.cli.progress import Progressed
 from lwgraph.cli.requests import request_options
 from lwgraph.errors import LwgraphError, UsageError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from lwgraph.optimizer import Result
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("model", metavar="MODEL")
 @click.option("-o", "--output", metavar="OUT", help="Where the result goes.  [default: MODEL.lw.onnx beside the input]")
 @request_options()

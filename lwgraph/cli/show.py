@@ -12,7 +12,7 @@ from rich.text import Text
 from lwgraph.cli.common import table
 from lwgraph.report import Report, ScoreRecord
 from lwgraph.report.sections.runtimes import HEAD, cells
-from lwgraph.report.words import codes, count, forms, loss, percent, precisions, several, size, speed
+from lwgraph.report.words import codes, count, forms, loss, percent, precisions, several, short, size, speed
 
 MODEL_FILE = "MODEL"  # stands for the file in the code that runs it
 UNPROVEN = "unproven: "
@@ -40,8 +40,8 @@ def show_facts(out: Console, facts: Mapping[str, Any]) -> None:
             layer["name"],
             layer["operator"],
             "x".join(map(str, layer["shape"])) + (f" /{layer['group']}" if layer["group"] > 1 else ""),
-            count(layer["parameters"]),
-            count(layer["macs"]),
+            short(layer["parameters"]),
+            short(layer["macs"]),
             percent(layer["macs"] / total),
         ]
         for layer in layers
@@ -80,22 +80,22 @@ def _show_report(out: Console, report: Report, explain: bool, explain_time: bool
     for stage in report.stages:
         spread = ""
         if stage.ratio is not None and stage.ratio_spread is not None and stage is not report.stages[0]:
-            spread = f"{speed(stage.ratio_spread[1])}..{speed(stage.ratio_spread[0])}"
+            spread = f"{1 / stage.ratio_spread[1]:.2f}..{1 / stage.ratio_spread[0]:.2f}"
         rows.append(
             [
                 stage.name,
-                count(stage.facts.nodes),
-                count(stage.facts.parameters),
+                short(stage.facts.parameters),
                 size(stage.facts.bytes),
-                count(stage.facts.macs),
-                "" if stage.milliseconds is None else f"{stage.milliseconds:.3f}",
+                short(stage.facts.macs),
+                "" if stage.milliseconds is None else f"{stage.milliseconds:.4g}",
                 stage.speed.partition(" (")[0],
                 spread,
                 "" if stage.score is None else f"{stage.score:.4f}",
             ]
         )
     name = report.score.name if report.score else "score"
-    columns = ["model", "nodes", "parameters", "size", "multiply-adds", "ms", "speed", "95 % interval", name]
+    # Of 80 columns: how many nodes there are is in the report, and `lwgraph inspect` tells.
+    columns = ["model", "weights", "size", "MACs", "ms", "speed", "95 %", name]
     if not report.score:
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     out.print(table("", columns, rows))

@@ -13,6 +13,17 @@ def count(number: int | None) -> str:
     return "unknown" if number is None else f"{number:,}"
 
 
+def short(number: float | None) -> str:
+    """In three digits: 80512345 -> "80.5 M", 10570 -> "10.6 k", 999 -> "999"; None -> "unknown"."""
+    if number is None:
+        return "unknown"
+    for unit in ("", " k", " M", " G"):
+        if abs(number) < 999.5:
+            return f"{number:.0f}" if not unit else f"{number:.3g}{unit}"
+        number /= 1000
+    return f"{number:.3g} T"
+
+
 def size(number: float) -> str:
     """Bytes with a unit: 2785168 -> "2.79 MB"."""
     for unit in ("B", "kB", "MB"):

@@ -229,8 +229,8 @@ class Pass(ABC):
 def find_class(name: str) -> type[Pass]:
     """The pass class of a registered name (a form's, too) or of `module:Class`; UsageError with a near miss.
 
-    The module may also be a file, as in `file.py:Class`. A form that is named so stands for its pass over all layers, as
-    a registered one does.
+    The module may also be a file, as in `file.py:Class`. A form that is named so stands for its pass over all layers,
+    as a registered one does.
     """
     found = load_object(name, "pass or form") if ":" in name else registry.pass_class(name)
     if isinstance(found, type) and not issubclass(found, Pass) and hasattr(found, "as_pass"):
