@@ -241,6 +241,8 @@ def _answer(
         status = own.status if setting.request.limited else EXIT[verdict]
         result = replace(result, kept=status == 0, status=status)
         report.outcome = own.report.outcome if status else "done"
+        if not setting.request.limited:
+            report.verdict = entry.record.verdict or KEPT if entry.record is not None else KEPT
     told: dict[str, Any] = {"rows": [asdict(row) for row in rows], "target": target, "model": made, "failed": failed}
     able = offered(setting.executor, ToldAsCode)
     told["code"] = "" if able is None else able.code(MODEL)
