@@ -87,7 +87,7 @@ FLOORS = (
     ),
     *("report", "executor", "cache", "failures", "registry", "tasks", "calibrate", "measure", "rewrite", "layers"),
     *("views", "plan"),
-    *("testing", "optimizer", "adapters", "runtime", "passes", "demo", "cli", "__main__"),
+    *("testing", "optimizer", "family", "adapters", "runtime", "passes", "demo", "cli", "__main__"),
 )
 # Imports that close a circle within one package, and why they may.
 CIRCLES = {

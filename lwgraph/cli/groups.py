@@ -16,7 +16,17 @@ GROUPS = {
         *("target", "threads", "memory", "workers", "dask", "seed", "distill", "augment", "pipeline", "recipe", "plan"),
         "strict",
     ),
-    "What comes out": ("output", "overwrite", "report", "explain", "explain_time", "as_json", "quiet", "help"),
+    "What comes out": (
+        "output",
+        "overwrite",
+        "report",
+        "family",
+        "explain",
+        "explain_time",
+        "as_json",
+        "quiet",
+        "help",
+    ),
 }
 
 

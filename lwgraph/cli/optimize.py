@@ -90,7 +90,7 @@ def command(
     mark = " (unproven)" * result.report.unproven
     if as_json:
         folder = {} if members is None else {"family": None if written is None else str(together)}
-        print_json({**result_document(result, out), **folder})
+        print_json({**result_document(result, out), **folder, "exit": result.status or int(bool(failed))})
     else:
         from lwgraph.cli.show import show_report
 

