@@ -73,10 +73,23 @@ class FoldScale(RewritePass):
     def replace_before(self, op: Any, x: Any, w: Const, c: Const, b: Const | None, layer: Any, scale: Any) -> Any:
         """The layer with scaled inputs."""
         linear = Linear(layer, w, b)
+        if _before_half(x):
+            raise Skip("the factor is the last step of a Gelu, which runtimes know as a whole")
         if x.shape is None or len(x.shape) != 2 + linear.spatial or x.shape[1] != linear.inputs:
             raise Skip("the scaled tensor may be broadcast to the layer's input")
         vector = channel_vector(c, linear.inputs, 2 + linear.spatial, 1)
         return linear.input_affine(op, x, *_affine(scale, x, vector))
+
+
+def _before_half(x: ir.Value) -> bool:
+    """Whether this is x (1 + erf(..)) or x (1 + tanh(..)): half of it is a Gelu, for which runtimes have a kernel."""
+    product = x.producer()
+    if product is None or ir.operator(product) != "Mul":
+        return False
+    sums = [value.producer() for value in product.inputs if value is not None]
+    terms = [value for node in sums if node is not None and ir.operator(node) == "Add" for value in node.inputs]
+    makers = [value.producer() for value in terms if value is not None]
+    return any(node is not None and ir.operator(node) in ("Erf", "Tanh") for node in makers)
 
 
 def _affine(scale: ir.Node, tensor: ir.Value, c: Array) -> tuple[Array, Array]:
