@@ -156,6 +156,16 @@ def generated(minutes: float, first: int, count: int, every: int, page: bool) ->
 
 
 @main.command()
+@click.option("--minutes", default=60.0, show_default=True, help="End after so many.")
+def backend(minutes: float) -> None:
+    """Run onnx's backend tests in ONNX Runtime before and after the passes that keep the outputs."""
+    from benchmarks import backend_optimize as benchmark
+
+    if benchmark.main(minutes):
+        raise click.ClickException("a test differs: see above")
+
+
+@main.command()
 @click.option("--count", default=200, show_default=True, help="How many wrong rewrites, under each contract.")
 @click.option("--page", is_flag=True, help="Write the counts into MUTATIONS.md.")
 def mutations(count: int, page: bool) -> None:

@@ -1,0 +1,104 @@
+"""onnx's backend tests through the passes that keep the outputs: what ONNX Runtime gives before and after.
+
+python -m benchmarks.backend_optimize           counts, and each test that differs; goes on where it ended
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import onnx
+
+from benchmarks.generated.grow import session
+from benchmarks.generated.run import build
+from benchmarks.runtime_backend import cases, data_sets
+from benchmarks.zoo import cache
+from lwgraph import ir
+from lwgraph.contract import Contract
+from lwgraph.errors import LwgraphError
+from lwgraph.measure.compare import compare
+from lwgraph.rewrite import Context, Pipeline
+from lwgraph.tasks.worker import DeathError, HangError, Worker
+
+PIPELINE = "default"  # what lwgraph optimize does without data
+TIMEOUT = 60.0  # seconds for one test
+AT_ONCE = 20
+_CASES: list[Any] = []
+
+
+def outcome(case: Any) -> str:
+    """ "equal", "untouched", "not run" (by ONNX Runtime as it is), "refused: why" or "differs: how"."""
+    try:
+        before = _outputs(case.model, case)
+    except Exception:  # operators and types that ONNX Runtime has not, or feeds that it does not take
+        return "not run"
+    try:
+        model = ir.load(case.model)
+        steps = Pipeline.parse(PIPELINE).rewrite(model, Context())
+    except LwgraphError as error:
+        return f"refused: {' '.join(str(error).split())[:160]}"
+    except Exception as error:
+        return f"differs: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
+    if not any(step.count for step in steps):
+        return "untouched"
+    try:
+        after = _outputs(ir.to_proto(model), case)
+    except Exception as error:
+        return f"differs: ONNX Runtime: {' '.join(str(error).split())[:160]}"
+    for old, new in zip(before, after, strict=True):
+        told = compare(old, new, Contract.ROUNDING)
+        if not told.ok:
+            return f"differs: {told}"
+    return "equal"
+
+
+def _outputs(proto: onnx.ModelProto, case: Any) -> list[dict[str, Any]]:
+    run = session(proto)
+    fed = [value.name for value in run.get_inputs()]
+    names = [value.name for value in run.get_outputs()]
+    return [
+        dict(zip(names, run.run(None, dict(zip(fed, inputs, strict=False))), strict=True))
+        for inputs, _ in data_sets(case)
+    ]
+
+
+def outcomes(start: int, count: int) -> dict[str, str]:
+    """By the name of the test, some of all tests from a place on."""
+    if not _CASES:
+        _CASES.extend(cases())
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        return {f"{case.kind}/{case.name}": outcome(case) for case in _CASES[start : start + count]}
+
+
+def main(minutes: float) -> int:
+    """Run the tests that are left of this build; how many differ."""
+    path = cache.folder("results") / "backend_optimize" / f"{build()}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found: dict[str, str] = json.loads(path.read_text("utf8")) if path.exists() else {}
+    total, end = sum(1 for _ in cases()), time.monotonic() + 60 * minutes
+    worker = Worker(main=False)
+    for start in range(len(found) // AT_ONCE * AT_ONCE, total, AT_ONCE):
+        if time.monotonic() > end:
+            break
+        try:
+            found |= worker.call(outcomes, start, AT_ONCE, timeout=TIMEOUT * AT_ONCE)
+        except (DeathError, HangError):
+            for place in range(start, min(start + AT_ONCE, total)):
+                try:
+                    found |= worker.call(outcomes, place, 1, timeout=4 * TIMEOUT)
+                except (DeathError, HangError) as error:
+                    found[f"number {place}"] = f"differs: the process {error}"
+        path.write_text(json.dumps(found, indent=1), "utf8")
+    worker.close()
+    counts = Counter(told.partition(":")[0] for told in found.values())
+    print(f"{len(found)} of {total} tests: " + ", ".join(f"{n} {what}" for what, n in sorted(counts.items())))
+    for name, told in found.items():
+        if told.startswith(("differs", "refused")):
+            print(f"{name}: {told}")
+    return counts["differs"]
