@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,8 @@ def command(
     with Progressed() as progress:
         result = optimize_as(source, Request(**asked), progress)
         result.save(out, overwrite=overwrite)
+    if runtimes := result.report.details.get("runtimes"):  # the code that runs it names the file from now on
+        runtimes["code"] = runtimes["code"].replace(json.dumps("MODEL"), json.dumps(str(out)))
     page = result.write_report(report) if report else None
     written, failed = None, ""
     if members is not None:

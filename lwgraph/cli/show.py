@@ -14,7 +14,6 @@ from lwgraph.report import Report, ScoreRecord
 from lwgraph.report.sections.runtimes import HEAD, cells
 from lwgraph.report.words import codes, count, forms, loss, percent, precisions, several, short, size, speed
 
-MODEL_FILE = "MODEL"  # stands for the file in the code that runs it
 UNPROVEN = "unproven: "
 WITHIN = {"rounding": ", to rounding", "approximate": ", within the tolerance of approximations"}  # by contract
 
@@ -69,7 +68,7 @@ def show_report(out: Console, report: Report, explain: bool = False, explain_tim
 def _show_runtimes(out: Console, found: Mapping[str, Any]) -> None:
     """Print each model on each target, and the code that runs the best."""
     out.print(table("", list(HEAD), [cells(row) for row in found["rows"]], 2))
-    out.print(f"\nrun the result ({MODEL_FILE}) in {found['target']} like this:", markup=False)
+    out.print(f"\nrun the result in {found['target']} like this:", markup=False)
     out.print(found["code"] + "\n", markup=False, soft_wrap=True)
 
 

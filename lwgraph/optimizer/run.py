@@ -15,6 +15,7 @@ from lwgraph.optimizer.candidates import Incumbent
 from lwgraph.optimizer.clock import Progress
 from lwgraph.optimizer.deliver import Cleaned, deliver
 from lwgraph.optimizer.improve import Searched, improve
+from lwgraph.optimizer.inputs import Inputs
 from lwgraph.optimizer.judge import check_metric
 from lwgraph.optimizer.request import Request, takes_request
 from lwgraph.optimizer.result import Result
@@ -77,9 +78,9 @@ def optimize_as(model: ir.Source, request: Request, progress: Progress) -> Resul
     passes, plan = _pipeline(request), _plan(request)
     with open_pool(request.workers, request.dask, TASK_SECONDS) as pool:
 
-        def one(asked: Request, told: Progress) -> tuple[Setting, Result]:
+        def one(asked: Request, told: Progress, gathered: Inputs | None = None) -> tuple[Setting, Result]:
             stages = [stage.name for stage in STAGES if asked.distill or not isinstance(stage, Training)]
-            setting = open_run(model, asked, Steps(steps_of(asked, stages), told), pool)
+            setting = open_run(model, asked, Steps(steps_of(asked, stages), told), pool, gathered)
             return setting, run(setting, passes, plan)
 
         try:

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -112,6 +112,7 @@ class Setting:
         pool: works side by side; None: this process does everything.
         told: what goes into the report.
         data_pass: the unit of predicted and spent time; None where nothing is fitted or judged.
+        gathered: the inputs, before the budget left any out; for another run of the same request.
     """
 
     request: Request
@@ -125,6 +126,7 @@ class Setting:
     pool: Pool | None
     told: Told
     data_pass: DataPass | None = None
+    gathered: Inputs | None = None
 
     @property
     def bytes(self) -> int:
@@ -187,7 +189,9 @@ class Setting:
         return tuple(checks)
 
 
-def open_run(source: ir.Source, request: Request, steps: Steps, pool: Pool | None) -> Setting:
+def open_run(
+    source: ir.Source, request: Request, steps: Steps, pool: Pool | None, gathered: Inputs | None = None
+) -> Setting:
     """Read the model and the data, run the model once, and judge it.
 
     Args:
@@ -195,6 +199,7 @@ def open_run(source: ir.Source, request: Request, steps: Steps, pool: Pool | Non
         request: what was asked for.
         steps: is told how far the run is.
         pool: works side by side; None: this process does everything.
+        gathered: the inputs of another run of the same request, where there was one: data may be read but once.
 
     Raises:
         ModelError, DataError, UsageError: the model, the data or the metric is unusable.
@@ -208,7 +213,8 @@ def open_run(source: ir.Source, request: Request, steps: Steps, pool: Pool | Non
         executor = FirstRuns(target, lambda: clock.left, Garbage(min(memory // 8, GARBAGE)).check)
         original = ir.load(source)  # while the executor's worker starts
         verify(original)
-        inputs = gather(original, request, executor)
+        gathered = gather(original, request, executor) if gathered is None else gathered
+        inputs = replace(gathered, notes=list(gathered.notes))
         inputs.holes = runs_soundly(original, executor, inputs.probe)
         if inputs.holes and request.metric is None:
             inputs.judge = None
@@ -246,7 +252,7 @@ def open_run(source: ir.Source, request: Request, steps: Steps, pool: Pool | Non
             check_labelling(request.label_these, judge, last.reader, original, untimed(executor))
         if judge is not None and inputs.fit:
             data_pass = _data_pass(original, executor, inputs, judge, last)
-    return Setting(request, original, path, context, inputs, judge, last, clock, pool, told, data_pass)
+    return Setting(request, original, path, context, inputs, judge, last, clock, pool, told, data_pass, gathered)
 
 
 def _data_pass(original: ir.Model, executor: Executor, inputs: Inputs, judge: Judge, last: LastLook | None) -> DataPass:

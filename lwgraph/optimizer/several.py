@@ -13,6 +13,7 @@ from lwgraph.executor import Run, ToldAsCode, faithful, offered
 from lwgraph.measure import Latencies, paired_latency
 from lwgraph.measure.promise import BROKEN, EXIT, KEPT, OPEN
 from lwgraph.optimizer.clock import Progress
+from lwgraph.optimizer.inputs import Inputs
 from lwgraph.optimizer.request import Request
 from lwgraph.optimizer.result import Result
 from lwgraph.optimizer.setting import Setting
@@ -21,7 +22,7 @@ from lwgraph.optimizer.timing import PATIENCE, facts_of, time_models
 from lwgraph.plan.plan import Plan
 from lwgraph.report import ScoreRecord, Stage
 
-One = Callable[[Request, Progress], tuple[Setting, Result]]
+One = Callable[[Request, Progress, Inputs | None], tuple[Setting, Result]]
 INPUT, RESULT = "input", "result"
 MODEL = "MODEL"  # stands for the file in the code that runs it
 ROW_SECONDS = 1.0  # of timing for each row
@@ -83,7 +84,7 @@ def weigh(request: Request, progress: Progress, one: One) -> Result:
     Args:
         request: with a target of `SEVERAL`.
         progress: called with (what, done, total).
-        one: optimizes for a single target.
+        one: optimizes for a single target; on the inputs of a run before, where there was one.
 
     Raises:
         LwgraphError: no target could be optimized for.
@@ -99,7 +100,8 @@ def weigh(request: Request, progress: Progress, one: One) -> Result:
             continue
         share = None if left is None else left / (len(names) - index)
         try:
-            done[name] = one(replace(request, target=name, budget=share), _named(name, progress))
+            gathered = next((setting.gathered for setting, _ in done.values()), None)
+            done[name] = one(replace(request, target=name, budget=share), _named(name, progress), gathered)
         except LwgraphError as error:
             if request.strict or request.named:
                 raise

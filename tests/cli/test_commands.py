@@ -203,6 +203,14 @@ def test_bench_of_several_runtimes(lw: Call, model_file: Path, monkeypatch: pyte
     assert ended.code == 0 and "does not run in openvino:f32: not this one" in " ".join(ended.out.split())
 
 
+def test_optimize_for_any_tells_the_code_that_runs_the_result(lw: Call, model_file: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    ended = lw("optimize", model_file, "-o", tmp_path / "out.onnx", "--target", "any", "--pipeline", "clean")
+    assert ended.code == 0, ended.err
+    told = "".join(ended.out.split())
+    assert "runtheresultin" in told and str(tmp_path / "out.onnx") in told and "openvino:f32" in told
+
+
 def test_bench_needs_a_runtime_of_this_machine(lw: Call, model_file: Path) -> None:
     ended = lw("bench", model_file, "--target", "openvina")
     assert ended.code == 2 and "did you mean 'openvino'" in ended.err

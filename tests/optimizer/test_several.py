@@ -80,6 +80,13 @@ def test_bfloat16_is_judged_against_the_model_as_it_is_written() -> None:
     assert strict.report.score is not None and strict.report.score.drop != 0
 
 
+def test_data_are_read_once() -> None:
+    """A generator gives its samples to the first run alone."""
+    samples = ({"x": SAMPLES["x"][i : i + 1]} for i in range(32))
+    result = lwgraph.optimize(ir.to_proto(network()), target="any", data=samples, pipeline="clean")
+    assert {"ort-cpu", "openvino:f32"} <= {target for target, _ in rows(result)}
+
+
 def test_a_runtime_that_fails_costs_its_own_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise ModelError("not this one")
