@@ -193,7 +193,12 @@ class OpenVinoRun:
         self._nodes = {node.name for node in model.graph if node.name}
         self._makers = {v.name: node.name for node in model.graph for v in node.outputs if v.name}
         self._request = compiled.create_infer_request()
-        self._ports = {name: port for port in compiled.inputs for name in port.names}
+        # An input that is an output, too, has lost its own name: then only its place tells which one it is.
+        fed = [v.name or "" for v in model.graph.inputs if v.name not in self._constants]
+        in_order = dict(zip(fed, compiled.inputs, strict=False)) if len(fed) == len(compiled.inputs) else {}
+        self._ports = in_order | {name: port for port in compiled.inputs for name in port.names if name in fed}
+        if len(set(self._ports.values())) != len(compiled.inputs):
+            raise ModelError("OpenVINO has inputs under names that the model lacks")
         self._exotic = [_EXOTIC.get(port.element_type.get_type_name()) for port in compiled.outputs]
 
     def __call__(self, feeds: Feeds) -> dict[str, Array]:

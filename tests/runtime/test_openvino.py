@@ -127,6 +127,12 @@ def test_arrays_belong_to_the_caller() -> None:
     assert (first == X).all()
 
 
+def test_an_input_that_is_an_output() -> None:
+    """OpenVINO names such an input as the output."""
+    m = model([helper.make_node("Dropout", ["x"], ["y"])], {"x": (FLOAT, [2, 4])}, ["y"], opset=13)
+    assert (registry.executor("openvino").prepare(m)({"x": X})["y"] == X).all()
+
+
 def test_bfloat16_values_are_exchanged() -> None:
     m = model([helper.make_node("Relu", ["x"], ["y"])], {"x": (TensorProto.BFLOAT16, [2, 2])}, ["y"], opset=18)
     x = np.array([[-1, 1.5], [2, -3]], ml_dtypes.bfloat16)
