@@ -24,7 +24,7 @@ RESOLUTION_newest := highest
 UV := $(VENV)/uv/bin/uv
 CELL = $(VENV)/$@
 
-.PHONY: help demo test lint sanitize nightly matrix clean
+.PHONY: help demo test lint sanitize nightly matrix wheel clean
 
 help:
 	@echo "make demo   optimize the embedded model and print the before/after table"
@@ -34,6 +34,7 @@ help:
 	@echo "make nightly  run generated networks for ten minutes, other ones each day"
 	@echo "make matrix  run the suite on Python 3.10 and 3.13 with the lowest and the newest dependencies"
 	@echo "             (one cell: make matrix PYTHON=3.10 DEPENDENCIES=lowest)"
+	@echo "make wheel  build the wheel, and run the demo from it in a clean environment that has no compiler"
 	@echo "make clean  remove .venv and everything built"
 
 demo: $(VENV)/ready
@@ -64,6 +65,15 @@ matrix-%: $(UV)
 	$(UV) pip install --quiet --python $(CELL)/bin/python --requirement $(CELL)/requirements.txt
 	$(UV) pip install --quiet --python $(CELL)/bin/python --no-deps --editable .
 	$(CELL)/bin/python -m pytest $(PYTEST_FLAGS)
+
+# `env -i`: nothing of this environment helps, and there is neither a compiler nor the checkout.
+wheel: $(BIN)/python
+	rm -rf build/wheel
+	$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir build/wheel .
+	$(PYTHON) -m venv build/wheel/venv
+	build/wheel/venv/bin/python -m pip --disable-pip-version-check install --quiet build/wheel/*.whl
+	cd build/wheel && env -i HOME="$$PWD" PATH="$$PWD/venv/bin" CC=false python -c 'import lwgraph.runtime._kernels'
+	cd build/wheel && env -i HOME="$$PWD" PATH="$$PWD/venv/bin" CC=false lwgraph demo --preset lossless
 
 $(UV):
 	python3 -m venv $(VENV)/uv
