@@ -8,7 +8,7 @@
 
 #include "_common.h"
 
-enum { VERSION = 1 }; /* of the functions' arguments: backend.py refuses a build of another version */
+enum { VERSION = 2 }; /* of the functions' arguments: backend.py refuses a build of another version */
 
 /* ---- one copy of the kernels per instruction set ---- */
 
@@ -502,7 +502,58 @@ static PyObject *integer_multiply(PyObject *self, PyObject *args)
     return ok ? finish(status) : NULL;
 }
 
-/* ---- pooling and shifts ---- */
+/* Products by shifts and additions alone: y (M, N) += x (M, K) times weights whose terms are +-2^s, as +-(s + 1). */
+static void shift_rows(const int32_t *x, const int8_t *terms, int64_t *y, int64_t rows, const int64_t *size)
+{
+    const int64_t K = size[1], N = size[2], T = size[3];
+    for (int64_t m = 0; m < rows; m++) {
+        int64_t *to = y + m * N;
+        memset(to, 0, (size_t)N * sizeof(int64_t));
+        for (int64_t t = 0; t < T; t++)
+            for (int64_t k = 0; k < K; k++) {
+                const uint64_t value = (uint64_t)(int64_t)x[m * K + k];
+                const int8_t *row = terms + (t * K + k) * N;
+                for (int64_t n = 0; n < N; n++) {
+                    if (row[n] > 0)
+                        to[n] = (int64_t)((uint64_t)to[n] + (value << (row[n] - 1)));
+                    else if (row[n] < 0)
+                        to[n] = (int64_t)((uint64_t)to[n] - (value << (-row[n] - 1)));
+                }
+            }
+    }
+}
+
+static PyObject *shift_multiply(PyObject *self, PyObject *args)
+{
+    Py_buffer x, terms, y, size;
+    int part, parts;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "y*y*w*y*ii", &x, &terms, &y, &size, &part, &parts))
+        return NULL;
+    const int64_t *v = NULL;
+    int64_t left, weights, result;
+    int ok = read_part(part, parts) && sizes(&size, 4, &v) &&
+             ((v[0] >= 0 && v[1] >= 0 && v[2] >= 0 && v[3] >= 0) || invalid("a size is negative")) &&
+             product_of((int64_t[]){v[0], v[1]}, 2, &left) && product_of((int64_t[]){v[3], v[1], v[2]}, 3, &weights) &&
+             product_of((int64_t[]){v[0], v[2]}, 2, &result) && holds(&x, left, 4, "x") &&
+             holds(&terms, weights, 1, "terms") && holds(&y, result, 8, "y");
+    for (int64_t i = 0; ok && i < weights; i++)
+        if (((int8_t *)terms.buf)[i] > 32 || ((int8_t *)terms.buf)[i] < -32)
+            ok = invalid("a shift is over 31");
+    if (ok) {
+        Py_BEGIN_ALLOW_THREADS
+        const int64_t m0 = begin_of(v[0], part, parts), m1 = begin_of(v[0], part + 1, parts);
+        shift_rows((const int32_t *)x.buf + m0 * v[1], terms.buf, (int64_t *)y.buf + m0 * v[2], m1 - m0, v);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&x);
+    PyBuffer_Release(&terms);
+    PyBuffer_Release(&y);
+    PyBuffer_Release(&size);
+    return ok ? finish(DONE) : NULL;
+}
+
+/* ---- pooling and shifts of images ---- */
 
 /* Element types: f float32, d float64, B uint8, b int8. */
 static int64_t size_of(int type)
@@ -715,6 +766,7 @@ static PyMethodDef METHODS[] = {
     {"multiply", multiply, METH_VARARGS, NULL},
     {"integer_convolve", integer_convolve, METH_VARARGS, NULL},
     {"integer_multiply", integer_multiply, METH_VARARGS, NULL},
+    {"shift_multiply", shift_multiply, METH_VARARGS, NULL},
     {"pool", pool, METH_VARARGS, NULL},
     {"shift", shift, METH_VARARGS, NULL},
     {"quantize", quantize, METH_VARARGS, NULL},

@@ -15,7 +15,7 @@ import numpy as np
 from lwgraph.arrays import Array
 from lwgraph.runtime import kernels_numpy
 
-VERSION = 1  # version of the compiled functions' arguments; another build is not used
+VERSION = 2  # version of the compiled functions' arguments; another build is not used
 
 try:
     from lwgraph.runtime import _kernels as compiled  # type: ignore[attr-defined, unused-ignore]

@@ -263,6 +263,24 @@ def integer_convolve(
             out[b, g] = wrapped if scale is None else _requantize(wrapped, scale[g][:, None], zero, kind == 2)
 
 
+def shift_multiply(x: Array, terms: Array, y: Array, sizes: Array, part: int, parts: int) -> None:
+    """y (M, N) = x (M, K) times weights whose terms (T, K, N), +-(s + 1), are +-2^s: by shifts and additions."""
+    _part(part, parts)
+    m, k, n, t = _sizes(sizes, 4)
+    if x.shape != (m, k) or terms.shape != (t, k, n) or y.shape != (m, n):
+        raise ValueError("the arrays do not have the sizes that are stated")
+    if terms.size and int(np.abs(terms.astype(np.int32)).max()) > 32:
+        raise ValueError("a shift is over 31")
+    rows = slice(*(m * p // parts for p in (part, part + 1)))
+    left, to = x[rows].astype(np.int64), y[rows]
+    to[...] = 0
+    for term in terms:
+        for at, row in enumerate(term):
+            shifted = np.left_shift(left[:, at, None], np.maximum(np.abs(row.astype(np.int64)) - 1, 0)[None])
+            to += np.where(row > 0, shifted, 0)
+            to -= np.where(row < 0, shifted, 0)
+
+
 def integer_multiply(
     a: Array,
     b: Array,

@@ -9,7 +9,7 @@ from lwgraph.passes.quantize.grids.grid import Grid, weight_limits
 
 _FREE = 0.4  # the least share of the full scale that is tried
 _BLOCK = 1 << 15  # weights that are rounded at once
-_PARTS = 4  # of the smallest weight that the step of a row may be: 1, 1/2, 1/4, 1/8
+_PARTS = 12  # steps that the smallest weight of a row may be, at most
 _SAMPLE, _EVEN = 32, 1e-5  # weights of a row that are looked at first; what counts as a multiple, in steps
 _MIDDLE = {"uint8": 128, "uint4": 8}  # the middle of an unsigned type
 
@@ -70,8 +70,8 @@ def _on_grid_already(rows: Array, scale: Array, floor: Array, high: int) -> Arra
     size = np.abs(rows)
     size = np.where(size > 0, size, np.inf)
     least, most = size.min(axis=1), np.abs(rows).max(axis=1, initial=0.0)
-    for part in range(_PARTS):
-        unit = least.astype(np.float64) / (1 << part)
+    for part in range(1, _PARTS + 1):
+        unit = least.astype(np.float64) / part
         some = np.flatnonzero((most > 0) & (most <= unit * (high + 0.5)) & (unit >= floor) & (found == scale))
         if not len(some):
             continue
