@@ -118,6 +118,16 @@ def seconds(names: tuple[str, ...], again: bool) -> None:
 @main.command()
 @CASES
 @click.option("--again", is_flag=True, help="Measure anew what is kept.")
+def codes(cases: tuple[str, ...], again: bool) -> None:
+    """Store weights as codes on the cases: points, bytes, loading and running time, into QUANTIZE.md."""
+    from benchmarks import codes as benchmark
+
+    benchmark.main(cases, again)
+
+
+@main.command()
+@CASES
+@click.option("--again", is_flag=True, help="Measure anew what is kept.")
 def races(cases: tuple[str, ...], again: bool) -> None:
     """Choose plans with racing and with full judging, over ten seeds, and compare their speeds. Takes hours."""
     from benchmarks import lost_races as benchmark
