@@ -139,12 +139,13 @@ class Coder:
             return self._cast(packed, node)
         word, each = word_of(coded.bits)
         count, flat = coded.codes.size, coded.codes.reshape(-1)
-        padded = np.concatenate([flat, np.zeros(-count % each, np.uint8)]).reshape(-1, each).astype(word)
-        shifts = (np.arange(each) * coded.bits).astype(word)
-        words = np.bitwise_or.reduce(padded << shifts, axis=1, keepdims=True).astype(word)
+        # A word holds one code of each plane: what unpacks planes runs along them, and is many times as fast to load.
+        planes = np.concatenate([flat, np.zeros(-count % each, np.uint8)]).reshape(each, -1).astype(word)
+        shifts = (np.arange(each) * coded.bits).astype(word)[:, None]
+        words = np.bitwise_or.reduce(planes << shifts, axis=0, keepdims=True).astype(word)
         found = ir.add_initializer(self.graph, words, f"{self._stem}/codes")
         if each > 1:
-            found = node("BitShift", [found, self._constant("shifts", shifts[None])], direction="RIGHT")
+            found = node("BitShift", [found, self._constant("shifts", shifts)], direction="RIGHT")
             if self.opset >= _AND_OPSET:
                 found = node("BitwiseAnd", [found, self._constant("mask", np.array((1 << coded.bits) - 1, word))])
             else:
