@@ -12,9 +12,10 @@ from lwgraph import ir
 from lwgraph.layers.site import Site, find_sites
 from lwgraph.optimizer.candidates import Candidates
 from lwgraph.optimizer.request import Request
-from lwgraph.plan.plan import Plan, Removed, Width
+from lwgraph.plan.plan import KEEP, Plan, Removed, Width
 from lwgraph.plan.search.plan_search import Search
 from lwgraph.report import Layer, PassRun, SiteChoice
+from lwgraph.report.words import several
 from lwgraph.rewrite import Step
 from lwgraph.rewrite.base import Skipped
 from lwgraph.views.residual import find_residuals
@@ -163,10 +164,26 @@ def searched(candidates: Candidates, search: Search | None) -> dict[str, Any]:
         "measured_ms": None if chosen is None else chosen.measured_ms,
         "candidates": [
             {key: value for key, value in dataclasses.asdict(each).items() if key not in left_out}
-            | {"chosen": chosen is not None and each.key == chosen.key}
+            | {"chosen": chosen is not None and each.key == chosen.key, "summary": summary(each.plan)}
             for each in sorted(known.values(), key=lambda c: (c.amount(objective), c.predicted_loss))
         ],
     }
+
+
+def summary(plan: Plan | None) -> str:
+    """A plan in a few words: "low-rank 3, 2 groups of channels narrower, 1 block removed, quantize"; "" for none."""
+    if plan is None:
+        return ""
+    forms = Counter(choice.form.partition("{")[0] for choice in plan.sites.values() if choice.form != KEEP)
+    words = [f"{form} {number}" for form, number in forms.most_common()]
+    if plan.groups:
+        words.append(f"{several(len(plan.groups), 'group')} of channels narrower")
+    if plan.blocks:
+        words.append(f"{several(len(plan.blocks), 'block')} removed")
+    words += [name.partition("{")[0] for name in plan.precision.passes]
+    if plan.precision.keep_float:
+        words.append(f"{several(len(plan.precision.keep_float), 'layer')} kept in float")
+    return ", ".join(words) or "every layer as it is"
 
 
 def moments(candidates: Candidates) -> list[dict[str, Any]]:
@@ -183,4 +200,4 @@ def moments(candidates: Candidates) -> list[dict[str, Any]]:
     ]
 
 
-__all__ = ["choices", "computed_in", "idle", "moments", "pass_rows", "plain", "searched"]
+__all__ = ["choices", "computed_in", "idle", "moments", "pass_rows", "plain", "searched", "summary"]

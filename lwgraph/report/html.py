@@ -1,4 +1,7 @@
-"""The report as one self-contained HTML page: no scripts, no files beside it, readable in light and dark."""
+"""The report as one self-contained HTML page: no files beside it, nothing from the network, readable in light and dark.
+
+Its script only sorts, zooms and shows tooltips; the page is complete without it.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,19 @@ from importlib.resources import files
 from lwgraph.report.record import Report
 from lwgraph.report.sections import SECTIONS, Section
 
-STYLE = files("lwgraph.report").joinpath("report.css").read_text("utf8")
+STYLE, SCRIPT = (files("lwgraph.report").joinpath(name).read_text("utf8") for name in ("report.css", "page.js"))
+# Whatever a model's names may smuggle in, the browser loads nothing.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
 def to_html(report: Report) -> str:
     """The page as text. Every value from the model is escaped."""
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" '
+        f'content="width=device-width"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f"<title>lwgraph: {escape(report.source)}{' (unproven)' * report.unproven}</title><style>{STYLE}</style>"
         f'<h1>{escape(report.source)}</h1>{_banner(report)}<p class="lead">{escape(_lead(report))}</p>'
-        f"{''.join(_safe(section, report) for section in SECTIONS)}</html>\n"
+        f"{''.join(_safe(section, report) for section in SECTIONS)}<script>{SCRIPT}</script></html>\n"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html.parser
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,14 @@ def test_a_part_that_fails_is_one_line_of_the_page() -> None:
     page.feed(to_html(report))
     assert not page.open and "The part \"front\" could not be made: KeyError: 'drop'" in page.text
     assert "What was left alone" in page.text and "conv<1>" in page.text  # the parts before and after it
+
+
+def test_the_page_loads_nothing_and_holds_its_script_and_style() -> None:
+    page = to_html(example())
+    assert "default-src 'none'" in page and not re.search(r"(src|href|action)=|@import|url\(|https?:", page)
+    assert page.count("<script>") == page.count("</script>") == 1 and page.count("<style>") == 1
+    script = page.partition("<script>")[2].partition("</script>")[0]
+    assert "innerHTML" not in script and "eval(" not in script  # text of a model stays text
 
 
 def test_json_has_no_infinities_and_names_its_schema() -> None:

@@ -23,7 +23,7 @@ def latency(report: Report) -> str:
             f'<text x="{118 + width:.1f}" y="{top + 16}">{_told(stage)}</text>'
         )
     box = f'<svg viewBox="0 0 760 {24 * len(timed)}" width="100%" role="img">'
-    return f"<h2>Latency, relative to the input</h2>{box}{bars}</svg>"
+    return f'<h2>Latency, relative to the input</h2><div class="chart">{box}{bars}</svg></div>'
 
 
 def _told(stage: Stage) -> str:

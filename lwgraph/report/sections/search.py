@@ -1,7 +1,8 @@
 """The search: the front, what was chosen and why, and how good the predictions were.
 
 Shows `details["search"]`: "objective", "seconds", "base_ms", and "candidates", each with "predicted_ms",
-"predicted_loss", "loss", "measured_ms", "judged", "accepted", "origin", "bytes", "macs" and "chosen".
+"predicted_loss", "loss", "measured_ms", "judged", "accepted", "origin", "bytes", "macs", "chosen" and "summary" (of
+the plan, in words).
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ def _title(plan: Mapping[str, Any]) -> str:
         words.append(f"{_number(plan['measured_ms'])} ms measured")
     if plan.get("judged") is not None:
         words.append(f"judged {_number(plan['judged'])}")
-    return "; ".join([*words, f"found by {plan.get('origin', '')}"])
+    words.append(f"found by {plan.get('origin', '')}")
+    return "; ".join([*words, str(plan["summary"])] if plan.get("summary") else words)
 
 
 def _plans(front: Plans, judged: Plans, report: Report) -> str:

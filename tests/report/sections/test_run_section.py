@@ -85,6 +85,14 @@ def test_plans_are_listed_with_what_they_lose_and_which_was_delivered() -> None:
     assert "0.02 dB" in front(report(details={"front": FRONT}, score=replace(SCORE, unit="dB")))
 
 
+def test_each_plan_has_the_line_that_gets_it_and_a_point_that_tells_of_it() -> None:
+    page = front(replace(report(details={"front": FRONT}, score=SCORE), source="a <b>.onnx"))
+    for number in (1, 2, 3):
+        assert f"<code>lwgraph plan pick {number} &#x27;a &lt;b&gt;.onnx&#x27;</code>" in page
+    assert "<title>plan 3: 2.00x, 0.10 points lost, 2 kB; promise kept</title>" in page
+    assert "svg" not in front(report(details={"front": [{**each, "speed": None} for each in FRONT]}))
+
+
 def test_the_terminal_lists_plans_and_failures() -> None:
     text = io.StringIO()
     show_report(Console(file=text, width=120), replace(ran(), details={"front": FRONT}, score=SCORE))
