@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from platformdirs import user_cache_path
 
 from lwgraph import ir
 from lwgraph.errors import LwgraphError
@@ -28,13 +28,7 @@ MOST_TOTAL = 1 << 30  # of all models of all networks: those not used for longes
 def cache_folder() -> Path:
     """LWGRAPH_CACHE when set, else the platform's folder for caches, /lwgraph."""
     chosen = os.environ.get("LWGRAPH_CACHE")
-    if chosen:
-        return Path(chosen)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "lwgraph" / "Cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "lwgraph"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lwgraph"
+    return Path(chosen) if chosen else user_cache_path("lwgraph", appauthor=False)
 
 
 def cache_path(kind: str, facts: Sequence[object], *feeds: Sequence[Feeds], folder: Path | None = None) -> Path:
