@@ -24,12 +24,13 @@ RESOLUTION_newest := highest
 UV := $(VENV)/uv/bin/uv
 CELL = $(VENV)/$@
 
-.PHONY: help demo test lint sanitize nightly matrix wheel clean
+.PHONY: help demo test lint docs sanitize nightly matrix wheel clean
 
 help:
 	@echo "make demo   optimize the embedded model and print the before/after table"
 	@echo "make test   run the whole test suite          (PYTEST_FLAGS='-n 2 --dist loadgroup' by default)"
 	@echo "make lint   run ruff (formatter and linter) and mypy"
+	@echo "make docs   build the documentation as a site in build/site"
 	@echo "make sanitize  run the C kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make nightly  run generated networks for ten minutes, other ones each day"
 	@echo "make matrix  run the suite on Python 3.10 and 3.13 with the lowest and the newest dependencies"
@@ -47,6 +48,10 @@ lint: $(LINT_READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(VENV)/ready.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "open build/site/index.html"
 
 sanitize: $(TESTS_READY)
 	$(BIN)/python -m benchmarks.runtime_sanitize
