@@ -19,6 +19,7 @@ from lwgraph.optimizer.candidates import Incumbent
 from lwgraph.optimizer.front import FrontRow, alternatives
 from lwgraph.optimizer.improve import Searched
 from lwgraph.optimizer.label_these import write_disagreements
+from lwgraph.optimizer.layer_times import RUNS, STARTS, layer_times
 from lwgraph.optimizer.result import Result
 from lwgraph.optimizer.setting import Setting
 from lwgraph.optimizer.steps import MEASURING
@@ -199,6 +200,7 @@ def _report(
             ("search", lambda: report_rows.searched(candidates, searched.work.search)),
             ("promise", lambda: alternatives(searched.front, candidates.judge)),
             ("progress", lambda: report_rows.moments(candidates)),
+            ("layer_times", lambda: _layer_times(setting, cleaned.model, result, timed)),
         ):
             with setting.failures.guard(f"report: {part}"):
                 report.details[part] = made()
@@ -206,6 +208,14 @@ def _report(
         report.details = report_rows.computed_in(report.details, report.layers)
     report.failures = [str(failure) for failure in setting.failures.rows]
     return report
+
+
+def _layer_times(setting: Setting, cleaned: ir.Model, result: ir.Model, timed: Timed) -> dict[str, Any]:
+    """The times of the layers, where the budget leaves a second for them."""
+    clock = setting.clock
+    taken = sum(stage.milliseconds or 0.0 for stage in (timed.stages[0], timed.stages[-1]))
+    late = clock.budget is not None and clock.budget - clock.spent < RUNS * taken / 1000 + STARTS
+    return layer_times(cleaned, result, setting.inputs.probe[0], setting.executor, 0.0 if late else taken)
 
 
 def _front_row(row: FrontRow, result: Stage) -> dict[str, Any]:

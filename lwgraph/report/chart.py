@@ -114,8 +114,8 @@ def scatter(
     for each, shown in kept:
         parts.append(_drawn(each, [(p, *place(p.x, p.y)) for p in shown]))
     box = f'<svg viewBox="0 0 {width} {HEIGHT}" width="100%" role="img">'
-    legend = _legend([each for each, shown in kept if shown and each.name])
-    return f'<div class="chart">{box}{"".join(parts)}</svg>{legend}</div>'
+    names = legend([each for each, shown in kept if shown and each.name])
+    return f'<div class="chart">{box}{"".join(parts)}</svg>{names}</div>'
 
 
 def _shown(value: float, axis: ChartAxis) -> bool:
@@ -173,7 +173,8 @@ def _drawn(series: Series, placed: Sequence[tuple[Point, float, float]]) -> str:
     return "".join(parts)
 
 
-def _legend(series: Sequence[Series]) -> str:
+def legend(series: Sequence[Series]) -> str:
+    """The names of series with their dots; "" for none."""
     entries = ""
     for each in series:
         fill = "none" if each.hollow else each.colour
@@ -182,4 +183,4 @@ def _legend(series: Sequence[Series]) -> str:
     return f'<p class="legend">{entries}</p>' if entries else ""
 
 
-__all__ = ["ChartAxis", "Point", "Series", "scatter"]
+__all__ = ["ChartAxis", "Point", "Series", "legend", "scatter"]

@@ -13,24 +13,27 @@ _UNITS = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 def table(head: Sequence[tuple[str, bool]], rows: Iterable[Sequence[str]]) -> str:
     """Rows of ready HTML cells (already escaped); `head` says of each column whether it holds numbers.
 
-    The page's script sorts by `data-value`, which a cell of a column of numbers has where it begins with one.
+    A column of numbers in which no row has one is left out. The page's script sorts by `data-value`, which a cell of
+    a column of numbers has where it begins with one.
     """
-    titles = "".join(
-        f'<th class="n" data-sort="number" aria-sort="none">{h}</th>'
-        if number
-        else f'<th data-sort="text" aria-sort="none">{h}</th>'
-        for h, number in head
-    )
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f'<td class="n"{_data(c)}>{c}</td>' if number else f"<td>{c}</td>"
-            for c, (_, number) in zip(row, head, strict=True)
-        )
-        + "</tr>"
-        for row in rows
-    )
+    known = [tuple(row) for row in rows]
+    kept = [at for at, (_, number) in enumerate(head) if not number or not known or any(row[at] for row in known)]
+    titles = "".join(_title(*head[at]) for at in kept)
+    body = "".join(f"<tr>{''.join(_cell(row[at], head[at][1]) for at in kept)}</tr>" for row in known)
     return f'<div class="wrap"><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _title(name: str, number: bool) -> str:
+    kind = 'class="n" data-sort="number"' if number else 'data-sort="text"'
+    return f'<th {kind} aria-sort="none">{name}</th>'
+
+
+def _cell(cell: str, number: bool) -> str:
+    if not number:
+        return f"<td>{cell}</td>"
+    found = value(cell)
+    data = "" if found is None else f' data-value="{found!r}"'
+    return f'<td class="n"{data}>{cell}</td>'
 
 
 def value(cell: str) -> float | None:
@@ -39,11 +42,6 @@ def value(cell: str) -> float | None:
     if found is None:
         return None
     return float(found[1].replace(",", "")) * _UNITS.get(found[2], 1.0)
-
-
-def _data(cell: str) -> str:
-    number = value(cell)
-    return "" if number is None else f' data-value="{number!r}"'
 
 
 __all__ = ["table", "value"]

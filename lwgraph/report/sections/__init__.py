@@ -10,15 +10,18 @@ from collections.abc import Callable
 
 from lwgraph.report.record import Report
 from lwgraph.report.sections.accuracy import accuracy
+from lwgraph.report.sections.architecture import architecture
 from lwgraph.report.sections.coupling import coupling
 from lwgraph.report.sections.footer import footer
 from lwgraph.report.sections.front import front
 from lwgraph.report.sections.latency import latency
+from lwgraph.report.sections.layer_sensitivity import layer_sensitivity
 from lwgraph.report.sections.layers import layers
 from lwgraph.report.sections.passes import passes
 from lwgraph.report.sections.proof import proof
 from lwgraph.report.sections.quantization import quantization
 from lwgraph.report.sections.refusals import refusals
+from lwgraph.report.sections.remaining import remaining
 from lwgraph.report.sections.run import run
 from lwgraph.report.sections.runtimes import runtimes
 from lwgraph.report.sections.search import search
@@ -34,9 +37,12 @@ SECTIONS: tuple[Section, ...] = (
     accuracy,
     front,
     latency,
+    architecture,
+    remaining,
     run,
     search,
     layers,
+    layer_sensitivity,
     quantization,
     sensitivity,
     coupling,

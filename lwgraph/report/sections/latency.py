@@ -16,14 +16,14 @@ def latency(report: Report) -> str:
     longest = max(s.ratio or 0 for s in timed)
     bars = ""
     for row, stage in enumerate(timed):
-        width, top = 560 * (stage.ratio or 0) / longest, 24 * row
+        width, top = 210 * (stage.ratio or 0) / longest, 24 * row
         bars += (
             f'<text x="0" y="{top + 16}">{escape(stage.name)}</text>'
-            f'<rect x="110" y="{top + 4}" width="{width:.1f}" height="16" rx="3" fill="var(--bar)"/>'
-            f'<text x="{118 + width:.1f}" y="{top + 16}">{_told(stage)}</text>'
+            f'<rect x="90" y="{top + 4}" width="{width:.1f}" height="16" rx="3" fill="var(--bar)"/>'
+            f'<text x="{98 + width:.1f}" y="{top + 16}">{_told(stage)}</text>'
         )
-    box = f'<svg viewBox="0 0 760 {24 * len(timed)}" width="100%" role="img">'
-    return f'<h2>Latency, relative to the input</h2><div class="chart">{box}{bars}</svg></div>'
+    box = f'<svg viewBox="0 0 400 {24 * len(timed)}" width="100%" role="img">'
+    return f'<h2>Latency, relative to the input</h2><div class="chart small">{box}{bars}</svg></div>'
 
 
 def _told(stage: Stage) -> str:

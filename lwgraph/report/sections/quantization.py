@@ -1,8 +1,8 @@
 """Quantization: every layer and tensor, float against integers.
 
 Shows `details["quantization"]`: "samples", "outputs" (name -> decibels), "layers" and "tensors" (lists in graph order),
-"loss", "integer_loss", "float_ms", "ms", and "failed" (why a part is missing). Decibels are 10 log10(signal power /
-error power); None: nothing lost.
+"histograms" (of the worst layers, by name), "loss", "integer_loss", "float_ms", "ms", and "failed" (why a part is
+missing). Decibels are 10 log10(signal power / error power); None: nothing lost.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def quantization(report: Report) -> str:
         return ""
     layers: Dicts = found["layers"]
     return (
-        f"<h2>Quantization</h2><p>{escape(_summary(found, layers))}</p>{_picture(layers)}{_layers(layers)}"
+        f"<h2>Quantization</h2><p>{escape(_summary(found, layers))}</p>{_picture(layers)}"
+        f"{_layers(layers, found.get('histograms') or {})}"
         f"{_tensors(found.get('tensors') or ())}"
     )
 
@@ -71,11 +72,35 @@ def _picture(layers: Dicts) -> str:
     return scatter(series, ChartAxis("layer"), ChartAxis("signal over error, dB"))
 
 
-def _layers(layers: Dicts) -> str:
+def _histogram(name: str, found: Mapping[str, Any]) -> str:
+    """What a layer puts out, in float and in integers, as two rows of bars on one scale; counts as their square roots,
+    so that tails show."""
+    rows, tall, wide = (("float", "real", "var(--bar)"), ("integers", "integer", "var(--good)")), 64, 8
+    most = max(1, *found["real"], *found["integer"])
+    step = (found["high"] - found["low"]) / len(found["real"])
+    parts = []
+    for row, (word, key, fill) in enumerate(rows):
+        bottom = (row + 1) * (tall + 20) - 4
+        parts.append(f'<text x="0" y="{bottom - tall - 4}">{word}</text>')
+        for at, count in enumerate(found[key]):
+            height, start = tall * math.sqrt(count / most), found["low"] + at * step
+            about = f"{word}, {start:.4g} to {start + step:.4g}: {count}"
+            place = f'x="{at * wide}" y="{bottom - height:.1f}" width="{wide - 1}" height="{height:.1f}"'
+            parts.append(f'<rect {place} fill="{fill}"><title>{escape(about)}</title></rect>')
+    across, bottom = wide * len(found["real"]), 2 * (tall + 20)
+    parts.append(f'<text x="0" y="{bottom + 12}">{found["low"]:.3g}</text>')
+    parts.append(f'<text x="{across}" y="{bottom + 12}" text-anchor="end">{found["high"]:.3g}</text>')
+    picture = f'<svg viewBox="0 0 {across} {bottom + 16}" width="{across}" role="img">{"".join(parts)}</svg>'
+    return f"<details><summary><code>{escape(name)}</code></summary>{picture}</details>"
+
+
+def _layers(layers: Dicts, histograms: Mapping[str, Mapping[str, Any]]) -> str:
     worst = sorted(layers, key=lambda n: math.inf if n.get("sqnr") is None else float(n["sqnr"]))
     rows = [
         [
-            f"<code>{escape(str(n['name']))}</code>",
+            _histogram(n["name"], histograms[n["name"]])
+            if n["name"] in histograms
+            else f"<code>{escape(str(n['name']))}</code>",
             escape(str(n["op_type"])),
             escape(str(n["precision"])),
             _number(n.get("sqnr"), ".1f"),
@@ -100,7 +125,8 @@ def _layers(layers: Dicts) -> str:
         ("integer, ms", True),
         ("why in float", False),
     ]
-    return table(head, rows)
+    told = "<p>Open a layer for the histogram of what it puts out, on the range of its grid.</p>" if histograms else ""
+    return told + table(head, rows)
 
 
 def _tensors(tensors: Dicts) -> str:

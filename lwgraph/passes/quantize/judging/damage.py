@@ -19,6 +19,25 @@ from lwgraph.views.written import INT8, layers
 
 SAMPLED = 1 << 16  # elements of a tensor looked at per sample, at stratified positions; extremes are exact
 LAYERS = ir.LINEAR | ir.GATED
+BINS, WORST = 32, 10  # of a histogram; layers that have one
+
+
+@dataclass
+class Histogram:
+    """How often the values of a tensor fall into BINS equal parts of its grid's range.
+
+    What lies beyond counts at the end that it is beyond of.
+
+    Attributes:
+        low, high: the ends of the range.
+        real: of the float tensor.
+        integer: of the quantized model's, decoded.
+    """
+
+    low: float
+    high: float
+    real: list[int]
+    integer: list[int]
 
 
 @dataclass
@@ -76,12 +95,16 @@ class LayerFacts:
 
 @dataclass
 class Damage:
-    """The whole: `outputs` has the decibels of each output, `layers` stand in graph order."""
+    """The whole: `outputs` has the decibels of each output, `layers` stand in graph order.
+
+    `histograms` are those of what the WORST layers put out, by the layer's name.
+    """
 
     samples: int
     outputs: dict[str, float | None]
     layers: list[LayerFacts]
     tensors: list[TensorFacts]
+    histograms: dict[str, Histogram] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as it stands in the report."""
@@ -102,6 +125,8 @@ class _TensorSums:
     low: float = math.inf
     high: float = -math.inf
     positions: dict[int, Array] = field(default_factory=dict)
+    real: Array = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    integer: Array = field(default_factory=lambda: np.zeros(BINS, np.int64))
 
 
 def pairs_of(original: ir.Model, quantized: ir.Model) -> dict[str, tuple[str, Grid]]:
@@ -164,7 +189,16 @@ def measure(
     sums = _observe(original, quantized, feeds, executor, pairs, activation_bytes, seed)
     tensors = {name: _tensor(name, sums[name], pairs[name][1]) for name in pairs if sums[name].count}
     outputs = _outputs(original, quantized, feeds, executor)
-    return Damage(len(feeds), outputs, _layers(original, quantized, tensors, outputs), list(tensors.values()))
+    found = _layers(original, quantized, tensors, outputs)
+    damage = Damage(len(feeds), outputs, found, list(tensors.values()))
+    ends = {node.name or node.outputs[0].name: _end(node, tensors) for node in original.graph}
+    for layer in damage.worst(WORST):
+        tensor = ends.get(layer.name)
+        if tensor is not None:
+            own = sums[tensor.name]
+            counts = own.real.tolist(), own.integer.tolist()
+            damage.histograms[layer.name] = Histogram(tensor.grid_low, tensor.grid_high, *counts)
+    return damage
 
 
 def _observe(
@@ -212,6 +246,16 @@ def _add(sums: _TensorSums, real: Array, q: Array, grid: Grid, seed: int) -> Non
     sums.lost += float(np.square(x - y).sum())
     sums.beyond += int(((x < low - half) | (x > high + half)).sum())
     sums.count += len(x)
+    if high > low:
+        sums.real += _counts(x, low, high)
+        sums.integer += _counts(y, low, high)
+
+
+def _counts(values: Array, low: float, high: float) -> Array:
+    """How many of the finite values are in each of BINS parts."""
+    finite = values[np.isfinite(values)]
+    at = np.clip((finite - low) * (BINS / (high - low)), 0, BINS - 1).astype(np.int64)
+    return np.bincount(at, minlength=BINS)
 
 
 def _positions(size: int, seed: int) -> Array:
@@ -328,4 +372,16 @@ def decibels(signal: float, error: float) -> float | None:
     return 10 * math.log10(signal / error) if signal > 0 and error > 0 else None
 
 
-__all__ = ["LAYERS", "SAMPLED", "Damage", "LayerFacts", "TensorFacts", "decibels", "measure", "pairs_of"]
+__all__ = [
+    "BINS",
+    "LAYERS",
+    "SAMPLED",
+    "WORST",
+    "Damage",
+    "Histogram",
+    "LayerFacts",
+    "TensorFacts",
+    "decibels",
+    "measure",
+    "pairs_of",
+]

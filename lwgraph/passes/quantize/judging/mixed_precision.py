@@ -16,12 +16,12 @@ from lwgraph.calibrate.capture import measured_shapes
 from lwgraph.executor import Executor, Feeds, Run, untimed
 from lwgraph.measure.distance import Distance
 from lwgraph.measure.latency import paired_latency
+from lwgraph.measure.node_times import Border, can_profile, measured_border, node_seconds
 from lwgraph.passes.quantize.graph.quantizer import Built, Quantizer
 from lwgraph.passes.quantize.grids.better_ranges import better_ranges, refined
 from lwgraph.passes.quantize.judging.before_softmax import Logits, has_logits
 from lwgraph.passes.quantize.judging.sensitivity import sensitivities
 from lwgraph.passes.quantize.placing.min_cut import Assignment, ladder
-from lwgraph.passes.quantize.placing.node_times import Border, can_profile, measured_border, node_seconds
 from lwgraph.passes.quantize.placing.readback import failures
 from lwgraph.passes.quantize.placing.region import Region
 from lwgraph.progress import Progress, silent

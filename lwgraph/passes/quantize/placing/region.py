@@ -10,11 +10,11 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.calibrate.histogram import Histogram
+from lwgraph.measure.node_times import Border
 from lwgraph.passes.quantize.graph.quantizer import Quantizer
 from lwgraph.passes.quantize.grids.grid import Grid
 from lwgraph.passes.quantize.judging.sensitivity import ErrorSource
 from lwgraph.passes.quantize.placing.min_cut import Part, TensorLink
-from lwgraph.passes.quantize.placing.node_times import Border
 from lwgraph.passes.quantize.placing.target import Target
 
 TIE = 1.15  # times slower in integers than in float that timing does not show surely

@@ -13,7 +13,7 @@ from lwgraph import ir, registry
 from lwgraph.calibrate.capture import capture
 from lwgraph.errors import DataError
 from lwgraph.measure import paired_latency
-from lwgraph.passes.quantize.judging.damage import decibels, measure, pairs_of
+from lwgraph.passes.quantize.judging.damage import BINS, decibels, measure, pairs_of
 from lwgraph.passes.quantize.quantize import Quantize
 from lwgraph.report import Report
 from lwgraph.report.sections.quantization import quantization
@@ -41,6 +41,23 @@ def test_every_layer_and_tensor_is_measured() -> None:
     for tensor in found["tensors"]:  # type: ignore[attr-defined]
         assert tensor["rounding"] >= tensor["sqnr"] - 1.0, "what was lost before adds to the own rounding"
         assert 0.8 < tensor["used"] <= 1.0 and tensor["saturated"] < 0.01
+
+
+def test_the_worst_layers_have_histograms_of_all_their_values() -> None:
+    model = residual()
+    _, found = described(model)
+    shown = found["histograms"]
+    assert set(shown) <= {n["name"] for n in found["layers"]} and len(shown) > 2  # type: ignore[attr-defined, call-overload]
+    stem = shown["stem"]  # type: ignore[index]
+    tensor = next(t for t in found["tensors"] if t["grid_high"] == stem["high"])  # type: ignore[attr-defined]
+    assert sum(stem["real"]) == sum(stem["integer"]) > 100 and len(stem["real"]) == BINS
+    feeds = [DATA[0], DATA[3]][: found["samples"]]  # type: ignore[misc]
+    x = np.concatenate([a[tensor["name"]].reshape(-1) for _, a in capture(model, [tensor["name"]], feeds, ORT)])
+    assert sum(stem["real"]) == x.size
+    again, _ = np.histogram(np.clip(x, stem["low"], stem["high"]), BINS, (stem["low"], stem["high"]))
+    assert np.abs(again - stem["real"]).sum() <= 4  # values on the border of two parts, by rounding
+    page = quantization(Report("m", "ort-cpu", 1, 0, details={"quantization": found}))
+    assert page.count("<details><summary><code>") == len(shown) and "Open a layer" in page
 
 
 def test_figures_are_those_of_a_direct_computation() -> None:

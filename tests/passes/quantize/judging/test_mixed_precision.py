@@ -16,11 +16,11 @@ from lwgraph.check import verify
 from lwgraph.errors import UsageError
 from lwgraph.executor import Feeds, Run
 from lwgraph.measure.distance import Distance
+from lwgraph.measure.node_times import measured_border, node_seconds
 from lwgraph.passes.quantize.graph.quantizer import Quantizer, name_nodes
 from lwgraph.passes.quantize.judging.mixed_precision import CEILING, ENOUGH, SURELY, Mixer
 from lwgraph.passes.quantize.judging.sensitivity import ErrorSource, sensitivities, simulated
 from lwgraph.passes.quantize.placing.min_cut import Assignment, Part, TensorLink, choose, evaluate, ladder
-from lwgraph.passes.quantize.placing.node_times import measured_border, node_seconds
 from lwgraph.passes.quantize.placing.region import TIE, Region
 from lwgraph.passes.quantize.placing.target import load_target
 from lwgraph.passes.quantize.quantize import Quantize

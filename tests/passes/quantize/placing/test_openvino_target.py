@@ -6,7 +6,7 @@ from onnx import TensorProto, helper
 
 from lwgraph import ir, registry
 from lwgraph.measure.kernels import is_integer_kernel, kernels
-from lwgraph.passes.quantize.placing.node_times import node_seconds
+from lwgraph.measure.node_times import node_seconds
 from lwgraph.passes.quantize.quantize import Quantize
 from lwgraph.rewrite.base import Context
 from tests.runtime.models import model

@@ -1,0 +1,92 @@
+"""Layers before and after, and what the time of the result goes to."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from lwgraph.optimizer.layer_times import edges, layer_times
+from lwgraph.registry import executor
+from lwgraph.report import Layer, Report, SiteChoice
+from lwgraph.report.sections.architecture import architecture
+from lwgraph.report.sections.remaining import remaining
+from tests.optimizer.planting import network
+
+FEED = {"x": np.ones((1, 3, 6, 6), np.float32)}
+FORM = "low-rank{rank=2}"
+TIMES: dict[str, Any] = {
+    "before": {"a<1>": ["Conv", 4.0], "b": ["Conv", 2.0], "c": ["Gemm", 1.0]},
+    "after": {
+        "a<1>": ["QLinearConv", 1.0],
+        "b_low-rank": ["Conv", 0.5],
+        "b_low-rank_1": ["Conv", 0.25],
+        "soft<m>": ["Softmax", 2.0],
+    },
+    "edges": [("a<1>", "b"), ("a<1>", "c"), ("b", "c"), ("b", "gone")],
+}
+
+
+def report(times: dict[str, Any] | None = TIMES) -> Report:
+    sites = [
+        SiteChoice("a<1>", "Conv", "8x8", None, None, None, None, precision="int8"),
+        SiteChoice("b", "Conv", "8x8", FORM, 0.1, 2.0, 1.0, precision="float32", reason="no <kernel>"),
+        SiteChoice("c", "Gemm", "8x8", None, None, None, None, reason="it was removed"),
+        SiteChoice("a<1>", "channels", "8", "8 to 4 channels", None, None, None),
+    ]
+    layers = [
+        Layer("a<1>", "Conv", "4x8", "int8", stands_for="a<1>"),
+        Layer("b_low-rank", "Conv", "2x8", "float32", FORM, "b"),
+        Layer("b_low-rank_1", "Conv", "8x2", "float32", FORM, "b"),
+    ]
+    skipped = [{"pass": "ghost", "place": "b", "reason": "too <small>"}, {"pass": "x", "place": "z", "reason": "far"}]
+    details = {} if times is None else {"layer_times": times}
+    return Report("m", "ort-cpu", 1, 0, sites=sites, layers=layers, skipped=skipped, details=details)
+
+
+def blocks(page: str) -> dict[str, tuple[float, str]]:
+    """What a block tells -> its width and colour."""
+    found = re.findall(r'<rect [^>]*?width="([\d.]+)"[^>]*? fill="([^"]+)"[^>]*><title>([^<]*)', page)
+    return {title: (float(width), fill) for width, fill, title in found}
+
+
+def test_a_block_is_as_wide_as_its_time_and_coloured_by_what_it_computes_in() -> None:
+    shown = blocks(architecture(report()))
+    before = next(shown[each] for each in shown if each.startswith("before: a"))
+    after = next(shown[each] for each in shown if each.startswith("after: a"))
+    low = [shown[each] for each in shown if each.startswith("after: b_low-rank")]
+    assert len(low) == 2 and len(shown) == 6  # three before, three after; c is gone
+    assert abs((after[0] + 1) / before[0] - 0.25) < 0.01 and abs((low[0][0] + 1) / before[0] - 0.125) < 0.01
+    assert after[1] != low[0][1] == low[1][1] != before[1]
+
+
+def test_edges_removed_layers_and_channels_are_shown_and_names_escaped() -> None:
+    page = architecture(report())
+    assert page.count('<line class="edge"') == 2 and page.count('<path class="edge"') == 1
+    assert ">removed</text>" in page and "8 to 4 channels" in page and 'class="chart zoomable"' in page
+    assert "a&lt;1&gt;" in page and "<1>" not in page and "<kernel>" not in page
+
+
+def test_without_times_blocks_are_equal_and_the_page_says_so() -> None:
+    page = architecture(report(None))
+    assert "Times were not measured" in page and len({w for w, _ in blocks(page).values()}) == 3
+    assert architecture(replace(report(), sites=[])) == "" == remaining(replace(report(), sites=[]))
+
+
+def test_what_remains_is_told_longest_first_with_what_stood_against_it() -> None:
+    page = remaining(report())
+    order = re.findall(r"<tr><td><code>([^<]*)</code>", page)
+    assert order == ["soft&lt;m&gt;", "a&lt;1&gt;", "b_low-rank", "b_low-rank_1"]
+    assert 'data-value="53.0">53 %' in page and page.count("ghost: too &lt;small&gt;<br>no &lt;kernel&gt;") == 2
+    assert "far" not in page and "<small>" not in page and page.count("nothing was refused here") == 1
+    assert "were not measured" in remaining(report(None))
+
+
+def test_times_and_edges_are_those_of_the_models() -> None:
+    model = network()
+    assert edges(model) == [("conv0", "conv1"), ("conv1", "conv2"), ("conv2", "head"), ("conv1", "head")]
+    found = layer_times(model, model, FEED, executor("ort"), 1.0)
+    assert found["after"]["conv2"][0] == "Conv" and found["before"]["conv2"][1] > 0
+    assert layer_times(model, model, FEED, executor("ort"), 1e9)["after"] == {}
