@@ -35,15 +35,25 @@ def broken_names(text: str) -> list[str]:
     return sorted(name for name in names if not exists(name))
 
 
+def leads_somewhere(page: Path, link: str) -> bool:
+    """Whether a link's file exists, and the heading in it that the part behind # names."""
+    path, _, anchor = link.partition("#")
+    target = page.parent / path if path else page
+    if not anchor or not target.exists():
+        return target.exists()
+    headings = re.findall(r"^#+ (.+)$", target.read_text("utf-8"), re.MULTILINE)
+    return anchor in {re.sub(r"[^\w\s-]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
 def broken_paths(page: Path, text: str) -> list[str]:
     """Paths in backticks, at the start of a line of a listing, or in links that do not exist."""
     paths = {
         path for path in re.findall(r"`([\w.-]+(?:/[\w.-]*)+)`", text) if "/" in path.strip("/") or path[-1] == "/"
     }
     paths |= set(re.findall(r"^((?:lwgraph|tests|docs|benchmarks|examples)/\S*)", text, re.MULTILINE))
-    links = {link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link}
+    links = {link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link}
     from_root = {path for path in paths if not (ROOT / path).exists() and not (page.parent / path).exists()}
-    return sorted(from_root | {link for link in links if not (page.parent / link).exists()})
+    return sorted(from_root | {link for link in links if not leads_somewhere(page, link)})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -54,9 +64,10 @@ def test_what_a_page_names_exists(page):
 
 
 def test_what_does_not_exist_is_found():
-    text = "`lwgraph.plan.nowhere`, `lwgraph.errors`, `docs/no.md`, [x](no.md)\nfrom lwgraph.ir import load, lod\n"
+    links = "[x](no.md) [y](run.md#nowhere) [z](run.md#what-fails)"
+    text = f"`lwgraph.plan.nowhere`, `lwgraph.errors`, `docs/no.md`, {links}\nfrom lwgraph.ir import load, lod\n"
     assert broken_names(text) == ["lwgraph.ir.lod", "lwgraph.plan.nowhere"]
-    assert broken_paths(ROOT / "docs/design.md", text) == ["docs/no.md", "no.md"]
+    assert broken_paths(ROOT / "docs/design.md", text) == ["docs/no.md", "no.md", "run.md#nowhere"]
 
 
 def test_each_word_is_explained_once_in_alphabetical_order():

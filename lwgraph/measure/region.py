@@ -169,7 +169,9 @@ def check_region(
 
     Args:
         name: of the site, for messages.
-        original, promised, emitted: the layer, the dense equivalent, and what replaced it; see `extract_region`.
+        original: the layer; see `extract_region`.
+        promised: its dense equivalent.
+        emitted: what replaced it.
         executor: runs all three.
         samples: inputs of the region. To test (2) they must be those that the prediction comes from.
         contract: of (1).
