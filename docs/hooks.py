@@ -28,7 +28,7 @@ def markdown(text: str) -> str:
             blocks.append(block)
             continue
         parts = block.split("`")
-        parts[::2] = [re.sub(r"([\\*_<>|\[\]])", r"\\\1", part) for part in parts[::2]]
+        parts[::2] = [re.sub(r"([\\*_|\[\]])", r"\\\1", part).replace("<", "&lt;") for part in parts[::2]]
         blocks.append("`".join(parts))
     return "\n\n".join(blocks)
 

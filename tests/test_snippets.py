@@ -281,3 +281,8 @@ def test_the_site_builds(tmp_path, monkeypatch):
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "site" / "reference" / "passes.html").exists()
+
+
+def test_docstrings_are_shown_as_they_are_written():
+    told = hooks().markdown("W <- a*b*c | `x_1 < 2`\n\n    y = a * b")
+    assert told == "W &lt;- a\\*b\\*c \\| `x_1 < 2`\n\n    y = a * b"
