@@ -213,9 +213,10 @@ def _report(
 def _layer_times(setting: Setting, cleaned: ir.Model, result: ir.Model, timed: Timed) -> dict[str, Any]:
     """The times of the layers, where the budget leaves a second for them."""
     clock = setting.clock
-    taken = sum(stage.milliseconds or 0.0 for stage in (timed.stages[0], timed.stages[-1]))
-    late = clock.budget is not None and clock.budget - clock.spent < RUNS * taken / 1000 + STARTS
-    return layer_times(cleaned, result, setting.inputs.probe[0], setting.executor, 0.0 if late else taken)
+    first, last = (stage.milliseconds or 0.0 for stage in (timed.stages[0], timed.stages[-1]))
+    late = clock.budget is not None and clock.budget - clock.spent < RUNS * (first + last) / 1000 + STARTS
+    taken = (0.0, 0.0) if late else (first, last)
+    return layer_times(cleaned, result, setting.inputs.probe[0], setting.executor, taken)
 
 
 def _front_row(row: FrontRow, result: Stage) -> dict[str, Any]:

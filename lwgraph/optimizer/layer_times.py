@@ -12,24 +12,29 @@ from lwgraph.measure.node_times import node_seconds
 RUNS = 15  # of each model for its profile
 STARTS = 0.3  # seconds to begin them
 LONGEST = 200.0  # ms of a run of both up to which they are profiled
+DISTURBED = 1.5  # of the milliseconds of a run: nodes that take more together were held up by other work
 
 
 def layer_times(
-    cleaned: ir.Model, result: ir.Model, feed: Feeds, executor: Executor, milliseconds: float
+    cleaned: ir.Model, result: ir.Model, feed: Feeds, executor: Executor, milliseconds: tuple[float, float]
 ) -> dict[str, Any]:
-    """`details["layer_times"]`: "before" and "after" (node name -> [operator, ms]), empty where they were not measured,
-    and "edges": the pairs of layers of the cleaned model with no other layer between them.
+    """`details["layer_times"]`: "before" and "after" (node name -> [operator, ms]), empty where they are not known, and
+    "edges": the pairs of layers of the cleaned model with no other layer between them.
 
     Args:
         cleaned: the model before layers were changed.
         result: as it is written.
         feed: for one run.
         executor: profiles both.
-        milliseconds: of one run of both; 0 (not known, or no time for it) or more than LONGEST: none is profiled.
+        milliseconds: of one run of each; 0 (not known, or no time for it) or more than LONGEST: none is profiled.
     """
-    before, after = dict[str, Any](), dict[str, Any]()
-    if 0 < milliseconds <= LONGEST:
-        before, after = (_times(executor, model, feed) for model in (cleaned, result))
+    times: list[dict[str, Any]] = []
+    if 0 < sum(milliseconds) <= LONGEST:
+        times = [_times(executor, model, feed) for model in (cleaned, result)]
+        sums = [sum(ms for _, ms in each.values()) for each in times]
+        if any(found > DISTURBED * whole for found, whole in zip(sums, milliseconds, strict=True)):
+            times = []
+    before, after = times or ({}, {})
     return {"before": before, "after": after, "edges": edges(cleaned)}
 
 
@@ -59,4 +64,4 @@ def edges(model: ir.Model) -> list[tuple[str, str]]:
     return list(found)
 
 
-__all__ = ["LONGEST", "RUNS", "STARTS", "edges", "layer_times"]
+__all__ = ["DISTURBED", "LONGEST", "RUNS", "STARTS", "edges", "layer_times"]

@@ -88,7 +88,7 @@ function zoom(box) {
     const grown = next / factor;
     factor = next;
     picture.style.width = `${100 * factor}%`;
-    picture.style.minWidth = `${640 * factor}px`;
+    picture.style.maxWidth = `${640 * factor}px`;
     box.scrollTo(x * grown - box.clientWidth / 2, y * grown - box.clientHeight / 2); // what was in the middle stays
   }
 }

@@ -14,9 +14,9 @@ from lwgraph.report.chart import Series, legend
 from lwgraph.report.record import Layer, Report, SiteChoice
 from lwgraph.report.words import several
 
-WIDTH, STEP, THICK, TOP = 680, 22, 15, 26
-NAMES, BAR, SPINE = 200, 210, 60  # widths: of the names, of the longest block of each side, of the graph between them
-MIDDLE = NAMES + BAR + SPINE / 2
+WIDTH, STEP, THICK, TOP = 420, 36, 14, 22
+BAR, SPINE = 185, 50  # widths: of the longest block of each side, of the graph between them
+MIDDLE = BAR + SPINE / 2
 LEAST = 3  # width of a block that takes next to no time
 COLOURS = {"float32": "var(--bar)", "float64": "var(--bar)", "int8": "var(--good)"}
 
@@ -35,13 +35,17 @@ def architecture(report: Report) -> str:
     taken = [max(before.get(s.name, 0.0), sum(after.get(x.name, 0.0) for x in standing.get(s.name, ()))) for s in sites]
     longest = max(taken)
     scale = (BAR - 10) / longest if timed and longest > 0 else 0.0
-    rows = {site.name: TOP + STEP * (number + 0.5) for number, site in enumerate(sites)}
+    rows = {site.name: TOP + STEP * (number + 0.7) for number, site in enumerate(sites)}
     narrower = {site.name: site.form or "" for site in report.sites if site.operator == "channels"}
     parts = [_heads(timed), *(_edge(rows[a], rows[b]) for a, b in times.get("edges") or () if a in rows and b in rows)]
     for site in sites:
         parts.append(_row(site, standing.get(site.name, []), rows[site.name], before, after, scale, narrower))
     height = TOP + STEP * len(sites) + 8
-    width = "The width of a block is its time in the runtime's own profile" if timed else "Times were not measured"
+    width = (
+        "The width of a block is its time in the runtime's own profile"
+        if timed
+        else "The times of the layers are not known"
+    )
     return (
         f"<h2>Layers before and after</h2><p>{several(len(sites), 'layer')}, from the input at the top to the output. "
         f"{width}; its colour is what it computes in, and a frame marks a lighter form. "
@@ -70,7 +74,7 @@ def _heads(timed: bool) -> str:
 
 def _edge(above: float, below: float) -> str:
     """A line between neighbours; an arc around the layers between others."""
-    far = abs(below - above) / STEP
+    far = round(abs(below - above) / STEP)
     if far <= 1:
         return f'<line class="edge" x1="{MIDDLE}" y1="{above}" x2="{MIDDLE}" y2="{below}"/>'
     bend = MIDDLE + min(SPINE / 2 - 4, 8 + 4 * far) * 4 / 3
@@ -87,8 +91,8 @@ def _row(
     scale: float,
     narrower: Mapping[str, str],
 ) -> str:
-    shown = site.name if len(site.name) <= 28 else "\u2026" + site.name[-26:]
-    parts = [f'<text x="0" y="{y + 4}"><title>{escape(site.name)}</title>{escape(shown)}</text>']
+    shown = site.name if len(site.name) <= 56 else "\u2026" + site.name[-54:]
+    parts = [f'<text x="0" y="{y - THICK / 2 - 4}"><title>{escape(site.name)}</title>{escape(shown)}</text>']
     ms = before.get(site.name)
     width = _width(ms, scale)
     about = f"before: {site.name} ({site.operator} {site.shape}){_told(ms)}"

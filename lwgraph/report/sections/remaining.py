@@ -44,7 +44,7 @@ def remaining(report: Report) -> str:
     told = (
         "What takes the time of the result, by the runtime's own profile, and what stood against each option."
         if whole
-        else "What stood against each option. The times of the layers were not measured."
+        else "What stood against each option. The times of the layers are not known."
     )
     more = cells[ROWS:]
     rest = f"<details><summary>{len(more)} more</summary>{table(head, more)}</details>" if more else ""
@@ -61,7 +61,7 @@ def _against(report: Report, layer: Layer, site: SiteChoice | None) -> list[str]
     for each in (report.details.get("quantization") or {}).get("layers") or ():
         if each["name"] in names and each.get("reason") and each["reason"] not in known:
             lines[f"integers: {each['reason']}"] = None
-    return list(lines) or ["nothing was refused here: no option tried was better within the promises and the time"]
+    return list(lines) or ["nothing was refused: no option tried was better within the promises"]
 
 
 __all__ = ["remaining"]

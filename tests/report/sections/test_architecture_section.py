@@ -71,7 +71,7 @@ def test_edges_removed_layers_and_channels_are_shown_and_names_escaped() -> None
 
 def test_without_times_blocks_are_equal_and_the_page_says_so() -> None:
     page = architecture(report(None))
-    assert "Times were not measured" in page and len({w for w, _ in blocks(page).values()}) == 3
+    assert "The times of the layers are not known" in page and len({w for w, _ in blocks(page).values()}) == 3
     assert architecture(replace(report(), sites=[])) == "" == remaining(replace(report(), sites=[]))
 
 
@@ -80,13 +80,20 @@ def test_what_remains_is_told_longest_first_with_what_stood_against_it() -> None
     order = re.findall(r"<tr><td><code>([^<]*)</code>", page)
     assert order == ["soft&lt;m&gt;", "a&lt;1&gt;", "b_low-rank", "b_low-rank_1"]
     assert 'data-value="53.0">53 %' in page and page.count("ghost: too &lt;small&gt;<br>no &lt;kernel&gt;") == 2
-    assert "far" not in page and "<small>" not in page and page.count("nothing was refused here") == 1
-    assert "were not measured" in remaining(report(None))
+    assert "far" not in page and "<small>" not in page and page.count("nothing was refused") == 1
+    assert "are not known" in remaining(report(None))
 
 
 def test_times_and_edges_are_those_of_the_models() -> None:
     model = network()
     assert edges(model) == [("conv0", "conv1"), ("conv1", "conv2"), ("conv2", "head"), ("conv1", "head")]
-    found = layer_times(model, model, FEED, executor("ort"), 1.0)
+    found = layer_times(model, model, FEED, executor("ort"), (1e2, 1e2))
     assert found["after"]["conv2"][0] == "Conv" and found["before"]["conv2"][1] > 0
-    assert layer_times(model, model, FEED, executor("ort"), 1e9)["after"] == {}
+    for untimed in ((1e9, 1e9), (0.0, 0.0)):
+        assert layer_times(model, model, FEED, executor("ort"), untimed)["after"] == {}
+
+
+def test_times_that_other_work_disturbed_are_not_told() -> None:
+    """They are longer than the whole run was when it was timed."""
+    found = layer_times(network(), network(), FEED, executor("ort"), (1e2, 1e-6))
+    assert found["before"] == {} == found["after"] and found["edges"]
