@@ -7,7 +7,6 @@ import json
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 import onnx
@@ -19,6 +18,7 @@ from lwgraph.report import record
 from lwgraph.schemas import NAMES, schema
 
 from .conftest import Ended, small_model
+from .documents import check
 
 Call = Callable[..., Ended]
 PLAN = '{"lwgraph_plan": 2, "sites": {"conv2": {"form": "low-rank{rank=%d}"}}}'
@@ -52,13 +52,6 @@ CALLS = {
     "error, diff": ("diff", "a.onnx", "nothing.onnx"),
     "error, demo": ("demo", "--preset", "fats"),
 }
-
-
-def check(document: Any, name: str) -> None:
-    """Against one definition of the schema, and against the whole."""
-    whole = schema("output")
-    for part in ({**whole["$defs"][name], "$defs": whole["$defs"]}, whole):
-        jsonschema.validate(document, part, jsonschema.Draft202012Validator)
 
 
 @pytest.fixture

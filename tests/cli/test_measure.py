@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from .conftest import Ended
-from .test_json import check
+from .documents import check
 
 Call = Callable[..., Ended]
 

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from lwgraph import ir
-from tests.faults.test_reference_semantics import both
+from tests.faults.both import both
 
 RNG = np.random.default_rng(0)
 BOTH = {"direction": "bidirectional"}

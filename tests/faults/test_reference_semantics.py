@@ -13,6 +13,7 @@ from lwgraph import ir
 from lwgraph.errors import ModelError
 from lwgraph.runtime.ort import OrtExecutor
 from lwgraph.runtime.reference import ReferenceExecutor
+from tests.faults.both import both
 
 FLOAT, INT64, BOOL, STRING = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING
 
@@ -39,19 +40,6 @@ def build(
         ],
     )
     return ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8))
-
-
-def both(model: ir.Model, feeds: dict[str, Any]) -> dict[str, Any]:
-    """The outputs by the reference, equal to those by ONNX Runtime."""
-    ours, theirs = (executor.prepare(model)(feeds) for executor in (ReferenceExecutor(), OrtExecutor()))
-    for name, value in theirs.items():
-        assert ours[name].shape == value.shape, name
-        assert value.dtype.kind in "OU" or ours[name].dtype == value.dtype, name
-        if value.dtype.kind in "OU":
-            assert ours[name].tolist() == value.tolist()
-        else:
-            np.testing.assert_allclose(ours[name], value, rtol=1e-5, atol=1e-6)
-    return ours
 
 
 def loop(

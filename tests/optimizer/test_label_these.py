@@ -18,7 +18,7 @@ from lwgraph.calibrate import open_data
 from lwgraph.cli import cli
 from lwgraph.errors import UsageError
 from lwgraph.optimizer.label_these import write_disagreements
-from tests.cli.test_json import check
+from tests.cli.documents import check
 
 TEXT = """
 <ir_version: 10, opset_import: ["" : 21]>

@@ -10,7 +10,7 @@ import pytest
 
 import lwgraph
 from lwgraph.report import ScoreRecord
-from tests.optimizer.test_run import tiny
+from tests.optimizer.tiny import tiny
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import lwgraph
 from lwgraph.errors import UsageError
 from lwgraph.optimizer.request import Request, options, spelled
 from lwgraph.optimizer.spoken import as_arguments
-from tests.optimizer.test_run import tiny
+from tests.optimizer.tiny import tiny
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,8 @@ from lwgraph.plan.plan import Precision
 from lwgraph.plan.precision import FLOAT, available
 from lwgraph.plan.price.oracle import Oracle, WorkOracle
 from lwgraph.report import to_html
+from tests.optimizer.products import encoder
 from tests.optimizer.redundant import network
-from tests.optimizer.stages.test_integers_stage import encoder
 from tests.passes.prune.networks import Net
 
 ORT = registry.executor("ort")

@@ -18,17 +18,10 @@ from lwgraph.plan import precision
 from lwgraph.plan.plan import Plan
 from lwgraph.plan.search.front import Candidate
 from lwgraph.rewrite import Context
-from tests.passes.quantize.quantize_models import Net, residual
+from tests.optimizer.products import encoder
+from tests.passes.quantize.quantize_models import residual
 
 DYNAMIC = 'quantize{activations=dynamic,keep="none"}'
-
-
-def encoder() -> ir.Model:
-    net = Net()
-    x = net.input("x", [4, 64])
-    for index in range(3):
-        x = net.op("MatMul", x, net.constant(net.rng.normal(size=(64, 64)).astype("float32")), name=f"p{index}")
-    return net.model(x)
 
 
 class Quantizer:

@@ -16,8 +16,8 @@ from lwgraph.plan.refit.sequential import output_error, refit
 from lwgraph.plan.refit.units import find_units
 from lwgraph.rewrite import Context, Pass
 from lwgraph.rewrite.provenance import FROM_KEY
+from tests.plan.refit.counting import Counting
 from tests.plan.refit.residual import FORMS, ORT, distance, inputs, network
-from tests.plan.refit.test_walk import Counting
 
 
 def context(model: ir.Model, count: int = 48, **more: Any) -> Context:

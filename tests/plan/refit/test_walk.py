@@ -3,7 +3,6 @@
 import contextlib
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,28 +12,10 @@ from lwgraph import ir, registry
 from lwgraph.errors import ModelError
 from lwgraph.ir import copying
 from lwgraph.plan.refit.walk import Walk
+from tests.plan.refit.counting import Counting
 from tests.plan.refit.residual import inputs, network
 
 ORT = registry.executor("ort")
-
-
-class Counting:
-    """Counts how often each operator of the pieces runs."""
-
-    name = "counting"
-
-    def __init__(self) -> None:
-        self.runs: dict[str, int] = {}
-
-    def prepare(self, model: ir.Model, outputs: Any = None) -> Any:
-        run, names = ORT.prepare(model, outputs), [node.name or "" for node in model.graph]
-
-        def counted(feeds: Any) -> Any:
-            for name in names:
-                self.runs[name] = self.runs.get(name, 0) + 1
-            return run(feeds)
-
-        return counted
 
 
 def held(walk: Walk) -> set[str]:
