@@ -13,11 +13,11 @@ _UNITS = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 def table(head: Sequence[tuple[str, bool]], rows: Iterable[Sequence[str]]) -> str:
     """Rows of ready HTML cells (already escaped); `head` says of each column whether it holds numbers.
 
-    A column of numbers in which no row has one is left out. The page's script sorts by `data-value`, which a cell of
+    A column in which every cell is empty is left out. The page's script sorts by `data-value`, which a cell of
     a column of numbers has where it begins with one.
     """
     known = [tuple(row) for row in rows]
-    kept = [at for at, (_, number) in enumerate(head) if not number or not known or any(row[at] for row in known)]
+    kept = [at for at in range(len(head)) if not known or any(row[at] for row in known)]
     titles = "".join(_title(*head[at]) for at in kept)
     body = "".join(f"<tr>{''.join(_cell(row[at], head[at][1]) for at in kept)}</tr>" for row in known)
     return f'<div class="wrap"><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'

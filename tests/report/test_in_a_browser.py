@@ -32,7 +32,7 @@ addEventListener("securitypolicyviolation", (event) => told.push(event.violatedD
 PROBE = """<script>addEventListener("load", () => {
 const shown = (each) => each.getClientRects().length > 0;
 const wide = [...document.querySelectorAll("h1, h2, p, summary, .tile")].filter(
-  (each) => shown(each) && each.getBoundingClientRect().right > innerWidth + 1);
+  (each) => shown(each) && !each.closest(".wrap") && each.getBoundingClientRect().right > innerWidth + 1);
 const table = document.querySelector("table");
 const column = [...table.tHead.rows[0].cells].findIndex((each) => each.textContent === "size");
 const values = () => [...table.tBodies[0].rows].map((row) => row.cells[column].textContent);

@@ -44,11 +44,11 @@ def architecture(report: Report) -> str:
     width = (
         "The width of a block is its time in the runtime's own profile"
         if timed
-        else "The times of the layers are not known"
+        else "The times of the layers are not known: all blocks are equally wide"
     )
     return (
         f"<h2>Layers before and after</h2><p>{several(len(sites), 'layer')}, from the input at the top to the output. "
-        f"{width}; its colour is what it computes in, and a frame marks a lighter form. "
+        f"{width}. The colour of a block is what the layer computes in, and a frame marks a lighter form. "
         "Rest on a block, or tap it, for its facts.</p>"
         f'<div class="chart zoomable" tabindex="0"><svg viewBox="0 0 {WIDTH} {height}" width="100%" role="img" '
         f'aria-label="layers before and after">{"".join(parts)}</svg></div>{_legend(report.layers)}'
@@ -92,7 +92,9 @@ def _row(
     narrower: Mapping[str, str],
 ) -> str:
     shown = site.name if len(site.name) <= 56 else "\u2026" + site.name[-54:]
-    parts = [f'<text x="0" y="{y - THICK / 2 - 4}"><title>{escape(site.name)}</title>{escape(shown)}</text>']
+    parts = [
+        f'<text class="name" x="0" y="{y - THICK / 2 - 4}"><title>{escape(site.name)}</title>{escape(shown)}</text>'
+    ]
     ms = before.get(site.name)
     width = _width(ms, scale)
     about = f"before: {site.name} ({site.operator} {site.shape}){_told(ms)}"

@@ -27,7 +27,7 @@ def layer_sensitivity(report: Report) -> str:
     parts = [
         _chart("Integers: error at the network's outputs with this layer alone in integers", alone),
         "" if alone else _chart("Integers: error at the layer, with all that was lost before it", there),
-        _chart("Lighter forms: predicted error of the layer", forms),
+        _chart("Lighter forms and fewer channels: predicted error of the layer", forms),
     ]
     if not any(parts):
         return ""

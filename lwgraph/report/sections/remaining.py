@@ -22,12 +22,12 @@ def remaining(report: Report) -> str:
         return ""
     after = {name: (op, ms) for name, (op, ms) in (report.details.get("layer_times") or {}).get("after", {}).items()}
     whole = sum(ms for _, ms in after.values())
-    rows = []
+    rows: list[tuple[float | None, tuple[str, str, str, list[str]]]] = []
     for layer in report.layers:
         op, ms = after.pop(layer.name, (layer.operator, None))
         why = _against(report, layer, sites.get(layer.stands_for or layer.name))
-        rows.append((ms, [layer.name, op or layer.operator, " ".join((layer.precision, layer.form)).strip(), why]))
-    rows += [(ms, [name, op, "", ["it is no layer with weights"]]) for name, (op, ms) in after.items()]
+        rows.append((ms, (layer.name, op or layer.operator, " ".join((layer.precision, layer.form)).strip(), why)))
+    rows += [(ms, (name, op, "", ["it is no layer with weights"])) for name, (op, ms) in after.items()]
     rows.sort(key=lambda row: -(row[0] or 0.0))  # stable: without times in the order of the graph
     cells = [
         [
@@ -36,7 +36,7 @@ def remaining(report: Report) -> str:
             "" if ms is None else f"{ms:.4g}",
             "" if ms is None or not whole else percent(ms / whole),
             escape(str(now)),
-            "<br>".join(escape(line) for line in why),
+            _folded(why),
         ]
         for ms, (name, op, now, why) in rows
     ]
@@ -49,6 +49,14 @@ def remaining(report: Report) -> str:
     more = cells[ROWS:]
     rest = f"<details><summary>{len(more)} more</summary>{table(head, more)}</details>" if more else ""
     return f"<h2>Why not faster</h2><p>{told}</p>{table(head, cells[:ROWS])}{rest}"
+
+
+def _folded(lines: list[str]) -> str:
+    """The first line, and the others when it is opened: rows of a long table stay short."""
+    first, *others = (escape(line) for line in lines)
+    if not others:
+        return first
+    return f"<details><summary>{first} (and {len(others)} more)</summary>{'<br>'.join(others)}</details>"
 
 
 def _against(report: Report, layer: Layer, site: SiteChoice | None) -> list[str]:

@@ -79,7 +79,11 @@ def test_what_remains_is_told_longest_first_with_what_stood_against_it() -> None
     page = remaining(report())
     order = re.findall(r"<tr><td><code>([^<]*)</code>", page)
     assert order == ["soft&lt;m&gt;", "a&lt;1&gt;", "b_low-rank", "b_low-rank_1"]
-    assert 'data-value="53.0">53 %' in page and page.count("ghost: too &lt;small&gt;<br>no &lt;kernel&gt;") == 2
+    assert (
+        'data-value="53.0">53 %' in page
+        and page.count("<summary>ghost: too &lt;small&gt; (and 1 more)<") == 2
+        and page.count("</summary>no &lt;kernel&gt;<") == 2
+    )
     assert "far" not in page and "<small>" not in page and page.count("nothing was refused") == 1
     assert "are not known" in remaining(report(None))
 
