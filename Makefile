@@ -41,8 +41,9 @@ help:
 demo: $(VENV)/ready
 	$(BIN)/lwgraph demo
 
+# Each process of the tests does linear algebra in one thread: threads that outnumber the cores wait for each other.
 test: $(TESTS_READY)
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 lint: $(LINT_READY)
 	$(BIN)/ruff format --check .
