@@ -12,9 +12,7 @@ from typing import Any
 import pytest
 
 from lwgraph.report import Report, to_html
-from tests.report.sections.test_architecture_section import report as with_layers
-from tests.report.sections.test_run_section import FRONT, SCORE, ran
-from tests.report.test_report import example
+from tests.report.reports import FRONT, SCORE, example, ran, with_layers
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (

@@ -10,29 +10,9 @@ from pathlib import Path
 import pytest
 
 from lwgraph.errors import UsageError
-from lwgraph.report import Check, Facts, PassRun, Report, ScoreRecord, SiteChoice, Stage, to_html, write
+from lwgraph.report import to_html, write
 from lwgraph.report.words import count, percent, size, speed
-
-
-def example() -> Report:
-    return Report(
-        source="<b>model</b>.onnx",
-        target="ort-cpu",
-        threads=1,
-        seed=0,
-        recipe="fold-batch-norm",
-        stages=[
-            Stage("input", Facts(10, 1000, 4000, 50_000), 2.0, 1.0, (1.0, 1.0), 0.9),
-            Stage("result", Facts(8, 500, 2000, None), 1.0, 0.5, (0.45, 0.55), 0.895),
-        ],
-        score=ScoreRecord("top1", "of 1", 100, 0.9, 0.895, 0.005, 0.01, (0.001, 0.009), "On --eval-data.", 3),
-        passes=[PassRun("fold-batch-norm", "rounding", 2, 0.01)],
-        sites=[SiteChoice("conv<1>", "Conv", "8x8x3x3", "low-rank{rank=16}", 0.01, 1.0, 0.5)],
-        checks=[Check("clean model", "reference", "rounding", True, "equal")],
-        skipped=[{"pass": "low-rank", "place": "<conv>", "reason": "a & b"}],
-        notes=["note"],
-        seconds={"passes": 0.1},
-    )
+from tests.report.reports import example
 
 
 class Page(html.parser.HTMLParser):

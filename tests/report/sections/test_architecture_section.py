@@ -4,46 +4,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from lwgraph.optimizer.layer_times import edges, layer_times
 from lwgraph.registry import executor
-from lwgraph.report import Layer, Report, SiteChoice
 from lwgraph.report.sections.architecture import architecture
 from lwgraph.report.sections.remaining import remaining
 from tests.optimizer.planting import network
+from tests.report.reports import with_layers as report
 
 FEED = {"x": np.ones((1, 3, 6, 6), np.float32)}
-FORM = "low-rank{rank=2}"
-TIMES: dict[str, Any] = {
-    "before": {"a<1>": ["Conv", 4.0], "b": ["Conv", 2.0], "c": ["Gemm", 1.0]},
-    "after": {
-        "a<1>": ["QLinearConv", 1.0],
-        "b_low-rank": ["Conv", 0.5],
-        "b_low-rank_1": ["Conv", 0.25],
-        "soft<m>": ["Softmax", 2.0],
-    },
-    "edges": [("a<1>", "b"), ("a<1>", "c"), ("b", "c"), ("b", "gone")],
-}
-
-
-def report(times: dict[str, Any] | None = TIMES) -> Report:
-    sites = [
-        SiteChoice("a<1>", "Conv", "8x8", None, None, None, None, precision="int8"),
-        SiteChoice("b", "Conv", "8x8", FORM, 0.1, 2.0, 1.0, precision="float32", reason="no <kernel>"),
-        SiteChoice("c", "Gemm", "8x8", None, None, None, None, reason="it was removed"),
-        SiteChoice("a<1>", "channels", "8", "8 to 4 channels", None, None, None),
-    ]
-    layers = [
-        Layer("a<1>", "Conv", "4x8", "int8", stands_for="a<1>"),
-        Layer("b_low-rank", "Conv", "2x8", "float32", FORM, "b"),
-        Layer("b_low-rank_1", "Conv", "8x2", "float32", FORM, "b"),
-    ]
-    skipped = [{"pass": "ghost", "place": "b", "reason": "too <small>"}, {"pass": "x", "place": "z", "reason": "far"}]
-    details = {} if times is None else {"layer_times": times}
-    return Report("m", "ort-cpu", 1, 0, sites=sites, layers=layers, skipped=skipped, details=details)
 
 
 def blocks(page: str) -> dict[str, tuple[float, str]]:

@@ -6,46 +6,13 @@ import io
 import re
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 from rich.console import Console
 
 from lwgraph.cli.show import show_report
-from lwgraph.report import Report, ScoreRecord, StageRun
 from lwgraph.report.sections.front import front
 from lwgraph.report.sections.run import run
-
-
-def moment(seconds: float, origin: str, speed: float | None) -> dict[str, Any]:
-    return {"seconds": seconds, "origin": origin, "speed": speed, "score": 0.9}
-
-
-def row(number: int, drop: float, speed: float | None, **more: Any) -> dict[str, Any]:
-    said = "" if speed is None else f"{speed:.2f}x"
-    told = {"number": number, "drop": drop, "speed": speed, "said": said, "bytes": 2000}
-    return {**told, "verdict": "kept", "why": "a <reason>", "chosen": False, **more}
-
-
-def report(**more: Any) -> Report:
-    return Report(source="m", target="ort-cpu", threads=1, seed=0, **more)
-
-
-def ran() -> Report:
-    progress = [moment(1.0, "cleaned", 1.0), moment(4.0, "<quantized>", 2.0), moment(9.0, "search", 3.0)]
-    return report(
-        runs=[StageRun("integers", 3.0, 1), StageRun("training", 0.0, 0, "nothing to do: <it> was not asked for")],
-        failures=["forms: <why>"],
-        seconds={"reading": 1.0, "planning": 11.0},
-        details={"progress": progress},
-    )
-
-
-FRONT = [
-    row(1, 0.02, 4.0, verdict="broken"),
-    row(2, 0.0043, 3.0, chosen=True, verdict="not resolved"),
-    row(3, 0.001, 2.0),
-]
-SCORE = ScoreRecord("top1", "of 1", 100, 0.9, 0.8957, 0.0043, 0.01)
+from tests.report.reports import FRONT, SCORE, ran, report
 
 
 def test_nothing_to_tell_shows_nothing() -> None:
