@@ -46,10 +46,11 @@ def test_optimize_with_data(lw: Call, model_file: Path, samples: Path) -> None:
     report = model_file.parent / "report"
     flags = ("--data", samples, "--max-drop", "0.2")
     ended = lw("optimize", model_file, *flags, "--report", report, "--json")
-    assert ended.code == 3, ended.err
-    assert "these 11 samples judge nothing: all of them are of one class" in " ".join(ended.err.split())
+    assert ended.code == 0, ended.err
     found = json.loads(ended.out)
-    assert found["score"]["verdict"] == "not resolved"
+    why = "no approximation was tried: the 16 samples cannot judge anything: all of them are of one class"
+    assert any(why in note for note in found["notes"]), found["notes"]
+    assert found["score"]["verdict"] == "kept" and found["score"]["bound"] == 0  # nothing but what keeps the outputs
     result = onnx.load(found["output"])
     assert [i.name for i in result.graph.input] == ["x"] and [o.name for o in result.graph.output] == ["logits"]
     assert "BatchNormalization" not in {n.op_type for n in result.graph.node}

@@ -84,11 +84,11 @@ torch = pytest.importorskip("torch")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"data": None}, "give --data"),
+        ({"data": None}, "give data="),
         ({"pipeline": "clean"}, "add distill"),
         ({"preset": "lossless"}, "lossless"),
         ({"budget": "0s"}, "over 0"),
-        ({"budget": "soon"}, "--budget"),
+        ({"budget": "soon"}, "budget is .soon.; allowed"),
         ({"augment": "flop"}, "did you mean 'flip'"),
     ],
 )
