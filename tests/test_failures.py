@@ -47,7 +47,7 @@ def test_an_error_of_any_kind_is_one_line(folder: Path, error: BaseException, re
     assert Path(row.reproducer).parent == folder
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), GeneratorExit()])
+@pytest.mark.parametrize("error", [KeyboardInterrupt()])
 def test_what_is_no_error_goes_on(folder: Path, error: BaseException) -> None:
     failures = Failures()
     with pytest.raises(type(error)):

@@ -54,7 +54,7 @@ def test_an_unknown_preset() -> None:
 
 def test_lossless_tries_nothing(model: Path) -> None:
     result = optimize(model, preset="lossless")
-    assert result.plan.empty and any("nothing approximate was tried" in note for note in result.report.notes)
+    assert result.plan.empty and any("no approximation was tried" in note for note in result.report.notes)
     assert all(check.contract in ("exact", "rounding") for check in result.report.checks)
     with pytest.raises(UsageError, match="without pipeline="):
         optimize(model, preset="lossless", pipeline="clean")

@@ -145,7 +145,7 @@ def test_every_field_is_an_option_with_a_default_and_a_text() -> None:
         assert said.many or option.default == f.default
     assert [f.name for f, *_ in options()] == [f.name for f in fields(Request)]
     others = set(given) - {f.name for f in fields(Request)}
-    assert others == {"output", "report", "as_json", "overwrite", "quiet", "explain", "explain_time"}
+    assert others == {"output", "report", "family", "as_json", "overwrite", "quiet", "explain", "explain_time"}
 
 
 def test_the_python_function_has_the_same_arguments() -> None:

@@ -252,9 +252,9 @@ def test_work_stands_for_time_where_nothing_can_be_timed(planner, tmp_path):
 def test_for_a_target_that_is_not_timed_work_is_saved_and_nothing_goes_into_integers(tmp_path, monkeypatch):
     monkeypatch.setenv("LWGRAPH_CACHE", str(tmp_path))
     random = np.random.default_rng(0)
-    data = [{"x": random.standard_normal((4, 32, 12, 12)).astype(np.float32)} for _ in range(8)]
-    result = lwgraph.optimize(chain(), data=data, max_drop=95.0, target="macs")
-    assert result.status == 3  # eight samples resolve nothing
+    data = [{"x": random.standard_normal((4, 32, 12, 12)).astype(np.float32)} for _ in range(24)]
+    result = lwgraph.optimize(chain(), data=data, max_drop=75.0, target="macs")
+    assert result.status == 0
     assert result.plan.sites and not result.plan.precision.passes
     first, last = result.report.stages[0], result.report.stages[-1]
     assert last.facts.macs < 0.9 * first.facts.macs
