@@ -160,7 +160,7 @@ def _front(out: Console, report: Report) -> None:
     plans = report.details.get("front", [])
     if not plans:
         return
-    title = "Available plans (lwgraph plan pick N MODEL writes one)" if len(plans) > 1 else "The plan that was found"
+    title = "Plans (lwgraph plan pick N MODEL)" if len(plans) > 1 else "The plan that was found"
     unit = report.score.unit if report.score else ""
     rows = [
         [
