@@ -9,7 +9,7 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -237,16 +237,13 @@ def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False,
     """
     path = _target(path, overwrite)
     data_path = _data_path(model, path)
-    outside = [
-        tensor for tensor in tensors.tensors(model) if tensor.dtype != DataType.STRING and tensor.nbytes >= SMALL
-    ]
+    outside = _large(model)
     if external is None:
         external = bool(model.meta.get("external_data")) or any(isinstance(t, MappedTensor) for t in outside)
         external = external or sum(tensor.nbytes for tensor in outside) > LIMIT - (1 << 20) - _rest(model, outside)
     if external and outside:
         data_path = _target(data_path, overwrite)
-    files: dict[Path, Path] = {}  # temporary file -> final place
-    try:
+    with _whole(f"'{path}' cannot be written") as files:
         if external and outside:
             with _beside(data_path, files) as data:
                 references = _write_data(outside, data, data_path.name)
@@ -259,15 +256,7 @@ def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False,
             file.write(text)
         del text
         heap.trim()
-        written = sum(temporary.stat().st_size for temporary in files)
-        _commit(files)
-    except OSError as error:
-        raise ModelError(f"'{path}' cannot be written: {error.strerror}") from error
-    except (ValueError, EncodeError) as error:
-        raise ModelError(f"'{path}' cannot be written: {error}") from error
-    finally:
-        for temporary in files:
-            temporary.unlink(missing_ok=True)
+        written = _bytes_of(files)
     return written
 
 
@@ -285,25 +274,17 @@ def save_together(models: Mapping[Path, Model], data: Path) -> int:
         ModelError: as `save`.
     """
     targets = {_target(path, False): model for path, model in models.items()}
-    files: dict[Path, Path] = {}
-    try:
+    with _whole(f"'{data.parent}' cannot be written to") as files:
         references: dict[int, TensorProtocol] = {}
         with _beside(_target(data, False), files) as file:
             stored: dict[str, int] = {}
             for model in targets.values():
-                outside = [t for t in tensors.tensors(model) if t.dtype != DataType.STRING and t.nbytes >= SMALL]
-                references |= _write_data(outside, file, data.name, stored)
+                references |= _write_data(_large(model), file, data.name, stored)
         for path, model in targets.items():
             proto = _structure(model, lambda tensor: references.get(id(tensor)) or _inside(tensor))
             with _beside(path, files) as file:
                 file.write(proto.SerializeToString(deterministic=True))
-        written = sum(temporary.stat().st_size for temporary in files)
-        _commit(files)
-    except OSError as error:
-        raise ModelError(f"'{data.parent}' cannot be written to: {error.strerror}") from error
-    finally:
-        for temporary in files:
-            temporary.unlink(missing_ok=True)
+        written = _bytes_of(files)
     return written
 
 
@@ -312,16 +293,37 @@ def copy_file(source: Path, path: str | os.PathLike[str], *, overwrite: bool = F
     path = _target(path, overwrite)
     if path.exists() and path.samefile(source):
         return
+    with (
+        _whole(f"'{path}' cannot be written") as files,
+        open(source, "rb") as original,
+        _beside(path, files) as file,
+    ):
+        shutil.copyfileobj(original, file)
+
+
+@contextmanager
+def _whole(failed: str) -> Iterator[dict[Path, Path]]:
+    """Final places of temporary files, all renamed when the block ends, or removed: ModelError begins with `failed`."""
     files: dict[Path, Path] = {}
     try:
-        with open(source, "rb") as original, _beside(path, files) as file:
-            shutil.copyfileobj(original, file)
+        yield files
         _commit(files)
     except OSError as error:
-        raise ModelError(f"'{path}' cannot be written: {error.strerror}") from error
+        raise ModelError(f"{failed}: {error.strerror}") from error
+    except (ValueError, EncodeError) as error:
+        raise ModelError(f"{failed}: {error}") from error
     finally:
         for temporary in files:
             temporary.unlink(missing_ok=True)
+
+
+def _bytes_of(files: Iterable[Path]) -> int:
+    return sum(path.stat().st_size for path in files)
+
+
+def _large(model: Model) -> list[TensorProtocol]:
+    """The tensors that may lie in a file beside the model."""
+    return [tensor for tensor in tensors.tensors(model) if tensor.dtype != DataType.STRING and tensor.nbytes >= SMALL]
 
 
 def _rest(model: Model, outside: list[TensorProtocol]) -> int:

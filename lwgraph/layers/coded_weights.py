@@ -85,12 +85,10 @@ class Coder:
     def __init__(self, graph: ir.Graph, opset: int) -> None:
         self.graph, self.opset = graph, opset
         self._shared: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
-        self._stem = ""
 
     def install(self, value: ir.Value, coded: Coded) -> ir.Value:
         """Let all that reads an initializer read the decoder's result, which has its type and shape; that result."""
         name = value.name or "weight"
-        self._stem = name
         made: list[ir.Node] = []
 
         def node(op: str, inputs: Sequence[ir.Value], **attributes: Any) -> ir.Value:
@@ -99,7 +97,7 @@ class Coder:
             made.append(new)
             return new.outputs[0]
 
-        indices = self._codes(coded, node)
+        indices = self._codes(coded, name, node)
         shape = self._constant("shape", np.array(coded.codes.shape, np.int64))
         if len(coded.tables) == 1:
             found = node("Gather", [self._constant("table", coded.tables[0]), indices])
@@ -130,11 +128,11 @@ class Coder:
     def _four_bits(self, coded: Coded) -> bool:
         return coded.bits == 4 and self.opset >= _FOUR_BITS_OPSET
 
-    def _codes(self, coded: Coded, node: Any) -> ir.Value:
+    def _codes(self, coded: Coded, stem: str, node: Any) -> ir.Value:
         """int32 codes: in the shape of the weight where its type is of 4 bits, else flat or by words."""
         if self._four_bits(coded):
             kind = ir.DataType.UINT4
-            packed = ir.add_initializer(self.graph, coded.codes.astype(kind.numpy()), f"{self._stem}/codes", dtype=kind)
+            packed = ir.add_initializer(self.graph, coded.codes.astype(kind.numpy()), f"{stem}/codes", dtype=kind)
             packed.shape = ir.Shape(coded.codes.shape)
             return self._cast(packed, node)
         word, each = word_of(coded.bits)
@@ -143,7 +141,7 @@ class Coder:
         planes = np.concatenate([flat, np.zeros(-count % each, np.uint8)]).reshape(each, -1).astype(word)
         shifts = (np.arange(each) * coded.bits).astype(word)[:, None]
         words = np.bitwise_or.reduce(planes << shifts, axis=0, keepdims=True).astype(word)
-        found = ir.add_initializer(self.graph, words, f"{self._stem}/codes")
+        found = ir.add_initializer(self.graph, words, f"{stem}/codes")
         if each > 1:
             found = node("BitShift", [found, self._constant("shifts", shifts)], direction="RIGHT")
             if self.opset >= _AND_OPSET:

@@ -11,7 +11,6 @@ import numpy as np
 from lwgraph.arrays import Array, Floats
 from lwgraph.passes.quantize.grids.second_order import Elimination, eliminate, elimination_order, settle
 
-INT8_SHIFTS = 6  # 2^0 to 2^-6 are 64 to 1 on the grid of int8
 _SCALES = 41  # scales that are tried for a row
 _LLOYD = 60  # rounds of k-means, at most
 _ALTERNATIONS = 2  # of fitting the levels to the codes and the codes to the levels
@@ -267,4 +266,4 @@ def _refitted_table(
     return np.asarray(np.sort(np.linalg.solve(left + ridge * np.eye(entries), right + ridge * table)))
 
 
-__all__ = ["INT8_SHIFTS", "Levels", "fit_codebooks", "fit_powers", "lloyd", "powers"]
+__all__ = ["Levels", "fit_codebooks", "fit_powers", "lloyd", "powers"]

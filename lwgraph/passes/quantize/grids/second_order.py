@@ -19,7 +19,7 @@ _DAMPING = 1e-3  # share of H's mean diagonal that is added to it, against zero 
 _ADAM = (0.9, 0.999)
 _LITTLE = 0.02  # share of the loss that a sweep must have gained for another one: after GPTQ the first seldom does
 # What a grid has nearest to the real values (o,) of one column, whose number is the second argument.
-Rounded = Callable[[Floats, int], Floats]
+Nearest = Callable[[Floats, int], Floats]
 
 
 def row_scales(weight: Floats, limit: int, importance: Floats | None = None) -> Floats:
@@ -115,7 +115,7 @@ def elimination_order(moments: Floats) -> Elimination | None:
     return Elimination(order, np.linalg.inv(np.linalg.cholesky(hessian[::-1, ::-1])[::-1, ::-1]))
 
 
-def eliminate(weight: Floats, elimination: Elimination, rounded: Rounded) -> Floats:
+def eliminate(weight: Floats, elimination: Elimination, rounded: Nearest) -> Floats:
     """GPTQ for any grid: columns in the order of falling moment, what each loses made good by those still to come.
 
     Args:
@@ -151,7 +151,7 @@ def descend(
     return np.asarray(np.rint(settle(weight, integers * steps, moments, rounded, sweeps) / steps))
 
 
-def settle(weight: Floats, found: Floats, moments: Floats, rounded: Rounded, sweeps: int = 4) -> Floats:
+def settle(weight: Floats, found: Floats, moments: Floats, rounded: Nearest, sweeps: int = 4) -> Floats:
     """Coordinate descent on any grid: each weight in turn is set to its best value, the others fixed.
 
     Never makes a row worse; stops when a sweep gains next to nothing. Arguments as in `eliminate`; `found` (o, D) is
@@ -225,7 +225,7 @@ def learned(weight: Floats, scale: Floats, limit: int, moments: Floats, steps: i
     return _better(weight, scale, moments, found, nearest)
 
 
-def _on_grid(nearest: Floats, steps: Floats, limit: int, pinned: npt.NDArray[np.bool_]) -> Rounded:
+def _on_grid(nearest: Floats, steps: Floats, limit: int, pinned: npt.NDArray[np.bool_]) -> Nearest:
     """The grid of integers -limit..limit times `steps`; pinned weights stay where `nearest`, in integers, has them."""
 
     def rounded(values: Floats, at: int) -> Floats:
