@@ -14,7 +14,8 @@ OTHER_TYPE = "its input is not float32"
 
 # Operators of which only some inputs carry data; the rest are shapes, indices and the like. Others: all inputs.
 _DATA_INPUTS = dict.fromkeys(
-    ir.MOVES - {"Concat"} | {"AveragePool", "Clip", "GlobalAveragePool", "MaxPool", "PRelu", "ReduceMean", "Resize"},
+    ir.MOVES - {"Concat"}
+    | {"AveragePool", "Clip", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "Pad", "PRelu", "ReduceMean", "Resize"},
     (0,),
 )
 
@@ -89,7 +90,7 @@ def _role(node: ir.Node, target: Target, opset: int) -> Role | None:
         return Role("clip", data) if low is not None and high is not None and low <= 0 <= high else None
     if target.has(op, "convert", opset):
         return Role("convert", data, constants)
-    if target.has(op, "keep", opset) and not constants and _keeps(node):
+    if target.has(op, "keep", opset) and not constants and _keeps(node, target):
         return Role("keep", data)
     return None
 
@@ -161,15 +162,27 @@ def clip_range(node: ir.Node) -> tuple[float | None, float | None]:
     return found[0], found[1]
 
 
-def _keeps(node: ir.Node) -> bool:
+def _keeps(node: ir.Node, target: Target) -> bool:
     """Whether the output's elements are elements of the input (or lie between them)."""
     if node.op_type == "MaxPool":
         return len(node.outputs) == 1
+    if node.op_type == "Pad":  # with zeros, which every grid has, or with elements
+        return ir.attribute(node, "mode", "constant") != "constant" or _pads_zeros(node)
     if node.op_type == "Resize":
         # cubic overshoots; a crop with a fill value brings in new numbers
         crop = ir.attribute(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
-        return ir.attribute(node, "mode", "nearest") in ("nearest", "linear") and not crop
+        mode = ir.attribute(node, "mode", "nearest")
+        return (mode == "nearest" or (mode == "linear" and not target.linear_in_floats)) and not crop
     return True
+
+
+def _pads_zeros(node: ir.Node) -> bool:
+    if "value" in node.attributes:
+        return float(ir.attribute(node, "value")) == 0
+    if len(node.inputs) < 3 or node.inputs[2] is None:
+        return True
+    constant = ir.constant(node.inputs[2])
+    return constant is not None and not constant.any()
 
 
 def channel_axis(node: ir.Node) -> int:

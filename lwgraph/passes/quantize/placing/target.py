@@ -30,6 +30,7 @@ class Target:
         keep_clips: Relu and Clip stay in the graph beside the grid that makes them redundant.
         everything: tensors outside integer regions and the graph's outputs get grids, too.
         requantizes: the runtime quantizes float layers between integers by itself, badly; they need protection.
+        linear_in_floats: a Resize that interpolates has no integer kernel, one that repeats elements has.
         no_kernel: what is known of types other than int8 and uint8; where this is not empty they are refused with it.
         minimum_opset, per_channel_opset: of QuantizeLinear as the runtime wants it.
         minimum_opsets: operator -> the opset from which the runtime has an integer kernel for it.
@@ -47,6 +48,7 @@ class Target:
     keep_clips: bool = False
     everything: bool = False
     requantizes: bool = False
+    linear_in_floats: bool = False
     no_kernel: str = ""
     minimum_opset: int = 10
     per_channel_opset: int = 13
