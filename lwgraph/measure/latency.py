@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import psutil
 
 from lwgraph.arrays import Floats
 
@@ -25,10 +26,22 @@ _FEW_ROUNDS = 3  # rounds for models that are too slow to be of use
 AGREEING, AGREED = 3, 0.02  # rounds, and how near to each other, that make a shortest time credible
 _PRECISION = 0.02  # stop when the intervals of the ratios are this wide, relative to them
 _DRIFT = 0.02  # what a ratio may differ by from one process to the next on a quiet machine
+_CROWDED = 0.18  # what more it may differ by where other work has all processors: they share caches and memory
 _SUBSETS = 400  # of half of the rounds, on which ratios are looked at
 _CHECKS = 1.25  # the rounds that are made between two looks at the intervals grow by this factor
 WIDEST = 0.15  # an interval wider than this, relative to its ratio, settles nothing
 _Z = 1.959964
+
+
+def _processors() -> tuple[float, float]:
+    """Seconds that all processors of the machine worked, and were there, since it started."""
+    spent = psutil.cpu_times()
+    idle = spent.idle + getattr(spent, "iowait", 0.0)
+    # Linux counts the time of guests among that of the users, too.
+    total = sum(spent) - getattr(spent, "guest", 0.0) - getattr(spent, "guest_nice", 0.0)
+    return total - idle, total
+
+
 # Windows counts a process's time in steps of 16 ms, which says nothing of a single run.
 _worked = time.process_time if hasattr(time, "pthread_getcpuclockid") else None
 
@@ -53,7 +66,8 @@ class Speedup:
         ratio: of the fastest runs of both, which other work on the machine can only lengthen; what is told as the
             speed, where it is `settled`.
         interval: of the ratio, 95 %. It holds the ratios of the fastest runs in half of the rounds, and those that
-            would be had if a fastest run had not waited for the processor.
+            would be had if a fastest run had not waited for the processor; and it is the wider, the more of the
+            machine other work had, which slows models that read more memory by more.
         median: the median over rounds of the paired ratio.
         low: its first quartile.
         high: its third quartile.
@@ -127,6 +141,7 @@ def paired_latency(
     patience: float = 0.0,
     clock: Callable[[], float] = time.perf_counter,
     worked: Callable[[], float] | None = _worked,
+    processors: Callable[[], tuple[float, float]] | None = _processors,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Latencies:
     """Time models against each other in rounds; each round runs all of them on the same feed, in turning order.
@@ -145,6 +160,7 @@ def paired_latency(
         patience: more seconds that may be spent while a ratio is not settled.
         clock: a monotone clock in seconds.
         worked: seconds in which this process had a processor; None: not known.
+        processors: seconds that all processors worked, and were there; None: not known.
         progress: called with (rounds done, rounds expected at most).
     """
     if not runs or not feeds:
@@ -156,6 +172,7 @@ def paired_latency(
     try:
         repeats = [_warm_up(run, feeds[0], clock) for run in prepared]
         times: list[list[_Times]] = []
+        others = _Others(processors)
         start, look, limit = clock(), _LEAST_ROUNDS, seconds
         while True:
             number = len(times)
@@ -182,10 +199,13 @@ def paired_latency(
     finally:
         if enabled:
             gc.enable()
-    table, load = np.array(times), os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    table, share = np.array(times), others.share()
+    # The system's mean is of the last minute, and may not know yet of work that has all processors since a moment ago.
+    load = max(os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, share * (psutil.cpu_count() or 1) + 1)
+    drift = _DRIFT + _CROWDED * share
     return Latencies(
         tuple(_timing(name, table[:, i]) for i, name in enumerate(names)),
-        tuple(_speedup(name, table[:, 0], table[:, i], load) for i, name in enumerate(names) if i),
+        tuple(_speedup(name, table[:, 0], table[:, i], load, drift) for i, name in enumerate(names) if i),
         len(table),
         threads,
     )
@@ -257,6 +277,22 @@ def _spent(run: Run, feed: Feeds, clock: Callable[[], float]) -> float:
     return spent if spent > 0 else math.inf
 
 
+class _Others:
+    """The work of other processes since it was made."""
+
+    def __init__(self, processors: Callable[[], tuple[float, float]] | None) -> None:
+        self._processors = processors
+        self._start = self._now()
+
+    def _now(self) -> tuple[float, float, float]:
+        return (0.0, 0.0, 0.0) if self._processors is None else (*self._processors(), time.process_time())
+
+    def share(self) -> float:
+        """The share of the machine, less what this process had, that others had: from 0 to 1."""
+        worked, there, own = (now - then for now, then in zip(self._now(), self._start, strict=True))
+        return min(1.0, max(0.0, worked - own) / (there - own)) if there > own else 0.0
+
+
 _Times = tuple[float, float, float]  # seconds per run of one timing: the mean, the fastest, what that one worked
 _NEVER: _Times = (0.0, 0.0, 0.0)
 
@@ -280,11 +316,11 @@ def _timing(name: str, times: Floats) -> Timing:
     return Timing(name, median, float(times[:, 1].min()), low, high)
 
 
-def _speedup(name: str, base: Floats, times: Floats, load: float) -> Speedup:
+def _speedup(name: str, base: Floats, times: Floats, load: float, drift: float) -> Speedup:
     ratios = base[:, 0] / times[:, 0]
     low, median, high = (float(v) for v in np.percentile(ratios, (25, 50, 75)))
     least, most = _interval(base, times)
-    interval = (least / (1 + _DRIFT), most * (1 + _DRIFT))
+    interval = (least / (1 + drift), most * (1 + drift))
     return Speedup(name, _ratio(base, times), interval, median, low, high, _median_error(ratios), load)
 
 

@@ -83,7 +83,11 @@ def time_models(
         spread = (1 / speed.interval[1], 1 / speed.interval[0])
         facts = facts_of(model, layer_shapes(model, feeds[0], executor), on_disk if name == first else None)
         stages[name] = Stage(name, facts, 1e3 * timing.minimum, 1 / speed.ratio, spread, speed=speed.text)
-    worse = _heavier if target == MACS else _slower
+
+    def slower(new: Stage, old: Stage) -> str:
+        return _slower(new, old, times.speedup(new.name).settled)
+
+    worse = _heavier if target == MACS else slower
     return _best(stages, lambda new, old: worse(new, old) or _larger(new, old), stated)
 
 
@@ -144,10 +148,11 @@ def _best(stages: Mapping[str, Stage], worse: Worse, stated: bool) -> Timed:
     return Timed(tuple(stages[name] for name in names[: names.index(kept) + 1]), tuple(notes))
 
 
-def _slower(new: Stage, old: Stage) -> str:
-    """Whether a stage is slower beyond the noise of the measurement."""
+def _slower(new: Stage, old: Stage, settled: bool) -> str:
+    """Whether a stage is slower beyond the noise of the measurement; by its ratio where that noise is the machine's."""
     assert new.ratio is not None and old.ratio is not None and new.ratio_spread is not None
-    return "slower" if new.ratio_spread[0] > old.ratio * (1 + NOISE) else ""
+    least = new.ratio_spread[0] if settled else new.ratio
+    return "slower" if least > old.ratio * (1 + NOISE) else ""
 
 
 def _heavier(new: Stage, old: Stage) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lwgraph import ir
+from lwgraph.measure.latency import Speedup
 from lwgraph.optimizer import timing
 from lwgraph.optimizer.timing import Timed, compare_untimed, time_models
 from tests.layers.chain import FEEDS, ORT, chain
@@ -31,7 +32,7 @@ def timed(
         def speedup(name: str) -> Any:
             speed = known["input"] / known[name]
             interval = (speed * (1 - spread), speed * (1 + spread))
-            return SimpleNamespace(ratio=speed, interval=interval, text=f"{speed:.2f}x")
+            return Speedup(name, speed, interval, speed, *interval, 0.0)
 
         return SimpleNamespace(speedup=speedup, timing=lambda name: SimpleNamespace(minimum=known[name] / 1e3))
 
@@ -78,7 +79,12 @@ def test_what_did_not_help_is_left(
 
 
 def test_what_is_slower_by_less_than_the_spread_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert timed(monkeypatch, (10.0, 5.0, 6.0), spread=0.3).kept == "result"
+    assert timed(monkeypatch, (10.0, 5.0, 5.3), spread=0.07).kept == "result"
+
+
+@pytest.mark.parametrize(("ms", "kept"), [(6.0, "cleaned"), (4.0, "result")])
+def test_where_no_speed_is_settled_the_ratio_decides(monkeypatch: pytest.MonkeyPatch, ms: float, kept: str) -> None:
+    assert timed(monkeypatch, (10.0, 5.0, ms), spread=0.3).kept == kept
 
 
 def test_what_was_stated_is_kept_and_its_cost_told(monkeypatch: pytest.MonkeyPatch) -> None:
