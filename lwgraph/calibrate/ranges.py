@@ -14,6 +14,7 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.arrays import Array, Floats
+from lwgraph.calibrate.capture import main_values, measured_shapes
 from lwgraph.calibrate.histogram import BINS, Histogram
 from lwgraph.calibrate.thresholds import METHODS, Range, choose_range
 from lwgraph.errors import DataError, ModelError
@@ -51,6 +52,13 @@ class Observed:
         """The range by one of METHODS; see `choose_range` for the options."""
         average = (self.low_sum / self.runs, self.high_sum / self.runs) if self.runs else None
         return choose_range(self.histogram, method, average=average, **options)
+
+    @property
+    def rangeless(self) -> str:
+        """Why there is no range, to follow the tensor's name; "" where there is one."""
+        if self.unfit:
+            return f"holds {self.unfit} on the data"
+        return "" if self.runs else "was empty in every sample"
 
     @property
     def channel_mean(self) -> Floats | None:
@@ -126,7 +134,8 @@ def collect(
     executor = untimed(executor)
     for feed in feeds:
         if run is None:
-            run = _ObservedModel(model, names, channels or {}, samples, seed, careful, more).prepare(executor)
+            others = _other_axes(model, channels or {}, feed, executor)
+            run = _ObservedModel(model, names, others, samples, seed, careful, more).prepare(executor)
         try:
             results = run(feed)
         except DataError:
@@ -134,7 +143,7 @@ def collect(
                 raise
             # An empty tensor has no extremes and stops the run; the careful probe pads every tensor with a zero.
             careful = True
-            run = _ObservedModel(model, names, channels or {}, samples, seed, careful, more).prepare(executor)
+            run = _ObservedModel(model, names, others, samples, seed, careful, more).prepare(executor)
             results = run(feed)
         for index, name in enumerate(names):
             _count(observed[name], index, results)
@@ -143,6 +152,18 @@ def collect(
     if not done:
         raise DataError("there is no calibration data; at least one sample is needed")
     return observed
+
+
+def _other_axes(model: ir.Model, channels: dict[str, int], feed: Feeds, executor: Executor) -> dict[str, list[int]]:
+    """The axes beside that of the channels, by tensor; where shape inference does not know the rank, a run tells it."""
+    known = {name: value for name, value in main_values(model).items() if name in channels}
+    ranks = {name: len(value.shape) for name, value in known.items() if value.shape is not None}
+    unknown = [name for name in known if name not in ranks]
+    ranks |= {name: len(sizes) for name, sizes in measured_shapes(model, unknown, feed, executor).items()}
+    for name, rank in ranks.items():
+        if not -rank <= channels[name] < rank:
+            raise ModelError(f"'{name}' has {rank} axes, so no axis {channels[name]} of channels")
+    return {name: [axis for axis in range(rank) if axis != channels[name] % rank] for name, rank in ranks.items()}
 
 
 def _count(seen: Observed, index: int, results: dict[str, Array]) -> None:
@@ -186,7 +207,7 @@ class _ObservedModel:
         self,
         model: ir.Model,
         names: Sequence[str],
-        channels: dict[str, int],
+        others: dict[str, list[int]],
         samples: int,
         seed: int,
         careful: bool,
@@ -210,8 +231,8 @@ class _ObservedModel:
             if value is None or not _is_float(value):
                 raise ModelError(f"'{name}' is not a floating-point tensor computed or fed in the main graph")
             self._observe(index, value, careful, version)
-            if name in channels:
-                self._channels(index, value, channels[name], version, name in more)
+            if name in others:
+                self._channels(index, value, others[name], version, name in more)
 
     def prepare(self, executor: Executor) -> Callable[[Feeds], dict[str, Array]]:
         """The instrumented model, ready to run."""
@@ -250,15 +271,9 @@ class _ObservedModel:
         kind = "GatherElements" if version >= 11 else "Gather"
         self._node(kind, [flat, self._node("Cast", [places], to=int(ir.DataType.INT64))], f"{index}.sample")
 
-    def _channels(self, index: int, value: ir.Value, axis: int, version: int, more: bool) -> None:
-        if value.shape is None:
-            raise ModelError(f"the rank of '{value.name}' is not known, so it has no channels; infer shapes first")
-        rank = len(value.shape)
-        if not -rank <= axis < rank:
-            raise ModelError(f"'{value.name}' has {rank} axes, so no axis {axis} of channels")
+    def _channels(self, index: int, value: ir.Value, axes: list[int], version: int, more: bool) -> None:
         if value.dtype != ir.DataType.FLOAT:
             value = self._node("Cast", [value], to=int(ir.DataType.FLOAT))
-        axes = [i for i in range(rank) if i != axis % rank]
         if not axes:  # no axes given would mean all of them
             for key in ("lows", "highs", "means") if more else ("means",):
                 self._node("Identity", [value], f"{index}.{key}")

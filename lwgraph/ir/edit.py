@@ -67,13 +67,20 @@ def add_initializer(scope: Graph, data: Array | TensorProtocol, stem: str, *, dt
     """
     name = fresh_name(scope, stem)
     if isinstance(data, np.ndarray):
-        tensor: TensorProtocol = Tensor(data, dtype, name=name)
+        tensor: TensorProtocol = Tensor(_read_only(data), dtype, name=name)
     else:
         tensor = copy.copy(data)  # the copy shares the data and has a name of its own
         tensor.name = name
     value = Value(name=name, const_value=tensor, type=TensorType(tensor.dtype), shape=Shape(tensor.shape.numpy()))
     graph_of(scope).initializers.add(value)
     return value
+
+
+def _read_only(data: Array) -> Array:
+    """A view that cannot be written through: clones of a model share what its initializers hold."""
+    view: Array = np.asarray(data).view()
+    view.flags.writeable = False
+    return view
 
 
 def copy_on_write(value: Value, node: Node) -> Value:
@@ -98,10 +105,13 @@ def copy_on_write(value: Value, node: Node) -> Value:
 
 
 def set_constant(value: Value, data: Array, *, dtype: DataType | None = None) -> None:
-    """Give an initializer other contents; its type and shape follow. Mind `copy_on_write` first."""
+    """Give an initializer other contents; its type and shape follow. Mind `copy_on_write` first.
+
+    The array is not copied: do not write to it afterwards.
+    """
     if not value.is_initializer():
         raise CheckError(f"'{value.name}' is not an initializer, so its contents cannot be set")
-    tensor = Tensor(data, dtype, name=value.name)
+    tensor = Tensor(_read_only(data), dtype, name=value.name)
     value.const_value = tensor
     value.type, value.shape = TensorType(tensor.dtype), Shape(tensor.shape.numpy())
 

@@ -99,7 +99,8 @@ class OrtExecutor:
         if self._hook is not None:
             self._hook(options)
         heap.trim()  # what sessions took that are gone
-        session = _session(proto, options)
+        inside = not {value.name for value in model.graph.outputs}.issuperset(names)
+        session = _session(proto, options, as_is=inside)
         del proto
         heap.trim()  # what reading it took
         return OrtRun(session, names, inputs, guard, (values, lent))
@@ -246,8 +247,11 @@ def _array(value: Any) -> Array:
     return unpacked(raw, kind, shape)
 
 
-def _session(proto: onnx.ModelProto, options: onnxruntime.SessionOptions) -> Any:
-    """A session. An IR version newer than ONNX Runtime knows is lowered: the operators decide what runs."""
+def _session(proto: onnx.ModelProto, options: onnxruntime.SessionOptions, as_is: bool) -> Any:
+    """A session. An IR version newer than ONNX Runtime knows is lowered: the operators decide what runs.
+
+    `as_is`: where ONNX Runtime's own optimizations lose a value that is to be returned, it goes without them.
+    """
     try:
         try:
             return _open(proto, options)
@@ -256,8 +260,13 @@ def _session(proto: onnx.ModelProto, options: onnxruntime.SessionOptions) -> Any
             if newest is None:
                 raise
             proto.ir_version = int(newest[1])
-            return _open(proto, options)
+            return _session(proto, options, as_is)
+    except ModelError:
+        raise
     except Exception as error:
+        if as_is and options.graph_optimization_level != LEVELS["none"]:
+            options.graph_optimization_level = LEVELS["none"]
+            return _session(proto, options, as_is)
         raise ModelError(f"ONNX Runtime cannot load the model: {_clean(error)}") from error
 
 

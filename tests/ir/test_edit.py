@@ -267,3 +267,16 @@ def test_load_leaves_the_callers_model_alone(two_convs):
     loaded = ir.load(two_convs)
     loaded.graph.initializers["w"].name = "renamed"
     assert "w" in two_convs.graph.initializers
+
+
+def test_what_an_initializer_holds_cannot_be_written_to(two_convs: ir.Model) -> None:
+    given = np.ones(3, np.float32)
+    new = ir.add_initializer(two_convs.graph, given, "new")
+    for _ in range(2):
+        held = ir.constant(new)
+        assert held is not None and np.shares_memory(held, given)
+        with pytest.raises(ValueError, match="read-only"):
+            held += 1
+        ir.set_constant(new, given)
+    ir.set_constant(new, np.float32(2))
+    assert ir.constant(new) == 2 and new.shape is not None and len(new.shape) == 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, cast
 
 from lwgraph import ir
+from lwgraph.calibrate.capture import measured_shapes
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.errors import UsageError, did_you_mean
 from lwgraph.executor import Executor, Feeds
@@ -148,12 +149,15 @@ class PruneBlocks(Pass):
                 self.name, model.graph.name or "model", "the model has no sum of two branches, and so no residual block"
             )
         found: dict[str, Residual] = {}
+        repeated = self._repeated(model, blocks, context)
         for block in blocks:
             names = [block.name, *(name for node in block.branch for name in (node.name or "", node.op_type))]
             reason = ""
             if block.name in found:
                 continue
-            if not any(node_macs(node, {}) != 0 for node in block.branch):
+            if block.name in repeated:
+                reason = "one of its terms is repeated along an axis"
+            elif not any(node_macs(node, {}) != 0 for node in block.branch):
                 reason = "its branch multiplies nothing"
             elif self.only and not matches(self.only, names):
                 reason = f"not among only={self.only}"
@@ -164,6 +168,18 @@ class PruneBlocks(Pass):
             else:
                 found[block.name] = block
         return list(found.values())
+
+    def _repeated(self, model: ir.Model, blocks: Sequence[Residual], context: Context) -> set[str]:
+        """The blocks whose terms have other shapes than their sum; a run tells what shape inference leaves open."""
+        executor, data = self._needs(context)
+        sums = {block.name: [*block.add.inputs, block.add.outputs[0]] for block in blocks}
+        names = [value.name for values in sums.values() for value in values if value is not None and value.name]
+        sizes = measured_shapes(model, names, data[0], executor)
+        return {
+            name
+            for name, values in sums.items()
+            if len({sizes[value.name or ""] for value in values if value is not None}) > 1
+        }
 
     def _remove(self, model: ir.Model, original: ir.Model, name: str, context: Context, samples: int = 256) -> float:
         """Remove one block in place and refit its neighbours; the held-out error at the outputs (nan without data)."""

@@ -73,10 +73,9 @@ class AbsorbBias(Pass):
 
     def _shift(self, chain: _ShiftPath, seen: Observed) -> Floats | str:
         """(channels,) what to subtract, or why nothing."""
-        if seen.unfit:
-            return f"its output holds {seen.unfit} on the data"
-        if seen.channel_low is None or seen.channel_high is None:
-            return "its output was always empty"
+        if seen.rangeless:
+            return f"its output {seen.rangeless}"
+        assert seen.channel_low is not None and seen.channel_high is not None
         assert seen.channel_mean is not None and seen.channel_square is not None
         deviation = np.sqrt(np.maximum(seen.channel_square - seen.channel_mean**2, 0))
         low = np.minimum(seen.channel_low, seen.channel_mean - self.deviations * deviation)

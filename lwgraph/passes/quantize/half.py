@@ -185,7 +185,7 @@ class Half(Pass):
                 return f"'{value.name}': {reason}"
             found = seen.get(value.name or "")
             if found is not None and found.unfit:
-                return f"'{value.name}' holds {found.unfit} on the data, so its range is not known"
+                return f"'{value.name}' {found.rangeless}, so its range is not known"
             if found is None or not found.runs:
                 continue
             reach = max(abs(found.histogram.low), abs(found.histogram.high))

@@ -38,6 +38,7 @@ from lwgraph.rewrite import Context, Contract, Pass
 from lwgraph.rewrite.base import Log
 
 DESCRIBED = 2  # samples on which the report compares every tensor
+BIAS_OPSET = 11  # that of Round, with which ONNX Runtime rounds the bias of a float layer between integers
 WIDE_OPSET = 21  # the opset of QuantizeLinear with 4-bit and 16-bit integers
 ORT = "ort-cpu"  # the target that is taken where the runtime's name says nothing; those that begin so are like it
 JUDGED = 12  # rows of samples on which variants are compared
@@ -195,12 +196,13 @@ class Quantize(Pass):
     def _raised(
         self, model: ir.Model, target: Target, feed: Feeds, executor: Executor, context: Context
     ) -> tuple[ir.Model, str]:
-        """A copy, at the opset that one scale per output channel or integers of 4 or 16 bits need where it is older, or
-        that any integers need; and why it is at none that integers could be written in, "" where it is."""
+        """A copy, at the opset that one scale per output channel, integers of 4 or 16 bits or the runtime need where it
+        is older, or that any integers need; and why it is at none that integers could be written in, "" where it is."""
         opset, least, why = opset_of(model), target.minimum_opset, ""
         wide = [t for t in (target.activation_type, target.weight_type) if t not in ("int8", "uint8")]
         convolves = any(ir.operator(n) in ir.CONVOLUTIONS for n in model.graph)
-        wanted = max(WIDE_OPSET if wide else 0, target.per_channel_opset if target.per_channel and convolves else 0)
+        channels = target.per_channel_opset if target.per_channel and convolves else 0
+        wanted = max(WIDE_OPSET if wide else 0, channels, BIAS_OPSET)
         for goal in [g for g in dict.fromkeys((max(wanted, least), least)) if opset < g]:
             copy = ir.clone(model)
             try:
@@ -216,7 +218,8 @@ class Quantize(Pass):
                     f"{wide[0]} needs opset {WIDE_OPSET} and the model has {opset}: {why}; allowed here: int8, uint8"
                 )
             if goal > least:
-                context.skip(self.name, model.graph.name or "the model", f"weights keep one scale per tensor: {why}")
+                what = "weights keep one scale per tensor" if opset < channels else f"it stays at opset {opset}"
+                context.skip(self.name, model.graph.name or "the model", f"{what}: {why}")
         return ir.clone(model), f"opset {opset} has no QuantizeLinear: {why}" if opset < least else ""
 
     def _placed(

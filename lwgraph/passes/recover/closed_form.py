@@ -13,7 +13,7 @@ from lwgraph import ir
 from lwgraph.arrays import Array
 from lwgraph.calibrate.patches import positions
 from lwgraph.calibrate.signature import signature
-from lwgraph.errors import UsageError
+from lwgraph.errors import DataError, UsageError
 from lwgraph.executor import Executor, Feeds
 from lwgraph.layers.site import Site, find_sites
 from lwgraph.layers.weights import check_writable
@@ -164,7 +164,7 @@ class ClosedForm(Pass):
         if not context.data:
             raise UsageError(f"pass '{self.name}' needs calibration samples; give --data")
         executor = context.executor or context.evaluator()
-        fit, held = _feeds(context, model, self.limit)
+        fit, held = _feeds(context, model, executor, self.limit)
         numbers = range(len(fit) + len(held))
         job = Job(model, teacher, executor, [*fit, *held], numbers[: len(fit)], numbers[len(fit) :], context.seed)
         before, saved = job.outputs_error(), ir.clone(model)
@@ -220,13 +220,19 @@ class ClosedForm(Pass):
         return context.allow(self.name, place)
 
 
-def _feeds(context: Context, model: ir.Model, limit: int) -> tuple[list[Feeds], list[Feeds]]:
+def _feeds(context: Context, model: ir.Model, executor: Executor, limit: int) -> tuple[list[Feeds], list[Feeds]]:
+    """Feeds to fit to and to judge by; of one sample each where the graph takes no more, whatever its inputs say."""
     assert context.data is not None
     pool = SamplePool(context.data, signature(model))
     if len(pool) > limit:
         _, pool = pool.split(limit / len(pool), limit, context.seed)
     fit, held = pool.split(HELD_OUT_SHARE, max(1, limit), context.seed)
-    return [b.feeds for b in fit.batches(BATCH)], [b.feeds for b in held.batches(BATCH)]
+    run, size = executor.prepare(model), BATCH
+    try:
+        run(next(fit.batches(size)).feeds)
+    except DataError:
+        size = 1
+    return [b.feeds for b in fit.batches(size)], [b.feeds for b in held.batches(size)]
 
 
 def better_of(held: tuple[Array, Array], candidates: Sequence[Callable[[Array], Array]]) -> tuple[int, float, float]:

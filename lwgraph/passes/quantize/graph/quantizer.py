@@ -140,8 +140,8 @@ class Quantizer:
             reason = named.get(node.name or "")
             if reason is None:
                 touched = [v.name or "" for v in (*node.inputs, *node.outputs) if v is not None]
-                seen = ((name, self.observed[name].unfit) for name in touched if name in self.observed)
-                reason = next((f"'{name}' holds {what} on the data" for name, what in seen if what), None)
+                seen = ((name, self.observed[name].rangeless) for name in touched if name in self.observed)
+                reason = next((f"'{name}' {what}" for name, what in seen if what), None)
             if reason is not None:
                 found[node] = reason
         return found
