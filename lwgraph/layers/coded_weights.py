@@ -1,10 +1,17 @@
-"""Weights as packed codes and a decoder of standard operators, which a runtime computes when it loads the model."""
+"""Weights as packed codes and a decoder of standard operators, which a runtime computes when it loads the model.
+
+What a runtime takes to compute a decoder goes by its nodes where weights are small, by the arrays of four bytes an
+element that it makes where they are large, and by lookups where Gather does them (a copy of memory for each). So
+weights with rows of the same shape are decoded together and split at the end, codes are unpacked as bytes, and one
+GatherElements looks up what they stand for, in tables that have been scaled.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -12,10 +19,12 @@ import numpy as np
 from lwgraph import ir
 from lwgraph.arrays import Array
 
-LEAST_OPSET = 11  # BitShift came with it
-_AND_OPSET = 18  # BitwiseAnd
+LEAST_OPSET = 11  # BitShift and GatherElements came with it
 _FOUR_BITS_OPSET = 21  # tensors of 4-bit integers
+_OR_OPSET = 18  # BitwiseOr
+_SPLIT_OPSET = 13  # Split takes its sizes as an input
 _DECODER_BYTES = 500  # of a decoder in a file, beside its codes, tables and scales
+_TOGETHER = 1 << 22  # elements that are decoded together, at most: decoding takes 8 bytes more for each
 
 
 @dataclass(frozen=True)
@@ -25,7 +34,8 @@ class Coded:
     Attributes:
         codes: uint8, the shape of the weight with the rows of the tables first.
         tables: (T, L), in the weight's own type. Rows of codes.reshape(T, -1) have a table each.
-        scale: (o,) in the same type, one for each row of all but the last axes (or all but the first), or None.
+        scale: (o,) in the same type, one for each row of all but the last axes (or all but the first), or None; only
+            where T is 1.
         bits: bits of a code.
         order: how the axes of codes become those of the weight, as Transpose takes it; () as they are.
     """
@@ -49,6 +59,11 @@ class Coded:
         """Of the weight."""
         sizes = self.codes.shape
         return tuple(sizes[at] for at in self.order) if self.order else sizes
+
+    @property
+    def rows(self) -> int:
+        """How many rows have a table, or a scale, of their own; the first axis where all is shared."""
+        return self.scale.size if self.scale is not None else max(len(self.tables), self.codes.shape[0])
 
     @property
     def terms(self) -> int:
@@ -79,85 +94,156 @@ def stored_bytes(elements: int, bits: int, constants: int) -> int:
     return -(-elements * bits // 8) + constants + _DECODER_BYTES
 
 
-class Coder:
-    """Puts decoders into a graph; constants that several of them read are stored once."""
+def fields_of(bits: int) -> tuple[int, ...]:
+    """The widths in which codes are packed: 8, 4, 2 and 1 divide a byte, so no bit is lost; the lowest bits first."""
+    return tuple(width for width in (8, 4, 2, 1) if bits & width)
+
+
+def install(graph: ir.Graph, opset: int, weights: Mapping[ir.Value, Coded]) -> dict[ir.Value, Coded]:
+    """Let all that reads initializers read what decoders make, which has their types and shapes.
+
+    Returns:
+        what each decoded value is made from.
+    """
+    coder, found = _Coder(graph, opset), dict[ir.Value, Coded]()
+    for members in _groups(weights):
+        decoded = coder.decoder(members)
+        for (value, coded), new in zip(members, decoded, strict=True):
+            new.type, new.shape = value.type, value.shape
+            for user, index in value.uses():
+                user.replace_input_with(index, new)
+            new.name = ir.fresh_name(graph, f"{value.name or 'weight'}/decoded")
+            ir.sweep_values([value])
+            found[new] = coded
+    graph.insert_before(next(iter(graph)), coder.made)
+    return found
+
+
+_Member = tuple[ir.Value, Coded]
+
+
+def _groups(weights: Mapping[ir.Value, Coded]) -> Iterable[list[_Member]]:
+    """Weights that one decoder can make, as many as may be decoded together."""
+    groups: dict[Any, list[list[_Member]]] = {}
+    for value, coded in weights.items():
+        rows = coded.rows // coded.codes.shape[0]
+        own = coded.scale is None, len(coded.tables) > 1
+        key = coded.codes.shape[1:], coded.order, coded.bits, coded.tables.dtype.str, rows, own
+        batches = groups.setdefault(key, [[]])
+        if batches[-1] and sum(each.codes.size for _, each in batches[-1]) + coded.codes.size > _TOGETHER:
+            batches.append([])
+        batches[-1].append((value, coded))
+    return [batch for batches in groups.values() for batch in batches]
+
+
+class _Coder:
+    """Makes decoders; constants that several of them read are stored once."""
 
     def __init__(self, graph: ir.Graph, opset: int) -> None:
         self.graph, self.opset = graph, opset
+        self.made: list[ir.Node] = []
         self._shared: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
-    def install(self, value: ir.Value, coded: Coded) -> ir.Value:
-        """Let all that reads an initializer read the decoder's result, which has its type and shape; that result."""
-        name = value.name or "weight"
-        made: list[ir.Node] = []
-
-        def node(op: str, inputs: Sequence[ir.Value], **attributes: Any) -> ir.Value:
-            new = ir.make_node(op, inputs, attributes)
-            new.name = ir.fresh_name(self.graph, f"{name}/{op}")
-            made.append(new)
-            return new.outputs[0]
-
-        indices = self._codes(coded, name, node)
-        shape = self._constant("shape", np.array(coded.codes.shape, np.int64))
-        if len(coded.tables) == 1:
-            found = node("Gather", [self._constant("table", coded.tables[0]), indices])
-            flat = not self._four_bits(coded)
+    def decoder(self, members: Sequence[_Member]) -> list[ir.Value]:
+        """What stands for each weight: new values, still without names of their own."""
+        stem, first = members[0][0].name or "weight", members[0][1]
+        every = [coded for _, coded in members]
+        rows, shape = sum(each.rows for each in every), first.codes.shape[1:]
+        codes = self._codes(np.concatenate([each.codes for each in every]).reshape(rows, -1), first.bits, stem)
+        found = self._node("GatherElements", stem, [self._tables(every, stem), codes], axis=1)
+        lengths = [len(each.codes) for each in every]
+        if len(shape) != 1 or rows != sum(lengths):
+            found = self._node("Reshape", stem, [found, self._sizes(sum(lengths), *shape)])
+        if first.order:
+            found = self._node("Transpose", stem, [found], perm=list(first.order))
+        if len(every) == 1:
+            return [found]
+        axis = first.order.index(0) if first.order else 0
+        if self.opset >= _SPLIT_OPSET:
+            node = ir.make_node("Split", [found, self._sizes(*lengths)], {"axis": axis}, outputs=len(every))
         else:
-            rows = self._constant("shape", np.array([len(coded.tables), -1], np.int64))
-            indices = node("Reshape", [indices, rows])
-            found = node("GatherElements", [self._constant("table", coded.tables), indices], axis=1)
-            flat = True
-        if flat:
-            found = node("Reshape", [found, shape])
-        if coded.scale is not None:
-            found = node("Mul", [found, self._constant("scale", coded.spread_scale)])
-        if coded.order:
-            found = node("Transpose", [found], perm=list(coded.order))
-        first = next(iter(self.graph))
-        self.graph.insert_before(first, made)
-        for each in made:
-            if each.outputs[0] is not found:
-                each.outputs[0].name = ir.fresh_name(self.graph, f"{name}/{each.op_type}_out")
-        found.type, found.shape = value.type, value.shape
-        for user, index in value.uses():
-            user.replace_input_with(index, found)
-        found.name = ir.fresh_name(self.graph, f"{name}/decoded")
-        ir.sweep_values([value])
+            node = ir.make_node("Split", [found], {"axis": axis, "split": lengths}, outputs=len(every))
+        return list(self._add(node, stem).outputs)
+
+    def _tables(self, every: Sequence[Coded], stem: str) -> ir.Value:
+        """(rows, 2^bits): what each code stands for in each row."""
+        padded = [np.pad(c.tables, ((0, 0), (0, (1 << c.bits) - c.tables.shape[1])), mode="edge") for c in every]
+        if len(every[0].tables) > 1:
+            return self._constant("tables", np.concatenate(padded))
+        tables, used = np.unique(np.concatenate(padded), axis=0, return_inverse=True)
+        factors = [each.scale.reshape(-1, 1) for each in every if each.scale is not None]
+        found = self._constant("table", tables)
+        if len(tables) > 1 or not factors:
+            owners = np.repeat(used.reshape(-1), [each.rows for each in every])
+            which = self._constant("owner", owners.astype(np.uint8 if len(tables) <= 256 else np.uint16))
+            found = self._node("Gather", stem, [found, self._cast(which, stem)])
+        if factors:
+            found = self._node("Mul", stem, [found, self._constant("scale", np.concatenate(factors))])
         return found
 
-    def _four_bits(self, coded: Coded) -> bool:
-        return coded.bits == 4 and self.opset >= _FOUR_BITS_OPSET
-
-    def _codes(self, coded: Coded, stem: str, node: Any) -> ir.Value:
-        """int32 codes: in the shape of the weight where its type is of 4 bits, else flat or by words."""
-        if self._four_bits(coded):
+    def _codes(self, codes: Array, bits: int, stem: str) -> ir.Value:
+        """(rows, columns) int32."""
+        if bits == 4 and self.opset >= _FOUR_BITS_OPSET:
             kind = ir.DataType.UINT4
-            packed = ir.add_initializer(self.graph, coded.codes.astype(kind.numpy()), f"{stem}/codes", dtype=kind)
-            packed.shape = ir.Shape(coded.codes.shape)
-            return self._cast(packed, node)
-        word, each = word_of(coded.bits)
-        count, flat = coded.codes.size, coded.codes.reshape(-1)
-        # A word holds one code of each plane: what unpacks planes runs along them, and is many times as fast to load.
-        planes = np.concatenate([flat, np.zeros(-count % each, np.uint8)]).reshape(each, -1).astype(word)
-        shifts = (np.arange(each) * coded.bits).astype(word)[:, None]
-        words = np.bitwise_or.reduce(planes << shifts, axis=0, keepdims=True).astype(word)
-        found = ir.add_initializer(self.graph, words, f"{stem}/codes")
-        if each > 1:
-            found = node("BitShift", [found, self._constant("shifts", shifts)], direction="RIGHT")
-            if self.opset >= _AND_OPSET:
-                found = node("BitwiseAnd", [found, self._constant("mask", np.array((1 << coded.bits) - 1, word))])
-            else:
-                found = node("Mod", [found, self._constant("modulus", np.array(1 << coded.bits, word))])
-        found = self._cast(found, node)
-        if count % each:
-            found = node("Reshape", [found, self._constant("shape", np.array([-1], np.int64))])
-            ends = [self._constant("shape", np.array([at], np.int64)) for at in (0, count)]
-            found = node("Slice", [found, *ends])
+            packed = ir.add_initializer(self.graph, codes.astype(kind.numpy()), f"{stem}/codes", dtype=kind)
+            packed.shape = ir.Shape(codes.shape)
+            return self._cast(packed, stem)
+        fields, low = list[ir.Value](), 0
+        for width in fields_of(bits):
+            fields.append(self._field((codes >> low) & ((1 << width) - 1), width, low, stem))
+            low += width
+        if self.opset >= _OR_OPSET:
+            return self._cast(reduce(lambda one, other: self._node("BitwiseOr", stem, [one, other]), fields), stem)
+        wide = [self._cast(field, stem) for field in fields]
+        return reduce(lambda one, other: self._node("Add", stem, [one, other]), wide)
+
+    def _field(self, field: Array, width: int, low: int, stem: str) -> ir.Value:
+        """(rows, columns) uint8, from some bits of each code; they go where they lie in the code, from bit `low` on."""
+        each = 8 // width
+        if each == 1:
+            return ir.add_initializer(self.graph, field, f"{stem}/codes")
+        # A byte holds an element of each plane, which is a share of the rows: so all that unpacks runs along memory.
+        planes = np.concatenate([field.reshape(-1), np.zeros(-field.size % each, np.uint8)]).reshape(each, -1)
+        places = (np.arange(each) * width).astype(np.uint8)[:, None]
+        packed = np.bitwise_or.reduce(planes << places, axis=0).astype(np.uint8)
+        even = len(field) % each == 0
+        # Up to the top of the byte and down again leaves the bits of one element: a mask in any opset.
+        if each == 2:
+            words = packed.reshape(-1, field.shape[1]) if even else packed
+            source = ir.add_initializer(self.graph, words, f"{stem}/codes")
+            found = self._node("BitShift", stem, [source, self._shift(width)], direction="LEFT")
+            found = self._node("Concat", stem, [found, source], axis=0)
+        else:
+            source = ir.add_initializer(self.graph, packed[None], f"{stem}/codes")
+            ups = self._constant("shifts", (8 - width) - places)
+            found, even = self._node("BitShift", stem, [source, ups], direction="LEFT"), False
+        found = self._node("BitShift", stem, [found, self._shift(8 - width)], direction="RIGHT")
+        if low:
+            found = self._node("BitShift", stem, [found, self._shift(low)], direction="LEFT")
+        if field.size % each:
+            if each > 2:
+                found = self._node("Reshape", stem, [found, self._sizes(-1)])
+            found = self._node("Slice", stem, [found, self._sizes(0), self._sizes(field.size)])
+        return found if even else self._node("Reshape", stem, [found, self._sizes(*field.shape)])
+
+    def _cast(self, value: ir.Value, stem: str) -> ir.Value:
+        return self._node("Cast", stem, [value], to=int(ir.DataType.INT32))
+
+    def _node(self, op: str, stem: str, inputs: Sequence[ir.Value], **attributes: Any) -> ir.Value:
+        found: ir.Value = self._add(ir.make_node(op, inputs, attributes), stem).outputs[0]
+        found.name = ir.fresh_name(self.graph, f"{stem}/{op}_out")
         return found
 
-    def _cast(self, value: ir.Value, node: Any) -> ir.Value:
-        found: ir.Value = node("Cast", [value], to=int(ir.DataType.INT32))
-        return found
+    def _add(self, node: ir.Node, stem: str) -> ir.Node:
+        node.name = ir.fresh_name(self.graph, f"{stem}/{node.op_type}")
+        self.made.append(node)
+        return node
+
+    def _shift(self, by: int) -> ir.Value:
+        return self._constant("shifts", np.array(by, np.uint8))
+
+    def _sizes(self, *sizes: int) -> ir.Value:
+        return self._constant("sizes", np.array(sizes, np.int64))
 
     def _constant(self, what: str, array: Array) -> ir.Value:
         key = str(array.dtype), array.shape, array.tobytes()
@@ -166,79 +252,113 @@ class Coder:
         return self._shared[key]
 
 
-def word_of(bits: int) -> tuple[type[np.unsignedinteger[Any]], int]:
-    """The unsigned type that codes are packed in, and how many fit: bytes where no bit of them is lost."""
-    return (np.uint8, 8 // bits) if 8 % bits == 0 else (np.uint64, 64 // bits)
-
-
 def find_coded(graph: ir.Graph) -> Iterator[tuple[ir.Value, Coded]]:
     """What decoders compute, each with what it is computed from; every other subgraph is passed over."""
     for node in graph:
-        if ir.operator(node) not in ("Gather", "GatherElements") or (read := _read(node)) is None:
-            continue
-        yield read
+        if ir.operator(node) == "GatherElements" and ir.attribute(node, "axis", 0) == 1:
+            try:
+                found = _read(node)
+            except (IndexError, ValueError):  # the same operators, put together in another way
+                continue
+            yield from found
 
 
-def _read(node: ir.Node) -> tuple[ir.Value, Coded] | None:
-    """A decoder from its Gather on, by the constants that it reads; None for anything else."""
-    tables = ir.constant(node.inputs[0])
-    indices = _codes_of(node.inputs[1])
-    if tables is None or indices is None:
-        return None
-    codes, bits = indices
-    value, shape, scale = node.outputs[0], codes.shape, None
+def _read(node: ir.Node) -> list[tuple[ir.Value, Coded]]:
+    """What a decoder makes, from its GatherElements on; nothing where it is none."""
+    looked_up, codes = _looked_up(node.inputs[0]), _codes_of(node.inputs[1])
+    if looked_up is None or codes is None:
+        return []
+    tables, scale = looked_up
+    bits = tables.shape[1].bit_length() - 1
+    if tables.shape[1] != 1 << bits or codes.max(initial=0) >= 1 << bits:
+        return []
+    value, shape = node.outputs[0], codes.shape
     order: tuple[int, ...] = ()
-    following = _only_reader(value)
-    if following is not None and ir.operator(following) == "Reshape" and following.inputs[0] is value:
+    if (following := _only_reader(value, "Reshape")) is not None:
         target = ir.constant(following.inputs[1])
         if target is None:
-            return None
+            return []
         shape, value = tuple(int(n) for n in target), following.outputs[0]
-        following = _only_reader(value)
-    if following is not None and ir.operator(following) == "Mul":
-        factor = ir.constant(following.inputs[1])
-        if factor is not None and factor.ndim == len(shape):
-            scale, value = factor.reshape(-1), following.outputs[0]
-            following = _only_reader(value)
-    if following is not None and ir.operator(following) == "Transpose":
+    if (following := _only_reader(value, "Transpose")) is not None:
         order, value = tuple(ir.attribute(following, "perm", ())), following.outputs[0]
     if math.prod(shape) != codes.size:
-        return None
-    return value, Coded(codes.reshape(shape), np.atleast_2d(tables), scale, bits, order)
+        return []
+    codes = codes.reshape(shape)
+    outputs, lengths = [value], [shape[0]]
+    if (following := _only_reader(value, "Split")) is not None:
+        sizes = ir.constant(following.inputs[1]) if len(following.inputs) > 1 else ir.attribute(following, "split", ())
+        if sizes is None or sum(sizes) != shape[0] or len(sizes) != len(following.outputs):
+            return []
+        outputs, lengths = list(following.outputs), [int(n) for n in sizes]
+    per = (len(tables) if len(tables) > 1 else len(scale) if scale is not None else shape[0]) // shape[0]
+    found, start = [], 0
+    for output, length in zip(outputs, lengths, strict=True):
+        rows = slice(start * per, (start + length) * per)
+        own = tables[rows] if len(tables) > 1 else tables
+        own = own[:1] if (own == own[:1]).all() else own
+        factors = None if scale is None else scale[rows]
+        found.append((output, Coded(codes[start : start + length], own, factors, bits, order)))
+        start += length
+    return found
 
 
-def _codes_of(value: ir.Value | None) -> tuple[Array, int] | None:
-    """The codes that a decoder's indices are made of, and their bits."""
-    count, chain = None, []
-    while value is not None and (maker := value.producer()) is not None and ir.operator(maker) in _UNPACKING:
-        if ir.operator(maker) == "Slice":
-            ends = ir.constant(maker.inputs[2])
-            count = None if ends is None else int(ends[0])
-        chain.append(maker)
-        value = maker.inputs[0]
-    packed = ir.constant(value)
-    if packed is None or not any(ir.operator(each) == "Cast" for each in chain) or packed.dtype.kind not in "uV":
-        kind = ir.constant_dtype(value)
-        if packed is None or kind != ir.DataType.UINT4:
+def _looked_up(value: ir.Value | None) -> tuple[Array, Array | None] | None:
+    """(rows or 1, 2^bits) what a decoder looks up, before it is scaled, and the scale (rows,)."""
+    scale, maker = None, None if value is None else value.producer()
+    if maker is not None and ir.operator(maker) == "Mul":
+        scale = ir.constant(maker.inputs[1])
+        if scale is None or scale.ndim != 2:
             return None
-    shifting = next((each for each in chain if ir.operator(each) == "BitShift"), None)
-    if shifting is None:
-        bits = 4 if ir.constant_dtype(value) == ir.DataType.UINT4 else 8
-        return packed.astype(np.uint8), bits
-    shifts = ir.constant(shifting.inputs[1])
-    if shifts is None or shifts.size < 2:
+        value, scale = maker.inputs[0], scale.reshape(-1)
+    tables = _computed(value)
+    return None if tables is None or tables.ndim != 2 else (tables, scale)
+
+
+def _codes_of(value: ir.Value | None) -> Array | None:
+    """The codes that a decoder's indices are made of."""
+    codes = _computed(value)
+    if codes is None or codes.ndim != 2 or not codes.size or codes.min() < 0 or codes.max() > 255:
         return None
-    bits = int(shifts.reshape(-1)[1] - shifts.reshape(-1)[0])
-    codes = ((packed >> shifts) & packed.dtype.type((1 << bits) - 1)).reshape(-1).astype(np.uint8)
-    return codes[:count], bits
+    return codes.astype(np.uint8)
 
 
-_UNPACKING = frozenset({"BitShift", "BitwiseAnd", "Mod", "Cast", "Reshape", "Slice"})
+def _computed(value: ir.Value | None) -> Array | None:
+    """What the operators that unpack make of constants; None where anything else is read."""
+    known = ir.constant(value)
+    maker = None if value is None else value.producer()
+    if known is not None or maker is None or ir.operator(maker) not in _UNPACKING or ir.attribute(maker, "axis", 0):
+        return known
+    inputs = [_computed(each) for each in maker.inputs]
+    if any(each is None for each in inputs):
+        return None
+    first, *others = (each for each in inputs if each is not None)
+    match ir.operator(maker):
+        case "Cast":
+            return first.astype(np.int32) if ir.attribute(maker, "to", 0) == int(ir.DataType.INT32) else None
+        case "BitShift":
+            up = ir.attribute(maker, "direction", "") == "LEFT"
+            return np.asarray(np.left_shift(first, others[0]) if up else np.right_shift(first, others[0]))
+        case "Add":
+            return np.asarray(first + others[0])
+        case "BitwiseOr":
+            return np.asarray(first | others[0])
+        case "Concat":
+            return np.concatenate([first, *others])
+        case "Reshape":
+            return first.reshape(others[0])
+        case "Gather":
+            return np.asarray(first[others[0]])
+    return first[int(others[0][0]) : int(others[1][0])]
 
 
-def _only_reader(value: ir.Value) -> ir.Node | None:
+_UNPACKING = frozenset({"BitShift", "BitwiseOr", "Add", "Cast", "Concat", "Reshape", "Slice", "Gather"})
+
+
+def _only_reader(value: ir.Value, operator: str) -> ir.Node | None:
+    """What reads a value, where it is of this operator and nothing else does."""
     users = {use.node for use in value.uses()}
-    return next(iter(users)) if len(users) == 1 and not value.is_graph_output() else None
+    node = next(iter(users)) if len(users) == 1 and not value.is_graph_output() else None
+    return node if node is not None and ir.operator(node) == operator and node.inputs[0] is value else None
 
 
-__all__ = ["LEAST_OPSET", "Coded", "Coder", "find_coded", "word_of"]
+__all__ = ["LEAST_OPSET", "Coded", "fields_of", "find_coded", "install"]

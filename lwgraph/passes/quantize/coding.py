@@ -11,7 +11,7 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.arrays import Floats
-from lwgraph.layers.coded_weights import LEAST_OPSET, Coded, Coder, stored_bytes
+from lwgraph.layers.coded_weights import LEAST_OPSET, Coded, install, stored_bytes
 from lwgraph.layers.site import FLOATS, Site, find_sites
 from lwgraph.passes.quantize.graph.quantizer import name_nodes
 from lwgraph.passes.quantize.graph.raise_opset import OpsetError, raise_opset
@@ -99,8 +99,7 @@ class Coding(Rounding):
                 made[value] = _of_site(site, found[site.name], self.code_bits)
         others = [value for value in self._matrices(model, context) if value not in made]
         made |= {value: self._alone(value) for value in others}
-        coder = Coder(model.graph, model.graph.opset_imports.get("", 1))
-        decoders = {coder.install(value, coded): coded for value, coded in made.items()}
+        decoders = install(model.graph, model.graph.opset_imports.get("", 1), made)
         self._take_back(model, decoders, context)
         return len(others)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,9 @@ def coded(model: ir.Model, step: Pass, context: Context | None = None) -> ir.Mod
     return made
 
 
-def decoded_by(executor: str, model: ir.Model, values: list[ir.Value]) -> list[Array]:
+def decoded_by(
+    executor: str, model: ir.Model, values: list[ir.Value], fed: dict[str, Array] | None = None
+) -> list[Array]:
     """What an executor makes of decoders, as outputs of a model of their own."""
     copy = ir.clone(model)
     named = {each.name: each for node in copy.graph for each in node.outputs}
@@ -81,7 +84,7 @@ def decoded_by(executor: str, model: ir.Model, values: list[ir.Value]) -> list[A
     copy.graph.outputs.extend(named[value.name] for value in values)
     for value in list(copy.graph.inputs):
         assert value.name in ("x", "ids")
-    found = registry.executor(executor).prepare(copy)(feeds(1)[0])
+    found = registry.executor(executor).prepare(copy)(fed or feeds(1)[0])
     return [found[str(value.name)] for value in values]
 
 
@@ -173,6 +176,51 @@ def test_a_weight_that_two_layers_share_is_stored_once() -> None:
     made = coded(n.model(h), ShareWeights())
     ((value, _),) = find_coded(made.graph)
     assert {use.node.name for use in value.uses()} == {"a", "b"}
+
+
+@pytest.mark.parametrize("opset", [11, 17, 21])
+@pytest.mark.parametrize("step", [PowerOfTwo(), ShareWeights(bits=3), ShareWeights(bits=2, per="channel")], ids=repr)
+def test_weights_with_rows_of_one_shape_share_a_decoder(step: PowerOfTwo | ShareWeights, opset: int) -> None:
+    """So loading takes a few nodes for all of them; each is read back as what was stored, whole networks compute it."""
+    n = Net(opset)
+    h = n.input("x", [2, 16, 5, 5])
+    for i in range(2):
+        h = n.op("Relu", n.conv(h, 16, 16, name=f"conv{i}"))
+    h = n.op("Flatten", n.op("GlobalAveragePool", h))
+    for i in range(2):
+        h = n.op("MatMul", h, n.constant((n.rng.normal(size=(16, 16)) / 4).astype(np.float32)), name=f"product{i}")
+    made = coded(n.model(h), replace(step, minimum=1))
+    operators = [node.op_type for node in made.graph]
+    found = dict(find_coded(made.graph))
+    assert operators.count("GatherElements") == operators.count("Split") == 2 and len(found) == 4
+    fed = {"x": np.ones((2, 16, 5, 5), np.float32)}
+    for executor in ("reference", "ort"):
+        for array, each in zip(decoded_by(executor, made, list(found), fed), found.values(), strict=True):
+            np.testing.assert_array_equal(array, each.decode())
+    assert not {node.op_type for node in optimized(made)} & {"BitShift", "GatherElements", "Split", "Concat"}
+
+
+def test_other_lookups_are_no_decoders() -> None:
+    """Tables of a size that is no power of two, codes that lie outside, a Reshape that does not fit, other axes."""
+    n = Net(17)
+    x = n.input("x", [4, 8])
+    table, odd = n.constant(np.eye(4, dtype=np.float32)), n.constant(np.ones((4, 5), np.float32))
+    bytes_ = n.constant(np.full((4, 8), 3, np.uint8))
+    far = n.op("Cast", n.constant(np.full((4, 8), 1000, np.int64)), to=TensorProto.INT32)
+    codes = n.op("Cast", bytes_, to=TensorProto.INT32)
+    bent = n.op("Reshape", bytes_, n.constant(np.array([0, -1])))
+    for data, index, axis in [(odd, codes, 1), (table, far, 1), (table, codes, 0), (table, "i", 1)]:
+        n.op("GatherElements", data, index, axis=axis)
+    n.op("GatherElements", table, n.op("Cast", bent, to=TensorProto.INT32), axis=1)
+    assert not list(find_coded(n.model(x).graph))
+
+
+@pytest.mark.parametrize("bits", [3, 5, 6])
+def test_no_bit_is_wasted(bits: int) -> None:
+    n = Net(17)
+    made = coded(n.model(n.gemm(n.input("x", [1, 64]), 64, 40)), ShareWeights(bits=bits))
+    stored = [value for name, value in made.graph.initializers.items() if "/codes" in str(name)]
+    assert sum(value.const_value.nbytes for value in stored if value.const_value) == 64 * 40 * bits // 8
 
 
 def test_files_are_small() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.arrays import Array
-from lwgraph.layers.coded_weights import Coded, Coder, find_coded, stored_bytes
+from lwgraph.layers.coded_weights import Coded, find_coded, install, stored_bytes
 
 _INTEGERS = (ir.DataType.INT8, ir.DataType.UINT8)
 _OUTPUT_AXIS = {"MatMulInteger": -1, "ConvInteger": 0}  # of the second input, where no attribute says so
@@ -36,7 +36,7 @@ def encode_weights(model: ir.Model, decoded: Mapping[str, Coded]) -> int:
     if not decoded:
         return 0
     bits = max(coded.bits for coded in decoded.values())
-    coder, made = Coder(model.graph, model.graph.opset_imports.get("", 1)), dict[ir.Value, Coded]()
+    made = dict[ir.Value, Coded]()
     for name, coded in decoded.items():
         value = model.graph.initializers.get(name)
         array = ir.constant(value)
@@ -55,8 +55,7 @@ def encode_weights(model: ir.Model, decoded: Mapping[str, Coded]) -> int:
         array = ir.constant(value)
         if array is not None and array.ndim >= 2 and (packed := _coded(array, axis, bits)) is not None:
             made[value] = packed
-    for value, coded in made.items():
-        coder.install(value, coded)
+    install(model.graph, model.graph.opset_imports.get("", 1), made)
     return len(made)
 
 
