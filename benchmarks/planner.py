@@ -100,7 +100,7 @@ def planner_of(case: Case) -> tuple[Planner, Oracle, Loss]:
     loss = Loss(executor.prepare(model), compare)
     made = made.weighed(site_sensitivity.measure(model, made.items, loss, executor))
     made, whole, _ = weigh_integers(made, loss, executor)
-    made = made.anchored(run_ms, oracle.against(model, run_ms, whole, fit[:1]))
+    made = made.anchored(run_ms, {INT8: oracle.against(model, run_ms, whole, fit[:1])})
     # The first plans of a search set what others are predicted to take.
     search = Search(made, loss, executor, timed=lambda m: oracle.against(model, run_ms, m, fit[:1], 0.6))
     search.first()

@@ -53,7 +53,7 @@ class Encoder:
 
 
 ENCODERS = (
-    Encoder("minilm", ("--metric", "cosine", "--max-drop", "0.02"), "bert"),
+    Encoder("minilm", ("--metric", "benchmarks.zoo.minilm:closeness", "--max-drop", "0.018"), "bert"),
     Encoder("ppocrv5_rec", ("--metric", "benchmarks.zoo.ppocrv5_rec:metric", "--max-drop", "0.01")),
     Encoder("vit_fmnist", ("--metric", "benchmarks.zoo.vit_fmnist:metric", "--max-drop", "0.01"), "vit"),
 )

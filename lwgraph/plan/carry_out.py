@@ -13,6 +13,7 @@ from lwgraph.layers.apply import Record, apply_forms, observable
 from lwgraph.layers.form import Fitted, parse_form
 from lwgraph.layers.site import find_sites
 from lwgraph.plan.plan import KEEP, Plan, Precision
+from lwgraph.plan.precision import dynamic_in
 from lwgraph.plan.refit.sequential import refit
 from lwgraph.plan.roles import BLOCKS, GROUPS, SHAPES, Removes
 from lwgraph.rewrite import Pipeline
@@ -166,6 +167,8 @@ def _run_passes(model: ir.Model, precision: Precision, context: Context) -> list
         return []
     named = nodes_of(model, precision.keep_float)
     passes = [Pass.parse(text).sparing(named) for text in precision.passes]
+    if precision.dynamic:
+        passes = dynamic_in(passes, nodes_of(model, precision.dynamic))
     if named and not any(p.spares for p in passes):
         asked = ", ".join(precision.passes)
         raise UsageError(f"the plan keeps '{precision.keep_float[0]}' in float, but {asked} cannot leave nodes alone")

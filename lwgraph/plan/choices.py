@@ -60,6 +60,8 @@ class Precision:
     Attributes:
         passes: spellings of passes to run, in order, `quantize{calibration_method=mse}`; empty: as it was.
         keep_float: names of sites or nodes that those passes leave alone; a site stands for all nodes of its form.
+        dynamic: names of sites or nodes whose grids are taken as the model runs, where the passes take those of others
+            from data; none where a pass does so for all.
         error: predicted relative error at the network's output.
         ms: predicted milliseconds of the network before and after.
     """
@@ -68,6 +70,7 @@ class Precision:
     keep_float: tuple[str, ...] = ()
     error: float = 0.0
     ms: tuple[float, float] = (0.0, 0.0)
+    dynamic: tuple[str, ...] = ()
 
 
 __all__ = ["KEEP", "VERSION", "Choice", "Precision", "Removed", "Width"]

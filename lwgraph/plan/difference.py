@@ -14,7 +14,7 @@ class ChoiceChange:
     """One choice that differs.
 
     Attributes:
-        kind: "block", "group", "site", "passes" or "float".
+        kind: "block", "group", "site", "passes", "float" or "dynamic".
         name: what it is about; "" for the passes.
         before, after: the choices in words.
         ms: predicted milliseconds that the second plan saves beyond the first here.
@@ -59,11 +59,19 @@ def differences(a: Plan, b: Plan) -> list[ChoiceChange]:
         before_float, after_float = (name in each for each in spared)
         if before_float != after_float:
             found.append(ChoiceChange("float", name, _kept(before_float), _kept(after_float), 0.0))
+    for name in dict.fromkeys([*a.precision.dynamic, *b.precision.dynamic]):
+        before_runs, after_runs = (name in each.precision.dynamic for each in (a, b))
+        if before_runs != after_runs:
+            found.append(ChoiceChange("dynamic", name, _grid(before_runs), _grid(after_runs), 0.0))
     return found
 
 
 def _kept(in_float: bool) -> str:
     return "kept in float" if in_float else "not kept in float"
+
+
+def _grid(dynamic: bool) -> str:
+    return "its grid taken as the model runs" if dynamic else "its grid as the passes take it"
 
 
 def _saved(choice: Choice | Width | Removed | Precision | None) -> float:

@@ -61,6 +61,7 @@ class Plan:
                 "sites": {name: choice.form for name, choice in self.sites.items() if choice.form != KEEP},
                 "passes": self.precision.passes,
                 "float": self.precision.keep_float,
+                **({"dynamic": self.precision.dynamic} if self.precision.dynamic else {}),
             },
             sort_keys=True,
         )
@@ -79,7 +80,10 @@ class Plan:
             parts.append(_section("groups", {name: asdict(width) for name, width in self.groups.items()}))
         parts.append(_section("sites", {name: asdict(choice) for name, choice in self.sites.items()}))
         if self.precision != Precision():
-            parts.append(_section("precision", asdict(self.precision)))
+            said = asdict(self.precision)
+            parts.append(
+                _section("precision", {key: value for key, value in said.items() if key != "dynamic" or value})
+            )
         return "{\n" + ",\n".join(parts) + "\n}\n"
 
     @classmethod

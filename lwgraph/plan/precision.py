@@ -6,15 +6,16 @@ from collections.abc import Sequence
 
 from lwgraph import ir, registry
 from lwgraph.arrays import Shapes
-from lwgraph.errors import LwgraphError
+from lwgraph.errors import LwgraphError, UsageError
 from lwgraph.executor import Executor, Feeds
 from lwgraph.layers.site import Site, find_sites
 from lwgraph.layers.substitute import Build, small_model
 from lwgraph.plan.plan import Precision
 from lwgraph.plan.roles import QUANTIZES, Quantizes, QuantizesDynamically, QuantizesElsewhere
-from lwgraph.rewrite.base import Context
+from lwgraph.rewrite.base import Context, Pass
 
 FLOAT, INT8 = "float", "int8"
+DYNAMIC = "dynamic"  # 8-bit integers whose grid is taken as the model runs
 QUICK = "ort"  # the executor that loads models fastest: others take several times as long
 PRODUCTS = 0.2  # of the work must be products of matrices for grids that are taken as the model runs to be tried
 
@@ -53,6 +54,31 @@ def dynamic_grids(model: ir.Model, shapes: Shapes, context: Context) -> Precisio
     return None if kept is None else Precision((str(quantizes.dynamic()),), tuple(kept))
 
 
+def dynamic_in(passes: Sequence[Pass], nodes: Sequence[str]) -> list[Pass]:
+    """The passes, of which the one that quantizes takes the grids of these nodes as the model runs.
+
+    Raises:
+        UsageError: none of them can.
+    """
+    able = quantizer()
+    found = [able.running(p, nodes) if isinstance(able, QuantizesDynamically) else None for p in passes]
+    if not any(found):
+        asked = ", ".join(str(p) for p in passes)
+        raise UsageError(f"the plan gives '{nodes[0]}' a grid that is taken as the model runs; {asked} cannot do so")
+    return [new or p for p, new in zip(passes, found, strict=True)]
+
+
+def small_dynamic_model(
+    site: Site, build: Build, shape: Sequence[int], opset: int, executor: Executor
+) -> ir.Model | None:
+    """As `small_model`, in integers with grids that are taken as the model runs; None where there are none for it."""
+    able = quantizer()
+    if not isinstance(able, QuantizesDynamically):
+        return None
+    model = small_model(site, build, shape, opset)
+    return model if able.dynamic().run(model, Context(executor)) else None
+
+
 def small_integer_model(
     site: Site,
     build: Build,
@@ -88,4 +114,15 @@ def small_integer_model(
     return model
 
 
-__all__ = ["FLOAT", "INT8", "available", "dynamic_grids", "quantizer", "small_integer_model", "spelling"]
+__all__ = [
+    "DYNAMIC",
+    "FLOAT",
+    "INT8",
+    "available",
+    "dynamic_grids",
+    "dynamic_in",
+    "quantizer",
+    "small_dynamic_model",
+    "small_integer_model",
+    "spelling",
+]

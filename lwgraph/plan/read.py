@@ -64,12 +64,13 @@ def _removal(value: Any, place: str) -> Removed:
 
 
 def _precision(value: Any) -> Precision:
-    fields = _object(value, "precision", ("passes", "keep_float", "error", "ms"))
+    fields = _object(value, "precision", ("passes", "keep_float", "error", "ms", "dynamic"))
     passes = _texts(fields.get("passes", []), "precision.passes")
     for index, text in enumerate(passes):
         _parsed(Pass.parse, text, f"precision.passes[{index}]")
     kept = _texts(fields.get("keep_float", []), "precision.keep_float")
-    return Precision(passes, kept, _error(fields, "precision"), _ms(fields, "precision"))
+    dynamic = _texts(fields.get("dynamic", []), "precision.dynamic")
+    return Precision(passes, kept, _error(fields, "precision"), _ms(fields, "precision"), dynamic)
 
 
 # ---------------------------------------------------------------- values

@@ -150,6 +150,9 @@ class QuantizesDynamically(Protocol):
     def dynamic(self) -> Pass:
         """The pass that puts all into such integers that has a kernel, but what it is told to leave; needs no data."""
 
+    def running(self, static: Pass, nodes: Sequence[str]) -> Pass | None:
+        """The pass `static`, but that these nodes take their grids as the model runs; None: it takes no grids."""
+
     def gaining(self, model: ir.Model, context: Context) -> Sequence[str] | None:
         """Names of the nodes that `dynamic` should leave in floats, as they are no faster; None where nothing gains.
 

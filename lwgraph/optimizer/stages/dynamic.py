@@ -20,14 +20,23 @@ HALF = 0.5  # of the loss remains, where nothing says how much it is
 
 
 def dynamic_precision(work: Work) -> Precision | None:
-    """All in such integers but for what is no faster so, or what `settle_on` said; found out once.
+    """What `settle_on` said, or all in such integers but for what is no faster so.
+
+    See `faster_so`.
+    """
+    settled = work.context.memory.get(_key(work, "settled"))
+    return settled if isinstance(settled, Precision) else faster_so(work)
+
+
+def faster_so(work: Work) -> Precision | None:
+    """All in such integers but for what is no faster so; found out once.
 
     None where the target or the plugin has no such integers, where products of matrices do too little of the work, and
     where nothing is faster.
     """
     if not work.oracle.measures or not precision.available():
         return None
-    key = _key(work)
+    key = _key(work, "faster")
     if key not in work.context.memory:
         work.context.memory[key] = precision.dynamic_grids(work.clean, work.shapes, work.context)
     found = work.context.memory[key]
@@ -36,11 +45,11 @@ def dynamic_precision(work: Work) -> Precision | None:
 
 def settle_on(work: Work, found: Precision) -> None:
     """Let `dynamic_precision` give this from now on."""
-    work.context.memory[_key(work)] = found
+    work.context.memory[_key(work, "settled")] = found
 
 
-def _key(work: Work) -> tuple[str, str]:
-    return "dynamic precision", ir.fingerprint(work.clean)
+def _key(work: Work, what: str) -> tuple[str, str]:
+    return f"dynamic precision, {what}", ir.fingerprint(work.clean)
 
 
 def gentler(work: Work, whole: Precision, share: float | None) -> Precision | None:
@@ -87,4 +96,4 @@ def remaining(base: float, judged: float | None, floor: float | None) -> float |
     return SURE * (base - floor) / (base - judged)
 
 
-__all__ = ["dynamic_precision", "gentler", "remaining", "settle_on"]
+__all__ = ["dynamic_precision", "faster_so", "gentler", "remaining", "settle_on"]

@@ -13,15 +13,15 @@ from lwgraph.measure.work import count
 from lwgraph.optimizer.back_off import back_off
 from lwgraph.optimizer.data_pass import Cost, DataPass
 from lwgraph.optimizer.stages.base import FIT_SECONDS, PRICE_SECONDS, Work
-from lwgraph.plan import precision
+from lwgraph.optimizer.stages.dynamic import faster_so
 from lwgraph.plan.carry_out import observing
 from lwgraph.plan.plan import Plan, Precision
-from lwgraph.plan.precision import quantizer, spelling
+from lwgraph.plan.precision import DYNAMIC, FLOAT, INT8, quantizer, spelling
 from lwgraph.plan.price.devices import DeviceOracle
 from lwgraph.plan.roles import Survey
 from lwgraph.plan.search import site_sensitivity
 from lwgraph.plan.search.front import Candidate
-from lwgraph.plan.search.integers import weigh_integers, whole_network
+from lwgraph.plan.search.integers import weigh_dynamic, weigh_integers, whole_network
 from lwgraph.plan.search.plan_search import SLOTS, Search, limit_prices, memory_of
 from lwgraph.plan.search.planner import BYTES, LATENCY, MACS, Planner, open_planner
 from lwgraph.plan.search.trials import Trials
@@ -106,6 +106,9 @@ def _open(work: Work) -> Planner:
     trunk, context = work.trunk, work.context
     if not trunk.plan.empty:
         context = observing(trunk.model, context)
+    dynamic = None
+    with context.failures.guard("forms: integers with dynamic grids"):
+        dynamic = faster_so(work)
     return open_planner(
         trunk.model,
         context,
@@ -115,6 +118,7 @@ def _open(work: Work) -> Planner:
         precisions=work.precisions,
         structure=trunk.plan,
         run_ms=work.float_ms,
+        dynamic=dynamic,
     )
 
 
@@ -141,18 +145,25 @@ def _anchored(work: Work, planner: Planner, loss: Loss, trunk_ms: float) -> tupl
 
     Returns it and what the quantizing pass found; None where there are no integers, or for a target elsewhere.
     """
-    counts, oracle = count(planner.model, planner.shapes), work.oracle
-    int8_ms = known = None
-    if any(planner.uniform(precision.INT8)):
+    counts, oracle, known = count(planner.model, planner.shapes), work.oracle, None
+    taken: dict[str, float] = {}
+    if any(planner.uniform(INT8)):
         work.context.progress("measuring integers", 0, 0)
-        bare, planner = planner, planner.in_floats()
+        bare, planner = planner, planner.without(INT8)
         with work.context.failures.guard("forms: integers"):
             weighed, model, known = weigh_integers(bare, loss, work.executor)
-            int8_ms = work.milliseconds(model) if oracle.measures else None
+            if oracle.measures:
+                taken[INT8] = work.milliseconds(model)
+            planner = weighed
+    if any(planner.uniform(DYNAMIC)):
+        bare, planner = planner, planner.without(DYNAMIC)
+        with work.context.failures.guard("forms: integers with dynamic grids"):
+            weighed, model = weigh_dynamic(bare, loss, work.executor)
+            taken[DYNAMIC] = work.milliseconds(model)
             planner = weighed
     if not oracle.measures:  # the layers alone
-        trunk_ms = planner.predicted(planner.uniform(precision.FLOAT), LATENCY)
-    planner = planner.anchored(trunk_ms, int8_ms, ir.size(planner.model), counts.macs or 0)
+        trunk_ms = planner.predicted(planner.uniform(FLOAT), LATENCY)
+    planner = planner.anchored(trunk_ms, taken, ir.size(planner.model), counts.macs or 0)
     if isinstance(oracle, DeviceOracle) and oracle.note():
         work.context.warn(oracle.note())
     return planner, known if oracle.measures else None
@@ -168,7 +179,7 @@ def whole_in_integers(planner: Planner, survey: Survey | None) -> list[Whole]:
         planner: weighed and anchored; without integers among its precisions there is no such plan.
         survey: what the pass found; None where the times that it measures say nothing of the target.
     """
-    choice = planner.uniform(precision.INT8)
+    choice = planner.uniform(INT8)
     if not any(choice):
         return []
     predicted, lost = planner.predicted(choice, LATENCY), planner.predicted_loss(choice)

@@ -17,6 +17,7 @@ from lwgraph.measure.distance import Distance
 from lwgraph.passes.quantize.dynamic import Dynamic
 from lwgraph.passes.quantize.equalize import Equalize, wanted
 from lwgraph.passes.quantize.graph.activations import Opened, close_activations, open_activations
+from lwgraph.passes.quantize.graph.dynamic_products import dynamic_sites, quantize_products
 from lwgraph.passes.quantize.graph.emit import FLOAT
 from lwgraph.passes.quantize.graph.quantizer import Built, GridOptions, Quantizer, name_nodes, rounding
 from lwgraph.passes.quantize.graph.raise_opset import raise_opset
@@ -45,7 +46,15 @@ JUDGED = 12  # rows of samples on which variants are compared
 MARGIN = 1.2  # times closer to be taken must be what clips ranges or evens channels, on samples that it does not know
 PROMISING = 1.03  # times less predicted error that channels must give to be tried evened out
 _NEEDS_DATA = "quantize needs calibration data to know the ranges of activations; give --data"
-_STATIC = ("calibration_method", "percentile", "activation_type", "weight_type", "rounding", "max_loss")
+_STATIC = (
+    "calibration_method",
+    "percentile",
+    "activation_type",
+    "weight_type",
+    "rounding",
+    "max_loss",
+    "dynamic_nodes",
+)
 AUTO = (("minmax", 100.0), ("moving-average", 100.0), ("percentile", 99.99), ("mse", 100.0))
 
 
@@ -93,6 +102,10 @@ class Quantize(Pass):
         "with keep=auto: the largest relative squared error of the outputs on the "
         "calibration data; none: as little as is worth its time",
     ] = None
+    dynamic_nodes: Annotated[
+        tuple[str, ...],
+        "with activations=static: names of MatMul and Gemm nodes whose grids are taken as the model runs",
+    ] = ()
     nodes_to_exclude: Annotated[tuple[str, ...], "names of nodes that stay in float"] = ()
     op_types_to_quantize: Annotated[tuple[str, ...], "only these operators; empty: all that the target has"] = ()
     ignored_scope: Annotated[tuple[str, ...], "nodes that stay in float: name, type:Conv, or re:expression"] = ()
@@ -104,7 +117,7 @@ class Quantize(Pass):
             for name in _STATIC:
                 value, usual = getattr(self, name), type(self).__dataclass_fields__[name].default
                 self.check_option(
-                    name, value == usual, value, f"{usual}, with activations=dynamic, which takes no ranges"
+                    name, value == usual, value, f"{usual!r}, with activations=dynamic, which takes no ranges"
                 )
 
     def run(self, model: ir.Model, context: Context) -> int:
@@ -134,7 +147,7 @@ class Quantize(Pass):
             context.details["quantization"] = describe(
                 model, mixed, spread(context.data, DESCRIBED), executor, context.seed
             )
-        count = len(mixed.loops) + (len(mixed.built.compute) + len(mixed.built.others) if mixed.built else 0)
+        count = len(mixed.running) + (len(mixed.built.compute) + len(mixed.built.others) if mixed.built else 0)
         if count:
             ir.replace_contents(model, mixed.model)
         elif typed or not mixed.kept:
@@ -174,24 +187,61 @@ class Quantize(Pass):
         infer(working)
         name_nodes(working.graph)
         refused = self.refused(working.graph, target.roles)
-        mixed = self._placed(working, target, executor, refused, context, max_loss, judge)
+        later = {name: why for name, why in self._dynamic_nodes(working, context).items() if name not in refused}
+        mixed = self._placed(working, target, executor, refused | later, context, max_loss, judge)
+        self._products(mixed, target, later)
         loops = [n for n in working.graph if target.has(ir.operator(n), "recurrent", opset_of(working))]
         if any((n.name or "") not in refused for n in loops):
             self._recurrent(working, mixed, target, executor, refused, context, max_loss, judge)
         old, new = opset_of(model), opset_of(mixed.model)
-        if old < target.minimum_opset and (mixed.built or mixed.loops):
+        if old < target.minimum_opset and (mixed.built or mixed.running):
             context.warn(f"{self.name} converted the model from opset {old}, which has no integers, to opset {new}")
         return mixed
 
     def _dynamic(self, model: ir.Model, context: Context) -> int:
         target = self.resolved_target(context)
         if not target.name.startswith(ORT):
-            raise UsageError(
-                f"option 'activations': '{self.activations}' needs kernels that {target.name} lacks; allowed with "
-                "ort-cpu and ort-cpu-avx2; otherwise activations=static"
-            )
+            raise self._no_kernels(target, "activations", self.activations)
         dynamic = Dynamic(target.reduced_range, target.per_channel, self.keep == "auto", self.name)
         return dynamic.run(model, context, partial(self.refused, roles=target.roles))
+
+    def _dynamic_nodes(self, model: ir.Model, context: Context) -> dict[str, str]:
+        """The names in `dynamic_nodes` of products that can do so -> why the static grids leave them alone."""
+        if not self.dynamic_nodes:
+            return {}
+        nodes = {node.name or "" for node in model.graph}
+        sites, reasons = dynamic_sites(model, {})
+        able = {site.node.name or "" for site in sites}
+        for name in self.dynamic_nodes:
+            if name not in nodes:
+                raise UsageError(
+                    f"option 'dynamic_nodes' names '{name}', which the model does not have{did_you_mean(name, nodes)}"
+                )
+            if name not in able:
+                why = reasons.get(name, "it is no MatMul or Gemm with a constant weight")
+                context.skip(self.name, name, f"no grid that is taken as the model runs: {why}")
+        return {name: "its grid is taken as the model runs" for name in self.dynamic_nodes if name in able}
+
+    def _products(self, mixed: Mixed, target: Target, names: Collection[str]) -> None:
+        """Grids taken as the model runs, in place of floats, for the nodes of these names."""
+        if not names:
+            return
+        if not target.name.startswith(ORT):
+            raise self._no_kernels(target, "dynamic_nodes", self.dynamic_nodes[0])
+        model = ir.clone(mixed.model)  # it may be the model that others look at
+        sites = [site for site in dynamic_sites(model, {})[0] if site.node.name in names]
+        quantize_products(
+            model.graph, sites, opset_of(model), reduced=target.reduced_range, per_channel=target.per_channel
+        )
+        mixed.model = model
+        mixed.running += [site.node.name or "" for site in sites]
+        mixed.kept = {name: why for name, why in mixed.kept.items() if name not in names}
+
+    def _no_kernels(self, target: Target, option: str, value: str) -> UsageError:
+        return UsageError(
+            f"option '{option}': '{value}' needs kernels that {target.name} lacks; allowed with "
+            "ort-cpu and ort-cpu-avx2; otherwise activations=static"
+        )
 
     def _raised(
         self, model: ir.Model, target: Target, feed: Feeds, executor: Executor, context: Context
@@ -313,7 +363,7 @@ class Quantize(Pass):
         if why:
             mixed.kept.update(dict.fromkeys(done, why))
             return
-        mixed.model, mixed.loss, mixed.loops = trial, lost, done
+        mixed.model, mixed.loss, mixed.running = trial, lost, mixed.running + done
         mixed.ms = 1e3 * times["after"] * (mixed.ms / (1e3 * times["before"]) if mixed.ms else 1.0)
         mixed.float_ms = mixed.float_ms or 1e3 * times["before"]
 

@@ -13,7 +13,7 @@ from lwgraph.passes.quantize.judging.mixed_precision import NodeFacts
 from lwgraph.passes.quantize.quantize import ORT, Quantize
 from lwgraph.passes.quantize.share_weights import ShareWeights
 from lwgraph.plan.roles import Survey
-from lwgraph.rewrite.base import Context, Log
+from lwgraph.rewrite.base import Context, Log, Pass
 
 RANGES = ("minmax", "percentile", "mse")
 # The plan says what stays in floats, the pass does not choose for itself; and weights are rounded one by one, because
@@ -49,6 +49,12 @@ class PlanQuantizer:
     def dynamic(self) -> Quantize:
         """Grids taken as the model runs; see `QuantizesDynamically.dynamic`."""
         return Quantize(activations="dynamic", keep="none")
+
+    def running(self, static: Pass, nodes: Sequence[str]) -> Pass | None:
+        """See `QuantizesDynamically.running`."""
+        if not isinstance(static, Quantize) or static.activations == "dynamic":
+            return None
+        return replace(static, dynamic_nodes=(*static.dynamic_nodes, *nodes))
 
     def gaining(self, model: ir.Model, context: Context) -> Sequence[str] | None:
         """What is timed of layers alone; see `QuantizesDynamically.gaining`."""

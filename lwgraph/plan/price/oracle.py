@@ -17,7 +17,7 @@ from lwgraph.layers.site import Site
 from lwgraph.layers.substitute import Build, formed, original
 from lwgraph.measure.latency import shortest
 from lwgraph.measure.work import count
-from lwgraph.plan.precision import FLOAT
+from lwgraph.plan.precision import DYNAMIC, FLOAT
 from lwgraph.plan.price.price_table import PriceCache, processor
 from lwgraph.plan.price.regress import FIRST, FLOATS, INTEGERS, NEVER, SWITCH, settle
 from lwgraph.plan.price.timed_model import TimedModels
@@ -86,7 +86,8 @@ class Oracle:
         missing = [i for i, key in enumerate(keys) if self.cache.get(key) is None]
         if missing:
             timed, wanted = TimedModels(self.executor, site, shape), [(keys[i], forms[i]) for i in missing]
-            (self._measure if precision == FLOAT else self._measure_integers)(timed, wanted)
+            measure = {FLOAT: self._measure, DYNAMIC: self._measure_dynamic}.get(precision, self._measure_integers)
+            measure(timed, wanted)
         found = [self.cache.get(key) for key in keys]
         return [Price(row[0] * scale, row[1] * scale) for row in found if row is not None]
 
@@ -168,6 +169,14 @@ class Oracle:
             except LwgraphError:
                 self.cache.put(key, *NEVER, 0)
         self._carry_out(FLOATS, kept, runs, timed)
+
+    def _measure_dynamic(self, timed: TimedModels, wanted: Sequence[tuple[str, Form | None]]) -> None:
+        made = [(key, timed.dynamic(_build(timed.site, form))) for key, form in wanted]
+        self.cache.put_many([(key, *NEVER, 0) for key, run in made if run is None])
+        kept = [(key, run) for key, run in made if run is not None]
+        if kept:
+            runs = [timed.floats(original(timed.site)), timed.empty(), *(run for _, run in kept)]
+            self._carry_out(FLOATS, [key for key, _ in kept], runs, timed)
 
     def _measure_integers(self, timed: TimedModels, wanted: Sequence[tuple[str, Form | None]]) -> None:
         made = [(key, timed.integers(_build(timed.site, form))) for key, form in wanted]

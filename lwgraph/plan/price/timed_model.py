@@ -15,7 +15,7 @@ from lwgraph.layers.emit import Emitter
 from lwgraph.layers.site import Site
 from lwgraph.layers.substitute import Build, original, small_model
 from lwgraph.measure.kernels import is_integer_kernel
-from lwgraph.plan.precision import small_integer_model
+from lwgraph.plan.precision import small_dynamic_model, small_integer_model
 
 
 class TimedModels:
@@ -52,6 +52,17 @@ class TimedModels:
     def integers(self, build: Build) -> Run | None:
         """The layer in integers; None where the target has no integer kernel for it."""
         return self._integers(self._relayed(build))
+
+    def dynamic(self, build: Build) -> Run | None:
+        """The layer in integers whose grid is taken as the model runs; None where the target has no such kernel.
+
+        What it reads and gives are floats.
+        """
+        try:
+            model = small_dynamic_model(self.site, self._between(build), self.shape, self.opset, self.executor)
+            return None if model is None else self.executor.prepare(model)
+        except LwgraphError:
+            return None
 
     @property
     def first(self) -> bool:

@@ -49,7 +49,16 @@ class Candidate:
         precision, widths = self.plan.precision, self.plan.groups
         groups = [f"{name}={width.keep}" for name, width in widths.items()]
         forms = [f"{name}={choice.form}" for name, choice in self.plan.sites.items() if choice.form != KEEP]
-        return (), ("stated", *self.plan.blocks, *groups, *forms, *precision.passes, *precision.keep_float)
+        return (), (
+            "stated",
+            *self.plan.blocks,
+            *groups,
+            *forms,
+            *precision.passes,
+            *precision.keep_float,
+            "dynamic",
+            *precision.dynamic,
+        )
 
     def amount(self, resource: str) -> float:
         """What the candidate is predicted to take: "latency" (milliseconds), "bytes" or "macs"."""

@@ -17,9 +17,9 @@ from lwgraph.calibrate.subsample import spread
 from lwgraph.executor import Executor, Run, untimed
 from lwgraph.plan.carry_out import RANGE_SAMPLES, RANGE_SECONDS, affordable
 from lwgraph.plan.plan import Plan, Precision
-from lwgraph.plan.precision import INT8, quantizer, spelling
+from lwgraph.plan.precision import DYNAMIC, INT8, quantizer, spelling
 from lwgraph.plan.roles import Survey
-from lwgraph.plan.search.planner import QUICK_SAMPLES, Planner, Quantizing
+from lwgraph.plan.search.planner import QUICK_SAMPLES, Planner
 from lwgraph.rewrite.base import Context
 
 VERSION = 2  # part of the file name: raise it when the meaning of a survey changes
@@ -54,7 +54,15 @@ def quick_integers(
     enough = affordable(RANGE_SAMPLES, RANGE_SECONDS, planner.run_ms)
     known = KnownRanges(frozenset(main_values(planner.model)))
     for ranges in able.ranges:
-        tried = planner.quantized(Quantizing(str(able.quick(ranges)), str(able.exactly(ranges, even)), enough, known))
+        tried = planner.quantized(
+            replace(
+                planner.quantizing,
+                quick=str(able.quick(ranges)),
+                earnest=str(able.exactly(ranges, even)),
+                samples=enough,
+                known=known,
+            )
+        )
         try:
             model = tried.apply(choice, quick=True).model
             found = loss(untimed(executor).prepare(model))
@@ -138,6 +146,28 @@ def weigh_integers(
     return planner, model, known
 
 
+def weigh_dynamic(planner: Planner, loss: Callable[[Run], float], executor: Executor) -> tuple[Planner, ir.Model]:
+    """Find out what integers cost whose grids are taken as the model runs.
+
+    Layers share out what the whole network loses so as their errors are predicted.
+
+    Args:
+        planner, loss, executor: see `weigh_integers`.
+
+    Returns:
+        the planner that knows it, and the whole network in such integers.
+
+    Raises:
+        LwgraphError: the network cannot be quantized so.
+    """
+    choice = planner.uniform(DYNAMIC)
+    model = planner.apply(planner.chosen(choice), quick=True).model
+    measured, predicted = loss(untimed(executor).prepare(model)), planner.predicted_loss(choice)
+    if predicted > 0 and 0 < measured < math.inf:
+        planner = planner.with_integers_scaled(measured / predicted, DYNAMIC)
+    return planner, model
+
+
 def damages_of(planner: Planner, damage: Mapping[str, float]) -> dict[str, float]:
     """By item name, what the integers of its layers do to the outputs; only of items of which something is known."""
     found = {}
@@ -158,4 +188,4 @@ def whole_network(planner: Planner, survey: Survey) -> Plan | None:
     return planner.planned(Precision((spelling(),), kept))
 
 
-__all__ = ["damages_of", "quick_integers", "survey", "weigh_integers", "whole_network"]
+__all__ = ["damages_of", "quick_integers", "survey", "weigh_dynamic", "weigh_integers", "whole_network"]

@@ -18,7 +18,7 @@ from lwgraph.layers.apply import moments_of, observable, unfit, unknown, unseen
 from lwgraph.layers.form import Form
 from lwgraph.layers.moments import Moments, too_wide
 from lwgraph.layers.site import Site, find_sites
-from lwgraph.plan.precision import FLOAT, INT8
+from lwgraph.plan.precision import DYNAMIC, FLOAT, INT8
 from lwgraph.plan.price.oracle import Oracle, Price
 from lwgraph.plan.search.integer_error import integer_error
 from lwgraph.rewrite.base import Context
@@ -40,7 +40,7 @@ class Option:
         price: measured milliseconds of the dense layer in floats, and of this.
         error: estimated relative output error of the item.
         macs, bytes: multiply-accumulates of one run, and what the weights take, about.
-        precision: FLOAT or INT8.
+        precision: FLOAT, INT8 or DYNAMIC.
     """
 
     form: Form | None
@@ -65,6 +65,7 @@ class Item:
         options: the first is the dense layer in floats; then fastest first.
         weight: how much the item's relative output error matters at the network's output.
         integer_error: the relative output error that 8-bit integers add; part of the options' errors.
+        dynamic_error: the same of integers whose grid is taken as the model runs.
         switch_ms: to bring the item's input into integers and back.
         moments: gives those of the input, kept in memory or collected again.
     """
@@ -73,6 +74,7 @@ class Item:
     options: tuple[Option, ...]
     weight: float = 1.0
     integer_error: float = 0.0
+    dynamic_error: float = 0.0
     switch_ms: float = 0.0
     moments: Callable[[], Moments] | None = field(default=None, repr=False)
 
@@ -86,14 +88,19 @@ class Item:
         """The layer as it is."""
         return self.options[0]
 
-    def with_integer_error(self, error: float) -> Item:
-        """The item in which integers add another error; it is part of the errors of all options in integers."""
-        more = error - self.integer_error
+    def added(self, precision: str) -> float:
+        """The relative output error that a precision adds."""
+        return {INT8: self.integer_error, DYNAMIC: self.dynamic_error}.get(precision, 0.0)
+
+    def with_integer_error(self, error: float, precision: str = INT8) -> Item:
+        """The item in which integers add another error; it is part of the errors of all options in that precision."""
+        more = error - self.added(precision)
         options = tuple(
-            replace(o, error=o.error + more * (1 if o.form is None else STAGES)) if o.precision == INT8 else o
+            replace(o, error=o.error + more * (1 if o.form is None else STAGES)) if o.precision == precision else o
             for o in self.options
         )
-        return replace(self, options=options, integer_error=error)
+        item = replace(self, options=options)
+        return replace(item, dynamic_error=error) if precision == DYNAMIC else replace(item, integer_error=error)
 
     def loss(self, option: Option) -> float:
         """What an option adds to the network's loss, as predicted."""
@@ -109,6 +116,7 @@ def find_items(
     shapes: Shapes | None = None,
     precisions: Collection[str] = (FLOAT,),
     only: Collection[str] | None = None,
+    static: Collection[str] = (),
 ) -> list[Item]:
     """The items of a model that have more than one option, in graph order.
 
@@ -119,8 +127,9 @@ def find_items(
         forms: the forms to consider. Those that another form beats clearly on paper (less error with much less work)
             are not measured.
         shapes: measured sizes by value name.
-        precisions: FLOAT, and INT8 where layers may be computed in integers.
+        precisions: FLOAT, and INT8 and DYNAMIC where layers may be computed in integers.
         only: names of the sites to consider; None: all.
+        static: names of the nodes that are not computed in DYNAMIC.
     """
     sites = find_sites(model, shapes, refused=lambda place, why: context.skip("plan", place, why))
     by_name = {site.name: site for site in sites}
@@ -138,7 +147,7 @@ def find_items(
             context.skip("plan", family[0].name, reason)
     families = [family for family in families if not unseen(family, context)]
     menus = [(family, _menu(family[0], forms, context)) for family in families]
-    menus = [(family, menu) for family, menu in menus if menu or INT8 in precisions]
+    menus = [(family, menu) for family, menu in menus if menu or len(precisions) > 1]
     if context.statistics is not None:
         with context.failures.guard("forms: statistics of all layers at once"):  # else each layer collects its own
             context.statistics.prefetch([s for family, _ in menus for s in family if observable(s)])
@@ -151,7 +160,8 @@ def find_items(
     for index, (family, menu) in enumerate(menus):
         context.progress("weighing forms", index, len(menus))
         with context.failures.guard(f"forms: layer '{family[0].name}'"):
-            item = _item(family, menu, context, oracle, INT8 in precisions)
+            integers = [p for p in precisions if p != FLOAT and _may_be(p, family, static)]
+            item = _item(family, menu, context, oracle, integers)
             size = COPIES * 8 * family[0].group * family[0].fan_in ** 2
             if item.moments is not None and size > room:
                 item = replace(item, moments=partial(moments_of, family, context))
@@ -178,10 +188,11 @@ def _menu(site: Site, forms: Sequence[type[Form]], context: Context) -> list[For
     return list(menu.values())
 
 
-def _item(family: tuple[Site, ...], menu: list[Form], context: Context, oracle: Oracle, integers: bool) -> Item:
+def _item(
+    family: tuple[Site, ...], menu: list[Form], context: Context, oracle: Oracle, integers: Sequence[str]
+) -> Item:
     """The dense layer, and the forms that are measured faster, fastest first; of a family, the times are summed."""
     site = family[0]
-    integers = integers and all(map(_may_be_integer, family))
     if not menu and not integers:
         return Item(family, ())
     moments = moments_of(family, context)
@@ -197,15 +208,17 @@ def _item(family: tuple[Site, ...], menu: list[Form], context: Context, oracle: 
     if integers:
         added = integer_error(moments, *_range(site, moments, context))
         # A form that is slower than the dense layer in floats may be the fastest in integers.
-        found = _priced(family, [(None, 0.0), *_spread(options[1:])], oracle, INT8)
+        sizes = [(None, 0.0), *_spread(options[1:])]
+        found = [option for precision in integers for option in _priced(family, sizes, oracle, precision)]
         faster += [
             replace(option, error=option.error + added * (1 if option.form is None else STAGES))
             for option in found
             if math.isfinite(option.price.ms)
         ]
-        switch_ms = oracle.switch(site) if found else 0.0
+        switch_ms = oracle.switch(site) if INT8 in integers else 0.0
     ordered = sorted(faster, key=lambda option: option.price.ms)
-    return Item(family, (dense, *ordered), integer_error=added, switch_ms=switch_ms, moments=lambda: moments)
+    running = added if DYNAMIC in integers else 0.0
+    return Item(family, (dense, *ordered), 1.0, added, running, switch_ms, lambda: moments)
 
 
 def _priced(
@@ -233,9 +246,13 @@ def _spread(options: Sequence[Option]) -> list[tuple[Form | None, float]]:
     return [(option.form, option.error) for option in kept]
 
 
-def _may_be_integer(site: Site) -> bool:
-    """Whether quantization may reach the layer: a float32 layer of the main graph."""
-    return observable(site) and site.dtype == np.float32
+def _may_be(precision: str, family: Sequence[Site], static: Collection[str]) -> bool:
+    """Whether quantization may reach the layers: float32 ones of the main graph; products, whose grids are taken as the
+    model runs."""
+    reached = all(observable(site) and site.dtype == np.float32 for site in family)
+    return reached and (
+        precision == INT8 or not any(site.kernel or (site.node.name or "") in static for site in family)
+    )
 
 
 def _range(site: Site, moments: Moments, context: Context) -> tuple[float, float]:
@@ -257,7 +274,7 @@ def _macs(site: Site, form: Form | None) -> int:
 def _bytes(site: Site, form: Form | None, precision: str) -> int:
     """Bytes of the weights; for a form in proportion to its work, which is exact where no stage changes the grid."""
     weights = math.prod(site.shape) * (1.0 if form is None else form.macs(site) / max(1, site.macs()))
-    return round(weights * (1 if precision == INT8 else site.dtype.itemsize))
+    return round(weights * (1 if precision != FLOAT else site.dtype.itemsize))
 
 
 def undominated(weighed: Sequence[tuple[int, float, Form]]) -> list[tuple[int, float, Form]]:

@@ -14,7 +14,7 @@ from lwgraph.layers.apply import moments_of
 from lwgraph.layers.form import Fitted, find_form
 from lwgraph.plan.carry_out import Carried, Samples, carry_out
 from lwgraph.plan.plan import Choice, Plan, Precision
-from lwgraph.plan.precision import FLOAT, INT8, available, spelling
+from lwgraph.plan.precision import DYNAMIC, FLOAT, INT8, available, spelling
 from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.search.items import Item, Option, find_items
 from lwgraph.plan.search.solver import Menu, total
@@ -25,6 +25,7 @@ LATENCY, BYTES, MACS = "latency", "bytes", "macs"  # what a network takes of the
 QUICK_SAMPLES = 16  # that integer ranges are taken from when plans are only compared, at least
 FASTEST = 1e-3  # share of a network's time that any plan takes at least
 NOTHING = Plan()
+NO_INTEGERS: Mapping[str, float] = {}
 Chosen = Mapping[str, Option]
 
 
@@ -37,12 +38,14 @@ class Quantizing:
         earnest: for plans that may be delivered.
         samples: that ranges are taken from in the first case.
         known: ranges of the model's values in the first case.
+        dynamic: all that can be in DYNAMIC, and what else that leaves in floats; None: nothing can.
     """
 
     quick: str = ""
     earnest: str = ""
     samples: int = QUICK_SAMPLES
     known: KnownRanges | None = None
+    dynamic: Precision | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,11 +84,14 @@ class Planner:
 
     # ------------------------------------------------------------ taking in what was measured
 
-    def anchored(self, float_ms: float, int8_ms: float | None = None, size: int = 0, macs: int = 0) -> Planner:
+    def anchored(
+        self, float_ms: float, integer_ms: Mapping[str, float] = NO_INTEGERS, size: int = 0, macs: int = 0
+    ) -> Planner:
         """The planner whose totals agree with measured ones: the whole network in floats, and all of it in integers.
 
         Args:
-            float_ms, int8_ms: measured milliseconds of one run; None where there are no integers.
+            float_ms: measured milliseconds of one run.
+            integer_ms: the same by precision, INT8 or DYNAMIC, where there are integers.
             size, macs: bytes and multiply-accumulates of the float network.
         """
         bare = dataclasses.replace(self, rest={}, whole_ms=None)
@@ -95,8 +101,8 @@ class Planner:
         times = self.times.anchored_floats(float_ms)
         if times is None:
             return dataclasses.replace(bare, rest={**rest, LATENCY: float_ms})
-        if int8_ms is not None:
-            times = times.anchored_integers(int8_ms, self.uniform(INT8))
+        for precision, milliseconds in integer_ms.items():
+            times = times.anchored_integers(milliseconds, self.uniform(precision), precision)
         return dataclasses.replace(bare, rest=rest, times=times, whole_ms=float_ms)
 
     def timed(self, plans: Sequence[tuple[Sequence[int], float]]) -> Planner:
@@ -109,9 +115,11 @@ class Planner:
             tuple(dataclasses.replace(item, weight=weights.get(item.name, item.weight)) for item in self.items)
         )
 
-    def with_integers_scaled(self, factor: float) -> Planner:
+    def with_integers_scaled(self, factor: float, precision: str = INT8) -> Planner:
         """The planner in which integers add `factor` times the errors."""
-        return self._with(tuple(item.with_integer_error(item.integer_error * factor) for item in self.items))
+        return self._with(
+            tuple(item.with_integer_error(item.added(precision) * factor, precision) for item in self.items)
+        )
 
     def with_damages(self, damages: Mapping[str, float]) -> Planner:
         """The planner in which integers cost at the outputs what was measured of them, by item name.
@@ -128,10 +136,10 @@ class Planner:
             )
         )
 
-    def in_floats(self) -> Planner:
-        """The planner without integers among the options; items that have no other are left out."""
+    def without(self, precision: str) -> Planner:
+        """The planner without this precision among the options; items that have no other are left out."""
         items = (
-            dataclasses.replace(item, options=tuple(o for o in item.options if o.precision == FLOAT))
+            dataclasses.replace(item, options=tuple(o for o in item.options if o.precision != precision))
             for item in self.items
         )
         return self._with(tuple(item for item in items if len(item.options) > 1))
@@ -259,18 +267,23 @@ class Planner:
 
     def precision(self, chosen: Chosen, *, quick: bool = False) -> Precision:
         """What computes in integers; its time is that of the layers that no form stands for."""
-        if all(option.precision == FLOAT for option in chosen.values()):
+        taken = {item.name: chosen[item.name].precision if item.name in chosen else FLOAT for item in self.items}
+        if all(precision == FLOAT for precision in taken.values()):
             return Precision()
-        kept = [
-            site.name
-            for item in self.items
-            for site in item.sites
-            if item.name not in chosen or chosen[item.name].precision == FLOAT
-        ]
+        names = {
+            precision: tuple(site.name for item in self.items if taken[item.name] == precision for site in item.sites)
+            for precision in (FLOAT, DYNAMIC)
+        }
         dense = [o.price for o in chosen.values() if o.form is None]
         ms = (sum(price.dense_ms for price in dense), sum(price.ms for price in dense))
-        added = sum(item.weight * item.integer_error for item in self.items if item.name not in kept)
-        return Precision((self.quantizing.quick if quick else self.quantizing.earnest,), tuple(kept), added, ms)
+        added = sum(item.weight * item.added(taken[item.name]) for item in self.items)
+        how, kept, running = self.quantizing, names[FLOAT], names[DYNAMIC]
+        if INT8 in taken.values():
+            return Precision((how.quick if quick else how.earnest,), kept, added, ms, running)
+        assert how.dynamic is not None  # else no item has the option
+        there = {node.name for node in self.model.graph}
+        beside = tuple(name for name in how.dynamic.keep_float if name in there and name not in kept)
+        return Precision(how.dynamic.passes, beside + kept, added, ms)
 
     def apply(self, chosen: Chosen, *, quick: bool = False) -> Carried:
         """A copy of the model with the chosen options in place, and what became of each.
@@ -303,6 +316,7 @@ def open_planner(
     structure: Plan = NOTHING,
     run_ms: float | None = None,
     only: Collection[str] | None = None,
+    dynamic: Precision | None = None,
 ) -> Planner:
     """The planner of a model.
 
@@ -311,10 +325,16 @@ def open_planner(
         forms: names of the forms to consider; None: all that are registered.
         precisions: FLOAT, and INT8 where layers may be computed in integers.
         only: names of the sites to consider; None: all.
+        dynamic: see `Quantizing`; layers that it does not leave in floats may be computed in DYNAMIC.
     """
     classes = [find_form(name) for name in (registry.names("forms") if forms is None else forms)]
-    items = tuple(find_items(model, context, oracle, classes, shapes=shapes, precisions=precisions, only=only))
-    quantizing = Quantizing(spelling(quick=True), spelling()) if available() else Quantizing()
+    static = () if dynamic is None else dynamic.keep_float
+    if dynamic is not None:
+        precisions = (*precisions, DYNAMIC)
+    items = tuple(
+        find_items(model, context, oracle, classes, shapes=shapes, precisions=precisions, only=only, static=static)
+    )
+    quantizing = Quantizing(spelling(quick=True), spelling(), dynamic=dynamic) if available() else Quantizing()
     return Planner(
         model, context, oracle, shapes, structure, items, TimeModel(items), quantizing=quantizing, run_ms=run_ms
     )

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from lwgraph.arrays import Floats
-from lwgraph.plan.precision import FLOAT, INT8
+from lwgraph.plan.precision import DYNAMIC, FLOAT, INT8
 from lwgraph.plan.search.items import Item, Option
 
 BESIDE = 0.05  # share of a network's time that is not in its layers, at least
-PRECISIONS = (FLOAT, INT8)
+PRECISIONS = (FLOAT, INT8, DYNAMIC)
 NOISE, TRUST = 0.05, 0.3  # relative errors, about: of measured times, and of factors before any
 WIDEST = 4.0  # of a fitted factor, either way
 
@@ -30,7 +30,7 @@ class TimeModel:
         items: of the network.
         scale: s by precision.
         beside: b (items,) by precision.
-        factors: (5,): of layer and rest for forms in floats and in integers, and of switching.
+        factors: (7,): of layer and rest for forms in each precision, and of switching.
     """
 
     items: tuple[Item, ...]
@@ -66,24 +66,25 @@ class TimeModel:
             beside={**self.beside, FLOAT: rest * dense / dense.sum()},
         )
 
-    def anchored_integers(self, milliseconds: float, whole: Sequence[int]) -> TimeModel:
+    def anchored_integers(self, milliseconds: float, whole: Sequence[int], precision: str = INT8) -> TimeModel:
         """The model by which `whole`, all layers dense and in integers where that can be, take `milliseconds`.
 
         Layers without an integer kernel, and the ways there and back, take what they take in floats.
         """
         dense = self._dense()
-        inside = np.array([self.items[i].options[o].precision == INT8 for i, o in enumerate(whole)])
+        inside = np.array([self.items[i].options[o].precision == precision for i, o in enumerate(whole)])
         prices = np.array([self.items[i].options[o].price.ms for i, o in enumerate(whole)])
         if not prices[inside].sum() > 0 or not dense[inside].sum() > 0:
             return self
-        bare = replace(self, scale={**self.scale, INT8: 0.0}, beside={**self.beside, INT8: np.zeros(len(dense))})
+        nothing = np.zeros(len(dense))
+        bare = replace(self, scale={**self.scale, precision: 0.0}, beside={**self.beside, precision: nothing})
         left = max(milliseconds - bare.total(whole), BESIDE * milliseconds)
         most = max(float(self._beside(FLOAT)[inside].sum()), BESIDE * left)
         rest = min(max(left - float(prices[inside].sum()), BESIDE * left), most)
         return replace(
             self,
-            scale={**self.scale, INT8: (left - rest) / float(prices[inside].sum())},
-            beside={**self.beside, INT8: rest * np.where(inside, dense, 0.0) / float(dense[inside].sum())},
+            scale={**self.scale, precision: (left - rest) / float(prices[inside].sum())},
+            beside={**self.beside, precision: rest * np.where(inside, dense, 0.0) / float(dense[inside].sum())},
         )
 
     def fitted(self, plans: Sequence[tuple[Sequence[int], float]]) -> TimeModel:
@@ -113,7 +114,7 @@ class TimeModel:
     def _features(self, choice: Sequence[int]) -> tuple[float, Floats]:
         """What no factor changes, and what each factor is of."""
         fixed, parts = 0.0, np.zeros(len(self.factors))
-        before: str | None = None
+        before: bool | None = None
         for index, o in enumerate(choice):
             option = self.items[index].options[o]
             layer, beside = self._parts(index, option)
@@ -122,9 +123,10 @@ class TimeModel:
             else:
                 at = 2 * PRECISIONS.index(option.precision)
                 parts[at : at + 2] += layer, beside
-            if before not in (None, option.precision):
+            inside = option.precision == INT8  # what is read and given is in integers there alone
+            if before not in (None, inside):
                 parts[-1] += self.items[index].switch_ms
-            before = option.precision
+            before = inside
         return fixed, parts
 
     def _parts(self, index: int, option: Option) -> tuple[float, float]:

@@ -22,7 +22,7 @@ def planner(tmp_path):
     context = Context(executor=ORT, reference=ORT, statistics=Measured(ir.clone(model), FEEDS), data=[FEEDS])
     shapes, both = layer_shapes(model, FEEDS, ORT), (FLOAT, INT8)
     found = open_planner(model, context, ByWork(tmp_path), shapes=shapes, forms=["low-rank"], precisions=both)
-    return found.anchored(10.0, 4.0, 1000, 2000)
+    return found.anchored(10.0, {INT8: 4.0}, 1000, 2000)
 
 
 def test_they_go_from_everything_to_what_the_pass_would_do(planner):

@@ -154,5 +154,5 @@ def test_a_loop_that_is_slower_or_too_inaccurate_is_not_kept(monkeypatch: pytest
             lambda runs, feed, seconds=seconds: {"before": 1.0, "after": seconds},
         )
         mixed = Quantize().within(made, Context(data=list(data)), max_loss)
-        assert bool(mixed.loops) == (not why) and why in mixed.kept.get("layer", "")
+        assert bool(mixed.running) == (not why) and why in mixed.kept.get("layer", "")
         assert ir.fingerprint(mixed.model) != ir.fingerprint(made) or why

@@ -34,7 +34,7 @@ def planner(tmp_path):
         forms=["low-rank"],
         precisions=(FLOAT, INT8),
     )
-    return made.anchored(10.0, 4.0, 1000, 2000)
+    return made.anchored(10.0, {INT8: 4.0}, 1000, 2000)
 
 
 def test_what_was_measured_of_a_layer_is_what_its_integers_cost(planner):

@@ -38,7 +38,7 @@ def planner(tmp_path_factory):
         forms=["low-rank"],
         precisions=(FLOAT, INT8),
     )
-    return made.anchored(10.0, 4.0, 1000, 2000)
+    return made.anchored(10.0, {INT8: 4.0}, 1000, 2000)
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ def planner(folder: Path, *, shared: bool = False) -> Planner:
     context = Context(executor=ORT, reference=ORT, statistics=statistics, data=[FEEDS], failures=Failures())
     shapes = layer_shapes(model, FEEDS, ORT)
     made = open_planner(model, context, ByWork(folder), shapes=shapes, forms=["low-rank"], precisions=(FLOAT, INT8))
-    return made.anchored(10.0, 4.0, 1000, 2000)
+    return made.anchored(10.0, {INT8: 4.0}, 1000, 2000)
 
 
 @pytest.fixture(scope="module")

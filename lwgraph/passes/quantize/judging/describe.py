@@ -25,12 +25,12 @@ def describe(
     pairs = {} if built is None else {n: (built.integers[n], g) for n, g in built.grids.items() if n in built.integers}
     layers = [LayerFacts(n.name or "", n.op_type, "float") for n in source.graph if ir.operator(n) in LAYERS]
     found = Damage(0, {}, layers, [])
-    if built is not None or mixed.loops:
+    if built is not None or mixed.running:
         try:
             found = measure(source, mixed.model, feeds, executor, pairs, seed=seed)
         except Exception as error:  # what is told of a result must not take it away, whatever goes wrong
             failed = f"The damage was not measured: {type(error).__name__}: {error}"
-    integers = {*mixed.loops, *(built.compute if built is not None and failed else ())}
+    integers = {*mixed.running, *(built.compute if built is not None and failed else ())}
     for layer in found.layers:
         if layer.name in integers:
             layer.precision = "integer"

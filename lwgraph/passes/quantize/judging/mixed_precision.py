@@ -68,7 +68,7 @@ class Mixed:
         integer_loss: the loss with every node in integers that can be.
         float_ms, ms: seconds of the float model and of `model` in thousandths, paired; None: not measured.
         built: names as in the float model; None where no node is between QuantizeLinear and DequantizeLinear.
-        loops: recurrent nodes that became loops over integer products.
+        running: nodes whose grids are taken as the model runs: products, and recurrent nodes as loops over them.
     """
 
     model: ir.Model
@@ -79,7 +79,7 @@ class Mixed:
     float_ms: float | None = None
     ms: float | None = None
     built: Built | None = None
-    loops: list[str] = field(default_factory=list)
+    running: list[str] = field(default_factory=list)
 
     @property
     def speedup(self) -> float | None:
