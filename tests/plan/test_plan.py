@@ -90,6 +90,7 @@ WRONG = [
     (plan_with(precision={"passes": ["quantise"]}), "did you mean 'quantize'"),
     (plan_with(precision={"passes": [2]}), r"passes\[0\] is 2"),
     (plan_with(precision={"keep_floats": []}), "did you mean 'keep_float'"),
+    (plan_with(precision={"dynamic": "head"}), 'precision.dynamic is "head"'),
     (plan_with(predicted={"ms": [1, 2, 3]}), "predicted.ms"),
 ]
 BEYOND_A_SCHEMA = ("not JSON", "nested", "twice", "NaN", "1 to 2", "'low-rank'", "'rank'", "'quantize'")

@@ -229,3 +229,28 @@ def test_a_model_in_half_precision_computes_its_products_in_integers() -> None:
     np.testing.assert_allclose(*(next(iter(r.values())) for r in (reference, ORT.prepare(made)(feed()))), atol=0.05)
     timed = ran(half, keep="auto")[1]
     assert not any("does not run" in skip.reason for skip in timed.skipped)
+
+
+def mixed(nodes: tuple[str, ...], **options: Any) -> tuple[ir.Model, Context]:
+    model, data = projections().model("sum_out"), [feed(3), feed(5)]
+    context = Context(executor=ORT, data=data)
+    Quantize(calibration_method="minmax", keep="none", dynamic_nodes=nodes, **options).run(model, context)
+    return model, context
+
+
+def test_some_grids_are_taken_as_the_model_runs_and_others_from_data() -> None:
+    made, context = mixed(("q", "scores"))
+    assert {n.name for n in made.graph if n.op_type == "MatMulInteger"} == {"q", "scores"}
+    assert sum(n.op_type == "QuantizeLinear" for n in made.graph) and not context.skipped
+    assert off(projections().model("sum_out"), made, feed(5)) < 2e-3
+
+
+def test_a_node_without_such_a_grid_is_told_and_one_that_is_not_there_is_refused() -> None:
+    _, context = mixed(("q", "sum"))
+    assert [(s.place, "as the model runs" in s.reason) for s in context.skipped] == [("sum", True)]
+    with pytest.raises(UsageError, match="'dynamic_nodes' names 'qq', which the model does not have"):
+        mixed(("qq",))
+    with pytest.raises(UsageError, match="'dynamic_nodes'"):
+        mixed(("q",), target="openvino")
+    with pytest.raises(UsageError, match="'dynamic_nodes'"):
+        Quantize(activations="dynamic", dynamic_nodes=("q",))
