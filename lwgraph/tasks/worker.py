@@ -21,6 +21,7 @@ from lwgraph.errors import CheckError
 
 T = TypeVar("T")
 PATIENCE = 5.0  # seconds that an idle process has to end by itself
+START = 120.0  # seconds that a process has to start and to import what it is asked to do
 _starting = threading.Lock()
 
 
@@ -63,7 +64,7 @@ class Worker:
 
         Args:
             fn: importable there by its name; not of the script that runs, which is not imported there.
-            timeout: seconds; None: as long as it takes.
+            timeout: seconds from when the process has started and imported `fn`; None: as long as it takes.
 
         Raises:
             DeathError, HangError, ClosedError: see there; after the first two the next call has a fresh process.
@@ -74,8 +75,9 @@ class Worker:
             pipe, process = self._start()
             try:
                 _send(pipe, message)
-                if not wait([pipe, process.sentinel], timeout):
-                    raise HangError(f"gave no answer in {timeout:g} s")
+                _wait(pipe, process, None if timeout is None else START)
+                pipe.recv()  # the sign that it begins
+                _wait(pipe, process, timeout)
                 done, value, trace = _receive(pipe)
             except (EOFError, OSError):
                 process.join(PATIENCE)
@@ -170,6 +172,11 @@ def _pack(value: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
     return pickle.dumps(value, 5, buffer_callback=buffers.append), buffers
 
 
+def _wait(pipe: Connection[Any, Any], process: BaseProcess, timeout: float | None) -> None:
+    if not wait([pipe, process.sentinel], timeout):
+        raise HangError(f"gave no answer in {timeout:g} s")
+
+
 def _send(pipe: Connection[Any, Any], message: tuple[bytes, list[pickle.PickleBuffer]]) -> None:
     data, buffers = message
     pipe.send((data, len(buffers)))
@@ -207,7 +214,10 @@ def _answer(pipe: Connection[Any, Any]) -> tuple[bytes, list[pickle.PickleBuffer
     data, count = pipe.recv()
     buffers = [bytearray(pipe.recv_bytes()) for _ in range(count)]
     try:
-        fn, args = pickle.loads(data, buffers=buffers)
+        try:
+            fn, args = pickle.loads(data, buffers=buffers)
+        finally:
+            pipe.send(None)  # from here on it is the task that takes its time
         return _pack((True, fn(*args), ""))
     except Exception as error:  # whatever a task raises is for the one who asked
         trace = traceback.format_exc()

@@ -14,7 +14,8 @@ import pytest
 
 from lwgraph.errors import CheckError, UsageError
 from lwgraph.tasks import Pool, open_pool
-from tests.tasks import jobs
+from lwgraph.tasks.worker import HangError, Worker
+from tests.tasks import jobs, slow_to_import
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,14 @@ def test_a_task_that_always_hangs_is_given_up() -> None:
         with pytest.raises(CheckError, match=r"did not end within 2 s, 2 times; it is given up"):
             timed.submit(jobs.pid, 600.0).result(timeout=60)
         assert timed.submit(jobs.add, 1, 1).result() == 2
+
+
+def test_what_a_worker_takes_to_start_is_not_the_task_s_time() -> None:
+    worker = Worker()
+    assert worker.call(slow_to_import.quick, timeout=slow_to_import.ALLOWED) == 1
+    with pytest.raises(HangError, match=r"gave no answer in 0\.5 s"):
+        worker.call(slow_to_import.slow, timeout=slow_to_import.ALLOWED)
+    worker.close()
 
 
 def test_the_pool_ends_at_once_when_the_caller_fails() -> None:
