@@ -389,9 +389,11 @@ class Candidates:
     def most(self) -> float:
         """What a candidate may be predicted to take to be worth a look, given those that keep all promises; inf: any.
 
-        Where the plan of least loss is sought, none is ruled out.
+        Where the plan of least loss is sought, none is ruled out. What weights in codes take says nothing of plans
+        whose weights may become codes, too.
         """
-        known = [self.amount(made.candidate) for made in self.good() if self.meets(made.candidate)]
+        plain = [made.candidate for made in self.good() if not made.candidate.coded]
+        known = [self.amount(candidate) for candidate in plain if self.meets(candidate)]
         return DOUBT * min(known) if known and self.floor is not None else math.inf
 
 

@@ -125,7 +125,7 @@ def _row(made: Made) -> dict[str, Any]:
 
 
 def _made(row: dict[str, Any], making: Making, clock: float) -> Made:
-    known = {f.name: row[f.name] for f in fields(Candidate) if f.name != "plan"}
+    known = {f.name: row[f.name] for f in fields(Candidate) if f.name != "plan" and f.name in row}
     candidate = Candidate(**known | {"choice": tuple(row["choice"])}, plan=Plan.from_json(row["plan"]))
     taken = candidate.measured_ms
     candidate = replace(

@@ -1,4 +1,6 @@
-"""The stages of a run: each proposes candidates, in the order integers, structure, forms, search, codes, training."""
+"""The stages of a run: each proposes candidates, in the order integers, codes (in haste), structure, forms,
+search, codes, training.
+"""
 
 from lwgraph.optimizer.stages.base import Stage, Work
 from lwgraph.optimizer.stages.codes import Codes
@@ -8,6 +10,14 @@ from lwgraph.optimizer.stages.search import PlanSearch
 from lwgraph.optimizer.stages.structure import Structures
 from lwgraph.optimizer.stages.training import Training
 
-STAGES: tuple[Stage, ...] = (Integers(), Structures(), Forms(), PlanSearch(), Codes(), Training())
+STAGES: tuple[Stage, ...] = (
+    Integers(),
+    Codes(early=True),
+    Structures(),
+    Forms(),
+    PlanSearch(),
+    Codes("codes of the best"),
+    Training(),
+)
 
 __all__ = ["STAGES", "Stage", "Training", "Work"]

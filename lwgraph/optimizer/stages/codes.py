@@ -16,39 +16,56 @@ from lwgraph.plan.search.integers import survey
 ORIGIN = "codes"
 FIRST = 4  # bits that are tried first
 STEPS = 4  # mixtures of two widths that are tried, at most
-LOOKS = 8  # that one base may take, about
+LOOKS = 6  # that one base takes, about
 
 
 class Codes:
-    """Proposes the incumbent, and the cleaned model, with weights as codes: of one width, then of two mixed."""
+    """Proposes the best plans, and the cleaned model, with weights as codes: of one width, then of two mixed.
 
-    name = "codes"
+    It stands twice in a run: at the end, on what was found; and, where time is short, as soon as there are integers, so
+    that whatever comes of the rest there is a model of few bytes.
+
+    Args:
+        name: for the report.
+        early: whether others follow that find plans: then it works under a budget only, and on one plan.
+    """
+
     share = 0.5
+
+    def __init__(self, name: str = "codes", *, early: bool = False) -> None:
+        self.name, self.early = name, early
 
     def idle(self, work: Work) -> str:
         """Why there are none."""
-        if work.request.objective != "bytes" and work.request.max_bytes is None:
+        request = work.request
+        if request.objective != "bytes" and request.max_bytes is None:
             return "bytes are not asked for"
         if CODES not in registry.names("roles"):
             return "nothing is installed that stores weights as codes"
-        standing = work.candidates.incumbent.candidate or work.candidates.base
-        if work.request.objective != "bytes" and work.candidates.meets(standing):
+        if request.objective != "bytes" and work.candidates.meets(self._bases(work)[0]):
             return "the limits are kept without them"
+        if self.early and work.clock.budget is None:
+            return "there is time for them when all plans are found"
         return ""
 
     def cost(self, work: Work, unit: DataPass) -> Cost:
-        """A few looks at each of two bases."""
-        look = work.look_cost(unit)
-        return Cost(look.passes * 2 * LOOKS, look.seconds * 2 * LOOKS)
+        """A few looks at each base."""
+        look, looks = work.look_cost(unit), len(self._bases(work)) * LOOKS
+        return Cost(look.passes * looks, look.seconds * looks)
 
     def run(self, work: Work) -> Work:
         """For each base: four bits; fewer while that keeps the promise, more until it does; then a mixture."""
-        incumbent = work.candidates.incumbent
-        bases = [incumbent.candidate or work.candidates.base, work.candidates.base]
-        for base in {each.key: each for each in bases}.values():
+        for base in self._bases(work):
             with work.context.failures.guard(f"codes on the plan '{base.origin}'"):
                 _Widths(work, base).find()
         return work
+
+    def _bases(self, work: Work) -> list[Candidate]:
+        """Of the plans without codes that are good, the best and the smallest; and the cleaned model."""
+        candidates = work.candidates
+        plain = [made.candidate for made in candidates.good() if not made.candidate.coded] or [candidates.base]
+        bases = [min(plain, key=candidates.amount), min(plain, key=lambda each: each.bytes), candidates.base]
+        return list({each.key: each for each in bases}.values())[: 1 if self.early else None]
 
 
 class _Widths:
@@ -102,7 +119,7 @@ class _Widths:
         assert plan is not None
         coded = tuple(str(self.coder.coded(bits, spared)) for bits, spared in steps)
         plan = replace(plan, precision=replace(plan.precision, passes=(*coded, *plan.precision.passes)))
-        proposed = replace(self.base, choice=(), origin=ORIGIN, plan=plan, stated=True, measured_ms=None)
+        proposed = replace(self.base, choice=(), origin=ORIGIN, plan=plan, stated=True, coded=True, measured_ms=None)
         return self.work.candidates.look(replace(proposed, accepted=None, judged=None))
 
 

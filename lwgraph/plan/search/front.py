@@ -26,6 +26,7 @@ class Candidate:
         accepted: whether the promise held; None where not judged.
         bytes, macs: of the model and of one run, predicted.
         stated: whether `plan` was there before and says what is done, more precisely than the choice.
+        coded: whether its weights are codes, which may go on top of any plan.
     """
 
     choice: tuple[int, ...]
@@ -40,6 +41,7 @@ class Candidate:
     bytes: int = 0
     macs: int = 0
     stated: bool = False
+    coded: bool = False
 
     @property
     def key(self) -> tuple[tuple[int, ...], tuple[str, ...]]:

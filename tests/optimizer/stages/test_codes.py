@@ -54,7 +54,7 @@ def widths_looked_at(good: Callable[[list[int]], bool], monkeypatch: pytest.Monk
 
     monkeypatch.setattr(codes, "survey", lambda *words, **options: Survey({"conv0": 1.0, "conv1": 0.1, "conv2": 0.2}))
     base = Candidate((), 1.0, 0.0, plan=Plan(), stated=True)
-    candidates = SimpleNamespace(look=look, base=base, incumbent=SimpleNamespace(candidate=None))
+    candidates = SimpleNamespace(look=look, base=base, good=list, amount=lambda each: each.bytes)
     context = Context(executor=registry.executor("ort"), failures=Failures())
     work = SimpleNamespace(candidates=candidates, context=context, clean=network(), shapes={}, float_ms=1.0)
     Codes().run(work)  # type: ignore[arg-type]
@@ -79,6 +79,18 @@ def test_nothing_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [s[0][0] for s in widths_looked_at(lambda bits: False, monkeypatch)] == [4, 5, 6, 8]
 
 
+def working(objective: str, limit: int | None, met: bool, budget: float | None, *known: Candidate) -> Any:
+    """What a stage has to work with, where these candidates were found good; the cleaned model has 100 bytes."""
+    candidates = SimpleNamespace(
+        good=lambda: [Made(each, None) for each in known],
+        base=Candidate((), 9.0, 0.0, "cleaned", plan=Plan(), bytes=100, stated=True),
+        meets=lambda candidate: met,
+        amount=lambda candidate: candidate.amount(objective),
+    )
+    request = SimpleNamespace(objective=objective, max_bytes=limit)
+    return SimpleNamespace(request=request, candidates=candidates, clock=SimpleNamespace(budget=60.0))
+
+
 @pytest.mark.parametrize(
     ("objective", "limit", "met", "reason"),
     [
@@ -89,9 +101,36 @@ def test_nothing_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_idle(objective: str, limit: int | None, met: bool, reason: str) -> None:
-    candidates: Any = SimpleNamespace(incumbent=SimpleNamespace(candidate=None), base=None, meets=lambda c: met)
-    request = SimpleNamespace(objective=objective, max_bytes=limit)
-    assert Codes().idle(SimpleNamespace(request=request, candidates=candidates)) == reason  # type: ignore[arg-type]
+    assert Codes().idle(working(objective, limit, met, None)) == reason
+    assert Codes(early=True).idle(working(objective, limit, met, 10.0)) == reason
+
+
+def test_without_a_budget_there_is_no_haste() -> None:
+    assert "when all plans are found" in Codes(early=True).idle(working("bytes", None, True, None))
+
+
+def test_the_plans_that_get_codes() -> None:
+    """The best and the smallest of those that have none yet, and the cleaned model; in haste the best alone."""
+    fast = Candidate((1,), 1.0, 0.0, bytes=60)
+    small = Candidate((2,), 2.0, 0.0, bytes=50)
+    other = Candidate((3,), 3.0, 0.0, bytes=70)
+    coded = Candidate((4,), 1.0, 0.0, bytes=10, coded=True)
+    latency = working("latency", 20, False, 10.0, coded, other, small, fast)
+    assert Codes()._bases(latency)[:2] == [fast, small] and len(Codes()._bases(latency)) == 3
+    assert Codes(early=True)._bases(latency) == [fast]
+    assert Codes()._bases(working("bytes", None, True, None, coded, fast, small))[0] == small
+    assert [each.origin for each in Codes()._bases(working("bytes", None, True, None, coded))] == ["cleaned"]
+
+
+def test_bytes_of_codes_rule_out_no_plan_without() -> None:
+    """Plans that are found after the first codes are looked at although they have more bytes: they get codes, too."""
+    candidates = Candidates.__new__(Candidates)
+    candidates.request, candidates.floor = Request(objective="bytes"), 0.9
+    candidates.base = Candidate((), 1.0, 0.0, "cleaned", plan=Plan(), bytes=100, stated=True)
+    plain = Made(Candidate((1,), 1.0, 0.0, bytes=40, accepted=True), None)
+    coded = Made(Candidate((2,), 1.0, 0.0, bytes=10, accepted=True, coded=True), None)
+    candidates._made = {plain.candidate.key: plain, coded.candidate.key: coded}
+    assert candidates.most == optimizer_candidates.DOUBT * 40
 
 
 def test_fewer_bytes_are_worth_no_time() -> None:
@@ -129,14 +168,14 @@ def test_the_role() -> None:
 
 
 def test_few_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """--preset small stores weights as codes; the result is at most a fifth of the file."""
-    monkeypatch.setattr(improve, "STAGES", (Codes(),))
+    """--preset small stores weights as codes; the result is at most a fifth of the file, in haste, too."""
+    monkeypatch.setattr(improve, "STAGES", (Codes(early=True),))
     monkeypatch.setattr(optimizer_candidates, "SLOWER", np.inf)  # a network of microseconds cannot be timed here
     rng = np.random.default_rng(0)
     data = [
         {"x": (rng.standard_normal((1, 8, 8, 8)) + 3 * rng.standard_normal((1, 8, 1, 1))).astype(np.float32)}
         for _ in range(64)
     ]
-    result = lwgraph.optimize(network(), data=data, preset="small", metric="variance", max_drop=0.1)
+    result = lwgraph.optimize(network(), data=data, preset="small", metric="variance", max_drop=0.1, budget=60.0)
     assert list(find_coded(result.model.graph))
     assert ir.size(result.model) < 0.2 * ir.size(network())
