@@ -19,6 +19,10 @@ from lwgraph.measure import paired_latency
 if TYPE_CHECKING:
     import onnxruntime
 
+    from lwgraph.optimizer.front import FrontRow
+
+    _Read = tuple[FrontRow, ir.Model]  # a plan of the front, with its model
+
 MANIFEST, WEIGHTS = "family.json", "weights.bin"
 VERSION = 1
 SECONDS = 3.0  # of timing all members, about
@@ -138,30 +142,30 @@ def write_family(
 
     source, folder = ir.load(model), Path(folder)
     executor, reference = registry.executor("ort", threads=threads), registry.executor("reference")
+    plans = [front.read(source, number) for number in front.numbers(source)]
+    times: dict[str, float] = {}
+    if isinstance(members, int):
+        plans = _spread(plans, members)
+    else:
+        times = _milliseconds({str(row.number): made for row, made in plans}, executor, threads, SECONDS)
+        plans = _within(plans, times, members)
     feeds = list(generate(source, 1, 0, executor=executor))
-    rows: list[front.FrontRow] = []
-    models: list[ir.Model] = []
-    for number in front.numbers(source):
-        row, made = front.pick(source, number, executor, reference, feeds)
-        rows.append(row)
-        models.append(made)
-    times = _milliseconds(
-        {str(row.number): made for row, made in zip(rows, models, strict=True)}, executor, threads, SECONDS
-    )
-    chosen = _chosen(rows, times, members)
-    names = _NAMES.get(len(chosen)) or tuple(str(place) for place in range(1, len(chosen) + 1))
-    found = []
-    for name, at in zip(names, chosen, strict=True):
-        row = rows[at]
-        ms = times[str(row.number)]
-        found.append(Member(name, f"{name}.onnx", row.number, row.drop, ms, ir.size(models[at]), row.verdict))
+    for row, made in plans:
+        front.prove(source, row.number, made, executor, reference, feeds)
+    times = times or _milliseconds({str(row.number): made for row, made in plans}, executor, threads, SECONDS)
+    names = _NAMES.get(len(plans)) or tuple(str(place) for place in range(1, len(plans) + 1))
+    found = [
+        Member(name, f"{name}.onnx", row.number, row.drop, times[str(row.number)], ir.size(made), row.verdict)
+        for name, (row, made) in zip(names, plans, strict=True)
+    ]
     try:
         folder.mkdir()
     except FileExistsError:
         raise UsageError(f"'{folder}' exists; name a new folder for the family") from None
     except OSError as error:
         raise ModelError(f"'{folder}' cannot be written: {error.strerror}") from None
-    ir.save_together({folder / m.file: models[at] for m, at in zip(found, chosen, strict=True)}, folder / WEIGHTS)
+    models = {folder / member.file: made for member, (_, made) in zip(found, plans, strict=True)}
+    ir.save_together(models, folder / WEIGHTS)
     told: dict[str, Any] = {"lwgraph_family": VERSION, "threads": threads, "members": [asdict(m) for m in found]}
     (folder / MANIFEST).write_text(json.dumps(told, indent=2) + "\n", encoding="utf8")
     return Family(folder, found, threads)
@@ -177,24 +181,31 @@ def parse_members(text: str) -> int | list[float]:
     return [float(each[1]) for each in found if each is not None]
 
 
-def _chosen(rows: Sequence[Any], times: dict[str, float], members: int | Sequence[float]) -> list[int]:
-    """Places of rows, the fastest first."""
-    usable = [at for at, row in enumerate(rows) if row.verdict != "broken"] or list(range(len(rows)))
-    if isinstance(members, int):
-        count = min(members, len(usable))
-        # From the plan that was delivered on; faster ones, which may lose more than was promised, where these are few.
-        usable = usable[min(next((i for i, at in enumerate(usable) if rows[at].chosen), 0), len(usable) - count) :]
-        if count == 1:
-            return [usable[0]]
-        return [usable[round(place * (len(usable) - 1) / (count - 1))] for place in range(count)]
-    found: dict[int, None] = {}
-    for most in sorted(members):
-        fast = [at for at in usable if times[str(rows[at].number)] <= most]
+def _spread(plans: Sequence[_Read], count: int) -> list[_Read]:
+    """So many plans, from the one that was delivered on; faster ones, which lose more, where these are too few."""
+    usable = _usable(plans)
+    count = min(count, len(usable))
+    delivered = next((at for at, (row, _) in enumerate(usable) if row.chosen), 0)
+    usable = usable[min(delivered, len(usable) - count) :]
+    if count == 1:
+        return usable[:1]
+    return [usable[round(place * (len(usable) - 1) / (count - 1))] for place in range(count)]
+
+
+def _within(plans: Sequence[_Read], times: dict[str, float], most: Sequence[float]) -> list[_Read]:
+    """For each time in milliseconds the plan that loses least of those that are as fast, the fastest first."""
+    found: dict[int, _Read] = {}
+    for limit in sorted(most):
+        fast = [each for each in _usable(plans) if times[str(each[0].number)] <= limit]
         if not fast:
-            least = min(times.values())
-            raise UsageError(f"no plan runs in {most:g} ms here; the fastest takes {least:.3g} ms")
-        found[min(fast, key=lambda at: (rows[at].drop, at))] = None
-    return list(found)
+            raise UsageError(f"no plan runs in {limit:g} ms here; the fastest takes {min(times.values()):.3g} ms")
+        best = min(fast, key=lambda each: (each[0].drop, each[0].number))
+        found[best[0].number] = best
+    return list(found.values())
+
+
+def _usable(plans: Sequence[_Read]) -> list[_Read]:
+    return [each for each in plans if each[0].verdict != "broken"] or list(plans)
 
 
 def _milliseconds(models: dict[str, ir.Model], executor: Any, threads: int, seconds: float) -> dict[str, float]:

@@ -13,7 +13,7 @@ import pytest
 
 import lwgraph
 from lwgraph import family, ir
-from lwgraph.errors import DataError, ModelError, UsageError
+from lwgraph.errors import CheckError, DataError, ModelError, UsageError
 from lwgraph.family import Family, Member, load_family, parse_members, write_family
 from lwgraph.optimizer import front
 from lwgraph.optimizer.front import FrontRow
@@ -33,7 +33,8 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[FrontRow]:
     """A front of four plans, the last of which keeps no promise; the slower, the less is lost."""
     rows = [FrontRow(n, 0.04 - 0.01 * n, None, 0, n == 1, "broken" if n == 4 else "kept") for n in range(1, 5)]
     monkeypatch.setattr(front, "numbers", lambda source: range(1, 5))
-    monkeypatch.setattr(front, "pick", lambda source, number, *rest: (rows[number - 1], network(number)))
+    monkeypatch.setattr(front, "read", lambda source, number: (rows[number - 1], network(number)))
+    monkeypatch.setattr(front, "prove", lambda source, number, *rest: None)
     times = {str(n): 1.0 * n for n in range(1, 5)} | {"small": 1.0, "medium": 2.0, "large": 3.0}
     monkeypatch.setattr(family, "_milliseconds", lambda models, *rest: {name: times[name] for name in models})
     return rows
@@ -75,6 +76,26 @@ def test_a_family_begins_with_the_plan_that_was_delivered(plans: list[FrontRow],
     plans[:] = [replace(row, chosen=row.number == 2) for row in plans]
     assert [m.plan for m in write_family(network(), tmp_path / "two", 2).members] == [2, 3]
     assert [m.plan for m in write_family(network(), tmp_path / "three", 3).members] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("members", "numbers"), [(2, [1, 3]), ([2.5], [2])])
+def test_only_members_are_proved(
+    plans: list[FrontRow], members: Any, numbers: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that does not hold leaves no folder behind."""
+    proved: list[int] = []
+
+    def prove(source: ir.Model, number: int, *rest: Any) -> None:
+        proved.append(number)
+        if len(proved) > len(numbers):
+            raise CheckError("planted")
+
+    monkeypatch.setattr(front, "prove", prove)
+    write_family(network(), tmp_path / "f", members)
+    assert proved == numbers
+    with pytest.raises(CheckError, match="planted"):
+        write_family(network(), tmp_path / "g", members)
+    assert not (tmp_path / "g").exists()
 
 
 def test_errors(plans: list[FrontRow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -219,6 +219,21 @@ def pick(
         UsageError: there is no such front or plan, or its model is no longer in the cache.
         CheckError: the model does not hold what is checked.
     """
+    row, model = read(source, number)
+    prove(source, number, model, executor, reference, feeds)
+    return row, model
+
+
+def prove(
+    source: ir.Model, number: int, model: ir.Model, executor: Executor, reference: Executor, feeds: Sequence[Feeds]
+) -> None:
+    """Raise CheckError where the model of a plan does not hold what is checked; arguments as for `pick`."""
+    checks, _ = Proof(source, executor, reference, feeds, judged=True).checks(model, exact=False)
+    demand(checks, f"plan {number}")
+
+
+def read(source: ir.Model, number: int) -> tuple[FrontRow, ir.Model]:
+    """One plan of the last run's front and its model, as they are in the cache; UsageError where they are not."""
     memory, known = _memory(source), numbers(source)
     row = memory.get(str(number))
     if row is None or number not in known:
@@ -230,10 +245,7 @@ def pick(
             f"the model of plan {number} is no longer in the cache; "
             "run lwgraph optimize again, or carry the plan out with lwgraph plan apply"
         )
-    model = ir.load(path)
-    checks, _ = Proof(source, executor, reference, feeds, judged=True).checks(model, exact=False)
-    demand(checks, f"plan {number}")
-    return FrontRow(**{f.name: row[f.name] for f in fields(FrontRow)}), model
+    return FrontRow(**{f.name: row[f.name] for f in fields(FrontRow)}), ir.load(path)
 
 
 def _memory(source: ir.Model) -> Rows:
@@ -248,6 +260,8 @@ __all__ = [
     "keep_front",
     "numbers",
     "pick",
+    "prove",
+    "read",
     "with_speeds",
     "with_verdicts",
 ]
