@@ -88,7 +88,7 @@ def working(objective: str, limit: int | None, met: bool, budget: float | None, 
         amount=lambda candidate: candidate.amount(objective),
     )
     request = SimpleNamespace(objective=objective, max_bytes=limit)
-    return SimpleNamespace(request=request, candidates=candidates, clock=SimpleNamespace(budget=60.0))
+    return SimpleNamespace(request=request, candidates=candidates, clock=SimpleNamespace(budget=budget))
 
 
 @pytest.mark.parametrize(
