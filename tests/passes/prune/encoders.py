@@ -76,6 +76,9 @@ class Encoder(Net):
             ]
         five = self.op("Reshape", fused, self.sizes(fused, 3, HEADS, HEAD))
         five = self.op("Transpose", five, perm=[2, 0, 3, 1, 4])
+        if how == "slices of five":  # unbind, as torch.export takes it apart
+            ends = [(self.ints(i), self.ints(i + 1)) for i in range(3)]
+            return [self.op("Squeeze", self.op("Slice", five, *each, self.ints(0)), self.ints(0)) for each in ends]
         if how == "gather":
             return [self.op("Gather", five, self.constant(np.int64(i)), axis=0) for i in range(3)]
         parts = self.op("Split", five, self.ints(1, 1, 1), axis=0, outputs=3)
@@ -109,11 +112,19 @@ class Encoder(Net):
             k = self.op("Reshape", self.op("Transpose", flat, perm=[0, 2, 1]), self.op("Concat", b, h, d, t, axis=0))
         else:
             k = self.op("Transpose", k, perm=[0, 1, 3, 2])
-        scores = self.op("Div", self.op("MatMul", q, k), self.number(HEAD**0.5))
+        if self.said.get("scaled") == "both":  # as torch.export decomposes scaled_dot_product_attention
+            scale = self.number(HEAD**-0.25)
+            scores = self.op("MatMul", self.op("Mul", q, scale), self.op("Mul", k, scale))
+        else:
+            scores = self.op("Div", self.op("MatMul", q, k), self.number(HEAD**0.5))
         mask = self.said.get("mask")
         if mask:
             shape = self.op("Unsqueeze", self.input("N", 5, name="mask"), self.ints(1, 2))
-            if mask == "added":
+            if mask == "infinite":  # a mask of truth values, as sdpa takes it
+                allowed = self.op("Less", shape, self.number(0.5))
+                low = self.op("Where", allowed, self.number(0), self.number(-np.inf))
+                scores = self.op("Add", scores, low)
+            elif mask == "added":
                 scores = self.op("Add", scores, self.op("Mul", shape, self.number(-1e4)))
             else:
                 wide = self.op("Expand", self.op("Greater", shape, self.number(0)), self.op("Shape", scores))
@@ -123,16 +134,36 @@ class Encoder(Net):
             scores = self.op(
                 "Add", scores, self.op("Unsqueeze", self.op("Transpose", table, perm=[2, 0, 1]), self.ints(0))
             )
-        return self.op("Softmax", scores, axis=-1)
+        shares = self.op("Softmax", scores, axis=-1)
+        if self.said.get("guarded"):  # rows of -inf alone give no numbers
+            shares = self.op("Where", self.op("IsNaN", shares), self.number(0), shares)
+        return shares
 
     def attention(self, x: str) -> str:
         if self.said.get("operator"):
             return self.whole(x)
+        if self.said.get("qkv") == "beside the batch":
+            return self.multihead(x)
         q, k, v = self.operands(x)
         if self.said.get("positions") == "rotary":
             q, k = self.turned(q), self.turned(k)
         y = self.op("Transpose", self.op("MatMul", self.scores(q, k), v), perm=[0, 2, 1, 3])
         return self.linear(self.op("Reshape", y, self.sizes(y, D)), D, D)
+
+    def multihead(self, x: str) -> str:
+        """torch.nn.MultiheadAttention: the sequence comes first, and heads lie beside the batch."""
+        y = self.linear(self.op("Transpose", x, perm=[1, 0, 2]), D, 3 * D)
+        y = self.op("Unsqueeze", self.op("Reshape", y, self.ints(5, -1, 3, D)), self.ints(0))
+        y = self.op("Squeeze", self.op("Transpose", y, perm=[3, 1, 2, 0, 4]), self.ints(3))
+        operands = []
+        for i in range(3):
+            part = self.op("Gather", y, self.constant(np.int64(i)), axis=0)
+            part = self.op("Transpose", self.op("Reshape", part, self.ints(5, -1, HEAD)), perm=[1, 0, 2])
+            operands.append(self.op("Reshape", part, self.ints(-1, HEADS, 5, HEAD)))
+        y = self.op("MatMul", self.scores(*operands[:2]), operands[2])
+        y = self.op("Reshape", self.op("Transpose", y, perm=[2, 0, 1, 3]), self.ints(-1, D))
+        y = self.op("Gemm", y, self.weight(D, D), self.small(D), transB=1)
+        return self.op("Transpose", self.op("Reshape", y, self.ints(5, -1, D)), perm=[1, 0, 2])
 
     def whole(self, x: str) -> str:
         """By ONNX's operator, with four axes or three."""
@@ -175,6 +206,11 @@ SPELLINGS: dict[str, dict[str, Any]] = {
     "slices": {"qkv": "slice", "gelu": "tanh", "norm": "many"},
     "timm": {"qkv": "unbind", "first": True},
     "timm, Gather": {"qkv": "gather", "first": True, "computed": True},
+    "torch.export": {"qkv": "slices of five", "keys": "batched", "scaled": "both", "guarded": True, "mask": "infinite"},
+    "torch.export, rotary": {"positions": "rotary", "keys": "batched", "scaled": "both", "opset": 20, "gelu": "node"},
+    "MultiheadAttention": {"qkv": "beside the batch", "scaled": "both"},
+    "MultiheadAttention, keys in a batch": {"qkv": "beside the batch", "keys": "batched", "gelu": "tanh"},
+    "timm, rotary": {"qkv": "unbind", "positions": "rotary", "scaled": "both", "first": True},
     "one Gelu": {"gelu": "node", "opset": 20, "mask": "added"},
     "relative": {"positions": "relative", "gelu": "gated"},
     "rotary": {"positions": "rotary", "gelu": "halves", "first": True},
