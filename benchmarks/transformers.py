@@ -28,15 +28,28 @@ from lwgraph.rewrite import Pipeline
 from lwgraph.rewrite.base import Context
 
 PAGE = Path(__file__).resolve().parent / "TRANSFORMERS.md"
+OURS, ALONE = "lwgraph", "lwgraph, dynamic integers alone"
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A case, what lwgraph is asked for in it, and what ONNX Runtime's optimizer calls its kind ("": none fits)."""
+    """A case, what lwgraph is asked for in it, and what ONNX Runtime's optimizer calls its kind ("": none fits).
+
+    Attributes:
+        also: what it is asked for besides, by the name of the row.
+    """
 
     name: str
     asked: tuple[str, ...]
     kind: str = ""
+    also: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    def asking(self) -> dict[str, tuple[str, ...]]:
+        """What lwgraph is asked for, by the names of its rows."""
+        data = ("--data", f"benchmarks.zoo.{self.name}:calibration")
+        promised = {OURS: self.asked, **dict(self.also)}
+        alone = ("-p", "default,quantize{activations=dynamic}", "--unproven")
+        return {**{name: (*data, *asked) for name, asked in promised.items()}, ALONE: alone}
 
     @property
     def case(self) -> Case:
@@ -52,12 +65,18 @@ class Encoder:
         return [{"image": image[None]} for image in given["image"][:most]]
 
 
+_CLOSE = ("--metric", "benchmarks.zoo.minilm:closeness")
 ENCODERS = (
-    Encoder("minilm", ("--metric", "benchmarks.zoo.minilm:closeness", "--max-drop", "0.018"), "bert"),
+    Encoder(
+        "minilm",
+        (*_CLOSE, "--max-drop", "0.018"),
+        "bert",
+        (("lwgraph, cosine 0.993", (*_CLOSE, "--max-drop", "0.007")),),
+    ),
+    Encoder("docstrings", ("--metric", "benchmarks.zoo.docstrings:metric", "--max-drop", "0.01"), "bert"),
     Encoder("ppocrv5_rec", ("--metric", "benchmarks.zoo.ppocrv5_rec:metric", "--max-drop", "0.01")),
     Encoder("vit_fmnist", ("--metric", "benchmarks.zoo.vit_fmnist:metric", "--max-drop", "0.01"), "vit"),
 )
-OURS = ("lwgraph", "lwgraph, dynamic integers alone")
 
 
 def peers(encoder: Encoder) -> list[Peer]:
@@ -91,10 +110,7 @@ def cosine(encoder: Encoder, model: Path) -> float:
 def make(encoder: Encoder, name: str, folder: Path) -> dict[str, Any]:
     """Let one tool make its model, and judge that: the row of it, without its speed."""
     case, out, started = encoder.case, folder / f"{name}.onnx", time.perf_counter()
-    if name in OURS:
-        data = ["--data", f"benchmarks.zoo.{encoder.name}:calibration"]
-        alone = ["-p", "default,quantize{activations=dynamic}", "--unproven"]
-        given = [*data, *encoder.asked] if name == OURS[0] else alone
+    if (given := encoder.asking().get(name)) is not None:
         done = run.optimize(case.model(), [*given, "-o", str(out), "--overwrite"])
         row: dict[str, Any] = {"error": done.error, "commit": done.kept["commit"]}
     else:
@@ -117,7 +133,7 @@ def measure(encoder: Encoder, again: bool) -> dict[str, Any]:
     folder = cache.folder("results") / kind
     write_feeds(case.calibration(), folder / "feeds")
     rows: dict[str, Any] = {}
-    for name in (*OURS, *(peer.name for peer in peers(encoder))):
+    for name in (*encoder.asking(), *(peer.name for peer in peers(encoder))):
         kept = None if again else tables.kept(kind, name)
         rows[name] = kept or make(encoder, name, folder)
         tables.keep(kind, name, rows[name])

@@ -8,6 +8,7 @@ import json
 import sys
 import tempfile
 
+from onnx import TensorProto
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers.optimizer import optimize_model
 
@@ -20,4 +21,8 @@ with tempfile.TemporaryDirectory() as scratch:
     else:
         fused = model
     if options["dynamic"]:
-        quantize_dynamic(fused, out, per_channel=options["per_channel"], weight_type=QuantType.QInt8)
+        # What its own fused operators give it has no type for shape inference, and it stops without a default.
+        more = {"DefaultTensorType": TensorProto.FLOAT}
+        quantize_dynamic(
+            fused, out, per_channel=options["per_channel"], weight_type=QuantType.QInt8, extra_options=more
+        )
