@@ -143,6 +143,8 @@ def test_a_tree_builds_the_whole_wheel_and_nothing_else(tree: str, wheels: dict[
         for path in package.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts and path.suffix not in NOT_INSTALLED
     }
+    pages = ((path, path.relative_to(ROOT).as_posix()) for path in (ROOT / "docs").rglob("*.md"))
+    files |= {f"lwgraph/{name}": zlib.crc32(path.read_bytes()) for path, name in pages}
     assert {name: crc for name, crc in found.items() if "dist-info/" not in name} == files
 
 
@@ -158,6 +160,7 @@ def test_the_installed_wheel_runs_the_demo(clean: Path, tmp_path: Path) -> None:
     assert Path(home).is_relative_to(clean.parents[1])
     command = clean.with_name("lwgraph")
     assert "cannot be loaded" not in call(command, "passes", cwd=tmp_path)
+    assert call(command, "docs", "promises", cwd=tmp_path) == (ROOT / "docs/promises.md").read_text("utf8") + "\n"
     told = call(command, "demo", "--preset", "lossless", cwd=tmp_path)
     assert "promise kept: top1: nothing is lost: every rewrite preserves the outputs" in told
     made = {path.name for path in (tmp_path / "lwgraph-demo").iterdir()}

@@ -73,6 +73,7 @@ FLOORS = (
         "alarm",
         "schemas",
         "errors",
+        "documentation",
         "contract",
         "toml",
         "objects",

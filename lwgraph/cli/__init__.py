@@ -23,6 +23,7 @@ COMMANDS = {
     "measure": "Measure layers on this machine or on another.",
     "plan": "Show, compare and apply plans.",
     "bisect": "Find the first rewrite of a pipeline that breaks a model.",
+    "docs": "List the pages of the documentation, or show one.",
     "demo": "Optimize the embedded model, with real accuracy before and after.",
 }
 
