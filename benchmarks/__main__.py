@@ -97,7 +97,8 @@ def runtimes(cases: tuple[str, ...], budget: str, again: bool) -> None:
     """Run the cases and other tools' models in every runtime and precision, and write RUNTIMES.md."""
     from benchmarks import runtimes as benchmark
 
-    benchmark.main(cases, budget, again)
+    if not benchmark.main(cases, budget, again):
+        raise click.ClickException("a layer that a plan calls integer ran in floats: see RUNTIMES.md")
 
 
 @main.command()

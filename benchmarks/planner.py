@@ -7,6 +7,7 @@ was predicted of them, time and loss, with what is measured. Results are kept; `
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks import judge, mix, tables, zoo
+from benchmarks import judge, mix, runtimes, tables, zoo
 from benchmarks.optimize import output
 from benchmarks.quantize import TOOLS, folder, record
 from benchmarks.quantize_table import points
@@ -27,6 +28,7 @@ from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.calibrate.subsample import spread
 from lwgraph.executor import Feeds
 from lwgraph.measure.distance import Loss
+from lwgraph.optimizer.target import MACS, ORT, TARGETS
 from lwgraph.plan.precision import FLOAT, INT8
 from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.search import site_sensitivity
@@ -38,6 +40,7 @@ from lwgraph.rewrite import Context, Pipeline
 
 PAGE = Path(__file__).resolve().parent / "PLANNER.md"
 DENSE = ("fmnist_resnet14", "orinet", "arbez_yolox_s", "ffdnet_rgb", "ddddocr_common")
+HERE = tuple(target for target in TARGETS if target != MACS)
 BUDGET = 1.0  # points
 SAMPLES = 16  # calibration samples of a prediction's loss
 CASES = click.argument("cases", nargs=-1, type=click.Choice(zoo.NAMES), metavar="[CASE]...")
@@ -77,9 +80,9 @@ def versus(case: Case, seconds: float) -> dict[str, Any]:
     return {"error": "", "float_ms": 1e3 * race.timing("float").median, "points": lost, "speedup": speed}
 
 
-def planner_of(case: Case) -> tuple[Planner, Oracle, Loss]:
-    """A planner as `optimize` makes it: weighed and anchored, on the case's calibration data."""
-    executor = registry.executor("ort", threads=judge.THREADS)
+def planner_of(case: Case, target: str = ORT) -> tuple[Planner, Oracle, Loss]:
+    """A planner as `optimize` makes it for a runtime here: weighed and anchored, on the case's calibration data."""
+    executor = registry.executor(TARGETS[target], threads=judge.THREADS)
     feeds: list[Feeds] = list(case.calibration())
     fit, compare = feeds[: len(feeds) * 4 // 5], spread(feeds[len(feeds) * 4 // 5 :], SAMPLES)
     model = ir.load(case.model())
@@ -108,9 +111,9 @@ def planner_of(case: Case) -> tuple[Planner, Oracle, Loss]:
     return made, oracle, loss
 
 
-def predict(case: Case, plans: int, seed: int = 0) -> dict[str, Any]:
+def predict(case: Case, plans: int, seed: int = 0, target: str = ORT) -> dict[str, Any]:
     """Random plans near the front: the solver's, with random factors on the losses, at random budgets."""
-    made, oracle, loss = planner_of(case)
+    made, oracle, loss = planner_of(case, target)
     random = np.random.default_rng(seed)
     rows: dict[tuple[int, ...], dict[str, float]] = {}
     for _ in range(4 * plans):
@@ -131,6 +134,7 @@ def predict(case: Case, plans: int, seed: int = 0) -> dict[str, Any]:
     found = list(rows.values())
     errors = [abs(row["predicted_ms"] / row["ms"] - 1) for row in found]
     return {
+        "target": target,
         "plans": len(found),
         "spearman": spearman([row["predicted_loss"] for row in found], [row["loss"] for row in found]),
         "spearman_ms": spearman([row["predicted_ms"] for row in found], [row["ms"] for row in found]),
@@ -138,6 +142,10 @@ def predict(case: Case, plans: int, seed: int = 0) -> dict[str, Any]:
         "worst_error": float(max(errors)),
         "rows": found,
     }
+
+
+def _kept_as(name: str, target: str) -> str:
+    return name if target == ORT else f"{name}-{target.replace(':', '-')}"
 
 
 def versus_table() -> str:
@@ -172,14 +180,14 @@ def versus_table() -> str:
     return f"{tables.conditions()}\n\n{tables.table(head, rows)}\n\n{said}"
 
 
-def predict_table() -> str:
-    """Per case: how good the predictions were."""
+def predict_table(targets: Sequence[str] = (ORT,)) -> str:
+    """Per case and target: how good the predictions were."""
     rows = []
-    for name in zoo.NAMES:
-        if (kept := tables.kept("planner-predict", name)) is not None:
+    for name, target in itertools.product(zoo.NAMES, targets):
+        if (kept := tables.kept("planner-predict", _kept_as(name, target))) is not None:
             rows.append(
                 [
-                    name,
+                    name if target == ORT else f"{name} in {target}",
                     str(kept["plans"]),
                     f"{kept['spearman']:.2f}",
                     f"{kept['spearman_ms']:.2f}",
@@ -210,20 +218,22 @@ def versus_all(cases: tuple[str, ...], seconds: float) -> None:
 @main.command("predict")
 @CASES
 @click.option("--plans", default=50, show_default=True, help="Random plans of each case.")
-def predict_all(cases: tuple[str, ...], plans: int) -> None:
+@click.option("--target", default=ORT, show_default=True, type=click.Choice(HERE))
+def predict_all(cases: tuple[str, ...], plans: int, target: str) -> None:
     """Compare predictions with measurements."""
     for name in cases or zoo.NAMES:
-        result = predict(zoo.case(name), plans)
-        tables.keep("planner-predict", name, result)
+        result = predict(zoo.case(name), plans, target=target)
+        tables.keep("planner-predict", _kept_as(name, target), result)
         click.echo(f"{name}: { {key: value for key, value in result.items() if key != 'rows'} }")
 
 
 @main.command("table")
 def write_tables() -> None:
-    """Write PLANNER.md from what is kept."""
+    """Write PLANNER.md, and in RUNTIMES.md the predictions for other runtimes, from what is kept."""
     tables.write("versus", versus_table(), PAGE)
     tables.write("predict", predict_table(), PAGE)
     tables.write("mix", mix.table(), PAGE)
+    tables.write("predict", predict_table(HERE[1:]), runtimes.PAGE)
 
 
 if __name__ == "__main__":

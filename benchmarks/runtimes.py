@@ -21,7 +21,7 @@ from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor
 from lwgraph.measure import paired_latency
 from lwgraph.measure.kernels import is_integer_kernel, kernels
-from lwgraph.optimizer.target import ANY, ORT, executors_here, expanded
+from lwgraph.optimizer.target import ANY, OPENVINO, ORT, executors_here, expanded
 from lwgraph.views.written import INT8, layers
 
 PAGE = Path(__file__).resolve().parent / "RUNTIMES.md"
@@ -62,11 +62,25 @@ def _made(case: Case, budget: str, kept: dict[str, Any]) -> dict[str, Path]:
     return found
 
 
+def in_integers(model: ir.Model) -> list[str]:
+    """The layers that the file has in 8-bit integers."""
+    return [layer.name for layer in layers(model) if layer.precision == INT8]
+
+
 def in_floats(executor: Executor, model: ir.Model) -> list[str]:
-    """The layers that the file has in 8-bit integers, and that the runtime computes in floats all the same."""
+    """Those of them that the runtime computes in floats all the same."""
     ran = kernels(executor, model) or {}
-    called = [layer.name for layer in layers(model) if layer.precision == INT8]
-    return [name for name in called if name not in ran or not is_integer_kernel(ran[name])]
+    return [name for name in in_integers(model) if name not in ran or not is_integer_kernel(ran[name])]
+
+
+def untrue(rows: Mapping[str, Any]) -> list[str]:
+    """Layers that a plan for OpenVINO calls integer and that OpenVINO computes in floats."""
+    return [
+        f"{row['model']} in {row['target']}: {layer}"
+        for row in rows.values()
+        if row["model"].startswith(f"lwgraph for {OPENVINO}") and row["target"].startswith(OPENVINO)
+        for layer in row.get("floats", ())
+    ]
 
 
 def _scored(case: Case, made: Mapping[str, Path], kept: dict[str, Any]) -> None:
@@ -80,6 +94,7 @@ def _scored(case: Case, made: Mapping[str, Path], kept: dict[str, Any]) -> None:
             try:
                 score = case.metric(executor.prepare(model))
                 rows[key] = {"model": name, "target": target, "score": score, "floats": in_floats(executor, model)}
+                rows[key]["integers"] = len(in_integers(model))
             except LwgraphError as error:
                 rows[key] = {"model": name, "target": target, "error": str(error)}
             tables.keep("runtimes", case.name, kept)
@@ -138,7 +153,8 @@ def _lines(name: str, kept: Mapping[str, Any]) -> Iterator[str]:
             "" if "points" not in row else f"{row['points']:.2f}",
             "" if "speed" not in row else f"{row['speed']:.2f}",
             "" if "speed" not in row else "{:.2f} to {:.2f}".format(*row["interval"]),
-            row.get("error", "")[:60].replace("|", "/") or str(len(row["floats"]) or ""),
+            row.get("error", "")[:60].replace("|", "/")
+            or (f"{len(row['floats'])} of {row['integers']}" if row["integers"] else ""),
         ]
         for row in rows.values()
     ]
@@ -148,12 +164,12 @@ def _lines(name: str, kept: Mapping[str, Any]) -> Iterator[str]:
 
 def report() -> str:
     """The page's tables, with what --target any reaches of what could be had."""
-    parts, gains = [], []
-    summary = []
+    parts, gains, summary, wrong = list[str](), list[float](), list[list[str]](), list[str]()
     for name in zoo.NAMES:
         if (kept := tables.kept("runtimes", name)) is None or not kept.get("timed"):
             continue
         parts += _lines(name, kept)
+        wrong += [f"{name}, {each}" for each in untrue(kept["rows"])]
         ours, peer = answer(kept["rows"]), best_peer(kept["rows"])
         if ours is None or peer is None:
             summary.append([name, "none", "", "", ""])
@@ -166,12 +182,30 @@ def report() -> str:
     head = ["case", "--target any", "of the fastest row", "over the best peer", "which is"]
     mean = math.exp(sum(map(math.log, gains)) / len(gains)) if gains else math.nan
     foot = f"Geometric mean over the best peer: {mean:.2f} ({len(gains)} cases)."
-    return "\n".join([tables.conditions(), "", tables.table(head, summary), "", foot, "", *parts])
+    said = "Layers that a plan for OpenVINO calls integer and that ran in floats there: "
+    return "\n".join(
+        [
+            tables.conditions(),
+            "",
+            tables.table(head, summary),
+            "",
+            foot,
+            "",
+            said + ("; ".join(wrong) or "none") + ".",
+            "",
+            *parts,
+        ]
+    )
 
 
-def main(cases: tuple[str, ...], budget: str, again: bool) -> None:
-    """Measure the cases and write the page."""
+def main(cases: tuple[str, ...], budget: str, again: bool) -> bool:
+    """Measure the cases and write the page; whether all that plans for OpenVINO call integer ran in integers there."""
+    right = True
     for name in cases or zoo.NAMES:
         click.echo(name)
-        measure(zoo.case(name), budget, again)
+        wrong = untrue(measure(zoo.case(name), budget, again)["rows"])
+        for each in wrong:
+            click.echo(f"  not in integers: {each}")
+        right = right and not wrong
         tables.write("runtimes", report(), PAGE)
+    return right

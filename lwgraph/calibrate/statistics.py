@@ -85,7 +85,7 @@ class Statistics:
         memory_bytes: the bound above. None: MEMORY_BYTES, but for a layer with patches of up to WIDE entries, whose
             moments are exact whatever they take.
         activation_bytes: the bound above.
-        progress: called with (what, runs done, runs in all).
+        progress: called with (what, runs done, runs in all); an attribute, which others may set.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Statistics:
         self._accumulator_bytes = (MEMORY_BYTES if memory_bytes is None else memory_bytes) // 2
         self._store = Store(self._accumulator_bytes)
         self._at_once = sys.maxsize if memory_bytes is None else AT_ONCE
-        self._progress = progress
+        self.progress = progress
         self._unfit: dict[_Want, str] = {}
         self._held_feeds = _held_feeds(len(feeds), held_out, seed)
         self._share = held_out if held_out and not self._held_feeds else 0.0  # share of a single feed's positions
@@ -233,7 +233,7 @@ class Statistics:
             self._feeds,
             self._executor,
             activation_bytes=self._activation_bytes,
-            progress=lambda done, total: self._progress("collecting statistics", done, total),
+            progress=lambda done, total: self.progress("collecting statistics", done, total),
         )
         for index, arrays in values:
             for name, array in arrays.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from lwgraph.measure.promise import BROKEN, EXIT, KEPT, OPEN, amount, unchanged,
 from lwgraph.optimizer import report_rows
 from lwgraph.optimizer.annotations import make_lean, same_graph
 from lwgraph.optimizer.candidates import Incumbent
+from lwgraph.optimizer.cleaned import Cleaned
 from lwgraph.optimizer.front import FrontRow, alternatives
 from lwgraph.optimizer.improve import Searched
 from lwgraph.optimizer.label_these import write_disagreements
@@ -27,25 +28,7 @@ from lwgraph.optimizer.target import TARGETS
 from lwgraph.optimizer.timing import PATIENCE, SECONDS, Timed, compare_untimed, facts_of, time_models
 from lwgraph.plan.plan import Plan
 from lwgraph.report import Layer, Report, ScoreRecord, Stage
-from lwgraph.rewrite import Step
 from lwgraph.views.written import INT8, layers
-
-
-@dataclass(frozen=True, eq=False)
-class Cleaned:
-    """What the passes made of the input.
-
-    Attributes:
-        model: the model.
-        recipe: the passes, as text.
-        steps: what each did.
-        exact: whether all of them keep the outputs, to rounding.
-    """
-
-    model: ir.Model
-    recipe: str
-    steps: tuple[Step, ...]
-    exact: bool
 
 
 def deliver(
@@ -280,4 +263,4 @@ def _status(setting: Setting, accuracy: str, limits: str) -> int:
     return EXIT[worst(*((verdict, "") for verdict in counts))[0]]
 
 
-__all__ = ["Cleaned", "deliver", "layers_of"]
+__all__ = ["deliver", "layers_of"]

@@ -161,7 +161,7 @@ def _run_stage(setting: Setting, stage: Stage, work: Work) -> Work:
 def _work(setting: Setting, incumbent: Incumbent, judge: Judge) -> Work:
     clean, request, probe = incumbent.model, setting.request, setting.inputs.probe
     shapes = layer_shapes(clean, probe[0], setting.executor)
-    context = setting.context.beside(statistics=setting.context.statistics_of(clean))
+    context = setting.context.beside(statistics=setting.statistics_of(clean))
     oracle = open_oracle(request.target, request.threads, setting.executor)
     here = oracle if oracle.measures else Oracle(setting.executor)
     float_ms = here.whole({"clean": clean}, probe)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Mapping
@@ -112,6 +113,14 @@ class Judge:
             promise = f"at most {amount(self.max_drop, self.metric.unit)} lost{who}"
         what = "" if self.kind is None else f"{self.kind}; "
         return f"{what}judged by {self.metric.name}, {promise}"
+
+    def elsewhere(self, executor: Executor) -> Judge:
+        """A judge of candidates in another runtime, by the same samples, metric and scores of the original."""
+        made = copy.copy(self)
+        made._executor, made.looks = untimed(executor), 0
+        made.race = copy.copy(self.race)
+        made.race.dropped = 0
+        return made
 
     def score(self, model: ir.Model) -> Score:
         """The metric of a candidate, in the target runtime."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -137,6 +138,17 @@ class LastLook:
             )
         elif self.own:
             self._metric = open_metric(choosing.spec, part=positions(seed, last=True))
+
+    def elsewhere(self, executor: Executor, choosing: Judge) -> LastLook:
+        """A last look at results in another runtime; what is known of the original stays known.
+
+        Args:
+            executor: the runtime.
+            choosing: the judge that candidates were compared by there.
+        """
+        made = copy.copy(self)
+        made._executor, made.choosing, made._known = untimed(executor), choosing, WeakKeyDictionary()
+        return made
 
     @cached_property
     def _run(self) -> Run:

@@ -12,15 +12,16 @@ from lwgraph.contract import Contract
 from lwgraph.errors import UsageError
 from lwgraph.optimizer import distill
 from lwgraph.optimizer.candidates import Incumbent
+from lwgraph.optimizer.cleaned import Cleaned
 from lwgraph.optimizer.clock import Progress
-from lwgraph.optimizer.deliver import Cleaned, deliver
+from lwgraph.optimizer.deliver import deliver
 from lwgraph.optimizer.improve import Searched, improve
-from lwgraph.optimizer.inputs import Inputs
 from lwgraph.optimizer.judge import check_metric
 from lwgraph.optimizer.request import Request, takes_request
 from lwgraph.optimizer.result import Result
 from lwgraph.optimizer.setting import Setting, open_run
 from lwgraph.optimizer.several import weigh
+from lwgraph.optimizer.shared import Shared
 from lwgraph.optimizer.spoken import arguments, speak_of_arguments
 from lwgraph.optimizer.stages import STAGES, Training
 from lwgraph.optimizer.steps import CARRYING_OUT, CLEANING, WITHOUT_DATA, Steps, steps_of
@@ -78,9 +79,14 @@ def optimize_as(model: ir.Source, request: Request, progress: Progress) -> Resul
     passes, plan = _pipeline(request), _plan(request)
     with open_pool(request.workers, request.dask, TASK_SECONDS) as pool:
 
-        def one(asked: Request, told: Progress, gathered: Inputs | None = None) -> tuple[Setting, Result]:
+        def one(
+            asked: Request, told: Progress, shared: Shared | None = None, others: int = 0
+        ) -> tuple[Setting, Result]:
             stages = [stage.name for stage in STAGES if asked.distill or not isinstance(stage, Training)]
-            setting = open_run(model, asked, Steps(steps_of(asked, stages), told), pool, gathered)
+            first = shared is not None and shared.judge is None
+            setting = open_run(model, asked, Steps(steps_of(asked, stages), told), pool, shared)
+            if first and setting.clock.budget is not None:  # what was opened for all is paid for by all
+                setting.clock.budget += setting.clock.spent * others / (others + 1)
             return setting, run(setting, passes, plan)
 
         try:
@@ -138,7 +144,12 @@ def run(setting: Setting, passes: Pipeline | None, stated: Plan | None) -> Resul
 
 
 def _cleaned(setting: Setting, passes: Pipeline | None) -> tuple[Cleaned, Incumbent]:
-    cleaned = _clean(setting, passes)
+    shared = setting.shared if passes is None else None  # passes that were asked for may follow the target
+    cleaned = None if shared is None else shared.tell_cleaned(setting.context)
+    if cleaned is None:
+        cleaned = _clean(setting, passes)
+        if shared is not None:
+            shared.keep_cleaned(cleaned, setting.context)
     return cleaned, _first(setting, cleaned, passes is not None)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from lwgraph import ir, registry
+from lwgraph.calibrate import Statistics
 from lwgraph.calibrate.generate import generate
 from lwgraph.check import verify
 from lwgraph.errors import LwgraphError, UsageError
@@ -28,10 +29,12 @@ from lwgraph.optimizer.last_look import LOOK_RUNS, LastLook, affordable, drawn, 
 from lwgraph.optimizer.memory import Garbage, allowance
 from lwgraph.optimizer.prove import Proof, demand, runs_soundly
 from lwgraph.optimizer.request import Request
+from lwgraph.optimizer.shared import Shared
 from lwgraph.optimizer.steps import JUDGING, READING, Steps
 from lwgraph.optimizer.target import STAND_IN, TARGETS
 from lwgraph.report import Check, StageRun
 from lwgraph.rewrite import Context
+from lwgraph.rewrite.base import Log
 from lwgraph.tasks import Pool
 
 T = TypeVar("T")
@@ -112,7 +115,7 @@ class Setting:
         pool: works side by side; None: this process does everything.
         told: what goes into the report.
         data_pass: the unit of predicted and spent time; None where nothing is fitted or judged.
-        gathered: the inputs, before the budget left any out; for another run of the same request.
+        shared: with the runs for other targets; None where this is the only one.
     """
 
     request: Request
@@ -126,7 +129,7 @@ class Setting:
     pool: Pool | None
     told: Told
     data_pass: DataPass | None = None
-    gathered: Inputs | None = None
+    shared: Shared | None = None
 
     @property
     def bytes(self) -> int:
@@ -182,6 +185,12 @@ class Setting:
             return ""
         return judges_nothing(last.reason, 0.0, last.judged).text if last.reason else ""
 
+    def statistics_of(self, model: ir.Model) -> Statistics:
+        """Of a model's layer inputs on the data; those of another target's run where there was one."""
+        return (
+            self.context.statistics_of(model) if self.shared is None else self.shared.statistics_of(model, self.context)
+        )
+
     def sound(self, model: ir.Model, exact: bool) -> tuple[Check, ...]:
         """As `proved`; CheckError when a check fails."""
         checks = self.proved(model, exact)
@@ -190,7 +199,7 @@ class Setting:
 
 
 def open_run(
-    source: ir.Source, request: Request, steps: Steps, pool: Pool | None, gathered: Inputs | None = None
+    source: ir.Source, request: Request, steps: Steps, pool: Pool | None, shared: Shared | None = None
 ) -> Setting:
     """Read the model and the data, run the model once, and judge it.
 
@@ -199,7 +208,8 @@ def open_run(
         request: what was asked for.
         steps: is told how far the run is.
         pool: works side by side; None: this process does everything.
-        gathered: the inputs of another run of the same request, where there was one: data may be read but once.
+        shared: with runs of the same request for other targets: what is there already is not done again (data may be
+            read but once), what is not is put there; None: there are no such runs.
 
     Raises:
         ModelError, DataError, UsageError: the model, the data or the metric is unusable.
@@ -211,10 +221,14 @@ def open_run(
         target = registry.executor(TARGETS.get(request.target, STAND_IN), threads=request.threads)
         memory = allowance(None if request.memory is None else float(request.memory))
         executor = FirstRuns(target, lambda: clock.left, Garbage(min(memory // 8, GARBAGE)).check)
-        original = ir.load(source)  # while the executor's worker starts
-        verify(original)
-        gathered = gather(original, request, executor) if gathered is None else gathered
-        inputs = replace(gathered, notes=list(gathered.notes))
+        known = shared or Shared()
+        if known.original is None:
+            original = ir.load(source)  # while the executor's worker starts
+            verify(original)
+            known.original = original
+        original = known.original
+        known.gathered = known.gathered or gather(original, request, executor)
+        inputs = replace(known.gathered, notes=list(known.gathered.notes))
         inputs.holes = runs_soundly(original, executor, inputs.probe)
         if inputs.holes and request.metric is None:
             inputs.judge = None
@@ -229,18 +243,25 @@ def open_run(
         details={},
         memory_bytes=memory,
         failures=Failures(report_rows.plain(request), original, request.strict),
+        log=Log(memory=known.memory),
     )
     if inputs.fit:
-        context = context.beside(statistics=context.statistics_of(original))
+        context = context.beside(statistics=known.statistics_of(original, context))
     path = Path(source) if isinstance(source, (str, os.PathLike)) else None
     judge = last = data_pass = None
     with told.in_time(clock, NOT_JUDGED), nullcontext() if request.named else told.stoppable(NOT_JUDGED):
         given = inputs.judge
-        if clock.budget is not None and given is not None and not request.own_metric:
+        if clock.budget is not None and given is not None and not request.own_metric and known.judge is None:
             run = untimed(executor).prepare(original)
             inputs.judge = affordable(given, run, JUDGED_SHARE * clock.budget, request.seed)
             del run  # a session may hold a copy of all weights
-        judge, last = _open_judges(original, executor, request, inputs, clock, steps)
+        if known.judge is None or known.last is None or (inputs.judge is None and not request.own_metric):
+            judge, last = _open_judges(original, executor, request, inputs, clock, steps)
+            known.judge, known.last = known.judge or judge, known.last or last
+        else:
+            judge = known.judge.elsewhere(executor)
+            last = known.last.elsewhere(executor, judge)
+        _reserve(judge, last, request, clock)
         if judge is not None and last is not None and last.reader is not None and given is not None:
             used = judge.base.count + last.samples
             if used < given.count:
@@ -252,7 +273,17 @@ def open_run(
             check_labelling(request.label_these, judge, last.reader, original, untimed(executor))
         if judge is not None and inputs.fit:
             data_pass = _data_pass(original, executor, inputs, judge, last)
-    return Setting(request, original, path, context, inputs, judge, last, clock, pool, told, data_pass, gathered)
+    return Setting(request, original, path, context, inputs, judge, last, clock, pool, told, data_pass, shared)
+
+
+def _reserve(judge: Judge | None, last: LastLook | None, request: Request, clock: Clock) -> None:
+    """Keep what the last look will take, by what judging the original took."""
+    if judge is None or last is None or clock.budget is None:
+        return
+    if last.reader is not None and judge.reader is not None:
+        clock.reserve += LOOK_RUNS * judge.seconds / judge.reader.items * last.reader.items
+    if judge.metric.left_out:  # twice as many samples, with the original and the result
+        clock.reserve += 4 * judge.seconds
 
 
 def _data_pass(original: ir.Model, executor: Executor, inputs: Inputs, judge: Judge, last: LastLook | None) -> DataPass:
@@ -265,7 +296,7 @@ def _data_pass(original: ir.Model, executor: Executor, inputs: Inputs, judge: Ju
 def _open_judges(
     original: ir.Model, executor: Executor, request: Request, inputs: Inputs, clock: Clock, steps: Steps
 ) -> tuple[Judge | None, LastLook | None]:
-    """The judges, and in the clock's reserve what the last look will take."""
+    """The judges."""
     if inputs.judge is None and not request.own_metric:
         if request.metric is not None:
             raise UsageError(f"--metric '{request.metric}' needs samples; give --data or --eval-data")
@@ -295,9 +326,6 @@ def _open_judges(
         # By now it is known what a pass takes beside whatever else the machine does.
         item = LOOK_RUNS * judge.seconds / choosing.items
         reader = drawn(reader, max(LEAST_LAST, int(LAST_SHARE * clock.budget / item)), request.seed)
-        clock.reserve += item * reader.items
-    if judge.metric.left_out and clock.budget is not None:  # twice as many samples, with the original and the result
-        clock.reserve += 4 * judge.seconds
     generated: Sequence[Feeds] = ()
     with suppress(LwgraphError):  # inputs of some models cannot be found; samples alone must do then
         generated = generate(original, VARIED, request.seed + 1, shapes=request.input_shapes, executor=executor)

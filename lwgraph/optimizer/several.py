@@ -13,16 +13,16 @@ from lwgraph.executor import Run, ToldAsCode, faithful, offered
 from lwgraph.measure import Latencies, paired_latency
 from lwgraph.measure.promise import BROKEN, EXIT, KEPT, OPEN
 from lwgraph.optimizer.clock import Progress
-from lwgraph.optimizer.inputs import Inputs
 from lwgraph.optimizer.request import Request
 from lwgraph.optimizer.result import Result
 from lwgraph.optimizer.setting import Setting
+from lwgraph.optimizer.shared import Shared
 from lwgraph.optimizer.target import expanded
 from lwgraph.optimizer.timing import PATIENCE, facts_of, time_models
 from lwgraph.plan.plan import Plan
 from lwgraph.report import ScoreRecord, Stage
 
-One = Callable[[Request, Progress, Inputs | None], tuple[Setting, Result]]
+One = Callable[[Request, Progress, Shared, int], tuple[Setting, Result]]
 INPUT, RESULT = "input", "result"
 MODEL = "MODEL"  # stands for the file in the code that runs it
 ROW_SECONDS = 1.0  # of timing for each row
@@ -84,12 +84,12 @@ def weigh(request: Request, progress: Progress, one: One) -> Result:
     Args:
         request: with a target of `SEVERAL`.
         progress: called with (what, done, total).
-        one: optimizes for a single target; on the inputs of a run before, where there was one.
+        one: optimizes for a single target, with what runs for others found out, and so many others after it.
 
     Raises:
         LwgraphError: no target could be optimized for.
     """
-    names, begun = expanded(request.target), time.perf_counter()
+    names, begun, shared = expanded(request.target), time.perf_counter(), Shared()
     budget = None if request.budget is None else float(request.budget)
     done: dict[str, tuple[Setting, Result]] = {}
     failed: dict[str, LwgraphError] = {}
@@ -98,10 +98,10 @@ def weigh(request: Request, progress: Progress, one: One) -> Result:
         if done and left is not None and left <= 0:
             failed[name] = LwgraphError("the budget was spent before")
             continue
-        share = None if left is None else left / (len(names) - index)
+        others = len(names) - index - 1
+        share = None if left is None else left / (others + 1)
         try:
-            gathered = next((setting.gathered for setting, _ in done.values()), None)
-            done[name] = one(replace(request, target=name, budget=share), _named(name, progress), gathered)
+            done[name] = one(replace(request, target=name, budget=share), _named(name, progress), shared, others)
         except LwgraphError as error:
             if request.strict or request.named:
                 raise

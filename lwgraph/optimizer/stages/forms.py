@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import cast
 
 from lwgraph import ir
 from lwgraph.executor import untimed
@@ -124,20 +125,23 @@ def _open(work: Work) -> Planner:
 
 def _weighed(work: Work, planner: Planner, milliseconds: float) -> Planner:
     """The planner that knows what each layer's error does to the outputs."""
-    samples = work.samples(milliseconds * len(planner.items), SENSING_SECONDS, FEWEST)
-    loss = Loss(untimed(work.executor).prepare(planner.model), samples)
     context = work.context
-    return planner.weighed(
-        site_sensitivity.measure(
+    # What a layer's error does is a fact of the network: runs for other targets need not measure it again.
+    key = ("sensitivities", planner.context.statistics, ir.fingerprint(planner.model))
+    known = cast("dict[str, float]", context.memory.setdefault(key, {}))
+    if items := [item for item in planner.items if item.name not in known]:
+        samples = work.samples(milliseconds * len(items), SENSING_SECONDS, FEWEST)
+        loss = Loss(untimed(work.executor).prepare(planner.model), samples)
+        known |= site_sensitivity.measure(
             planner.model,
-            planner.items,
+            items,
             loss,
             work.executor,
             context.progress,
             pool=work.setting.pool,
             failures=context.failures,
         )
-    )
+    return planner.weighed(known)
 
 
 def _anchored(work: Work, planner: Planner, loss: Loss, trunk_ms: float) -> tuple[Planner, Survey | None]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 
+from lwgraph import ir
 from lwgraph.optimizer.back_off import STEP
 from lwgraph.optimizer.candidates import Candidates
 from lwgraph.optimizer.data_pass import Cost, DataPass
@@ -18,7 +20,7 @@ from lwgraph.plan.precision import INT8, spelling
 from lwgraph.plan.price.devices import DeviceOracle
 from lwgraph.plan.search.front import Candidate
 from lwgraph.plan.search.items import FASTER
-from lwgraph.plan.search.structure import BLOCK_RUNS, LEVELS, NOTHING, Structure, find_offers, find_structures
+from lwgraph.plan.search.structure import BLOCK_RUNS, LEVELS, NOTHING, Offer, Structure, find_offers, find_structures
 from lwgraph.views.coupling import couple_channels
 from lwgraph.views.residual import find_residuals
 
@@ -71,9 +73,17 @@ class Structures:
         ladder = fastest(ladders)
         if work.candidates.floor is None and ladder.meets(NOTHING):
             return work  # what nothing asks for is not measured
-        offers = find_offers(work.clean, work.context, work.samples(work.float_ms), work.float_ms)
+        offers = _offers(work)
         chosen = choose(find_structures(work.clean, offers, times, work.context.failures), ladder)
         return replace(work, trunk=work.making.trunk(chosen.plan))
+
+
+def _offers(work: Work) -> Sequence[Offer]:
+    """What may go and what it costs, which is the same for all targets of one optimization."""
+    key, memory = ("offers", work.context.statistics, ir.fingerprint(work.clean)), work.context.memory
+    if key not in memory:
+        memory[key] = find_offers(work.clean, work.context, work.samples(work.float_ms), work.float_ms)
+    return cast("list[Offer]", memory[key])
 
 
 @dataclass

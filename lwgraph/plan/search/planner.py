@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 
@@ -335,8 +336,18 @@ def open_planner(
         find_items(model, context, oracle, classes, shapes=shapes, precisions=precisions, only=only, static=static)
     )
     quantizing = Quantizing(spelling(quick=True), spelling(), dynamic=dynamic) if available() else Quantizing()
+    fits = context.memory.setdefault(("fits", context.statistics, ir.fingerprint(model)), {})
     return Planner(
-        model, context, oracle, shapes, structure, items, TimeModel(items), quantizing=quantizing, run_ms=run_ms
+        model,
+        context,
+        oracle,
+        shapes,
+        structure,
+        items,
+        TimeModel(items),
+        quantizing=quantizing,
+        run_ms=run_ms,
+        _fits=cast("dict[tuple[str, str], Fitted]", fits),
     )
 
 

@@ -1,0 +1,143 @@
+"""Runs for several targets find out once what is the same for all of them."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+import lwgraph
+from lwgraph import ir, registry
+from lwgraph.optimizer import judge, run, setting, several
+from lwgraph.optimizer.stages import forms, structure
+from lwgraph.rewrite.base import Context, Log
+from tests.runtime.models import model
+
+SAMPLES = {"x": np.random.default_rng(1).standard_normal((48, 8, 6, 6)).astype(np.float32)}
+TARGETS, BUDGET = ["ort-cpu", "macs"], 120.0
+
+
+def network() -> ir.Model:
+    random = np.random.default_rng(0)
+    node = helper.make_node
+    return model(
+        [
+            node("Conv", ["x", "v"], ["a"], name="first", pads=[1] * 4),
+            node("Relu", ["a"], ["r"], name="relu"),
+            node("Conv", ["r", "w"], ["b"], name="second", pads=[1] * 4),
+            node("GlobalAveragePool", ["b"], ["p"], name="pool"),
+            node("Flatten", ["p"], ["f"], name="flat"),
+            node("Gemm", ["f", "u"], ["y"], name="last"),
+        ],
+        {"x": (TensorProto.FLOAT, ["n", 8, 6, 6])},
+        ["y"],
+        {
+            "v": random.standard_normal((32, 8, 3, 3), np.float32) / 8,
+            "w": random.standard_normal((32, 32, 3, 3), np.float32) / 16,
+            "u": random.standard_normal((32, 4), np.float32),
+        },
+    )
+
+
+class Seen:
+    """The settings of the runs for two targets, and how often each of some steps was done."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.counts: Counter[str] = Counter()
+        opened, found = run.open_run, list[setting.Setting]()
+
+        def opening(*given: Any) -> setting.Setting:
+            found.append(opened(*given))
+            return found[-1]
+
+        def counted(where: Any, name: str) -> None:
+            whole: Callable[..., Any] = getattr(where, name)
+
+            def counting(*given: Any, **named: Any) -> Any:
+                self.counts[name] += 1
+                return whole(*given, **named)
+
+            monkeypatch.setattr(where, name, counting)
+
+        for where, name in ((setting, "gather"), (setting, "verify"), (run, "_clean"), (judge, "open_metric")):
+            counted(where, name)
+        monkeypatch.setattr(run, "open_run", opening)
+        monkeypatch.setattr(several, "expanded", lambda name: TARGETS)
+        result = lwgraph.optimize(ir.to_proto(network()), target="any", data=SAMPLES, preset="lossless", budget=BUDGET)
+        rows = result.report.details["runtimes"]["rows"]
+        assert [row["target"] for row in rows if row["model"] == "input"] == TARGETS
+        self.first, self.second = found
+
+
+@pytest.fixture(scope="module")
+def seen() -> Iterator[Seen]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield Seen(monkeypatch)
+
+
+def test_what_is_the_same_is_found_out_once(seen: Seen) -> None:
+    first, second = seen.first, seen.second
+    assert seen.counts == dict.fromkeys(("gather", "verify", "_clean", "open_metric"), 1)
+    assert first.original is second.original
+    assert first.judge is not None and second.judge is not None and first.last is not None and second.last is not None
+    assert first.judge is not second.judge and first.judge.base is second.judge.base
+    assert first.last.base is second.last.base and second.last.choosing is second.judge
+    assert first.context.memory is second.context.memory
+    clean = ir.clone(first.original)
+    assert first.statistics_of(clean) is second.statistics_of(clean)
+
+
+def test_each_target_counts_its_own_looks(seen: Seen) -> None:
+    first, second = seen.first, seen.second
+    assert first.judge is not None and second.judge is not None
+    looks = second.judge.looks
+    first.judge.score(first.original)
+    assert second.judge.looks == looks
+    assert first.last is not None and second.last is not None
+    first.last.evidence(first.original)
+    assert second.last.known(first.original) is None
+
+
+def test_what_is_opened_for_all_is_paid_for_by_all(seen: Seen) -> None:
+    share = (1 - several.LAST_SHARE) * BUDGET / len(TARGETS)
+    assert seen.first.clock.budget is not None and seen.first.clock.budget > share
+
+
+def test_losses_of_the_network_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What groups and layers matter, by the statistics and the network that they were measured on."""
+    clean, asked = network(), list[str]()
+
+    def offers(*_: Any) -> list[str]:
+        asked.append("offers")
+        return ["offer"]
+
+    def sensed(model: ir.Model, items: Any, *_: Any, **__: Any) -> dict[str, float]:
+        asked.extend(item.name for item in items)
+        return {item.name: 1.0 for item in items}
+
+    monkeypatch.setattr(structure, "find_offers", offers)
+    monkeypatch.setattr(forms.site_sensitivity, "measure", sensed)
+    monkeypatch.setattr(forms, "Loss", lambda *_: None)
+    memory: dict[object, object] = {}
+
+    def target(*names: str) -> tuple[Any, Any]:
+        context = Context(executor=registry.executor("ort"), log=Log(memory=memory))
+        work = SimpleNamespace(
+            clean=clean,
+            context=context,
+            float_ms=1.0,
+            samples=lambda *_: [],
+            executor=context.executor,
+            setting=SimpleNamespace(pool=None),
+        )
+        items = tuple(SimpleNamespace(name=name) for name in names)
+        return work, SimpleNamespace(model=clean, context=context, items=items, weighed=dict)
+
+    for names in (("a", "b"), ("b", "c")):
+        work, planner = target(*names)
+        assert structure._offers(work) == ["offer"]
+        assert set(names) <= set(forms._weighed(work, planner, 1.0))
+    assert asked == ["offers", "a", "b", "c"]
