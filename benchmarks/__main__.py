@@ -91,7 +91,7 @@ def versus(cases: tuple[str, ...], peers: tuple[str, ...]) -> None:
 
 @main.command()
 @CASES
-@click.option("--budget", default="300s", show_default=True, help="For each run of lwgraph optimize.")
+@click.option("--budget", default="300s", show_default=True, help="For each target; any gets that of all together.")
 @click.option("--again", is_flag=True, help="Time anew; models and scores are kept.")
 def runtimes(cases: tuple[str, ...], budget: str, again: bool) -> None:
     """Run the cases and other tools' models in every runtime and precision, and write RUNTIMES.md."""

@@ -116,7 +116,15 @@ class ToldAsCode(Protocol):
     """Tells how users run a model just as it does."""
 
     def code(self, path: str) -> str:
-        """Python that runs the model in a file: a line that loads it, and a line that gives its outputs."""
+        """Python that runs the model in a file: lines that load it, and a line that gives its outputs."""
+        ...
+
+
+class FixesSizes(Protocol):
+    """Is faster with a model whose sizes are known when it is loaded."""
+
+    def at_sizes(self, sizes: Mapping[str, Sequence[int]]) -> Executor:
+        """A twin that loads models for these sizes of some inputs, by name, and takes no others."""
         ...
 
 
@@ -170,6 +178,25 @@ def offered(executor: Executor, ability: type[T]) -> T | None:
     return cast(T, executor) if all(hasattr(executor, name) for name in members) else None
 
 
+def at_sizes_of(executor: Executor, model: ir.Model, feeds: Sequence[Feeds]) -> Executor:
+    """The twin that loads the model for the sizes of the feeds, where that is faster and they all have the same.
+
+    The executor itself where it gains nothing from known sizes, where the model states them, or where they differ.
+    """
+    able = offered(executor, FixesSizes)
+    sizes: dict[str, tuple[int, ...]] = {}
+    for value in model.graph.inputs:
+        name = value.name or ""
+        if value.shape is not None and value.shape.is_static():
+            continue
+        found = {feed[name].shape for feed in feeds if name in feed}
+        if len(found) > 1:
+            return executor
+        if found:  # an input with a default may not be fed
+            sizes[name] = found.pop()
+    return executor if able is None or not sizes else able.at_sizes(sizes)
+
+
 def untimed(executor: Executor) -> Executor:
     """The executor for runs that nobody times: statistics, ranges, outputs to compare."""
     able = offered(executor, Untimed)
@@ -209,6 +236,7 @@ __all__ = [
     "AsWritten",
     "Executor",
     "Feeds",
+    "FixesSizes",
     "InCallingThread",
     "Kernel",
     "Precisions",

@@ -67,7 +67,7 @@ def command(
     from lwgraph import ir
     from lwgraph.calibrate import generate, open_data
     from lwgraph.errors import LwgraphError
-    from lwgraph.executor import ToldAsCode, offered
+    from lwgraph.executor import ToldAsCode, at_sizes_of, offered
     from lwgraph.measure import paired_latency
     from lwgraph.optimizer.target import executors_here
 
@@ -80,12 +80,13 @@ def command(
         else open_data(data, loaded[0], preprocess=preprocess, limit=8)
     )
     names = [model if models.count(model) == 1 else f"{model} #{i}" for i, model in enumerate(models, 1)]
-    runs, failed = {}, {}
+    runs, used, failed = {}, {}, {}
     for name, model in zip(names, loaded, strict=True):
         for place, executor in executors.items():
             key = (name, place)
             try:
-                runs[key] = executor.prepare(model)
+                used[key] = at_sizes_of(executor, model, feeds) if data is not None or shapes else executor
+                runs[key] = used[key].prepare(model)
                 runs[key](feeds[0])
             except LwgraphError as error:
                 if len(executors) == 1:
@@ -123,7 +124,7 @@ def command(
             ]
         )
     best = min(runs, key=lambda key: times.timing(str(key)).minimum)
-    told = offered(executors[best[1]], ToldAsCode)
+    told = offered(used[best], ToldAsCode)
     code = "" if told is None or len(executors) == 1 else told.code(models[names.index(best[0])])
     told_failed = [{"model": name, "target": place, "why": why} for (name, place), why in failed.items()]
     if as_json:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from lwgraph import ir
-from lwgraph.executor import Array, Executor, Feeds, Run, as_written, untimed
+from lwgraph.executor import Array, Executor, Feeds, FixesSizes, Run, as_written, offered, untimed
 from lwgraph.tasks.isolated import Isolated
 
 SECONDS = 60.0  # that a worker may take to load a model, and to run it once
@@ -48,6 +48,11 @@ class FirstRuns:
     def untimed(self) -> FirstRuns:
         """See `lwgraph.executor.untimed`; what is known to one is known to the other."""
         return dataclasses.replace(self, executor=untimed(self.executor))
+
+    def at_sizes(self, sizes: Mapping[str, Sequence[int]]) -> FirstRuns:
+        """See `lwgraph.executor.FixesSizes`; an executor that gains nothing from them stays as it is."""
+        able = offered(self.executor, FixesSizes)
+        return self if able is None else dataclasses.replace(self, executor=able.at_sizes(sizes))
 
     def as_written(self) -> FirstRuns:
         """See `lwgraph.executor.as_written`; what is known to one is known to the other."""

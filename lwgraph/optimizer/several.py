@@ -9,7 +9,7 @@ from typing import Any
 
 from lwgraph import ir
 from lwgraph.errors import LwgraphError
-from lwgraph.executor import Run, ToldAsCode, faithful, offered
+from lwgraph.executor import Executor, Run, ToldAsCode, at_sizes_of, faithful, offered
 from lwgraph.measure import Latencies, paired_latency
 from lwgraph.measure.promise import BROKEN, EXIT, KEPT, OPEN
 from lwgraph.optimizer.clock import Progress
@@ -131,7 +131,7 @@ def _weighed(
             if setting.told.stopped and made not in (INPUT, target):
                 continue
             with setting.failures.guard(f"'{made}' on {target}"):
-                run = setting.executor.prepare(model)
+                run = _sized(setting).prepare(model)
                 run(setting.inputs.probe[0])
                 record, own = (
                     _judged(setting, done[target][1], model, made == INPUT),
@@ -151,6 +151,12 @@ def _weighed(
     best = min(allowed, key=lambda key: (*_amount(request, entries[key]), times.timing(str(key)).minimum))
     rows = [_row(key, entry, times, key == best) for key, entry in entries.items()]
     return _answer(done, entries[best], best, rows, failed)
+
+
+def _sized(setting: Setting) -> Executor:
+    """The target as the code that is told runs it: for the sizes of the data, where these are all the same."""
+    inputs = setting.inputs
+    return at_sizes_of(setting.executor, setting.original, [*inputs.probe, *inputs.fit, *inputs.search])
 
 
 def _models(done: Mapping[str, tuple[Setting, Result]]) -> dict[str, ir.Model]:
@@ -206,7 +212,7 @@ def _stages(entry: _Entry, models: Mapping[str, ir.Model]) -> tuple[Stage, ...]:
     setting, request = entry.setting, entry.setting.request
     timed = time_models(
         models,
-        setting.executor,
+        _sized(setting),
         setting.inputs.probe,
         request.target,
         request.threads,
@@ -246,7 +252,7 @@ def _answer(
         if not setting.request.limited:
             report.verdict = entry.record.verdict or KEPT if entry.record is not None else KEPT
     told: dict[str, Any] = {"rows": [asdict(row) for row in rows], "target": target, "model": made, "failed": failed}
-    able = offered(setting.executor, ToldAsCode)
+    able = offered(_sized(setting), ToldAsCode)
     told["code"] = "" if able is None else able.code(MODEL)
     report.details["runtimes"] = told
     report.notes += [f"not optimized for {name}: {why}" for name, why in failed.items()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class OpenVinoExecutor:
     Args:
         threads: threads inside an operator. At least 1.
         precision: what floating-point operators compute in, of PRECISIONS; integer ones stay integers.
+        sizes: of inputs by name, where models leave them open and all inputs will have these; {}: they stay open.
 
     Attributes:
         name: of an instance with the precision, `openvino:bf16`.
@@ -60,7 +61,9 @@ class OpenVinoExecutor:
 
     name = "openvino"
 
-    def __init__(self, threads: int = 1, precision: str = "f32") -> None:
+    def __init__(
+        self, threads: int = 1, precision: str = "f32", sizes: Mapping[str, Sequence[int]] | None = None
+    ) -> None:
         openvino = _openvino()
         if threads < 1:
             raise UsageError(f"threads={threads}: the openvino executor needs at least 1")
@@ -68,7 +71,7 @@ class OpenVinoExecutor:
         if precision not in allowed:
             lacks = "this processor does not compute in it" if precision in PRECISIONS else "it is unknown"
             raise UsageError(f"precision='{precision}' of the openvino executor: {lacks}; one of {', '.join(allowed)}")
-        self.threads, self.precision = threads, precision
+        self.threads, self.precision, self.sizes = threads, precision, dict(sizes or {})
         self.name = f"openvino:{precision}"
         self.version, self.level = str(openvino.__version__), _instruction_sets()
 
@@ -83,6 +86,10 @@ class OpenVinoExecutor:
         The run's `kernels` tell what OpenVINO made of each node.
         """
         return self._prepare(model, outputs)
+
+    def at_sizes(self, sizes: Mapping[str, Sequence[int]]) -> OpenVinoExecutor:
+        """See `lwgraph.executor.FixesSizes`."""
+        return OpenVinoExecutor(self.threads, self.precision, sizes)
 
     def as_written(self) -> OpenVinoExecutor:
         """A twin that computes in the types of the graph."""
@@ -135,10 +142,17 @@ class OpenVinoExecutor:
         return precisions()
 
     def code(self, path: str) -> str:
-        """Two lines of Python; see `lwgraph.executor.ToldAsCode`."""
-        options = json.dumps(self._options)
+        """Two lines of Python, four with `sizes`; see `lwgraph.executor.ToldAsCode`."""
+        options, loaded, steps = json.dumps(self._options), json.dumps(path), ""
+        if self.sizes:
+            sizes = json.dumps({name: list(shape) for name, shape in self.sizes.items()})
+            steps = (
+                f"loaded = openvino.Core().read_model({loaded})\n"
+                f"loaded.reshape({sizes})  # as in the data; without this line, any\n"
+            )
+            loaded = "loaded"
         return (
-            f'model = openvino.Core().compile_model({json.dumps(path)}, "CPU", {options})\n'
+            f'{steps}model = openvino.Core().compile_model({loaded}, "CPU", {options})\n'
             "outputs = model(inputs)  # {name: array}"
         )
 
@@ -163,6 +177,8 @@ class OpenVinoExecutor:
         with TemporaryFolder() as folder:
             try:
                 read = _core().read_model(_handed_over(model, names, folder), config={"ENABLE_MMAP": False})
+                if self.sizes:
+                    read.reshape({name: list(shape) for name, shape in self.sizes.items()})
                 compiled = _core().compile_model(read, "CPU", options)
             except ModelError:
                 raise

@@ -66,7 +66,9 @@ def test_every_model_on_every_target() -> None:
     assert chosen == [(told["target"], told["model"])] and result.report.target == told["target"]
     allowed = [row for row in found.values() if row["verdict"] != "broken"]
     assert found[chosen[0]]["milliseconds"] == min(row["milliseconds"] for row in allowed)
-    assert "MODEL" in told["code"] and told["code"].count("\n") == 1
+    assert "MODEL" in told["code"]
+    fixed = 'reshape({"x": [1, 8, 12, 12]})' in told["code"]
+    assert fixed == told["target"].startswith("openvino")  # the size of a batch is open, and all samples have the same
     page = to_html(result.report)
     assert page.index("Runtimes") < page.index("Layers") and "made for ort-cpu" in page
 

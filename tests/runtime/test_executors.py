@@ -1,5 +1,7 @@
 """What both executors promise: the protocol, intermediates, and one-line errors for bad feeds and models."""
 
+from collections.abc import Mapping, Sequence
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from onnx import TensorProto, helper
 
 from lwgraph import ir, registry
 from lwgraph.errors import DataError, ModelError, UsageError
-from lwgraph.executor import Executor
+from lwgraph.executor import Executor, Run, at_sizes_of
 from tests.runtime.models import mlp, model
 
 EXECUTORS = ["ort", "reference"]
@@ -139,3 +141,32 @@ def test_a_large_initializer_that_nothing_uses(executor: Executor) -> None:
     m = mlp()
     ir.add_initializer(m.graph, np.zeros((64, 64), np.float32), "unused")
     np.testing.assert_allclose(executor.prepare(m)({"x": X})["y"], expected()["y"], rtol=1e-6)
+
+
+class Sized:
+    """An executor that gains from known sizes."""
+
+    name = "sized"
+
+    def __init__(self, sizes: Mapping[str, Sequence[int]] | None = None) -> None:
+        self.sizes = sizes
+
+    def prepare(self, model: ir.Model, outputs: Sequence[str] | None = None) -> Run:
+        raise NotImplementedError
+
+    def at_sizes(self, sizes: Mapping[str, Sequence[int]]) -> "Sized":
+        return Sized(sizes)
+
+
+def test_sizes_are_fixed_where_the_data_tell_them() -> None:
+    node = helper.make_node("Add", ["x", "b"], ["y"])
+    m = model([node], {"x": (TensorProto.FLOAT, ["n", 3]), "b": (TensorProto.FLOAT, [3])}, ["y"])
+    feed = {"x": np.ones((2, 3), np.float32), "b": np.ones(3, np.float32)}
+    found = at_sizes_of(Sized(), m, [feed, feed])
+    assert isinstance(found, Sized) and found.sizes == {"x": (2, 3)}  # what the model states stays with it
+    plain, other = Sized(), feed | {"x": np.ones((1, 3), np.float32)}
+    assert at_sizes_of(plain, m, [feed, other]) is plain
+    ort = registry.executor("ort")
+    assert at_sizes_of(ort, m, [feed]) is ort
+    stated = model([node], {"x": (TensorProto.FLOAT, [2, 3]), "b": (TensorProto.FLOAT, [3])}, ["y"])
+    assert at_sizes_of(plain, stated, [feed]) is plain

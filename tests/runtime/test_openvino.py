@@ -10,8 +10,9 @@ from onnx import TensorProto, helper
 from benchmarks import runtime_backend
 from lwgraph import demo, ir, registry
 from lwgraph.errors import DataError, ModelError, UsageError
-from lwgraph.executor import as_written, in_calling_thread, settings, untimed
+from lwgraph.executor import as_written, at_sizes_of, in_calling_thread, settings, untimed
 from lwgraph.measure.kernels import is_integer_kernel, kernels
+from lwgraph.optimizer.first_run import FirstRuns
 from lwgraph.runtime import openvino as module
 from lwgraph.runtime.interface import packed, unpacked
 from tests.runtime.models import mlp, model
@@ -115,6 +116,22 @@ def test_sizes_may_change_between_runs() -> None:
     run = registry.executor("openvino").prepare(mlp())
     for rows in (1, 3, 2):
         assert run({"x": np.ones((rows, 4), np.float32)})["y"].shape[0] == rows
+
+
+def test_sizes_that_data_tell_are_fixed() -> None:
+    """The code says so, and the run takes no others."""
+    open_ = registry.executor("openvino")
+    assert "reshape" not in open_.code("m.onnx")  # type: ignore[attr-defined]
+    fixed = at_sizes_of(open_, mlp(), [{"x": X}])
+    told = fixed.code("m.onnx")  # type: ignore[attr-defined]
+    assert told.index("read_model") < told.index('loaded.reshape({"x": [2, 4]})') < told.index("compile_model(loaded")
+    run = fixed.prepare(mlp())
+    assert isinstance(run, module.OpenVinoRun) and not run.compiled.inputs[0].partial_shape.is_dynamic
+    np.testing.assert_array_equal(run({"x": X})["y"], open_.prepare(mlp())({"x": X})["y"])
+    with pytest.raises(DataError, match="OpenVINO could not run"):
+        run({"x": np.ones((3, 4), np.float32)})
+    first = FirstRuns(open_).at_sizes({"x": [2, 4]})
+    assert isinstance(first, FirstRuns) and first.executor.sizes == {"x": [2, 4]}  # type: ignore[attr-defined]
 
 
 def test_arrays_belong_to_the_caller() -> None:
