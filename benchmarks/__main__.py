@@ -243,6 +243,15 @@ def transformers(encoders: tuple[str, ...], again: bool) -> None:
     benchmark.main(encoders, again)
 
 
+@main.command()
+@click.argument("report", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def picture(report: Path | None) -> None:
+    """Draw the picture of README.md from a report.json, or anew from what is kept of the last one."""
+    from benchmarks import picture as benchmark
+
+    benchmark.main(report)
+
+
 if __name__ == "__main__":
     try:
         main()

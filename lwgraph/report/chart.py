@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from importlib.resources import files
 from itertools import pairwise
 
 WIDTH, HEIGHT = 760, 320
@@ -173,6 +175,18 @@ def _drawn(series: Series, placed: Sequence[tuple[Point, float, float]]) -> str:
     return "".join(parts)
 
 
+def standalone(chart: str) -> str:
+    """The plot that `scatter` made as an SVG file, with the page's colours, light and dark; its legend is left out."""
+    found = re.search(r"<svg (.*?)</svg>", chart, re.DOTALL)
+    if found is None:
+        return ""
+    head, _, drawing = found[1].partition(">")
+    style = files("lwgraph.report").joinpath("report.css").read_text("utf8")
+    rules = re.findall(r"^(?::root|@media\(prefers-color-scheme|svg ).*?(?:\}\}|\})$", style, re.DOTALL | re.MULTILINE)
+    paper = '<rect width="100%" height="100%" fill="var(--paper)"/>'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {head}><style>{"".join(rules)}</style>{paper}{drawing}</svg>\n'
+
+
 def legend(series: Sequence[Series]) -> str:
     """The names of series with their dots; "" for none."""
     entries = ""
@@ -183,4 +197,4 @@ def legend(series: Sequence[Series]) -> str:
     return f'<p class="legend">{entries}</p>' if entries else ""
 
 
-__all__ = ["ChartAxis", "Point", "Series", "legend", "scatter"]
+__all__ = ["ChartAxis", "Point", "Series", "legend", "scatter", "standalone"]

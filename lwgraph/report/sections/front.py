@@ -38,11 +38,11 @@ def front(report: Report) -> str:
     return (
         "<h2>Available plans</h2><p>Each loses less than every faster one. Speeds are relative to "
         "the input. To get one, run its line in the folder of the model, on the machine of this run.</p>"
-        f"{_picture(found, unit)}{table(head, rows)}"
+        f"{picture(found, unit)}{table(head, rows)}"
     )
 
 
-def _picture(found: Sequence[Mapping[str, Any]], unit: str) -> str:
+def picture(found: Sequence[Mapping[str, Any]], unit: str) -> str:
     """Loss against speed of the plans whose speed is known, once there are two of them."""
     timed = [p for p in found if p["speed"] is not None]
     if len(timed) < 2:
@@ -71,4 +71,4 @@ def _verdict(plan: Mapping[str, Any]) -> str:
     return f"{words}, delivered" if plan["chosen"] else words
 
 
-__all__ = ["front"]
+__all__ = ["front", "picture"]
