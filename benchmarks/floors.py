@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 import numpy as np
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from benchmarks import tables, zoo
 from benchmarks.run import commit
@@ -202,6 +203,7 @@ SUBJECTS: dict[str, Callable[[], Subject]] = {
 def rounded(model: ir.Model, bits: int) -> ir.Model:
     """The model with its larger constants of floats rounded to so many bits, one scale per tensor."""
     made, most = ir.clone(model), 2 ** (bits - 1) - 1
+    LiftConstantsToInitializersPass()(made)  # some exporters keep their weights in nodes
     for scope in ir.scopes(made):
         for value in [] if isinstance(scope, ir.Function) else list(scope.initializers.values()):
             array = ir.constant(value)
