@@ -102,6 +102,7 @@ class Candidates:
         context: gets progress, and what failed.
         seconds: since the run began.
         follows: whether the outputs of a model depend on the input as the original's do; else it never stands.
+        changes: whether a model is another than the cleaned one; else no pass found a layer, and there is no plan.
 
     Attributes:
         incumbent: the best so far; the cleaned model at first.
@@ -125,12 +126,13 @@ class Candidates:
         context: Context,
         seconds: Callable[[], float] = lambda: 0.0,
         follows: Callable[[ir.Model], bool] = lambda model: True,
+        changes: Callable[[ir.Model], bool] = lambda model: True,
     ) -> None:
         self.request, self.judge, self.incumbent = request, judge, incumbent
         self._cleaned = incumbent
         self.make, self.prove, self.milliseconds, self.race = make, prove, milliseconds, race
         self.base, self.context, self.seconds = replace(base, judged=judge.base.value), context, seconds
-        self.follows = follows
+        self.follows, self.changes = follows, changes
         self.floor = None if request.limited and not judge.stated else judge.floor
         self.moments = [Moment(seconds(), "cleaned", self.base_ms if milliseconds else None, judge.base.value)]
         self._made: dict[Key, Made | None] = {}
@@ -205,6 +207,9 @@ class Candidates:
         self.context.progress(f"judging plans ({self.judge.looks} looked at)", 0, 0)
         made = make(candidate)
         assert made.model is not None
+        if not self.changes(made.model):
+            same = replace(made.candidate, judged=self.judge.base.value, measured_ms=self.base_ms, accepted=False)
+            return replace(made, candidate=same, score=self.judge.base)
         # Where accuracy is not promised it is still what is sought, so that all samples are asked.
         raced = Raced(self.judge.score(made.model)) if self.floor is None else self.judge.raced(made.model)
         score, known = raced.score, made.candidate

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from lwgraph import ir
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.measure.work import count
+from lwgraph.optimizer.annotations import same_graph
 from lwgraph.optimizer.candidates import Candidates, Incumbent, Made
 from lwgraph.optimizer.clock import OutOfTime
 from lwgraph.optimizer.front import FrontRow, front_rows, keep_front, with_speeds, with_verdicts
@@ -189,6 +190,7 @@ def _work(setting: Setting, incumbent: Incumbent, judge: Judge) -> Work:
         context=context,
         seconds=lambda: setting.clock.spent,
         follows=setting.last.follows if setting.last is not None else lambda model: True,
+        changes=lambda model: len(model.graph) != len(clean.graph) or not same_graph(clean, model),
     )
     trunk = making.trunk(Plan())
     return Work(setting, clean, shapes, context, oracle, here, float_ms, candidates, making, trunk)

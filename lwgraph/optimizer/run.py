@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from lwgraph.plan.plan import Plan
 from lwgraph.plan.price.oracle import Oracle
 from lwgraph.report import Check
 from lwgraph.rewrite import Pipeline
+from lwgraph.rewrite.instrument import Step
 from lwgraph.rewrite.instruments import Verify
 from lwgraph.tasks import open_pool
 
@@ -162,7 +164,6 @@ def _clean(setting: Setting, passes: Pipeline | None) -> Cleaned:
     share = 0.5 if passes is None else 1.0
     context = setting.context.beside(patience=lambda: max(share * setting.clock.left, LEAST_PATIENCE))
     held = Verify(feeds=setting.inputs.probe, samples=PROBES, approximate=not setting.inputs.fit)
-    exact = all(p.contract is not Contract.APPROXIMATE for p in pipeline)
     if passes is not None:
 
         def run_on_copy(some: Pipeline, growth: Growth) -> Ran:
@@ -170,12 +171,17 @@ def _clean(setting: Setting, passes: Pipeline | None) -> Cleaned:
             return model, some.rewrite(model, context, [held, growth])
 
         kept, (model, done) = run_trimmed(passes, setting.original, setting.bytes, context, run_on_copy)
-        return Cleaned(model, str(kept), tuple(done), exact)
+        return Cleaned(model, str(kept), tuple(done), _exact(done))
     with setting.failures.guard("clean"):
         model = ir.clone(setting.original)
         steps = pipeline.rewrite(model, context, [held], guarded=True)
-        return Cleaned(model, str(pipeline), tuple(steps), exact)
-    return Cleaned(ir.clone(setting.original), str(pipeline), (), exact)
+        return Cleaned(model, str(pipeline), tuple(steps), _exact(steps))
+    return Cleaned(ir.clone(setting.original), str(pipeline), (), True)
+
+
+def _exact(steps: Iterable[Step]) -> bool:
+    """Whether all that changed something keeps the outputs."""
+    return all(step.spec.contract is not Contract.APPROXIMATE for step in steps if step.count)
 
 
 def _first(setting: Setting, cleaned: Cleaned, asked: bool) -> Incumbent:

@@ -80,7 +80,12 @@ class Fake:
         return [Check("outputs", "ort", "rounding", model not in self.refused, "")]
 
     def candidates(
-        self, request: Request | None = None, race: Callable[[Any], list[float]] | None = None, *, timed: bool = True
+        self,
+        request: Request | None = None,
+        race: Callable[[Any], list[float]] | None = None,
+        *,
+        timed: bool = True,
+        changes: Callable[[Any], bool] = lambda model: True,
     ) -> Candidates:
         """What looks at them."""
         itself: Any = self
@@ -94,6 +99,7 @@ class Fake:
             race=race,
             base=Candidate((), BASE, 0.0, bytes=10_000, macs=10_000),
             context=self.context,
+            changes=changes,
         )
 
 

@@ -38,6 +38,13 @@ def test_one_that_lost_its_race_is_out_whatever_is_known_of_its_score(monkeypatc
     assert candidates.incumbent.model == 2
 
 
+def test_a_plan_that_changes_nothing_is_none():
+    fake = Fake([1.0])
+    candidates = fake.candidates(changes=lambda model: model != 0)
+    assert not candidates.look(front(1).candidates[0], fake.make)
+    assert candidates.incumbent.model == CLEAN and not candidates.good() and fake.looks == 0
+
+
 def test_plans_that_were_timed_alike_are_raced():
     fake = Fake([0.8, 0.95, 0.95, 0.95], measured={1: 20.0, 2: 22.0, 3: 60.0})
     raced = []

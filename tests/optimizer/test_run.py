@@ -59,6 +59,18 @@ def test_where_nothing_helps_the_input_is_copied_byte_for_byte(tmp_path: Path) -
     assert any("nothing helped" in note for note in result.report.notes)
 
 
+def test_a_network_without_layers_has_no_plan_even_with_data() -> None:
+    samples = np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32)
+    result = lwgraph.optimize(tiny(), data={"x": samples}, budget="20s")
+    assert result.plan.empty and result.verdict == "kept" and len(result.report.details["front"]) == 1
+
+
+def test_what_was_asked_for_and_changed_nothing_leaves_outputs_exact() -> None:
+    samples = np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32)
+    result = lwgraph.optimize(tiny(), pipeline="default,quantize", data={"x": samples})
+    assert result.verdict == "kept" and [node.op_type for node in result.model.graph] == ["Mul"]
+
+
 def test_fitting_and_judging_never_share_a_sample() -> None:
     samples = np.arange(40 * 4, dtype=np.float32).reshape(40, 4)
     model = ir.load(tiny())

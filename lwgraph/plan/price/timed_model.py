@@ -17,6 +17,8 @@ from lwgraph.layers.substitute import Build, original, small_model
 from lwgraph.measure.kernels import is_integer_kernel
 from lwgraph.plan.precision import small_dynamic_model, small_integer_model
 
+CLIP_BY_INPUTS = 11  # the opset from which on bounds are inputs
+
 
 class TimedModels:
     """Makes the models for one layer at one input shape, ready to run.
@@ -117,13 +119,25 @@ class TimedModels:
     def _relayed(self, build: Build) -> Build:
         def within(op: Emitter, x: ir.Value) -> ir.Value:
             x = _relay(op, x, self.site.inputs) if self._relaying and not self.first else x
-            y = activated(op, build(op, x), self.site.activation)
+            y = self._activated(op, build(op, x))
             return _relay(op, y, self.site.outputs) if self._relaying else y
 
         return self._pools(within, before=False)
 
     def _between(self, build: Build) -> Build:
-        return self._pools(lambda op, x: activated(op, build(op, x), self.site.activation))
+        return self._pools(lambda op, x: self._activated(op, build(op, x)))
+
+    def _activated(self, op: Emitter, y: ir.Value) -> ir.Value:
+        """`y` after the activation that the site names, as the opset spells it."""
+        activation = self.site.activation
+        if activation == "Silu":
+            return op.Mul(y, op.Sigmoid(y))
+        if activation == "Clip" and self.opset < CLIP_BY_INPUTS:
+            return op.Clip(y, min=0.0, max=6.0)
+        if activation == "Clip":
+            low, high = (op.const(np.array(v, self.site.dtype), stem) for v, stem in ((0, "low"), (6, "high")))
+            return op.Clip(y, low, high)
+        return op.node(activation, [y]) if activation else y
 
     def _pools(self, build: Build, *, before: bool = True) -> Build:
         def within(op: Emitter, x: ir.Value) -> ir.Value:
@@ -132,16 +146,6 @@ class TimedModels:
             return op.GlobalMaxPool(y) if self._pooled else y
 
         return within
-
-
-def activated(op: Emitter, y: ir.Value, activation: str) -> ir.Value:
-    """`y` after the activation that a site names."""
-    if activation == "Silu":
-        return op.Mul(y, op.Sigmoid(y))
-    if activation == "Clip":
-        low, high = (op.const(np.array(v, op.site.dtype), stem) for v, stem in ((0, "low"), (6, "high")))
-        return op.Clip(y, low, high)
-    return op.node(activation, [y]) if activation else y
 
 
 def _in_floats(model: ir.Model, kernels: Sequence[Kernel]) -> bool:
@@ -178,4 +182,4 @@ def _least(site: Site, axis: int) -> int:
     return (site.kernel[a] - 1) * site.dilations[a] + 1 + 2 * site.strides[a] if a >= 0 and site.kernel else 8
 
 
-__all__ = ["OnFeeds", "TimedModels", "activated"]
+__all__ = ["OnFeeds", "TimedModels"]

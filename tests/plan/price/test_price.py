@@ -8,10 +8,12 @@ import pytest
 
 from lwgraph import registry
 from lwgraph.errors import ModelError
-from lwgraph.layers.site import find_sites
+from lwgraph.layers.site import Site, find_sites
+from lwgraph.layers.substitute import original
 from lwgraph.passes.forms.low_rank import LowRank
 from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.price.price_table import PriceCache
+from lwgraph.plan.price.timed_model import TimedModels
 from lwgraph.testing.layers import make_layer
 
 
@@ -40,6 +42,17 @@ class Clockwork:
 def site(size=24, **attributes):
     model = make_layer("Conv", (1, 32, size, size), (32, 32, 3, 3), pads=(1, 1, 1, 1), **attributes)
     return find_sites(model, {"x": (1, 32, size, size), "y": (1, 32, size, size)})[0]
+
+
+@pytest.mark.parametrize("opset", [7, 10, 11, 17])
+@pytest.mark.parametrize("activation", ["Clip", "Relu", "LeakyRelu", "Sigmoid", "Silu"])
+def test_a_layer_is_timed_with_its_activation_as_its_opset_spells_it(opset, activation, monkeypatch):
+    monkeypatch.setattr(Site, "activation", property(lambda self: activation))
+    model = make_layer("Conv", (1, 32, 8, 8), (32, 32, 3, 3), pads=(1, 1, 1, 1))
+    model.graph.opset_imports[""] = opset
+    found = find_sites(model, {"x": (1, 32, 8, 8), "y": (1, 32, 8, 8)})[0]
+    timed = TimedModels(registry.executor("ort"), found, (1, 32, 8, 8))
+    assert timed.opset == opset and timed.floats(original(found))(timed.feeds)["y"].shape == (1, 32, 1, 1)
 
 
 FORMS = [LowRank(16, split="vertical"), LowRank(32, split="vertical")]
