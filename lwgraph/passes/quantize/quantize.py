@@ -23,6 +23,7 @@ from lwgraph.passes.quantize.graph.quantizer import Built, GridOptions, Quantize
 from lwgraph.passes.quantize.graph.raise_opset import raise_opset
 from lwgraph.passes.quantize.graph.recode import decode_weights, encode_weights
 from lwgraph.passes.quantize.graph.shapes import infer
+from lwgraph.passes.quantize.graph.smooth_chains import find_chains
 from lwgraph.passes.quantize.grids.better_ranges import refined
 from lwgraph.passes.quantize.grids.observer import Observer, judged, parted
 from lwgraph.passes.quantize.grids.second_order_weights import finer, rounds, weight_share
@@ -35,6 +36,7 @@ from lwgraph.passes.quantize.placing.roles import OTHER_TYPE
 from lwgraph.passes.quantize.placing.spellings import refusals, spell_out
 from lwgraph.passes.quantize.placing.target import Target, has_vnni, load_target, target_names
 from lwgraph.passes.quantize.recurrent import QuantizeRecurrent
+from lwgraph.passes.quantize.smooth_quant import SmoothQuant
 from lwgraph.rewrite import Context, Contract, Pass
 from lwgraph.rewrite.base import Log
 
@@ -85,7 +87,9 @@ class Quantize(Pass):
     weight_type: Annotated[str | None, "integer type of weights; none: the target's"] = None
     per_channel: Annotated[bool | None, "one weight scale per output channel; none: as the target can"] = None
     reduce_range: Annotated[bool | None, "7-bit weights, for processors that saturate; none: detected"] = None
-    equalize: Annotated[bool, "also try to even out channels across layers, and keep what is closer"] = True
+    equalize: Annotated[
+        bool, "also try to even out channels across layers, and behind normalizations, and keep what is closer"
+    ] = True
     rounding: Annotated[
         Literal["auto", "nearest", "second-order"],
         "of weights: to the nearest integer, or by the moments of their inputs (round-weights); auto: "
@@ -475,28 +479,39 @@ class Quantize(Pass):
     ) -> list[tuple[ir.Model, Observer]]:
         """The model, and with `equalize` the model with even channels where that makes a difference; their observers.
 
-        What evening out the channels needs is observed in the same runs as the ranges.
+        What evening out the channels of convolutions needs is observed in the same runs as the ranges; behind
+        normalizations `SmoothQuant` looks at products, where any may be in integers.
         """
         shaped = ir.clone(model)
         infer(shaped)
         channels = wanted(shaped) if self.equalize else []
+        smooth = self.equalize and any(
+            (node.name or "") not in (fixed or {})
+            for chain in find_chains(shaped, lambda place, why: None)
+            for node in chain.readers
+        )
 
         def observer(base: ir.Model, names: Sequence[str] = ()) -> Observer:
             return Observer(base, executor, context, total, methods, self.keep == "none", names)
 
         first = observer(shaped, channels)
-        if not channels:
-            return [(model, first)]
-        next(self.quantizers(model, target, known, first, methods[:1], fixed))  # observes
-        if not all(name in first.axes for name in channels):  # no node may be in integers, so nothing was observed
+        if not channels and not smooth:
             return [(model, first)]
         per_channel = target.per_channel and opset_of(model) >= target.per_channel_opset
-        pass_, even = Equalize(per_channel=per_channel), ir.clone(shaped)
-        if all(first.axes[name] == 1 for name in channels):
-            changed = pass_.balance(even, first.observed, PROMISING)
-        else:
-            fitting: Any = known  # read one by one, like the list that a Context has otherwise
-            changed = pass_.run(even, context.beside(data=fitting, executor=executor))
+        even, changed = ir.clone(shaped), 0
+        fitting: Any = known  # read one by one, like the list that a Context has otherwise
+        quiet = context.beside(data=fitting, executor=executor, log=Log())
+        if channels:
+            next(self.quantizers(model, target, known, first, methods[:1], fixed))  # observes
+            if not all(name in first.axes for name in channels):  # no node may be in integers: nothing was observed
+                return [(model, first)]
+            pass_ = Equalize(per_channel=per_channel)
+            if all(first.axes[name] == 1 for name in channels):
+                changed = pass_.balance(even, first.observed, PROMISING)
+            else:
+                changed = pass_.run(even, quiet)
+        if smooth:
+            changed += SmoothQuant(per_channel=per_channel).run(even, quiet)
         return [(model, first), (even, observer(even))] if changed else [(model, first)]
 
     def quantizers(
