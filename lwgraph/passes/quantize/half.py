@@ -13,11 +13,14 @@ from lwgraph.calibrate.ranges import Observed, collect
 from lwgraph.check import verify
 from lwgraph.errors import LwgraphError, UsageError, did_you_mean
 from lwgraph.executor import Executor
+from lwgraph.measure.compare import compare
 from lwgraph.passes.quantize.graph.half_graph import HalfGraph
+from lwgraph.passes.quantize.graph.raise_opset import OpsetError, raise_opset
 from lwgraph.passes.quantize.graph.shapes import infer
 from lwgraph.passes.quantize.placing.already_quantized import quantized_already
 from lwgraph.rewrite import Context, Contract, Pass
 
+BFLOAT16_OPSET = 22  # from which convolutions and pools are defined for it
 _LOST = 1e-2  # ||w - half(w)|| / ||w|| from which a weight stays float32; a normal number loses at most 2^-9
 _OBSERVED = 64  # feeds whose ranges are looked at
 DTYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
@@ -52,8 +55,8 @@ class Half(Pass):
     ] = "float16"
     activations: Annotated[
         bool,
-        "also compute in 16 bits, for hardware that does; ONNX Runtime's processor kernels do "
-        "not: they run float16 in float32 with Casts between, and have no bfloat16",
+        "also compute in 16 bits, for hardware that does: OpenVINO computes each layer in the type "
+        "that it has. ONNX Runtime's processor kernels run float16 in float32 with Casts between, and have no bfloat16",
     ] = False
     keep_io: Annotated[bool, "with activations: inputs and outputs of the model stay float32"] = True
     minimum: Annotated[int, "weights of fewer elements stay float32, unless activations are 16-bit, too"] = 256
@@ -124,9 +127,9 @@ class Half(Pass):
     asks: ClassVar[bool] = True
 
     def _compute(self, model: ir.Model, context: Context) -> int:
-        working = ir.clone(model)
-        infer(working)
         executor = context.executor or registry.executor("ort", threads=context.threads)
+        working = self._raised(model, executor, context)
+        infer(working)
         seen: dict[str, Observed] = {}
         if context.data:
             seen = collect(working, list(context.data[:_OBSERVED]), executor, seed=context.seed, samples=256)
@@ -158,9 +161,8 @@ class Half(Pass):
             )
             return 0
         if self.type == "bfloat16":
-            context.warn(
-                "half: ONNX Runtime's processor kernels do not compute in bfloat16: the model is for other hardware"
-            )
+            if context.executor is None:  # else it runs the model
+                context.warn("half: ONNX Runtime's processor kernels do not compute in bfloat16; OpenVINO's do")
         else:
             context.warn(
                 "half: ONNX Runtime's processor kernels compute float16 in float32 with Casts between: slower "
@@ -170,6 +172,24 @@ class Half(Pass):
             return 0
         ir.replace_contents(model, working)
         return done
+
+    def _raised(self, model: ir.Model, executor: Executor, context: Context) -> ir.Model:
+        """A copy, at the opset in which convolutions and pools have bfloat16 where it is older and can be raised."""
+        copy = ir.clone(model)
+        if self.type != "bfloat16" or ir.opset(next(iter(model.graph))) >= BFLOAT16_OPSET:
+            return copy
+        try:
+            raise_opset(copy, BFLOAT16_OPSET)
+            if context.feeds:
+                feed = context.feeds[0]
+                found = compare(executor.prepare(model)(feed), executor.prepare(copy)(feed), Contract.ROUNDING)
+                if not found.ok:
+                    raise OpsetError(f"the outputs changed at opset {BFLOAT16_OPSET}: {found.first_failure}")
+        except LwgraphError as error:
+            place = model.graph.name or "the model"
+            context.skip(self.name, place, f"convolutions and pools have no bfloat16 before opset 22: {error}")
+            return ir.clone(model)
+        return copy
 
     def _keeps(self, node: ir.Node, seen: dict[str, Observed]) -> str:
         """Why a node computes in float32; empty when it need not."""

@@ -13,6 +13,8 @@ from lwgraph.arrays import Array
 from lwgraph.check import verify
 from lwgraph.errors import UsageError
 from lwgraph.measure import paired_latency
+from lwgraph.passes.quantize import half
+from lwgraph.passes.quantize.graph.raise_opset import OpsetError
 from lwgraph.passes.quantize.half import Half, narrow, objection
 from lwgraph.rewrite import Context, Pass
 from tests.passes.quantize.quantize_models import Net, detector, images, residual
@@ -142,6 +144,27 @@ def test_unknown_nodes_and_wrong_options_are_refused() -> None:
 def test_an_excluded_node_computes_in_float32() -> None:
     made, _ = halved(residual(), activations=True, nodes_to_exclude=("pointwise",))
     assert next(n for n in made.graph if n.name == "pointwise").outputs[0].dtype == ir.DataType.FLOAT
+
+
+def test_convolutions_in_bfloat16_need_a_newer_opset() -> None:
+    model = residual()
+    assert model.graph.opset_imports[""] < 22
+    assert Half(type="bfloat16", activations=True).run(model, Context(data=None)) > 0
+    assert model.graph.opset_imports[""] == 22
+    layers = [node for node in model.graph if node.op_type == "Conv"]
+    assert layers and all(node.outputs[0].dtype == ir.DataType.BFLOAT16 for node in layers)
+
+
+def test_a_model_that_cannot_be_raised_stays_at_its_opset(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(model: ir.Model, wanted: int) -> None:
+        raise OpsetError("no way")
+
+    monkeypatch.setattr(half, "raise_opset", refuse)
+    model, context = residual(), Context(data=None)
+    before = model.graph.opset_imports[""]
+    Half(type="bfloat16", activations=True).run(model, context)
+    assert model.graph.opset_imports[""] == before
+    assert any("no bfloat16 before opset 22: no way" in each.reason for each in context.skipped)
 
 
 def test_rounds_to_nearest_even() -> None:

@@ -8,8 +8,10 @@ from onnx import TensorProto, helper
 from lwgraph import ir, registry
 from lwgraph.measure.kernels import is_integer_kernel, kernels
 from lwgraph.measure.node_times import node_seconds
+from lwgraph.passes.quantize.half import Half
 from lwgraph.passes.quantize.quantize import Quantize
 from lwgraph.rewrite.base import Context
+from lwgraph.runtime.openvino import precisions
 from tests.runtime.models import model
 
 FLOAT = TensorProto.FLOAT
@@ -186,3 +188,22 @@ def test_what_openvino_computes_in_floats_has_no_grids(between: onnx.NodeProto) 
 def test_a_pad_with_a_number_brings_in_what_no_grid_may_have() -> None:
     m = sandwich(_between("Pad", "a", "sides", "ninth"), 16)
     assert "between" not in quantized(m)
+
+
+def test_each_layer_runs_in_the_type_that_it_has() -> None:
+    """float32, bfloat16 and integers in one file, under the hint that adds none of its own."""
+    pytest.importorskip("openvino")
+    if "bf16" not in precisions():
+        pytest.skip("this processor does not compute in bfloat16")
+    executor, m = registry.executor("openvino:f32"), sandwich(_between("MaxPool", "a", kernel_shape=[2, 2]), 16)
+    feeds = [{"x": np.random.default_rng(1).standard_normal((1, 8, 8, 8), np.float32)}]
+    context = Context(executor=executor, data=feeds)
+    Half(type="bfloat16", activations=True, nodes_to_exclude=("two", "other", "last")).run(m, context)
+    assert m.graph.opset_imports[""] == 22 and not context.warnings
+    named = {kernel.nodes: kernel.precision for kernel in executor.prepare(m).kernels}
+    found = {name: precision for nodes, precision in named.items() for name in nodes}
+    assert found["one"] == "bf16" and found["last"] == "f32"
+    quantize = Quantize(keep="none", calibration_method="minmax", rounding="nearest", equalize=False)
+    assert quantize.run(m, context)
+    ran = kernels(executor, m)
+    assert ran is not None and is_integer_kernel(ran["last"]) and ran["one"].endswith("_bf16")
