@@ -31,6 +31,14 @@ PROBE = """<script>addEventListener("load", () => {
 const shown = (each) => each.getClientRects().length > 0;
 const wide = [...document.querySelectorAll("h1, h2, p, summary, .tile")].filter(
   (each) => shown(each) && !each.closest(".wrap") && each.getBoundingClientRect().right > innerWidth + 1);
+for (const each of document.querySelectorAll("details")) each.open = each.querySelector("table") !== null;
+const sideways = [...document.querySelectorAll(".wrap")].filter(
+  (each) => shown(each) && each.scrollWidth > each.clientWidth + 1);
+const layer = [...document.querySelectorAll("td details")].find((each) => each.querySelector("svg"));
+const early = layer.querySelector("svg").checkVisibility();
+layer.querySelector("summary").click();
+const bars = [...layer.querySelectorAll("svg rect")].filter((each) => each.getBoundingClientRect().height > 0);
+const drawn = layer.querySelector("svg").getBoundingClientRect();
 const table = document.querySelector("table");
 const column = [...table.tHead.rows[0].cells].findIndex((each) => each.textContent === "size");
 const values = () => [...table.tBodies[0].rows].map((row) => row.cells[column].textContent);
@@ -41,6 +49,8 @@ const block = picture.querySelector("rect"), tip = document.getElementById("tip"
 block.dispatchEvent(new MouseEvent("click", { bubbles: true }));
 const box = tip.getBoundingClientRect();
 parent.postMessage({ width: innerWidth, scroll: document.documentElement.scrollWidth, told, orders,
+  sideways: sideways.map((each) => each.textContent.slice(0, 200)),
+  histogram: [early, bars.length, drawn.left >= 0 && innerWidth >= drawn.right],
   wide: wide.map((each) => each.textContent), zoomed: picture.getBoundingClientRect().width / before,
   tip: tip.textContent, inside: !tip.hidden && box.left >= 0 && innerWidth >= box.right }, "*");
 });</script>"""
@@ -92,6 +102,16 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def test_nothing_is_wider_than_the_page_and_nothing_is_complained_of(seen: list[dict[str, Any]]) -> None:
     for each in seen:
         assert each["scroll"] <= each["width"] and each["wide"] == [] and each["told"] == []
+
+
+def test_no_table_scrolls_sideways_where_the_page_is_narrow(seen: list[dict[str, Any]]) -> None:
+    (narrow,) = (each for each in seen if each["width"] == min(WIDTHS))
+    assert narrow["sideways"] == []
+
+
+def test_a_click_on_a_layer_shows_the_histogram_of_its_values(seen: list[dict[str, Any]]) -> None:
+    for each in seen:
+        assert each["histogram"] == [False, 6, True]
 
 
 def test_tables_sort_by_value_pictures_zoom_and_points_tell(seen: list[dict[str, Any]]) -> None:

@@ -48,3 +48,10 @@ def test_a_column_without_any_value_is_left_out() -> None:
     page = table(head, [["a", "", "1 B", ""], ["b", "", "", ""]])
     assert ">ms<" not in page and ">why<" not in page and page.count("<th ") == 2 and page.count("<td") == 4
     assert table(head, []).count("<th ") == 4
+
+
+def test_rows_of_many_columns_are_cards_on_a_narrow_page() -> None:
+    """Each cell then says which column it is of; what a title holds is escaped."""
+    page = table([("layer", False), ('<small>a</small> "b"', True), ("size", True)], [["x", "1", "2 kB"]])
+    assert 'class="wrap cards"' in page and '<td data-name="layer">x</td>' in page
+    assert '<td class="n" data-name="a &quot;b&quot;" data-value="1.0">1</td>' in page

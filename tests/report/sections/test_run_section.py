@@ -34,7 +34,7 @@ def test_the_best_so_far_is_a_step_for_each_that_was_until_the_end_of_the_run() 
 
 def test_stages_and_failures_are_told_and_escaped() -> None:
     page = run(ran())
-    assert "<td>integers</td>" in page and "nothing to do: &lt;it&gt;" in page and "&lt;why&gt;" in page
+    assert ">integers</td>" in page and "nothing to do: &lt;it&gt;" in page and "&lt;why&gt;" in page
     assert "&lt;quantized&gt;: about 2.00x" in page and "<why>" not in page
 
 
