@@ -3,8 +3,10 @@
 Each case is optimized from an empty cache. Beside it stand the pass `quantize` alone and ONNX Runtime's
 `quantize_static` (min-max, one scale per channel, after its pre-processing) on the same calibration samples, without
 what starting a process takes, and one evaluation of what the latter gives; a second run from the cache that the first
-one left; and a run with a budget. Then come networks that nothing was tuned for: a ResNet-50 with random weights,
-chains of convolutions, and the demo. Rows are kept, with the build; a second call goes on where the first was stopped.
+one left; and a run with a budget. What the first and the last of these runs give is timed in turns with what the long
+search of an older build finds (see `before`). Then come networks that nothing was tuned for: a ResNet-50 with random
+weights, chains of convolutions, and the demo. Rows are kept, with the build; a second call goes on where the first was
+stopped.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import click
 import numpy as np
 import onnx
 
-from benchmarks import judge, run, tables, zoo
+from benchmarks import before, judge, run, tables, zoo
 from benchmarks.zoo import Case, cache
 
 PEER = Path(__file__).resolve().parent / "peers" / "quantize_ort.py"
@@ -77,16 +79,18 @@ def case_row(name: str) -> dict[str, Any]:
     data = ["--data", f"{module}:calibration"]
     promise = ["--metric", f"{module}:metric", "--max-drop", f"{1 / case.points_per_unit:g}"]
     plain = run.optimize(case.model(), [*data, "--metric", f"{module}:metric", "-p", "quantize"])
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+    with tempfile.TemporaryDirectory() as scratch, tempfile.TemporaryDirectory() as other:
+        folder, short = Path(scratch), Path(other)
         peer = static(case, folder)
         first = run.optimize(case.model(), [*data, *promise], kept=folder)
         second = digest = None
         if not first.error:
             digest = _digest(folder / "out.onnx")
             second = run.optimize(case.model(), [*data, *promise], kept=folder)
-        limited = run.optimize(case.model(), [*data, *promise, "--budget", BUDGETS.get(name, BUDGET)])
+        limited = run.optimize(case.model(), [*data, *promise, "--budget", BUDGETS.get(name, BUDGET)], kept=short)
+        made = {"now": folder / "out.onnx", "limited": short / "out.onnx"}
         return {
+            **_against_before(case, [*data, *promise], made),
             **figures(first),
             "points": _points(case, first),
             "plain": None if plain.error else sum(s["seconds"] for s in plain.report["passes"]),
@@ -99,6 +103,20 @@ def case_row(name: str) -> dict[str, Any]:
             "budget_speed": limited.kept["speed"],
             "budget_points": _points(case, limited),
         }
+
+
+def _against_before(case: Case, options: list[str], made: dict[str, Path]) -> dict[str, Any]:
+    """How fast results are, as a share of the speed of what the long search of an older build finds."""
+    try:
+        older, seconds = before.result(case, options)
+    except before.BuildError as error:
+        click.echo(f"error: {error}", err=True)
+        return {}
+    there = {name: path for name, path in made.items() if path.exists()}
+    if older is None or not there:
+        return {"long_seconds": seconds}
+    times = judge.race(case, {"before": older, **there})
+    return {"long_seconds": seconds, **{f"{name}_share": times.speedup(name).ratio for name in there}}
 
 
 def figures(ran: run.Run) -> dict[str, Any]:
@@ -221,11 +239,14 @@ COLD = ["build", "one pass", "passes", "seconds", "points lost", "speed-up"]
 
 
 def _cases(kept: dict[str, dict[str, Any]]) -> str:
+    compared = ["of the long search's speed", "its seconds"]
     peer = ["`-p quantize`", "quantize_static", "one evaluation", "its points lost", "its speed-up"]
     rows = [
         [
             name,
             *_cold(found),
+            _cell(found.get("now_share"), ".2f"),
+            _cell(found.get("long_seconds"), ".0f", " s"),
             _cell(found["plain"], ".1f", " s"),
             _cell(found["static"], ".1f", " s"),
             _cell(found["evaluation"], ".1f", " s"),
@@ -235,18 +256,16 @@ def _cases(kept: dict[str, dict[str, Any]]) -> str:
         for name, found in kept.items()
         if name in zoo.NAMES
     ]
-    return tables.table(["case", *COLD, *peer], rows)
+    return tables.table(["case", *COLD, *compared, *peer], rows)
 
 
 def _again(kept: dict[str, dict[str, Any]]) -> str:
     header = ["case", "second run, passes", "seconds", "the same bytes"]
-    header += ["budget", "seconds", "points lost", "speed-up", "of the speed without"]
+    header += ["budget", "seconds", "points lost", "speed-up", "of the long search's speed"]
     rows = []
     for name, found in kept.items():
         if found.get("warm_seconds") is None:
             continue
-        speed, limited = found["speed"], found["budget_speed"]
-        share = limited / speed if speed and limited else None
         rows.append(
             [
                 name,
@@ -256,8 +275,8 @@ def _again(kept: dict[str, dict[str, Any]]) -> str:
                 found["budget"],
                 _cell(found["budget_seconds"], ".0f", " s"),
                 _cell(found["budget_points"], ".2f"),
-                _cell(limited, ".2f"),
-                _cell(share, ".2f"),
+                _cell(found["budget_speed"], ".2f"),
+                _cell(found.get("limited_share"), ".2f"),
             ]
         )
     return tables.table(header, rows)

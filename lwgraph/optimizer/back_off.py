@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lwgraph.optimizer.bracket import Bracket
 from lwgraph.optimizer.candidates import Candidates, Make
-from lwgraph.plan.search.front import Candidate, Front
+from lwgraph.plan.search.front import Candidate, Front, worth
 
 LOOKS = 8  # at the judged data, at most
 STEP = 1.03  # plans on the front that differ by less than this factor are one to look at
+WORTH = 1.05  # times faster than what is known to be good a plan may be, or a look is not worth its time
 
 
 def back_off(front: Front, candidates: Candidates, make: Make) -> None:
     """Look at those of a front that may be the best that keeps the promises.
 
-    Plans on the front lose less the slower they are, so the fastest good one is found by bisection: about log2 of
-    their number looks at the judged data. Searched ones are only looked at where they are predicted not to be worse
-    than what is known to be good (`Candidates.most`). Where the user promised speed or size but not accuracy, it is
-    the plan of least loss that keeps those.
+    Plans on the front lose less the slower they are, so the fastest good one is found in few looks at the judged data,
+    mostly less than log2 of their number: see `Bracket`. Searched ones are only looked at where they are predicted not
+    to be worse than what is known to be good (`Candidates.most`). Where the user promised speed or size but not
+    accuracy, it is the plan of least loss that keeps those.
 
     Args:
         front: of a search that did not see the judged data.
@@ -31,9 +33,9 @@ def back_off(front: Front, candidates: Candidates, make: Make) -> None:
     if request.limited and candidates.floor is None:
         _least_loss(within or everything[:1], candidates, make)
         return
-    _bisect(apart([c for c in within if c.amount(objective) <= most], objective), candidates, make)
+    _narrow(apart([c for c in within if c.amount(objective) <= most], objective), candidates, make)
     if request.limited and not candidates.good():
-        _bisect(
+        _narrow(
             apart(everything, objective), candidates, make
         )  # out of reach: the nearest plan that keeps the accuracy
 
@@ -47,13 +49,20 @@ def apart(ladder: Sequence[Candidate], objective: str) -> list[Candidate]:
     return kept[::-1]
 
 
-def _bisect(ladder: Sequence[Candidate], candidates: Candidates, make: Make) -> None:
-    """Look for the first good one of a ladder whose losses fall."""
-    low, high, looks = 0, len(ladder), 0
-    while low < high and looks < LOOKS:
-        middle = (low + high) // 2
-        looks += 1
-        low, high = (low, middle) if candidates.look(ladder[middle], make) else (middle + 1, high)
+def _narrow(ladder: Sequence[Candidate], candidates: Candidates, make: Make) -> None:
+    """Look for the first good one of a ladder whose losses fall, until what could still be gained is hardly a STEP."""
+    objective, bracket, looks = (
+        str(candidates.request.objective),
+        Bracket([worth(c) for c in ladder], candidates.allowed),
+        0,
+    )
+    while bracket and looks < LOOKS:
+        fastest = ladder[bracket.low].amount(objective)
+        if bracket.high < len(ladder) and ladder[bracket.high].amount(objective) < WORTH * fastest:
+            return
+        number, looks = bracket.pick(), looks + 1
+        good = candidates.look(ladder[number], make)
+        bracket.learn(number, good, candidates.lost(ladder[number]))
 
 
 def _least_loss(ladder: Sequence[Candidate], candidates: Candidates, make: Make) -> None:

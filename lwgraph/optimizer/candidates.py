@@ -368,6 +368,16 @@ class Candidates:
         made = self._made.get(candidate.key)
         return candidate if made is None else made.candidate
 
+    @property
+    def allowed(self) -> float:
+        """What the metric may lose."""
+        return self.judge.base.value - self.judge.floor
+
+    def lost(self, candidate: Candidate) -> float | None:
+        """What the metric lost with a candidate; None where that was not looked at."""
+        judged = self.known(candidate).judged
+        return None if judged is None else self.judge.base.value - judged
+
     def all(self) -> list[Made]:
         """What was looked at."""
         return [made for made in self._made.values() if made is not None]

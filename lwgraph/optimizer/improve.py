@@ -27,6 +27,7 @@ from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.search.front import Candidate
 from lwgraph.report import StageRun
 
+OVER = "its share of the time was over"
 FRONT_SECONDS = 3.0  # of timing the plans that can be picked, at most about
 TIMED_SHARE = 0.1  # of the budget that is kept for timing, at most
 TIMING_RUNS = 30  # of a model that the final timing takes at least, about
@@ -135,8 +136,9 @@ def _run_stage(setting: Setting, stage: Stage, work: Work) -> Work:
     """One stage; what fails in it, or its share of the time, ends only it."""
     clock, known, outcome = setting.clock, len(work.candidates.all()), "failed"
     before, unit, predicted = clock.spent, setting.data_pass, None
+    share = stage.share * clock.left
     try:
-        with setting.failures.guard(stage.name), clock.limit(stage.share * clock.left):
+        with setting.failures.guard(stage.name), clock.limit(share):
             reason = stage.idle(work)
             if not reason:
                 setting.told.steps.begin(stage.name)
@@ -144,9 +146,10 @@ def _run_stage(setting: Setting, stage: Stage, work: Work) -> Work:
                 with setting.failures.guard(f"{stage.name}: its predicted time"):
                     predicted = unit.total(stage.cost(work, unit))
             work = work if reason else stage.run(work)
-            outcome = f"nothing to do: {reason}" if reason else "done"
+            over = clock.spent - before > share  # it made do with what it had found
+            outcome = f"nothing to do: {reason}" if reason else OVER if over else "done"
     except OutOfTime:
-        outcome = "its share of the time was over"
+        outcome = OVER
         if clock.left <= 0:
             raise
     except KeyboardInterrupt:

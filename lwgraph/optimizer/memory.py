@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from dataclasses import dataclass, field
 
 import psutil
@@ -46,8 +48,14 @@ class Garbage:
 
 def resident() -> int:
     """Bytes of this process that are in memory."""
-    found: int = psutil.Process().memory_info().rss
+    found: int = _process(os.getpid()).memory_info().rss
     return found
+
+
+@functools.cache
+def _process(pid: int) -> psutil.Process:
+    """To find out about a process takes longer than to ask it; a child that was forked is another one."""
+    return psutil.Process(pid)
 
 
 __all__ = ["LEAST", "SHARE", "Garbage", "allowance", "resident"]

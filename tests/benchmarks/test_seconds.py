@@ -1,10 +1,12 @@
 """The networks that runs are timed on are what they are called, and growth is told right."""
 
+from functools import partial
+
 import numpy as np
 import onnx
 import pytest
 
-from benchmarks import run, seconds
+from benchmarks import before, judge, run, seconds, zoo
 
 
 def test_growth_is_the_power_of_the_layers():
@@ -25,3 +27,20 @@ def test_the_resnet_has_the_layers_of_table_1():
 def test_a_chain_has_so_many_convolutions(layers):
     net, _ = run.long_chain(layers)
     assert sum(node.op_type == "Conv" for node in net.nodes) == layers
+
+
+def test_a_result_is_compared_with_that_of_the_older_build(monkeypatch, tmp_path):
+    case = zoo.case("fmnist_resnet14")
+    now, missing = case.model(), tmp_path / "none.onnx"  # a run that failed leaves none
+    monkeypatch.setattr(before, "result", lambda case, options: (case.model(), 12.0))
+    monkeypatch.setattr("benchmarks.judge.race", partial(judge.race, seconds=0.2))
+    found = seconds._against_before(case, [], {"now": now, "limited": missing})
+    assert found["long_seconds"] == 12.0 and found.keys() == {"long_seconds", "now_share"}
+    assert 0.5 < found["now_share"] < 2
+
+
+def test_without_the_history_there_is_nothing_to_compare_with(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("LWGRAPH_ZOO_CACHE", str(tmp_path))
+    monkeypatch.setattr(before, "COMMIT", "0" * 40)
+    assert seconds._against_before(zoo.case("fmnist_resnet14"), [], {}) == {}
+    assert "no commit 000" in capsys.readouterr().err

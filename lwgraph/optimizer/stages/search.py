@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from functools import partial
 
+from lwgraph.alarm import OutOfTime
 from lwgraph.optimizer.back_off import back_off
 from lwgraph.optimizer.data_pass import Cost, DataPass
 from lwgraph.optimizer.stages.base import Work
 
 LOOKED = 3  # plans of the front that are looked at, about
+TRIED = 0.5  # of the time that is left, what trials may take under a budget: looks at what they find come after them
 
 
 class PlanSearch:
     """Goes on from the solver's plans, and proposes what lies on the front then."""
 
     name = "search"
-    share = 0.8
+    share = 0.9
 
     def idle(self, work: Work) -> str:
         """Why there is nothing to search."""
@@ -23,14 +25,17 @@ class PlanSearch:
 
     def cost(self, work: Work, unit: DataPass) -> Cost:
         """The time for trials, of which half is left at the end where nothing better is found for long; three looks."""
-        return Cost(seconds=min(work.request.trials / 2, work.clock.left)) + work.look_cost(unit) * LOOKED
+        return Cost(seconds=min(work.request.trials / 2, TRIED * work.clock.left)) + work.look_cost(unit) * LOOKED
 
     def run(self, work: Work) -> Work:
         """Run trial plans, then look at those of the front that may be the best."""
         search = work.search
         assert search is not None
+        wanted, search.seconds = search.seconds, min(search.seconds, TRIED * work.clock.left)
         front = search.go_on(work.candidates.most)
         back_off(front, work.candidates, partial(work.making.searched, search))
+        if search.seconds <= search.spent < wanted:
+            raise OutOfTime  # a second run goes on
         return work
 
 

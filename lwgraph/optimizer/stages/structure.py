@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
 
 from lwgraph import ir
+from lwgraph.alarm import OutOfTime
 from lwgraph.optimizer.back_off import STEP
+from lwgraph.optimizer.bracket import Bracket
 from lwgraph.optimizer.candidates import Candidates
 from lwgraph.optimizer.data_pass import Cost, DataPass
 from lwgraph.optimizer.stages.base import FIT_SECONDS, PRICE_SECONDS, Work, layer_times
@@ -20,7 +23,7 @@ from lwgraph.plan.precision import INT8, spelling
 from lwgraph.plan.price.devices import DeviceOracle
 from lwgraph.plan.search.front import Candidate
 from lwgraph.plan.search.items import FASTER
-from lwgraph.plan.search.structure import BLOCK_RUNS, LEVELS, NOTHING, Offer, Structure, find_offers, find_structures
+from lwgraph.plan.search.structure import BLOCK_RUNS, NOTHING, Offer, Structure, find_offers, find_structures
 from lwgraph.views.coupling import couple_channels
 from lwgraph.views.residual import find_residuals
 
@@ -29,6 +32,7 @@ ORIGIN = "structure"
 # vector and what lies between layers weighs more (benchmarks/PLANNER.md).
 FIXED, FIXED_IN_INTEGERS = 0.1, 0.35
 NOISE, TRUST = 0.05, 0.2  # relative errors, about: of measurements, and of what is assumed before any
+LOOKED = 3  # structures that are looked at, about
 PROBES = 2  # sizes of a group at which its loss is measured, about
 LEAST = 1e-3  # share of what the whole takes that anything takes
 
@@ -37,7 +41,7 @@ class Structures:
     """Proposes structures without forms; the one that is chosen is the trunk of the stages that follow."""
 
     name = "structure"
-    share = 0.4
+    share = 0.6
 
     def idle(self, work: Work) -> str:
         """Why nothing may go."""
@@ -46,12 +50,12 @@ class Structures:
         return ""
 
     def cost(self, work: Work, unit: DataPass) -> Cost:
-        """The prices of the layers, what each group and block matters, and the looks of a bisection."""
+        """The prices of the layers, what each group and block matters, and two or three looks."""
         groups = sum(not group.frozen for group in couple_channels(work.clean).groups)
         blocks = len(find_residuals(work.clean)[0])
         runs = len(work.samples(work.float_ms)) * (PROBES * groups + BLOCK_RUNS * blocks)
         prices = PRICE_SECONDS * work.layers * len(work.precisions)
-        looks = work.look_cost(unit) * math.log2(len(LEVELS))
+        looks = work.look_cost(unit) * LOOKED
         return Cost(unit.runs(runs), prices + FIT_SECONDS * (PROBES * groups + blocks)) + looks
 
     def run(self, work: Work) -> Work:
@@ -168,6 +172,10 @@ class Ladder:
         """What a structure takes of the objective, measured where that is known."""
         return self.candidates.amount(self.candidates.known(self.candidate(structure)))
 
+    def lost(self, structure: Structure) -> float | None:
+        """What the metric lost with a structure; None where that was not looked at."""
+        return self.candidates.lost(self.candidate(structure))
+
     def meets(self, structure: Structure) -> bool:
         """Whether the limits are kept, by what is known by now."""
         draft = self.candidate(structure)
@@ -186,8 +194,8 @@ def fastest(ladders: Sequence[Ladder]) -> Ladder:
 def choose(structures: Sequence[Structure], ladder: Ladder) -> Structure:
     """The structure that forms and precisions are searched for.
 
-    Where a metric is promised: of those that keep the promise without any forms, among about log2 of them that are
-    looked at by bisection, the one that takes least; of several that are not STEP apart, the gentlest, as it leaves
+    Where a metric is promised: of those that keep the promise without any forms, among the few of them that are
+    looked at (see `Bracket`), the one that takes least; of several that are not STEP apart, the gentlest, as it leaves
     most to the forms. Otherwise the gentlest that is predicted to keep every limit, the last where none is.
 
     Args:
@@ -196,14 +204,14 @@ def choose(structures: Sequence[Structure], ladder: Ladder) -> Structure:
     """
     if ladder.candidates.floor is None:
         return next((each for each in [NOTHING, *structures] if ladder.meets(each)), [NOTHING, *structures][-1])
-    low, high, good = 0, len(structures), [NOTHING]
-    while low < high:
-        middle = (low + high) // 2
-        if ladder.look(structures[middle]):
-            good.append(structures[middle])
-            low = middle + 1
-        else:
-            high = middle
+    narrowest, good = list(structures)[::-1], [NOTHING]
+    bracket = Bracket([each.loss for each in narrowest], ladder.candidates.allowed)
+    with suppress(OutOfTime):  # what was found by then counts
+        while bracket:
+            number = bracket.pick()
+            if kept := ladder.look(narrowest[number]):
+                good.append(narrowest[number])
+            bracket.learn(number, kept, ladder.lost(narrowest[number]))
     taken = {each: ladder.taken(each) for each in good}
     least = min(taken.values())
     return max((each for each in good if taken[each] <= STEP * least), key=lambda each: each.share)

@@ -300,13 +300,15 @@ class Quantize(Pass):
                 if (each.name or "") in refused:
                     each.meta[FLOAT] = True
         quantizer, built = self.best(opened_model, target, context.data, executor, refused, context)
-        if here and (fused := failures(executor, built.model, built.compute) if built.compute else None):
+        asked = here or (measurable and self.keep == "none")
+        failed = failures(executor, built.model, built.compute) if asked and built.compute else None
+        if here and failed:
             # Rules go by operators; what a runtime fuses into kernels of floats, only its own graph tells.
-            refused = {**refused, **fused}
+            refused = {**refused, **failed}
             built = quantizer.build(refused)
+            failed = failures(executor, built.model, built.compute) if built.compute else None
         if self.keep == "none" or not built.compute or not measurable:
-            reasons = failures(executor, built.model, built.compute) if built.compute and measurable else None
-            for node, reason in (reasons or {}).items():
+            for node, reason in (failed or {}).items():
                 context.warn(f"'{node}' was quantized but does not run in integers: {reason}")
             mixed = (
                 Mixed(built.model, dict(built.reasons), built=built)

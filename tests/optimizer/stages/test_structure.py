@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lwgraph import ir
+from lwgraph.alarm import OutOfTime
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.layers.site import find_sites
 from lwgraph.measure.score import Score
@@ -119,8 +120,8 @@ def ladder_of(candidates):
     ("good", "times", "best"),
     [
         ((80, 60, 40), {80: 80, 60: 60, 40: 40, 20: 20}, 40),
-        ((80, 60, 40, 20), {80: 80, 60: 60, 40: 20.5, 20: 20}, 40),  # hardly slower: the gentler one
-        ((80, 60, 40, 20), {80: 80, 60: 60, 40: 15, 20: 20}, 40),  # narrower, but slower
+        ((80, 60, 40), {80: 80, 60: 40.5, 40: 40, 20: 20}, 60),  # hardly slower: the gentler one
+        ((80, 60, 40), {80: 80, 60: 15, 40: 20, 20: 10}, 60),  # narrower, but slower
         ((80, 60, 40, 20), {80: 80, 60: 60, 40: 40, 20: 20}, 20),
         ((), {80: 80, 60: 60, 40: 40, 20: 20}, 100),
     ],
@@ -132,6 +133,19 @@ def test_the_fastest_structure_that_keeps_the_promise_is_taken(good, times, best
     chosen = choose(ladder, ladder_of(candidates))
     assert (chosen.plan.groups["g"].keep if chosen.plan.groups else 100) == best
     assert len(looks) <= 3
+
+
+def test_what_was_found_counts_where_the_time_is_over(monkeypatch):
+    looks, candidates = looking({100: 1.0, 60: 0.95, 20: 0.95}, {100: 100.0, 60: 60.0, 20: 20.0})
+    ladder, look = ladder_of(candidates), Ladder.look
+
+    def late(self, structure):
+        if looks:
+            raise OutOfTime
+        return look(self, structure)
+
+    monkeypatch.setattr(Ladder, "look", late)
+    assert choose(structures(0.8, 0.6, 0.4, 0.2), ladder).share == 0.6 and len(looks) == 1
 
 
 def test_without_a_promise_on_the_metric_the_gentlest_within_the_limits_is_taken():

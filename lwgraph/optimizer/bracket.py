@@ -1,0 +1,75 @@
+"""Which plan of a ladder to look at next, so that few looks find the first good one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+POWER, LEAST_POWER, MOST_POWER = 0.75, 0.3, 1.5  # of the loss on the search's samples that a metric loses, about
+TOLD = 0.1  # share of what may be lost below which a metric says little of how much more could be
+ALIKE = 3  # looks in a row that came out alike, after which the middle is taken
+
+
+@dataclass
+class Bracket:
+    """The part of a ladder in which the first good plan lies; it is empty once that is known.
+
+    What the metric loses grows about as a power of the loss on the samples of the search: the next look goes to where
+    the looks so far put what may be lost (regula falsi), to the middle where these tell nothing, or on one side only.
+
+    Attributes:
+        losses: of the plans, falling: those that come later are more likely to be good.
+        allowed: what the metric may lose.
+        low, high: the first good one is among ladder[low:high], or is ladder[high].
+    """
+
+    losses: Sequence[float]
+    allowed: float
+    low: int = 0
+    high: int = field(init=False)
+    _seen: list[tuple[float, float]] = field(init=False, default_factory=list)
+    _sides: list[bool] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.high = len(self.losses)
+
+    def __bool__(self) -> bool:
+        return self.low < self.high
+
+    def pick(self) -> int:
+        """The number of the plan to look at."""
+        target, last = self._target(), self._sides[-ALIKE:]
+        if target is None or (len(last) == ALIKE and len(set(last)) == 1):
+            return (self.low + self.high) // 2
+        return next((i for i in range(self.low, self.high) if self.losses[i] <= target), self.high - 1)
+
+    def learn(self, number: int, good: bool, lost: float | None) -> None:
+        """Take in a look.
+
+        Args:
+            number: of the plan.
+            good: whether it keeps the promise.
+            lost: of the metric; None where that is not known.
+        """
+        self.low, self.high = (self.low, number) if good else (number + 1, self.high)
+        self._sides.append(good)
+        if lost is not None and lost > TOLD * self.allowed and 0 < self.losses[number] < math.inf:
+            self._seen.append((math.log(self.losses[number]), math.log(lost)))
+
+    def _target(self) -> float | None:
+        """The loss at which the metric loses what is allowed, as far as the looks tell; None: not at all."""
+        if not self._seen or not self.allowed > 0:
+            return None
+        wanted = math.log(self.allowed)
+        nearest = sorted(self._seen, key=lambda pair: abs(pair[1] - wanted))[:2]
+        power = POWER
+        if len(nearest) == 2 and nearest[0][0] != nearest[1][0]:
+            power = (nearest[1][1] - nearest[0][1]) / (nearest[1][0] - nearest[0][0])
+        at, lost = nearest[0]
+        return math.exp(at + (wanted - lost) / float(np.clip(power, LEAST_POWER, MOST_POWER)))
+
+
+__all__ = ["Bracket"]
