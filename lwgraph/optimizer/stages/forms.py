@@ -39,7 +39,7 @@ class Forms:
     """Weighs each layer's options, solves for several budgets of time, and proposes the plans that come of it."""
 
     name = "forms"
-    share = 0.9
+    share = 0.8
 
     def idle(self, work: Work) -> str:
         """Nothing is known before the options are weighed."""

@@ -17,7 +17,7 @@ class PlanSearch:
     """Goes on from the solver's plans, and proposes what lies on the front then."""
 
     name = "search"
-    share = 0.9
+    share = 0.8
 
     def idle(self, work: Work) -> str:
         """Why there is nothing to search."""
