@@ -10,12 +10,13 @@ import numpy as np
 
 POWER, LEAST_POWER, MOST_POWER = 0.75, 0.3, 1.5  # of the loss on the search's samples that a metric loses, about
 TOLD = 0.1  # share of what may be lost below which a metric says little of how much more could be
+TELLING = 2  # looks that told how much was lost, after which they are believed
 ALIKE = 3  # looks in a row that came out alike, after which the middle is taken
 
 
 @dataclass
 class Bracket:
-    """The part of a ladder in which the first good plan lies; it is empty once that is known.
+    """The part of a ladder in which the first good plan lies; it is empty once that is known, or sure enough.
 
     What the metric loses grows about as a power of the loss on the samples of the search: the next look goes to where
     the looks so far put what may be lost (regula falsi), to the middle where these tell nothing, or on one side only.
@@ -37,7 +38,10 @@ class Bracket:
         self.high = len(self.losses)
 
     def __bool__(self) -> bool:
-        return self.low < self.high
+        if self.low >= self.high or self.high == len(self.losses) or len(self._seen) < TELLING:
+            return self.low < self.high
+        target = self._target()
+        return target is None or bool(self.losses[self.high - 1] <= target)
 
     def pick(self) -> int:
         """The number of the plan to look at."""
