@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from lwgraph.arrays import Array
@@ -50,13 +52,15 @@ def weight_grid(
         best = full.copy()
         for part in (np.s_[start : start + step] for start in range(0, len(rows), step)):  # temporaries stay in cache
             some = None if weights is None else weights[part]
-            few = rows[part].astype(np.float64)
+            few = rows[part]
+            if few.shape[1] <= _BLOCK:
+                few = few.astype(np.float64)
             lost = _error(few, full[part], low, high, some)
             for share in np.linspace(0.98, _FREE if high < 32 else 0.8, 30 if high < 32 else 10):
                 scale = np.maximum(full[part] * share, floor[part])
                 error = _error(few, scale, low, high, some)
                 best[part], lost = np.where(error < lost, scale, best[part]), np.minimum(error, lost)
-    best = _on_grid_already(rows, best, floor, high)
+    best = _on_grid_already(rows, best, reach, floor, high)
     scale = best.astype(np.float32)
     zero = np.full(scale.shape, _MIDDLE.get(type, 0), np.int64)
     if axis is None:
@@ -64,35 +68,55 @@ def weight_grid(
     return Grid(type, scale, zero, axis)
 
 
-def _on_grid_already(rows: Array, scale: Array, floor: Array, high: int) -> Array:
-    """(o,) the scale of rows that are small multiples of one number, such as powers of two; of others the given one."""
-    found = scale.astype(np.float64)
-    size = np.abs(rows)
-    size = np.where(size > 0, size, np.inf)
-    least, most = size.min(axis=1), np.abs(rows).max(axis=1, initial=0.0)
+def _on_grid_already(rows: Array, scale: Array, reach: Array, floor: Array, high: int) -> Array:
+    """(o,) the scale of rows that are small multiples of one number, such as powers of two; of others the given one.
+
+    `reach` has the largest magnitude of each row. Nothing as large as the weight is made on the way.
+    """
+    found, least = scale.astype(np.float64), _least(rows)
     for part in range(1, _PARTS + 1):
-        unit = least.astype(np.float64) / part
-        some = np.flatnonzero((most > 0) & (most <= unit * (high + 0.5)) & (unit >= floor) & (found == scale))
-        if not len(some):
-            continue
-        ratio = rows[some, :_SAMPLE] / unit[some, None]
-        some = some[np.abs(ratio - np.rint(ratio)).max(axis=1) <= _EVEN]
+        unit = least / part
+        some = np.flatnonzero((reach > 0) & (reach <= unit * (high + 0.5)) & (unit >= floor) & (found == scale))
         if len(some):
-            ratio = rows[some] / unit[some, None]
-            some = some[np.abs(ratio - np.rint(ratio)).max(axis=1) <= _EVEN]
-            found[some] = unit[some]
+            some = some[_even(rows[some, :_SAMPLE], unit[some, None])]
+        for row in some:
+            if all(_even(values[None], unit[row])[0] for values in _parts(rows[row])):
+                found[row] = unit[row]
     return found
 
 
+def _least(rows: Array) -> Array:
+    """(o,) the least magnitude of each row but zero; inf where there is none."""
+    least = np.full(len(rows), np.inf)
+    for row, values in enumerate(rows):
+        for part in _parts(values):
+            size = np.abs(part)
+            least[row] = min(least[row], size.min(initial=np.inf, where=size > 0))
+    return least
+
+
+def _even(rows: Array, unit: Array | float) -> Array:
+    """(o,) whether all of a row are multiples of its unit."""
+    ratio = rows / unit
+    even: Array = np.abs(ratio - np.rint(ratio)).max(axis=1, initial=0.0) <= _EVEN
+    return even
+
+
+def _parts(values: Array) -> Iterator[Array]:
+    for start in range(0, len(values), _BLOCK):
+        yield values[start : start + _BLOCK]
+
+
 def _error(rows: Array, scale: Array, low: int, high: int, weights: Array | None) -> Array:
-    column = scale[:, None]
-    difference = np.clip(np.rint(rows / column), low, high)
-    difference *= column
-    difference -= rows
-    difference *= difference
-    if weights is not None:
-        difference *= weights
-    total: Array = difference.sum(axis=1)
+    column, total = scale[:, None], np.zeros(len(rows))
+    for part in (np.s_[:, start : start + _BLOCK] for start in range(0, rows.shape[1], _BLOCK)):
+        difference = np.clip(np.rint(rows[part] / column), low, high)
+        difference *= column
+        difference -= rows[part]
+        difference *= difference
+        if weights is not None:
+            difference *= weights[part]
+        total += difference.sum(axis=1)
     return total
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -32,3 +34,18 @@ def test_a_scale_has_the_least_error_of_those_tried() -> None:
         tried = [full[row], *(full[row] * np.linspace(0.98, 0.8, 10))]
         lost = [np.square(np.clip(np.rint(WEIGHT[row] / s), -127, 127) * s - WEIGHT[row]).sum() for s in tried]
         assert grid.scale[row] == pytest.approx(tried[int(np.argmin(lost))])
+
+
+@pytest.mark.parametrize("axis", [0, None])
+@pytest.mark.parametrize("on_grid", [False, True])
+def test_nothing_as_large_as_the_weight_is_made(axis: int | None, on_grid: bool) -> None:
+    random = np.random.default_rng(0)
+    weight = random.standard_normal((20, 200_000)).astype(np.float32)
+    if on_grid:
+        weight = np.exp2(np.rint(random.uniform(-4, 0, weight.shape))).astype(np.float32)
+    tracemalloc.start()
+    grid = weight_grid(weight, axis)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.25 * weight.nbytes
+    assert np.all(grid.scale == 0.0625) is np.bool_(on_grid)
