@@ -48,6 +48,32 @@ def settle_on(work: Work, found: Precision) -> None:
     work.context.memory[_key(work, "settled")] = found
 
 
+def recurrent(work: Work) -> tuple[str, ...]:
+    """Names of the layers LSTM and GRU, which become loops over integers."""
+    found = (node.name or "" for node in work.clean.graph if ir.operator(node) in ir.GATED)
+    return tuple(name for name in found if name)
+
+
+def recurrent_alone(work: Work) -> Precision | None:
+    """These layers in integers and all others in floats; None where the plugin has no such integers."""
+    quantizes = precision.quantizer()
+    if not isinstance(quantizes, QuantizesDynamically):
+        return None
+    others = tuple(site.name for site in find_sites(work.clean, work.shapes))
+    return Precision((str(quantizes.dynamic()),), others)
+
+
+def spare(work: Work, names: Sequence[str]) -> None:
+    """Let all plans of the search leave these layers in floats."""
+    work.context.memory[_key(work, "spared")] = tuple(names)
+
+
+def spared(work: Work) -> tuple[str, ...]:
+    """What `spare` named."""
+    found = work.context.memory.get(_key(work, "spared"))
+    return found if isinstance(found, tuple) else ()
+
+
 def _key(work: Work, what: str) -> tuple[str, str]:
     return f"dynamic precision, {what}", ir.fingerprint(work.clean)
 
@@ -96,4 +122,14 @@ def remaining(base: float, judged: float | None, floor: float | None) -> float |
     return SURE * (base - floor) / (base - judged)
 
 
-__all__ = ["dynamic_precision", "faster_so", "gentler", "remaining", "settle_on"]
+__all__ = [
+    "dynamic_precision",
+    "faster_so",
+    "gentler",
+    "recurrent",
+    "recurrent_alone",
+    "remaining",
+    "settle_on",
+    "spare",
+    "spared",
+]

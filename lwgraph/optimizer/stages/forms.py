@@ -14,7 +14,7 @@ from lwgraph.measure.work import count
 from lwgraph.optimizer.back_off import back_off
 from lwgraph.optimizer.data_pass import Cost, DataPass
 from lwgraph.optimizer.stages.base import FIT_SECONDS, PRICE_SECONDS, Work
-from lwgraph.optimizer.stages.dynamic import faster_so
+from lwgraph.optimizer.stages.dynamic import faster_so, spared
 from lwgraph.plan.carry_out import observing
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.precision import DYNAMIC, FLOAT, INT8, quantizer, spelling
@@ -120,6 +120,7 @@ def _open(work: Work) -> Planner:
         structure=trunk.plan,
         run_ms=work.float_ms,
         dynamic=dynamic,
+        spared=spared(work),
     )
 
 

@@ -10,7 +10,15 @@ from typing import Any
 
 from lwgraph.optimizer.data_pass import Cost, DataPass
 from lwgraph.optimizer.stages.base import Work, layer_times
-from lwgraph.optimizer.stages.dynamic import dynamic_precision, gentler, remaining, settle_on
+from lwgraph.optimizer.stages.dynamic import (
+    dynamic_precision,
+    gentler,
+    recurrent,
+    recurrent_alone,
+    remaining,
+    settle_on,
+    spare,
+)
 from lwgraph.plan.carry_out import RANGE_SAMPLES, RANGE_SECONDS, affordable
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.precision import INT8, quantizer, spelling
@@ -78,6 +86,8 @@ class Integers:
                 some = gentler(work, whole, share)
                 if some is not None and look(some.passes, some.keep_float):
                     settle_on(work, some)
+        with work.context.failures.guard("integers of recurrent layers"):
+            good = self._recurrent(work, look, proposed, good) or good
         if good:
             return work
         samples = affordable(RANGE_SAMPLES, RANGE_SECONDS, work.float_ms)
@@ -85,6 +95,21 @@ class Integers:
         if not (kept and look((spelling(),), kept)):
             look((str(quantizer().judged()),))
         return work
+
+    def _recurrent(self, work: Work, look: Callable[..., bool], proposed: Callable[..., Candidate], good: bool) -> bool:
+        """LSTM and GRU are in integers with the rest, or not, whichever is better; or alone, where both lose too much.
+
+        Whether any plan is good.
+        """
+        names = recurrent(work)
+        if not names:
+            return good
+        without = look((spelling(),), names)
+        before, after = (work.candidates.known(proposed((spelling(),), *kept)).measured_ms for kept in ((), (names,)))
+        if without and (not good or (before is not None and after is not None and after < before)):
+            spare(work, names)
+        alone = None if good or without else recurrent_alone(work)
+        return good or without or (alone is not None and look(alone.passes, alone.keep_float))
 
 
 __all__ = ["ORIGIN", "Integers"]

@@ -216,12 +216,13 @@ class Quantize(Pass):
         nodes = {node.name or "" for node in model.graph}
         sites, reasons = dynamic_sites(model, {})
         able = {site.node.name or "" for site in sites}
+        loops = {node.name or "" for node in model.graph if ir.operator(node) in ir.GATED}
         for name in self.dynamic_nodes:
             if name not in nodes:
                 raise UsageError(
                     f"option 'dynamic_nodes' names '{name}', which the model does not have{did_you_mean(name, nodes)}"
                 )
-            if name not in able:
+            if name not in able and name not in loops:  # these are loops over such integers in any case
                 why = reasons.get(name, "it is no MatMul or Gemm with a constant weight")
                 context.skip(self.name, name, f"no grid that is taken as the model runs: {why}")
         return {name: "its grid is taken as the model runs" for name in self.dynamic_nodes if name in able}

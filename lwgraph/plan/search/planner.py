@@ -40,6 +40,7 @@ class Quantizing:
         samples: that ranges are taken from in the first case.
         known: ranges of the model's values in the first case.
         dynamic: all that can be in DYNAMIC, and what else that leaves in floats; None: nothing can.
+        spared: names of nodes beside the items, such as recurrent layers, that stay in floats.
     """
 
     quick: str = ""
@@ -47,6 +48,7 @@ class Quantizing:
     samples: int = QUICK_SAMPLES
     known: KnownRanges | None = None
     dynamic: Precision | None = None
+    spared: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,13 +280,14 @@ class Planner:
         dense = [o.price for o in chosen.values() if o.form is None]
         ms = (sum(price.dense_ms for price in dense), sum(price.ms for price in dense))
         added = sum(item.weight * item.added(taken[item.name]) for item in self.items)
-        how, kept, running = self.quantizing, names[FLOAT], names[DYNAMIC]
-        if INT8 in taken.values():
-            return Precision((how.quick if quick else how.earnest,), kept, added, ms, running)
-        assert how.dynamic is not None  # else no item has the option
-        there = {node.name for node in self.model.graph}
-        beside = tuple(name for name in how.dynamic.keep_float if name in there and name not in kept)
-        return Precision(how.dynamic.passes, beside + kept, added, ms)
+        how, there = self.quantizing, {node.name for node in self.model.graph}
+        running = how.dynamic if INT8 not in taken.values() else None
+        beside = how.spared if running is None else (*running.keep_float, *how.spared)
+        more = (name for name in dict.fromkeys(beside) if name in there and name not in names[FLOAT])
+        kept = (*more, *names[FLOAT])
+        if running is not None:
+            return Precision(running.passes, kept, added, ms)
+        return Precision((how.quick if quick else how.earnest,), kept, added, ms, names[DYNAMIC])
 
     def apply(self, chosen: Chosen, *, quick: bool = False) -> Carried:
         """A copy of the model with the chosen options in place, and what became of each.
@@ -318,6 +321,7 @@ def open_planner(
     run_ms: float | None = None,
     only: Collection[str] | None = None,
     dynamic: Precision | None = None,
+    spared: tuple[str, ...] = (),
 ) -> Planner:
     """The planner of a model.
 
@@ -326,7 +330,7 @@ def open_planner(
         forms: names of the forms to consider; None: all that are registered.
         precisions: FLOAT, and INT8 where layers may be computed in integers.
         only: names of the sites to consider; None: all.
-        dynamic: see `Quantizing`; layers that it does not leave in floats may be computed in DYNAMIC.
+        dynamic, spared: see `Quantizing`; layers that `dynamic` does not leave in floats may be computed in DYNAMIC.
     """
     classes = [find_form(name) for name in (registry.names("forms") if forms is None else forms)]
     static = () if dynamic is None else dynamic.keep_float
@@ -335,7 +339,9 @@ def open_planner(
     items = tuple(
         find_items(model, context, oracle, classes, shapes=shapes, precisions=precisions, only=only, static=static)
     )
-    quantizing = Quantizing(spelling(quick=True), spelling(), dynamic=dynamic) if available() else Quantizing()
+    quantizing = Quantizing()
+    if available():
+        quantizing = Quantizing(spelling(quick=True), spelling(), dynamic=dynamic, spared=spared)
     fits = context.memory.setdefault(("fits", context.statistics, ir.fingerprint(model)), {})
     return Planner(
         model,
