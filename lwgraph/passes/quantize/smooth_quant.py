@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
 from lwgraph import ir, registry
-from lwgraph.arrays import Floats
+from lwgraph.arrays import Array, Floats
 from lwgraph.calibrate.capture import capture
 from lwgraph.passes.quantize.graph.shapes import infer
 from lwgraph.passes.quantize.graph.smooth_chains import Chain, find_chains
@@ -17,6 +18,7 @@ from lwgraph.rewrite import Context, Contract, Pass
 
 ALPHAS = (0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # tried when alpha is to be found
 ROWS = 256  # rows of each chain's input kept for judging
+BLOCK = 1 << 20  # elements of a weight, or of what it gives, that are looked at together, in float64
 _BETTER = 0.98  # share of the error without smoothing that is worth a change
 
 
@@ -91,7 +93,7 @@ class SmoothQuant(Pass):
             return None, f"no alpha loses less on samples kept apart: {min(errors):.3g} against {before:.3g} without"
         return scales[best], ""
 
-    def _error(self, rows: Floats, weights: list[Floats], scale: Floats) -> float:
+    def _error(self, rows: Floats, weights: Sequence[Array], scale: Floats) -> float:
         """Relative squared error of the products when both factors are rounded, on rows that s was not made from."""
         x = rows / scale
         low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
@@ -99,23 +101,32 @@ class SmoothQuant(Pass):
         quantized = np.rint(x / step) * step
         lost = total = 0.0
         for weight in weights:
-            scaled = weight * scale[:, None]
-            reach = np.abs(scaled).max(axis=0) if self.per_channel else np.full(weight.shape[1], np.abs(scaled).max())
-            unit = np.where(reach > 0, reach, 1.0) / (2 ** (self.weight_bits - 1) - 1)
-            truth = rows @ weight
-            lost += float(np.square(quantized @ (np.rint(scaled / unit) * unit) - truth).sum())
-            total += float(np.square(truth - truth.mean(axis=0)).sum())
+            most, size = float((_loudest(weight) * scale).max()), max(1, BLOCK // max(rows.shape))
+            for start in range(0, weight.shape[1], size):
+                some = weight[:, start : start + size].astype(np.float64)
+                scaled = some * scale[:, None]
+                reach = np.abs(scaled).max(axis=0) if self.per_channel else np.full(some.shape[1], most)
+                unit = np.where(reach > 0, reach, 1.0) / (2 ** (self.weight_bits - 1) - 1)
+                truth = rows @ some
+                lost += float(np.square(quantized @ (np.rint(scaled / unit) * unit) - truth).sum())
+                total += float(np.square(truth - truth.mean(axis=0)).sum())
         return lost / max(total, 1e-30)
 
 
-def smoothing(reach: Floats, weights: list[Floats], alpha: float) -> Floats:
+def _loudest(weight: Array) -> Floats:
+    """(channels,) max|W_j|."""
+    found: Floats = np.maximum(weight.max(axis=1), -weight.min(axis=1)).astype(np.float64)
+    return found
+
+
+def smoothing(reach: Floats, weights: Sequence[Array], alpha: float) -> Floats:
     """(channels,) s_j = max|x_j|^alpha / max|W_j|^(1 - alpha), 1 where either is zero; geometric mean 1.
 
     Args:
         reach: (channels,) max|x_j| on the data.
         weights: the matrices (channels, outputs) that read x.
     """
-    loudest = np.max([np.abs(w).max(axis=1) for w in weights], axis=0)
+    loudest = np.max([_loudest(w) for w in weights], axis=0)
     good = (reach > 0) & (loudest > 0)
     scale = np.ones(len(reach))
     scale[good] = reach[good] ** alpha / loudest[good] ** (1 - alpha)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
@@ -142,3 +143,22 @@ def test_needs_data_and_sound_options() -> None:
         SmoothQuant(alpha=1.5)
     with pytest.raises(UsageError, match="2 to 8"):
         SmoothQuant(weight_bits=1)
+
+
+def test_a_large_weight_is_looked_at_a_piece_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Besides the weight as it will be, nothing as large is made; alpha is that which all at once gives."""
+    n = Net()
+    wide = n.constant((n.rng.normal(size=(WIDTH, 40_000)) / 6).astype(np.float32))
+    source = n.model(n.op("MatMul", normalized(n, n.input("x", [2, 12, WIDTH])), wide))
+    source.graph.outputs[0].shape = None
+    tracemalloc.start()
+    made, done, _ = smoothed(source)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    found = [
+        array for v in made.graph.initializers.values() if (array := ir.constant(v)) is not None and array.ndim == 2
+    ]
+    assert done == 1 and peak < 30e6 + found[0].nbytes
+    monkeypatch.setattr("lwgraph.passes.quantize.smooth_quant.BLOCK", 1 << 30)
+    whole = [v for v in smoothed(source)[0].graph.initializers.values() if ir.constant(v).ndim == 2]  # type: ignore[union-attr]
+    np.testing.assert_array_equal(found[0], ir.constant(whole[0]))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lwgraph import ir
-from lwgraph.arrays import Floats
+from lwgraph.arrays import Array, Floats
 from lwgraph.rewrite.base import Skip
 
 _HOMOGENEOUS = ("Dropout", "Identity", "LeakyRelu", "Relu")  # f(x / s) = f(x) / s for s > 0
@@ -35,13 +35,13 @@ class Chain:
         return self.readers[0].name or self.value.name or ""
 
     @property
-    def weights(self) -> list[Floats]:
-        """The readers' weights as (channels, outputs)."""
+    def weights(self) -> list[Array]:
+        """The readers' weights as (channels, outputs), as they are stored."""
         found = []
         for node in self.readers:
             weight = ir.constant(node.inputs[1])
             assert weight is not None
-            found.append(np.asarray(weight.T if _turned(node) else weight, np.float64))
+            found.append(weight.T if _turned(node) else weight)
         return found
 
     def apply(self, scale: Floats) -> None:
@@ -188,12 +188,13 @@ def _rescale(node: ir.Node, index: int, factor: Floats, axis: int | None) -> Non
     old = ir.constant(value)
     assert value is not None and old is not None and node.graph is not None
     if axis is None:
-        new = old.astype(np.float64).reshape(()) * factor
+        new = np.asarray(old.astype(np.float64).reshape(()) * factor, old.dtype)
     else:
         shape = [1] * old.ndim
         shape[axis] = -1
-        new = old.astype(np.float64) * factor.reshape(shape)
-    stored = ir.add_initializer(ir.graph_of(node.graph), new.astype(old.dtype), value.name or "constant")
+        # Computed in float64, a piece at a time: a weight may be large.
+        new = np.multiply(old, factor.reshape(shape), out=np.empty_like(old, order="C"), casting="same_kind")
+    stored = ir.add_initializer(ir.graph_of(node.graph), new, value.name or "constant")
     node.replace_input_with(index, stored)
     ir.sweep_values([value])
 
