@@ -36,6 +36,10 @@ class Clock:
     def __post_init__(self) -> None:
         self.start = self.now()
 
+    def restart(self, budget: float) -> None:
+        """Begin anew, with another budget."""
+        self.start, self.budget = self.now(), budget
+
     @property
     def spent(self) -> float:
         """Seconds since the run began."""

@@ -131,6 +131,7 @@ class LastLook:
         self.generated = [Batch(dict(feeds), _count(feeds)) for feeds in generated]
         self.choosing, self.reader, self.confidence = choosing, reader, confidence
         self._known: WeakKeyDictionary[ir.Graph, tuple[Score, Evidence]] = WeakKeyDictionary()
+        self._first: LastLook | None = None
         self._metric: Metric = choosing.metric
         if reader is not None:
             self._metric = open_metric(
@@ -148,7 +149,13 @@ class LastLook:
         """
         made = copy.copy(self)
         made._executor, made.choosing, made._known = untimed(executor), choosing, WeakKeyDictionary()
+        made._first = self._origin
         return made
+
+    @property
+    def _origin(self) -> LastLook:
+        """The one that finds out what is asked of the original: once for all runtimes."""
+        return self._first or self
 
     @cached_property
     def _run(self) -> Run:
@@ -160,14 +167,22 @@ class LastLook:
         """Whether there are samples that no choice saw."""
         return self.reader is not None or self.choosing.metric.left_out > 0
 
-    @cached_property
+    @property
     def base(self) -> Score:
         """The original's score on the samples."""
-        return self._metric(self._run) if self.own else self.choosing.base
+        return self._origin._base if self.own else self.choosing.base
 
     @cached_property
+    def _base(self) -> Score:
+        return self._metric(self._run)
+
+    @property
     def reason(self) -> str:
         """Why the samples judge nothing; "" where they do."""
+        return self._origin._reason
+
+    @cached_property
+    def _reason(self) -> str:
         if 0 < self.judged < LEAST_SAMPLES:
             return f"at least {LEAST_SAMPLES} are needed"
         reader = self.reader or self.choosing.reader
@@ -233,20 +248,21 @@ class LastLook:
         """
         run = self._executor.prepare(model)
         least = least_dependence(self.choosing.max_drop, self._metric.unit)
-        followed = _alike(self._on_samples, _rows(run, self._samples()), dependence, least)
-        return followed and _alike(self._on_generated, _rows(run, self.generated), spread, LEAST_SPREAD)
+        followed = _alike(self._origin._on_samples, _rows(run, self._samples()), dependence, least)
+        return followed and _alike(self._origin._on_generated, _rows(run, self.generated), spread, LEAST_SPREAD)
 
     def beside(self, model: ir.Model) -> dict[str, float]:
         """What else is told of a result: how its outputs correlate with the original's over samples, of 1, and of
         embeddings the share of nearest neighbours that stay."""
         mine, found = _rows(self._executor.prepare(model), self._samples()), {}
-        pairs = [(v, mine[n]) for n, v in self._on_samples.items() if n in mine and mine[n].shape == v.shape]
+        theirs = self._origin._on_samples
+        pairs = [(v, mine[n]) for n, v in theirs.items() if n in mine and mine[n].shape == v.shape]
         pairs = [(a, b) for a, b in pairs if len(a) > 1]
         if pairs:
             found["correlation"] = min(dependence(a, b) for a, b in pairs)
         kind = self.choosing.kind
         if kind is not None and kind.name == EMBEDDINGS:
-            kept = [(self._on_samples[n], mine[n]) for n in kind.outputs if n in self._on_samples and n in mine]
+            kept = [(theirs[n], mine[n]) for n in kind.outputs if n in theirs and n in mine]
             shares = [
                 float(neighbours(a, b).mean()) for a, b in kept if a.shape == b.shape and len(a) >= LEAST_NEIGHBOURS
             ]

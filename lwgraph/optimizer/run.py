@@ -81,18 +81,17 @@ def optimize_as(model: ir.Source, request: Request, progress: Progress) -> Resul
     passes, plan = _pipeline(request), _plan(request)
     with open_pool(request.workers, request.dask, TASK_SECONDS) as pool:
 
-        def one(
-            asked: Request, told: Progress, shared: Shared | None = None, others: int = 0
-        ) -> tuple[Setting, Result]:
+        def opened(asked: Request, told: Progress, shared: Shared | None = None) -> Setting:
             stages = [stage.name for stage in STAGES if asked.distill or not isinstance(stage, Training)]
-            first = shared is not None and shared.judge is None
-            setting = open_run(model, asked, Steps(steps_of(asked, stages), told), pool, shared)
-            if first and setting.clock.budget is not None:  # what was opened for all is paid for by all
-                setting.clock.budget += setting.clock.spent * others / (others + 1)
-            return setting, run(setting, passes, plan)
+            return open_run(model, asked, Steps(steps_of(asked, stages), told), pool, shared)
+
+        def done(setting: Setting) -> Result:
+            return run(setting, passes, plan)
 
         try:
-            return weigh(request, progress, one) if request.target in SEVERAL else one(request, progress)[1]
+            return (
+                weigh(request, progress, opened, done) if request.target in SEVERAL else done(opened(request, progress))
+            )
         finally:
             if pool is not None:  # nobody waits for what is still at work
                 pool.shutdown(wait=False, cancel_futures=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -22,11 +23,14 @@ from lwgraph.optimizer.timing import PATIENCE, facts_of, time_models
 from lwgraph.plan.plan import Plan
 from lwgraph.report import ScoreRecord, Stage
 
-One = Callable[[Request, Progress, Shared, int], tuple[Setting, Result]]
+Opened = Callable[[Request, Progress, Shared], Setting]
+Running = Callable[[Setting], Result]
 INPUT, RESULT = "input", "result"
 MODEL = "MODEL"  # stands for the file in the code that runs it
 ROW_SECONDS = 1.0  # of timing for each row
 ANSWER_SECONDS = 3.0  # of timing the answer against the input on its target
+RANKED_SECONDS = 0.5  # of timing the input on each target
+FIRST_SHARE = 0.5  # of what is left of the budget, for each target but the last
 LAST_SHARE = 0.15  # of the budget, for judging and timing what was found on all targets
 
 
@@ -76,45 +80,84 @@ class _Entry:
         return self.record.verdict != BROKEN
 
 
-def weigh(request: Request, progress: Progress, one: One) -> Result:
+def weigh(request: Request, progress: Progress, opened: Opened, run: Running) -> Result:
     """Optimize for every target that the request's stands for; the best pair of a target and a model.
 
-    A target that fails costs its own rows. After Ctrl-C or the end of the budget, what is there is weighed.
+    Under a budget the target that runs the input fastest comes first, and each gets half of what is left, the last one
+    all: what is found for one is weighed on all. A target that fails costs its own rows. After Ctrl-C or the end of the
+    budget, what is there is weighed.
 
     Args:
         request: with a target of `SEVERAL`.
         progress: called with (what, done, total).
-        one: optimizes for a single target, with what runs for others found out, and so many others after it.
+        opened: opens the run for a single target; what it shares with the others is found there, or put there.
+        run: optimizes.
 
     Raises:
         LwgraphError: no target could be optimized for.
     """
     names, begun, shared = expanded(request.target), time.perf_counter(), Shared()
     budget = None if request.budget is None else float(request.budget)
+    settings: dict[str, Setting] = {}
     done: dict[str, tuple[Setting, Result]] = {}
     failed: dict[str, LwgraphError] = {}
-    for index, name in enumerate(names):
-        left = None if budget is None else (1 - LAST_SHARE) * budget - (time.perf_counter() - begun)
-        if done and left is not None and left <= 0:
-            failed[name] = LwgraphError("the budget was spent before")
-            continue
-        others = len(names) - index - 1
-        share = None if left is None else left / (others + 1)
+
+    def left() -> float | None:
+        return None if budget is None else (1 - LAST_SHARE) * budget - (time.perf_counter() - begun)
+
+    for name in names:
         try:
-            done[name] = one(replace(request, target=name, budget=share), _named(name, progress), shared, others)
+            share = None if budget is None else budget / len(names)
+            settings[name] = opened(replace(request, target=name, budget=share), _named(name, progress), shared)
         except LwgraphError as error:
-            if request.strict or request.named:
+            _failing(request, error)
+            failed[name] = error
+        except KeyboardInterrupt:
+            if not settings:
                 raise
+            break
+        if name in settings and settings[name].told.stopped:
+            break
+    order = list(settings) if budget is None or len(settings) < 2 else _fastest_first(settings)
+    for index, name in enumerate(order):
+        rest, setting = left(), settings[name]
+        if rest is not None:
+            if done and rest <= 0:
+                failed[name] = LwgraphError("the budget was spent before")
+                continue
+            setting.clock.restart(max(rest, 0.0) * (1.0 if index == len(order) - 1 else FIRST_SHARE))
+        try:
+            done[name] = setting, run(setting)
+        except LwgraphError as error:
+            _failing(request, error)
             failed[name] = error
         except KeyboardInterrupt:
             if not done:
                 raise
             break
-        if name in done and done[name][0].told.stopped:
+        if name in done and setting.told.stopped:
             break
     if not done:
         raise next(iter(failed.values()))
-    return _weighed(request, done, {name: str(error) for name, error in failed.items()}, progress)
+    in_order = {name: done[name] for name in names if name in done}
+    return _weighed(request, in_order, {name: str(error) for name, error in failed.items()}, progress)
+
+
+def _failing(request: Request, error: LwgraphError) -> None:
+    """Raise what costs more than the rows of one target."""
+    if request.strict or request.named:
+        raise error
+
+
+def _fastest_first(settings: Mapping[str, Setting]) -> list[str]:
+    """The targets by the time that the input takes on each; as they are where it cannot be timed."""
+    with suppress(LwgraphError):
+        runs = {name: setting.executor.prepare(setting.original) for name, setting in settings.items()}
+        setting = next(iter(settings.values()))
+        feeds, threads = setting.inputs.probe, setting.request.threads
+        times = paired_latency(runs, feeds, threads=threads, seconds=RANKED_SECONDS * len(runs))
+        return sorted(runs, key=lambda name: times.timing(name).minimum)
+    return list(settings)
 
 
 def _named(target: str, progress: Progress) -> Progress:

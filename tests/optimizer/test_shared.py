@@ -1,7 +1,7 @@
 """Runs for several targets find out once what is the same for all of them."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +11,8 @@ from onnx import TensorProto, helper
 
 import lwgraph
 from lwgraph import ir, registry
+from lwgraph.errors import LwgraphError
+from lwgraph.executor import Run
 from lwgraph.optimizer import judge, run, setting, several
 from lwgraph.optimizer.stages import forms, structure
 from lwgraph.rewrite.base import Context, Log
@@ -101,9 +103,23 @@ def test_each_target_counts_its_own_looks(seen: Seen) -> None:
     assert second.last.known(first.original) is None
 
 
-def test_what_is_opened_for_all_is_paid_for_by_all(seen: Seen) -> None:
-    share = (1 - several.LAST_SHARE) * BUDGET / len(TARGETS)
-    assert seen.first.clock.budget is not None and seen.first.clock.budget > share
+def test_the_fastest_comes_first_and_gets_half_of_what_is_left(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert seen.first.clock.budget is not None and seen.second.clock.budget is not None
+    share, last = sorted((seen.first.clock.budget, seen.second.clock.budget))
+    left = (1 - several.LAST_SHARE) * BUDGET
+    assert share <= several.FIRST_SHARE * left < last + share <= left + share
+
+    def timed(runs: Mapping[str, Run], *_: Any, **__: Any) -> Any:
+        return SimpleNamespace(timing=lambda name: SimpleNamespace(minimum={"ort-cpu": 2.0, "macs": 1.0}[name]))
+
+    monkeypatch.setattr(several, "paired_latency", timed)
+    assert several._fastest_first({"ort-cpu": seen.first, "macs": seen.second}) == ["macs", "ort-cpu"]
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise LwgraphError("not now")
+
+    monkeypatch.setattr(several, "paired_latency", refuse)
+    assert several._fastest_first({"ort-cpu": seen.first, "macs": seen.second}) == TARGETS
 
 
 def test_losses_of_the_network_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
