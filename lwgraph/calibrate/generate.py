@@ -83,6 +83,7 @@ def generate(
     fills = ("small", "ones", "zeros") if any(use.bound is None for use in uses.values()) else ("small",)
     accepted: tuple[dict[str, tuple[int, ...]], str] | None = None
     slow = False
+    nothing = any(0 in (shape or ()) for shape in ({n: i.shape for n, i in inputs.items()} | stated).values())
     for sizes, fill in itertools.islice(itertools.product(_sizes(inputs, stated), fills), _TRIALS):
         if too_much := _too_much(sizes):
             problem = too_much
@@ -96,7 +97,7 @@ def generate(
         except LwgraphError as error:
             problem = str(error)
             continue
-        if any(np.asarray(value).size == 0 for value in outputs.values()):
+        if not nothing and any(np.asarray(value).size == 0 for value in outputs.values()):
             problem = f"its outputs are empty for {_describe(sizes)}"
             continue
         if not _has_nan(outputs):
@@ -435,7 +436,7 @@ def looks_like_image(shape: tuple[int, ...]) -> bool:
 
 def _image_axes(shape: tuple[int, ...]) -> tuple[int, int] | None:
     """The height and width axes of a shape that looks like images, or None."""
-    if len(shape) != 4:
+    if len(shape) != 4 or 0 in shape:
         return None
     if shape[1] in (1, 3, 4):
         return (2, 3)

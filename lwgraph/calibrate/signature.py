@@ -198,7 +198,7 @@ def _check_shape(
         if array.ndim == 4 and len(wanted.shape) == 4 and wanted.shape[1] in (1, 3) and array.shape[3] in (1, 3):
             hint = "; the channels are last: --preprocess layout=nchw moves them"
         raise DataError(f"{place}: input '{wanted.name}' has shape {list(array.shape)}, the model wants {wanted}{hint}")
-    if 0 in array.shape:
+    if array.shape[:1] == (0,) and wanted.shape[0] != 0:  # no sample; later axes may be empty, as a cache is at first
         raise DataError(f"{place}: input '{wanted.name}' is empty, shape {list(array.shape)}")
     for size, symbol in zip(array.shape, wanted.shape, strict=True):
         if isinstance(symbol, str):

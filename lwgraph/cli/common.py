@@ -147,14 +147,17 @@ def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     for text in texts:
         name, colon, sizes = text.rpartition(":")
         numbers = sizes.split(",") if sizes else []
-        if not colon or not name or not all(_is_size(n.strip()) for n in numbers):
-            raise UsageError(f"--input-shape '{text}' is not NAME:SIZES with positive sizes, e.g. image:1,3,224,224")
+        if not colon or not name or not all(_is_size(n.strip(), int(i == 0)) for i, n in enumerate(numbers)):
+            raise UsageError(
+                f"--input-shape '{text}' is not NAME:SIZES with sizes of 1 or more (0 behind the first: nothing yet), "
+                "e.g. image:1,3,224,224"
+            )
         found[name] = tuple(int(n) for n in numbers)
     return found
 
 
-def _is_size(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) < 19 and int(text) > 0
+def _is_size(text: str, least: int) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 19 and int(text) >= least
 
 
 def check_destination(path: Path, overwrite: bool) -> None:
