@@ -1,6 +1,6 @@
-"""onnx's backend tests through the passes that keep the outputs: what ONNX Runtime gives before and after.
+"""onnx's backend tests through `lwgraph.optimize` without data: what ONNX Runtime gives before and after.
 
-python -m benchmarks.backend_optimize           counts, and each test that differs; goes on where it ended
+python -m benchmarks backend           counts, and each test that differs or is refused; goes on where it ended
 """
 
 from __future__ import annotations
@@ -18,14 +18,12 @@ from benchmarks.generated.grow import session
 from benchmarks.generated.run import build
 from benchmarks.runtime_backend import cases, data_sets
 from benchmarks.zoo import cache
-from lwgraph import ir
+from lwgraph import ir, optimize
 from lwgraph.contract import Contract
 from lwgraph.errors import LwgraphError
 from lwgraph.measure.compare import compare
-from lwgraph.rewrite import Context, Pipeline
 from lwgraph.tasks.worker import DeathError, HangError, Worker
 
-PIPELINE = "default"  # what lwgraph optimize does without data
 TIMEOUT = 60.0  # seconds for one test
 AT_ONCE = 20
 _CASES: list[Any] = []
@@ -39,15 +37,15 @@ def outcome(case: Any) -> str:
         return "not run"
     try:
         model = ir.load(case.model)
-        steps = Pipeline.parse(PIPELINE).rewrite(model, Context())
+        result = optimize(model).model
     except LwgraphError as error:
         return f"refused: {' '.join(str(error).split())[:160]}"
     except Exception as error:
         return f"differs: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
-    if not any(step.count for step in steps):
+    if ir.fingerprint(result) == ir.fingerprint(model):
         return "untouched"
     try:
-        after = _outputs(ir.to_proto(model), case)
+        after = _outputs(ir.to_proto(result), case)
     except Exception as error:
         return f"differs: ONNX Runtime: {' '.join(str(error).split())[:160]}"
     for old, new in zip(before, after, strict=True):
