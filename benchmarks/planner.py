@@ -233,7 +233,7 @@ def write_tables() -> None:
     tables.write("versus", versus_table(), PAGE)
     tables.write("predict", predict_table(), PAGE)
     tables.write("mix", mix.table(), PAGE)
-    tables.write("predict", predict_table(HERE[1:]), runtimes.PAGE)
+    tables.write("predict", f"{tables.conditions()}\n\n{predict_table(HERE[1:])}", runtimes.PAGE)
 
 
 if __name__ == "__main__":

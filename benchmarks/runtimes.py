@@ -201,6 +201,28 @@ def report() -> str:
     )
 
 
+def beside_peers() -> str:
+    """Each case in a row: OpenVINO's float and NNCF's models in it, and what --target any gives; speeds and points."""
+    installed = [target for target in expanded(ANY) if target != ORT][
+        -1
+    ]  # OpenVINO computes in its narrowest by itself
+    columns = {
+        "as installed": f"{FLOAT} in {installed}",
+        "float32": f"{FLOAT} in {OPENVINO}:f32",
+        "NNCF, performance": f"nncf_int8 in {OPENVINO}:f32",
+        "NNCF, mixed": f"nncf_int8_mixed in {OPENVINO}:f32",
+    }
+    table = []
+    for name in zoo.NAMES:
+        if (kept := tables.kept("runtimes", name)) is None or not kept.get("timed"):
+            continue
+        ours = answer(kept["rows"])
+        cells = [kept["rows"].get(key, {}) for key in columns.values()] + [ours or {}]
+        told = [f"{row['speed']:.2f} ({row['points']:.2f})" if "speed" in row else "none" for row in cells]
+        table.append([name, *told[:-1], told[-1] if ours is None else f"{told[-1]} in {ours['target']}"])
+    return tables.conditions() + "\n\n" + tables.table(["case", *columns, "lwgraph --target any"], table)
+
+
 def main(cases: tuple[str, ...], budget: str, again: bool) -> bool:
     """Measure the cases and write the page; whether all that plans for OpenVINO call integer ran in integers there."""
     right = True
@@ -211,4 +233,5 @@ def main(cases: tuple[str, ...], budget: str, again: bool) -> bool:
             click.echo(f"  not in integers: {each}")
         right = right and not wrong
         tables.write("runtimes", report(), PAGE)
+        tables.write("runtimes", beside_peers())
     return right
