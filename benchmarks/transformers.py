@@ -112,7 +112,7 @@ def make(encoder: Encoder, name: str, folder: Path) -> dict[str, Any]:
     case, out, started = encoder.case, folder / f"{name}.onnx", time.perf_counter()
     if (given := encoder.asking().get(name)) is not None:
         done = run.optimize(case.model(), [*given, "-o", str(out), "--overwrite"])
-        row: dict[str, Any] = {"error": done.error, "commit": done.kept["commit"]}
+        row: dict[str, Any] = {"error": done.error, "commit": done.kept["commit"], "runs": done.kept["runs"]}
     else:
         (peer,) = (each for each in peers(encoder) if each.name == name)
         outcome = run_peer(peer, case.model(), folder / "feeds", out)
