@@ -74,6 +74,16 @@ def spared(work: Work) -> tuple[str, ...]:
     return found if isinstance(found, tuple) else ()
 
 
+def drop_static(work: Work) -> None:
+    """Let no plan of the search take grids from data."""
+    work.context.memory[_key(work, "static dropped")] = True
+
+
+def static_dropped(work: Work) -> bool:
+    """Whether `drop_static` was called."""
+    return work.context.memory.get(_key(work, "static dropped")) is True
+
+
 def _key(work: Work, what: str) -> tuple[str, str]:
     return f"dynamic precision, {what}", ir.fingerprint(work.clean)
 
@@ -123,6 +133,7 @@ def remaining(base: float, judged: float | None, floor: float | None) -> float |
 
 
 __all__ = [
+    "drop_static",
     "dynamic_precision",
     "faster_so",
     "gentler",
@@ -132,4 +143,5 @@ __all__ = [
     "settle_on",
     "spare",
     "spared",
+    "static_dropped",
 ]

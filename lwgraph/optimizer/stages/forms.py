@@ -14,7 +14,7 @@ from lwgraph.measure.work import count
 from lwgraph.optimizer.back_off import back_off
 from lwgraph.optimizer.data_pass import Cost, DataPass
 from lwgraph.optimizer.stages.base import FIT_SECONDS, PRICE_SECONDS, Work
-from lwgraph.optimizer.stages.dynamic import faster_so, spared
+from lwgraph.optimizer.stages.dynamic import faster_so, spared, static_dropped
 from lwgraph.plan.carry_out import observing
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.precision import DYNAMIC, FLOAT, INT8, quantizer, spelling
@@ -116,7 +116,7 @@ def _open(work: Work) -> Planner:
         work.oracle,
         shapes=trunk.shapes,
         forms=searched_forms(context.warn),
-        precisions=work.precisions,
+        precisions=(FLOAT,) if dynamic is not None and static_dropped(work) else work.precisions,
         structure=trunk.plan,
         run_ms=work.float_ms,
         dynamic=dynamic,

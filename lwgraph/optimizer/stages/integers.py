@@ -8,9 +8,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from lwgraph.layers.site import find_sites
 from lwgraph.optimizer.data_pass import Cost, DataPass
 from lwgraph.optimizer.stages.base import Work, layer_times
 from lwgraph.optimizer.stages.dynamic import (
+    drop_static,
     dynamic_precision,
     gentler,
     recurrent,
@@ -80,7 +82,19 @@ class Integers:
         good = look((spelling(),))
         with work.context.failures.guard("integers with dynamic grids"):
             whole = dynamic_precision(work)
-            if whole is not None and not look(whole.passes, whole.keep_float):
+            running = whole is not None and look(whole.passes, whole.keep_float)
+            if whole is not None and running and not good:
+                static, dynamic = (
+                    work.candidates.known(proposed(*each)).measured_ms
+                    for each in (((spelling(),),), (whole.passes, whole.keep_float))
+                )
+                # What loses too much and is slower is not worth the many runs that tell which of its layers are to
+                # blame, unless it is all that there is for convolutions.
+                products = not any(site.kernel for site in find_sites(work.clean, work.shapes))
+                if products and static is not None and dynamic is not None and static > dynamic:
+                    drop_static(work)
+                    return work
+            if whole is not None and not running:
                 judged = work.candidates.known(proposed(whole.passes, whole.keep_float)).judged
                 share = remaining(work.candidates.judge.base.value, judged, work.candidates.floor)
                 some = gentler(work, whole, share)

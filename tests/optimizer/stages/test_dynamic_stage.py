@@ -11,7 +11,7 @@ import pytest
 from lwgraph import ir, registry
 from lwgraph.failures import Failures
 from lwgraph.optimizer.stages import integers
-from lwgraph.optimizer.stages.dynamic import gentler, remaining
+from lwgraph.optimizer.stages.dynamic import gentler, remaining, static_dropped
 from lwgraph.optimizer.stages.integers import Integers
 from lwgraph.plan.choices import Precision
 from lwgraph.plan.plan import Plan
@@ -69,6 +69,32 @@ def test_the_layer_that_reads_an_outlier_stays_in_floats():
     assert found is not None and found.keep_float == ("p1",) and found.passes == DYNAMIC.passes
     assert gentler(work_on(outlier()), DYNAMIC, 1.0) is None
     assert gentler(work_on(outlier()), DYNAMIC, 0.0) is None
+
+
+@pytest.mark.parametrize(
+    ("good", "times", "dropped"),
+    [((False, True), (2.0, 1.0), True), ((False, True), (1.0, 2.0), False), ((True, True), (2.0, 1.0), False)],
+)
+def test_static_ones_that_lose_too_much_and_are_slower_are_given_up(
+    good: tuple[bool, bool], times: tuple[float, float], dropped: bool, monkeypatch: pytest.MonkeyPatch
+):
+    seen: list[str] = []
+
+    def kind(candidate: Candidate) -> int:
+        assert candidate.plan is not None
+        return int("dynamic" in candidate.plan.precision.passes[0])
+
+    def look(candidate: Candidate, make: Any = None) -> bool:
+        seen.append(["static", "dynamic"][kind(candidate)])
+        return good[kind(candidate)]
+
+    monkeypatch.setattr("lwgraph.passes.quantize.placing.dynamic_times.EVEN", 1e9)
+    monkeypatch.setattr(integers, "survey", lambda *words, **more: SimpleNamespace(kept=("p0",)))
+    work = work_on(outlier(), look)
+    work.candidates.known = lambda candidate: SimpleNamespace(judged=0.96, measured_ms=times[kind(candidate)])
+    Integers().run(work)
+    assert static_dropped(work) is dropped
+    assert seen == ["static", "dynamic"] + ["static"] * (2 if not dropped and not good[0] else 0)
 
 
 def test_the_share_that_may_remain_follows_from_the_scores():
