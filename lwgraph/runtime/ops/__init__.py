@@ -3,6 +3,7 @@
 from lwgraph.runtime.ops import (
     convolution,
     elementwise,
+    linear_models,
     movement,
     normalization,
     pooling,
@@ -27,6 +28,7 @@ __all__ = [
     "Unsupported",
     "convolution",
     "elementwise",
+    "linear_models",
     "movement",
     "normalization",
     "pooling",

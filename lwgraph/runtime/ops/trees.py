@@ -149,7 +149,8 @@ def regressor(spec: Spec) -> Function:
 @operator("ai.onnx.ml::TreeEnsembleClassifier")
 def classifier(spec: Spec) -> Function:
     """TreeEnsembleClassifier-1, 3, of scores for two classes or more, as they are, by softmax or logistic."""
-    labels = np.array(spec.get("classlabels_int64s") or spec.get("classlabels_strings") or ())
+    numbers = spec.get("classlabels_int64s")
+    labels = np.array(numbers or spec.get("classlabels_strings") or (), None if numbers else object)
     how, ids = spec.get("post_transform", "NONE"), set(spec.get("class_ids", ()))
     if len(labels) < 2 or len(ids) < 2 or how not in ("NONE", "SOFTMAX", "LOGISTIC"):
         raise Unsupported
