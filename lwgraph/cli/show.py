@@ -12,7 +12,7 @@ from rich.text import Text
 from lwgraph.cli.common import table
 from lwgraph.report import Report, ScoreRecord
 from lwgraph.report.sections.runtimes import HEAD, cells
-from lwgraph.report.words import codes, count, forms, loss, percent, precisions, several, short, size, speed
+from lwgraph.report.words import codes, count, download, forms, loss, percent, precisions, several, short, size, speed
 
 UNPROVEN = "unproven: "
 WITHIN = {"rounding": ", to rounding", "approximate": ", within the tolerance of approximations"}  # by contract
@@ -98,6 +98,8 @@ def _show_report(out: Console, report: Report, explain: bool, explain_time: bool
     if not report.score:
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     out.print(table("", columns, rows))
+    if told := download(report.details):
+        out.print(told, markup=False)
     out.print()
     for stage in report.stages:
         if stage.speed.startswith("not settled"):

@@ -10,6 +10,7 @@ from typing import Any
 from lwgraph import ir
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.executor import Executor, faithful, untimed
+from lwgraph.measure.download import RATE, download_bytes
 from lwgraph.measure.kernels import kernels
 from lwgraph.measure.labels import FILE
 from lwgraph.measure.promise import BROKEN, EXIT, KEPT, OPEN, amount, unchanged, worst
@@ -187,10 +188,23 @@ def _report(
         ):
             with setting.failures.guard(f"report: {part}"):
                 report.details[part] = made()
+    with setting.failures.guard("report: download"):
+        report.details |= _download(setting, result)
     with setting.failures.guard("report: quantization"):
         report.details = report_rows.computed_in(report.details, report.layers)
     report.failures = [str(failure) for failure in setting.failures.rows]
     return report
+
+
+def _download(setting: Setting, result: ir.Model) -> dict[str, Any]:
+    """`details["download"]`, where bytes are asked for and there is time: what input and result take compressed."""
+    request, clock = setting.request, setting.clock
+    if request.objective != "bytes" and request.max_bytes is None:
+        return {}
+    if clock.budget is not None and clock.budget - clock.spent < 1.0 + (setting.bytes + ir.size(result)) / RATE:
+        return {}
+    found = download_bytes({"input": setting.original, "result": result})
+    return {"download": found} if len(found) == 2 else {}
 
 
 def _layer_times(setting: Setting, cleaned: ir.Model, result: ir.Model, timed: Timed) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from lwgraph.report.record import Layer, SiteChoice
 
@@ -41,6 +42,18 @@ def speed(ratio: float) -> str:
 def percent(share: float) -> str:
     """0.4321 -> "43 %"."""
     return f"{100 * share:.0f} %"
+
+
+def download(details: Mapping[str, Any]) -> str:
+    """What `details["download"]` says: "Compressed: 2.58 MB before, 310 kB after (zstd)"; "" where it is not there."""
+    found = details.get("download")
+    if not found:
+        return ""
+    ways = ", ".join(
+        f"{size(found['input'][codec])} before, {size(after)} after ({codec})"
+        for codec, after in found["result"].items()
+    )
+    return f"Compressed, as for a download: {ways}."
 
 
 def loss(drop: float, unit: str) -> str:

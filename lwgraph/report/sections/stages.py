@@ -6,7 +6,7 @@ from html import escape
 
 from lwgraph.report.parts import table
 from lwgraph.report.record import Report, Stage
-from lwgraph.report.words import count, size, speed
+from lwgraph.report.words import count, download, size, speed
 
 
 def stages(report: Report) -> str:
@@ -36,7 +36,8 @@ def stages(report: Report) -> str:
         ("95 % interval", True),
         ("score", True),
     ]
-    return "<h2>Before and after</h2>" + table(head, rows)
+    told = download(report.details)
+    return "<h2>Before and after</h2>" + table(head, rows) + (f"<p>{escape(told)}</p>" if told else "")
 
 
 def _spread(stage: Stage) -> str:
