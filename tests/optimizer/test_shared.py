@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 import lwgraph
 from lwgraph import ir, registry
 from lwgraph.errors import LwgraphError
-from lwgraph.executor import Run
+from lwgraph.executor import Executor, Run
 from lwgraph.optimizer import judge, run, setting, several
 from lwgraph.optimizer.stages import forms, structure
 from lwgraph.rewrite.base import Context, Log
@@ -126,21 +126,25 @@ def test_losses_of_the_network_are_measured_once(monkeypatch: pytest.MonkeyPatch
     """What groups and layers matter, by the statistics and the network that they were measured on."""
     clean, asked = network(), list[str]()
 
-    def offers(*_: Any) -> list[str]:
+    def offers(_: ir.Model, context: Context, *__: Any) -> list[str]:
         asked.append("offers")
+        assert context.executor is plain
         return ["offer"]
 
-    def sensed(model: ir.Model, items: Any, *_: Any, **__: Any) -> dict[str, float]:
+    def sensed(model: ir.Model, items: Any, loss: Any, executor: Executor, *_: Any, **__: Any) -> dict[str, float]:
         asked.extend(item.name for item in items)
+        assert executor is plain
         return {item.name: 1.0 for item in items}
 
     monkeypatch.setattr(structure, "find_offers", offers)
     monkeypatch.setattr(forms.site_sensitivity, "measure", sensed)
     monkeypatch.setattr(forms, "Loss", lambda *_: None)
     memory: dict[object, object] = {}
+    plain = registry.executor("ort")
+    narrow: Any = SimpleNamespace(name="narrow", as_written=lambda: plain, prepare=None)
 
     def target(*names: str) -> tuple[Any, Any]:
-        context = Context(executor=registry.executor("ort"), log=Log(memory=memory))
+        context = Context(executor=narrow, log=Log(memory=memory))
         work = SimpleNamespace(
             clean=clean,
             context=context,

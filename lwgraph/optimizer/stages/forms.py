@@ -7,7 +7,7 @@ from functools import partial
 from typing import cast
 
 from lwgraph import ir
-from lwgraph.executor import untimed
+from lwgraph.executor import in_stated_types, untimed
 from lwgraph.layers.form import searched_forms
 from lwgraph.measure.distance import Loss
 from lwgraph.measure.work import count
@@ -127,17 +127,19 @@ def _open(work: Work) -> Planner:
 def _weighed(work: Work, planner: Planner, milliseconds: float) -> Planner:
     """The planner that knows what each layer's error does to the outputs."""
     context = work.context
-    # What a layer's error does is a fact of the network: runs for other targets need not measure it again.
+    # What a layer's error does is a fact of the network in the types of its graph: runs for other targets need not
+    # measure it again.
     key = ("sensitivities", planner.context.statistics, ir.fingerprint(planner.model))
     known = cast("dict[str, float]", context.memory.setdefault(key, {}))
     if items := [item for item in planner.items if item.name not in known]:
         samples = work.samples(milliseconds * len(items), SENSING_SECONDS, FEWEST)
-        loss = Loss(untimed(work.executor).prepare(planner.model), samples)
+        executor = in_stated_types(work.executor)
+        loss = Loss(untimed(executor).prepare(planner.model), samples)
         known |= site_sensitivity.measure(
             planner.model,
             items,
             loss,
-            work.executor,
+            executor,
             context.progress,
             pool=work.setting.pool,
             failures=context.failures,

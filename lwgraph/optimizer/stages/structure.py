@@ -12,6 +12,7 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.alarm import OutOfTime
+from lwgraph.executor import in_stated_types
 from lwgraph.optimizer.back_off import STEP
 from lwgraph.optimizer.bracket import Bracket
 from lwgraph.optimizer.candidates import Candidates
@@ -83,10 +84,11 @@ class Structures:
 
 
 def _offers(work: Work) -> Sequence[Offer]:
-    """What may go and what it costs, which is the same for all targets of one optimization."""
+    """What may go and what it costs in the types of the graph: the same for all targets of one optimization."""
     key, memory = ("offers", work.context.statistics, ir.fingerprint(work.clean)), work.context.memory
     if key not in memory:
-        memory[key] = find_offers(work.clean, work.context, work.samples(work.float_ms), work.float_ms)
+        context = work.context.beside(executor=in_stated_types(work.executor))
+        memory[key] = find_offers(work.clean, context, work.samples(work.float_ms), work.float_ms)
     return cast("list[Offer]", memory[key])
 
 
