@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from lwgraph import ir
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.contract import Contract
-from lwgraph.errors import UsageError
+from lwgraph.errors import CheckError, UsageError
 from lwgraph.optimizer import distill
 from lwgraph.optimizer.candidates import Incumbent
 from lwgraph.optimizer.cleaned import Cleaned
@@ -161,20 +162,30 @@ def _clean(setting: Setting, passes: Pipeline | None) -> Cleaned:
     """
     pipeline = passes or Pipeline.parse(DEFAULT_PIPELINE)
     share = 0.5 if passes is None else 1.0
-    context = setting.context.beside(patience=lambda: max(share * setting.clock.left, LEAST_PATIENCE))
-    held = Verify(feeds=setting.inputs.probe, samples=PROBES, approximate=not setting.inputs.fit)
+
+    def patience() -> float:
+        left = setting.clock.left
+        return max(share * left, LEAST_PATIENCE) if left > 0 or passes is not None else 0.0
+
+    context = setting.context.beside(patience=patience)
+
+    def held(*, each: bool = True) -> Verify:
+        return Verify(feeds=setting.inputs.probe, samples=PROBES, approximate=not setting.inputs.fit, each=each)
+
     if passes is not None:
 
         def run_on_copy(some: Pipeline, growth: Growth) -> Ran:
             model = ir.clone(setting.original)
-            return model, some.rewrite(model, context, [held, growth])
+            return model, some.rewrite(model, context, [held(), growth])
 
         kept, (model, done) = run_trimmed(passes, setting.original, setting.bytes, context, run_on_copy)
         return Cleaned(model, str(kept), tuple(done), _exact(done))
     with setting.failures.guard("clean"):
-        model = ir.clone(setting.original)
-        steps = pipeline.rewrite(model, context, [held], guarded=True)
-        return Cleaned(model, str(pipeline), tuple(steps), _exact(steps))
+        for each in (False, True):  # once for all together, as a rule; else each, to find out which one is wrong
+            model = ir.clone(setting.original)
+            with nullcontext() if each else suppress(CheckError):
+                steps = pipeline.rewrite(model, context, [held(each=each)], guarded=True)
+                return Cleaned(model, str(pipeline), tuple(steps), _exact(steps))
     return Cleaned(ir.clone(setting.original), str(pipeline), (), True)
 
 

@@ -150,7 +150,7 @@ class _Course:
     Attributes:
         model: changed in place.
         instruments: see `Pipeline.run`.
-        guarded: whether each pass that fails is undone.
+        guarded: whether each pass that fails is undone, and left out where there is no time for it.
         snapshot: a copy of the model as it is; None where none was made since it changed.
     """
 
@@ -164,6 +164,8 @@ class _Course:
         model = self.model
         if not p.asks and not context.allow(p.name, "the whole model"):
             return Step(index, p, 0, 0.0)
+        if self.guarded and context.patience() <= 0:
+            return Step(index, p, 0, 0.0, "no time was left for it")
         undone = self.guarded or p.guarded
         if undone and self.snapshot is None:
             self.snapshot = ir.clone(model)

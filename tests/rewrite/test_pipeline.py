@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lwgraph import ir, registry
-from lwgraph.errors import CheckError, UsageError
+from lwgraph.errors import CheckError, ModelError, UsageError
 from lwgraph.failures import Failures
 from lwgraph.rewrite import Const, Context, Contract, Pass, Pipeline, RewritePass, Step
 from lwgraph.rewrite.instruments import BisectLimit, Dump, PassTimer, Reproducer, Verify, find_culprit
@@ -232,6 +232,18 @@ class TestGuarded:
         with pytest.raises(CheckError, match="FloatingPointError: overflow"):  # a context that does not say is strict
             Pipeline([MergeMuls()]).run(parse(MULS), Context(), [Broken()], guarded=True)
 
+    def test_without_time_none_is_begun(self) -> None:
+        model, left = parse(MULS), [1.0, 0.0]
+        context = Context(failures=Failures(), patience=lambda: left[0])
+
+        class Spends(Verify):
+            def after(self, step: Step, model: ir.Model, context: Context) -> None:
+                left.pop(0)
+
+        steps = Pipeline([MergeMuls(), Idle(), Crash()]).rewrite(model, context, [Spends()], guarded=True)
+        assert [step.count for step in steps] == [2, 0, 0] and not context.failures.rows
+        assert [step.dropped for step in steps] == ["", *["no time was left for it"] * 2]
+
     def test_ctrl_c_goes_on(self) -> None:
         class Stopped(Verify):
             def after(self, step: Step, model: ir.Model, context: Context) -> None:
@@ -239,6 +251,61 @@ class TestGuarded:
 
         with pytest.raises(KeyboardInterrupt):
             Pipeline([MergeMuls()]).run(parse(MULS), Context(), [Stopped()], guarded=True)
+
+
+class Counting:
+    """Counts the models that it prepares."""
+
+    name = "counting"
+
+    def __init__(self) -> None:
+        self.prepared = 0
+
+    def prepare(self, model: ir.Model, outputs: Any = None) -> Any:
+        self.prepared += 1
+        return registry.executor("ort").prepare(model, outputs)
+
+
+class TestVerifyTogether:
+    """`each=False`: outputs are compared once, after the last pass."""
+
+    def test_two_models_are_run_however_many_passes_there_are(self) -> None:
+        @dataclass(frozen=True)
+        class Writes(Idle):
+            def run(self, model: ir.Model, context: Context) -> int:
+                model.graph.doc_string = f"{model.graph.doc_string}."
+                return 1
+
+        runs = []
+        for each in (True, False):
+            executor = Counting()
+            Pipeline([Writes()] * 4).rewrite(parse(MULS), Context(), [Verify([executor], each=each)])
+            runs.append(executor.prepared)
+        assert runs[1] < runs[0] and runs[1] == 3  # one of them to find out which inputs the model takes
+
+    def test_what_passes_did_wrong_is_found(self) -> None:
+        with pytest.raises(CheckError, match="the passes together broke their contract"):
+            Pipeline([Scale(), Idle()]).rewrite(parse(MULS), Context(), [Verify(each=False)])
+
+    def test_a_model_that_does_not_run_is_found(self) -> None:
+        class Refusing(Counting):
+            def prepare(self, model: ir.Model, outputs: Any = None) -> Any:
+                if len(model.graph) < 3:
+                    raise ModelError("no")
+                return super().prepare(model, outputs)
+
+        with pytest.raises(CheckError, match="left a model that counting cannot run: no"):
+            Pipeline([MergeMuls()]).rewrite(parse(MULS), Context(), [Verify([Refusing()], each=False)])
+
+    def test_the_structure_is_looked_at_after_each(self) -> None:
+        @dataclass(frozen=True)
+        class Hides(MergeMuls):
+            def run(self, model: ir.Model, context: Context) -> int:
+                super().run(model, context)
+                return 0
+
+        with pytest.raises(CheckError, match="reports no change"):
+            Pipeline([Hides()]).rewrite(parse(MULS), Context(), [Verify(each=False)])
 
 
 class TestVerify:

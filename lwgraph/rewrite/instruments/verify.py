@@ -43,6 +43,8 @@ class Verify(Instrument):
             only keep their shapes and dtypes and be finite where they were; those that are as long as values say may
             get longer or shorter.
         vary: False takes the feeds as they are.
+        each: False compares the outputs once, after the last pass, within the weakest contract of those that changed
+            something: for passes that are trusted, and run again with each compared where this does not hold.
     """
 
     def __init__(
@@ -54,9 +56,11 @@ class Verify(Instrument):
         numeric: bool = True,
         approximate: bool = True,
         vary: bool = True,
+        each: bool = True,
     ) -> None:
         self.tried = [Variant(each) for each in list(feeds or [])[:samples]]
-        self.samples, self.numeric, self.approximate, self.vary = samples, numeric, approximate, vary
+        self.samples, self.numeric, self.approximate, self.vary, self.each = samples, numeric, approximate, vary, each
+        self._changed: list[Contract] = []
         self._executors = list(executors or [])
         self._generated = False
         self._resizable: frozenset[str] = frozenset()
@@ -67,7 +71,7 @@ class Verify(Instrument):
         """Check the model as it is given and choose the feeds."""
         verify(model)
         self._before = self._results = None
-        self._resizable = sized_by_values(model)
+        self._resizable, self._changed = sized_by_values(model), []
         if self.numeric:
             self._executors = self._executors or [plain_executor()]
             given: Sequence[Feeds] = [each.feeds for each in self.tried if not each.what]
@@ -76,6 +80,8 @@ class Verify(Instrument):
             given = given or generate(model, self.samples, context.seed)
             more = variants(model, given, self._executors[0].prepare(model), context.seed) if self.vary else []
             self.tried = [*map(Variant, given), *more]
+        if self.numeric and not self.each:
+            self._results = [self._run(executor, model) for executor in self._executors]
 
     def assume(self, model: ir.Model, tried: Sequence[Variant], results: list[list[dict[str, Array]]]) -> None:
         """Start from `model` and its known outputs (by executor, then by feed), without running it."""
@@ -87,7 +93,7 @@ class Verify(Instrument):
         """Keep the model and its outputs, unless they are known from the pass before."""
         if self._before is None:
             self._before = ir.clone(model)
-        if self.numeric and self._results is None:
+        if self.numeric and self.each and self._results is None:
             self._results = [self._run(executor, model) for executor in self._executors]
 
     def after(self, step: Step, model: ir.Model, context: Context) -> None:
@@ -105,13 +111,33 @@ class Verify(Instrument):
         changed = interface_difference(self._before, model)
         if changed:
             raise CheckError(f"pass '{p.name}' changed the interface of the model: {changed}")
-        if self.numeric:
+        self._changed.append(p.contract)
+        if self.numeric and self.each:
             self._results = [self._compare(k, executor, p, model) for k, executor in enumerate(self._executors)]
         self._before = None
 
+    def end(self, model: ir.Model, context: Context) -> None:
+        """Compare the outputs, where that was not done after each pass."""
+        if not self._changed or not self.numeric or self.each:
+            return
+        weakest = max(self._changed, key=list(Contract).index)
+        for executor, before in zip(self._executors, self._results or (), strict=True):
+            try:
+                after = self._run(executor, model)
+            except LwgraphError as error:
+                raise CheckError(f"the passes left a model that {executor.name} cannot run: {error}") from error
+            for tried, old, new in zip(self.tried, before, after, strict=True):
+                counts = tried.natural if weakest is Contract.APPROXIMATE else tried.steady
+                if (counts or weakest is Contract.EXACT) and not compare(old, new, weakest).ok:
+                    raise CheckError(
+                        f"the passes together broke their contract ({weakest.value}), run by {executor.name}"
+                    )
+
     def failed(self, p: Pass, error: LwgraphError, context: Context) -> str:
         """What is known is of a model that may be gone."""
-        self._before = self._results = None
+        self._before = None
+        if self.each:
+            self._results = None
         return ""
 
     def _compare(self, k: int, executor: Executor, p: Pass, model: ir.Model) -> list[dict[str, Array]]:
