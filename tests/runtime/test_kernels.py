@@ -33,6 +33,15 @@ def test_compiled_equals_numpy(level: None, case: int) -> None:
 
 
 @needs_compiled
+@pytest.mark.parametrize("level", LEVELS, indirect=True)
+def test_infinities_beside_large_numbers_give_what_numpy_gives(level: None) -> None:
+    """Seed 675 was NaN in one and infinite in the other, when sums of its large numbers left float32."""
+    kernel_cases.check(675)
+    large = np.abs(kernel_cases.SPECIAL[np.isfinite(kernel_cases.SPECIAL)]).max()
+    assert 1e5 * large**2 < np.finfo(np.float32).max
+
+
+@needs_compiled
 def test_both_see_a_difference() -> None:
     """The comparison can fail: another input is another result."""
     x = np.random.default_rng(1).standard_normal((1, 3, 8, 8)).astype(np.float32)
