@@ -125,7 +125,8 @@ def weigh(request: Request, progress: Progress, opened: Opened, run: Running) ->
             if done and rest <= 0:
                 failed[name] = LwgraphError("the budget was spent before")
                 continue
-            setting.clock.restart(max(rest, 0.0) * (1.0 if index == len(order) - 1 else FIRST_SHARE))
+            share = rest if index == len(order) - 1 else FIRST_SHARE * rest
+            setting.clock.restart(round(max(share, 0.0), 1))
         try:
             done[name] = setting, run(setting)
         except LwgraphError as error:
