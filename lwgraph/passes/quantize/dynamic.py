@@ -92,9 +92,13 @@ class Dynamic:
     def _recurrent_and_tables(self, model: ir.Model, refused: Mapping[str, str], context: Context) -> int:
         """LSTM and GRU as loops over integers, and the tables of embeddings."""
         done = QuantizeRecurrent(self.reduced, tuple(refused)).run(model, context)
-        kept = tuple(n.name or "" for n in model.graph if ir.operator(n) == "Gather" and (n.name or "") in refused)
-        tables = QuantizeWeights(op_types_to_quantize=("Gather",), nodes_to_exclude=kept)
-        return done + tables.run_tables(model, context)
+        return done + quantize_tables(model, refused, context)
 
 
-__all__ = ["Dynamic"]
+def quantize_tables(model: ir.Model, refused: Mapping[str, str], context: Context) -> int:
+    """Store the tables of embeddings in 8 bits, but those that nodes named in `refused` read; how many."""
+    kept = tuple(n.name or "" for n in model.graph if ir.operator(n) == "Gather" and (n.name or "") in refused)
+    return QuantizeWeights(op_types_to_quantize=("Gather",), nodes_to_exclude=kept).run_tables(model, context)
+
+
+__all__ = ["Dynamic", "quantize_tables"]

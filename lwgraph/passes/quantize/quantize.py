@@ -14,7 +14,7 @@ from lwgraph.errors import DataError, LwgraphError, UsageError, did_you_mean
 from lwgraph.executor import Executor, Feeds, untimed
 from lwgraph.measure.compare import compare
 from lwgraph.measure.distance import Distance
-from lwgraph.passes.quantize.dynamic import Dynamic
+from lwgraph.passes.quantize.dynamic import Dynamic, quantize_tables
 from lwgraph.passes.quantize.equalize import Equalize, wanted
 from lwgraph.passes.quantize.graph.activations import Opened, close_activations, open_activations
 from lwgraph.passes.quantize.graph.dynamic_products import dynamic_sites, quantize_products
@@ -193,7 +193,7 @@ class Quantize(Pass):
         refused = self.refused(working.graph, target.roles)
         later = {name: why for name, why in self._dynamic_nodes(working, context).items() if name not in refused}
         mixed = self._placed(working, target, executor, refused | later, context, max_loss, judge)
-        self._products(mixed, target, later)
+        self._products(mixed, target, later, refused, context)
         loops = [n for n in working.graph if target.has(ir.operator(n), "recurrent", opset_of(working))]
         if any((n.name or "") not in refused for n in loops):
             self._recurrent(working, mixed, target, executor, refused, context, max_loss, judge)
@@ -227,8 +227,11 @@ class Quantize(Pass):
                 context.skip(self.name, name, f"no grid that is taken as the model runs: {why}")
         return {name: "its grid is taken as the model runs" for name in self.dynamic_nodes if name in able}
 
-    def _products(self, mixed: Mixed, target: Target, names: Collection[str]) -> None:
-        """Grids taken as the model runs, in place of floats, for the nodes of these names."""
+    def _products(
+        self, mixed: Mixed, target: Target, names: Collection[str], refused: Mapping[str, str], context: Context
+    ) -> None:
+        """Grids taken as the model runs, in place of floats, for the nodes of these names; with 8 bits for tables of
+        embeddings, as `activations=dynamic` has them."""
         if not names:
             return
         if not target.name.startswith(ORT):
@@ -238,6 +241,7 @@ class Quantize(Pass):
         quantize_products(
             model.graph, sites, opset_of(model), reduced=target.reduced_range, per_channel=target.per_channel
         )
+        quantize_tables(model, refused, context)
         mixed.model = model
         mixed.running += [site.node.name or "" for site in sites]
         mixed.kept = {name: why for name, why in mixed.kept.items() if name not in names}

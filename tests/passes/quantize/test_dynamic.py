@@ -254,3 +254,21 @@ def test_a_node_without_such_a_grid_is_told_and_one_that_is_not_there_is_refused
         mixed(("q",), target="openvino")
     with pytest.raises(UsageError, match="'dynamic_nodes'"):
         Quantize(activations="dynamic", dynamic_nodes=("q",))
+
+
+def test_tables_take_8_bits_beside_either() -> None:
+    """A table whose rows two products read, one of each kind."""
+    net = Net()
+    table = net.constant(net.rng.normal(size=(400, WIDTH)).astype(np.float32))
+    rows = net.op("Gather", table, net.op("Cast", net.input("x", ["n"]), to=int(TensorProto.INT64)), name="table")
+    net.op("MatMul", net.op("MatMul", rows, matrix(net, WIDTH, WIDTH), name="one"), matrix(net, WIDTH, 8), name="two")
+    data = [{"x": np.arange(i, i + 5, dtype=np.float32)} for i in range(3)]
+    for more, bits in (
+        ({"dynamic_nodes": ("one",)}, 1),
+        ({}, 4),
+        ({"dynamic_nodes": ("one",), "nodes_to_exclude": ("table",)}, 4),
+    ):
+        model, p = net.model("two_out"), Quantize(calibration_method="minmax", keep="none", **more)  # type: ignore[arg-type]
+        p.run(model, Context(executor=ORT, data=data))
+        table_bytes = max(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+        assert table_bytes == bits * 400 * WIDTH
