@@ -43,6 +43,18 @@ def test_names_that_only_a_variant_has_are_never_kept() -> None:
     assert collect.asked == [["a", "new"], ["new"]]
 
 
+def test_what_lies_in_a_form_is_kept_where_it_stands_alone() -> None:
+    known, collect = KnownRanges(frozenset({"a"}), learning=False), Collecting()
+    lone = known.of_one_form()
+    for _ in range(2):
+        lone.observe(
+            ["a", "inside", "new"], 16, 0, {}, collect, {"a": "low-rank{rank=2}", "inside": "low-rank{rank=2}"}
+        )
+    known.observe(["inside"], 16, 0, {}, collect, {"inside": "low-rank{rank=2}"})  # of any variant
+    known.observe(["inside"], 16, 0, {}, collect, {"inside": "low-rank{rank=4}"})  # the name is of another form there
+    assert collect.asked == [["a", "inside", "new"], ["a", "new"], ["inside"]]
+
+
 def test_a_variant_teaches_nothing() -> None:
     known, collect = KnownRanges(frozenset({"a", "b"})), Collecting()
     known.observe(["a"], 16, 0, {}, collect)

@@ -52,7 +52,7 @@ def quick_integers(
     best: tuple[Planner, ir.Model, float] | None = None
     reason: Exception | None = None
     enough = affordable(RANGE_SAMPLES, RANGE_SECONDS, planner.run_ms)
-    known = KnownRanges(frozenset(main_values(planner.model)))
+    known = KnownRanges(frozenset(main_values(planner.model)), planner.precision(choice).keep_float)
     for ranges in able.ranges:
         tried = planner.quantized(
             replace(

@@ -17,6 +17,7 @@ from lwgraph.plan.carry_out import Carried, Samples, carry_out
 from lwgraph.plan.plan import Choice, Plan, Precision
 from lwgraph.plan.precision import DYNAMIC, FLOAT, INT8, available, spelling
 from lwgraph.plan.price.oracle import Oracle
+from lwgraph.plan.search.form_ranges import observe_forms
 from lwgraph.plan.search.items import Item, Option, find_items
 from lwgraph.plan.search.solver import Menu, total
 from lwgraph.plan.search.time_model import TimeModel
@@ -306,6 +307,8 @@ class Planner:
         # Nobody reads the details of a trial.
         context = self.context.beside(details=None, ranges=self.quantizing.known) if quick else self.context
         samples = Samples(ranges=self.quantizing.samples) if quick else Samples.in_earnest(self.run_ms)
+        if quick:
+            observe_forms(self.model, plan, context, fitted, shapes=self.shapes, samples=samples)
         return carry_out(self.model, plan, context, shapes=self.shapes, fitted=fitted, samples=samples)
 
 

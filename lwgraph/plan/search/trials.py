@@ -23,6 +23,7 @@ from lwgraph.layers.site import Site, find_sites
 from lwgraph.measure.distance import Loss
 from lwgraph.plan.carry_out import carry_out
 from lwgraph.plan.plan import KEEP, Plan
+from lwgraph.plan.search.form_ranges import observe_forms
 from lwgraph.plan.search.planner import Planner
 from lwgraph.rewrite.base import Context
 from lwgraph.tasks.pool import Pool, Shared, finished
@@ -69,6 +70,7 @@ class Setting:
         context = self._context
         sites = {site.name: site for site in find_sites(self._base, self.shapes)}
         fitted = {name: data.at(sites[name]) for name, data in fits.items()}
+        observe_forms(self._base, plan, context, fitted, shapes=self.shapes)
         model = carry_out(self._base, plan, context, shapes=self.shapes, fitted=fitted).model
         assert context.executor is not None
         return float(self.loss(context.executor.prepare(model)))

@@ -1,5 +1,6 @@
 """What integers cost, layer by layer, and with which ranges plans are tried."""
 
+import copy
 import math
 from dataclasses import replace
 from types import SimpleNamespace
@@ -166,3 +167,31 @@ def test_trials_lose_the_same_with_ranges_that_are_known(planner, tmp_path, monk
     choice = made.chosen((form, *made.uniform(INT8)[1:]))
     losses = [loss(ORT.prepare(p.apply(choice, quick=True).model)) for p in (made, fresh)]
     assert losses[0] == pytest.approx(losses[1], rel=0.3)
+
+
+def test_ranges_inside_a_form_are_observed_once_whatever_trial_comes_first(planner, tmp_path, monkeypatch):
+    monkeypatch.setenv("LWGRAPH_CACHE", str(tmp_path))
+    weighed, *_ = integers.weigh_integers(planner, Loss(ORT.prepare(planner.model), [FEEDS]), ORT)
+    observed = []
+
+    def collect(model, data, executor, names, **options):
+        observed.append(list(names))
+        return ranges.collect(model, data, executor, names, **options)
+
+    monkeypatch.setattr(observer, "collect", collect)
+
+    def trials(*items):
+        """Plans with forms at these layers, one after the other, of a planner that has seen none."""
+        made = weighed.quantized(replace(weighed.quantizing, known=copy.deepcopy(weighed.quantizing.known)))
+        dense, found = made.uniform(INT8), []
+        observed.clear()
+        for some in items:
+            choice = list(dense)
+            for item in some:
+                choice[item] = next(i for i, o in enumerate(made.items[item].options) if o.form and o.precision == INT8)
+            found.append(ir.fingerprint(made.apply(made.chosen(choice), quick=True).model))
+        return found
+
+    both, first, last = trials((0, -1), (0,), (-1,))
+    assert len(observed) == 2 and not set(observed[0]) & set(observed[1])  # each form once, none for the third
+    assert trials((-1,), (0,), (0, -1)) == [last, first, both] and len(observed) == 2

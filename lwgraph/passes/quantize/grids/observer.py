@@ -15,6 +15,7 @@ from lwgraph.calibrate.signature import batched_inputs, signature
 from lwgraph.calibrate.subsample import spread
 from lwgraph.executor import Executor, Feeds
 from lwgraph.rewrite import Context
+from lwgraph.rewrite.provenance import PASS_KEY
 
 FEW = 1 << 10  # elements counted per tensor and run where only the extremes choose the range
 COUNTED = 1 << 19  # elements counted per tensor over all runs where these are many, and at least FEW in each
@@ -55,8 +56,13 @@ class Observer:
             if known is None or self.channels:
                 self.observed = self._collect(data, wanted)
             else:
+                forms = {
+                    v.name or "": node.metadata_props.get(PASS_KEY, "")
+                    for node in self.model.graph
+                    for v in node.outputs
+                }
                 self.observed = known.observe(
-                    wanted, len(data), self._samples(), self.axes, lambda names: self._collect(data, names)
+                    wanted, len(data), self._samples(), self.axes, lambda names: self._collect(data, names), forms
                 )
         return self.observed
 
