@@ -54,6 +54,7 @@ class Work:
         making: carries candidates out.
         trunk: what the chosen structure leaves of the cleaned model.
         search: of forms and precisions on the trunk, once it was begun.
+        integers: the pass that puts all layers into integers, as a plan spells it; "" where nothing was said of it.
     """
 
     setting: Setting
@@ -67,6 +68,7 @@ class Work:
     making: Making
     trunk: Trunk
     search: Search | None = None
+    integers: str = ""
 
     @property
     def request(self) -> Request:

@@ -32,6 +32,9 @@ ORIGIN = "quantized"
 # plan's ranges are, observed at every value, which takes several times as long; and the fewest samples.
 RANGED_SHARE, FEWEST = 0.05, 8
 LATER = 0.5  # of the time that is left once the first plan was looked at, what further ones may take
+# Another look at such a plan, with all ways to choose ranges, takes about so many times as long as the first; where the
+# first is good and that is more than this share of the time that is left, what follows makes do with its ranges.
+LONGER, HASTE = 2.0, 0.1
 
 
 class Integers:
@@ -72,14 +75,18 @@ class Integers:
         def look(*precision: Any) -> bool:
             return work.candidates.look(proposed(*precision))
 
-        if work.clock.budget is not None:
-            ranged = max(FEWEST, int(1e3 * RANGED_SHARE * work.clock.left / max(work.float_ms, 1e-3)))
-            work.candidates.look(proposed((spelling(quick=True),)), partial(work.making.stated, ranged=ranged))
-        with work.clock.limit(LATER * work.clock.left):
-            return self._looked(work, look, proposed)
+        clock, way = work.clock, spelling()
+        if clock.budget is not None:
+            ranged, began = max(FEWEST, int(1e3 * RANGED_SHARE * clock.left / max(work.float_ms, 1e-3))), clock.spent
+            quick = proposed((spelling(quick=True),))
+            good = work.candidates.look(quick, partial(work.making.stated, ranged=ranged))
+            if good and LONGER * (clock.spent - began) > HASTE * clock.left:
+                way = spelling(quick=True)
+        with clock.limit(LATER * clock.left):
+            return self._looked(replace(work, integers=way), look, proposed)
 
     def _looked(self, work: Work, look: Callable[..., bool], proposed: Callable[..., Candidate]) -> Work:
-        good = look((spelling(),))
+        good = look((work.integers,))
         with work.context.failures.guard("integers with dynamic grids"):
             whole = dynamic_precision(work)
             running = whole is not None and look(whole.passes, whole.keep_float)
@@ -106,7 +113,7 @@ class Integers:
             return work
         samples = affordable(RANGE_SAMPLES, RANGE_SECONDS, work.float_ms)
         kept = survey(work.clean, work.context, samples=samples).kept
-        if not (kept and look((spelling(),), kept)):
+        if not (kept and look((work.integers,), kept)):
             look((str(quantizer().judged()),))
         return work
 
@@ -118,8 +125,9 @@ class Integers:
         names = recurrent(work)
         if not names:
             return good
-        without = look((spelling(),), names)
-        before, after = (work.candidates.known(proposed((spelling(),), *kept)).measured_ms for kept in ((), (names,)))
+        way = (work.integers,)
+        without = look(way, names)
+        before, after = (work.candidates.known(proposed(way, *kept)).measured_ms for kept in ((), (names,)))
         if without and (not good or (before is not None and after is not None and after < before)):
             spare(work, names)
         alone = None if good or without else recurrent_alone(work)

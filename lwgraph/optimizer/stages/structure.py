@@ -71,7 +71,9 @@ class Structures:
             narrow = layer_times(work.clean, work.oracle, work.shapes, failures, INT8)
             share = sum(min(ms, narrow.get(name, ms)) for name, ms in times.items()) / max(sum(times.values()), 1e-300)
         if share < FASTER:
-            ladders.append(Ladder(work.candidates, Precision((spelling(),)), work.oracle.target, share * base))
+            ladders.append(
+                Ladder(work.candidates, Precision((work.integers or spelling(),)), work.oracle.target, share * base)
+            )
         with failures.guard("structure: integers with dynamic grids"):
             if (dynamic := dynamic_precision(work)) is not None:
                 ladders.append(Ladder(work.candidates, dynamic, work.oracle.target, base))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import make_dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -69,18 +70,20 @@ def looked_at(
     monkeypatch.setattr(integers, "layer_times", lambda *words: {})
     context = Context(executor=registry.executor("ort"), failures=Failures())
     base = Candidate((), 1.0, 1, 1, 0.0, stated=True)
-    work = SimpleNamespace(
-        clean=model,
-        shapes={},
-        context=context,
-        oracle=SimpleNamespace(measures=measures, target="ort-cpu"),
-        candidates=SimpleNamespace(base=base, look=look),
-        clock=clock,
-        float_ms=1.0,
-        making=SimpleNamespace(stated=lambda candidate, ranged: ranged),
-    )
+    parts = {
+        "clean": model,
+        "shapes": {},
+        "context": context,
+        "oracle": SimpleNamespace(measures=measures, target="ort-cpu"),
+        "candidates": SimpleNamespace(base=base, look=look),
+        "clock": clock,
+        "float_ms": 1.0,
+        "making": SimpleNamespace(stated=lambda candidate, ranged: ranged),
+        "integers": "",
+    }
+    work = make_dataclass("Work", parts)(**parts)
     with suppress(OutOfTime), clock.limit(Integers.share * clock.left):
-        Integers().run(work)  # type: ignore[arg-type]
+        Integers().run(work)
     return [(plan.precision.passes[-1], plan.precision.keep_float) for plan in plans], context.failures
 
 
@@ -125,6 +128,21 @@ def test_the_first_plan_may_take_all_time_and_what_follows_half_of_what_is_left(
     assert plans[0][0] == integers.spelling(quick=True)
     assert ranged == [500, None]  # samples of 1 ms that the ranges of the first plan are taken from: a twentieth
     assert late == over
+
+
+@pytest.mark.parametrize(("first", "again"), [(0.4, True), (1.0, False)])
+def test_in_haste_the_ranges_of_a_good_first_plan_will_do(
+    first: float, again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 10 s; another look takes about twice as long as the first, and may take a tenth of what is left."""
+    now = [0.0]
+
+    def looked(make: Any) -> None:
+        now[0] += first if make else 0.0
+
+    plans, _ = looked_at(residual(), None, monkeypatch, clock=Clock(10.0, now=lambda: now[0]), looked=looked)
+    quick, ways = integers.spelling(quick=True), [text for text, _ in plans]
+    assert ways == [quick, integers.spelling() if again else quick]  # which was looked at already
 
 
 def test_the_first_plan_has_a_few_samples_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
