@@ -91,6 +91,11 @@ class Work:
         return self.setting.clock
 
     @property
+    def hasty(self) -> bool:
+        """Whether there is no time to find out how each layer is best put into integers."""
+        return self.integers != "" and self.integers == precision.spelling(quick=True)
+
+    @property
     def precisions(self) -> tuple[str, ...]:
         """What layers may be computed in."""
         integers = precision.available() and self.request.target != MACS

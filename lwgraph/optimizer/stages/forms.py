@@ -63,7 +63,7 @@ class Forms:
         loss = Loss(untimed(work.executor).prepare(work.trunk.model), work.samples(work.float_ms))
         planner = _weighed(work, planner, ms)
         planner, survey = _anchored(work, planner, loss, ms)
-        for candidate in whole_in_integers(planner, survey):
+        for candidate in whole_in_integers(planner, survey, work.integers):
             if not candidate.last or not work.candidates.good():
                 work.candidates.look(candidate.candidate)
         request = work.request
@@ -150,7 +150,7 @@ def _weighed(work: Work, planner: Planner, milliseconds: float) -> Planner:
 def _anchored(work: Work, planner: Planner, loss: Loss, trunk_ms: float) -> tuple[Planner, Survey | None]:
     """The planner whose predictions start from the network as measured in floats and in integers.
 
-    Returns it and what the quantizing pass found; None where there are no integers, or for a target elsewhere.
+    Returns it and what the quantizing pass found; None without integers, in haste, and for a target elsewhere.
     """
     counts, oracle, known = count(planner.model, planner.shapes), work.oracle, None
     taken: dict[str, float] = {}
@@ -158,7 +158,7 @@ def _anchored(work: Work, planner: Planner, loss: Loss, trunk_ms: float) -> tupl
         work.context.progress("measuring integers", 0, 0)
         bare, planner = planner, planner.without(INT8)
         with work.context.failures.guard("forms: integers"):
-            weighed, model, known = weigh_integers(bare, loss, work.executor)
+            weighed, model, known = weigh_integers(bare, loss, work.executor, surveyed=not work.hasty)
             if oracle.measures:
                 taken[INT8] = work.milliseconds(model)
             planner = weighed
@@ -176,7 +176,7 @@ def _anchored(work: Work, planner: Planner, loss: Loss, trunk_ms: float) -> tupl
     return planner, known if oracle.measures else None
 
 
-def whole_in_integers(planner: Planner, survey: Survey | None) -> list[Whole]:
+def whole_in_integers(planner: Planner, survey: Survey | None, way: str = "") -> list[Whole]:
     """The plans that anyone would try without a search, as candidates.
 
     Everything in integers that has a kernel; the same but for what the quantizing pass leaves in float; the pass with
@@ -184,7 +184,8 @@ def whole_in_integers(planner: Planner, survey: Survey | None) -> list[Whole]:
 
     Args:
         planner: weighed and anchored; without integers among its precisions there is no such plan.
-        survey: what the pass found; None where the times that it measures say nothing of the target.
+        survey: what the pass found; None in haste, and where the times that it measures say nothing of the target.
+        way: how all is put into integers, as a plan spells it; "": with all ways to choose ranges.
     """
     choice = planner.uniform(INT8)
     if not any(choice):
@@ -195,7 +196,7 @@ def whole_in_integers(planner: Planner, survey: Survey | None) -> list[Whole]:
     def candidate(plan: Plan) -> Candidate:
         return Candidate(choice, predicted, lost, ORIGIN, plan=plan, bytes=size, macs=macs, stated=True)
 
-    found = [Whole(candidate(planner.planned(Precision((spelling(),)))))]
+    found = [Whole(candidate(planner.planned(Precision((way or spelling(),)))))]
     if survey is None:
         return found
     if (mixed := whole_network(planner, survey)) is not None:

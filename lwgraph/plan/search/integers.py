@@ -120,8 +120,8 @@ def survey(model: ir.Model, context: Context, folder: Path | None = None, *, sam
 
 
 def weigh_integers(
-    planner: Planner, loss: Callable[[Run], float], executor: Executor
-) -> tuple[Planner, ir.Model, Survey]:
+    planner: Planner, loss: Callable[[Run], float], executor: Executor, *, surveyed: bool = True
+) -> tuple[Planner, ir.Model, Survey | None]:
     """Find out what integers cost, and the ranges with which plans are tried.
 
     Layers share out what the whole network in integers loses by what was measured of each, where it was.
@@ -130,16 +130,20 @@ def weigh_integers(
         planner: a weighed one that has integers to choose.
         loss: of a network, ready to run; 0 for the original.
         executor: the target, or what stands for it.
+        surveyed: whether it is measured of each, which takes many runs; else it is predicted, and channels stay as
+            they are.
 
     Returns:
-        the planner that knows it, the whole network in integers, as trials are quantized, and the survey.
+        the planner that knows it, the whole network in integers, as trials are quantized, and the survey, if any.
 
     Raises:
         LwgraphError: the network cannot be quantized.
     """
-    known = survey(planner.model, planner.context, samples=affordable(RANGE_SAMPLES, RANGE_SECONDS, planner.run_ms))
-    planner = planner.with_damages(damages_of(planner, known.damage))
-    planner, model, measured = quick_integers(planner, loss, executor, known.even)
+    known = None
+    if surveyed:
+        known = survey(planner.model, planner.context, samples=affordable(RANGE_SAMPLES, RANGE_SECONDS, planner.run_ms))
+        planner = planner.with_damages(damages_of(planner, known.damage))
+    planner, model, measured = quick_integers(planner, loss, executor, False if known is None else known.even)
     predicted = planner.predicted_loss(planner.uniform(INT8))
     if predicted > 0 and 0 < measured < math.inf:
         planner = planner.with_integers_scaled(measured / predicted)

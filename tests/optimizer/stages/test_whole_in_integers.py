@@ -43,6 +43,8 @@ def test_they_go_from_everything_to_what_the_pass_would_do(planner):
 def test_where_the_pass_keeps_nothing_or_says_nothing_of_the_target_there_are_fewer(planner):
     assert [whole.last for whole in whole_in_integers(planner, Survey())] == [False, True]
     assert [whole.last for whole in whole_in_integers(planner, None)] == [False]
+    (hasty,) = whole_in_integers(planner, None, "in haste")
+    assert hasty.candidate.plan.precision.passes == ("in haste",)
 
 
 def test_without_integers_there_are_none(planner):

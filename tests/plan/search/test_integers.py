@@ -131,6 +131,15 @@ def test_the_whole_network_loses_what_was_measured_of_it(planner, tmp_path, monk
     assert isinstance(known, Survey)
 
 
+def test_in_haste_no_layer_is_looked_at_alone(planner, tmp_path, monkeypatch):
+    monkeypatch.setenv("LWGRAPH_CACHE", str(tmp_path))
+    monkeypatch.setattr(integers, "survey", lambda *words, **more: pytest.fail("it takes many runs"))
+    loss = Loss(ORT.prepare(planner.model), [FEEDS])
+    planner, model, known = integers.weigh_integers(planner, loss, ORT, surveyed=False)
+    assert known is None and planner.predicted_loss(planner.uniform(INT8)) == pytest.approx(loss(ORT.prepare(model)))
+    assert "equalize=false" in planner.quantizing.earnest
+
+
 def test_trials_observe_only_what_the_network_has_not(planner, tmp_path, monkeypatch):
     """Of a plan in which a form stands: what lies in the form. Plans that may be delivered are observed anew."""
     monkeypatch.setenv("LWGRAPH_CACHE", str(tmp_path))
