@@ -93,7 +93,7 @@ class Integers:
             if whole is not None and running and not good:
                 static, dynamic = (
                     work.candidates.known(proposed(*each)).measured_ms
-                    for each in (((spelling(),),), (whole.passes, whole.keep_float))
+                    for each in (((work.integers,),), (whole.passes, whole.keep_float))
                 )
                 # What loses too much and is slower is not worth the many runs that tell which of its layers are to
                 # blame, unless it is all that there is for convolutions.
