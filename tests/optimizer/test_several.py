@@ -7,6 +7,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import lwgraph
+from benchmarks.runtimes import in_floats, in_integers
 from lwgraph import ir, registry
 from lwgraph.errors import ModelError, UsageError
 from lwgraph.executor import faithful, in_stated_types
@@ -69,6 +70,9 @@ def test_every_model_on_every_target() -> None:
     assert "MODEL" in told["code"]
     fixed = 'reshape({"x": [1, 8, 12, 12]})' in told["code"]
     assert fixed == told["target"].startswith("openvino")  # the size of a batch is open, and all samples have the same
+    called = in_integers(result.model)
+    assert called == ([] if told["model"] == "input" else ["first", "second", "last"])
+    assert in_floats(registry.executor("openvino"), result.model) == []
     page = to_html(result.report)
     assert page.index("Runtimes") < page.index("Layers") and "made for ort-cpu" in page
 
