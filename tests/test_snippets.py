@@ -232,6 +232,32 @@ def test_python_of_the_first_pages_runs(page, folder, monkeypatch):
             del sys.modules[name]
 
 
+@pytest.mark.filterwarnings("ignore")  # of the exporter
+def test_python_of_the_page_for_pytorch_runs(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnxscript", reason="torch.onnx.export needs it")
+    monkeypatch.chdir(tmp_path)
+    exported, export = [], torch.onnx.export  # which takes seconds, so it is done once
+    monkeypatch.setattr(torch.onnx, "export", lambda *a, **b: exported.append(export(*a, **b)) or exported[0])
+    found: dict[str, Any] = {}
+    for body in listings((DOCS / "howto/pytorch.md").read_text("utf8"), "python"):
+        exec(compile(body, "pytorch.md", "exec"), found)
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.LazyLinear(5))
+    x = torch.randn(16, 3, 8, 8)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, network(x).argmax(1)), batch_size=4)
+    with monkeypatch.context() as quick:
+        quick.setattr(lwgraph, "optimize", partial(lwgraph.optimize, preset="lossless"))
+        result = found["smaller"](network, loader, x[:4])
+    (name,) = (each.name for each in result.session().get_inputs())
+    truth = network(x[:4]).detach().numpy()
+    np.testing.assert_allclose(result.session().run(None, {name: x[:4].numpy()})[0], truth, rtol=1e-4, atol=1e-5)
+    assert (tmp_path / "model.lw.onnx").exists() and result.report.score.name == "top1"
+    Path("report").mkdir()
+    Path("report/plan.json").write_text(result.plan.to_json(), encoding="utf8")
+    assert found["again"](exported[0], loader).kept
+
+
 def hooks() -> Any:
     spec = importlib.util.spec_from_file_location("docs_hooks", DOCS / "hooks.py")
     assert spec is not None and spec.loader is not None
