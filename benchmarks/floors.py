@@ -33,6 +33,7 @@ from lwgraph.measure.neighbours import neighbours
 
 PAGE = Path(__file__).resolve().parent / "FLOORS.md"
 BITS = (8, 7, 6, 5, 4, 3)
+FINE = (13, 12, 11, 10, 9, 8)  # of images, whose floor lies above what 8 bits leave
 LEAST_WEIGHT = 256  # elements of a constant that is rounded
 SAMPLES, PAGES = 48, 120  # of a stranger, and of orinet
 Task = Callable[[Run], float]  # higher is better, 1 or decibels
@@ -225,8 +226,9 @@ def measured(name: str) -> dict[str, Any]:
     metric = open_metric(METRIC_OF[kind.name], reader, original, kind=kind)
     base, task = metric(original), subject.task(original, model)
     best, floor = task(original), metric.allowed(base)
-    steps = [_step(executor, rounded(model, bits), metric, base.value, task, best) for bits in BITS]
-    return {"steps": steps, "floor": floor, "best": best, "samples": reader.count, "commit": commit()}
+    widths = FINE if subject.kind == "images" else BITS
+    steps = [_step(executor, rounded(model, bits), metric, base.value, task, best) for bits in widths]
+    return {"bits": widths, "steps": steps, "floor": floor, "best": best, "samples": reader.count, "commit": commit()}
 
 
 def _step(executor: Executor, model: ir.Model, metric: Any, base: float, task: Task, best: float) -> list[float]:
@@ -255,11 +257,12 @@ def table() -> str:
             continue
         subject = open_subject()
         lost = at_floor(found["steps"], found["floor"])
-        cells = [f"{_likeness(subject.kind, a)}: {b:.2f}" for a, b in found["steps"]]
+        steps = zip(found.get("bits", BITS), found["steps"], strict=True)
+        cells = "; ".join(f"{bits}: {_likeness(subject.kind, a)}, {b:.2f}" for bits, (a, b) in steps)
         floor = _likeness(subject.kind, found["floor"])
-        rows.append([name, subject.kind, str(found["samples"]), subject.what, f"{found['best']:.1f}", *cells, floor])
+        rows.append([name, subject.kind, str(found["samples"]), subject.what, f"{found['best']:.1f}", cells, floor])
         rows[-1] += ["not reached" if lost is None else f"{lost:.2f}", found["commit"]]
-    head = ["model", "kind", "samples", "task", "original", *(f"{bits} bits" for bits in BITS), "floor"]
+    head = ["model", "kind", "samples", "task", "original", "bits: likeness lost, task lost", "floor"]
     return f"{tables.conditions()}\n\n" + tables.table([*head, "task lost there", "build"], rows)
 
 

@@ -17,6 +17,7 @@ from lwgraph.plan.choices import Precision
 from lwgraph.plan.plan import Plan
 from lwgraph.plan.search.front import Candidate
 from lwgraph.rewrite import Context
+from tests.optimizer.stages.parts import parts
 from tests.passes.quantize.quantize_models import Net
 
 DYNAMIC = Precision(('quantize{activations=dynamic,keep="none"}',))
@@ -39,7 +40,8 @@ def work_on(model: ir.Model, look: Any = None) -> Any:
     random = np.random.default_rng(0)
     feeds = [{"x": random.normal(size=(4, 64)).astype(np.float32)} for _ in range(4)]
     base = Candidate((), 1.0, 1, 1, 0.0, stated=True)
-    return SimpleNamespace(
+    return parts(
+        integers="",
         clean=model,
         shapes={},
         float_ms=0.1,

@@ -20,6 +20,7 @@ from lwgraph.plan.precision import INT8, spelling
 from lwgraph.plan.search.front import Candidate
 from lwgraph.plan.search.planner import open_planner
 from lwgraph.rewrite import Context
+from tests.optimizer.stages.parts import parts
 from tests.passes.quantize.quantize_models import Net
 from tests.plan.search.by_work import ByWork
 
@@ -54,7 +55,8 @@ def ran(keeps: set[str], times: dict[str, float]) -> tuple[list[Precision], Any]
         return SimpleNamespace(measured_ms=times.get(kind(candidate.plan.precision)), judged=None)
 
     model = network()
-    work: Any = SimpleNamespace(
+    work: Any = parts(
+        integers=spelling(),
         clean=model,
         shapes={},
         float_ms=0.1,
