@@ -115,7 +115,7 @@ def test_a_third_partys_quantizer_stands_in_for_ours(install: Install) -> None:
     asked = sys.modules["other_quantizer"].ASKED
     assert {"exactly", "quick", "survey", "judged"} <= set(asked)
     assert found.plan is not None
-    assert [text.split("{")[0] for text in found.plan.precision.passes] == ["other_quantizer:Eight"]
+    assert [text.split("{")[0] for text in found.plan.precision.passes][-1] == "other_quantizer:Eight"  # of codes, too
     assert any(node.op_type == "QuantizeLinear" for node in found.model.graph)
 
 
