@@ -180,6 +180,8 @@ def _clean(setting: Setting, passes: Pipeline | None) -> Cleaned:
 
         kept, (model, done) = run_trimmed(passes, setting.original, setting.bytes, context, run_on_copy)
         return Cleaned(model, str(kept), tuple(done), _exact(done))
+    if setting.clock.left <= 0:  # already what they are compared with would take time
+        return Cleaned(ir.clone(setting.original), str(pipeline), (), True)
     with setting.failures.guard("clean"):
         for each in (False, True):  # once for all together, as a rule; else each, to find out which one is wrong
             model = ir.clone(setting.original)

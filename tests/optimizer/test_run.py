@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,8 +14,8 @@ from onnx import TensorProto, helper
 import lwgraph
 from lwgraph import ir, registry
 from lwgraph.errors import DataError, UsageError
-from lwgraph.optimizer import Request
-from lwgraph.optimizer.annotations import drop_annotations
+from lwgraph.optimizer import Request, run
+from lwgraph.optimizer.annotations import drop_annotations, same_graph
 from lwgraph.optimizer.inputs import gather
 from lwgraph.optimizer.prove import same_outputs, sound
 from lwgraph.optimizer.report_rows import idle
@@ -21,7 +23,7 @@ from lwgraph.optimizer.setting import open_run
 from lwgraph.optimizer.steps import Steps
 from lwgraph.report.record import PassRun
 from lwgraph.rewrite import Contract
-from lwgraph.rewrite.base import Skipped
+from lwgraph.rewrite.base import Context, Skipped
 from tests.optimizer.planting import network, stand_ins
 from tests.optimizer.tiny import tiny
 
@@ -57,6 +59,14 @@ def test_where_nothing_helps_the_input_is_copied_byte_for_byte(tmp_path: Path) -
     result.save(tmp_path / "out.onnx")
     assert (tmp_path / "out.onnx").read_bytes() == path.read_bytes()
     assert any("nothing helped" in note for note in result.report.notes)
+
+
+def test_without_time_no_default_pass_is_begun() -> None:
+    late: Any = SimpleNamespace(
+        clock=SimpleNamespace(left=0.0), original=ir.load(tiny()), context=Context(), inputs=None, failures=None
+    )
+    cleaned = run._clean(late, None)
+    assert cleaned.exact and not cleaned.steps and same_graph(late.original, cleaned.model)
 
 
 def test_a_network_without_layers_has_no_plan_even_with_data() -> None:
