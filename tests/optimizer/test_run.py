@@ -14,13 +14,14 @@ from onnx import TensorProto, helper
 import lwgraph
 from lwgraph import ir, registry
 from lwgraph.errors import DataError, UsageError
-from lwgraph.optimizer import Request, run
+from lwgraph.optimizer import Request, deliver, run
 from lwgraph.optimizer.annotations import drop_annotations, same_graph
 from lwgraph.optimizer.inputs import gather
 from lwgraph.optimizer.prove import same_outputs, sound
 from lwgraph.optimizer.report_rows import idle
 from lwgraph.optimizer.setting import open_run
 from lwgraph.optimizer.steps import Steps
+from lwgraph.plan.plan import Plan
 from lwgraph.report.record import PassRun
 from lwgraph.rewrite import Contract
 from lwgraph.rewrite.base import Context, Skipped
@@ -67,6 +68,17 @@ def test_without_time_no_default_pass_is_begun() -> None:
     )
     cleaned = run._clean(late, None)
     assert cleaned.exact and not cleaned.steps and same_graph(late.original, cleaned.model)
+
+
+def test_without_time_an_input_that_stays_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds of a large model took longer than the budget may be overrun."""
+    monkeypatch.setattr(deliver, "time_models", lambda *args, **more: pytest.fail("it was timed"))
+    model = ir.load(tiny())
+    late: Any = SimpleNamespace(
+        clock=SimpleNamespace(left=0.0), request=None, inputs=SimpleNamespace(probe=[]), bytes=ir.size(model)
+    )
+    found = deliver._measured(late, {"input": model}, Plan(), False)
+    assert [(stage.name, stage.ratio) for stage in found.stages] == [("input", None)]
 
 
 def test_a_network_without_layers_has_no_plan_even_with_data() -> None:
