@@ -38,7 +38,7 @@ from lwgraph.rewrite.base import Log
 from lwgraph.tasks import Pool
 
 T = TypeVar("T")
-NOT_JUDGED = "the input was not judged, so no approximation was tried"
+NOT_JUDGED = "no approximation was tried, as judging the input comes first"
 GARBAGE = 256 << 20  # bytes by which the process may grow before what only cycles hold is freed
 VARIED = 6  # generated inputs on which a result must not be constant
 JUDGED_SHARE = 1 / 16  # of the budget that one run over all samples for judging may take
