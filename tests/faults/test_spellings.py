@@ -157,3 +157,12 @@ def test_the_runtime_is_asked_once_for_nodes_that_it_cannot_tell_apart(monkeypat
     assert ask("AveragePool, dilated") == ["AveragePool", "Conv"]  # another opset
     assert ask("AveragePool, ceil_mode") == ["AveragePool", "Conv"]
     assert ask("AveragePool, same") == ["AveragePool"]
+
+
+@pytest.mark.parametrize(("operator", "constant"), [("Mul", 32.0), ("Add", 3.0), ("Mul", -12.5)])
+def test_a_node_that_enlarges_rounding_is_not_taken_for_a_broken_one(operator: str, constant: float) -> None:
+    """The strides by which a detector multiplies its boxes: nothing of such a network ran in integers."""
+    by = np.full((1, 8, 1, 1), constant, np.float32)
+    found = between(17, [operator, "by"], {}, {"by": by})
+    target, executor = load_target("ort-cpu"), registry.executor("ort")
+    assert refusals(found, target, executor, (), images(1)[0]) == {}

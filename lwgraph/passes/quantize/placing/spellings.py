@@ -154,6 +154,9 @@ def _refusal(model: ir.Model, feeds: Feeds, role: Role, target: Target, executor
     """What goes wrong with a model's only node in integers, and with it in float between integers; "" for nothing."""
     if role.kind == "compute":
         return _failure(model, {_NAME: role}, {}, {}, target, executor), ""
+    grid = _grid(target)
+    # On the grid, so that rounding them is no error, which a node that multiplies by more than one would enlarge.
+    feeds = {n: x if x.dtype != np.float32 else grid.decode(grid.encode(x), np.float32) for n, x in feeds.items()}
     wanted = executor.prepare(model)(feeds)
     beside = _between_convolutions(model, role, feeds, wanted)
     inside = _failure(model, {**beside, _NAME: role}, feeds, wanted, target, executor)
@@ -191,7 +194,7 @@ def _failure(
     model: ir.Model, roles: Mapping[str, Role], feeds: Feeds, wanted: Feeds, target: Target, executor: Executor
 ) -> str:
     """What goes wrong with the named nodes in integers; without anything wanted, the model is only loaded."""
-    grid = activation_grid(Range(-4.0, 4.0), target.activation_type, target.activation_symmetric)
+    grid = _grid(target)
     try:
         run = executor.prepare(_quantized(model, roles, target, grid))
         found = list(run(feeds).values()) if wanted else []
@@ -206,6 +209,18 @@ def _failure(
         if off > _STEPS:
             return f"its integers are off by {off:.3g} steps"
     return ""
+
+
+def _grid(target: Target) -> Grid:
+    return activation_grid(Range(-4.0, 4.0), target.activation_type, target.activation_symmetric)
+
+
+def _own_grid(value: ir.Value | None, target: Target) -> Grid:
+    """That which a constant will have: of its own range."""
+    array = ir.constant(value)
+    assert array is not None
+    real = Range(min(0.0, float(array.min(initial=0.0))), max(0.0, float(array.max(initial=0.0))))
+    return activation_grid(real, target.activation_type, target.activation_symmetric)
 
 
 def _quantized(model: ir.Model, roles: Mapping[str, Role], target: Target, grid: Grid) -> ir.Model:
@@ -224,7 +239,9 @@ def _quantized(model: ir.Model, roles: Mapping[str, Role], target: Target, grid:
             axis = weight_axis(node) if by_channel else None
             steps = weight_grid(weight, axis, target.weight_type, reduced=target.reduced_range, search=False)
             weights[node] = IntegerConstants(steps.encode(weight), steps)
-    constants = {(node, index): grid for node, role in named.items() for index in role.constants}
+    constants = {
+        (node, index): _own_grid(node.inputs[index], target) for node, role in named.items() for index in role.constants
+    }
     QdqWriter(
         placement, dict.fromkeys(placement.quantized, grid), weights, constants, target.keep_clips, guard=True
     ).run()
