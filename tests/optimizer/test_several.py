@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
 
 import lwgraph
 from benchmarks.runtimes import in_floats, in_integers
@@ -13,7 +12,7 @@ from lwgraph.errors import ModelError, UsageError
 from lwgraph.executor import faithful, in_stated_types
 from lwgraph.optimizer import Result
 from lwgraph.report.html import to_html
-from tests.runtime.models import model
+from tests.optimizer.two_convolutions import two_convolutions
 
 pytest.importorskip("openvino")
 from lwgraph.runtime.openvino import OpenVinoExecutor, precisions
@@ -22,32 +21,8 @@ SAMPLES = {"x": np.random.default_rng(1).standard_normal((96, 8, 12, 12)).astype
 HALF = pytest.mark.skipif("bf16" not in precisions(), reason="this processor does not compute in bfloat16")
 
 
-def network() -> ir.Model:
-    random = np.random.default_rng(0)
-    node = helper.make_node
-    made = model(
-        [
-            node("Conv", ["x", "v"], ["a"], name="first", pads=[1] * 4),
-            node("Relu", ["a"], ["r"], name="relu"),
-            node("Conv", ["r", "w"], ["b"], name="second", pads=[1] * 4),
-            node("GlobalAveragePool", ["b"], ["p"], name="pool"),
-            node("Flatten", ["p"], ["f"], name="flat"),
-            node("Gemm", ["f", "u"], ["y"], name="last"),
-        ],
-        {"x": (TensorProto.FLOAT, ["n", 8, 12, 12])},
-        ["y"],
-        {
-            "v": random.standard_normal((32, 8, 3, 3), np.float32) / 8,
-            "w": random.standard_normal((32, 32, 3, 3), np.float32) / 16,
-            "u": random.standard_normal((32, 4), np.float32),
-        },
-    )
-    made.graph.outputs[0].dtype, made.graph.outputs[0].shape = ir.DataType.FLOAT, ir.Shape(["n", 4])
-    return made
-
-
 def optimized(target: str, pipeline: str = "clean", **asked: Any) -> Result:
-    return lwgraph.optimize(ir.to_proto(network()), target=target, data=SAMPLES, pipeline=pipeline, **asked)
+    return lwgraph.optimize(ir.to_proto(two_convolutions(12)), target=target, data=SAMPLES, pipeline=pipeline, **asked)
 
 
 def rows(result: Result) -> dict[tuple[str, str], dict[str, Any]]:
@@ -89,7 +64,7 @@ def test_bfloat16_is_judged_against_the_model_as_it_is_written() -> None:
 def test_data_are_read_once() -> None:
     """A generator gives its samples to the first run alone."""
     samples = ({"x": SAMPLES["x"][i : i + 1]} for i in range(32))
-    result = lwgraph.optimize(ir.to_proto(network()), target="any", data=samples, pipeline="clean")
+    result = lwgraph.optimize(ir.to_proto(two_convolutions(12)), target="any", data=samples, pipeline="clean")
     assert {"ort-cpu", "openvino:f32"} <= {target for target, _ in rows(result)}
 
 
@@ -106,4 +81,4 @@ def test_a_runtime_that_fails_costs_its_own_rows(monkeypatch: pytest.MonkeyPatch
 
 def test_samples_to_label_are_of_one_target() -> None:
     with pytest.raises(UsageError, match="is for one target"):
-        lwgraph.optimize(ir.to_proto(network()), target="any", data=SAMPLES, label_these="x")
+        lwgraph.optimize(ir.to_proto(two_convolutions(12)), target="any", data=SAMPLES, label_these="x")

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
 
 import lwgraph
 from lwgraph import ir, registry
@@ -16,32 +15,10 @@ from lwgraph.executor import Executor, Run
 from lwgraph.optimizer import judge, run, setting, several
 from lwgraph.optimizer.stages import forms, structure
 from lwgraph.rewrite.base import Context, Log
-from tests.runtime.models import model
+from tests.optimizer.two_convolutions import two_convolutions
 
 SAMPLES = {"x": np.random.default_rng(1).standard_normal((48, 8, 6, 6)).astype(np.float32)}
 TARGETS, BUDGET = ["ort-cpu", "macs"], 120.0
-
-
-def network() -> ir.Model:
-    random = np.random.default_rng(0)
-    node = helper.make_node
-    return model(
-        [
-            node("Conv", ["x", "v"], ["a"], name="first", pads=[1] * 4),
-            node("Relu", ["a"], ["r"], name="relu"),
-            node("Conv", ["r", "w"], ["b"], name="second", pads=[1] * 4),
-            node("GlobalAveragePool", ["b"], ["p"], name="pool"),
-            node("Flatten", ["p"], ["f"], name="flat"),
-            node("Gemm", ["f", "u"], ["y"], name="last"),
-        ],
-        {"x": (TensorProto.FLOAT, ["n", 8, 6, 6])},
-        ["y"],
-        {
-            "v": random.standard_normal((32, 8, 3, 3), np.float32) / 8,
-            "w": random.standard_normal((32, 32, 3, 3), np.float32) / 16,
-            "u": random.standard_normal((32, 4), np.float32),
-        },
-    )
 
 
 class Seen:
@@ -68,7 +45,9 @@ class Seen:
             counted(where, name)
         monkeypatch.setattr(run, "open_run", opening)
         monkeypatch.setattr(several, "expanded", lambda name: TARGETS)
-        result = lwgraph.optimize(ir.to_proto(network()), target="any", data=SAMPLES, preset="lossless", budget=BUDGET)
+        result = lwgraph.optimize(
+            ir.to_proto(two_convolutions(6)), target="any", data=SAMPLES, preset="lossless", budget=BUDGET
+        )
         rows = result.report.details["runtimes"]["rows"]
         assert [row["target"] for row in rows if row["model"] == "input"] == TARGETS
         self.first, self.second = found
@@ -124,7 +103,7 @@ def test_the_fastest_comes_first_and_gets_half_of_what_is_left(seen: Seen, monke
 
 def test_losses_of_the_network_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What groups and layers matter, by the statistics and the network that they were measured on."""
-    clean, asked = network(), list[str]()
+    clean, asked = two_convolutions(6), list[str]()
 
     def offers(_: ir.Model, context: Context, *__: Any) -> list[str]:
         asked.append("offers")
