@@ -87,11 +87,11 @@ def _on_grid_already(rows: Array, scale: Array, reach: Array, floor: Array, high
 
 def _least(rows: Array) -> Array:
     """(o,) the least magnitude of each row but zero; inf where there is none."""
-    least = np.full(len(rows), np.inf)
-    for row, values in enumerate(rows):
-        for part in _parts(values):
-            size = np.abs(part)
-            least[row] = min(least[row], size.min(initial=np.inf, where=size > 0))
+    least, step = np.full(len(rows), np.inf), max(1, _BLOCK // max(rows.shape[1], 1))
+    for some in (np.s_[start : start + step] for start in range(0, len(rows), step)):
+        for start in range(0, rows.shape[1], _BLOCK):
+            size = np.abs(rows[some, start : start + _BLOCK])
+            least[some] = np.minimum(least[some], size.min(axis=1, initial=np.inf, where=size > 0))
     return least
 
 
