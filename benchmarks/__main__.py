@@ -62,11 +62,12 @@ def score(cases: tuple[str, ...], model: Path | None, executor: str) -> None:
 @CASES
 @click.option("--points", default=1.0, show_default=True, help="The budget: 1 point is 0.01 of accuracy or 0.1 dB.")
 @click.option("--option", "extra", multiple=True, help="One more argument for lwgraph optimize; repeatable.")
-def optimize(cases: tuple[str, ...], points: float, extra: tuple[str, ...]) -> None:
+@click.option("--again", is_flag=True, help="Run anew what is kept.")
+def optimize(cases: tuple[str, ...], points: float, extra: tuple[str, ...], again: bool) -> None:
     """Run lwgraph optimize with data and write its table."""
     from benchmarks import optimize as benchmark
 
-    benchmark.main(cases, points, list(extra))
+    benchmark.main(cases, points, list(extra), again)
 
 
 @main.command()

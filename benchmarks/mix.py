@@ -15,8 +15,7 @@ from typing import Any
 
 import click
 
-from benchmarks import judge, tables, zoo
-from benchmarks.optimize import output
+from benchmarks import judge, tables, whole, zoo
 from benchmarks.zoo import Case, cache
 from lwgraph import ir, registry
 from lwgraph.calibrate.statistics import Statistics
@@ -87,7 +86,7 @@ class Single:
 
 def mix(case: Case, seconds: float) -> dict[str, Any]:
     """Each family's best setting and ours, raced against the float model."""
-    ours, single = output(case.name), Single(case)
+    ours, single = whole.result(case.name), Single(case)
     if not ours.exists():
         return {"error": "lwgraph optimize has not run"}
     rows = {name: found for name, settings in FAMILIES.items() if (found := single.best(settings)) is not None}

@@ -17,8 +17,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks import judge, mix, runtimes, tables, zoo
-from benchmarks.optimize import output
+from benchmarks import judge, mix, runtimes, tables, whole, zoo
 from benchmarks.quantize import TOOLS, folder, record
 from benchmarks.quantize_table import points
 from benchmarks.zoo import Case
@@ -61,7 +60,7 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float:
 
 def versus(case: Case, seconds: float) -> dict[str, Any]:
     """Our model, the float model and the peers' int8 models within the budget, raced in one run."""
-    ours = output(case.name)
+    ours = whole.result(case.name)
     if not ours.exists():
         return {"error": "lwgraph optimize has not run"}
     kept = tables.kept("optimize", case.name)  # of the run that wrote the model

@@ -372,15 +372,14 @@ def judged_by(name: str) -> list[str]:
 
 
 def budget_row(name: str, budget: str) -> dict[str, Any]:
-    """One run with a budget."""
-    case, module = zoo.case(name), f"benchmarks.zoo.{name}"
-    drop = 1.0 / case.points_per_unit
-    options = ["--data", f"{module}:calibration", *judged_by(name), "--max-drop", f"{drop:g}"]
-    if budget != "none":
-        options += ["--budget", budget]
-    run = optimize(case.model(), options, allowed(BUDGETS[budget]))
-    found = run.kept
-    return found | {"points": None if found["lost"] is None else found["lost"] * case.points_per_unit}
+    """One run with a budget, or the whole run."""
+    from benchmarks import whole  # it needs this file
+
+    case = zoo.case(name)
+    if budget == "none":
+        return whole.of(case)
+    ran = optimize(case.model(), [*whole.options(case), "--budget", budget], allowed(BUDGETS[budget]))
+    return whole.figures(ran, case.points_per_unit)
 
 
 # ------------------------------------------------------------ tables

@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,7 +28,7 @@ import click
 import numpy as np
 import onnx
 
-from benchmarks import before, judge, run, tables, zoo
+from benchmarks import before, judge, run, tables, whole, zoo
 from benchmarks.zoo import Case, cache
 
 PEER = Path(__file__).resolve().parent / "peers" / "quantize_ort.py"
@@ -75,33 +76,33 @@ def static(case: Case, folder: Path) -> dict[str, Any]:
 
 def case_row(name: str) -> dict[str, Any]:
     """All figures of one case of the zoo."""
-    case, module = zoo.case(name), f"benchmarks.zoo.{name}"
-    data = ["--data", f"{module}:calibration"]
-    promise = ["--metric", f"{module}:metric", "--max-drop", f"{1 / case.points_per_unit:g}"]
-    plain = run.optimize(case.model(), [*data, "--metric", f"{module}:metric", "-p", "quantize"])
+    case, data = zoo.case(name), ["--data", f"benchmarks.zoo.{name}:calibration"]
+    metric = ["--metric", f"benchmarks.zoo.{name}:metric"]
+    plain = run.optimize(case.model(), [*data, *metric, "-p", "quantize"])
+    first, second, same = whole.of(case), None, None
     with tempfile.TemporaryDirectory() as scratch, tempfile.TemporaryDirectory() as other:
-        folder, short = Path(scratch), Path(other)
-        peer = static(case, folder)
-        first = run.optimize(case.model(), [*data, *promise], kept=folder)
-        second = digest = None
-        if not first.error:
-            digest = _digest(folder / "out.onnx")
-            second = run.optimize(case.model(), [*data, *promise], kept=folder)
-        limited = run.optimize(case.model(), [*data, *promise, "--budget", BUDGETS.get(name, BUDGET)], kept=short)
-        made = {"now": folder / "out.onnx", "limited": short / "out.onnx"}
+        warm, short = Path(scratch), Path(other)
+        peer = static(case, warm)
+        if not first["error"]:
+            shutil.copytree(whole.folder(name), warm, dirs_exist_ok=True)
+            second = run.optimize(case.model(), whole.options(case), kept=warm)
+            same = _digest(warm / "out.onnx") == _digest(whole.result(name))
+        budget = BUDGETS.get(name, BUDGET)
+        limited = run.optimize(case.model(), [*whole.options(case), "--budget", budget], kept=short)
+        points = ["--max-drop", f"{1 / case.points_per_unit:g}"]
+        found = {"now": whole.result(name), "limited": short / "out.onnx"}
         return {
-            **_against_before(case, [*data, *promise], made),
-            **figures(first),
-            "points": _points(case, first),
+            **_against_before(case, [*data, *metric, *points], found),
+            **first,
             "plain": None if plain.error else sum(s["seconds"] for s in plain.report["passes"]),
             **peer,
-            "warm": None if second is None else figures(second)["passes"],
+            "warm": None if second is None else whole.figures(second, 1.0)["passes"],
             "warm_seconds": None if second is None else second.seconds,
-            "same": None if second is None else digest == _digest(folder / "out.onnx"),
-            "budget": BUDGETS.get(name, BUDGET),
+            "same": same,
+            "budget": budget,
             "budget_seconds": limited.seconds,
             "budget_speed": limited.kept["speed"],
-            "budget_points": _points(case, limited),
+            "budget_points": whole.figures(limited, case.points_per_unit)["points"],
         }
 
 
@@ -117,23 +118,6 @@ def _against_before(case: Case, options: list[str], made: dict[str, Path]) -> di
         return {"long_seconds": seconds}
     times = judge.race(case, {"before": older, **there})
     return {"long_seconds": seconds, **{f"{name}_share": times.speedup(name).ratio for name in there}}
-
-
-def figures(ran: run.Run) -> dict[str, Any]:
-    """What the table has of one run: its seconds as such and in passes, and its quality."""
-    unit, kept = ran.report.get("pass_seconds"), ran.kept
-    return {
-        **{key: kept[key] for key in ("commit", "error", "lost", "speed", "busy", "failures")},
-        "seconds": ran.seconds,
-        "pass_seconds": unit,
-        "passes": None if unit is None else sum(ran.report.get("seconds", {}).values()) / unit,
-        "stages": ran.report.get("runs", []),
-    }
-
-
-def _points(case: Case, ran: run.Run) -> float | None:
-    lost = ran.kept["lost"]
-    return None if lost is None else lost * case.points_per_unit
 
 
 def _digest(path: Path) -> str:
@@ -197,9 +181,7 @@ def made(name: str) -> tuple[Path, Path]:
 def other_row(name: str) -> dict[str, Any]:
     """One run on a network that is made here."""
     model, data = made(name)
-    found = figures(run.optimize(model, ["--data", str(data), "--metric", "agreement"]))
-    lost = found["lost"]
-    return {**found, "points": None if lost is None else 100 * lost}
+    return whole.figures(run.optimize(model, ["--data", str(data), "--metric", "agreement"]), 100.0)
 
 
 def demo_row() -> dict[str, Any]:
@@ -213,8 +195,7 @@ def demo_row() -> dict[str, Any]:
         seconds, report = time.perf_counter() - started, Path(scratch, "out", "report.json")
         told = json.loads(report.read_text("utf8")) if report.exists() else {}
         error = "" if told else f"ended with {child.returncode}"
-        found = figures(run.Run(seconds, busy, peak, error, told))
-    return {**found, "points": None if found["lost"] is None else 100 * found["lost"]}
+    return whole.figures(run.Run(seconds, busy, peak, error, told), 100.0)
 
 
 # ------------------------------------------------------------ the table

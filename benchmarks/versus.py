@@ -7,8 +7,7 @@ from typing import Any
 
 import click
 
-from benchmarks import judge, tables, zoo
-from benchmarks.optimize import output
+from benchmarks import judge, tables, whole, zoo
 from benchmarks.peers.run import PEERS, run, write_feeds
 from benchmarks.zoo import Case, cache
 from lwgraph.errors import LwgraphError
@@ -33,7 +32,7 @@ def measure(case: Case, names: tuple[str, ...]) -> dict[str, Any]:
     """Everything about one case, as it is kept."""
     folder = cache.folder("results") / "versus" / case.name
     models, records = _models(case, tuple(dict.fromkeys(("onnxsim", *names))), folder)
-    if (ours := output(case.name)).exists():
+    if (ours := whole.result(case.name)).exists():
         models["lwgraph"], records["lwgraph"] = ours, {"error": ""}
     base = judge.score(case, case.model())
     for name in list(models):
