@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
@@ -23,6 +23,7 @@ from lwgraph.optimizer.setting import Setting
 from lwgraph.optimizer.target import MACS
 from lwgraph.plan import precision
 from lwgraph.plan.carry_out import RANGE_SAMPLES, RANGE_SECONDS, REFIT_SAMPLES, REFIT_SECONDS, affordable
+from lwgraph.plan.choices import Precision
 from lwgraph.plan.precision import FLOAT
 from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.search.plan_search import Search
@@ -38,9 +39,31 @@ OBSERVED, WALKED = 8.0, 10.0
 FIT_SECONDS, PRICE_SECONDS, PROOF_SECONDS = 0.1, 0.1, 1.0
 
 
+@dataclass
+class IntegerFindings:
+    """What was found out about integers so far: later stages know it, also where the one that did was stopped.
+
+    Attributes:
+        way: the pass that puts all layers into integers, as a plan spells it; "" where nothing was said of it.
+        running: the layers that are in integers whose grids are taken as the model runs; None where none are.
+        spared: names of layers that no plan of the search puts into integers.
+        static: whether plans of the search may take grids from data.
+    """
+
+    way: str = ""
+    running: Precision | None = None
+    spared: tuple[str, ...] = ()
+    static: bool = True
+
+    @property
+    def hasty(self) -> bool:
+        """Whether there is no time to find out how each layer is best put into them."""
+        return self.way != "" and self.way == precision.spelling(quick=True)
+
+
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What a stage has to work with; a stage that finds out what later ones need returns another.
+    """What a stage has to work with; a stage that finds another trunk or opens a search returns another.
 
     Attributes:
         setting: what all steps of the run share.
@@ -54,7 +77,7 @@ class Work:
         making: carries candidates out.
         trunk: what the chosen structure leaves of the cleaned model.
         search: of forms and precisions on the trunk, once it was begun.
-        integers: the pass that puts all layers into integers, as a plan spells it; "" where nothing was said of it.
+        integers: what was found out about integers.
     """
 
     setting: Setting
@@ -68,7 +91,7 @@ class Work:
     making: Making
     trunk: Trunk
     search: Search | None = None
-    integers: str = ""
+    integers: IntegerFindings = field(default_factory=IntegerFindings)
 
     @property
     def request(self) -> Request:
@@ -89,11 +112,6 @@ class Work:
     def clock(self) -> Clock:
         """The time of the run."""
         return self.setting.clock
-
-    @property
-    def hasty(self) -> bool:
-        """Whether there is no time to find out how each layer is best put into integers."""
-        return self.integers != "" and self.integers == precision.spelling(quick=True)
 
     @property
     def precisions(self) -> tuple[str, ...]:
@@ -164,4 +182,4 @@ class Stage(Protocol):
         ...
 
 
-__all__ = ["LEAST", "LOOK_SECONDS", "MOST", "TRIAL_SECONDS", "Stage", "Work", "layer_times"]
+__all__ = ["LEAST", "LOOK_SECONDS", "MOST", "TRIAL_SECONDS", "IntegerFindings", "Stage", "Work", "layer_times"]

@@ -20,12 +20,11 @@ HALF = 0.5  # of the loss remains, where nothing says how much it is
 
 
 def dynamic_precision(work: Work) -> Precision | None:
-    """What `settle_on` said, or all in such integers but for what is no faster so.
+    """What was settled on, or all in such integers but for what is no faster so.
 
     See `faster_so`.
     """
-    settled = work.context.memory.get(_key(work, "settled"))
-    return settled if isinstance(settled, Precision) else faster_so(work)
+    return work.integers.running or faster_so(work)
 
 
 def faster_so(work: Work) -> Precision | None:
@@ -36,16 +35,11 @@ def faster_so(work: Work) -> Precision | None:
     """
     if not work.oracle.measures or not precision.available():
         return None
-    key = _key(work, "faster")
+    key = "integers with dynamic grids", ir.fingerprint(work.clean)
     if key not in work.context.memory:
         work.context.memory[key] = precision.dynamic_grids(work.clean, work.shapes, work.context)
     found = work.context.memory[key]
     return found if isinstance(found, Precision) else None
-
-
-def settle_on(work: Work, found: Precision) -> None:
-    """Let `dynamic_precision` give this from now on."""
-    work.context.memory[_key(work, "settled")] = found
 
 
 def recurrent(work: Work) -> tuple[str, ...]:
@@ -61,31 +55,6 @@ def recurrent_alone(work: Work) -> Precision | None:
         return None
     others = tuple(site.name for site in find_sites(work.clean, work.shapes))
     return Precision((str(quantizes.dynamic()),), others)
-
-
-def spare(work: Work, names: Sequence[str]) -> None:
-    """Let all plans of the search leave these layers in floats."""
-    work.context.memory[_key(work, "spared")] = tuple(names)
-
-
-def spared(work: Work) -> tuple[str, ...]:
-    """What `spare` named."""
-    found = work.context.memory.get(_key(work, "spared"))
-    return found if isinstance(found, tuple) else ()
-
-
-def drop_static(work: Work) -> None:
-    """Let no plan of the search take grids from data."""
-    work.context.memory[_key(work, "static dropped")] = True
-
-
-def static_dropped(work: Work) -> bool:
-    """Whether `drop_static` was called."""
-    return work.context.memory.get(_key(work, "static dropped")) is True
-
-
-def _key(work: Work, what: str) -> tuple[str, str]:
-    return f"dynamic precision, {what}", ir.fingerprint(work.clean)
 
 
 def gentler(work: Work, whole: Precision, share: float | None) -> Precision | None:
@@ -132,16 +101,4 @@ def remaining(base: float, judged: float | None, floor: float | None) -> float |
     return SURE * (base - floor) / (base - judged)
 
 
-__all__ = [
-    "drop_static",
-    "dynamic_precision",
-    "faster_so",
-    "gentler",
-    "recurrent",
-    "recurrent_alone",
-    "remaining",
-    "settle_on",
-    "spare",
-    "spared",
-    "static_dropped",
-]
+__all__ = ["dynamic_precision", "faster_so", "gentler", "recurrent", "recurrent_alone", "remaining"]

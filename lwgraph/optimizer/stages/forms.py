@@ -14,7 +14,7 @@ from lwgraph.measure.work import count
 from lwgraph.optimizer.back_off import back_off
 from lwgraph.optimizer.data_pass import Cost, DataPass
 from lwgraph.optimizer.stages.base import FIT_SECONDS, PRICE_SECONDS, Work
-from lwgraph.optimizer.stages.dynamic import faster_so, spared, static_dropped
+from lwgraph.optimizer.stages.dynamic import faster_so
 from lwgraph.plan.carry_out import observing
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.precision import DYNAMIC, FLOAT, INT8, quantizer, spelling
@@ -63,7 +63,7 @@ class Forms:
         loss = Loss(untimed(work.executor).prepare(work.trunk.model), work.samples(work.float_ms))
         planner = _weighed(work, planner, ms)
         planner, survey = _anchored(work, planner, loss, ms)
-        for candidate in whole_in_integers(planner, survey, work.integers):
+        for candidate in whole_in_integers(planner, survey, work.integers.way):
             if not candidate.last or not work.candidates.good():
                 work.candidates.look(candidate.candidate)
         request = work.request
@@ -116,11 +116,11 @@ def _open(work: Work) -> Planner:
         work.oracle,
         shapes=trunk.shapes,
         forms=searched_forms(context.warn),
-        precisions=(FLOAT,) if dynamic is not None and static_dropped(work) else work.precisions,
+        precisions=(FLOAT,) if dynamic is not None and not work.integers.static else work.precisions,
         structure=trunk.plan,
         run_ms=work.float_ms,
         dynamic=dynamic,
-        spared=spared(work),
+        spared=work.integers.spared,
     )
 
 
@@ -158,7 +158,7 @@ def _anchored(work: Work, planner: Planner, loss: Loss, trunk_ms: float) -> tupl
         work.context.progress("measuring integers", 0, 0)
         bare, planner = planner, planner.without(INT8)
         with work.context.failures.guard("forms: integers"):
-            weighed, model, known = weigh_integers(bare, loss, work.executor, surveyed=not work.hasty)
+            weighed, model, known = weigh_integers(bare, loss, work.executor, surveyed=not work.integers.hasty)
             if oracle.measures:
                 taken[INT8] = work.milliseconds(model)
             planner = weighed

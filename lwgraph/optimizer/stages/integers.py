@@ -12,14 +12,11 @@ from lwgraph.layers.site import find_sites
 from lwgraph.optimizer.data_pass import Cost, DataPass
 from lwgraph.optimizer.stages.base import Work, layer_times
 from lwgraph.optimizer.stages.dynamic import (
-    drop_static,
     dynamic_precision,
     gentler,
     recurrent,
     recurrent_alone,
     remaining,
-    settle_on,
-    spare,
 )
 from lwgraph.plan.carry_out import RANGE_SAMPLES, RANGE_SECONDS, affordable
 from lwgraph.plan.plan import Plan, Precision
@@ -75,47 +72,49 @@ class Integers:
         def look(*precision: Any) -> bool:
             return work.candidates.look(proposed(*precision))
 
-        clock, way = work.clock, spelling()
+        clock, found = work.clock, work.integers
+        found.way = spelling()
         if clock.budget is not None:
             ranged, began = max(FEWEST, int(1e3 * RANGED_SHARE * clock.left / max(work.float_ms, 1e-3))), clock.spent
             quick = proposed((spelling(quick=True),))
             good = work.candidates.look(quick, partial(work.making.stated, ranged=ranged))
             if good and LONGER * (clock.spent - began) > HASTE * clock.left:
-                way = spelling(quick=True)
+                found.way = spelling(quick=True)
         with clock.limit(LATER * clock.left):
-            return self._looked(replace(work, integers=way), look, proposed)
+            self._looked(work, look, proposed)
+        return work
 
-    def _looked(self, work: Work, look: Callable[..., bool], proposed: Callable[..., Candidate]) -> Work:
-        good = look((work.integers,))
+    def _looked(self, work: Work, look: Callable[..., bool], proposed: Callable[..., Candidate]) -> None:
+        way = work.integers.way
+        good = look((way,))
         with work.context.failures.guard("integers with dynamic grids"):
             whole = dynamic_precision(work)
             running = whole is not None and look(whole.passes, whole.keep_float)
             if whole is not None and running and not good:
                 static, dynamic = (
                     work.candidates.known(proposed(*each)).measured_ms
-                    for each in (((work.integers,),), (whole.passes, whole.keep_float))
+                    for each in (((way,),), (whole.passes, whole.keep_float))
                 )
                 # What loses too much and is slower is not worth the many runs that tell which of its layers are to
                 # blame, unless it is all that there is for convolutions.
                 products = not any(site.kernel for site in find_sites(work.clean, work.shapes))
                 if products and static is not None and dynamic is not None and static > dynamic:
-                    drop_static(work)
-                    return work
+                    work.integers.static = False
+                    return
             if whole is not None and not running:
                 judged = work.candidates.known(proposed(whole.passes, whole.keep_float)).judged
                 share = remaining(work.candidates.judge.base.value, judged, work.candidates.floor)
                 some = gentler(work, whole, share)
                 if some is not None and look(some.passes, some.keep_float):
-                    settle_on(work, some)
+                    work.integers.running = some
         with work.context.failures.guard("integers of recurrent layers"):
             good = self._recurrent(work, look, proposed, good) or good
         if good:
-            return work
+            return
         samples = affordable(RANGE_SAMPLES, RANGE_SECONDS, work.float_ms)
         kept = survey(work.clean, work.context, samples=samples).kept
-        if not (kept and look((work.integers,), kept)):
+        if not (kept and look((way,), kept)):
             look((str(quantizer().judged()),))
-        return work
 
     def _recurrent(self, work: Work, look: Callable[..., bool], proposed: Callable[..., Candidate], good: bool) -> bool:
         """LSTM and GRU are in integers with the rest, or not, whichever is better; or alone, where both lose too much.
@@ -125,11 +124,11 @@ class Integers:
         names = recurrent(work)
         if not names:
             return good
-        way = (work.integers,)
+        way = (work.integers.way,)
         without = look(way, names)
         before, after = (work.candidates.known(proposed(way, *kept)).measured_ms for kept in ((), (names,)))
         if without and (not good or (before is not None and after is not None and after < before)):
-            spare(work, names)
+            work.integers.spared = names
         alone = None if good or without else recurrent_alone(work)
         return good or without or (alone is not None and look(alone.passes, alone.keep_float))
 

@@ -72,7 +72,7 @@ class Structures:
             share = sum(min(ms, narrow.get(name, ms)) for name, ms in times.items()) / max(sum(times.values()), 1e-300)
         if share < FASTER:
             ladders.append(
-                Ladder(work.candidates, Precision((work.integers or spelling(),)), work.oracle.target, share * base)
+                Ladder(work.candidates, Precision((work.integers.way or spelling(),)), work.oracle.target, share * base)
             )
         with failures.guard("structure: integers with dynamic grids"):
             if (dynamic := dynamic_precision(work)) is not None:

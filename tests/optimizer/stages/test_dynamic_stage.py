@@ -11,13 +11,13 @@ import pytest
 from lwgraph import ir, registry
 from lwgraph.failures import Failures
 from lwgraph.optimizer.stages import integers
-from lwgraph.optimizer.stages.dynamic import gentler, remaining, static_dropped
+from lwgraph.optimizer.stages.base import IntegerFindings
+from lwgraph.optimizer.stages.dynamic import gentler, remaining
 from lwgraph.optimizer.stages.integers import Integers
 from lwgraph.plan.choices import Precision
 from lwgraph.plan.plan import Plan
 from lwgraph.plan.search.front import Candidate
 from lwgraph.rewrite import Context
-from tests.optimizer.stages.parts import parts
 from tests.passes.quantize.quantize_models import Net
 
 DYNAMIC = Precision(('quantize{activations=dynamic,keep="none"}',))
@@ -40,8 +40,8 @@ def work_on(model: ir.Model, look: Any = None) -> Any:
     random = np.random.default_rng(0)
     feeds = [{"x": random.normal(size=(4, 64)).astype(np.float32)} for _ in range(4)]
     base = Candidate((), 1.0, 1, 1, 0.0, stated=True)
-    return parts(
-        integers="",
+    return SimpleNamespace(
+        integers=IntegerFindings(),
         clean=model,
         shapes={},
         float_ms=0.1,
@@ -95,7 +95,7 @@ def test_static_ones_that_lose_too_much_and_are_slower_are_given_up(
     work = work_on(outlier(), look)
     work.candidates.known = lambda candidate: SimpleNamespace(judged=0.96, measured_ms=times[kind(candidate)])
     Integers().run(work)
-    assert static_dropped(work) is dropped
+    assert work.integers.static is not dropped
     assert seen == ["static", "dynamic"] + ["static"] * (2 if not dropped and not good[0] else 0)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import make_dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +13,7 @@ from lwgraph import ir, registry
 from lwgraph.failures import Failures
 from lwgraph.optimizer.clock import Clock, OutOfTime
 from lwgraph.optimizer.stages import integers
+from lwgraph.optimizer.stages.base import IntegerFindings
 from lwgraph.optimizer.stages.integers import Integers
 from lwgraph.plan import precision
 from lwgraph.plan.plan import Plan
@@ -52,6 +52,7 @@ def looked_at(
     measures: bool = True,
     clock: Clock | None = None,
     looked: Callable[[Any], None] = lambda make: None,
+    found: IntegerFindings | None = None,
 ) -> Any:
     """The plans that the stage proposes, and what failed on the way."""
     plans: list[Plan] = []
@@ -70,18 +71,17 @@ def looked_at(
     monkeypatch.setattr(integers, "layer_times", lambda *words: {})
     context = Context(executor=registry.executor("ort"), failures=Failures())
     base = Candidate((), 1.0, 1, 1, 0.0, stated=True)
-    parts = {
-        "clean": model,
-        "shapes": {},
-        "context": context,
-        "oracle": SimpleNamespace(measures=measures, target="ort-cpu"),
-        "candidates": SimpleNamespace(base=base, look=look),
-        "clock": clock,
-        "float_ms": 1.0,
-        "making": SimpleNamespace(stated=lambda candidate, ranged: ranged),
-        "integers": "",
-    }
-    work = make_dataclass("Work", parts)(**parts)
+    work: Any = SimpleNamespace(
+        clean=model,
+        shapes={},
+        context=context,
+        oracle=SimpleNamespace(measures=measures, target="ort-cpu"),
+        candidates=SimpleNamespace(base=base, look=look),
+        clock=clock,
+        float_ms=1.0,
+        making=SimpleNamespace(stated=lambda candidate, ranged: ranged),
+        integers=found or IntegerFindings(),
+    )
     with suppress(OutOfTime), clock.limit(Integers.share * clock.left):
         Integers().run(work)
     return [(plan.precision.passes[-1], plan.precision.keep_float) for plan in plans], context.failures
@@ -143,6 +143,16 @@ def test_in_haste_the_ranges_of_a_good_first_plan_will_do(
     plans, _ = looked_at(residual(), None, monkeypatch, clock=Clock(10.0, now=lambda: now[0]), looked=looked)
     quick, ways = integers.spelling(quick=True), [text for text, _ in plans]
     assert ways == [quick, integers.spelling() if again else quick]  # which was looked at already
+
+
+def test_what_was_found_out_before_the_time_was_over_stays_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, found = [0.0], IntegerFindings()
+
+    def looked(make: Any) -> None:
+        now[0] += 4.0 if make else 20.0
+
+    looked_at(residual(), None, monkeypatch, clock=Clock(10.0, now=lambda: now[0]), looked=looked, found=found)
+    assert now[0] == 24.0 and found.hasty
 
 
 def test_the_first_plan_has_a_few_samples_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:

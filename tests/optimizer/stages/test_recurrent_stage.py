@@ -11,7 +11,7 @@ import pytest
 from lwgraph import ir, registry
 from lwgraph.failures import Failures
 from lwgraph.optimizer.clock import Clock
-from lwgraph.optimizer.stages.dynamic import spared
+from lwgraph.optimizer.stages.base import IntegerFindings
 from lwgraph.optimizer.stages.integers import Integers
 from lwgraph.plan.carry_out import carry_out
 from lwgraph.plan.choices import Precision
@@ -20,7 +20,6 @@ from lwgraph.plan.precision import INT8, spelling
 from lwgraph.plan.search.front import Candidate
 from lwgraph.plan.search.planner import open_planner
 from lwgraph.rewrite import Context
-from tests.optimizer.stages.parts import parts
 from tests.passes.quantize.quantize_models import Net
 from tests.plan.search.by_work import ByWork
 
@@ -55,8 +54,8 @@ def ran(keeps: set[str], times: dict[str, float]) -> tuple[list[Precision], Any]
         return SimpleNamespace(measured_ms=times.get(kind(candidate.plan.precision)), judged=None)
 
     model = network()
-    work: Any = parts(
-        integers=spelling(),
+    work: Any = SimpleNamespace(
+        integers=IntegerFindings(spelling()),
         clean=model,
         shapes={},
         float_ms=0.1,
@@ -88,7 +87,7 @@ def test_they_are_in_integers_where_that_is_better(
     keeps: set[str], times: dict[str, float], looked: int, left: tuple[str, ...]
 ) -> None:
     plans, work = ran(keeps, times)
-    assert len(plans) == looked and spared(work) == left
+    assert len(plans) == looked and work.integers.spared == left
     assert plans[:2] == [Precision((spelling(),)), Precision((spelling(),), ("gru",))]
 
 
