@@ -83,11 +83,12 @@ def nodata(cases: tuple[str, ...]) -> None:
 @main.command()
 @CASES
 @click.option("--peer", "peers", multiple=True, type=click.Choice(list(PEERS)), help="Only this one; repeatable.")
-def versus(cases: tuple[str, ...], peers: tuple[str, ...]) -> None:
+@click.option("--again", is_flag=True, help="Measure anew what is kept.")
+def versus(cases: tuple[str, ...], peers: tuple[str, ...], again: bool) -> None:
     """Run other tools on the cases and write their table. Installs some of them, which takes gigabytes."""
     from benchmarks import versus as benchmark
 
-    benchmark.main(cases, peers or tuple(PEERS))
+    benchmark.main(cases, peers or tuple(PEERS), again)
 
 
 @main.command()

@@ -9,6 +9,7 @@ import click
 
 from benchmarks import judge, tables, whole, zoo
 from benchmarks.peers.run import PEERS, run, write_feeds
+from benchmarks.run import commit
 from benchmarks.zoo import Case, cache
 from lwgraph.errors import LwgraphError
 
@@ -33,7 +34,9 @@ def measure(case: Case, names: tuple[str, ...]) -> dict[str, Any]:
     folder = cache.folder("results") / "versus" / case.name
     models, records = _models(case, tuple(dict.fromkeys(("onnxsim", *names))), folder)
     if (ours := whole.result(case.name)).exists():
-        models["lwgraph"], records["lwgraph"] = ours, {"error": ""}
+        ran = whole.of(case)
+        models["lwgraph"], records["lwgraph"] = ours, {"error": "", "seconds": ran["seconds"]}
+        records["lwgraph"] |= {"gigabytes": ran["peak"] / 1e9, "commit": ran["commit"]}
     base = judge.score(case, case.model())
     for name in list(models):
         try:
@@ -46,7 +49,8 @@ def measure(case: Case, names: tuple[str, ...]) -> dict[str, Any]:
     latencies = judge.race(case, {"onnxsim": reference, "float": case.model()} | models)
     for name in ["onnxsim", *models]:
         records[name]["speedup"] = latencies.speedup(name).ratio
-    return {"base": base, "milliseconds": latencies.timing("onnxsim").median * 1e3, "peers": records}
+    milliseconds = latencies.timing("onnxsim").median * 1e3
+    return {"base": base, "milliseconds": milliseconds, "peers": records, "commit": commit()}
 
 
 def _row(name: str, record: dict[str, Any]) -> list[str]:
@@ -67,15 +71,28 @@ def report() -> str:
         best = max(within, key=lambda n: within[n], default="")
         rows = [_row(f"**{name}**" if name == best else name, record) for name, record in peers.items()]
         parts.append(
-            f"**{case_name}**: {result['base']:.4f} {case.unit}, float {result['milliseconds']:.2f} ms\n\n"
+            f"**{case_name}**: {result['base']:.4f} {case.unit}, float {result['milliseconds']:.2f} ms; "
+            f"measured at build {result['commit']}{_of_build(peers)}\n\n"
             + tables.table(["tool", "points lost", "speed-up", "size", "time", "memory"], rows)
         )
     return f"{tables.conditions()}\n\n" + "\n\n".join(parts)
 
 
-def main(cases: tuple[str, ...], names: tuple[str, ...]) -> None:
-    """Measure the cases and write the table."""
+def _of_build(peers: dict[str, dict[str, Any]]) -> str:
+    return f", lwgraph of {ours['commit']}" if (ours := peers.get("lwgraph")) else ""
+
+
+def main(cases: tuple[str, ...], names: tuple[str, ...], again: bool) -> None:
+    """Measure the cases that are not kept with these tools, and write the table after each.
+
+    Args:
+        cases: their names; none: all.
+        names: of the tools.
+        again: whether to measure anew what is kept.
+    """
     for name in cases or zoo.NAMES:
         click.echo(name)
-        tables.keep("versus", name, measure(zoo.case(name), names))
-    tables.write("versus", report())
+        kept = tables.kept("versus", name)
+        if again or kept is None or not set(names) <= set(kept["peers"]):
+            tables.keep("versus", name, measure(zoo.case(name), names))
+        tables.write("versus", report())
