@@ -20,6 +20,8 @@ class Bracket:
 
     What the metric loses grows about as a power of the loss on the samples of the search: the next look goes to where
     the looks so far put what may be lost (regula falsi), to the middle where these tell nothing, or on one side only.
+    On few samples looks tell little: where a plan of more loss is seen to lose less, both count as one, which tells
+    nothing unless it exceeds half of what they differ by.
 
     Attributes:
         losses: of the plans, falling: those that come later are more likely to be good.
@@ -38,7 +40,7 @@ class Bracket:
         self.high = len(self.losses)
 
     def __bool__(self) -> bool:
-        if self.low >= self.high or self.high == len(self.losses) or len(self._seen) < TELLING:
+        if self.low >= self.high or self.high == len(self.losses) or len(self._told()) < TELLING:
             return self.low < self.high
         target = self._target()
         return target is None or bool(self.losses[self.high - 1] <= target)
@@ -60,20 +62,39 @@ class Bracket:
         """
         self.low, self.high = (self.low, number) if good else (number + 1, self.high)
         self._sides.append(good)
-        if lost is not None and lost > TOLD * self.allowed and 0 < self.losses[number] < math.inf:
-            self._seen.append((math.log(self.losses[number]), math.log(lost)))
+        if lost is not None and math.isfinite(lost) and 0 < self.losses[number] < math.inf:
+            self._seen.append((math.log(self.losses[number]), lost))
+
+    def _told(self) -> list[tuple[float, float]]:
+        """Logarithms of the loss and of what the metric lost, where looks tell that; both grow."""
+        blocks: list[list[tuple[float, float]]] = []
+        for look in sorted(self._seen):
+            blocks.append([look])
+            while len(blocks) > 1 and _middle(blocks[-1])[1] <= _middle(blocks[-2])[1]:
+                blocks[-2:] = [blocks[-2] + blocks[-1]]  # as in an isotonic regression
+        told = []
+        for block in blocks:
+            (at, lost), values = _middle(block), [each[1] for each in block]
+            if lost > max(TOLD * self.allowed, (max(values) - min(values)) / 2):
+                told.append((at, math.log(lost)))
+        return told
 
     def _target(self) -> float | None:
         """The loss at which the metric loses what is allowed, as far as the looks tell; None: not at all."""
-        if not self._seen or not self.allowed > 0:
+        if not (self.allowed > 0 and (told := self._told())):
             return None
         wanted = math.log(self.allowed)
-        nearest = sorted(self._seen, key=lambda pair: abs(pair[1] - wanted))[:2]
+        nearest = sorted(told, key=lambda pair: abs(pair[1] - wanted))[:2]
         power = POWER
         if len(nearest) == 2 and nearest[0][0] != nearest[1][0]:
             power = (nearest[1][1] - nearest[0][1]) / (nearest[1][0] - nearest[0][0])
         at, lost = nearest[0]
         return math.exp(at + (wanted - lost) / float(np.clip(power, LEAST_POWER, MOST_POWER)))
+
+
+def _middle(looks: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The mean of several looks."""
+    return sum(at for at, _ in looks) / len(looks), sum(lost for _, lost in looks) / len(looks)
 
 
 __all__ = ["Bracket"]

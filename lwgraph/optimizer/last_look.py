@@ -33,6 +33,7 @@ from lwgraph.measure.promise import (
     spread,
     unchanged,
 )
+from lwgraph.measure.remembering import remembering
 from lwgraph.measure.score import Score
 from lwgraph.optimizer.judge import Judge
 
@@ -159,8 +160,9 @@ class LastLook:
 
     @cached_property
     def _run(self) -> Run:
-        """Made when the last look is had: a session may hold a copy of all weights."""
-        return self._plain.prepare(self._original)
+        """Made when the last look is had: a session may hold a copy of all weights. Once for each sample: whether they
+        judge anything, the score and what candidates are compared with are asked of the same outputs."""
+        return remembering(self._plain.prepare(self._original))
 
     @property
     def own(self) -> bool:

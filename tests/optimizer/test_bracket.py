@@ -43,3 +43,22 @@ def test_the_middle_is_taken_where_nothing_is_told():
     assert bracket.pick() == 1
     bracket.learn(1, True, 0.0)
     assert bracket.pick() == 0 and not Bracket([], 0.01)
+
+
+def test_looks_that_contradict_each_other_tell_nothing():
+    """The second loses less though its plan is worse: the first was noise, and the third is had in the middle, not
+    beside the second, where the first would put it."""
+    bracket = Bracket([0.16, 0.08, 0.06, 0.05, 0.03, 0.011, 0.009, 0.007], 0.01)
+    assert bracket.pick() == 4
+    bracket.learn(4, True, 0.0075)
+    assert bracket.pick() == 3
+    bracket.learn(3, True, -0.005)
+    assert bracket.pick() == 1
+
+
+def test_looks_that_contradict_each_other_a_little_count_as_one():
+    bracket = Bracket(LOSSES, 0.01)
+    bracket.learn(40, True, 0.003)
+    alone = bracket.pick()
+    bracket.learn(39, True, 0.0029)
+    assert abs(bracket.pick() - alone) <= 1

@@ -14,7 +14,7 @@ import pytest
 
 from lwgraph import ir, registry
 from lwgraph.calibrate import Reader, open_data
-from lwgraph.executor import Feeds
+from lwgraph.executor import Feeds, untimed
 from lwgraph.measure.evidence import Disagreements, Evidence
 from lwgraph.measure.promise import KEPT, OPEN
 from lwgraph.optimizer.candidates import Candidates, Incumbent, Made
@@ -393,3 +393,19 @@ def test_what_is_known_to_be_broken_is_not_delivered() -> None:
 def test_a_result_is_broken_where_even_the_lower_bound_is_outside() -> None:
     found, original = look(RANDOM)
     assert found.broken(model(b=[5, 0, 0])) and not found.broken(original)
+
+
+def test_the_original_is_run_once_on_each_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what candidates are compared with, for its own score, and for whether the samples judge anything."""
+    original, executor = model(), registry.executor("ort")
+    rows: list[int] = []
+    session = type(untimed(executor).prepare(original))
+    call = session.__call__
+    monkeypatch.setattr(session, "__call__", lambda self, feeds: rows.append(len(feeds["x"])) or call(self, feeds))
+    choose, last = part(reader(RANDOM, original), 0)
+    assert choose is not None and last is not None
+    judge = Judge(original, executor, choose, "agreement", 0.02, 0)
+    assert sum(rows) == choose.count + 16  # those by which the kind of the outputs is found
+    rows.clear()
+    assert LastLook(original, executor, judge, last).reason == ""
+    assert sum(rows) == last.count

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lwgraph.arrays import Array, Floats, Index
+from lwgraph.arrays import Floats, Index
 from lwgraph.errors import DataError, LwgraphError
 from lwgraph.measure.metrics.base import Metric, Part
+from lwgraph.measure.remembering import remembering
 from lwgraph.measure.score import Score, mean_score
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class FunctionMetric(Metric):
         """Call the function; any exception becomes a one-line error."""
         count = getattr(self._function, "count", None)
         if isinstance(count, int) and count > 0:
-            counted, remembered = self._counted(count), _remembering(run)
+            counted, remembered = self._counted(count), remembering(run, math.inf)
 
             def subset(at: Index) -> float:
                 return float(self._value(remembered, samples=counted[at]))
@@ -65,24 +66,6 @@ class FunctionMetric(Metric):
         if np.isnan(value).any():
             raise DataError(f"metric '{self.name}' returned NaN")
         return value
-
-
-def _remembering(run: Run) -> Run:
-    """The run, which computes the outputs of the same inputs only once."""
-    known: dict[bytes, dict[str, Array]] = {}
-
-    def remembered(feeds: Mapping[str, Any]) -> dict[str, Array]:
-        digest = hashlib.blake2b(digest_size=16)
-        for name, value in feeds.items():
-            array = np.ascontiguousarray(value)
-            digest.update(f"{name} {array.dtype} {array.shape}".encode())
-            digest.update(array.tobytes())
-        key = digest.digest()
-        if key not in known:
-            known[key] = run(feeds)
-        return known[key]
-
-    return remembered
 
 
 __all__ = ["FunctionMetric"]
