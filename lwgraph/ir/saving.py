@@ -32,6 +32,7 @@ from lwgraph.ir.walk import graph_of, scopes, subgraphs_of
 LIMIT = (1 << 31) - 1  # bytes in one protobuf message
 _INTEGERS = 1 << 16
 OPTIONAL_SINCE = 4  # the IR version from which an initializer need not be listed as an input
+LARGE = 1 << 20  # a tensor of fewer bytes costs less to copy than to open its file for
 SMALL = 1 << 10  # a tensor of fewer bytes is never external (onnx's own threshold)
 
 
@@ -432,23 +433,37 @@ def _write_data(
         if stored is not None and digest in stored:
             offset = stored[digest]
         else:
-            alignment = 4096 if tensor.nbytes >= 1 << 20 else 64
+            alignment = 4096 if tensor.nbytes >= LARGE else 64
             file.write(b"\0" * (-file.tell() % alignment))
             offset = file.tell()
             tensors.write(tensor, file)
             if stored is not None:
                 stored[digest] = offset
-        references[id(tensor)] = onnx_ir.ExternalTensor(
-            location,
-            offset,
-            tensor.nbytes,
-            tensor.dtype,
-            shape=Shape(tensor.shape.numpy()),
-            name=tensor.name or "",
-            doc_string=tensor.doc_string,
-            metadata_props=dict(tensor.metadata_props),
-        )
+        references[id(tensor)] = _external(tensor, location, offset)
     return references
+
+
+def _external(tensor: TensorProtocol, location: str, offset: int) -> TensorProtocol:
+    """The tensor, with its data at a place in a file."""
+    return onnx_ir.ExternalTensor(
+        location,
+        offset,
+        tensor.nbytes,
+        tensor.dtype,
+        shape=Shape(tensor.shape.numpy()),
+        name=tensor.name or "",
+        doc_string=tensor.doc_string,
+        metadata_props=dict(tensor.metadata_props),
+    )
+
+
+def _below(root: Path | None, tensor: MappedTensor) -> str | None:
+    """The path of a LARGE tensor's file from a folder above it; None where there is none that can be written down."""
+    place = None if root is None or tensor.nbytes < LARGE else tensor.file.place()
+    if root is None or place is None or not place.is_relative_to(root):
+        return None
+    location = place.relative_to(root).as_posix()
+    return location if location.isprintable() else None
 
 
 def _used(graph: Graph) -> set[Value]:
@@ -466,13 +481,21 @@ def _used(graph: Graph) -> set[Value]:
 
 
 def detached_proto(
-    model: Model, outputs: Sequence[str], at_least: int, dtypes: Container[DataType]
+    model: Model, outputs: Sequence[str], at_least: int, dtypes: Container[DataType], root: Path | None = None
 ) -> tuple[onnx.ModelProto, dict[str, Array]]:
     """The model with `outputs` as its graph outputs, without its large initializers, and those by name.
 
     An initializer of the main graph of `at_least` bytes or more and of one of `dtypes` becomes an external tensor
     without a file. The arrays are views of the model's own memory or memory map, not copies: a model with gigabytes of
     external data costs none.
+
+    Args:
+        model: not changed.
+        outputs: names of values of the main graph.
+        at_least: bytes.
+        dtypes: that whoever gets the arrays can take.
+        root: a folder, relative to which the files of external data are told: LARGE initializers in files below it
+            stay external tensors in those, whatever their type, and are not among the arrays. None: there are none.
 
     Raises:
         ModelError: an initializer cannot be read.
@@ -493,7 +516,12 @@ def detached_proto(
                 unused.add(name)  # a runtime may drop it first and then miss it
                 value.const_value = Tensor(np.zeros(0, np.uint8), name=name)
                 continue
-            if tensor is None or tensor.nbytes < at_least or tensor.dtype not in dtypes or name in inputs:
+            if tensor is None or name in inputs:
+                continue
+            if isinstance(tensor, MappedTensor) and (location := _below(root, tensor)) is not None:
+                value.const_value = _external(tensor, location, tensor.offset or 0)
+                continue
+            if tensor.nbytes < at_least or tensor.dtype not in dtypes:
                 continue
             arrays[name] = np.ascontiguousarray(tensor.numpy())
             value.const_value = onnx_ir.ExternalTensor(

@@ -44,6 +44,19 @@ class DataFile:
         if self._now() != self._state:
             raise ModelError(f"external data '{self.path}' was changed after the model was loaded; load it again")
 
+    def place(self) -> Path | None:
+        """Where others can open the file; None where another one, or none, has its name by now.
+
+        Raises:
+            ModelError: see `check`.
+        """
+        self.check()
+        try:
+            same = os.path.samestat(os.stat(self.path), os.fstat(self.fd))
+        except OSError:
+            same = False
+        return self.path.resolve() if same else None
+
     def chunks(self, offset: int, length: int) -> Iterator[bytes]:
         """`length` bytes from `offset`, in pieces."""
         self.check()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ LEVELS = {
     "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 SHARED_BYTES = 1024  # initializers from this size on are lent to ONNX Runtime instead of being serialized
+_ROOT = Path(os.path.abspath(os.sep))  # ONNX Runtime takes files in one folder and those below it
 _KERNEL = "_kernel_time"  # suffix of a kernel's event in the profile
 _SILENT = 4  # ONNX Runtime's "fatal": everything else reaches the caller as an exception
 _LENDABLE = {
@@ -83,13 +85,14 @@ class OrtExecutor:
     def prepare(self, model: ir.Model, outputs: Sequence[str] | None = None) -> OrtRun:
         """Make a session; see `lwgraph.executor.Executor.prepare`.
 
-        Initializers of the main graph from SHARED_BYTES on are lent to the session, not copied into the model's bytes:
-        external data stays memory-mapped until ONNX Runtime packs it.
+        Initializers of the main graph from SHARED_BYTES on are lent to the session, not copied into the model's bytes;
+        ONNX Runtime copies them. Large ones in files it maps itself, and lets go of each as soon as it is packed.
         """
         names = requested(model, outputs)
         inputs, guard = FeedCheck(model.graph), DivisionGuard(model)
-        proto, lent = ir.detached_proto(model, names, SHARED_BYTES, _LENDABLE)
+        proto, lent = ir.detached_proto(model, names, SHARED_BYTES, _LENDABLE, _ROOT)
         options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(_ROOT))
         options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
         options.graph_optimization_level = LEVELS[self.level]
         options.log_severity_level = _SILENT

@@ -1,0 +1,98 @@
+"""ONNX Runtime reads large weights from their own file, so that a session holds them once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from lwgraph import ir
+from lwgraph.errors import ModelError
+from lwgraph.ir.saving import LARGE
+from lwgraph.runtime.ort import OrtExecutor
+from tests.passes.quantize.quantize_models import Net
+from tests.peaks import measured, peak
+
+WIDTH = 1024
+LAYER = 4 * WIDTH**2  # bytes
+X = {"x": np.random.default_rng(1).standard_normal((2, WIDTH)).astype(np.float32)}
+
+
+def products(folder: Path, layers: int = 2) -> Path:
+    """Products with weights of LAYER bytes each, in a file of their own."""
+    net = Net()
+    x = net.input("x", ["n", WIDTH])
+    for index in range(layers):
+        weight = np.full((WIDTH, WIDTH), 0.5 / WIDTH, np.float32)
+        weight[index % WIDTH] = 1e-3 * (index + 1)
+        x = net.op("MatMul", x, net.constant(weight))
+    path = folder / "products.onnx"
+    onnx.save(ir.to_proto(net.model(x)), path, save_as_external_data=True, location="weights", size_threshold=0)
+    return path
+
+
+def run(model: ir.Model) -> np.ndarray[Any, Any]:
+    return np.asarray(next(iter(OrtExecutor().prepare(model)(X).values())))
+
+
+@measured
+def test_a_session_holds_the_weights_once(tmp_path: Path) -> None:
+    """Lent, they would be there three times: in pages of the file, copied, and packed."""
+    model, layers = ir.load(products(tmp_path, 8)), 8
+    run(model)
+    assert peak(lambda: OrtExecutor().prepare(model)) < 1.3 * layers * LAYER
+
+
+def test_the_same_comes_of_weights_inside_and_in_files(tmp_path: Path) -> None:
+    inside = ir.load(onnx.load(products(tmp_path)))
+    np.testing.assert_array_equal(run(ir.load(tmp_path / "products.onnx")), run(inside))
+
+
+def test_a_file_that_was_replaced_is_read_as_it_was_when_the_model_was_loaded(tmp_path: Path) -> None:
+    model = ir.load(products(tmp_path))
+    wanted = run(model)
+    (tmp_path / "other").write_bytes(bytes((tmp_path / "weights").stat().st_size))
+    os.replace(tmp_path / "other", tmp_path / "weights")
+    np.testing.assert_array_equal(run(model), wanted)
+    assert run(ir.load(tmp_path / "products.onnx")).max() == 0
+
+
+def test_a_file_that_was_written_into_is_refused(tmp_path: Path) -> None:
+    model = ir.load(products(tmp_path))
+    with open(tmp_path / "weights", "r+b") as file:
+        file.write(b"\1")
+    os.utime(tmp_path / "weights", (1, 1))
+    with pytest.raises(ModelError, match="was changed after the model was loaded"):
+        OrtExecutor().prepare(model)
+
+
+def test_links_to_data_are_followed(tmp_path: Path) -> None:
+    """As in a cache of downloaded models."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "links").mkdir()
+    wanted = run(ir.load(products(tmp_path / "blobs")))
+    for name in ("products.onnx", "weights"):
+        (tmp_path / "links" / name).symlink_to(tmp_path / "blobs" / name)
+    np.testing.assert_array_equal(run(ir.load(tmp_path / "links" / "products.onnx")), wanted)
+
+
+def test_types_that_cannot_be_lent_stay_in_their_file_too(tmp_path: Path) -> None:
+    """Else a model of more than 2 GB in bfloat16 could not be handed over."""
+    net = Net()
+    x = net.input("x", ["n", WIDTH])
+    value = net.op("MatMul", x, net.op("Cast", net.constant(np.ones((WIDTH, WIDTH), np.float32)), to=1))
+    model = net.model(value)
+    weight = next(iter(model.graph.initializers.values()))
+    weight.const_value = ir.Tensor(
+        np.full((WIDTH, WIDTH), 0.5, ir.DataType.BFLOAT16.numpy()), ir.DataType.BFLOAT16, name=weight.name
+    )
+    weight.dtype = ir.DataType.BFLOAT16
+    ir.save(model, tmp_path / "half.onnx", external=True)
+    loaded = ir.load(tmp_path / "half.onnx")
+    proto, lent = ir.detached_proto(loaded, [str(loaded.graph.outputs[0].name)], 1024, (), Path(tmp_path.anchor))
+    assert not lent and proto.ByteSize() < LARGE
+    np.testing.assert_allclose(run(loaded), 0.5 * X["x"].sum(1, keepdims=True).repeat(WIDTH, 1), rtol=1e-3, atol=1e-2)
