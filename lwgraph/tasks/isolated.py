@@ -29,7 +29,7 @@ class Isolated:
     def __init__(self, executor: Executor, timeout: float | None = None) -> None:
         self.name = executor.name
         self.executor, self.timeout = executor, timeout
-        self._worker, self._dropped = Worker(main=False, needed=executor), list[int]()
+        self._worker, self._dropped = Worker(main=False, needed=executor, reset=_forget_all), list[int]()
 
     def untimed(self) -> Isolated:
         """See `lwgraph.executor.untimed`; in the same process."""
@@ -115,6 +115,10 @@ def _forget(numbers: list[int]) -> None:
         loaded_runs.pop(each, None)
     if len(loaded_runs) < held:
         heap.collect()
+
+
+def _forget_all() -> None:
+    _forget(list(loaded_runs))
 
 
 def _load(executor: Executor, number: int, path: str, outputs: list[str] | None, dropped: list[int]) -> None:

@@ -11,6 +11,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing import util
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -21,8 +22,10 @@ from lwgraph.errors import CheckError
 
 T = TypeVar("T")
 PATIENCE = 5.0  # seconds that an idle process has to end by itself
+REST = 10.0  # seconds that a process waits for the next worker like its own
 START = 120.0  # seconds that a process has to start and to import what it is asked to do
 _starting = threading.Lock()
+_patience: float | None = None  # of a worker's process: seconds that it waits for what it is asked next
 
 
 class DeathError(Exception):
@@ -49,15 +52,17 @@ class Worker:
     Args:
         main: whether the process has what the user's script defines; it runs the script once more for that.
         needed: what calls will speak of; the process imports that as it starts.
+        reset: makes the process as good as new. With it, the process of a worker that is gone waits for a few seconds,
+            and the next worker like this one has it at once, without the second that imports take. None: it ends.
     """
 
-    def __init__(self, *, main: bool = True, needed: Any = None) -> None:
-        self._main, self._needed = main, needed
+    def __init__(self, *, main: bool = True, needed: Any = None, reset: Callable[[], Any] | None = None) -> None:
+        self._main, self._needed, self._reset = main, needed, reset
         self._lock = threading.Lock()
         self._process: BaseProcess | None = None
         self._pipe: Connection[Any, Any] | None = None
         self._closed = False
-        self._end: Callable[[], Any] | None = None
+        self._end: util.Finalize[Any] | None = None
 
     def call(self, fn: Callable[..., T], /, *args: Any, timeout: float | None = None) -> T:
         """What `fn(*args)` gives there.
@@ -116,27 +121,103 @@ class Worker:
         if self._closed:
             raise ClosedError
         if self._process is None or self._pipe is None:
-            spawn = multiprocessing.get_context("spawn")
-            pipe, theirs = spawn.Pipe()
-            needed = b""
-            with suppress(Exception):  # what cannot travel is told of where it is to
-                needed = pickle.dumps(self._needed)
-            process = spawn.Process(target=_serve, args=(theirs, needed), name="lwgraph-worker")
-            with _without_main():
-                process.start()
-            theirs.close()
+            like = None if self._reset is None else _Kind.of(self._needed)
+            process, pipe = (like and _woken(like)) or self._spawned()
             self._pipe, self._process = pipe, process
             # Before multiprocessing waits, at the end of this process, for those that it started.
-            self._end = util.Finalize(self, _end, (process, pipe), exitpriority=100)
+            self._end = util.Finalize(self, _let_go, (process, pipe, self._reset, like), exitpriority=100)
             if self._closed:  # meanwhile
                 self._stop()
                 raise ClosedError
         return self._pipe, self._process
 
+    def _spawned(self) -> tuple[BaseProcess, Connection[Any, Any]]:
+        spawn = multiprocessing.get_context("spawn")
+        pipe, theirs = spawn.Pipe()
+        needed = b""
+        with suppress(Exception):  # what cannot travel is told of where it is to
+            needed = pickle.dumps(self._needed)
+        process = spawn.Process(target=_serve, args=(theirs, needed), name="lwgraph-worker")
+        with _without_main():
+            process.start()
+        theirs.close()
+        return process, pipe
+
     def _stop(self) -> None:
+        process, pipe = self._process, self._pipe
         self._process = self._pipe = None
         if self._end is not None:
-            self._end()
+            self._end.cancel()
+        if process is not None and pipe is not None:
+            _end(process, pipe)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What a process has of the one that started it; a worker that needs another kind starts its own."""
+
+    parent: int
+    folder: str
+    path: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+    processors: frozenset[int]
+    needed: type
+
+    @classmethod
+    def of(cls, needed: Any) -> _Kind:
+        processors = frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else frozenset()
+        environment = tuple(sorted(os.environ.items()))
+        return cls(os.getpid(), os.getcwd(), tuple(sys.path), environment, processors, type(needed))
+
+
+_resting: list[tuple[_Kind, BaseProcess, Connection[Any, Any], util.Finalize[Any]]] = []  # one at most
+
+
+def _let_go(
+    process: BaseProcess, pipe: Connection[Any, Any], reset: Callable[[], Any] | None, kind: _Kind | None
+) -> None:
+    """What becomes of the process of a worker that is gone."""
+    if reset is None or kind is None or util.is_exiting():
+        _end(process, pipe)
+        return
+    with suppress(OSError):  # a process that has died is found out when it is to be woken
+        _send(pipe, _pack((_rest, (reset,))))
+    end = util.Finalize(None, _end, (process, pipe), exitpriority=100)
+    _resting.append((kind, process, pipe, end))
+    while len(_resting) > 1:
+        _resting.pop(0)[-1]()
+
+
+def _woken(kind: _Kind) -> tuple[BaseProcess, Connection[Any, Any]] | None:
+    """A process of a kind that waited; None where there is none."""
+    try:
+        found, process, pipe, end = _resting.pop()
+    except IndexError:
+        return None
+    if found == kind:
+        with suppress(EOFError, OSError, HangError):
+            _send(pipe, _pack((_wake, ())))
+            for _ in range(2):  # the answer from when it lay down, and this one
+                _wait(pipe, process, PATIENCE)
+                pipe.recv()
+                _wait(pipe, process, PATIENCE)
+                done = _receive(pipe)[0]
+            if done:
+                end.cancel()
+                return process, pipe
+    end()
+    return None
+
+
+def _rest(reset: Callable[[], Any]) -> None:
+    global _patience
+    reset()
+    _patience = REST
+
+
+def _wake() -> None:
+    global _patience
+    _patience = None
 
 
 @contextmanager
@@ -195,7 +276,7 @@ def _serve(pipe: Connection[Any, Any], needed: bytes) -> None:
     threading.Thread(target=_follow, daemon=True).start()
     with suppress(Exception):
         pickle.loads(needed)
-    while True:
+    while pipe.poll(_patience):
         try:
             _send(pipe, _answer(pipe))
         except (EOFError, OSError):  # the one who asks is gone

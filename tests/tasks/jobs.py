@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lwgraph.tasks import worker
 from lwgraph.tasks.worker import Worker
 
 
@@ -25,6 +26,11 @@ def fail(text: str) -> None:
 def pid(seconds: float = 0.0) -> int:
     time.sleep(seconds)
     return os.getpid()
+
+
+def rest_briefly() -> None:
+    """Have this process wait for the next worker for a moment only."""
+    worker.REST = 0.1
 
 
 def imported(module: str) -> bool:

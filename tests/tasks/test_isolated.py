@@ -243,3 +243,45 @@ def test_what_nobody_runs_any_more_is_freed_when_it_is_asked_for() -> None:
     gc.collect()
     isolated.forget()
     assert isolated.ask("counting", _known) == []
+
+
+def _left() -> tuple[int, int]:
+    return os.getpid(), len(loaded_runs)
+
+
+def test_the_process_of_a_worker_that_is_gone_is_there_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As good as new; one that died, was let go too long ago, or knows another environment, is not taken."""
+
+    def process(kill: bool = False) -> int:
+        isolated = Isolated(ORT)
+        found, models = isolated.ask("", _left)
+        assert models == 0
+        kept = isolated.prepare(division())
+        if kill:
+            os.kill(found, signal.SIGKILL)
+        del isolated, kept
+        gc.collect()
+        return found
+
+    first = process()
+    assert process() == first
+    other = Isolated(ORT)  # while another one has it
+    assert other.ask("", _left)[0] == first
+    second = process(kill=True)
+    third = process()
+    assert len({first, second, third}) == 3
+    monkeypatch.setenv("LWGRAPH_SOMETHING", "else")
+    fourth = process()
+    assert fourth not in (first, second, third)
+
+
+def test_a_process_that_nobody_takes_ends_by_itself() -> None:
+    waiting = Worker(main=False, reset=jobs.rest_briefly)
+    found = waiting.call(jobs.pid)
+    process = waiting._process
+    assert process is not None
+    del waiting
+    gc.collect()
+    process.join(30)
+    assert process.exitcode == 0
+    assert Worker(main=False, reset=jobs.rest_briefly).call(jobs.pid) != found
