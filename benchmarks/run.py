@@ -149,9 +149,10 @@ def watch(child: subprocess.Popen[bytes], every: float = 0.02) -> tuple[int, flo
 
 
 def commit() -> str:
-    """The commit that is measured; with a plus where files were changed since."""
-    told = subprocess.run(["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, cwd=PAGE.parent)
-    return told.stdout.strip()
+    """The commit that is measured; with a plus where code was changed since, not only a page with figures."""
+    told = subprocess.run(["git", "describe", "--always"], capture_output=True, text=True, cwd=PAGE.parent)
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", ":/*.py", ":/*.c", ":/*.h"], cwd=PAGE.parent)
+    return told.stdout.strip() + "+" * (changed.returncode == 1)
 
 
 # ------------------------------------------------------------ memory
