@@ -12,9 +12,10 @@ from typing import Any
 
 import click
 
-from benchmarks import judge, tables, zoo
+from benchmarks import judge, tables, whole, zoo
 from benchmarks.optimize import call
 from benchmarks.peers.run import PEERS, run, write_feeds
+from benchmarks.run import commit
 from benchmarks.zoo import Case, cache
 from lwgraph import ir
 from lwgraph.errors import LwgraphError
@@ -48,17 +49,15 @@ def _made(case: Case, budget: str, kept: dict[str, Any]) -> dict[str, Path]:
             tables.keep("runtimes", case.name, kept)
         if not spent[name]["error"]:
             found[name] = out
-    module, drop = f"benchmarks.zoo.{case.name}", POINTS / case.points_per_unit
     targets = expanded(ANY)
     for target in (*targets, ANY):
         name = f"lwgraph for {target}"
         out = folder / f"lwgraph-{target.replace(':', '-')}.onnx"
         if name not in spent:
-            options = ["--data", f"{module}:calibration", "--metric", f"{module}:metric", "--max-drop", f"{drop:g}"]
             allowed = parse_seconds(budget) * (len(targets) if target == ANY else 1)
-            options += ["--target", target, "--budget", f"{allowed:g}", "--report", str(out.with_suffix(""))]
-            seconds, error = call(case, out, options)
-            spent[name] = {"seconds": seconds, "error": error, "budget": allowed}
+            options = ["--target", target, "--budget", f"{allowed:g}", "--report", str(out.with_suffix(""))]
+            seconds, error = call(case, out, [*whole.options(case, POINTS), *options])
+            spent[name] = {"seconds": seconds, "error": error, "budget": allowed, "commit": commit()}
             tables.keep("runtimes", case.name, kept)
         if not spent[name]["error"]:
             found[name] = out
@@ -161,7 +160,8 @@ def _lines(name: str, kept: Mapping[str, Any]) -> Iterator[str]:
         ]
         for row in rows.values()
     ]
-    yield f"**{name}**\n"
+    made = [f"{by}: {m['budget']:g} s, build {m['commit']}" for by, m in kept["made"].items() if "commit" in m]
+    yield f"**{name}**{' (' if made else ''}{'; '.join(made)}{')' if made else ''}\n"
     yield tables.table(["model", "runtime", "points lost", "speed", "95 %", "integers run in floats"], table) + "\n"
 
 

@@ -82,11 +82,11 @@ def test_each_target_counts_its_own_looks(seen: Seen) -> None:
     assert second.last.known(first.original) is None
 
 
-def test_the_fastest_comes_first_and_gets_half_of_what_is_left(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fastest_comes_first_and_gets_most_of_what_is_left(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen.first.clock.budget is not None and seen.second.clock.budget is not None
     share, last = sorted((seen.first.clock.budget, seen.second.clock.budget))
     left = (1 - several.LAST_SHARE) * BUDGET
-    assert share <= several.FIRST_SHARE * left < last + share <= left + share
+    assert share <= several.FIRST_SHARE * left < last <= left  # the first one did not need all of its share
 
     def timed(runs: Mapping[str, Run], *_: Any, **__: Any) -> Any:
         return SimpleNamespace(timing=lambda name: SimpleNamespace(minimum={"ort-cpu": 2.0, "macs": 1.0}[name]))
