@@ -33,7 +33,8 @@ class UsageError(LwgraphError):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A suffix such as "; did you mean 'fuse-pad'?", or the whole list when nothing is near."""
     options = sorted(known)
-    near = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
+    near = [option for option in options if option.lower() == name.lower()]
+    near = near or difflib.get_close_matches(name, options, n=1, cutoff=0.6)
     if near:
         return f"; did you mean '{near[0]}'?"
     return f"; known: {', '.join(options)}" if options else ""

@@ -14,13 +14,14 @@ import numpy as np
 
 from lwgraph.arrays import Array
 from lwgraph.calibrate.preprocess import Preprocess
-from lwgraph.calibrate.samples import Taker, array_of
+from lwgraph.calibrate.samples import LABEL_NAMES, Taker, array_of
 from lwgraph.calibrate.signature import Signature, batched_inputs, fit, rows_of
 from lwgraph.errors import DataError, UsageError, did_you_mean
 from lwgraph.temporary import TemporaryFolder
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 LABELS = "labels"  # the key of an array file that holds the classes
+UNNAMED = "arr_0"  # what NumPy calls an array that was saved without a name
 _SPOOL_BYTES = 256 << 20  # one-shot samples kept in memory; the rest goes to temporary files
 
 
@@ -132,13 +133,13 @@ class Arrays(BaseSource):
     def __post_init__(self) -> None:
         arrays = dict(self.arrays)
         labels = arrays.pop(LABELS, None) if LABELS not in self.inputs else None
-        if len(arrays) == 1 and len(self.inputs) == 1 and next(iter(arrays)) not in self.inputs:
-            arrays = {next(iter(self.inputs)): next(iter(arrays.values()))}  # one array, one input: no doubt
+        arrays = _only_array(arrays, self.inputs, self.place, self.notes)
         for name in arrays:
             if name not in self.inputs:
+                hint = f"; labels go by the name '{LABELS}'" if name.lower() in LABEL_NAMES and labels is None else ""
                 raise DataError(
                     f"{self.place} has an array '{name}', which is no input of the model"
-                    + did_you_mean(name, self.inputs)
+                    + (hint or did_you_mean(name, self.inputs))
                 )
         for name, wanted in self.inputs.items():
             if name not in arrays:
@@ -257,7 +258,8 @@ class Files(BaseSource):
 
     def __getitem__(self, index: int) -> dict[str, Array]:
         path = self.paths[index]
-        return fit(load_arrays(path, self.inputs), self.inputs, f"'{path}'", check_batch=False)
+        arrays = _only_array(load_arrays(path, self.inputs), self.inputs, "a folder of .npz files", self.notes)
+        return fit(arrays, self.inputs, f"'{path}'", check_batch=False)
 
 
 @dataclass
@@ -448,6 +450,25 @@ def load_arrays(path: Path, inputs: Signature) -> dict[str, Array]:
     except Exception as error:
         reason = "it holds Python objects, not plain arrays" if "pickle" in str(error) else _line(error)
         raise DataError(f"'{path}' cannot be read as {path.suffix}: {reason}") from error
+
+
+def _only_array(arrays: dict[str, Array], inputs: Signature, place: str, notes: list[str]) -> dict[str, Array]:
+    """One array is for a model's one input, whatever its name; a name that somebody chose is told, labels are refused.
+
+    Raises:
+        DataError: by its name, the array holds labels.
+    """
+    if len(arrays) != 1 or len(inputs) != 1 or next(iter(arrays)) in inputs:
+        return arrays
+    ((name, array),), ((wanted, kind),) = arrays.items(), inputs.items()
+    if name.lower() in LABEL_NAMES:
+        raise DataError(
+            f"{place} has labels ('{name}') and no array for input '{wanted}' ({kind}); name the input's '{wanted}'"
+        )
+    told = f"{place}: the only array, '{name}', is taken for input '{wanted}'"
+    if name != UNNAMED and told not in notes:
+        notes.append(told)
+    return {wanted: array}
 
 
 def _unreadable(path: Path) -> str | None:

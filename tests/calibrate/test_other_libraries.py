@@ -122,7 +122,7 @@ def test_what_is_no_input_is_left_out_and_told():
     assert reader.count == 2 and any("idx, text" in note for note in reader.notes)
     reader = open_data(Loader([(X[:2], [{"boxes": 1}, {}])]), VECTOR)
     assert reader.labels is None and any("labels" in note for note in reader.notes)
-    with pytest.raises(DataError, match="no input 'X'; known: x"):
+    with pytest.raises(DataError, match="no input 'X'; did you mean 'x'"):
         open_data(Loader([{"X": X[:2], "z": X[:2]}]), VECTOR)
     with pytest.raises(DataError, match="batch 0 is a list of 3; a sample is a dict"):
         open_data(Loader([[X[:2], X[:2], X[:2]]]), VECTOR)

@@ -150,6 +150,37 @@ def test_a_folder_of_npz_feeds(tmp_path):
     assert [f["x"][0, 0] for f in open_data(tmp_path, VECTOR)] == [0, 1, 2]
 
 
+@pytest.mark.parametrize("folder", [False, True])
+def test_the_only_array_under_another_name_is_taken_and_told(tmp_path, folder):
+    """A name that somebody chose is told, NumPy's own for what has none is not; labels are no input."""
+    x = np.arange(8, dtype=np.float32).reshape(2, 4)
+
+    def read(arrays, wanted=VECTOR):
+        np.savez(tmp_path / "d.npz", *arrays.pop("", []), **arrays)
+        return open_data(tmp_path if folder else tmp_path / "d.npz", wanted)
+
+    for name in ("features", "X"):
+        reader = read({name: x})
+        assert np.array_equal(np.concatenate([feed["x"] for feed in reader]), x)
+        (note,) = reader.notes
+        assert note.endswith(f": the only array, '{name}', is taken for input 'x'")
+    assert read({"": [x]}).notes == read({"x": x}).notes == []
+    for name in ("labels", "label", "y", "Target"):
+        with pytest.raises(DataError, match=r"no array for input 'x'"):
+            read({name: x})
+    assert read({"y": x}, inputs(("y", "float32", ("n", 4)))).notes == []
+    with pytest.raises(DataError, match=r"no input (of the model|'first')"):
+        read({"first": x, "second": x})
+
+
+def test_names_that_differ_in_case_only_are_hinted_at():
+    both = VECTOR | inputs(("ids", "int64", ("n",)))
+    with pytest.raises(DataError, match="array 'IDS', which is no input of the model; did you mean 'ids'"):
+        open_data({"x": np.zeros((1, 4), np.float32), "IDS": np.zeros(1, np.int64)}, both)
+    with pytest.raises(DataError, match="array 'y', which is no input of the model; labels go by the name 'labels'"):
+        open_data({"x": np.zeros((1, 4), np.float32), "y": np.zeros(1, np.int64)}, VECTOR)
+
+
 class OrtReader:
     """Shaped as onnxruntime.quantization.CalibrationDataReader."""
 
