@@ -55,9 +55,10 @@ class KnownRanges:
             feeds, samples: on how many, and how many elements of each are counted.
             axes: of the channels, where these are observed, too.
             collect: observes values by name.
-            forms: the form that computes a value, by the value's name, where one does.
+            forms: the form that computes a value, by the value's name, where one does; "" where that is not known,
+                so that nothing may be kept of it.
         """
-        inside = {name: forms[name] for name in names if name in forms and name not in self.names}
+        inside = {name: forms[name] for name in names if forms.get(name) and name not in self.names}
         keys: dict[str, Key] = {n: (n, inside.get(n, ""), feeds, samples, axes.get(n)) for n in names}
         rest = [name for name in names if keys[name] not in self._found]
         found = collect(rest) if rest else {}

@@ -55,6 +55,15 @@ def test_what_lies_in_a_form_is_kept_where_it_stands_alone() -> None:
     assert collect.asked == [["a", "inside", "new"], ["a", "new"], ["inside"]]
 
 
+def test_what_lies_in_an_unknown_form_is_not_kept() -> None:
+    """Another form gives its name to something else."""
+    known, collect = KnownRanges(frozenset({"a"}), learning=False), Collecting()
+    lone = known.of_one_form()
+    for _ in range(2):
+        lone.observe(["inside"], 16, 0, {}, collect, {"inside": ""})
+    assert collect.asked == [["inside"], ["inside"]]
+
+
 def test_a_variant_teaches_nothing() -> None:
     known, collect = KnownRanges(frozenset({"a", "b"})), Collecting()
     known.observe(["a"], 16, 0, {}, collect)

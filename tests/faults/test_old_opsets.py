@@ -88,3 +88,13 @@ def test_a_gemm_keeps_a_bias_where_its_opset_asks_for_one(text: str) -> None:
     done, _, count = applied(Pass.parse(text), made, [{"x": kernel(i, 4, 12)} for i in range(8)])
     gemms = [node for node in done.graph if node.op_type == "Gemm"]
     assert count and all(len(node.inputs) == 3 and node.inputs[2] is not None for node in gemms)
+
+
+def test_what_nodes_say_of_themselves_outlives_the_conversion() -> None:
+    """Ranges inside a form are told apart by the form that its nodes name."""
+    converted = convolutions(9)
+    for node in converted.graph:
+        node.metadata_props["lwgraph.pass"] = f"made {node.name}"
+    raise_opset(converted, 13)
+    made = {node.op_type: node.metadata_props.get("lwgraph.pass") for node in converted.graph if node.name}
+    assert made["Conv"] == "made conv_y" and made["Clip"] == "made clip" and made["MaxPool"] == "made pool"

@@ -53,6 +53,11 @@ def raise_opset(model: ir.Model, wanted: int) -> None:
     # The converter drops what it does not know: annotations, and domains beside ONNX's.
     del after.metadata_props[:]
     after.metadata_props.extend(before.metadata_props)
+    noted = {node.output[0]: node for node in before.graph.node if node.metadata_props and node.output}
+    for node in after.graph.node:
+        if node.output and node.output[0] in noted:
+            del node.metadata_props[:]
+            node.metadata_props.extend(noted[node.output[0]].metadata_props)
     known = {o.domain for o in after.opset_import}
     after.opset_import.extend(o for o in before.opset_import if o.domain not in known)
     after.ir_version = max(before.ir_version, onnx.helper.find_min_ir_version_for(after.opset_import, True))
