@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import cast
@@ -55,7 +55,7 @@ class Structures:
         groups = sum(not group.frozen for group in couple_channels(work.clean).groups)
         blocks = len(find_residuals(work.clean)[0])
         runs = len(work.samples(work.float_ms)) * (PROBES * groups + BLOCK_RUNS * blocks)
-        prices = PRICE_SECONDS * work.layers * len(work.precisions)
+        prices = PRICE_SECONDS * work.layers
         looks = work.look_cost(unit) * LOOKED
         return Cost(unit.runs(runs), prices + FIT_SECONDS * (PROBES * groups + blocks)) + looks
 
@@ -65,15 +65,11 @@ class Structures:
         times = layer_times(work.clean, work.oracle, work.shapes, failures)
         if not times:
             return work
-        base, share = work.candidates.base_ms, 1.0
+        base, integers = work.candidates.base_ms, Precision((work.integers.way or spelling(),))
         ladders = [Ladder(work.candidates, Precision(), work.oracle.target, base)]
-        if len(work.precisions) > 1:
-            narrow = layer_times(work.clean, work.oracle, work.shapes, failures, INT8)
-            share = sum(min(ms, narrow.get(name, ms)) for name, ms in times.items()) / max(sum(times.values()), 1e-300)
+        share = _left_in(integers, times, work) if len(work.precisions) > 1 else 1.0
         if share < FASTER:
-            ladders.append(
-                Ladder(work.candidates, Precision((work.integers.way or spelling(),)), work.oracle.target, share * base)
-            )
+            ladders.append(Ladder(work.candidates, integers, work.oracle.target, share * base))
         with failures.guard("structure: integers with dynamic grids"):
             if (dynamic := dynamic_precision(work)) is not None:
                 ladders.append(Ladder(work.candidates, dynamic, work.oracle.target, base))
@@ -83,6 +79,18 @@ class Structures:
         offers = _offers(work)
         chosen = choose(find_structures(work.clean, offers, times, work.context.failures), ladder)
         return replace(work, trunk=work.making.trunk(chosen.plan))
+
+
+def _left_in(integers: Precision, times: Mapping[str, float], work: Work) -> float:
+    """The share of the network's time that is left with all layers in integers: as the whole was timed, 1 where it
+    loses too much; where it was not looked at, as its layers are priced, which takes many sessions."""
+    known = work.candidates.known(Ladder(work.candidates, integers, work.oracle.target, 1.0).candidate(NOTHING))
+    if known.accepted is False:
+        return 1.0
+    if known.measured_ms is not None:
+        return known.measured_ms / work.candidates.base_ms
+    narrow = layer_times(work.clean, work.oracle, work.shapes, work.context.failures, INT8)
+    return sum(min(ms, narrow.get(name, ms)) for name, ms in times.items()) / max(sum(times.values()), 1e-300)
 
 
 def _offers(work: Work) -> Sequence[Offer]:

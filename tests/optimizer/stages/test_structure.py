@@ -1,5 +1,6 @@
 """Which channels and blocks go: offers, the knapsack over them, the choice among structures."""
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +16,7 @@ from lwgraph.optimizer.candidates import Candidates, Incumbent, Made
 from lwgraph.optimizer.making import Making
 from lwgraph.optimizer.racing import Raced
 from lwgraph.optimizer.request import Request
-from lwgraph.optimizer.stages.structure import Ladder, Line, choose, fastest
+from lwgraph.optimizer.stages.structure import Ladder, Line, _left_in, choose, fastest
 from lwgraph.plan.plan import Plan, Precision, Width
 from lwgraph.plan.roles import BLOCKS, GROUPS, Removal
 from lwgraph.plan.search.front import Candidate
@@ -192,3 +193,23 @@ def test_structures_are_looked_for_in_the_fastest_precision_that_keeps_the_promi
         for ms, kept in zip(takes, keeps, strict=True)
     ]
     assert fastest(ladders) is ladders[chosen]
+
+
+@pytest.mark.parametrize(("score", "share"), [(0.95, 0.3), (0.5, 1.0)])
+def test_layers_in_integers_are_priced_where_the_whole_was_not_timed(monkeypatch, score, share):
+    """As a whole it takes 0.3 of the time, as its layers are priced a half; what loses too much helps nothing."""
+    priced = []
+
+    def prices(*asked):
+        priced.append(asked)
+        return {"a": 40.0, "b": math.inf}
+
+    monkeypatch.setattr("lwgraph.optimizer.stages.structure.layer_times", prices)
+    _, candidates = looking({100: score}, {100: 30.0})
+    context = Context()
+    work = SimpleNamespace(candidates=candidates, oracle=SimpleNamespace(target="here"), context=context)
+    work.clean = work.shapes = None
+    integers, times = Precision(("quantize",)), {"a": 80.0, "b": 40.0}
+    assert _left_in(integers, times, work) == pytest.approx(80 / 120) and len(priced) == 1
+    Ladder(candidates, integers, "here", 100.0).look(NOTHING)
+    assert _left_in(integers, times, work) == pytest.approx(share) and len(priced) == 1
