@@ -28,7 +28,7 @@ def terms_of(weights: Array) -> Array:
         highest = np.frexp(np.maximum(rest, 1).astype(np.float64))[1]  # of the digits, counted from 1
         exponent = np.where(rest > 0, highest, 0)
         found.append((sign * exponent).astype(np.int8))
-        rest = np.where(rest > 0, rest - (np.int64(1) << np.maximum(exponent - 1, 0)), 0)
+        rest = np.where(rest > 0, rest - np.left_shift(1, np.maximum(exponent - 1, 0), dtype=np.int64), 0)
     return np.stack(found) if found else np.zeros((0, *weights.shape), np.int8)
 
 

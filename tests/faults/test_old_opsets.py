@@ -98,3 +98,34 @@ def test_what_nodes_say_of_themselves_outlives_the_conversion() -> None:
     raise_opset(converted, 13)
     made = {node.op_type: node.metadata_props.get("lwgraph.pass") for node in converted.graph if node.name}
     assert made["Conv"] == "made conv_y" and made["Clip"] == "made clip" and made["MaxPool"] == "made pool"
+
+
+def test_what_was_written_of_nodes_and_weights_outlives_the_conversion() -> None:
+    """A form's nodes say which form they are, and an exporter's which module they come from; in bodies, too."""
+    body = helper.make_graph(
+        [helper.make_node("Relu", ["a"], ["b"], "inner", doc_string="in the body")],
+        "then",
+        [],
+        [helper.make_tensor_value_info("b", TensorProto.FLOAT, None)],
+    )
+    nodes = [
+        conv("x", "w1", "a"),
+        helper.make_node("If", ["yes"], ["y"], "if", then_branch=body, else_branch=body),
+    ]
+    outputs = [("y", TensorProto.FLOAT, (1, 8, 8, 8))]
+    proto = ir.to_proto(model(nodes, {**WEIGHTS, "yes": np.array(True)}, outputs=outputs, opset=9))
+    proto.graph.doc_string, proto.graph.node[0].doc_string = "of the graph", "first"
+    proto.graph.initializer[0].doc_string = "of the weight"
+    helper.set_model_props(proto, {"author": "me"})
+    proto.graph.node[0].metadata_props.add(key="lwgraph.pass", value="low-rank{rank=2}")
+    after = ir.load(proto)
+    raise_opset(after, 13)
+    found = ir.to_proto(after)
+    assert found.opset_import[0].version == 13 and found.metadata_props[0].value == "me"
+    first, branch = found.graph.node[0], found.graph.node[1].attribute[0].g
+    assert first.metadata_props[0].value == "low-rank{rank=2}" and first.doc_string == "first"
+    assert branch.node[0].doc_string == "in the body" and branch.node[0].name == "inner"
+    assert found.graph.doc_string == "of the graph"
+    assert {w.doc_string for w in found.graph.initializer if w.name == proto.graph.initializer[0].name} == {
+        "of the weight"
+    }

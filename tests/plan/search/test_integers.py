@@ -204,3 +204,24 @@ def test_ranges_inside_a_form_are_observed_once_whatever_trial_comes_first(plann
     both, first, last = trials((0, -1), (0,), (-1,))
     assert len(observed) == 2 and not set(observed[0]) & set(observed[1])  # each form once, none for the third
     assert trials((-1,), (0,), (0, -1)) == [last, first, both] and len(observed) == 2
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+def test_forms_of_other_ranks_have_ranges_of_their_own(tmp_path, opset):
+    """Below opset 13, trials convert the network first, which must not lose what its nodes are."""
+    model = chain()
+    model.graph.opset_imports[""] = opset
+    statistics = Measured(ir.clone(model), FEEDS)
+    context = Context(executor=ORT, reference=ORT, statistics=statistics, data=[FEEDS])
+    shapes, both = layer_shapes(model, FEEDS, ORT), (FLOAT, INT8)
+    made = open_planner(model, context, ByWork(tmp_path), shapes=shapes, forms=["low-rank"], precisions=both)
+    weighed, _, _ = integers.weigh_integers(made, Loss(ORT.prepare(made.model), [FEEDS]), ORT)
+    item = weighed.items[0]
+    options = [o for o in item.options if o.form is not None and o.precision == INT8]
+    ranks = {o.form.rank: o for o in options}
+    assert len(ranks) > 1
+    for option in ranks.values():
+        kept = weighed.apply({item.name: option}, quick=True).model
+        alone = made.apply({item.name: option}, quick=True).model  # nothing is known there
+        near = Loss(ORT.prepare(alone), [FEEDS])(ORT.prepare(kept))
+        assert near < 0.01

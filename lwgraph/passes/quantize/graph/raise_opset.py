@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
+from typing import TypeAlias
 
 import onnx
 import onnx.version_converter
@@ -10,6 +12,9 @@ import onnx.version_converter
 from lwgraph import ir
 from lwgraph.check import verify
 from lwgraph.errors import LwgraphError
+
+Named: TypeAlias = onnx.TensorProto | onnx.ValueInfoProto
+Annotated: TypeAlias = Named | onnx.ModelProto | onnx.GraphProto | onnx.NodeProto
 
 _LARGEST = 1 << 30  # bytes; ONNX's converter copies the model several times and cannot write 2 GB
 
@@ -51,13 +56,8 @@ def raise_opset(model: ir.Model, wanted: int) -> None:
         words = " ".join(str(error).split())[:160]
         raise OpsetError(f"opset {now} cannot be raised to {wanted} ({words}); export it at opset {wanted}") from error
     # The converter drops what it does not know: annotations, and domains beside ONNX's.
-    del after.metadata_props[:]
-    after.metadata_props.extend(before.metadata_props)
-    noted = {node.output[0]: node for node in before.graph.node if node.metadata_props and node.output}
-    for node in after.graph.node:
-        if node.output and node.output[0] in noted:
-            del node.metadata_props[:]
-            node.metadata_props.extend(noted[node.output[0]].metadata_props)
+    _annotate(after, before)
+    _annotate_graph(after.graph, before.graph)
     known = {o.domain for o in after.opset_import}
     after.opset_import.extend(o for o in before.opset_import if o.domain not in known)
     after.ir_version = max(before.ir_version, onnx.helper.find_min_ir_version_for(after.opset_import, True))
@@ -65,6 +65,38 @@ def raise_opset(model: ir.Model, wanted: int) -> None:
         setattr(after, field, getattr(before, field))
     after.model_version = before.model_version
     ir.replace_contents(model, _with_shapes(before, after))
+
+
+def _annotate(new: Annotated, old: Annotated) -> None:
+    del new.metadata_props[:]
+    new.metadata_props.extend(old.metadata_props)
+    if old.doc_string:
+        new.doc_string = old.doc_string
+
+
+def _annotate_graph(new: onnx.GraphProto, old: onnx.GraphProto) -> None:
+    """Give a converted graph, and the nodes, weights and values that it kept, what was written about them."""
+    _annotate(new, old)
+    made_by = {output: node for node in old.node for output in node.output if output}
+    for node in new.node:
+        if (known := next((made_by[output] for output in node.output if output in made_by), None)) is None:
+            continue
+        if node.op_type == known.op_type:
+            node.name = node.name or known.name
+        _annotate(node, known)
+        bodies = {each.name: each.g for each in known.attribute if each.HasField("g")}
+        for attribute in node.attribute:
+            if attribute.name in bodies:
+                _annotate_graph(attribute.g, bodies[attribute.name])
+    kinds: tuple[tuple[Iterable[Named], Iterable[Named]], ...] = (
+        (new.initializer, old.initializer),
+        (new.input, old.input),
+    )
+    for news, olds in kinds:
+        written = {each.name: each for each in olds}
+        for each in news:
+            if each.name in written:
+                _annotate(each, written[each.name])
 
 
 def _with_shapes(before: onnx.ModelProto, after: onnx.ModelProto) -> ir.Model:
