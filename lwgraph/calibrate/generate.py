@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -31,6 +31,22 @@ _INDEX_OPS = {"Gather", "GatherElements", "OneHot"}
 _PASSING_OPS = ir.RESHAPES | {"Cast", "Identity", "Transpose", "Clip"}
 
 
+# Where functions of floats are defined that are not so everywhere, by name.
+DOMAINS: dict[str, Callable[[Array], Array]] = {
+    "positive": lambda x: np.abs(x) + 0.05,
+    "above one": lambda x: np.abs(x) + 1,
+    "within one": lambda x: 0.95 * np.tanh(x),
+}
+
+
+@dataclass(frozen=True)
+class Fill:
+    """What feeds are made of: integers of unknown use (small, ones, zeros), and floats of one of DOMAINS or of any."""
+
+    integers: str = "small"
+    floats: str = ""
+
+
 def generate(
     model: ir.Model,
     count: int,
@@ -47,7 +63,8 @@ def generate(
     tokens differ in length from feed to feed, where the model leaves it open; integers that state sizes,
     places or divisors are small (or ones, or zeros, as the model accepts). All others are small, then of both signs,
     then over the whole type, one feed after another; booleans are true, then both. A feed that the model refuses, or
-    answers with NaN, is made from small numbers again; sizes and fills that give NaN are taken only where all do.
+    answers with NaN, is made from small numbers again. Where all sizes and fills give NaN, floats are made positive,
+    above 1, or between -1 and 1 (logarithms, inverse functions); NaN is taken only where these give it, too.
     `tried` says what was made.
 
     Dynamic dimensions: 1 for the batch, otherwise usual sizes, tried by executing the model until it accepts; smaller
@@ -80,8 +97,9 @@ def generate(
     uses = {name: integer_use(model, name, i.dtype) for name, i in inputs.items() if i.dtype.kind in "iu"}
     run = (executor or registry.executor("ort")).prepare(model)
     problem = "no size was tried"
-    fills = ("small", "ones", "zeros") if any(use.bound is None for use in uses.values()) else ("small",)
-    accepted: tuple[dict[str, tuple[int, ...]], str] | None = None
+    kinds = ("small", "ones", "zeros") if any(use.bound is None for use in uses.values()) else ("small",)
+    fills = [Fill(kind) for kind in kinds]
+    accepted: tuple[dict[str, tuple[int, ...]], Fill] | None = None
     slow = False
     nothing = any(0 in (shape or ()) for shape in ({n: i.shape for n, i in inputs.items()} | stated).values())
     for sizes, fill in itertools.islice(itertools.product(_sizes(inputs, stated), fills), _TRIALS):
@@ -100,12 +118,15 @@ def generate(
         if not nothing and any(np.asarray(value).size == 0 for value in outputs.values()):
             problem = f"its outputs are empty for {_describe(sizes)}"
             continue
-        if not _has_nan(outputs):
+        if not _has_nan(outputs) and not _nan_in_pictures(run, inputs, sizes, uses, fill, seed):
             accepted, slow = (sizes, fill), time.process_time() - start > _SLOW
             if not slow:
                 break
             continue
         accepted = accepted or (sizes, fill)
+    else:
+        if accepted is not None and not slow:
+            accepted = accepted[0], _without_nan(run, inputs, *accepted, uses, seed)
     if accepted is not None:
         sizes, fill = accepted
         first = _feeds(inputs, sizes, uses, fill, seed, 0)
@@ -147,7 +168,7 @@ def _next(
     inputs: Mapping[str, Input],
     sizes: Mapping[str, tuple[int, ...]],
     uses: Mapping[str, IntegerUse],
-    fill: str,
+    fill: Fill,
     seed: int,
     index: int,
 ) -> dict[str, Array]:
@@ -169,13 +190,51 @@ def _next(
     ):
         return feeds
     tame = _feeds(inputs, sizes, uses, fill, seed, index, tame=True)
-    for each in (feeds, tame, _feeds(inputs, sizes, uses, "ones", seed, index, tame=True)):
+    for each in (feeds, tame, _feeds(inputs, sizes, uses, replace(fill, integers="ones"), seed, index, tame=True)):
         try:
             if not _has_nan(run(each)):
                 return each
         except LwgraphError:
             continue
     return tame
+
+
+def _nan_in_pictures(
+    run: Run,
+    inputs: Mapping[str, Input],
+    sizes: Mapping[str, tuple[int, ...]],
+    uses: Mapping[str, IntegerUse],
+    fill: Fill,
+    seed: int,
+) -> bool:
+    """Whether the second feed gives NaN, where it has pictures: unlike those of the first, they have both signs."""
+    if not any(i.dtype.kind not in "Obiu" and looks_like_image(sizes[name]) for name, i in inputs.items()):
+        return False
+    try:
+        return _has_nan(run(_feeds(inputs, sizes, uses, fill, seed, 1)))
+    except LwgraphError:
+        return False
+
+
+def _without_nan(
+    run: Run,
+    inputs: Mapping[str, Input],
+    sizes: Mapping[str, tuple[int, ...]],
+    fill: Fill,
+    uses: Mapping[str, IntegerUse],
+    seed: int,
+) -> Fill:
+    """The fill with the first domain of floats that gives no NaN; as it is where all do."""
+    for floats in DOMAINS:
+        other = replace(fill, floats=floats)
+        try:
+            if not _has_nan(run(_feeds(inputs, sizes, uses, other, seed, 0))) and not _nan_in_pictures(
+                run, inputs, sizes, uses, other, seed
+            ):
+                return other
+        except LwgraphError:
+            continue
+    return fill
 
 
 def _other_length(
@@ -372,7 +431,7 @@ def _feeds(
     inputs: Mapping[str, Input],
     sizes: Mapping[str, tuple[int, ...]],
     uses: Mapping[str, IntegerUse],
-    fill: str,
+    fill: Fill,
     seed: int,
     index: int,
     tame: bool = False,
@@ -386,7 +445,7 @@ def _feeds(
         elif kind == "b":
             feeds[name] = np.ones(shape, bool) if tame or not index else booleans(rng, shape, index)
         elif kind in "iu" and _image_axes(shape) is None:
-            feeds[name] = integers(rng, shape, wanted.dtype, uses[name], fill, 0 if tame else index)
+            feeds[name] = integers(rng, shape, wanted.dtype, uses[name], fill.integers, 0 if tame else index)
         elif kind in "iu":
             feeds[name] = (picture(rng, shape) * 255).round().astype(wanted.dtype)
         elif _image_axes(shape) is not None:
@@ -396,6 +455,8 @@ def _feeds(
             feeds[name] = rng.uniform(0.05, 0.95, shape).astype(wanted.dtype)
         else:
             feeds[name] = rng.standard_normal(shape).astype(wanted.dtype)
+        if fill.floats and kind not in "Obiu":
+            feeds[name] = DOMAINS[fill.floats](feeds[name].astype(np.float64)).astype(wanted.dtype)
     return feeds
 
 

@@ -187,7 +187,8 @@ class Program:
                 if not isinstance(results, tuple):
                     results = (results,)
                 for slot, result in zip(step.outputs, results, strict=False):
-                    values[slot] = np.asarray(result) if isinstance(result, np.generic) else result
+                    if slot >= 0:
+                        values[slot] = np.asarray(result) if isinstance(result, np.generic) else result
                 for slot in step.dead:
                     values[slot] = None
         return {name: _own(values[slot]) for name, slot in zip(self._names, self._wanted, strict=True)}

@@ -196,6 +196,18 @@ def test_sizes_and_fills_that_give_nan_are_not_taken_where_others_do_not() -> No
         assert all(np.isfinite(run(each)["y"]).all() for each in generate(model, 3, seed=seed))
 
 
+@pytest.mark.parametrize("operator", ["Log", "Sqrt", "Acosh", "Asin", "Atanh"])
+@pytest.mark.parametrize("shape", ["8", "1,3,8,8"])
+def test_floats_are_from_where_a_function_is_defined(operator: str, shape: str) -> None:
+    text = (
+        f'<ir_version: 8, opset_import: ["" : 17]> g (float[{shape}] x) => (float[{shape}] y) {{ y = {operator} (x) }}'
+    )
+    model = ir.load(parser.parse_model(text))
+    run = registry.executor("ort").prepare(model)
+    for feed in generate(model, 3):
+        assert np.isfinite(run(feed)["y"]).all() and np.ptp(feed["x"]) > 0.3
+
+
 def test_a_model_that_always_gives_nan_is_fed_all_the_same() -> None:
     head = '<ir_version: 8, opset_import: ["" : 17]> g (float[8] x) => (float[8] y)'
     text = head + "{ n = Abs (x)  m = Neg (n)  y = Log (m) }"

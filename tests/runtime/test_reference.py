@@ -22,6 +22,21 @@ def reference(**options: Any) -> Any:
     return registry.executor("reference", **options)
 
 
+@pytest.mark.parametrize("names", [["y", ""], ["y", "", ""], ["y", "", "c"], ["", "h", ""]])
+def test_outputs_without_a_name_take_no_place(names: list[str]) -> None:
+    """What an operator returns and nobody names was put where the last value of the graph lay."""
+    wanted = [name for name in names if name]
+    weights = {
+        "w": RNG.standard_normal((1, 8, 3)).astype(np.float32),
+        "r": RNG.standard_normal((1, 8, 2)).astype(np.float32),
+    }
+    m = model([helper.make_node("LSTM", ["x", "w", "r"], names, hidden_size=2)], {"x": (F, [4, 2, 3])}, wanted, weights)
+    feed = {"x": RNG.standard_normal((4, 2, 3)).astype(np.float32)}
+    theirs = registry.executor("ort").prepare(m)(feed)
+    for name, value in reference().prepare(m)(feed).items():
+        np.testing.assert_allclose(value, theirs[name], atol=1e-5)
+
+
 def test_our_operators_run_inside_subgraphs_and_see_outer_values() -> None:
     """If with a Conv on an outer value in one branch, nested in a Loop."""
     then = helper.make_graph(
@@ -176,12 +191,12 @@ def test_random_operators_are_not_folded() -> None:
 
 def test_a_contrib_operator_is_refused_on_one_line() -> None:
     m = model(
-        [helper.make_node("Gelu", ["x"], ["y"], domain="com.microsoft")],
-        {"x": (F, [2])},
+        [helper.make_node("Inverse", ["x"], ["y"], domain="com.microsoft")],
+        {"x": (F, [2, 2])},
         ["y"],
         domains=["com.microsoft"],
     )
-    with pytest.raises(ModelError, match=r"cannot run com\.microsoft\.Gelu 'y', opset 1") as info:
+    with pytest.raises(ModelError, match=r"cannot run com\.microsoft\.Inverse 'y', opset 1") as info:
         reference().prepare(m)
     assert "\n" not in str(info.value)
 

@@ -12,7 +12,7 @@ _TYPES = {2: np.uint8, 3: np.int8, 4: np.uint16, 5: np.int16}  # by onnx.TensorP
 _FLOAT = 1
 
 
-@operator("QuantizeLinear")
+@operator("QuantizeLinear", "com.microsoft::QuantizeLinear")
 def quantize(spec: Spec) -> Function:
     """QuantizeLinear-10 to 25 from float32 to 8 and 16 bits."""
     axis, block, threads = spec.get("axis", 1), spec.get("block_size", 0), spec.options.threads
@@ -29,7 +29,7 @@ def quantize(spec: Spec) -> Function:
     return run
 
 
-@operator("DequantizeLinear")
+@operator("DequantizeLinear", "com.microsoft::DequantizeLinear")
 def dequantize(spec: Spec) -> Function:
     """DequantizeLinear-10 to 25 from 8, 16 and 32 bits to float32."""
     axis, block, threads = spec.get("axis", 1), spec.get("block_size", 0), spec.options.threads

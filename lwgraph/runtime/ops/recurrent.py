@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ def _sigmoid(x: Array) -> Array:
 
 
 # By name in lower case: the function of x, alpha and beta, and the defaults of those two that it has.
-_ACTIVATIONS: dict[str, tuple[Callable[..., Array], tuple[float, ...]]] = {
+ACTIVATIONS: dict[str, tuple[Callable[..., Array], tuple[float, ...]]] = {
     "affine": (lambda x, a, b: a * x + b, (1.0, 0.0)),
     "elu": (lambda x, a: np.where(x < 0, a * np.expm1(np.minimum(x, 0)), x), (1.0,)),
     "hardsigmoid": (lambda x, a, b: np.clip(a * x + b, 0, 1), (0.2, 0.5)),
@@ -42,12 +42,12 @@ _ACTIVATIONS: dict[str, tuple[Callable[..., Array], tuple[float, ...]]] = {
 def _activations(spec: Spec, directions: int) -> list[list[Activation]]:
     """The functions f, g, h of each direction; they take alphas and betas one after the other, where they have such."""
     names = spec.get("activations") or _DEFAULTS[spec.op_type] * directions
-    if len(names) != directions * len(_DEFAULTS[spec.op_type]) or not all(n.lower() in _ACTIVATIONS for n in names):
+    if len(names) != directions * len(_DEFAULTS[spec.op_type]) or not all(n.lower() in ACTIVATIONS for n in names):
         raise Unsupported
     alphas, betas = iter(spec.get("activation_alpha") or ()), iter(spec.get("activation_beta") or ())
     made: list[Activation] = []
     for name in names:
-        function, defaults = _ACTIVATIONS[name.lower()]
+        function, defaults = ACTIVATIONS[name.lower()]
         stated = [next(given, default) for given, default in zip((alphas, betas), defaults, strict=False)]
         made.append(_bound(function, stated))
     each = len(made) // directions
@@ -108,20 +108,19 @@ def _cell(
     return {"RNN": rnn, "GRU": gru, "LSTM": lstm}[spec.op_type]
 
 
+# Of one direction: the input's part of all gates, with a bias; the recurrence weights (hidden, gates * hidden); and the
+# product of states and these, or a part of their columns.
+Products = tuple[Callable[[Array, Array], Array], Array, Callable[[Array, Array], Array]]
+
+
 @operator("RNN", "GRU", "LSTM")
 def recurrent(spec: Spec) -> Function:
     """RNN, GRU and LSTM from version 7 on."""
     if spec.version < 7:
         raise Unsupported
-    direction, batch_first = spec.get("direction", "forward"), spec.get("layout", 0)
-    directions, count = 2 if direction == "bidirectional" else 1, GATES[spec.op_type]
-    functions = _activations(spec, directions)
-    precise, threads = spec.options.precise, spec.options.threads
-    inside = spec.op_type == "GRU" and spec.get("linear_before_reset", 0)
+    threads = spec.options.threads
     by_rows: dict[int, Array] = {}  # constant recurrence weights, transposed once
-
-    def product(a: Array, b: Array) -> Array:
-        return kernels.matmul(a, b, threads=threads)
+    walk = unrolled(spec)
 
     def transposed(r: Array, d: int, kind: np.dtype[Any]) -> Array:
         if spec.constant(2) is not r:
@@ -129,6 +128,26 @@ def recurrent(spec: Spec) -> Function:
         if d not in by_rows:
             by_rows[d] = np.ascontiguousarray(r[d].T, kind)
         return by_rows[d]
+
+    def run(x: Array, w: Array, r: Array, *others: Array | None) -> tuple[Array, ...]:
+        def products(d: int, kind: np.dtype[Any]) -> Products:
+            def given(steps: Array, bias: Array) -> Array:
+                return kernels.matmul(steps, w[d].astype(kind, copy=False).T, bias, threads=threads)
+
+            return given, transposed(r, d, kind), lambda a, b: kernels.matmul(a, b, threads=threads)
+
+        return walk(x, products, *others)
+
+    return run
+
+
+def unrolled(spec: Spec) -> Callable[..., tuple[Array, ...]]:
+    """A function of x, of `products(direction, type)`, which gives `Products`, and of the inputs behind the weights."""
+    direction, batch_first = spec.get("direction", "forward"), spec.get("layout", 0)
+    directions, count = 2 if direction == "bidirectional" else 1, GATES[spec.op_type]
+    functions = _activations(spec, directions)
+    precise = spec.options.precise
+    inside = spec.op_type == "GRU" and spec.get("linear_before_reset", 0)
 
     def biases(b: Array | None, d: int, hidden: int, kind: np.dtype[Any]) -> tuple[Array, Array | None]:
         """What is added to the gates, and inside of the reset gate's product."""
@@ -143,8 +162,7 @@ def recurrent(spec: Spec) -> Function:
 
     def run(
         x: Array,
-        w: Array,
-        r: Array,
+        products: Callable[[int, np.dtype[Any]], Products],
         b: Array | None = None,
         lengths: Array | None = None,
         h0: Array | None = None,
@@ -155,32 +173,37 @@ def recurrent(spec: Spec) -> Function:
         kind = wider(x[:0], precise).dtype
         steps = (x.swapaxes(0, 1) if batch_first else x).astype(kind, copy=False)
         length, batch, _ = steps.shape
-        hidden = r.shape[2]
+        each = [products(d, kind) for d in range(directions)]
+        hidden = each[0][1].shape[0]
         y = np.empty((length, directions, batch, hidden), kind)
         last = np.zeros((2, directions, batch, hidden), kind)
         for state, start in zip(last, (h0, c0), strict=True):
             if start is not None:
                 state[...] = start.swapaxes(0, 1) if batch_first else start
-        for d in range(directions):
+        for d, (given, weights, product) in enumerate(each):
             outer, bias = biases(b, d, hidden, kind)
-            gates = kernels.matmul(np.ascontiguousarray(steps), w[d].astype(kind, copy=False).T, outer, threads=threads)
+            gates = given(np.ascontiguousarray(steps), outer)
             peep = None if p is None else p[d].astype(kind).reshape(3, hidden)
-            cell = _cell(spec, functions[d], product, transposed(r, d, kind), bias, peep)
+            cell = _cell(spec, functions[d], product, weights, bias, peep)
             h, c = last[0, d], last[1, d]
-            for t in _order(length, direction == "reverse" or d == 1):
-                new_h, new_c = cell(gates[t], h, c)
-                if lengths is None:
-                    h, c, y[t, d] = new_h, new_c, new_h
-                else:  # a sample that is shorter keeps its state, and gives zeros
-                    live = (t < np.asarray(lengths))[:, None]
-                    h, c, y[t, d] = np.where(live, new_h, h), np.where(live, new_c, c), np.where(live, new_h, 0)
+            backward = direction == "reverse" or d == 1
+            if lengths is None:
+                for t in range(length - 1, -1, -1) if backward else range(length):
+                    h, c = cell(gates[t], h, c)
+                    y[t, d] = h
+            else:  # each sample begins with the first step; one that is shorter keeps its state then, and gives zeros
+                ends, rows = np.asarray(lengths), np.arange(batch)
+                y[:, d] = 0
+                for step in range(length):
+                    live = step < ends
+                    at = np.where(live, ends - 1 - step, step) if backward else np.full(batch, step)
+                    # Behind its end a sample has zeros, which products that put all samples on one grid see.
+                    new_h, new_c = cell(gates[at, rows], h * (step <= ends)[:, None], c)
+                    h, c = np.where(live[:, None], new_h, h), np.where(live[:, None], new_c, c)
+                    y[at[live], d, rows[live]] = new_h[live]
             last[0, d], last[1, d] = h, c
         states = last if spec.op_type == "LSTM" else last[:1]
         results = (y.transpose(2, 0, 1, 3), *states.swapaxes(1, 2)) if batch_first else (y, *states)
         return tuple(v.astype(x.dtype, copy=False) for v in results)
 
     return run
-
-
-def _order(length: int, backward: bool) -> Iterator[int]:
-    return iter(range(length - 1, -1, -1) if backward else range(length))
