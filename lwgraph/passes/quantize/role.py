@@ -67,8 +67,8 @@ class PlanQuantizer:
         return [node.name for node in model.graph if node.name and node.name in left]
 
     def survey(self, model: ir.Model, context: Context) -> Survey:
-        """What `Quantize.within` measured; see `Quantizes.survey`."""
-        mixed = self.judged().within(model, context)
+        """What `Quantize.within` measured, of weights that are rounded as in plans; see `Quantizes.survey`."""
+        mixed = replace(self.judged(), rounding=EXACTLY.rounding).within(model, context)
         damage = {n.name: float(n.damage) for n in mixed.nodes if n.damage is not None and math.isfinite(n.damage)}
         if mixed.built is None:
             return Survey(damage)

@@ -22,7 +22,7 @@ from lwgraph.plan.roles import Survey
 from lwgraph.plan.search.planner import QUICK_SAMPLES, Planner
 from lwgraph.rewrite.base import Context
 
-VERSION = 2  # part of the file name: raise it when the meaning of a survey changes
+VERSION = 3  # part of the file name: raise it when the meaning of a survey changes
 KEY = "survey"
 CLEARLY = 1.25  # times less loss must be what clips ranges: other samples may go further
 ALIKE, NEGLIGIBLE = 1.5, 1e-3  # a loss up to this many times another, and this much more, is like it
