@@ -83,9 +83,31 @@ def substitute(fitted: Fitted, shared: dict[str, ir.Value] | None = None) -> Non
         shared: constants of the layers with the same weight that were replaced before; see `Emitter`.
     """
     site = fitted.site
+    result, last = _insert(fitted, shared), site.nodes[-1]
+    old, name = site.output, site.output.name
+    ir.replace_uses(old, result)
+    ir.sweep([last])
+    if result.name != name and not result.is_graph_output() and last.graph is None:  # the old value is gone
+        result.name = name
+
+
+def put_beside(fitted: Fitted) -> None:
+    """Let the form compute beside the layer, in place, under the names that its inner values have when it stands
+    alone; what it gives is one more output of the graph.
+
+    Args:
+        fitted: what to put there; its site must be in the main graph.
+    """
+    graph, result = fitted.site.graph, _insert(fitted, None)
+    assert isinstance(graph, ir.Graph)
+    graph.outputs.append(result)
+
+
+def _insert(fitted: Fitted, shared: dict[str, ir.Value] | None) -> ir.Value:
+    """Put the form's nodes before the last one of the layer; what they give."""
+    site = fitted.site
     op = Emitter(site, site.graph, shared)
     result = fitted.form.emit(op, site.input, fitted)
-    last = site.nodes[-1]
     stem = site.node.name or site.node.op_type
     for node in op.nodes:
         node.name = ir.fresh_name(site.graph, f"{stem}_{fitted.form.name}")
@@ -94,12 +116,8 @@ def substitute(fitted: Fitted, shared: dict[str, ir.Value] | None = None) -> Non
             output.name = ir.fresh_name(site.graph, f"{site.output.name}_{fitted.form.name}")
             output.type = _type(node, ir.DataType.from_numpy(site.dtype))
     result.shape = site.output.shape
-    site.graph.insert_before(last, op.nodes)
-    old, name = site.output, site.output.name
-    ir.replace_uses(old, result)
-    ir.sweep([last])
-    if result.name != name and not result.is_graph_output() and last.graph is None:  # the old value is gone
-        result.name = name
+    site.graph.insert_before(site.nodes[-1], op.nodes)
+    return result
 
 
 def _type(node: ir.Node, dtype: ir.DataType) -> ir.TensorType | None:

@@ -359,17 +359,20 @@ class Quantize(Pass):
         if not count:
             return
         done = [n for n in names if n not in skipped]
+        if self.keep == "none":  # nothing is asked of what was said to be in integers
+            mixed.model, mixed.running = trial, mixed.running + done
+            return
         feeds = judged(original, context.data, JUDGED)
         runs = {"before": executor.prepare(mixed.model), "after": executor.prepare(trial)}
         loss = judge or Distance(untimed(executor).prepare(original), feeds)
         times, lost = race(runs, feeds[0]), loss(runs["after"])
         why = ""
-        if self.keep == "auto" and times["after"] > EVEN * times["before"]:
+        if times["after"] > EVEN * times["before"]:
             why = (
                 f"no faster as a loop over integers: {1e3 * times['after']:.3g} ms against "
                 f"{1e3 * times['before']:.3g} ms for the model"
             )
-        elif self.keep == "auto" and not worth(max_loss, times["before"], mixed.loss, times["after"], lost):
+        elif not worth(max_loss, times["before"], mixed.loss, times["after"], lost):
             why = f"a loop over integers raises the loss to {lost:.3g}"
         if why:
             mixed.kept.update(dict.fromkeys(done, why))

@@ -156,3 +156,16 @@ def test_a_loop_that_is_slower_or_too_inaccurate_is_not_kept(monkeypatch: pytest
         mixed = Quantize().within(made, Context(data=list(data)), max_loss)
         assert bool(mixed.running) == (not why) and why in mixed.kept.get("layer", "")
         assert ir.fingerprint(mixed.model) != ir.fingerprint(made) or why
+
+
+def test_what_is_said_to_be_in_integers_is_neither_timed_nor_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trial plans say so, many times over."""
+    data, asked = [{"x": np.random.default_rng(2).normal(size=(STEPS, 2, INPUTS)).astype(np.float32)}], list[str]()
+    for name in ("race", "Distance"):
+        monkeypatch.setattr(
+            f"lwgraph.passes.quantize.quantize.{name}", lambda *given, name=name: asked.append(name) or {}
+        )
+    assert Quantize(keep="none", calibration_method="minmax", equalize=False, rounding="nearest").run(
+        model("GRU"), Context(data=list(data))
+    )
+    assert not asked
