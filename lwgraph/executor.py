@@ -7,7 +7,7 @@ protocols here are optional abilities, which `offered` asks for.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -120,6 +120,21 @@ class ToldAsCode(Protocol):
         ...
 
 
+@runtime_checkable
+class LargeWeights(Protocol):
+    """A run that other runs may take the weights from: where they do not fit together, it reads them anew each time."""
+
+    @property
+    def bytes(self) -> int:
+        """Of the weights."""
+        ...
+
+    @property
+    def room(self) -> float:
+        """Bytes that runs may hold together."""
+        ...
+
+
 class FixesSizes(Protocol):
     """Is faster with a model whose sizes are known when it is loaded."""
 
@@ -219,6 +234,12 @@ def in_stated_types(executor: Executor) -> Executor:
     return executor if faithful(executor) else as_written(executor)
 
 
+def fit_together(runs: Iterable[object]) -> bool:
+    """Whether the weights of all of them can be held at once, so that they can run in turn."""
+    large = [run for run in runs if isinstance(run, LargeWeights)]
+    return sum(run.bytes for run in large) <= min((run.room for run in large), default=0)
+
+
 def in_calling_thread(executor: Executor) -> bool:
     """Whether the executor says that the calling thread does all of a run."""
     able = offered(executor, InCallingThread)
@@ -239,6 +260,7 @@ __all__ = [
     "FixesSizes",
     "InCallingThread",
     "Kernel",
+    "LargeWeights",
     "Precisions",
     "Profiles",
     "Run",
@@ -249,6 +271,7 @@ __all__ = [
     "as_written",
     "before_run",
     "faithful",
+    "fit_together",
     "in_calling_thread",
     "in_stated_types",
     "offered",

@@ -37,20 +37,23 @@ from lwgraph.ir.edit import (
     set_constant,
 )
 from lwgraph.ir.kinds import as_kind_of
-from lwgraph.ir.loading import RUNTIME_DOMAINS, load
+from lwgraph.ir.loading import RUNTIME_DOMAINS, borrow, load
 from lwgraph.ir.operators import CONVOLUTIONS, GATED, LINEAR, MOVES, PRODUCTS, RECURRENT, RESHAPES, in_floats, operator
 from lwgraph.ir.saving import (
     OPTIONAL_SINCE,
+    ROOT,
     copy_file,
     detached_proto,
     fingerprint,
     function_protos,
+    lend,
     node_proto,
     refusal,
     save,
     save_together,
     size,
     skeleton,
+    spill,
     to_proto,
 )
 from lwgraph.ir.shapes import Dims, infer_shapes, record_shapes
@@ -87,6 +90,7 @@ __all__ = [
     "PRODUCTS",
     "RECURRENT",
     "RESHAPES",
+    "ROOT",
     "RUNTIME_DOMAINS",
     "Attr",
     "AttributeType",
@@ -114,6 +118,7 @@ __all__ = [
     "as_kind_of",
     "attach_initializer",
     "attribute",
+    "borrow",
     "calls",
     "clone",
     "constant",
@@ -144,6 +149,7 @@ __all__ = [
     "is_dead",
     "is_finite",
     "is_removable_initializer",
+    "lend",
     "load",
     "make_node",
     "move_contents",
@@ -166,6 +172,7 @@ __all__ = [
     "set_constant",
     "size",
     "skeleton",
+    "spill",
     "subgraphs_of",
     "sweep",
     "sweep_values",

@@ -19,6 +19,7 @@ from onnx import numpy_helper
 from lwgraph import heap
 from lwgraph.errors import ModelError
 from lwgraph.ir.copying import clone, remember_types
+from lwgraph.ir.saving import ROOT
 from lwgraph.ir.tensors import DataFile, map_tensors, open_data, own
 from lwgraph.ir.types import Attr, AttributeType, Function, Graph, Model, Source
 from lwgraph.ir.walk import graph_of, is_sorted, link, scopes
@@ -47,6 +48,16 @@ def load(source: Source) -> Model:
         ModelError: in one line: the file is missing, not ONNX or truncated; the graph is empty; an opset or a domain is
             unknown; external data is missing, too short or outside the model's folder; the model cannot be represented.
     """
+    return _load(source, None)
+
+
+def borrow(path: Path) -> Model:
+    """The model that `lend` wrote to `path`. Raises as `load`."""
+    return _load(path, ROOT)
+
+
+def _load(source: Source, root: Path | None) -> Model:
+    """See `load`; external data may lie below `root`, or where it is None in the folder of the model."""
     folders: list[Path] = []  # folders that may hold external data
     if isinstance(source, Model):
         model, label = clone(source), "the model"
@@ -60,7 +71,7 @@ def load(source: Source) -> Model:
     elif isinstance(source, (str, os.PathLike)):
         path, label = Path(source), f"model '{source}'"
         model = _from_proto(_parse(_read(path), label), label)
-        folders = [path.parent, path.resolve().parent]
+        folders = [path.parent, path.resolve().parent] if root is None else [root]
         model.meta["path"] = path.resolve()
     elif isinstance(exported := getattr(source, "model", None), Model):
         model, label = clone(exported), f"the model of the {type(source).__name__}"

@@ -25,14 +25,16 @@ from lwgraph.arrays import Array
 from lwgraph.errors import ModelError
 from lwgraph.ir import tensors
 from lwgraph.ir.copying import recall_types
-from lwgraph.ir.tensors import MappedTensor
+from lwgraph.ir.tensors import DataFile, MappedTensor
 from lwgraph.ir.types import DataType, Graph, Model, Node, Shape, Tensor, TensorProtocol, Value
 from lwgraph.ir.walk import graph_of, scopes, subgraphs_of
+from lwgraph.temporary import TemporaryFolder
 
 LIMIT = (1 << 31) - 1  # bytes in one protobuf message
 _INTEGERS = 1 << 16
 OPTIONAL_SINCE = 4  # the IR version from which an initializer need not be listed as an input
 LARGE = 1 << 20  # a tensor of fewer bytes costs less to copy than to open its file for
+ROOT = Path(os.path.abspath(os.sep))
 SMALL = 1 << 10  # a tensor of fewer bytes is never external (onnx's own threshold)
 
 
@@ -240,7 +242,8 @@ def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False,
     data_path = _data_path(model, path)
     outside = _large(model)
     if external is None:
-        external = bool(model.meta.get("external_data")) or any(isinstance(t, MappedTensor) for t in outside)
+        external = bool(model.meta.get("external_data"))
+        external = external or any(isinstance(t, MappedTensor) and not t.file.temporary for t in outside)
         external = external or sum(tensor.nbytes for tensor in outside) > LIMIT - (1 << 20) - _rest(model, outside)
     if external and outside:
         data_path = _target(data_path, overwrite)
@@ -259,6 +262,52 @@ def save(model: Model, path: str | os.PathLike[str], *, overwrite: bool = False,
         heap.trim()
         written = _bytes_of(files)
     return written
+
+
+def lend(model: Model, path: Path) -> None:
+    """Write `model` to `path` for another process, which reads it by `borrow` while this one lives.
+
+    LARGE tensors that lie in files stay where they are, other ones of 1 KiB or more go to `<path>.data`.
+
+    Raises:
+        ModelError: as `save`.
+    """
+    kept, outside = dict[int, TensorProtocol](), list[TensorProtocol]()
+    for tensor in _large(model):
+        location = _below(ROOT, tensor) if isinstance(tensor, MappedTensor) else None
+        if isinstance(tensor, MappedTensor) and location is not None:
+            kept[id(tensor)] = _external(tensor, location, tensor.offset or 0)
+        else:
+            outside.append(tensor)
+    data = path.resolve().with_name(path.name + ".data")
+    with _whole(f"'{path}' cannot be written") as files:
+        if outside:
+            with _beside(data, files) as file:
+                kept |= _write_data(outside, file, data.relative_to(ROOT).as_posix())
+        proto = _structure(model, lambda tensor: kept.get(id(tensor)) or _inside(tensor))
+        with _beside(path, files) as file:
+            file.write(proto.SerializeToString(deterministic=True))
+
+
+def spill(model: Model) -> None:
+    """Move the LARGE tensors of `model` that lie in memory to a temporary file, from which they are mapped when used.
+
+    The file goes with the last of them. Where the disk has no room they stay.
+    """
+    moved = [t for t in _large(model) if t.nbytes >= LARGE and not isinstance(t, MappedTensor)]
+    if not moved:
+        return
+    try:
+        folder = TemporaryFolder()
+        path = folder.path / "weights"
+        with open(path, "xb") as file:
+            references = _write_data(moved, file, path.name)
+    except OSError:
+        return
+    data = DataFile(path, folder)
+    mapped = {key: MappedTensor(data, tensor) for key, tensor in references.items()}
+    for scope in scopes(model):
+        tensors.map_tensors(scope, lambda tensor, _: mapped.get(id(tensor), tensor))
 
 
 def save_together(models: Mapping[Path, Model], data: Path) -> int:
@@ -420,14 +469,14 @@ def _commit(files: dict[Path, Path]) -> None:
 
 def _write_data(
     outside: list[TensorProtocol], file: BinaryIO, location: str, stored: dict[str, int] | None = None
-) -> dict[int, TensorProtocol]:
+) -> dict[int, onnx_ir.ExternalTensor]:
     """Write tensors one after the other, aligned for mapping; the external tensors that refer to them, by id.
 
     Args:
         stored: where the bytes of a digest lie in the file; those that are there are not written again. None: tensors
             are not compared.
     """
-    references: dict[int, TensorProtocol] = {}
+    references: dict[int, onnx_ir.ExternalTensor] = {}
     for tensor in outside:
         digest = "" if stored is None else hashlib.sha256(tensor.tobytes()).hexdigest()
         if stored is not None and digest in stored:
@@ -443,7 +492,7 @@ def _write_data(
     return references
 
 
-def _external(tensor: TensorProtocol, location: str, offset: int) -> TensorProtocol:
+def _external(tensor: TensorProtocol, location: str, offset: int) -> onnx_ir.ExternalTensor:
     """The tensor, with its data at a place in a file."""
     return onnx_ir.ExternalTensor(
         location,

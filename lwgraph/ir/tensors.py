@@ -20,20 +20,31 @@ from lwgraph.arrays import Array
 from lwgraph.errors import ModelError
 from lwgraph.ir.types import Attr, AttributeType, DataType, Function, Graph, Model, Shape, Tensor, TensorProtocol, Value
 from lwgraph.ir.walk import graph_of, scopes
+from lwgraph.temporary import TemporaryFolder
 
 _CHUNK = 1 << 22  # bytes read at once when external data is copied or hashed
 
 
 class DataFile:
-    """A file of external data, held open: replacing the file on disk leaves what was loaded from it intact."""
+    """A file of external data, held open: replacing the file on disk leaves what was loaded from it intact.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        path: of the file.
+        folder: a temporary one that it lies in, and that goes with it; None: it is no temporary file.
+    """
+
+    def __init__(self, path: Path, folder: TemporaryFolder | None = None) -> None:
+        self.path, self._folder = path, folder
         self.fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         weakref.finalize(self, os.close, self.fd)
         self._state = self._now()
         self.size = self._state[0]
         self._map: mmap.mmap | None = None
+
+    @property
+    def temporary(self) -> bool:
+        """Whether it goes when nothing is read from it any more."""
+        return self._folder is not None
 
     def _now(self) -> tuple[int, int]:
         status = os.fstat(self.fd)

@@ -8,15 +8,12 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
 
 from lwgraph.arrays import Floats
-
-if TYPE_CHECKING:
-    from lwgraph.executor import Feeds, Run
+from lwgraph.executor import Feeds, Run, fit_together
 
 _SHORTEST = 2e-3  # seconds: a timing shorter than this is repeated, so that the clock and Python cost nothing
 _WARM_UP = 3  # runs of each model before timing, at least
@@ -27,6 +24,7 @@ AGREEING, AGREED = 3, 0.02  # rounds, and how near to each other, that make a sh
 _PRECISION = 0.02  # stop when the intervals of the ratios are this wide, relative to them
 _DRIFT = 0.02  # what a ratio may differ by from one process to the next on a quiet machine
 _CROWDED = 0.18  # what more it may differ by where other work has all processors: they share caches and memory
+_APART = 0.02  # what more it may differ by where models were timed one after the other
 _SUBSETS = 400  # of half of the rounds, on which ratios are looked at
 _CHECKS = 1.25  # the rounds that are made between two looks at the intervals grow by this factor
 WIDEST = 0.15  # an interval wider than this, relative to its ratio, settles nothing
@@ -113,12 +111,21 @@ class Speedup:
 
 @dataclass(frozen=True)
 class Latencies:
-    """Timings of all models and the speed-ups of all but the first against the first."""
+    """Timings of all models and the speed-ups of all but the first against the first.
+
+    Attributes:
+        timings: of all models.
+        speedups: of all but the first.
+        rounds: how many were made.
+        threads: of the runs.
+        apart: whether models were timed one after the other, as they cannot be held together.
+    """
 
     timings: tuple[Timing, ...]
     speedups: tuple[Speedup, ...]
     rounds: int
     threads: int
+    apart: bool = False
 
     def timing(self, name: str) -> Timing:
         """The timing of one model."""
@@ -148,7 +155,9 @@ def paired_latency(
 
     Other work on the machine only ever lengthens a run, so the fastest runs say most of the models themselves. A long
     run may never have the processor to itself: on one thread, the processor time of the fastest run tells how much of
-    it was waiting, and the interval of the ratio leaves room for that. Garbage collection is off meanwhile.
+    it was waiting, and the interval of the ratio leaves room for that. Garbage collection is off meanwhile. Models that
+    cannot be held together (`lwgraph.executor.LargeWeights`) do not take turns: all rounds of one are made, then all of
+    the next.
 
     Args:
         runs: prepared models by name; the first is what the others are compared with.
@@ -167,48 +176,72 @@ def paired_latency(
         raise ValueError("latency needs at least one run and one feed")
     names, prepared = list(runs), list(runs.values())
     busy = worked if threads == 1 else None  # several threads wait for each other, too
+    others, apart = _Others(processors), not fit_together(prepared)
     enabled = gc.isenabled()
     gc.disable()
     try:
-        repeats = [_warm_up(run, feeds[0], clock) for run in prepared]
-        times: list[list[_Times]] = []
-        others = _Others(processors)
-        start, look, limit = clock(), _LEAST_ROUNDS, seconds
-        while True:
-            number = len(times)
-            feed = feeds[number % len(feeds)]
-            row = [_NEVER] * len(prepared)
-            for k in range(len(prepared)):
-                i = (k + number) % len(prepared)
-                row[i] = _time(prepared[i], feed, repeats[i], clock, busy)
-            times.append(row)
-            spent = clock() - start
-            total = rounds or max(_LEAST_ROUNDS, len(times), int(seconds * len(times) / max(spent, 1e-9)))
-            progress(len(times), total)
-            if rounds is not None:
-                if len(times) >= rounds:
-                    break
-            elif len(times) >= _LEAST_ROUNDS and spent >= limit:
-                if limit >= seconds + patience or _settled(np.array(times), WIDEST):
-                    break
-                limit = min(max(limit * _CHECKS, spent), seconds + patience)
-            elif len(times) >= look:
-                look = math.ceil(_CHECKS * look)
-                if _settled(np.array(times)):
-                    break
+        if apart:
+            columns = []
+            for run in prepared:
+                part, more = seconds / len(prepared), patience / len(prepared)
+                columns.append(_rounds([run], feeds, rounds, part, more, clock, busy, progress))
+            least = min(map(len, columns))
+            table = np.concatenate([column[:least] for column in columns], axis=1)
+        else:
+            table = _rounds(prepared, feeds, rounds, seconds, patience, clock, busy, progress)
     finally:
         if enabled:
             gc.enable()
-    table, share = np.array(times), others.share()
+    share = others.share()
     # The system's mean is of the last minute, and may not know yet of work that has all processors since a moment ago.
     load = max(os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, share * (psutil.cpu_count() or 1) + 1)
-    drift = _DRIFT + _CROWDED * share
+    drift = _DRIFT + _CROWDED * share + _APART * apart
     return Latencies(
         tuple(_timing(name, table[:, i]) for i, name in enumerate(names)),
         tuple(_speedup(name, table[:, 0], table[:, i], load, drift) for i, name in enumerate(names) if i),
         len(table),
         threads,
+        apart,
     )
+
+
+def _rounds(
+    runs: Sequence[Run],
+    feeds: Sequence[Feeds],
+    rounds: int | None,
+    seconds: float,
+    patience: float,
+    clock: Callable[[], float],
+    busy: Callable[[], float] | None,
+    progress: Callable[[int, int], None],
+) -> Floats:
+    """The times of rounds in which all of the runs take turns, (rounds, runs, 3)."""
+    repeats = [_warm_up(run, feeds[0], clock) for run in runs]
+    times: list[list[_Times]] = []
+    start, look, limit = clock(), _LEAST_ROUNDS, seconds
+    while True:
+        number = len(times)
+        feed = feeds[number % len(feeds)]
+        row = [_NEVER] * len(runs)
+        for k in range(len(runs)):
+            i = (k + number) % len(runs)
+            row[i] = _time(runs[i], feed, repeats[i], clock, busy)
+        times.append(row)
+        spent = clock() - start
+        total = rounds or max(_LEAST_ROUNDS, len(times), int(seconds * len(times) / max(spent, 1e-9)))
+        progress(len(times), total)
+        if rounds is not None:
+            if len(times) >= rounds:
+                break
+        elif len(times) >= _LEAST_ROUNDS and spent >= limit:
+            if limit >= seconds + patience or _settled(np.array(times), WIDEST):
+                break
+            limit = min(max(limit * _CHECKS, spent), seconds + patience)
+        elif len(times) >= look:
+            look = math.ceil(_CHECKS * look)
+            if _settled(np.array(times)):
+                break
+    return np.array(times)
 
 
 def shortest(
@@ -232,6 +265,9 @@ def shortest(
         clock: a monotone clock in seconds.
         hopeless: models that take this many times what the first takes get only _FEW_ROUNDS rounds.
     """
+    if len(runs) > 1 and not fit_together(runs):
+        found = [shortest([run], feeds, seconds=seconds / len(runs), clock=clock) for run in runs]
+        return [least[0] for least, _ in found], min(made for _, made in found)
     repeats = [_warm_up(run, feeds, clock, 2) for run in runs]
     best: list[list[float]] = [[] for _ in runs]  # the best times of each run, by round
     turn = list(range(len(runs)))

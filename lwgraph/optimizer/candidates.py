@@ -13,6 +13,7 @@ from lwgraph.measure.promise import CONFIDENCE, amount, count_kept, samples_need
 from lwgraph.measure.score import Score
 from lwgraph.optimizer.judge import Judge
 from lwgraph.optimizer.last_look import LastLook
+from lwgraph.optimizer.memory import MODELS, weights
 from lwgraph.optimizer.racing import Raced
 from lwgraph.optimizer.request import Request
 from lwgraph.plan.plan import Plan
@@ -173,7 +174,7 @@ class Candidates:
         if made.candidate.accepted and self._better(made.candidate):
             self._stand(made)
         if (memory := self.context.memory_bytes) is not None:
-            self._let_go(memory // 8)
+            self._let_go(int(MODELS * memory))
 
     def recall(self, known: Sequence[Made], standing: Made | None) -> bool:
         """Take in what an earlier search looked at, and let what it ended with stand; whether it may.
@@ -199,7 +200,7 @@ class Candidates:
         kept.sort(key=lambda made: (not made.candidate.accepted, self.amount(made.candidate)))
         taken = 0
         for made in kept:
-            taken += made.bytes
+            taken += 0 if made.model is None else weights(made.model, in_memory=True)
             if taken > most:
                 self._made[made.candidate.key] = replace(made, model=None, size=made.bytes)
 

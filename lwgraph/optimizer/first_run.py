@@ -9,6 +9,8 @@ from typing import Any
 
 from lwgraph import ir
 from lwgraph.executor import Array, Executor, Feeds, FixesSizes, Run, as_written, offered, untimed
+from lwgraph.optimizer.memory import weights
+from lwgraph.optimizer.sessions import Sessions
 from lwgraph.tasks.isolated import Isolated
 
 SECONDS = 60.0  # that a worker may take to load a model, and to run it once
@@ -25,11 +27,13 @@ class FirstRuns:
         executor: picklable; it runs the models.
         left: seconds that the worker may take at most, where SECONDS are more; for the first model it may take any.
         before: called before a model is loaded.
+        sessions: what the executor holds of large models.
     """
 
     executor: Executor
     left: Callable[[], float] = lambda: SECONDS
     before: Callable[[], None] = lambda: None
+    sessions: Sessions = field(default_factory=Sessions)
     name: str = field(init=False)
     _known: set[object] = field(default_factory=set, repr=False)
     _isolated: Isolated | None = field(default=None, repr=False)
@@ -70,9 +74,10 @@ class FirstRuns:
         isolated.forget()  # models that were loaded there, and never run
         new = _operators(model) - self._known
         if not new:
-            return self.executor.prepare(model, outputs)
+            return self.sessions.prepare(self.executor, model, outputs)
         if self._known:  # the user's own model may take long
             isolated.timeout = min(SECONDS, max(1.0, self.left()))
+        self.sessions.make_room(weights(model))  # the worker needs it as well
         first: Run | None = isolated.prepare(model, outputs)
         kept, run = ir.clone(model), None
 
@@ -84,7 +89,7 @@ class FirstRuns:
                 isolated.forget()  # only one of the two processes holds the weights at a time
                 self._known.update(new)
             if run is None:
-                run = self.executor.prepare(kept, outputs)
+                run = self.sessions.prepare(self.executor, kept, outputs)
             return run(feeds)
 
         return guarded

@@ -13,6 +13,7 @@ from lwgraph.cache import Models, facts_of
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.executor import Feeds
 from lwgraph.optimizer.candidates import Made
+from lwgraph.optimizer.memory import keep_on_disk
 from lwgraph.plan.carry_out import Samples, carry_out
 from lwgraph.plan.plan import Plan
 from lwgraph.plan.search.front import Candidate
@@ -94,7 +95,7 @@ class Making:
             self.clean, structure, self.context, shapes=self.shapes, samples=Samples.in_earnest(self.run_ms)
         ).model
         self.models.put(structure.says(), model, {})
-        return model
+        return keep_on_disk(model, self.context.memory_bytes)
 
     def stated(self, candidate: Candidate, ranged: int | None = None) -> Made:
         """A candidate whose plan says what is done, on the trunk that its groups and blocks leave.
@@ -148,6 +149,7 @@ class Making:
         warned, skipped = len(told.warnings), set(told.skipped)
         details: dict[str, Any] = {}
         model = make(context.beside(details=None if context.details is None else details))
+        keep_on_disk(model, context.memory_bytes)
         refusals = [[s.pass_name, s.place, s.reason] for s in told.skipped if s not in skipped]
         self.models.put(
             plan.says(), model, {"details": details, "warnings": told.warnings[warned:], "skipped": refusals}

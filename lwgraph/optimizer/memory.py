@@ -8,16 +8,37 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from lwgraph import heap
+from lwgraph import heap, ir
+from lwgraph.ir.tensors import MappedTensor
 
 SHARE = 0.5  # of what is free, where nothing is stated
 LEAST = 256 << 20  # bytes with which any run can work
+MODEL = 1.5  # times the model's bytes that a run may take beside the allowance
+MODELS = 1 / 8  # of the allowance that one model, or those that nobody works on, may take in memory
+SESSIONS = 0.25  # of the allowance that sessions may take beside that
 
 
 def allowance(stated: float | None) -> int:
     """Bytes that a run may take together: what was stated, else half of what is free."""
     found = SHARE * psutil.virtual_memory().available if stated is None else stated
     return max(LEAST, int(found))
+
+
+def room_of_sessions(memory: int, model: int) -> float:
+    """Bytes of weights that sessions may hold together.
+
+    Args:
+        memory: the allowance.
+        model: bytes of the input's weights.
+    """
+    return MODEL * model + SESSIONS * memory
+
+
+def keep_on_disk(model: ir.Model, memory: int | None) -> ir.Model:
+    """The model, whose large weights lie in a temporary file now where they took more than MODELS of the allowance."""
+    if memory is not None and weights(model, in_memory=True) > MODELS * memory:
+        ir.spill(model)
+    return model
 
 
 @dataclass
@@ -52,10 +73,26 @@ def resident() -> int:
     return found
 
 
+def weights(model: ir.Model, *, in_memory: bool = False) -> int:
+    """Bytes of the main graph's initializers; without those in files where only what is in memory counts."""
+    held = [value.const_value for value in model.graph.initializers.values()]
+    return sum(t.nbytes for t in held if t is not None and not (in_memory and isinstance(t, MappedTensor)))
+
+
 @functools.cache
 def _process(pid: int) -> psutil.Process:
     """To find out about a process takes longer than to ask it; a child that was forked is another one."""
     return psutil.Process(pid)
 
 
-__all__ = ["LEAST", "SHARE", "Garbage", "allowance", "resident"]
+__all__ = [
+    "LEAST",
+    "MODELS",
+    "SHARE",
+    "Garbage",
+    "allowance",
+    "keep_on_disk",
+    "resident",
+    "room_of_sessions",
+    "weights",
+]

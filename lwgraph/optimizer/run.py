@@ -19,6 +19,7 @@ from lwgraph.optimizer.clock import Progress
 from lwgraph.optimizer.deliver import deliver
 from lwgraph.optimizer.improve import Searched, improve
 from lwgraph.optimizer.judge import check_metric
+from lwgraph.optimizer.memory import keep_on_disk
 from lwgraph.optimizer.request import Request, takes_request
 from lwgraph.optimizer.result import Result
 from lwgraph.optimizer.setting import Setting, open_run
@@ -179,7 +180,7 @@ def _clean(setting: Setting, passes: Pipeline | None) -> Cleaned:
             return model, some.rewrite(model, context, [held(), growth])
 
         kept, (model, done) = run_trimmed(passes, setting.original, setting.bytes, context, run_on_copy)
-        return Cleaned(model, str(kept), tuple(done), _exact(done))
+        return Cleaned(keep_on_disk(model, context.memory_bytes), str(kept), tuple(done), _exact(done))
     if setting.clock.left <= 0:  # already what they are compared with would take time
         return Cleaned(ir.clone(setting.original), str(pipeline), (), True)
     with setting.failures.guard("clean"):
@@ -187,7 +188,7 @@ def _clean(setting: Setting, passes: Pipeline | None) -> Cleaned:
             model = ir.clone(setting.original)
             with nullcontext() if each else suppress(CheckError):
                 steps = pipeline.rewrite(model, context, [held(each=each)], guarded=True)
-                return Cleaned(model, str(pipeline), tuple(steps), _exact(steps))
+                return Cleaned(keep_on_disk(model, context.memory_bytes), str(pipeline), tuple(steps), _exact(steps))
     return Cleaned(ir.clone(setting.original), str(pipeline), (), True)
 
 

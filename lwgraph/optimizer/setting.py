@@ -26,9 +26,10 @@ from lwgraph.optimizer.inputs import Inputs, gather
 from lwgraph.optimizer.judge import Judge
 from lwgraph.optimizer.label_these import check_labelling
 from lwgraph.optimizer.last_look import LOOK_RUNS, LastLook, affordable, drawn, part, positions
-from lwgraph.optimizer.memory import Garbage, allowance
+from lwgraph.optimizer.memory import Garbage, allowance, room_of_sessions, weights
 from lwgraph.optimizer.prove import Proof, demand, runs_soundly
 from lwgraph.optimizer.request import Request
+from lwgraph.optimizer.sessions import Sessions
 from lwgraph.optimizer.shared import Shared
 from lwgraph.optimizer.steps import JUDGING, READING, Steps
 from lwgraph.optimizer.target import STAND_IN, TARGETS
@@ -220,13 +221,15 @@ def open_run(
         steps.begin(READING)
         target = registry.executor(TARGETS.get(request.target, STAND_IN), threads=request.threads)
         memory = allowance(None if request.memory is None else float(request.memory))
-        executor = FirstRuns(target, lambda: clock.left, Garbage(min(memory // 8, GARBAGE)).check)
+        sessions = Sessions()
+        executor = FirstRuns(target, lambda: clock.left, Garbage(min(memory // 8, GARBAGE)).check, sessions)
         known = shared or Shared()
         if known.original is None:
             original = ir.load(source)  # while the executor's worker starts
             verify(original)
             known.original = original
         original = known.original
+        sessions.room = room_of_sessions(memory, weights(original))
         known.gathered = known.gathered or gather(original, request, executor)
         inputs = replace(known.gathered, notes=list(known.gathered.notes))
         inputs.holes = runs_soundly(original, executor, inputs.probe)

@@ -19,6 +19,7 @@ from lwgraph.report import Facts, Stage
 Worse = Callable[[Stage, Stage], str]
 NOISE = 0.02  # a latency ratio within this of 1 is not a difference
 SECONDS = 5.0  # of timing, at most about
+APART = "the models were timed one after the other, not in turn: --memory has no room for all of them at once"
 PATIENCE = 15.0  # more seconds, where other work on the machine leaves a speed unsettled
 
 
@@ -78,6 +79,7 @@ def time_models(
         progress=lambda d, t: progress("timing", d, t),
     )
     stages, first = {}, next(iter(models))
+    del runs
     for name, model in models.items():
         speed, timing = times.speedup(name), times.timing(name)
         spread = (1 / speed.interval[1], 1 / speed.interval[0])
@@ -88,7 +90,8 @@ def time_models(
         return _slower(new, old, times.speedup(new.name).settled)
 
     worse = _heavier if target == MACS else slower
-    return _best(stages, lambda new, old: worse(new, old) or _larger(new, old), stated)
+    timed = _best(stages, lambda new, old: worse(new, old) or _larger(new, old), stated)
+    return Timed(timed.stages, (*timed.notes, *([APART] if times.apart else [])))
 
 
 def compare_untimed(

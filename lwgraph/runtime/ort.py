@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,7 +28,6 @@ LEVELS = {
     "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 SHARED_BYTES = 1024  # initializers from this size on are lent to ONNX Runtime instead of being serialized
-_ROOT = Path(os.path.abspath(os.sep))  # ONNX Runtime takes files in one folder and those below it
 _KERNEL = "_kernel_time"  # suffix of a kernel's event in the profile
 _SILENT = 4  # ONNX Runtime's "fatal": everything else reaches the caller as an exception
 _LENDABLE = {
@@ -90,9 +88,10 @@ class OrtExecutor:
         """
         names = requested(model, outputs)
         inputs, guard = FeedCheck(model.graph), DivisionGuard(model)
-        proto, lent = ir.detached_proto(model, names, SHARED_BYTES, _LENDABLE, _ROOT)
+        proto, lent = ir.detached_proto(model, names, SHARED_BYTES, _LENDABLE, ir.ROOT)
         options = onnxruntime.SessionOptions()
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(_ROOT))
+        # ONNX Runtime takes files in one folder and those below it.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(ir.ROOT))
         options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
         options.graph_optimization_level = LEVELS[self.level]
         options.log_severity_level = _SILENT

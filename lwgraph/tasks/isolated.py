@@ -6,6 +6,7 @@ import itertools
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from lwgraph import heap, ir
@@ -83,7 +84,7 @@ class _Run:
         self._folder = TemporaryFolder()
         weakref.finalize(self, isolated._dropped.append, self.number)
         self.path = str(self._folder.path / "model.onnx")
-        ir.save(model, self.path, external=True)  # weights are mapped, not copied, there
+        ir.lend(model, Path(self.path))  # weights are mapped, not copied, there
         self._load()
 
     def _load(self) -> None:
@@ -123,7 +124,7 @@ def _forget_all() -> None:
 
 def _load(executor: Executor, number: int, path: str, outputs: list[str] | None, dropped: list[int]) -> None:
     _forget(dropped)
-    loaded_runs[number] = executor.prepare(ir.load(path), outputs)
+    loaded_runs[number] = executor.prepare(ir.borrow(Path(path)), outputs)
     heap.collect()
 
 
