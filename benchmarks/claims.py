@@ -1,8 +1,9 @@
 """Measures again what a JSON report claims of a written model, in a process that shares no code with lwgraph.
 
-    python benchmarks/claims.py INPUT RESULT REPORT.json DATA.npz
+    python benchmarks/claims.py INPUT RESULT REPORT.json DATA
 
-DATA.npz has samples that the run did not see: an array (n, ...) for each input, and "labels" (n,) where there are any.
+DATA has samples that the run did not see: an .npz with an array (n, ...) for each input, and "labels" (n,) where there
+are any; or a folder with an .npz (1, ...) for each sample, as these may differ in size.
 Prints one JSON object: {claim: {"told": ..., "found": ..., "holds": true, false, or null where it cannot be said}}.
 Only ONNX Runtime, onnx and NumPy are used.
 """
@@ -87,11 +88,39 @@ def integer_layers(path: Path) -> int:
     return found
 
 
-def outputs(path: Path, samples: dict[str, Floats], count: int) -> list[Floats]:
-    """The first output of each sample; batches of one."""
+def loaded(data: Path) -> tuple[list[dict[str, Floats]], Any]:
+    """Samples as batches of one, and their labels."""
+    found: list[dict[str, Floats]] = []
+    labels = None
+    for path in sorted(data.glob("*.npz")) if data.is_dir() else [data]:
+        with np.load(path) as arrays:
+            inputs = {name: arrays[name] for name in arrays.files if name != "labels"}
+            labels = arrays["labels"] if "labels" in arrays.files else None
+        count = 1 if data.is_dir() else len(next(iter(inputs.values())))
+        found += [inputs] if data.is_dir() else [{k: v[i : i + 1] for k, v in inputs.items()} for i in range(count)]
+    return found, labels
+
+
+def outputs(path: Path, samples: list[dict[str, Floats]]) -> list[Floats]:
+    """The first output of each sample."""
     run = session(path)
     name = run.get_outputs()[0].name
-    return [np.asarray(run.run([name], {k: v[i : i + 1] for k, v in samples.items()})[0]) for i in range(count)]
+    return [np.asarray(run.run([name], sample)[0]) for sample in samples]
+
+
+def read(leading: npt.NDArray[np.int64], blank: int) -> list[int]:
+    """Symbols without repetitions and blanks."""
+    return [int(s) for i, s in enumerate(leading) if s != blank and (i == 0 or s != leading[i - 1])]
+
+
+def edits(a: list[int], b: list[int]) -> int:
+    """Symbols to insert, drop or replace to make one text of the other."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        before, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (x != y))
+    return row[-1]
 
 
 def losses(name: str, before: list[Floats], after: list[Floats], labels: Any) -> Floats | None:
@@ -107,6 +136,11 @@ def losses(name: str, before: list[Floats], after: list[Floats], labels: Any) ->
     if name == "cosine":
         unit = [[y.ravel() / max(float(np.linalg.norm(y)), 1e-12) for y in pair] for pair in pairs]
         return np.array([1 - float(a @ b) for a, b in unit])
+    if name == "symbols":
+        leading = [[y.reshape(-1, y.shape[-1]).argmax(-1) for y in pair] for pair in pairs]
+        blank = int(np.bincount(np.concatenate([theirs for theirs, _ in leading])).argmax())  # what is read most often
+        texts = [[read(each, blank) for each in pair] for pair in leading]
+        return np.array([edits(a, b) / max(len(a), len(b), 1) for a, b in texts])
     if name == "psnr" and labels is None:  # against the original; the peak is the range of its outputs
         peak = max(float(a.max()) for a in before) - min(float(a.min()) for a in before)
         errors = [float(np.square(a.astype(np.float64) - b).mean()) for a, b in pairs]
@@ -122,7 +156,7 @@ def loss(score: dict[str, Any], before: list[Floats], after: list[Floats], label
         error = sum(float(np.square(a.astype(np.float64) - b).sum()) for a, b in zip(before, after, strict=True))
         found = HIGHEST_DB - min(HIGHEST_DB, 10 * math.log10(signal / error) if error else HIGHEST_DB)
         return claim(bound, found, None if bound is None else found <= bound + 0.5)
-    if name == "variance":
+    if name == "variance" and len({y.shape for y in before}) == 1:
         middle = np.mean(before, axis=0, dtype=np.float64)
         error = sum(float(np.square(a.astype(np.float64) - b).sum()) for a, b in zip(before, after, strict=True))
         found = error / sum(float(np.square(a - middle).sum()) for a in before)
@@ -168,13 +202,10 @@ def check(source: Path, result: Path, report: dict[str, Any], data: Path) -> dic
     for words, stage, path in (("input", first, source), ("result", last, result)):
         for what, measured in (("bytes", size(path)), ("nodes", nodes(path))):
             claims[f"{what} of the {words}"] = claim(stage["facts"][what], measured, stage["facts"][what] == measured)
-    with np.load(data) as arrays:
-        samples = {name: arrays[name] for name in arrays.files if name != "labels"}
-        labels = arrays["labels"] if "labels" in arrays.files else None
-    count = len(next(iter(samples.values())))
+    samples, labels = loaded(data)
     if report.get("score"):
-        claims["loss"] = loss(report["score"], outputs(source, samples, count), outputs(result, samples, count), labels)
-    claims["speed"] = speed((source, result), {name: array[:1] for name, array in samples.items()}, last)
+        claims["loss"] = loss(report["score"], outputs(source, samples), outputs(result, samples), labels)
+    claims["speed"] = speed((source, result), samples[0], last)
     return claims
 
 

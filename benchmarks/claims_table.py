@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 
 from benchmarks import tables, zoo
 from benchmarks.optimize import CALL
+from benchmarks.peers.run import write_feeds
 from benchmarks.run import commit
 from benchmarks.zoo import Case, cache
 from lwgraph.optimizer.request import parse_seconds
@@ -25,24 +27,22 @@ LATE, GRACE = 2.0, 600.0  # times the budget, and seconds more, after which a pr
 
 
 def samples(case: Case, folder: Path) -> tuple[list[str], Path]:
-    """The options that give lwgraph its data, and the file of what it does not see."""
+    """The options that give lwgraph its data, and the file or folder of what it does not see."""
     module = sys.modules[f"benchmarks.zoo.{case.name}"]
     feeds = case.calibration()
-    names = list(feeds[0])
-    fitted = {name: np.concatenate([feed[name] for feed in feeds]) for name in names}
-    rest, options = folder / "rest.npz", ["--data", str(folder / "data.npz")]
+    for old in (folder / "data", folder / "rest"):
+        shutil.rmtree(old, ignore_errors=True)
     if hasattr(module, "evaluation") and "labels" in (judged := module.evaluation()):
         order = np.random.default_rng(0).permutation(len(judged["labels"]))[: 2 * MOST]
-        halves = np.array_split(order, 2)
+        halves, rest = np.array_split(order, 2), folder / "rest.npz"
         np.savez(folder / "eval.npz", **{name: array[halves[0]] for name, array in judged.items()})
         np.savez(rest, **{name: array[halves[1]] for name, array in judged.items()})
-        options += ["--eval-data", str(folder / "eval.npz")]
-    else:
-        held = max(1, round(HELD * len(feeds)))
-        np.savez(rest, **{name: array[-held:] for name, array in fitted.items()})
-        fitted = {name: array[:-held] for name, array in fitted.items()}
-    np.savez(folder / "data.npz", **fitted)
-    return options, rest
+        write_feeds(feeds, folder / "data")
+        return ["--data", str(folder / "data"), "--eval-data", str(folder / "eval.npz")], rest
+    held = max(1, round(HELD * len(feeds)))
+    write_feeds(feeds[:-held], folder / "data")
+    write_feeds(feeds[-held:], folder / "rest")
+    return ["--data", str(folder / "data")], folder / "rest"
 
 
 def claims(case: Case, budget: str) -> dict[str, Any]:

@@ -259,7 +259,7 @@ class Candidates:
         be tested at the whole level until the first that is not kept (`lwgraph.measure.promise.count_kept`). Where
         already the first is not, nothing is resolved, and that one stands. Where the samples are so few that it would
         not be, whatever they say, see `_surest`. Where no samples were kept for the last look, the incumbent stays. Of
-        a plan that is known to break the promise the cleaned model takes the place, unless limits are to be kept.
+        a plan that is known to break the promise a slower one takes the place, unless limits are to be kept.
         """
         standing = self.incumbent.candidate
         if standing is None or self._for_accuracy or not last.own:
@@ -278,9 +278,27 @@ class Candidates:
             if made.candidate.key == standing.key or self._stand(made):
                 break
         # A promise that is known to be broken is not delivered, unless other promises ask for something to be.
-        if not self.request.limited and last.broken(self.incumbent.model):
-            self.incumbent = self._cleaned
-            self.moments.append(Moment(self.seconds(), "cleaned", self.moments[0].milliseconds, self.judge.base.value))
+        broken = self.incumbent.candidate
+        if broken is not None and not self.request.limited and last.broken(self.incumbent.model):
+            self._retreat(broken, last)
+
+    def _retreat(self, broken: Candidate, last: LastLook) -> None:
+        """Let a slower plan that loses no more on the samples of comparison, and is not known to break the promise,
+        stand in place of one that is; else the cleaned model. Looks go from fast to slow, and each is paid for."""
+        lost, taken = -(broken.judged or 0.0), self.amount(broken)
+        slower = [made for made in self._eligible(broken) if -(made.candidate.judged or 0.0) <= lost]
+        slower = [made for made in slower if self.amount(made.candidate) > taken]
+        for made in _spaced(sorted(slower, key=lambda made: self.amount(made.candidate)), LINKS - 1):
+            assert made.model is not None
+            last.tested += 1
+            if not last.broken(made.model) and self._stand(made):
+                said = (
+                    "the plan chosen first is known to lose more than the promise allows: a slower one took its place"
+                )
+                self.told = f"{self.told}; {said}" if self.told else said
+                return
+        self.incumbent = self._cleaned
+        self.moments.append(Moment(self.seconds(), "cleaned", self.moments[0].milliseconds, self.judge.base.value))
 
     def _hopeless(self, made: Made, last: LastLook) -> bool:
         """Whether the last look's samples are far too few to show that the plan of least loss keeps the promise."""
@@ -316,8 +334,7 @@ class Candidates:
                 chain.append(made)
             if made.candidate.key == standing.key:
                 break
-        picks = sorted({round(i * (len(chain) - 1) / (LINKS - 1)) for i in range(LINKS)})
-        return [chain[i] for i in picks]
+        return _spaced(chain, LINKS)
 
     @property
     def _for_accuracy(self) -> bool:
@@ -411,6 +428,12 @@ class Candidates:
         plain = [made.candidate for made in self.good() if not made.candidate.coded]
         known = [self.amount(candidate) for candidate in plain if self.meets(candidate)]
         return DOUBT * min(known) if known and self.floor is not None else math.inf
+
+
+def _spaced(plans: Sequence[Made], most: int) -> list[Made]:
+    """At most so many of the plans, evenly spaced, the first and the last among them."""
+    picks = sorted({round(i * (len(plans) - 1) / (most - 1)) for i in range(most)}) if plans else []
+    return [plans[i] for i in picks]
 
 
 __all__ = ["CLOSE", "DOUBT", "Candidates", "Incumbent", "Made", "Moment"]

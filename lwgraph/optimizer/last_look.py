@@ -115,6 +115,7 @@ class LastLook:
 
     Attributes:
         reader: the samples, or None.
+        tested: plans of which one was chosen for what these samples said of it.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class LastLook:
         self._executor, self._seed, self._original = untimed(executor), seed, original
         self._plain = untimed(in_stated_types(executor))
         self.generated = [Batch(dict(feeds), _count(feeds)) for feeds in generated]
-        self.choosing, self.reader, self.confidence = choosing, reader, confidence
+        self.choosing, self.reader, self.confidence, self.tested = choosing, reader, confidence, 1
         self._known: WeakKeyDictionary[ir.Graph, tuple[Score, Evidence]] = WeakKeyDictionary()
         self._first: LastLook | None = None
         self._metric: Metric = choosing.metric
@@ -149,7 +150,7 @@ class LastLook:
             choosing: the judge that candidates were compared by there.
         """
         made = copy.copy(self)
-        made._executor, made.choosing, made._known = untimed(executor), choosing, WeakKeyDictionary()
+        made._executor, made.choosing, made._known, made.tested = untimed(executor), choosing, WeakKeyDictionary(), 1
         made._first = self._origin
         return made
 
@@ -237,7 +238,7 @@ class LastLook:
     def _verdict(self, found: Evidence) -> Verdict:
         if self.reason:
             return judges_nothing(self.reason, found.estimate, self.judged, self.confidence)
-        looks = 1 if self.own else max(1, self.choosing.looks)
+        looks = self.tested if self.own else max(1, self.choosing.looks)
         return judge(found, self.choosing.max_drop, confidence=self.confidence, looks=looks, unit=self._metric.unit)
 
     # ------------------------------------------------------------ dependence on the input
