@@ -159,10 +159,16 @@ def _kinds(inputs: Mapping[str, Input], model: ir.Model, given: Sequence[Feeds],
         yield "small values", False, scaled(3, 1e-3)
     if batched and None not in lead:
         many = _rows(given, batched, MANY)
-        for position, name in enumerate(floats):
-            if name in batched:
-                rng = np.random.default_rng((seed, 4, position))
-                many[name] = rng.standard_normal(many[name].shape).astype(many[name].dtype)
+        drawn = [name for name in inputs if name in batched and (name in floats or name in uses)]
+        for position, name in enumerate(drawn):  # rows of their own, not one rolled
+            rng = np.random.default_rng((seed, 4, position))
+            shape, kind = many[name].shape, many[name].dtype
+            if name in floats:
+                many[name] = rng.standard_normal(shape).astype(kind)
+            elif name in shown:
+                many[name] = rng.integers(0, 255, shape, endpoint=True).astype(kind)
+            else:
+                many[name] = integers(rng, shape, inputs[name].dtype, uses[name], "small", 0)
         yield _MANY, False, iter([many])
 
 

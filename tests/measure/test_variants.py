@@ -34,6 +34,18 @@ def test_rows_of_a_batch_differ() -> None:
     assert len(np.unique(rows.feeds["x"], axis=0)) == 3
 
 
+def test_many_rows_of_integers_are_no_copies_of_one() -> None:
+    """Pictures of bytes, tokens, and other integers: what only few of them show is seen in one of many."""
+    text = """g (uint8[N,3,8,8] p, int64[N,6] t, int32[N,4] i) => (float[N,3,8,8] a, float[N,6,2] b, int32[N,4] c)
+    <float[9,2] table = {1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4, 5, 6, 7, 8, 9}>
+    { a = Cast <to: int = 1> (p)  b = Gather (table, t)  c = Add (i, i) }"""
+    base = {"p": np.full((1, 3, 8, 8), 9, np.uint8), "t": np.ones((1, 6), np.int64), "i": np.ones((1, 4), np.int32)}
+    many = made(text, base)["a batch of 24"].feeds
+    for name, least in {"p": 24, "t": 20, "i": 20}.items():
+        assert many[name].dtype == base[name].dtype and len(np.unique(many[name], axis=0)) >= least, name
+    assert np.ptp(many["p"].astype(int)) > 200 and many["t"].min() >= 0 and many["t"].max() < 9
+
+
 def test_what_is_fixed_stays() -> None:
     found = made("g (float[2,4] x) => (float[2,4] y) { y = Relu (x) }", {"x": np.ones((2, 4), np.float32)})
     assert {each.feeds["x"].shape for each in found.values()} == {(2, 4)} and "a batch of 3" not in found
