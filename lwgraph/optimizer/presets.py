@@ -29,9 +29,11 @@ class Preset:
 
 DEFAULT = "balanced"
 PRESETS = {
-    "fast": Preset("as fast as two points of accuracy allow; searches for three minutes", "latency", 180.0, 2.0),
-    "balanced": Preset("as fast as one point of accuracy allows; searches for one minute"),
-    "small": Preset("as few bytes as one point of accuracy allows; searches for one minute", objective="bytes"),
+    "fast": Preset(
+        "as fast as two points of accuracy allow; searches for three minutes at most", "latency", 180.0, 2.0
+    ),
+    "balanced": Preset("as fast as one point of accuracy allows; searches for one minute at most"),
+    "small": Preset("as few bytes as one point of accuracy allows; searches for one minute at most", objective="bytes"),
     "lossless": Preset("exact and rounding passes only; searches nothing", "latency", 0.0, approximate=False),
 }
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import cast
 
 from lwgraph import ir
+from lwgraph.cache import Rows
 from lwgraph.executor import in_stated_types, untimed
 from lwgraph.layers.form import searched_forms
 from lwgraph.measure.distance import Loss
@@ -23,15 +24,18 @@ from lwgraph.plan.roles import Survey
 from lwgraph.plan.search import site_sensitivity
 from lwgraph.plan.search.front import Candidate
 from lwgraph.plan.search.integers import weigh_dynamic, weigh_integers, whole_network
-from lwgraph.plan.search.plan_search import SLOTS, Search, limit_prices, memory_of
+from lwgraph.plan.search.plan_search import SECONDS, SLOTS, Search, limit_prices, memory_of
 from lwgraph.plan.search.planner import BYTES, LATENCY, MACS, Planner, open_planner
 from lwgraph.plan.search.trials import Trials
 
 ORIGIN = "quantized"
+PASS = "seconds of a pass"  # the key of it beside the losses of trials
 SENSING_SECONDS = 20.0  # of running stitched models to measure sensitivities, about
 FEWEST = 3  # samples at least, where one layer after the other is looked at
 PRICED = 6  # options of a layer in one precision that are priced, about
 TIMED_SECONDS = 0.6  # of timing one of the first plans
+# Of trials, for each minute that they may take: passes over the data where these take less; and seconds in any case.
+TRIAL_PASSES, TRIAL_SECONDS = 4.0, 10.0
 WORTH = 0.02  # share of the time that layers must lose in integers for a look at the plan that leaves them in float
 
 
@@ -74,7 +78,7 @@ class Forms:
             loss,
             work.executor,
             seed=request.seed,
-            seconds=request.trials,
+            seconds=trial_seconds(request.trials, work.setting.data_pass, memory),
             memory=memory,
             objective=str(request.objective),
             base_ms=work.candidates.base_ms,
@@ -88,6 +92,23 @@ class Forms:
         if request.trials <= 0 or work.clock.budget is not None:  # else one look after the search does for both
             back_off(front, work.candidates, partial(work.making.searched, search))
         return replace(work, search=search)
+
+
+def trial_seconds(asked: float, unit: DataPass | None, memory: Rows) -> float:
+    """Seconds that trials may take: of a fast network, on which everything else takes less, less than is allowed.
+
+    Args:
+        asked: what is allowed.
+        unit: a pass over the data; None: not known.
+        memory: of the trials; a second run with it ends where the first one did, however long its own passes take.
+    """
+    if unit is None:
+        return asked
+    known = memory.get(PASS)
+    if known is None:
+        known = unit.seconds
+        memory.put(PASS, known)
+    return min(asked, max(TRIAL_PASSES * float(known), TRIAL_SECONDS) * asked / SECONDS)
 
 
 @dataclass(frozen=True)
@@ -204,4 +225,4 @@ def whole_in_integers(planner: Planner, survey: Survey | None, way: str = "") ->
     return [*found, Whole(candidate(planner.planned(Precision((str(quantizer().judged()),)))), True)]
 
 
-__all__ = ["ORIGIN", "WORTH", "Forms", "Whole", "whole_in_integers"]
+__all__ = ["ORIGIN", "WORTH", "Forms", "Whole", "trial_seconds", "whole_in_integers"]

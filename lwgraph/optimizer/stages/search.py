@@ -25,7 +25,8 @@ class PlanSearch:
 
     def cost(self, work: Work, unit: DataPass) -> Cost:
         """The time for trials, of which half is left at the end where nothing better is found for long; three looks."""
-        return Cost(seconds=min(work.request.trials / 2, TRIED * work.clock.left)) + work.look_cost(unit) * LOOKED
+        allowed = work.request.trials if work.search is None else work.search.seconds
+        return Cost(seconds=min(allowed / 2, TRIED * work.clock.left)) + work.look_cost(unit) * LOOKED
 
     def run(self, work: Work) -> Work:
         """Run trial plans, then look at those of the front that may be the best."""

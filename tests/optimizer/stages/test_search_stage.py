@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from lwgraph.alarm import OutOfTime
+from lwgraph.cache import Rows
+from lwgraph.optimizer.data_pass import DataPass
 from lwgraph.optimizer.stages import PlanSearch, search
+from lwgraph.optimizer.stages.forms import trial_seconds
 
 
 class Trials:
@@ -44,3 +47,14 @@ def test_under_a_budget_half_of_the_time_is_for_looks(
     else:
         assert PlanSearch().run(work) is work
     assert trials.spent == spent and looked == ["front"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds", "spent"), [(60.0, 20.0, 60.0), (60.0, 6.0, 24.0), (180.0, 6.0, 72.0), (60.0, 0.1, 10.0)]
+)
+def test_trials_of_a_fast_network_take_four_passes(asked: float, seconds: float, spent: float) -> None:
+    unit, memory = DataPass(0.0, 1, seconds), Rows(None, "the search is")
+    assert trial_seconds(asked, unit, memory) == pytest.approx(spent)
+    slower = DataPass(0.0, 1, 1.2 * seconds)  # a second run, on a busy machine
+    assert trial_seconds(asked, slower, memory) == pytest.approx(spent)
+    assert trial_seconds(asked, None, memory) == asked and trial_seconds(0.0, unit, memory) == 0.0
