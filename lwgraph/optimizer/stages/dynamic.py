@@ -14,7 +14,7 @@ from lwgraph.plan.choices import Precision
 from lwgraph.plan.roles import QuantizesDynamically
 from lwgraph.rewrite.base import Log
 
-SENSED_SECONDS, FEWEST = 20.0, 3  # of running one network for each layer, about; samples at least
+SENSED_SECONDS, FEWEST = 8.0, 3  # of running one network for each layer, about; samples at least
 SURE = 0.8  # of what may be lost is aimed at, as squared errors of layers do not add up exactly
 HALF = 0.5  # of the loss remains, where nothing says how much it is
 

@@ -30,7 +30,7 @@ from lwgraph.plan.search.trials import Trials
 
 ORIGIN = "quantized"
 PASS = "seconds of a pass"  # the key of it beside the losses of trials
-SENSING_SECONDS = 20.0  # of running stitched models to measure sensitivities, about
+SENSING_SECONDS = 8.0  # of running stitched models to measure sensitivities, about
 FEWEST = 3  # samples at least, where one layer after the other is looked at
 PRICED = 6  # options of a layer in one precision that are priced, about
 TIMED_SECONDS = 0.6  # of timing one of the first plans

@@ -12,7 +12,8 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.alarm import OutOfTime
-from lwgraph.executor import in_stated_types
+from lwgraph.calibrate.subsample import spread
+from lwgraph.executor import Feeds, in_stated_types
 from lwgraph.optimizer.back_off import STEP
 from lwgraph.optimizer.bracket import Bracket
 from lwgraph.optimizer.candidates import Candidates
@@ -35,6 +36,7 @@ FIXED, FIXED_IN_INTEGERS = 0.1, 0.35
 NOISE, TRUST = 0.05, 0.2  # relative errors, about: of measurements, and of what is assumed before any
 LOOKED = 3  # structures that are looked at, about
 PROBES = 2  # sizes of a group at which its loss is measured, about
+PROBED_ON = 16  # samples at most: they tell groups apart, and the looks tell what is lost
 LEAST = 1e-3  # share of what the whole takes that anything takes
 
 
@@ -54,7 +56,7 @@ class Structures:
         """The prices of the layers, what each group and block matters, and two or three looks."""
         groups = sum(not group.frozen for group in couple_channels(work.clean).groups)
         blocks = len(find_residuals(work.clean)[0])
-        runs = len(work.samples(work.float_ms)) * (PROBES * groups + BLOCK_RUNS * blocks)
+        runs = len(_probed_on(work)) * (PROBES * groups + BLOCK_RUNS * blocks)
         prices = PRICE_SECONDS * work.layers
         looks = work.look_cost(unit) * LOOKED
         return Cost(unit.runs(runs), prices + FIT_SECONDS * (PROBES * groups + blocks)) + looks
@@ -93,12 +95,16 @@ def _left_in(integers: Precision, times: Mapping[str, float], work: Work) -> flo
     return sum(min(ms, narrow.get(name, ms)) for name, ms in times.items()) / max(sum(times.values()), 1e-300)
 
 
+def _probed_on(work: Work) -> Sequence[Feeds]:
+    return spread(work.samples(work.float_ms), PROBED_ON)
+
+
 def _offers(work: Work) -> Sequence[Offer]:
     """What may go and what it costs in the types of the graph: the same for all targets of one optimization."""
     key, memory = ("offers", work.context.statistics, ir.fingerprint(work.clean)), work.context.memory
     if key not in memory:
         context = work.context.beside(executor=in_stated_types(work.executor))
-        memory[key] = find_offers(work.clean, context, work.samples(work.float_ms), work.float_ms)
+        memory[key] = find_offers(work.clean, context, _probed_on(work), work.float_ms)
     return cast("list[Offer]", memory[key])
 
 
