@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +14,9 @@ from benchmarks.generated import checks
 from benchmarks.generated.grow import network
 from benchmarks.generated.minimize import minimize
 from benchmarks.generated.run import Row, do, summary
+from lwgraph import ir, registry
 from lwgraph.contract import Contract
+from lwgraph.errors import ModelError
 from lwgraph.rewrite import RewritePass
 
 COUNT, AT_ONCE = 200, 10
@@ -23,14 +26,34 @@ RELU_SEED = 24  # of a network whose outputs depend on what its Relu takes away
 
 @pytest.mark.parametrize("first", range(0, COUNT, AT_ONCE))
 def test_clean_and_fuse_keep_what_they_promise(first: int) -> None:
-    tried = 0
+    left_out = 0
     for seed in range(first, first + AT_ONCE):
-        case = checks.case_of(network(seed, SMALL), most=4)
+        made = network(seed, SMALL)
+        case = checks.case_of(made, most=4)
         if case is not None:
-            tried += 1
             fault = checks.check(case, checks.DEFAULT).fault
             assert fault is None, f"seed {seed}: {fault}"
-    assert tried >= AT_ONCE - 2
+        elif made.proto.opset_import[0].version <= newest_opset():
+            left_out += 1
+    assert left_out <= 2
+
+
+@cache
+def newest_opset() -> int:
+    """The newest that ONNX Runtime loads."""
+
+    def loads(opset: int) -> bool:
+        value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+        after = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+        graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [value], [after])
+        opsets = [onnx.helper.make_opsetid("", opset)]
+        try:
+            registry.executor("ort").prepare(ir.load(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)))
+        except ModelError:
+            return False
+        return True
+
+    return max(filter(loads, range(7, onnx.defs.onnx_opset_version() + 1)))
 
 
 def test_approximate_passes_are_tried() -> None:

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from lwgraph import ir
+from lwgraph.errors import ModelError
 from tests.faults.both import both
 
 RNG = np.random.default_rng(0)
@@ -95,7 +96,12 @@ def test_the_mask_of_an_old_dropout(opset: int, kind: Any) -> None:
 @pytest.mark.parametrize("p", [1, 2])
 @pytest.mark.parametrize("opset", [7, 22])
 def test_a_norm_of_signed_values(p: int, opset: int) -> None:
-    assert (agree("LpNormalization", [np.zeros((1, 3), np.float32)], opset, p=p)["o0"] == 0).all()
+    try:
+        assert (agree("LpNormalization", [np.zeros((1, 3), np.float32)], opset, p=p)["o0"] == 0).all()
+    except ModelError as error:
+        if "Could not find an implementation" in str(error):
+            pytest.skip(f"this ONNX Runtime has no LpNormalization of opset {opset}")
+        raise
     agree("LpNormalization", [x(2, 4, 3)], opset, p=p, axis=1)
 
 

@@ -25,7 +25,8 @@ def model() -> ir.Model:
     x = onnx.helper.make_tensor_value_info("x", 1, ["n", 3])
     y = onnx.helper.make_tensor_value_info("y", 1, ["n", 3])
     nodes = [onnx.helper.make_node("Identity", ["x"], ["a"]), onnx.helper.make_node("Relu", ["a"], ["y"])]
-    return ir.load(onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [x], [y]), ir_version=8))
+    graph, opsets = onnx.helper.make_graph(nodes, "g", [x], [y]), [onnx.helper.make_opsetid("", 17)]
+    return ir.load(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8))
 
 
 def kinds(tmp_path):
