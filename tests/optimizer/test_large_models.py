@@ -22,7 +22,7 @@ from lwgraph.optimizer.timing import APART, time_models
 from lwgraph.tasks.isolated import Isolated
 from tests.layers.chain import FEEDS, ORT, chain
 from tests.passes.quantize.quantize_models import Net
-from tests.runtime.test_weights_in_files import LAYER, X, products
+from tests.runtime.products_in_files import LAYER, X, products
 
 
 class Counting:

@@ -17,8 +17,7 @@ ML = "ai.onnx.ml"
 PROBIT = 2e-3  # ONNX Runtime inverts the error function by a formula of two logarithms, whose error is this large
 
 
-def agree(node: NodeProto, feeds: dict[str, Array], kinds: dict[str, int], atol: float = 2e-5) -> None:
-    """Both executors give the same."""
+def of_one_node(node: NodeProto, feeds: dict[str, Array], kinds: dict[str, int]) -> ir.Model:
     graph = helper.make_graph(
         [node],
         "g",
@@ -26,7 +25,18 @@ def agree(node: NodeProto, feeds: dict[str, Array], kinds: dict[str, int], atol:
         [helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()],
     )
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid(ML, 1)]
-    model = ir.load(helper.make_model(graph, opset_imports=opsets, ir_version=8))
+    return ir.load(helper.make_model(graph, opset_imports=opsets, ir_version=8))
+
+
+def shares(node: NodeProto, kinds: dict[str, int]) -> bool:
+    """Whether the scores that ONNX Runtime gives are shares, as those of LOGISTIC are."""
+    scores = registry.executor("ort").prepare(of_one_node(node, rows(8.0), kinds))(rows(8.0))["y"]
+    return bool(((scores >= 0) & (scores <= 1)).all())
+
+
+def agree(node: NodeProto, feeds: dict[str, Array], kinds: dict[str, int], atol: float = 2e-5) -> None:
+    """Both executors give the same."""
+    model = of_one_node(node, feeds, kinds)
     ours, theirs = (registry.executor(name).prepare(model)(feeds) for name in ("reference", "ort"))
     for name in kinds:
         assert ours[name].shape == theirs[name].shape and ours[name].dtype == theirs[name].dtype
@@ -68,6 +78,8 @@ def test_linear_classifier(scores: int, labels: list[Any], post: str) -> None:
     node = helper.make_node("LinearClassifier", ["x"], ["label", "y"], domain=ML, **given)
     label = TensorProto.STRING if kind == "strings" else TensorProto.INT64
     kinds = {"label": label, "y": TensorProto.FLOAT}
+    if post == "LOGISTIC" and not shares(node, kinds):
+        pytest.skip("this ONNX Runtime leaves one score as it is")
     agree(node, rows(1.0), kinds, PROBIT) if post == "PROBIT" else agree(node, rows(8.0), kinds)
 
 

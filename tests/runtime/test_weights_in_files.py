@@ -16,23 +16,7 @@ from lwgraph.ir.saving import LARGE
 from lwgraph.runtime.ort import OrtExecutor
 from tests.passes.quantize.quantize_models import Net
 from tests.peaks import measured, peak
-
-WIDTH = 1024
-LAYER = 4 * WIDTH**2  # bytes
-X = {"x": np.random.default_rng(1).standard_normal((2, WIDTH)).astype(np.float32)}
-
-
-def products(folder: Path, layers: int = 2) -> Path:
-    """Products with weights of LAYER bytes each, in a file of their own."""
-    net = Net()
-    x = net.input("x", ["n", WIDTH])
-    for index in range(layers):
-        weight = np.full((WIDTH, WIDTH), 0.5 / WIDTH, np.float32)
-        weight[index % WIDTH] = 1e-3 * (index + 1)
-        x = net.op("MatMul", x, net.constant(weight))
-    path = folder / "products.onnx"
-    onnx.save(ir.to_proto(net.model(x)), path, save_as_external_data=True, location="weights", size_threshold=0)
-    return path
+from tests.runtime.products_in_files import LAYER, WIDTH, X, products
 
 
 def run(model: ir.Model) -> np.ndarray[Any, Any]:

@@ -56,7 +56,7 @@ class Structures:
         """The prices of the layers, what each group and block matters, and two or three looks."""
         groups = sum(not group.frozen for group in couple_channels(work.clean).groups)
         blocks = len(find_residuals(work.clean)[0])
-        runs = len(_probed_on(work)) * (PROBES * groups + BLOCK_RUNS * blocks)
+        runs = len(probed_on(work)) * (PROBES * groups + BLOCK_RUNS * blocks)
         prices = PRICE_SECONDS * work.layers
         looks = work.look_cost(unit) * LOOKED
         return Cost(unit.runs(runs), prices + FIT_SECONDS * (PROBES * groups + blocks)) + looks
@@ -69,7 +69,7 @@ class Structures:
             return work
         base, integers = work.candidates.base_ms, Precision((work.integers.way or spelling(),))
         ladders = [Ladder(work.candidates, Precision(), work.oracle.target, base)]
-        share = _left_in(integers, times, work) if len(work.precisions) > 1 else 1.0
+        share = left_in(integers, times, work) if len(work.precisions) > 1 else 1.0
         if share < FASTER:
             ladders.append(Ladder(work.candidates, integers, work.oracle.target, share * base))
         with failures.guard("structure: integers with dynamic grids"):
@@ -83,7 +83,7 @@ class Structures:
         return replace(work, trunk=work.making.trunk(chosen.plan))
 
 
-def _left_in(integers: Precision, times: Mapping[str, float], work: Work) -> float:
+def left_in(integers: Precision, times: Mapping[str, float], work: Work) -> float:
     """The share of the network's time that is left with all layers in integers: as the whole was timed, 1 where it
     loses too much; where it was not looked at, as its layers are priced, which takes many sessions."""
     known = work.candidates.known(Ladder(work.candidates, integers, work.oracle.target, 1.0).candidate(NOTHING))
@@ -95,7 +95,7 @@ def _left_in(integers: Precision, times: Mapping[str, float], work: Work) -> flo
     return sum(min(ms, narrow.get(name, ms)) for name, ms in times.items()) / max(sum(times.values()), 1e-300)
 
 
-def _probed_on(work: Work) -> Sequence[Feeds]:
+def probed_on(work: Work) -> Sequence[Feeds]:
     return spread(work.samples(work.float_ms), PROBED_ON)
 
 
@@ -104,7 +104,7 @@ def _offers(work: Work) -> Sequence[Offer]:
     key, memory = ("offers", work.context.statistics, ir.fingerprint(work.clean)), work.context.memory
     if key not in memory:
         context = work.context.beside(executor=in_stated_types(work.executor))
-        memory[key] = find_offers(work.clean, context, _probed_on(work), work.float_ms)
+        memory[key] = find_offers(work.clean, context, probed_on(work), work.float_ms)
     return cast("list[Offer]", memory[key])
 
 

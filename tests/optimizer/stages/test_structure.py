@@ -16,7 +16,7 @@ from lwgraph.optimizer.candidates import Candidates, Incumbent, Made
 from lwgraph.optimizer.making import Making
 from lwgraph.optimizer.racing import Raced
 from lwgraph.optimizer.request import Request
-from lwgraph.optimizer.stages.structure import PROBED_ON, Ladder, Line, _left_in, _probed_on, choose, fastest
+from lwgraph.optimizer.stages.structure import PROBED_ON, Ladder, Line, choose, fastest, left_in, probed_on
 from lwgraph.plan.plan import Plan, Precision, Width
 from lwgraph.plan.roles import BLOCKS, GROUPS, Removal
 from lwgraph.plan.search.front import Candidate
@@ -210,12 +210,12 @@ def test_layers_in_integers_are_priced_where_the_whole_was_not_timed(monkeypatch
     work = SimpleNamespace(candidates=candidates, oracle=SimpleNamespace(target="here"), context=context)
     work.clean = work.shapes = None
     integers, times = Precision(("quantize",)), {"a": 80.0, "b": 40.0}
-    assert _left_in(integers, times, work) == pytest.approx(80 / 120) and len(priced) == 1
+    assert left_in(integers, times, work) == pytest.approx(80 / 120) and len(priced) == 1
     Ladder(candidates, integers, "here", 100.0).look(NOTHING)
-    assert _left_in(integers, times, work) == pytest.approx(share) and len(priced) == 1
+    assert left_in(integers, times, work) == pytest.approx(share) and len(priced) == 1
 
 
 def test_a_few_samples_tell_groups_apart():
     for there, taken in ((8, 8), (40, PROBED_ON)):
         work = SimpleNamespace(samples=lambda ms, there=there: list(range(there)), float_ms=1.0)
-        assert len(_probed_on(work)) == taken
+        assert len(probed_on(work)) == taken

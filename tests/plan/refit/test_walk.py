@@ -141,7 +141,8 @@ def test_what_a_step_costs_does_not_grow_with_the_model(monkeypatch: pytest.Monk
         nodes = [helper.make_node("Relu", [f"v{i}"], [f"v{i + 1}"], name=f"n{i}") for i in range(layers)]
         shape = [TensorProto.FLOAT, ["n", 2]]
         ends = [[helper.make_tensor_value_info(name, *shape)] for name in ("v0", f"v{layers}")]
-        model = ir.load(helper.make_model(helper.make_graph(nodes, "chain", *ends), ir_version=9))
+        graph, opsets = helper.make_graph(nodes, "chain", *ends), [helper.make_opsetid("", 18)]
+        model = ir.load(helper.make_model(graph, opset_imports=opsets, ir_version=9))
         walk = Walk(model, [{"v0": np.ones((1, 2), np.float32)}], ORT, 1 << 20)
         looked.clear()
         for index in range(1, layers):
