@@ -28,6 +28,8 @@ from lwgraph.plan.search.front import Candidate
 from lwgraph.report import StageRun
 
 OVER = "its share of the time was over"
+FOLLOWED = {"structure": "forms"}  # stages, and those that go on from what they choose
+LEAST_TAKEN = 0.5  # of what a stage is predicted to take, what it takes at least, about
 FRONT_SECONDS = 3.0  # of timing the plans that can be picked, at most about
 TIMED_SHARE = 0.1  # of the budget that is kept for timing, at most
 TIMING_RUNS = 30  # of a model that the final timing takes at least, about
@@ -136,7 +138,7 @@ def _run_stage(setting: Setting, stage: Stage, work: Work) -> Work:
     """One stage; what fails in it, or its share of the time, ends only it."""
     clock, known, outcome = setting.clock, len(work.candidates.all()), "failed"
     before, unit, predicted = clock.spent, setting.data_pass, None
-    share = stage.share * clock.left
+    share = share_of(stage, work)
     try:
         with setting.failures.guard(stage.name), clock.limit(share):
             reason = stage.idle(work)
@@ -160,6 +162,20 @@ def _run_stage(setting: Setting, stage: Stage, work: Work) -> Work:
         passes = None if unit is None else spent / unit.seconds
         setting.told.stages.append(StageRun(stage.name, spent, looked, outcome, passes, predicted))
     return work
+
+
+def share_of(stage: Stage, work: Work) -> float:
+    """Seconds that a stage may take; all that are left where the stage that goes on from it could not end in the rest,
+    which would be lost for both."""
+    setting = work.setting
+    left, unit = setting.clock.left, setting.data_pass
+    share = stage.share * left
+    after = next((each for each in STAGES if each.name == FOLLOWED.get(stage.name)), None)
+    if after is not None and unit is not None and math.isfinite(left) and not setting.request.distill:
+        with setting.failures.guard(f"{after.name}: its predicted time"):
+            if left - share < LEAST_TAKEN * unit.total(after.cost(work, unit)) * unit.seconds:
+                return left
+    return share
 
 
 def _work(setting: Setting, incumbent: Incumbent, judge: Judge) -> Work:
@@ -199,4 +215,4 @@ def _work(setting: Setting, incumbent: Incumbent, judge: Judge) -> Work:
     return Work(setting, clean, shapes, context, oracle, here, float_ms, candidates, making, trunk)
 
 
-__all__ = ["Searched", "improve"]
+__all__ = ["Searched", "improve", "share_of"]

@@ -131,6 +131,7 @@ def test_losses_of_the_network_are_measured_once(monkeypatch: pytest.MonkeyPatch
             samples=lambda *_: [],
             executor=context.executor,
             setting=SimpleNamespace(pool=None),
+            integers=SimpleNamespace(hasty=False),
         )
         items = tuple(SimpleNamespace(name=name) for name in names)
         return work, SimpleNamespace(model=clean, context=context, items=items, weighed=dict)

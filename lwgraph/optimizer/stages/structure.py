@@ -25,7 +25,7 @@ from lwgraph.plan.precision import INT8, spelling
 from lwgraph.plan.price.devices import DeviceOracle
 from lwgraph.plan.search.front import Candidate
 from lwgraph.plan.search.items import FASTER
-from lwgraph.plan.search.structure import BLOCK_RUNS, NOTHING, Offer, Structure, find_offers, find_structures
+from lwgraph.plan.search.structure import BLOCK_RUNS, NOTHING, PROBED, Offer, Structure, find_offers, find_structures
 from lwgraph.views.coupling import couple_channels
 from lwgraph.views.residual import find_residuals
 
@@ -36,7 +36,9 @@ FIXED, FIXED_IN_INTEGERS = 0.1, 0.35
 NOISE, TRUST = 0.05, 0.2  # relative errors, about: of measurements, and of what is assumed before any
 LOOKED = 3  # structures that are looked at, about
 PROBES = 2  # sizes of a group at which its loss is measured, about
-PROBED_ON = 16  # samples at most: they tell groups apart, and the looks tell what is lost
+# Samples at most on which that is measured, and in haste, one size of each then: they tell groups apart, and the looks
+# tell what is lost.
+PROBED_ON, PROBED_IN_HASTE = 16, 8
 LEAST = 1e-3  # share of what the whole takes that anything takes
 
 
@@ -96,7 +98,7 @@ def left_in(integers: Precision, times: Mapping[str, float], work: Work) -> floa
 
 
 def probed_on(work: Work) -> Sequence[Feeds]:
-    return spread(work.samples(work.float_ms), PROBED_ON)
+    return spread(work.samples(work.float_ms), PROBED_IN_HASTE if work.integers.hasty else PROBED_ON)
 
 
 def _offers(work: Work) -> Sequence[Offer]:
@@ -104,7 +106,8 @@ def _offers(work: Work) -> Sequence[Offer]:
     key, memory = ("offers", work.context.statistics, ir.fingerprint(work.clean)), work.context.memory
     if key not in memory:
         context = work.context.beside(executor=in_stated_types(work.executor))
-        memory[key] = find_offers(work.clean, context, probed_on(work), work.float_ms)
+        twice = 0 if work.integers.hasty else PROBED
+        memory[key] = find_offers(work.clean, context, probed_on(work), work.float_ms, twice)
     return cast("list[Offer]", memory[key])
 
 

@@ -72,7 +72,9 @@ class Offer:
         return self.sizes[0].item
 
 
-def find_offers(model: ir.Model, context: Context, feeds: Sequence[Feeds], run_ms: float | None = None) -> list[Offer]:
+def find_offers(
+    model: ir.Model, context: Context, feeds: Sequence[Feeds], run_ms: float | None = None, probed: int = PROBED
+) -> list[Offer]:
     """What may go, with the losses measured at the outputs for some sizes and predicted for those between.
 
     Args:
@@ -80,6 +82,7 @@ def find_offers(model: ir.Model, context: Context, feeds: Sequence[Feeds], run_m
         context: statistics, `data` and the executor to compensate with; refusals are recorded in it.
         feeds: to measure losses on; the statistics should not have seen them.
         run_ms: of one run of the model, about; on slow networks blocks are judged on fewer samples, or not at all.
+        probed: groups of which two sizes are measured; of more, one of each.
     """
     offers = []
     for role in (GROUPS, BLOCKS):
@@ -96,7 +99,11 @@ def find_offers(model: ir.Model, context: Context, feeds: Sequence[Feeds], run_m
         with context.failures.guard(f"structure: {remover.name}"):
             for option in remover.options(model, context):
                 by_item.setdefault(option.item, []).append(option)
-            probes = [] if role == BLOCKS else [p for sizes in by_item.values() for p in _probes(sizes, len(by_item))]
+            probes = (
+                []
+                if role == BLOCKS
+                else [p for sizes in by_item.values() for p in _probes(sizes, len(by_item) <= probed)]
+            )
             for each in measure_sensitivity(model, remover, context, feeds, options=probes) if probes else []:
                 points.setdefault(each.removal.item, []).append((each.removal.width - each.removal.kept, each.loss))
         for item, sizes in by_item.items():
@@ -176,9 +183,9 @@ def _block_samples(model: ir.Model, run_ms: float | None) -> int | None:
     return affordable if affordable < MOST_SAMPLES else None
 
 
-def _probes(sizes: Sequence[Removal], items: int) -> list[Removal]:
-    """The sizes at which an item's effect is measured: about a quarter and a half of what may go."""
-    shares = (4, 2) if items <= PROBED else (3,)
+def _probes(sizes: Sequence[Removal], twice: bool) -> list[Removal]:
+    """The sizes at which an item's effect is measured: about a quarter and a half of what may go, or one between."""
+    shares = (4, 2) if twice else (3,)
     return [sizes[i] for i in sorted({(len(sizes) - 1) // share for share in shares})]
 
 
@@ -217,4 +224,4 @@ def _possible(model: ir.Model, structure: Structure) -> Structure:
     return Structure(Plan(groups=groups, blocks=plan.blocks), structure.share, structure.loss)
 
 
-__all__ = ["HOPELESS", "LEVELS", "NOTHING", "Offer", "Structure", "find_offers", "find_structures"]
+__all__ = ["HOPELESS", "LEVELS", "NOTHING", "PROBED", "Offer", "Structure", "find_offers", "find_structures"]

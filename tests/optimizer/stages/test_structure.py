@@ -16,7 +16,16 @@ from lwgraph.optimizer.candidates import Candidates, Incumbent, Made
 from lwgraph.optimizer.making import Making
 from lwgraph.optimizer.racing import Raced
 from lwgraph.optimizer.request import Request
-from lwgraph.optimizer.stages.structure import PROBED_ON, Ladder, Line, choose, fastest, left_in, probed_on
+from lwgraph.optimizer.stages.structure import (
+    PROBED_IN_HASTE,
+    PROBED_ON,
+    Ladder,
+    Line,
+    choose,
+    fastest,
+    left_in,
+    probed_on,
+)
 from lwgraph.plan.plan import Plan, Precision, Width
 from lwgraph.plan.roles import BLOCKS, GROUPS, Removal
 from lwgraph.plan.search.front import Candidate
@@ -216,6 +225,8 @@ def test_layers_in_integers_are_priced_where_the_whole_was_not_timed(monkeypatch
 
 
 def test_a_few_samples_tell_groups_apart():
-    for there, taken in ((8, 8), (40, PROBED_ON)):
-        work = SimpleNamespace(samples=lambda ms, there=there: list(range(there)), float_ms=1.0)
+    for there, hasty, taken in ((9, False, 9), (40, False, PROBED_ON), (40, True, PROBED_IN_HASTE)):
+        work = SimpleNamespace(
+            samples=lambda ms, there=there: list(range(there)), float_ms=1.0, integers=SimpleNamespace(hasty=hasty)
+        )
         assert len(probed_on(work)) == taken
