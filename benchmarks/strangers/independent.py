@@ -1,6 +1,6 @@
 """Compares a model with what became of it, in a process that shares no code with lwgraph.
 
-    python benchmarks/strangers/independent.py INPUT RESULT SAMPLES classes|embeddings|values
+    python benchmarks/strangers/independent.py INPUT RESULT SAMPLES classes|embeddings|values|rows|columns
 
 SAMPLES is a folder of .npz files, one feed each, that nothing saw before. Prints one JSON object: for every output how
 it differs, the loss of the first with its standard error, bytes, and the time as a ratio. Only ONNX Runtime and NumPy
@@ -22,6 +22,7 @@ import onnxruntime
 
 SECONDS = 6.0  # of timing
 ROUNDS = 16, 2000  # of timing, at least and at most
+SURE, SEEN, OVERLAP = 0.5, 0.25, 0.5  # scores of what is surely there and of what is seen; of two boxes of the same
 
 Array = npt.NDArray[Any]
 
@@ -61,8 +62,36 @@ def distance(before: list[Any], after: list[Any]) -> float:
     return float(np.linalg.norm(a - b) / max(float(np.linalg.norm(a)), 1e-30))
 
 
+def detected(kind: str, output: Array) -> tuple[Array, Array, Array]:
+    """Of each anchor: the box (n, 4) as middle and size, the best class's score (n,), and that class (n,).
+
+    "rows": (1, n, 5 + classes) of YOLOX before its decoding: the middle from the anchor's cell on and the logarithm of
+    the size, in cells; the score of a box beside those of classes. "columns": (1, 4 + classes, n) of YOLOv8.
+    """
+    if kind == "rows":
+        table = output.reshape(-1, output.shape[-1]).astype(np.float64)
+        boxes, scores = np.hstack([table[:, :2], np.exp(table[:, 2:4])]), table[:, 4:5] * table[:, 5:]
+    else:
+        table = output.reshape(output.shape[-2:]).T.astype(np.float64)
+        boxes, scores = table[:, :4], table[:, 4:]
+    return boxes, scores.max(1), scores.argmax(1)
+
+
+def undetected(kind: str, before: Array, after: Array) -> float:
+    """The share of what one of the two surely detects that the other does not see, anchor by anchor."""
+    (a, p, c), (b, q, d) = detected(kind, before), detected(kind, after)
+    low = np.maximum(a[:, :2] - a[:, 2:] / 2, b[:, :2] - b[:, 2:] / 2)
+    high = np.minimum(a[:, :2] + a[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2)
+    shared = np.clip(high - low, 0, None).prod(1)
+    whole = a[:, 2:].prod(1) + b[:, 2:].prod(1) - shared
+    same = (shared >= OVERLAP * whole) & (c == d) & (p >= SEEN) & (q >= SEEN)
+    sure = np.concatenate([p >= SURE, q >= SURE])
+    return float(1 - np.concatenate([same, same])[sure].mean()) if sure.any() else 0.0
+
+
 def losses(kind: str, before: list[Any], after: list[Any]) -> Array:
-    """What each sample lost of the first output: the share of classes, 1 less the cosine, or the share of variance."""
+    """What each sample lost of the first output: the share of classes, 1 less the cosine, what is not detected, or the
+    share of variance."""
     pairs = [(np.asarray(a), np.asarray(b)) for a, b in zip(before, after, strict=True)]
     if any(a.shape != b.shape for a, b in pairs):
         return np.ones(len(pairs))
@@ -70,6 +99,8 @@ def losses(kind: str, before: list[Any], after: list[Any]) -> Array:
         return np.array([float((a != b).mean()) for a, b in pairs])
     if kind == "classes" and pairs[0][0].shape[-1] > 1:
         return np.array([float((a.argmax(-1) != b.argmax(-1)).mean()) for a, b in pairs])
+    if kind in ("rows", "columns"):
+        return np.array([undetected(kind, a, b) for a, b in pairs])
     known = [(a[np.isfinite(a)].astype(np.float64), b[np.isfinite(a)].astype(np.float64)) for a, b in pairs]
     if kind == "embeddings":
         return np.array([1 - float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-30)) for a, b in known])

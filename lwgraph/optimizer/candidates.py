@@ -259,7 +259,8 @@ class Candidates:
         be tested at the whole level until the first that is not kept (`lwgraph.measure.promise.count_kept`). Where
         already the first is not, nothing is resolved, and that one stands. Where the samples are so few that it would
         not be, whatever they say, see `_surest`. Where no samples were kept for the last look, the incumbent stays. Of
-        a plan that is known to break the promise a slower one takes the place, unless limits are to be kept.
+        a plan that breaks the promise, for sure or by its estimate, a slower one takes the place, unless limits are to
+        be kept.
         """
         standing = self.incumbent.candidate
         if standing is None or self._for_accuracy or not last.own:
@@ -277,24 +278,25 @@ class Candidates:
         for made in picks:
             if made.candidate.key == standing.key or self._stand(made):
                 break
-        # A promise that is known to be broken is not delivered, unless other promises ask for something to be.
-        broken = self.incumbent.candidate
-        if broken is not None and not self.request.limited and last.broken(self.incumbent.model):
-            self._retreat(broken, last)
+        # What breaks its promise by all that is known is not delivered, unless other promises ask for something to be.
+        missing = self.incumbent.candidate
+        if missing is not None and not self.request.limited and last.misses(self.incumbent.model):
+            self._retreat(missing, last)
 
-    def _retreat(self, broken: Candidate, last: LastLook) -> None:
-        """Let a slower plan that loses no more on the samples of comparison, and is not known to break the promise,
-        stand in place of one that is; else the cleaned model. Looks go from fast to slow, and each is paid for."""
-        lost, taken = -(broken.judged or 0.0), self.amount(broken)
-        slower = [made for made in self._eligible(broken) if -(made.candidate.judged or 0.0) <= lost]
+    def _retreat(self, missing: Candidate, last: LastLook) -> None:
+        """Let a slower plan that loses no more on the samples of comparison, and that the last look finds to keep the
+        promise, stand in place of one that it does not; else the cleaned model.
+
+        Looks go from fast to slow, and each is paid for.
+        """
+        lost, taken = -(missing.judged or 0.0), self.amount(missing)
+        slower = [made for made in self._eligible(missing) if -(made.candidate.judged or 0.0) <= lost]
         slower = [made for made in slower if self.amount(made.candidate) > taken]
         for made in _spaced(sorted(slower, key=lambda made: self.amount(made.candidate)), LINKS - 1):
             assert made.model is not None
             last.tested += 1
-            if not last.broken(made.model) and self._stand(made):
-                said = (
-                    "the plan chosen first is known to lose more than the promise allows: a slower one took its place"
-                )
+            if not last.misses(made.model) and self._stand(made):
+                said = "by the last samples the plan chosen first loses too much: a slower one took its place"
                 self.told = f"{self.told}; {said}" if self.told else said
                 return
         self.incumbent = self._cleaned

@@ -23,6 +23,7 @@ from lwgraph.measure.neighbours import LEAST_NEIGHBOURS, neighbours
 from lwgraph.measure.promise import (
     BROKEN,
     CONFIDENCE,
+    KEPT,
     LEAST_SPREAD,
     Verdict,
     degenerate,
@@ -219,9 +220,10 @@ class LastLook:
             return None
         return self._verdict(self._known[model.graph][1])
 
-    def broken(self, model: ir.Model) -> bool:
-        """Whether a model is known to break the promise."""
-        return self._verdict(self.evidence(model)).verdict == BROKEN
+    def misses(self, model: ir.Model) -> bool:
+        """Whether a model is known to break the promise, or the estimate says so."""
+        found = self._verdict(self.evidence(model))
+        return found.verdict == BROKEN or (found.verdict != KEPT and found.estimate > self.choosing.max_drop)
 
     def verdict(self, model: ir.Model, same: bool) -> tuple[Score, Verdict]:
         """The score of a result, and whether the promise holds for it.
