@@ -34,6 +34,8 @@ def test_parts_are_found_and_leave_no_trace(name):
     assert summary(coupling) == [f"layer 0: feed-forward, {NEURONS} of them; heads, {heads}"]
     choice = {found["layer 0: heads"].number: np.array([1]), found["layer 0: feed-forward"].number: np.arange(0, 20, 3)}
     data, small = feeds(model), cut(model, choice)
+    if "operator" in name and not np.allclose(run(model, data)[0], run(model, data, "reference")[0], atol=1e-4):
+        pytest.skip("this ONNX Runtime computes the operator Attention wrong, such as 1.23.0 three axes")
     assert_same(run(small, data), run(with_zeros(model, choice), data))
     assert run(small, feeds(model, batch=3))[0].shape == (3, 5, 24)
     left = {words.split()[-1]: group.width for group, words in parts(couple_channels(small)).items()}
