@@ -29,7 +29,8 @@ from lwgraph.report import StageRun
 
 OVER = "its share of the time was over"
 FOLLOWED = {"structure": "forms"}  # stages, and those that go on from what they choose
-LEAST_TAKEN = 0.5  # of what a stage is predicted to take, what it takes at least, about
+LEAST_TAKEN = 1 / 3  # of what a stage is predicted to take, what it takes at least, about
+WHOLE = 0.9  # of the time that is left, what counts as all of it: the last look comes after
 FRONT_SECONDS = 3.0  # of timing the plans that can be picked, at most about
 TIMED_SHARE = 0.1  # of the budget that is kept for timing, at most
 TIMING_RUNS = 30  # of a model that the final timing takes at least, about
@@ -147,8 +148,9 @@ def _run_stage(setting: Setting, stage: Stage, work: Work) -> Work:
             if not reason and unit is not None:
                 with setting.failures.guard(f"{stage.name}: its predicted time"):
                     predicted = unit.total(stage.cost(work, unit))
-            work = work if reason else stage.run(work)
-            over = clock.spent - before > share  # it made do with what it had found
+            short = not reason and hopeless(stage, work)
+            work = work if reason or short else stage.run(work)
+            over = short or clock.spent - before > share  # it made do with what it had found
             outcome = f"nothing to do: {reason}" if reason else OVER if over else "done"
     except OutOfTime:
         outcome = OVER
@@ -165,17 +167,29 @@ def _run_stage(setting: Setting, stage: Stage, work: Work) -> Work:
 
 
 def share_of(stage: Stage, work: Work) -> float:
-    """Seconds that a stage may take; all that are left where the stage that goes on from it could not end in the rest,
-    which would be lost for both."""
-    setting = work.setting
-    left, unit = setting.clock.left, setting.data_pass
-    share = stage.share * left
+    """Seconds that a stage may take; nearly all that are left where the stage that goes on from it could not end in the
+    rest, which would be lost for both."""
+    clock = work.setting.clock
+    share = stage.share * clock.left
     after = next((each for each in STAGES if each.name == FOLLOWED.get(stage.name)), None)
-    if after is not None and unit is not None and math.isfinite(left) and not setting.request.distill:
-        with setting.failures.guard(f"{after.name}: its predicted time"):
-            if left - share < LEAST_TAKEN * unit.total(after.cost(work, unit)) * unit.seconds:
-                return left
-    return share
+    if after is None or work.setting.request.distill:
+        return share
+    return share if clock.left - share >= _least(after, work) else max(share, WHOLE * clock.left)
+
+
+def hopeless(stage: Stage, work: Work) -> bool:
+    """Whether already running networks would take a stage longer than there is time: it is not begun then."""
+    return stage.name in FOLLOWED.values() and work.setting.clock.left < _least(stage, work, runs_only=True)
+
+
+def _least(stage: Stage, work: Work, *, runs_only: bool = False) -> float:
+    """Seconds that a stage takes at least, about; 0 where that is not asked, as there is no budget, or not known."""
+    setting, unit = work.setting, work.setting.data_pass
+    if unit is not None and math.isfinite(setting.clock.left):
+        with setting.failures.guard(f"{stage.name}: its predicted time"):
+            cost = stage.cost(work, unit)
+            return LEAST_TAKEN * unit.seconds * (cost.passes if runs_only else unit.total(cost))
+    return 0.0
 
 
 def _work(setting: Setting, incumbent: Incumbent, judge: Judge) -> Work:
@@ -215,4 +229,4 @@ def _work(setting: Setting, incumbent: Incumbent, judge: Judge) -> Work:
     return Work(setting, clean, shapes, context, oracle, here, float_ms, candidates, making, trunk)
 
 
-__all__ = ["Searched", "improve", "share_of"]
+__all__ = ["Searched", "hopeless", "improve", "share_of"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -10,30 +11,44 @@ import pytest
 
 from lwgraph.optimizer import improve
 from lwgraph.optimizer.data_pass import Cost, DataPass
-from lwgraph.optimizer.improve import share_of
+from lwgraph.optimizer.improve import hopeless, share_of
 from lwgraph.optimizer.stages import PlanSearch
 from lwgraph.optimizer.stages.forms import Forms
 from lwgraph.optimizer.stages.structure import Structures
 
 
-@pytest.mark.parametrize(
-    ("stage", "left", "distill", "share"),
-    [
-        (Structures(), 300.0, False, 180.0),  # forms are predicted to take 200 s, so 100 at least
-        (Structures(), 200.0, False, 200.0),  # they could not end in the other 80
-        (Structures(), 200.0, True, 120.0),  # which training can
-        (PlanSearch(), 200.0, False, 160.0),
-    ],
-)
-def test_what_is_too_little_for_the_next_stage_is_not_kept_for_it(
-    monkeypatch: pytest.MonkeyPatch, stage: Any, left: float, distill: bool, share: float
-) -> None:
-    monkeypatch.setattr(Forms, "cost", lambda self, work, unit: Cost(4.0, 160.0))
+def work_with(left: float, distill: bool = False) -> Any:
     setting = SimpleNamespace(
         clock=SimpleNamespace(left=left),
         data_pass=DataPass(0.0, 1, 10.0),
         request=SimpleNamespace(distill=distill),
         failures=SimpleNamespace(guard=lambda what: nullcontext()),
     )
-    assert share_of(stage, SimpleNamespace(setting=setting)) == pytest.approx(share)  # type: ignore[arg-type]
+    return SimpleNamespace(setting=setting)
+
+
+@pytest.fixture(autouse=True)
+def _forms_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """12 passes of 10 s, and 180 s besides: at least 100 s, 40 of them for running networks."""
+    monkeypatch.setattr(Forms, "cost", lambda self, work, unit: Cost(12.0, 180.0))
+
+
+@pytest.mark.parametrize(
+    ("stage", "left", "distill", "share"),
+    [
+        (Structures(), 300.0, False, 180.0),
+        (Structures(), 200.0, False, 180.0),  # forms could not end in the other 80
+        (Structures(), 200.0, True, 120.0),  # which training can
+        (PlanSearch(), 200.0, False, 160.0),
+    ],
+)
+def test_what_is_too_little_for_the_next_stage_is_not_kept_for_it(
+    stage: Any, left: float, distill: bool, share: float
+) -> None:
+    assert share_of(stage, work_with(left, distill)) == pytest.approx(share)
     assert set(improve.FOLLOWED) | set(improve.FOLLOWED.values()) <= {each.name for each in improve.STAGES}
+
+
+def test_a_stage_that_cannot_end_is_not_begun() -> None:
+    assert hopeless(Forms(), work_with(39.0)) and not hopeless(Forms(), work_with(41.0))
+    assert not hopeless(Forms(), work_with(math.inf)) and not hopeless(Structures(), work_with(1.0))
