@@ -25,6 +25,7 @@ from lwgraph.optimizer.first_run import FirstRuns
 from lwgraph.rewrite import Context, Pipeline
 
 DEFAULT = "clean,fuse,clean"
+TIED = 1e-6  # of the largest value: two that differ by less are equal to rounding
 GROWTH = 1024  # bytes that fold-constants may add for each node that goes
 DATA = 6  # feeds to calibrate on
 EXACT = ("clean",)
@@ -262,7 +263,30 @@ def delicate(case: Case, index: int, after: onnx.ModelProto | None = None) -> bo
     base = case.outputs(False)[index]
     moved = [compare(base, each, Contract.ROUNDING) for each in _nearby(case, index, 1e-7)]
     other = compare(base, case.outputs(True)[index], Contract.ROUNDING)
-    return any(d.excess > 0.3 for each in moved for d in each.differences) or not other.ok
+    return any(d.excess > 0.3 for each in moved for d in each.differences) or not other.ok or tied(case, index)
+
+
+def tied(case: Case, index: int) -> bool:
+    """Whether the original's ArgMax or ArgMin chooses between values that are equal to rounding: saturated ones stay so
+    where inputs move, and a rewrite may round them apart."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(case.proto)
+    chosen = {node.input[0]: node for node in proto.graph.node if node.op_type in ("ArgMax", "ArgMin")}
+    known = {output.name for output in proto.graph.output}
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in chosen if name not in known)
+    try:
+        found = outputs(proto, [case.feeds[index]], False)[0]
+    except Exception:  # a value that cannot be an output
+        return False
+    for name, node in chosen.items():
+        axis = next((each.i for each in node.attribute if each.name == "axis"), 0)
+        value = np.asarray(found[name], np.float64)
+        if value.ndim and value.shape[axis] > 1 and value.size:
+            ordered = np.sort(value if node.op_type == "ArgMax" else -value, axis=axis)
+            gap = np.take(ordered, -1, axis) - np.take(ordered, -2, axis)
+            if (gap <= TIED * np.abs(value).max()).any():
+                return True
+    return False
 
 
 def fragile(case: Case, index: int) -> bool:

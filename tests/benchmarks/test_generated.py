@@ -112,6 +112,20 @@ def test_outputs_that_turn_over_by_a_rounding_say_nothing() -> None:
     assert not checks.delicate(checks.Case(proto, [{"x": x, "z": -x}], []), 0)
 
 
+@pytest.mark.parametrize(("middle", "tied"), [(1.0, True), (0.2, False)])
+def test_a_choice_between_equal_values_says_nothing(middle: float, tied: bool) -> None:
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Clip", ["x", "", "most"], ["c"]), onnx.helper.make_node("ArgMax", ["c"], ["y"])],
+        "saturated",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [3])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.INT64, [1])],
+        [onnx.numpy_helper.from_array(np.float32(1), "most")],
+    )
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    case = checks.Case(proto, [{"x": np.array([2.0, 0.0, 3 * middle], np.float32)}], [])
+    assert checks.tied(case, 0) == checks.delicate(case, 0) == tied
+
+
 @pytest.mark.parametrize(("op", "fragile"), [("Sqrt", True), ("Abs", False)])
 def test_approximations_are_not_held_to_where_a_nan_is(op: str, fragile: bool) -> None:
     node = onnx.helper.make_node
