@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -115,7 +116,8 @@ def max_roi_pool(spec: Spec) -> Function:
 def _cells(first: int, last: int, count: int, size: int) -> list[tuple[int, int]]:
     """The bounds of the cells along one axis, within it; they may overlap by one element."""
     each = np.float32(max(last - first + 1, 1)) / np.float32(count)
-    bounds = [(int(np.floor(k * each)) + first, int(np.ceil((k + 1) * each)) + first) for k in range(count)]
+    ends = np.arange(count + 1, dtype=np.float32) * each
+    bounds = [(int(np.floor(a)) + first, int(np.ceil(b)) + first) for a, b in pairwise(ends)]
     return [(min(max(a, 0), size), min(max(b, 0), size)) for a, b in bounds]
 
 
