@@ -79,6 +79,14 @@ class Untimed(Protocol):
         ...
 
 
+class ReadySooner(Protocol):
+    """Has a twin for models that run only once or twice, of whose outputs the shapes are wanted."""
+
+    def ready_sooner(self) -> Executor:
+        """One that does not bring weights into an order in which they are read faster."""
+        ...
+
+
 class AsWritten(Protocol):
     """Takes liberties that the graph does not state, and has a twin that takes none."""
 
@@ -218,6 +226,12 @@ def untimed(executor: Executor) -> Executor:
     return executor if able is None else able.untimed()
 
 
+def ready_sooner(executor: Executor) -> Executor:
+    """The executor for a single run, of which only the shapes are wanted."""
+    able = offered(executor, ReadySooner)
+    return executor if able is None else able.ready_sooner()
+
+
 def as_written(executor: Executor) -> Executor:
     """The executor for comparisons with another one: it computes what the graph says."""
     able = offered(executor, AsWritten)
@@ -263,6 +277,7 @@ __all__ = [
     "LargeWeights",
     "Precisions",
     "Profiles",
+    "ReadySooner",
     "Run",
     "Settings",
     "ShowsGraph",
@@ -275,6 +290,7 @@ __all__ = [
     "in_calling_thread",
     "in_stated_types",
     "offered",
+    "ready_sooner",
     "settings",
     "untimed",
     "watched",

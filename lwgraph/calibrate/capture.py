@@ -10,7 +10,7 @@ import numpy as np
 from lwgraph import ir
 from lwgraph.arrays import Array
 from lwgraph.errors import ModelError
-from lwgraph.executor import Executor, Feeds, untimed
+from lwgraph.executor import Executor, Feeds, ready_sooner, untimed
 
 ACTIVATION_BYTES = 256 << 20
 
@@ -41,7 +41,7 @@ def measured_shapes(
         out.dtype = ir.DataType.INT64
         graph.append(node)
         outputs[name] = out.name
-    found = executor.prepare(probe, list(outputs.values()))(feeds)
+    found = ready_sooner(executor).prepare(probe, list(outputs.values()))(feeds)
     return {name: tuple(int(d) for d in found[out]) for name, out in outputs.items()}
 
 

@@ -22,6 +22,7 @@ from lwgraph.ir.types import Attr, AttributeType, DataType, Function, Graph, Mod
 from lwgraph.ir.walk import graph_of, scopes
 from lwgraph.temporary import TemporaryFolder
 
+_DIGEST = "digest"  # key in a mapped tensor's meta
 _CHUNK = 1 << 22  # bytes read at once when external data is copied or hashed
 
 
@@ -316,11 +317,22 @@ def pieces(tensor: TensorProtocol) -> Iterator[bytes | memoryview]:
 
 
 def digest(tensor: TensorProtocol) -> bytes:
-    """SHA-256 of element type, shape and data; the same whether the data is inside or external."""
+    """SHA-256 of element type, shape and data; the same whether the data is inside or external.
+
+    Of data in a file it is remembered: nothing changes it unnoticed.
+    """
+    if isinstance(tensor, MappedTensor):
+        tensor.file.check()
+        if _DIGEST in tensor.meta:
+            known: bytes = tensor.meta[_DIGEST]
+            return known
     found = hashlib.sha256(f"{tensor.dtype.value}{[int(size) for size in tensor.shape.numpy()]}".encode())
     for piece in pieces(tensor):
         found.update(piece)
-    return found.digest()
+    made = found.digest()
+    if isinstance(tensor, MappedTensor):
+        tensor.meta[_DIGEST] = made
+    return made
 
 
 def write(tensor: TensorProtocol, file: BinaryIO) -> None:

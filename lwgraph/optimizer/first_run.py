@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lwgraph import ir
-from lwgraph.executor import Array, Executor, Feeds, FixesSizes, Run, as_written, offered, untimed
+from lwgraph.executor import Array, Executor, Feeds, FixesSizes, Run, as_written, offered, ready_sooner, untimed
 from lwgraph.optimizer.memory import weights
 from lwgraph.optimizer.sessions import Sessions
 from lwgraph.tasks.isolated import Isolated
@@ -57,6 +57,10 @@ class FirstRuns:
         """See `lwgraph.executor.FixesSizes`; an executor that gains nothing from them stays as it is."""
         able = offered(self.executor, FixesSizes)
         return self if able is None else dataclasses.replace(self, executor=able.at_sizes(sizes))
+
+    def ready_sooner(self) -> FirstRuns:
+        """See `lwgraph.executor.ready_sooner`; what is known to one is known to the other."""
+        return dataclasses.replace(self, executor=ready_sooner(self.executor))
 
     def as_written(self) -> FirstRuns:
         """See `lwgraph.executor.as_written`; what is known to one is known to the other."""

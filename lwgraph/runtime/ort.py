@@ -113,13 +113,19 @@ class OrtExecutor:
         By default ONNX Runtime rounds those to 8 bits, which the graph does not say: fast, and not to be compared with
         another executor.
         """
+        return self._with("session.qdq_matmulnbits_accuracy_level", "0")
 
+    def _with(self, key: str, value: str) -> OrtExecutor:
         def hook(options: onnxruntime.SessionOptions) -> None:
-            options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
+            options.add_session_config_entry(key, value)
             if self._hook is not None:
                 self._hook(options)
 
         return OrtExecutor(self.threads, self.level, hook)
+
+    def ready_sooner(self) -> OrtExecutor:
+        """A twin whose sessions pack no weights."""
+        return self._with("session.disable_prepacking", "1")
 
     def code(self, path: str) -> str:
         """Two lines of Python; see `lwgraph.executor.ToldAsCode`."""

@@ -56,7 +56,8 @@ class Integers:
         """Look at one plan; at up to two more where it is not good.
 
         With a budget, one with the simplest ranges of as many samples as there is time for comes first: it is there
-        before the pass has tried its ways to take them, and until it is there nothing else is worth the time.
+        before the pass has tried its ways to take them, and until it is there nothing else is worth the time. Where
+        all layers are products, one that needs no ranges comes before that.
         """
         base = work.candidates.base
         if not work.oracle.measures:  # the layers alone, as they are priced
@@ -75,6 +76,11 @@ class Integers:
         clock, found = work.clock, work.integers
         found.way = spelling()
         if clock.budget is not None:
+            if not any(site.kernel for site in find_sites(work.clean, work.shapes)):
+                with work.context.failures.guard("integers with dynamic grids"):
+                    whole = dynamic_precision(work)
+                    if whole is not None:
+                        look(whole.passes, whole.keep_float)
             ranged, began = max(FEWEST, int(1e3 * RANGED_SHARE * clock.left / max(work.float_ms, 1e-3))), clock.spent
             quick = proposed((spelling(quick=True),))
             good = work.candidates.look(quick, partial(work.making.stated, ranged=ranged))

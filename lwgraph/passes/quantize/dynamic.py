@@ -39,11 +39,21 @@ class Dynamic:
     timed: bool
     name: str
 
-    def run(self, model: ir.Model, context: Context, refuse: Callable[[ir.Graph], Mapping[str, str]]) -> int:
+    def run(
+        self,
+        model: ir.Model,
+        context: Context,
+        refuse: Callable[[ir.Graph], Mapping[str, str]],
+        *,
+        products: bool = True,
+    ) -> int:
         """Rewrite in place; the number of layers and tables.
 
         Args:
+            model: to be rewritten.
+            context: gets what is skipped.
             refuse: from a graph whose nodes are named, the names of those that stay in float -> why.
+            products: False leaves the products as they are, to find out which of them would be rewritten.
         """
         working, opset = ir.clone(model), model.graph.opset_imports.get("", 1)
         if opset < MINIMUM_OPSET:
@@ -63,7 +73,8 @@ class Dynamic:
             reasons |= late
         for place, why in reasons.items():
             context.skip(self.name, place, why)
-        quantize_products(working.graph, sites, opset, reduced=self.reduced, per_channel=self.per_channel)
+        if products:
+            quantize_products(working.graph, sites, opset, reduced=self.reduced, per_channel=self.per_channel)
         done = len(sites) + self._recurrent_and_tables(working, refused, context)
         if done:
             if opset != model.graph.opset_imports.get("", 1):

@@ -140,6 +140,16 @@ class Quantize(Pass):
         encode_weights(model, coded)
         return count
 
+    def gains(self, model: ir.Model, context: Context) -> bool:
+        """Whether a run with `activations=dynamic` would change `model`, which may be changed here.
+
+        What that would leave alone is skipped. The weights of products are not rounded, which takes longest.
+        """
+        if quantized_already(model) is not None:
+            return False
+        decode_weights(model)
+        return self._dynamic(model, context, products=False) > 0
+
     def _static(self, model: ir.Model, context: Context) -> int:
         assert context.data
         mixed = self.within(model, context, self.max_loss)
@@ -202,12 +212,12 @@ class Quantize(Pass):
             context.warn(f"{self.name} converted the model from opset {old}, which has no integers, to opset {new}")
         return mixed
 
-    def _dynamic(self, model: ir.Model, context: Context) -> int:
+    def _dynamic(self, model: ir.Model, context: Context, *, products: bool = True) -> int:
         target = self.resolved_target(context)
         if not target.name.startswith(ORT):
             raise self._no_kernels(target, "activations", self.activations)
         dynamic = Dynamic(target.reduced_range, target.per_channel, self.keep == "auto", self.name)
-        return dynamic.run(model, context, partial(self.refused, roles=target.roles))
+        return dynamic.run(model, context, partial(self.refused, roles=target.roles), products=products)
 
     def _dynamic_nodes(self, model: ir.Model, context: Context) -> dict[str, str]:
         """The names in `dynamic_nodes` of products that can do so -> why the static grids leave them alone."""

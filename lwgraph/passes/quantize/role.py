@@ -61,7 +61,7 @@ class PlanQuantizer:
         if not Quantize().rules(context.executor).name.startswith(ORT):
             return None
         tried = context.beside(log=Log())
-        if not Quantize(activations="dynamic").run(ir.clone(model), tried):
+        if not Quantize(activations="dynamic").gains(ir.clone(model), tried):
             return None
         left = {skip.place for skip in tried.skipped}
         return [node.name for node in model.graph if node.name and node.name in left]
