@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ import onnx
 import pytest
 
 from lwgraph import ir
+from lwgraph.calibrate.capture import measured_shapes
 from lwgraph.errors import ModelError
 from lwgraph.ir.saving import LARGE
+from lwgraph.ir.tensors import DataFile
+from lwgraph.optimizer.first_run import FirstRuns
 from lwgraph.runtime.ort import OrtExecutor
+from lwgraph.tasks.isolated import Isolated
 from tests.passes.quantize.quantize_models import Net
 from tests.peaks import measured, peak
 from tests.runtime.products_in_files import LAYER, WIDTH, X, products
@@ -62,6 +67,35 @@ def test_links_to_data_are_followed(tmp_path: Path) -> None:
     for name in ("products.onnx", "weights"):
         (tmp_path / "links" / name).symlink_to(tmp_path / "blobs" / name)
     np.testing.assert_array_equal(run(ir.load(tmp_path / "links" / "products.onnx")), wanted)
+
+
+def test_the_digest_of_a_weight_in_a_file_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, reads = ir.load(products(tmp_path)), list[int]()
+    chunks = DataFile.chunks
+    monkeypatch.setattr(DataFile, "chunks", lambda self, *place: reads.append(1) or chunks(self, *place))
+    wanted = ir.fingerprint(model)
+    count = len(reads)
+    assert count and ir.fingerprint(ir.clone(model)) == wanted and len(reads) == count
+    assert ir.fingerprint(ir.load(onnx.load(tmp_path / "products.onnx"))) == wanted
+    os.utime(tmp_path / "weights", (1, 1))
+    with pytest.raises(ModelError, match="was changed after the model was loaded"):
+        ir.fingerprint(model)
+
+
+def test_sessions_for_shapes_pack_no_weights(tmp_path: Path) -> None:
+    asked = list[str]()
+
+    def hook(options: Any) -> None:
+        with suppress(RuntimeError):  # it has no such entry
+            asked.append(options.get_session_config_entry("session.disable_prepacking"))
+
+    model, executor = ir.load(products(tmp_path)), OrtExecutor(session_options=hook)
+    executor.prepare(model)
+    assert not asked
+    shapes = measured_shapes(model, [str(model.graph.outputs[0].name)], X, executor)
+    assert list(shapes.values()) == [(2, WIDTH)] and asked == ["1"]
+    first = FirstRuns(executor, _isolated=Isolated(executor))
+    assert isinstance(first.ready_sooner(), FirstRuns) and first.ready_sooner()._known is first._known
 
 
 def test_types_that_cannot_be_lent_stay_in_their_file_too(tmp_path: Path) -> None:

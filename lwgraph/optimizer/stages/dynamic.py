@@ -37,6 +37,7 @@ def faster_so(work: Work) -> Precision | None:
         return None
     key = "integers with dynamic grids", ir.fingerprint(work.clean)
     if key not in work.context.memory:
+        work.context.memory[key] = None  # what fails is not tried again
         work.context.memory[key] = precision.dynamic_grids(work.clean, work.shapes, work.context)
     found = work.context.memory[key]
     return found if isinstance(found, Precision) else None

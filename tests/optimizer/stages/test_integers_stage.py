@@ -93,6 +93,21 @@ def test_products_are_tried_with_dynamic_grids_beside_static_ones(monkeypatch: p
     assert plans[-1][1] == ("p1",)
 
 
+@pytest.mark.parametrize(("gaining", "tried"), [(["p1"], True), (None, False), (ValueError("no time"), False)])
+def test_in_a_budget_a_plan_that_needs_no_ranges_comes_first(
+    gaining: Any, tried: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans, failures = looked_at(encoder(), gaining, monkeypatch, clock=Clock(1000.0))
+    ways = [text for text, _ in plans]
+    assert ways[:2] == [DYNAMIC, integers.spelling(quick=True)] if tried else DYNAMIC not in ways
+    assert len(failures.rows) == isinstance(gaining, Exception)  # told once
+
+
+def test_in_a_budget_convolutions_are_not_tried_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans, _ = looked_at(residual(), [], monkeypatch, clock=Clock(1000.0))
+    assert DYNAMIC not in [text for text, _ in plans]
+
+
 @pytest.mark.parametrize("case", ["nothing gains", "convolutions", "elsewhere"])
 def test_where_they_cannot_win_they_are_not_looked_at(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = residual() if case == "convolutions" else encoder()

@@ -13,10 +13,12 @@ from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.errors import DataError, UsageError
 from lwgraph.executor import ShowsGraph, offered
 from lwgraph.measure.work import count as count_work
+from lwgraph.passes.quantize import dynamic
 from lwgraph.passes.quantize.graph import dynamic_products
 from lwgraph.passes.quantize.placing import dynamic_times
 from lwgraph.passes.quantize.placing.already_quantized import quantized_already
 from lwgraph.passes.quantize.quantize import Quantize
+from lwgraph.plan.precision import quantizer
 from lwgraph.rewrite import Context, Pass
 from lwgraph.views.written import layers
 from tests.passes.quantize.quantize_models import Net
@@ -272,3 +274,15 @@ def test_tables_take_8_bits_beside_either() -> None:
         p.run(model, Context(executor=ORT, data=data))
         table_bytes = max(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
         assert table_bytes == bits * 400 * WIDTH
+
+
+@pytest.mark.parametrize("late", [{"q"}, set()])
+def test_what_gains_is_found_without_rounding_the_weights(late: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tried = projections().model("sum_out"), Context(executor=ORT, data=[feed()])
+    monkeypatch.setattr(dynamic, "slower", lambda *_, **__: dict.fromkeys(late, "no faster"))
+    copy = ir.clone(model)
+    Quantize(activations="dynamic").run(copy, tried)
+    monkeypatch.setattr(dynamic, "quantize_products", lambda *_, **__: pytest.fail("weights are rounded"))
+    found = quantizer().gaining(model, Context(executor=ORT, data=[feed()]))  # type: ignore[attr-defined]
+    assert found == sorted({skip.place for skip in tried.skipped}) == sorted(late)
+    assert quantizer().gaining(copy, Context(executor=ORT, data=[feed()])) is None  # type: ignore[attr-defined]
