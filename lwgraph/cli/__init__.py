@@ -125,6 +125,12 @@ def _run() -> None:
     except BrokenPipeError:  # the reader of our output left, as `head` does
         _drop_output()
         sys.exit(0)
+    except SystemError:  # NumPy's, which some of its releases end with where they are imported in a folder that is gone
+        try:
+            os.getcwd()
+        except FileNotFoundError as error:
+            _fail(f"the current folder cannot be used: {error.strerror}", 1)
+        raise
     except OSError as error:
         _drop_output()  # what is still in its buffer could not be written either
         gone = "the current folder" if isinstance(error, FileNotFoundError) else "standard output"
