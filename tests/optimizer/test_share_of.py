@@ -29,8 +29,8 @@ def work_with(left: float, distill: bool = False) -> Any:
 
 @pytest.fixture(autouse=True)
 def _forms_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """12 passes of 10 s, and 180 s besides: at least 100 s, 40 of them for running networks."""
-    monkeypatch.setattr(Forms, "cost", lambda self, work, unit: Cost(12.0, 180.0))
+    """8 passes of 10 s, and 120 s besides: at least 100 s, 40 of them for running networks."""
+    monkeypatch.setattr(Forms, "cost", lambda self, work, unit: Cost(8.0, 120.0))
 
 
 @pytest.mark.parametrize(
