@@ -134,7 +134,7 @@ class Trainer:
         self._module = student
         if self.world > 1:
             self._module = torch.nn.parallel.DistributedDataParallel(student)
-        self._optimizer = optimizers.make(settings.optimizer, self._parameters, 0.0, settings.decay)
+        self._optimizer: Any = optimizers.make(settings.optimizer, self._parameters, 0.0, settings.decay)
         self._best: StateDict = student.state()
         self._most = MOST_BATCH  # rows of a batch, at most
         self._targets: dict[int, Mapping[str, Tensor]] = {}  # the teacher's values on the held-out batches
@@ -165,7 +165,8 @@ class Trainer:
             self._feeder = self._feeds(progress.batch)
             looked = self._looked(started)
             progress.rate = settings.rate or self._highest_rate(first, looked, started)
-            self._optimizer = self._fresh(progress.rate, looked)
+            self._begin(progress.rate, looked)
+            del looked  # as much as the weights, or more
         count = self._checks(cost)
         steps = self._feeder.steps(progress.step)
         checks = math.floor(self._done(started) * count)
@@ -259,31 +260,33 @@ class Trainer:
         """The optimizer's state after LOOKS steps of length zero, fewer where the run's time is over. Without them the
         first steps, for which one gradient says how large all are, destroy what a fitted model has."""
         feeds = self._feeder.steps(0)
-        self._optimizer = self._fresh(0.0, None)
+        self._begin(0.0, {})
         for _ in range(LOOKS):
             if self._done(run_started) >= 1:
                 break
             self._step(list(next(feeds)))
-        return copy.deepcopy(self._optimizer.state_dict())
+        found: StateDict = self._optimizer.state_dict()
+        return found
 
-    def _fresh(self, rate: float, state: StateDict | None) -> Any:
-        """An optimizer in this state, which stays as it is."""
+    def _begin(self, rate: float, state: StateDict, *, trial: bool = False) -> None:
+        """Have a new optimizer, in this state where it is not empty; of a trial's, the state stays as it is."""
+        self._optimizer = None  # what the one before holds goes first
         optimizer = optimizers.make(self.settings.optimizer, self._parameters, rate, self.settings.decay)
-        if state is not None:
-            optimizer.load_state_dict(copy.deepcopy(state))
-        return optimizer
+        if state:
+            optimizer.load_state_dict(copy.deepcopy(state) if trial else state)
+        self._optimizer = optimizer
 
     def _highest_rate(self, first: float, looked: StateDict, run_started: float) -> float:
         """The highest of the optimizer's RATES at which a short run of its own, warm-up and decay included, leaves the
         held-out loss below HARMLESS times what it was; the lowest where none does, or where time is short: TRIALS_SHARE
         of the run. The weights stay as they were. Each trial takes TRIAL_SHARE of the run, at least TRIAL_STEPS."""
         settings = self.settings
-        start, began = self.student.state(), time.monotonic()
+        start, began = self._best, time.monotonic()  # nothing was trained so far
         steps = max(1, round(TRIAL_SHARE * settings.steps))
         rates = optimizers.RATES[settings.optimizer]
         for rate in rates[:-1]:
             self.progress.rate = rate
-            self._optimizer = self._fresh(rate, looked)
+            self._begin(rate, looked, trial=True)
             feeds, done, started = self._feeder.steps(0), 0, time.monotonic()
             share = 0.0
             while share < 1 or done < TRIAL_STEPS:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -460,3 +461,40 @@ def test_soap_gives_way_to_adam_where_its_state_does_not_fit(monkeypatch: pytest
 def test_what_cannot_be_trained_in_the_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match=r"training takes .* MB for weights and the state of \w+ alone, and 0 MB are"):
         trained(monkeypatch, 1000)
+
+
+@pytest.mark.parametrize(("options", "most"), [("steps=4", 2), ("steps=4,rate=0.001", 1)])
+def test_no_more_states_of_the_optimizer_are_held_than_are_counted(
+    options: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One, and while rates are tried the one that each trial begins with; each takes twice what the weights do."""
+    from lwgraph.passes.recover import training
+
+    known: list[weakref.ref[Any]] = []
+    seen: list[int] = []
+    step, make, weights = training.Trainer._step, training.optimizers.make, list[int]()
+
+    def alive() -> int:
+        return len({id(state) for ref in known if (state := ref()) is not None})
+
+    def noted(self: Any, *more: Any, **options: Any) -> float:
+        found = step(self, *more, **options)
+        states = [t for state in self._optimizer.state.values() for t in state.values() if t.numel() > 1]
+        known.extend(map(weakref.ref, states))
+        weights.append(len(self._parameters))
+        seen.append(alive())
+        return found
+
+    def made(*options: Any) -> Any:
+        seen.append(alive())
+        return make(*options)
+
+    monkeypatch.setattr(training.Trainer, "_step", noted)
+    monkeypatch.setattr(training.optimizers, "make", made)
+    monkeypatch.setattr(training, "TRIAL_STEPS", 2)
+    monkeypatch.setattr(training, "HARMLESS", 0.0)  # all rates are tried
+    teacher = convnet()
+    text = f"distill{{minutes=0,batch=16,precision=float32,optimizer=adam,{options}}}"
+    Pass.parse(text).run(damaged(teacher), context(teacher, inputs(96)))
+    assert max(seen) == 2 * most * weights[0]  # Adam's state is two arrays for each weight
+    assert seen[-1] == 2 * weights[0]
