@@ -64,10 +64,10 @@ def as_pass(form_class: type[Form]) -> type[Pass]:
             "name": form_class.name,
             "form_class": form_class,
             "__doc__": form_class.__doc__,
-            "__module__": form_class.__module__,
             "__qualname__": form_class.__qualname__,  # so that `module:MyForm` is its spelling
         },
     )
+    made.__module__ = form_class.__module__  # which Python 3.12 and later take from the caller in any case
     assert issubclass(made, Pass)
     return made
 

@@ -39,6 +39,9 @@ class Quantizer:
     def dynamic(self) -> Any:
         return self.played.dynamic()  # type: ignore[attr-defined]
 
+    def running(self, static: Any, nodes: Sequence[str]) -> Any:
+        return self.played.running(static, nodes)  # type: ignore[attr-defined]
+
     def gaining(self, model: ir.Model, context: Context) -> Any:
         if isinstance(self.found, Exception):
             raise self.found
