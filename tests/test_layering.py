@@ -78,6 +78,7 @@ FLOORS = (
         "toml",
         "objects",
         "arrays",
+        "flat",
         "faces",
         "progress",
         "heap",

@@ -16,6 +16,7 @@ from lwgraph import ir, registry
 from lwgraph.arrays import Array
 from lwgraph.calibrate.signature import Input, signature
 from lwgraph.errors import DataError, LwgraphError, UsageError, did_you_mean
+from lwgraph.flat import flat
 
 if TYPE_CHECKING:
     from lwgraph.executor import Executor, Run
@@ -115,7 +116,7 @@ def generate(
         except LwgraphError as error:
             problem = str(error)
             continue
-        if not nothing and any(np.asarray(value).size == 0 for value in outputs.values()):
+        if not nothing and any(value.size == 0 for value in flat(outputs).values()):
             problem = f"its outputs are empty for {_describe(sizes)}"
             continue
         if not _has_nan(outputs) and not _nan_in_pictures(run, inputs, sizes, uses, fill, seed):
@@ -149,7 +150,7 @@ def _elements(sizes: Mapping[str, tuple[int, ...]]) -> int:
 
 
 def _has_nan(outputs: Mapping[str, Array]) -> bool:
-    arrays = [np.asarray(value) for value in outputs.values()]
+    arrays = flat(outputs).values()
     return any(array.dtype.kind == "f" and bool(np.isnan(array).any()) for array in arrays)
 
 

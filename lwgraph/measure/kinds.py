@@ -16,7 +16,7 @@ from lwgraph.arrays import Array, Floats
 from lwgraph.calibrate.readers import Batch, Reader
 from lwgraph.errors import UsageError
 from lwgraph.executor import Run
-from lwgraph.measure.flat import flat
+from lwgraph.flat import flat
 from lwgraph.measure.layout import Layout, find_layout
 from lwgraph.measure.symbols import by_sample, find_blank
 

@@ -133,7 +133,7 @@ def _scored(layout: Layout, scores: Array, boxes: Array) -> Layout:
 
 def _final(name: str, value: Array, suppressed: bool) -> Layout | None:
     """Rows of box, score and class: (n, k, 6), (k, 6), or (k, 7) with the number of the sample first."""
-    if value.shape[-1] not in (6, 7) or value.ndim not in (2, 3):
+    if value.ndim not in (2, 3) or value.shape[-1] not in (6, 7):
         return None
     offset = value.shape[-1] - 6
     rows = value.reshape(-1, value.shape[-1])[:, offset:].astype(np.float64)

@@ -17,6 +17,7 @@ from lwgraph.calibrate.signature import Input, batched_inputs, signature
 from lwgraph.contract import Contract
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Feeds, Run
+from lwgraph.flat import flat
 from lwgraph.measure.compare import compare
 
 BATCH = 3  # rows of another batch
@@ -83,8 +84,7 @@ def _accepted(run: Run, feeds: Feeds) -> Mapping[str, Any] | None:
         results = run(feeds)
     except LwgraphError:
         return None
-    for value in results.values():
-        array = np.asarray(value)
+    for array in flat(results).values():
         if array.size == 0 or (array.dtype.kind == "f" and not np.isfinite(array).all()):
             return None
     return results

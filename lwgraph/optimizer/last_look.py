@@ -15,8 +15,8 @@ from lwgraph.arrays import Array, Index
 from lwgraph.calibrate import Reader, split
 from lwgraph.calibrate.readers import Batch
 from lwgraph.executor import Executor, Feeds, Run, in_stated_types, untimed
+from lwgraph.flat import flat
 from lwgraph.measure.evidence import Evidence
-from lwgraph.measure.flat import flat
 from lwgraph.measure.kinds import CLASSES, DETECTIONS, EMBEDDINGS
 from lwgraph.measure.metrics import Metric, Part, evidence, open_metric, sample_rows
 from lwgraph.measure.neighbours import LEAST_NEIGHBOURS, neighbours

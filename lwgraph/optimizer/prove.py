@@ -13,6 +13,7 @@ from lwgraph.contract import Contract
 from lwgraph.errors import CheckError, ModelError
 from lwgraph.executor import Executor, Feeds, Run, as_written
 from lwgraph.failures import say
+from lwgraph.flat import flat
 from lwgraph.ir.inference import inferred_types
 from lwgraph.measure import compare_runs
 from lwgraph.measure.tolerances import tolerance
@@ -30,8 +31,7 @@ def runs_soundly(model: ir.Model, executor: Executor, feeds: Sequence[Feeds]) ->
     """
     run, holes = executor.prepare(model), False
     for index, feed in enumerate(feeds):
-        for name, value in run(feed).items():
-            array = np.asarray(value)
+        for name, array in flat(run(feed)).items():
             if array.dtype.kind != "f" or not (missing := np.isnan(array)).any():
                 continue
             if missing.all():

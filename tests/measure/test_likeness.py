@@ -7,9 +7,9 @@ import pytest
 
 from lwgraph.calibrate import open_data
 from lwgraph.calibrate.signature import Input
+from lwgraph.flat import flat
 from lwgraph.measure import open_metric
 from lwgraph.measure.detections import Found, decode, likeness, overlap
-from lwgraph.measure.flat import flat
 from lwgraph.measure.kinds import OutputKind
 from lwgraph.measure.layout import Layout
 from lwgraph.measure.symbols import decode as decode_symbols

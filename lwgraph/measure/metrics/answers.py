@@ -50,7 +50,7 @@ class Top1(PerSample):
                     f"output '{name}' (0 to {value.shape[axis] - 1})"
                 )
             predicted = value.argmax(axis)
-        predicted = predicted[:count]
+        predicted = np.atleast_1d(predicted)[:count]
         if predicted.shape != labels.shape:
             if predicted.size != labels.size:
                 raise DataError(
@@ -86,7 +86,7 @@ class Agreement(PerSample):
                     )
                 shares.append(mean_per_sample(mine[name] == theirs, batch))
             one = len(shares) == 1 and not batch.whole
-            apart = _margins(outputs[name], batch, theirs[: batch.count]) if one else None
+            apart = _margins(outputs[name], batch, np.atleast_1d(theirs)[: batch.count]) if one else None
             yield Values(np.min(shares, axis=0), apart)
 
     def _classes(self, outputs: dict[str, Array]) -> dict[str, Array]:

@@ -12,7 +12,7 @@ import numpy as np
 from lwgraph.arrays import Array, Floats, Index
 from lwgraph.calibrate.store import Store
 from lwgraph.errors import DataError, UsageError, did_you_mean
-from lwgraph.measure.flat import flat
+from lwgraph.flat import flat
 from lwgraph.measure.kinds import CLASSES, METRIC_OF, OutputKind
 from lwgraph.measure.score import Score, Values, score_of
 

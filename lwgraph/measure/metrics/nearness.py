@@ -220,9 +220,10 @@ class Psnr(Nearness):
         for _, batch, outputs in self._outputs(run):
             name, value = next(iter(outputs.items()))
             assert batch.labels is not None
-            if value[: batch.count].shape != batch.labels.shape:
+            rows = np.atleast_1d(value)[: batch.count]
+            if rows.shape != batch.labels.shape:
                 raise DataError(f"output '{name}' has shape {list(value.shape)}, its labels {list(batch.labels.shape)}")
-            clipped = np.clip(value[: batch.count].astype(np.float64), 0, peak)
+            clipped = np.clip(rows.astype(np.float64), 0, peak)
             found.append(decibels(peak**2, mean_per_sample(np.square(clipped - batch.labels), batch)))
         return mean_score(np.concatenate(found), self._seed)
 

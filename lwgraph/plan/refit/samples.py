@@ -14,6 +14,7 @@ from lwgraph.calibrate.signature import batched_inputs, signature
 from lwgraph.contract import Contract
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds, Run
+from lwgraph.flat import flat
 from lwgraph.layers.site import Site
 from lwgraph.measure.compare import compare
 
@@ -70,7 +71,7 @@ class Remembering:
             if key in self._known:
                 return self._known[key][1]
             found = run(feed)
-            size = sum(np.asarray(value).nbytes for value in found.values())
+            size = sum(value.nbytes for value in flat(found).values())
             if self._bytes + size <= self.limit:
                 self._known[key] = feed, found
                 self._bytes += size

@@ -36,7 +36,7 @@ def matmul(spec: Spec) -> Function:
 
 @operator("Gemm")
 def gemm(spec: Spec) -> Function:
-    """Gemm-7, 9, 11, 13: alpha a b + beta c."""
+    """Gemm-7, 9, 11, 13: alpha a b + beta c; with beta 0, c is not looked at, as in BLAS, whatever it holds."""
     if spec.version < 7:
         raise Unsupported
     alpha, beta = spec.get("alpha", 1.0), spec.get("beta", 1.0)
@@ -49,6 +49,7 @@ def gemm(spec: Spec) -> Function:
             raise ValueError(f"matrices {list(a.shape)} and {list(b.shape)} must have two dimensions")
         a = a.T if left else a
         b = b.T if right else b
+        c = c if beta else None
         if alpha == 1:
             start = None if c is None else c if beta == 1 else c * c.dtype.type(beta)
             return kernels.matmul(a, b, start, precise=precise, threads=threads)
