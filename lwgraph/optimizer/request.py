@@ -381,8 +381,9 @@ def takes_request(function: Callable[..., Any]) -> Callable[..., Any]:
     ]
     parameters = sorted([*asked, *own], key=lambda p: p.kind)
     function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    lines = "\n".join(f"        {f.name}: {help_.text}" for f, _, help_ in options())
-    function.__doc__ = (function.__doc__ or "").replace("        **asked: ...", lines)
+    lines = "\n".join(f"    {f.name}: {help_.text}" for f, _, help_ in options())
+    # Python 3.13 and later take the indentation of a docstring away, earlier ones leave it.
+    function.__doc__ = inspect.cleandoc(function.__doc__ or "").replace("    **asked: ...", lines)
     return function
 
 

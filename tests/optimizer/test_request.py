@@ -155,7 +155,7 @@ def test_the_python_function_has_the_same_arguments() -> None:
         parameter = signature.parameters[f.name]
         assert parameter.kind is parameter.KEYWORD_ONLY and parameter.default == f.default
         assert parameter.annotation == kind
-        assert f"        {f.name}: {said.text}\n" in (lwgraph.optimize.__doc__ or "")
+        assert f"\n    {f.name}: {said.text}\n" in (lwgraph.optimize.__doc__ or "")
     assert signature.return_annotation == "Result" and "**asked" not in (lwgraph.optimize.__doc__ or "")
 
 
