@@ -55,12 +55,11 @@ def called(value: Any) -> str:
         )
 
     note = signature.return_annotation
-    return str(
-        signature.replace(
-            parameters=[plain(parameter) for parameter in signature.parameters.values()],
-            return_annotation=Written(note) if isinstance(note, str) else note,
-        )
+    whole = signature.replace(
+        parameters=[plain(parameter) for parameter in signature.parameters.values()],
+        return_annotation=Written(note) if isinstance(note, str) else note,
     )
+    return str(whole).replace("pathlib._local.", "pathlib.")  # where Python 3.13 has it
 
 
 def members(kind: type) -> Iterator[tuple[str, Any]]:
