@@ -279,19 +279,18 @@ class Candidates:
             if made.candidate.key == standing.key or self._stand(made):
                 break
         # What breaks its promise by all that is known is not delivered, unless other promises ask for something to be.
-        missing = self.incumbent.candidate
-        if missing is not None and not self.request.limited and last.misses(self.incumbent.model):
-            self._retreat(missing, last)
+        failed = self.incumbent.candidate
+        if failed is not None and not self.request.limited and last.misses(self.incumbent.model):
+            self._retreat(failed, last)
 
-    def _retreat(self, missing: Candidate, last: LastLook) -> None:
+    def _retreat(self, failed: Candidate, last: LastLook) -> None:
         """Let a slower plan that loses no more on the samples of comparison, and that the last look finds to keep the
         promise, stand in place of one that it does not; else the cleaned model.
 
         Looks go from fast to slow, and each is paid for.
         """
-        lost, taken = -(missing.judged or 0.0), self.amount(missing)
-        slower = [made for made in self._eligible(missing) if -(made.candidate.judged or 0.0) <= lost]
-        slower = [made for made in slower if self.amount(made.candidate) > taken]
+        no_worse = [made for made in self._eligible(failed) if (made.candidate.judged or 0.0) >= (failed.judged or 0.0)]
+        slower = [made for made in no_worse if self.amount(made.candidate) > self.amount(failed)]
         for made in _spaced(sorted(slower, key=lambda made: self.amount(made.candidate)), LINKS - 1):
             assert made.model is not None
             last.tested += 1
