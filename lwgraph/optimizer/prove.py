@@ -37,7 +37,7 @@ def runs_soundly(model: ir.Model, executor: Executor, feeds: Sequence[Feeds]) ->
             if missing.all():
                 raise ModelError(
                     f"output '{name}' of the input model is nothing but NaN on sample {index}; "
-                    "a model that computes that cannot be verified"
+                    "a model that computes that cannot be verified; give --data with inputs that it has an answer to"
                 )
             holes = True
     return holes
