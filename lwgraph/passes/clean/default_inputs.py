@@ -1,4 +1,4 @@
-"""default-inputs: drops optional inputs that hold what their absence means."""
+"""default-inputs: drops optional inputs that hold what their absence means, or that are not looked at."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lwgraph import ir
+from lwgraph.layers.emit import OPTIONAL_BIAS
 from lwgraph.rewrite import Context, Contract, Pass
 
 # operator -> its optional inputs whose absence means zero everywhere
@@ -16,7 +17,7 @@ _ZERO: dict[str, tuple[int, ...]] = {"GRU": (5,), "LSTM": (5, 6), "RNN": (5,), "
 
 @dataclass(frozen=True)
 class DropDefaultInputs(Pass):
-    """Drop initial states of LSTM, GRU and RNN, and values of Pad, where they are zero, their default."""
+    """Drop zero states of LSTM, GRU and RNN, zero values of Pad, and a Gemm's bias where its beta is 0."""
 
     name = "default-inputs"
     contract = Contract.EXACT
@@ -27,9 +28,7 @@ class DropDefaultInputs(Pass):
         count = 0
         for scope in ir.scopes(model):
             for node in ir.graph_of(scope):
-                if node.domain != "" or node.op_type not in _ZERO:
-                    continue
-                places = [p for p in _ZERO[node.op_type] if p < len(node.inputs) and _is_zero(node.inputs[p])]
+                places = _needless(node)
                 dropped = [value for p in places if (value := node.inputs[p]) is not None]
                 if not dropped:
                     continue
@@ -37,10 +36,22 @@ class DropDefaultInputs(Pass):
                     return count
                 for place in places:
                     node.replace_input_with(place, None)
+                if node.op_type == "Gemm":
+                    node.attributes.pop("beta")
                 ir.drop_trailing_inputs(node)
                 ir.sweep_values(dropped)
                 count += 1
         return count
+
+
+def _needless(node: ir.Node) -> list[int]:
+    """The optional inputs that change nothing, by position. With beta 0, a Gemm's bias may even be infinity or NaN."""
+    kind = ir.operator(node)
+    if kind == "Gemm":
+        beta = node.attributes.get("beta")
+        unused = beta is not None and not beta.is_ref() and beta.as_float() == 0 and ir.opset(node) >= OPTIONAL_BIAS
+        return [2] if unused and len(node.inputs) > 2 else []
+    return [p for p in _ZERO.get(kind, ()) if p < len(node.inputs) and _is_zero(node.inputs[p])]
 
 
 def _is_zero(value: ir.Value | None) -> bool:
