@@ -32,6 +32,24 @@ def attributes_of(node: onnx.NodeProto) -> dict[str, Any] | None:
     return found
 
 
+def _current(node: onnx.NodeProto, version: int) -> onnx.NodeProto:
+    """The node as newer opsets spell it, which is all that onnx's evaluator knows; the node itself where they agree."""
+    if node.domain not in ("", "ai.onnx"):
+        return node
+    found = onnx.NodeProto()
+    found.CopyFrom(node)
+    if node.op_type == "Scatter":  # ScatterElements since version 11
+        found.op_type = "ScatterElements"
+    elif node.op_type == "RoiAlign" and version < 16:
+        found.attribute.append(helper.make_attribute("coordinate_transformation_mode", "output_half_pixel"))
+    elif node.op_type == "GridSample" and version < 20:
+        mode = next((each for each in found.attribute if each.name == "mode"), None)
+        if mode is None:
+            mode = found.attribute.add(name="mode", type=onnx.AttributeProto.STRING, s=b"bilinear")
+        mode.s = {b"bilinear": b"linear", b"bicubic": b"cubic"}.get(mode.s, mode.s)
+    return node if found == node else found
+
+
 class _Ours:
     """One of our operators, as a node of onnx's evaluator."""
 
@@ -61,6 +79,10 @@ def evaluator_class(options: Options) -> type[ReferenceEvaluator]:
     class Evaluator(ReferenceEvaluator):
         def _load_impl(self, node: onnx.NodeProto, input_types: Any = None) -> Any:
             theirs = super()._load_impl
+            current = _current(node, self.opsets.get(node.domain, 1))
+            if current is not node:
+                made = theirs(current, input_types) if input_types is not None else theirs(current)
+                return lambda _, params: made(current, params)
             standard = node.domain in ("", "ai.onnx")
             if standard and (found := control_flow(node.op_type, self.opsets[node.domain])):
                 return found
@@ -105,10 +127,6 @@ class Delegates:
             Exception: onnx has no implementation of the operator; the text says so.
         """
         proto = ir.node_proto(node)
-        if proto.op_type == "Scatter" and proto.domain in ("", "ai.onnx"):
-            proto.op_type = "ScatterElements"  # Scatter has this name since version 11
-        if proto.op_type == "RoiAlign" and proto.domain in ("", "ai.onnx") and self._opsets[""] < 16:
-            proto.attribute.append(helper.make_attribute("coordinate_transformation_mode", "output_half_pixel"))
         graph = onnx.GraphProto(name="node", node=[proto])
         outer = _outer_names(proto)
         try:

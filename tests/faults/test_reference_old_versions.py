@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from lwgraph import ir
 from lwgraph.errors import ModelError
@@ -135,6 +135,70 @@ def test_regions_align_by_half_pixels_from_16_on(opset: int) -> None:
     )
 
 
+@pytest.mark.parametrize("where", ["graph", "body"])
+@pytest.mark.parametrize(
+    ("op", "inputs", "opset", "attributes"),
+    [
+        ("RoiAlign", [x(1, 2, 8, 8), np.float32([[0, 0, 5, 5]]), np.array([0])], 10, {"output_width": 2}),
+        ("Scatter", [x(2, 4), np.array([[1, -1], [0, 2]]), x(2, 2)], 9, {"axis": 1}),
+        ("GridSample", [x(1, 2, 5, 6), x(1, 3, 4, 2)], 16, {}),
+        ("GridSample", [x(1, 2, 5, 6), x(1, 3, 4, 2)], 16, {"mode": "bilinear", "padding_mode": "border"}),
+        ("GridSample", [x(1, 2, 5, 6), x(1, 3, 4, 2)], 18, {"mode": "bicubic", "align_corners": 1}),
+        ("GridSample", [x(1, 2, 5, 6), x(1, 3, 4, 2)], 16, {"mode": "nearest"}),
+        ("CumSum", [x(3, 4), np.array([-1])], 14, {"exclusive": 1}),
+        ("CumSum", [np.array([[1, 2], [3, 4]]), np.int32([1])], 11, {"exclusive": 1, "reverse": 1}),
+        ("CumSum", [x(3, 4), np.array(0)], 14, {"reverse": 1}),
+        (
+            "MaxUnpool",
+            [x(1, 1, 2, 2), np.array([[[[0, 7], [18, 24]]]]), np.array([1, 1, 5, 5])],
+            11,
+            {"strides": [2, 2]},
+        ),
+        ("MaxUnpool", [x(1, 1, 2, 2), np.array([[[[0, 2], [9, 15]]]])], 9, {"strides": [2, 2]}),
+    ],
+)
+def test_spellings_of_old_opsets(
+    op: str, inputs: list[Any], opset: int, attributes: dict[str, Any], where: str
+) -> None:
+    """Also in the body of an If, which onnx's evaluator runs."""
+    if op == "MaxUnpool":
+        attributes = {**attributes, "kernel_shape": [2, 2]}
+    if where == "graph":
+        agree(op, inputs, opset, **attributes)
+        return
+    tensors = [numpy_helper.from_array(value, f"i{k}") for k, value in enumerate(inputs)]
+    body = helper.make_graph(
+        [helper.make_node(op, [tensor.name for tensor in tensors], ["r"], **attributes)],
+        "body",
+        [],
+        [helper.make_tensor_value_info("r", kind_of(inputs[0]), [None] * inputs[0].ndim)],
+    )
+    graph = helper.make_graph(
+        [helper.make_node("If", ["yes"], ["y"], then_branch=body, else_branch=body)],
+        "g",
+        [helper.make_tensor_value_info("yes", TensorProto.BOOL, [])],
+        [helper.make_tensor_value_info("y", kind_of(inputs[0]), [None] * inputs[0].ndim)],
+        tensors,
+    )
+    both(
+        ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)),
+        {"yes": np.array(True)},
+    )
+
+
+def test_an_optional_tensor_is_the_tensor() -> None:
+    nodes = [
+        helper.make_node("Optional", ["x"], ["o"]),
+        helper.make_node("OptionalHasElement", ["o"], ["h"]),
+        helper.make_node("OptionalGetElement", ["o"], ["v"]),
+        helper.make_node("Where", ["h", "v", "x"], ["y"]),
+    ]
+    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", info[:1], info[1:])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    assert both(ir.load(made), {"x": np.float32([1, -2])})["y"].tolist() == [1, -2]
+
+
 def texts(*words: str) -> Any:
     return np.array(words, object)
 
@@ -149,6 +213,7 @@ def texts(*words: str) -> Any:
         ("LabelEncoder", np.float32([1, 2]), 2, {"keys_floats": [1.0], "values_int64s": [5]}, [5, -1]),
         ("CategoryMapper", texts("a", "z"), 1, {"cats_strings": ["a"], "cats_int64s": [4]}, [4, -1]),
         ("CategoryMapper", np.array([4, 9]), 1, {"cats_strings": ["a"], "cats_int64s": [4]}, ["a", "_Unused"]),
+        ("FeatureVectorizer", np.array([[1, 2]]), 1, {"inputdimensions": [2]}, [[1, 2]]),
         ("Scaler", np.array([[1, 2]]), 1, {"offset": [0.5], "scale": [2.0]}, [[1, 3]]),
         ("Normalizer", np.float32([[-4, 2], [0, 0]]), 1, {"norm": "MAX"}, [[-2, 1], [0, 0]]),
         ("Normalizer", np.float32([[-3, 1]]), 1, {"norm": "L1"}, [[-0.75, 0.25]]),

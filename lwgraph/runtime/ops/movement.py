@@ -14,6 +14,12 @@ def identity(spec: Spec) -> Function:
     return lambda x: x
 
 
+@operator("Optional")
+def optional(spec: Spec) -> Function:
+    """Optional-15: what it is given, or nothing."""
+    return lambda x=None: x
+
+
 @operator("Dropout")
 def dropout(spec: Spec) -> Function:
     """Dropout-7 and 10, which pass their input on; nothing of it is marked in the mask, in its own type before 10."""

@@ -94,6 +94,23 @@ def lp_normalization(spec: Spec) -> Function:
     return run
 
 
+@operator("CumSum")
+def cumulative_sum(spec: Spec) -> Function:
+    """CumSum-11, 14: along one axis, whose number runtimes also take as a vector of one element."""
+    exclusive, reverse = spec.get("exclusive", 0), spec.get("reverse", 0)
+
+    def run(x: Array, axis: Array) -> Array:
+        at = normalized(int(np.asarray(axis).reshape(-1)[0]), x.ndim)
+        source = np.flip(x, at) if reverse else x
+        y: Array = np.cumsum(source, at, dtype=x.dtype)
+        if exclusive:
+            y = np.roll(y, 1, at)
+            y[(slice(None),) * at + (slice(0, 1),)] = 0
+        return np.flip(y, at) if reverse else y
+
+    return run
+
+
 _REDUCTIONS: dict[str, Callable[..., Any]] = {
     "ReduceMean": np.mean,
     "ReduceSum": np.sum,

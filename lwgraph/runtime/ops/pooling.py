@@ -10,7 +10,16 @@ import numpy as np
 
 from lwgraph.arrays import Array
 from lwgraph.runtime import kernels
-from lwgraph.runtime.ops.base import Function, Spec, Unsupported, floating, operator, spatial_attributes, wider
+from lwgraph.runtime.ops.base import (
+    Function,
+    Spec,
+    Unsupported,
+    floating,
+    integers,
+    operator,
+    spatial_attributes,
+    wider,
+)
 
 _KINDS = {"MaxPool": "max", "AveragePool": "average", "LpPool": "norm"}
 
@@ -128,6 +137,28 @@ def _spatial(x: Array) -> Array:
 
 def _with_ones(y: Array, x: Array) -> Array:
     return y.astype(x.dtype, copy=False).reshape(*x.shape[:2], *[1] * (x.ndim - 2))
+
+
+@operator("MaxUnpool")
+def max_unpool(spec: Spec) -> Function:
+    """MaxUnpool-9, 11, 22: each value at its place in the whole output.
+
+    ONNX counts places in the size that kernel and strides say, runtimes in the size that is given. They are read as
+    ONNX does where that is possible, by onnx's own operator.
+    """
+    kernel = spec.get("kernel_shape")
+
+    def run(x: Array, places: Array, given: Array | None = None) -> Array:
+        rank = x.ndim - 2
+        strides, pads = spec.get("strides") or (1,) * rank, spec.get("pads") or (0,) * (2 * rank)
+        sizes = [(x.shape[k + 2] - 1) * strides[k] - pads[k] - pads[rank + k] + kernel[k] for k in range(rank)]
+        if given is not None and places.max(initial=0) < math.prod((*x.shape[:2], *sizes)):
+            raise Unsupported
+        y = np.zeros((*x.shape[:2], *sizes) if given is None else integers(given), x.dtype)
+        y.reshape(-1)[places.reshape(-1)] = x.reshape(-1)
+        return y
+
+    return run
 
 
 @operator("GlobalAveragePool")

@@ -76,6 +76,21 @@ def scaler(spec: Spec) -> Function:
     return lambda x: (x.astype(np.float32) - offset) * scale
 
 
+@operator("ai.onnx.ml::FeatureVectorizer")
+def feature_vectorizer(spec: Spec) -> Function:
+    """FeatureVectorizer-1: columns side by side in float32, each input cut or filled with zeros to its stated width."""
+    widths = spec.get("inputdimensions") or ()
+
+    def run(*inputs: Array) -> Array:
+        parts = []
+        for x, width in zip(inputs, widths, strict=True):
+            part = x.reshape(len(x), -1)[:, :width].astype(np.float32)
+            parts.append(np.pad(part, ((0, 0), (0, width - part.shape[1]))))
+        return np.concatenate(parts, axis=1)
+
+    return run
+
+
 @operator("ai.onnx.ml::Normalizer")
 def normalizer(spec: Spec) -> Function:
     """Normalizer-1: each row by its highest value, the sum of absolute values, or its length."""
