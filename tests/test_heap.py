@@ -17,7 +17,6 @@ from lwgraph.check import verify
 from lwgraph.contract import Contract
 from lwgraph.executor import Feeds
 from lwgraph.ir.inference import inferred_types
-from lwgraph.optimizer.memory import resident
 from lwgraph.optimizer.prove import same_in_both, same_outputs
 from lwgraph.tasks import isolated
 from tests.layers.chain import FEEDS, ORT, chain
@@ -27,12 +26,32 @@ from tests.runtime.models import model
 @pytest.mark.skipif(heap._malloc_trim() is None, reason="the C library keeps what is freed")
 def test_what_was_freed_goes_back_to_the_system() -> None:
     """Pieces below the size from which the allocator maps them, under one that stays."""
+    heap.collect()
     pieces = [np.ones(8 << 10) for _ in range(2000)]
     kept = pieces[-1]
-    before = resident()
+    before = heap.resident()
     del pieces
     heap.trim()
-    assert before - resident() > 64 << 20 and kept.any()
+    assert before - heap.resident() > 64 << 20 and kept.any()
+
+
+def test_free_pages_are_looked_for_only_where_the_process_has_grown(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, size = list[int](), 100 << 20
+    monkeypatch.setattr(heap, "_malloc_trim", lambda: looks.append)
+    monkeypatch.setattr(heap, "resident", lambda: size)
+    heap.collect()
+    assert len(looks) == 1
+    for size, wanted in ((100, 1), (163, 1), (164, 2), (170, 2), (60, 2), (123, 2), (124, 3)):
+        size <<= 20
+        heap.trim()
+        assert len(looks) == wanted
+
+
+def test_resident_counts_what_this_process_took() -> None:
+    """An array of more than 32 MiB is always a mapping of its own, which every allocator returns."""
+    before = heap.resident()
+    kept = np.ones(16 << 20, np.float32)
+    assert heap.resident() - before > kept.nbytes // 2
 
 
 @pytest.mark.parametrize(

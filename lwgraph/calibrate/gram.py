@@ -161,8 +161,11 @@ class CrossAccumulator:
             )
         with np.errstate(over="ignore", invalid="ignore"):  # found in the sums
             x, y = rows - self._shift[0], targets - self._shift[1]
-            for group in range(rows.shape[1]):
-                self._cross[group] += y[:, group].T @ x[:, group]
+            if x.shape[2] < _SMALL:
+                self._cross += np.matmul(y.transpose(1, 2, 0), x.transpose(1, 0, 2))
+            else:
+                for group in range(x.shape[1]):
+                    self._cross[group] += y[:, group].T @ x[:, group]
         self._sums += (y.sum(0, dtype=np.float64), np.square(y, dtype=np.float64).sum(0))
         self._gram.add(rows)
         self.count += len(rows)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import os
 from dataclasses import dataclass, field
 
 import psutil
@@ -56,33 +54,21 @@ class Garbage:
     _least: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        self._least = resident()
+        self._least = heap.resident()
 
     def check(self) -> None:
         """Call the collector where the process grew by that much since its least size, or since the last call."""
-        now = resident()
+        now = heap.resident()
         if now > self._least + self.most:
             heap.collect()
-            self._least = resident()
+            self._least = heap.resident()
         self._least = min(self._least, now)
-
-
-def resident() -> int:
-    """Bytes of this process that are in memory."""
-    found: int = _process(os.getpid()).memory_info().rss
-    return found
 
 
 def weights(model: ir.Model, *, in_memory: bool = False) -> int:
     """Bytes of the main graph's initializers; without those in files where only what is in memory counts."""
     held = [value.const_value for value in model.graph.initializers.values()]
     return sum(t.nbytes for t in held if t is not None and not (in_memory and isinstance(t, MappedTensor)))
-
-
-@functools.cache
-def _process(pid: int) -> psutil.Process:
-    """To find out about a process takes longer than to ask it; a child that was forked is another one."""
-    return psutil.Process(pid)
 
 
 __all__ = [
@@ -92,7 +78,6 @@ __all__ = [
     "Garbage",
     "allowance",
     "keep_on_disk",
-    "resident",
     "room_of_sessions",
     "weights",
 ]

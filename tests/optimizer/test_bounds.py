@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 
 import lwgraph
-from lwgraph import ir
+from lwgraph import heap, ir
 from lwgraph.layers.form import find_form
 from lwgraph.measure import Score
-from lwgraph.optimizer import memory
 from lwgraph.optimizer.candidates import Candidates, Incumbent, Made
 from lwgraph.optimizer.last_look import LOOK_RUNS
-from lwgraph.optimizer.memory import Garbage, resident
+from lwgraph.optimizer.memory import Garbage
 from lwgraph.optimizer.racing import Raced
 from lwgraph.optimizer.request import Request
 from lwgraph.optimizer.setting import LEAST_LAST, open_run
@@ -162,7 +161,7 @@ def test_models_that_were_let_go_are_freed_once_they_hold_too_much(monkeypatch: 
     gone: list[weakref.ref[ir.Value]] = []
     size = 16 << 20
     # What the process holds is counted, for the allocator may answer from memory that it has kept.
-    monkeypatch.setattr(memory, "resident", lambda: sum(size for each in gone if each() is not None))
+    monkeypatch.setattr(heap, "resident", lambda: sum(size for each in gone if each() is not None))
     garbage = Garbage(2 * size)
     gc.collect()
     gc.disable()
@@ -176,10 +175,3 @@ def test_models_that_were_let_go_are_freed_once_they_hold_too_much(monkeypatch: 
         assert sum(each() is not None for each in gone) <= 2
     finally:
         gc.enable()
-
-
-def test_resident_counts_what_this_process_took() -> None:
-    """An array of more than 32 MiB is always a mapping of its own, which every allocator returns."""
-    before = resident()
-    kept = np.ones(16 << 20, np.float32)
-    assert resident() - before > kept.nbytes // 2
