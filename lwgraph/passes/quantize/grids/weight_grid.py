@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
 import numpy as np
 
-from lwgraph.arrays import Array
+from lwgraph.arrays import Array, slabs
 from lwgraph.passes.quantize.grids.grid import Grid, weight_limits
 
 _FREE = 0.4  # the least share of the full scale that is tried
@@ -14,6 +15,8 @@ _BLOCK = 1 << 15  # weights that are rounded at once
 _PARTS = 12  # steps that the smallest weight of a row may be, at most
 _SAMPLE, _EVEN = 32, 1e-5  # weights of a row that are looked at first; what counts as a multiple, in steps
 _MIDDLE = {"uint8": 128, "uint4": 8}  # the middle of an unsigned type
+_MOST_KNOWN = 4096  # grids that are remembered
+_searched: dict[tuple[object, ...], Grid] = {}
 
 
 def weight_grid(
@@ -34,8 +37,32 @@ def weight_grid(
         importance: weight of the squared errors, broadcastable to `weight` (the mean square of the inputs).
         least: scales are at least this (per channel): keeps an int32 bias in range.
 
-    Complexity: O(candidates * weights).
+    Complexity: O(candidates * weights). A search is remembered: plans that are compared differ in few weights.
     """
+    if not search or importance is not None:
+        return _grid(weight, axis, type, reduced, search, importance, least)
+    lower = np.asarray(least)
+    facts = weight.shape, weight.dtype.str, axis, type, reduced, lower.shape, lower.dtype.str, lower.tobytes()
+    digest = hashlib.blake2b()
+    for part in slabs(weight.shape):
+        digest.update(np.ascontiguousarray(weight[part]).reshape(-1).view(np.uint8).data)
+    key = (*facts, digest.digest())
+    if key not in _searched:
+        if len(_searched) >= _MOST_KNOWN:
+            _searched.clear()
+        _searched[key] = _grid(weight, axis, type, reduced, search, importance, least)
+    return _searched[key]
+
+
+def _grid(
+    weight: Array,
+    axis: int | None,
+    type: str,
+    reduced: bool,
+    search: bool,
+    importance: Array | None,
+    least: Array | float,
+) -> Grid:
     high = weight_limits(type, reduced)[1] - _MIDDLE.get(type, 0)
     low = -high
     rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1) if axis is not None else weight.reshape(1, -1)

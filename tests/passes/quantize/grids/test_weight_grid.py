@@ -7,6 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from lwgraph.passes.quantize.grids import weight_grid as module
 from lwgraph.passes.quantize.grids.grid import weight_limits
 from lwgraph.passes.quantize.grids.weight_grid import RoundedWeights, weight_grid
 
@@ -49,3 +50,22 @@ def test_nothing_as_large_as_the_weight_is_made(axis: int | None, on_grid: bool)
     tracemalloc.stop()
     assert peak < 0.25 * weight.nbytes
     assert np.all(grid.scale == 0.0625) is np.bool_(on_grid)
+
+
+def test_a_search_is_made_once_for_equal_weights_and_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = list[int]()
+    made = module._grid
+    monkeypatch.setattr(module, "_searched", {})
+    monkeypatch.setattr(module, "_MOST_KNOWN", 8)
+    monkeypatch.setattr(module, "_grid", lambda *given: calls.append(1) or made(*given))  # type: ignore[func-returns-value]
+    first = weight_grid(WEIGHT, 0)
+    assert weight_grid(WEIGHT.copy(), 0) is first and len(calls) == 1
+    other = WEIGHT.copy()
+    other[-1, -1] += 9
+    for weight, axis, least in ((other, 0, 0.0), (WEIGHT, None, 0.0), (WEIGHT, 1, 0.0), (WEIGHT, 0, 1.0)):
+        again, number = weight_grid(weight, axis, least=least), len(calls)
+        assert not again.equals(first) and weight_grid(weight, axis, least=least) is again and len(calls) == number
+    for _ in range(module._MOST_KNOWN + 1):
+        other[0, 0] += 1
+        weight_grid(other[:1, :4], None)
+    assert len(module._searched) <= module._MOST_KNOWN
