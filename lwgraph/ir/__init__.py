@@ -48,6 +48,7 @@ from lwgraph.ir.saving import (
     function_protos,
     lend,
     node_proto,
+    put_weights,
     refusal,
     save,
     save_together,
@@ -55,6 +56,7 @@ from lwgraph.ir.saving import (
     skeleton,
     spill,
     to_proto,
+    without_weights,
 )
 from lwgraph.ir.shapes import Dims, infer_shapes, record_shapes
 from lwgraph.ir.tensors import digest, held, tensors
@@ -160,6 +162,7 @@ __all__ = [
     "piece",
     "positions",
     "predecessor",
+    "put_weights",
     "record_shapes",
     "refusal",
     "remove",
@@ -182,4 +185,5 @@ __all__ = [
     "use_count",
     "uses",
     "values",
+    "without_weights",
 ]

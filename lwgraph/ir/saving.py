@@ -9,7 +9,7 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -52,22 +52,64 @@ def to_proto(model: Model) -> onnx.ModelProto:
     return _structure(model, _inside)
 
 
-def skeleton(model: Model, at_least: int = SMALL) -> onnx.ModelProto:
-    """The model as a ModelProto with tensors of `at_least` bytes as external references to no file.
+def skeleton(model: Model) -> onnx.ModelProto:
+    """The model as a ModelProto with tensors of 1 KiB or more as external references to no file.
 
     For shape inference and for looking at the structure: only small data is copied. Integers, which may be shapes or
     indices, stay inside up to 64 KiB.
     """
+    return _structure(model, lambda tensor: _absent(tensor) if _is_weight(tensor) else _inside(tensor))
 
-    def drop(tensor: TensorProtocol) -> TensorProtocol:
-        inside = _INTEGERS if tensor.dtype in (DataType.INT64, DataType.INT32) else at_least
-        if tensor.dtype == DataType.STRING or tensor.nbytes < max(inside, at_least):
-            return _inside(tensor)
-        return onnx_ir.ExternalTensor(
-            "none", 0, tensor.nbytes, tensor.dtype, shape=Shape(tensor.shape.numpy()), name=tensor.name or ""
-        )
 
-    return _structure(model, drop)
+def without_weights(model: Model) -> tuple[onnx.ModelProto, dict[str, TensorProtocol]]:
+    """The model with the large initializers of its main graph as inputs, and these by name; for tools that change the
+    structure and copy what they are given. Integers, which may be shapes or indices, stay up to 64 KiB.
+
+    Raises:
+        ModelError: something in the model has no serialization.
+    """
+    contents = {name: value.const_value for name, value in model.graph.initializers.items()}
+    lent = {name: tensor for name, tensor in contents.items() if tensor is not None and _is_weight(tensor)}
+    names = {id(tensor): name for name, tensor in lent.items()}
+    proto = _structure(model, lambda tensor: _absent(tensor) if id(tensor) in names else _inside(tensor))
+    graph = proto.graph
+    left = [tensor for tensor in graph.initializer if tensor.name not in lent]
+    del graph.initializer[:]
+    graph.initializer.extend(left)
+    there = {info.name for info in graph.input}
+    graph.input.extend(
+        onnx.helper.make_tensor_value_info(name, int(tensor.dtype), list(tensor.shape.numpy()))
+        for name, tensor in lent.items()
+        if name not in there
+    )
+    return proto, lent
+
+
+def put_weights(model: Model, lent: Mapping[str, TensorProtocol], inputs: Collection[str]) -> None:
+    """Make inputs of a model initializers again, in place.
+
+    Args:
+        model: made from what `without_weights` gave.
+        lent: see there.
+        inputs: names of those that stay inputs as well.
+    """
+    graph = model.graph
+    values = {value.name: value for value in graph.inputs}
+    graph.inputs[:] = [value for value in graph.inputs if value.name not in lent or value.name in inputs]
+    for name, tensor in lent.items():
+        values[name].const_value = tensor
+        graph.initializers.add(values[name])
+
+
+def _is_weight(tensor: TensorProtocol) -> bool:
+    inside = _INTEGERS if tensor.dtype in (DataType.INT64, DataType.INT32) else SMALL
+    return tensor.dtype != DataType.STRING and tensor.nbytes >= inside
+
+
+def _absent(tensor: TensorProtocol) -> TensorProtocol:
+    return onnx_ir.ExternalTensor(
+        "none", 0, tensor.nbytes, tensor.dtype, shape=Shape(tensor.shape.numpy()), name=tensor.name or ""
+    )
 
 
 def node_proto(node: Node) -> onnx.NodeProto:

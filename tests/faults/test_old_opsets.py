@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx.version_converter
 import pytest
 from onnx import TensorProto, helper
 
@@ -129,3 +130,31 @@ def test_what_was_written_of_nodes_and_weights_outlives_the_conversion() -> None
     assert {w.doc_string for w in found.graph.initializer if w.name == proto.graph.initializer[0].name} == {
         "of the weight"
     }
+
+
+@pytest.mark.parametrize("version", [3, 8])
+def test_the_converter_is_not_given_the_weights(version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It copies what it gets several times; before IR version 4 weights are inputs, too, and stay so."""
+    converted = convolutions(9)
+    if version == 3:
+        converted.graph.inputs.extend(converted.graph.initializers.values())
+        for value in converted.graph.initializers.values():
+            tensor = value.const_value
+            assert tensor is not None
+            value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
+    converted.ir_version = version
+    before = {name: value.const_value for name, value in converted.graph.initializers.items()}
+    inputs = [value.name for value in converted.graph.inputs]
+    given, convert = list[int](), onnx.version_converter.convert_version
+
+    def watched(proto: onnx.ModelProto, wanted: int) -> onnx.ModelProto:
+        given.append(max((t.ByteSize() for t in proto.graph.initializer), default=0))
+        return convert(proto, wanted)
+
+    monkeypatch.setattr("onnx.version_converter.convert_version", watched)
+    raise_opset(converted, 13)
+    large = {name: tensor for name, tensor in before.items() if tensor is not None and tensor.nbytes >= 1024}
+    assert large and given[0] < 1024
+    assert [value.name for value in converted.graph.inputs] == inputs
+    assert all(converted.graph.initializers[name].const_value is tensor for name, tensor in large.items())
+    onnx.checker.check_model(ir.to_proto(converted))

@@ -16,7 +16,7 @@ from lwgraph.errors import LwgraphError
 Named: TypeAlias = onnx.TensorProto | onnx.ValueInfoProto
 Annotated: TypeAlias = Named | onnx.ModelProto | onnx.GraphProto | onnx.NodeProto
 
-_LARGEST = 1 << 30  # bytes; ONNX's converter copies the model several times and cannot write 2 GB
+_LARGEST = 1 << 30  # bytes; ONNX's converter copies what it is given several times and cannot write 2 GB
 
 
 class OpsetError(LwgraphError):
@@ -36,12 +36,12 @@ def raise_opset(model: ir.Model, wanted: int) -> None:
         return
     if model.functions:
         raise OpsetError(f"opset {now} cannot be raised to {wanted}: the model has functions of its own; inline them")
-    if ir.size(model) > _LARGEST:
+    before, weights = ir.without_weights(model)
+    if (taken := before.ByteSize()) > _LARGEST:
         raise OpsetError(
-            f"opset {now} cannot be raised to {wanted}: the model has {ir.size(model) / 1e9:.1f} GB, "
+            f"opset {now} cannot be raised to {wanted}: beside its initializers the model has {taken / 1e9:.1f} GB, "
             f"at most {_LARGEST / 1e9:.1f} GB can be converted; export it at opset {wanted}"
         )
-    before = ir.to_proto(model)
     bare = onnx.ModelProto()
     bare.CopyFrom(before)
     # The converter infers shapes anew and fails where an exporter recorded others.
@@ -64,7 +64,10 @@ def raise_opset(model: ir.Model, wanted: int) -> None:
     for field in ("producer_name", "producer_version", "domain", "doc_string"):
         setattr(after, field, getattr(before, field))
     after.model_version = before.model_version
-    ir.replace_contents(model, _with_shapes(before, after))
+    inputs = {value.name or "" for value in model.graph.inputs}
+    raised = _with_shapes(before, after)
+    ir.put_weights(raised, weights, inputs)
+    ir.replace_contents(model, raised)
 
 
 def _annotate(new: Annotated, old: Annotated) -> None:
