@@ -1,5 +1,7 @@
 """The structural invariants of a model, and `verify`, which finds the first one that is broken.
 
+`accept` is for models that others made: it drops recorded sizes that are wrong, as runtimes do.
+
 These hold for every model that lwgraph reads, and after every pass:
 
 structure
@@ -24,7 +26,8 @@ shapes (optional, dearer: it serializes the model without its data)
     11. *shapes*: recorded types and shapes agree with ONNX's own shape inference, which finds no contradiction.
 """
 
+from lwgraph.check.accept import accept
 from lwgraph.check.error import InvariantError
 from lwgraph.check.verify import verify
 
-__all__ = ["InvariantError", "verify"]
+__all__ = ["InvariantError", "accept", "verify"]

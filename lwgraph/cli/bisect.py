@@ -48,7 +48,7 @@ def command(
     """
     from lwgraph import ir, registry
     from lwgraph.calibrate import Statistics, generate, open_data
-    from lwgraph.check import verify
+    from lwgraph.check import accept, verify
     from lwgraph.errors import LwgraphError, UsageError
     from lwgraph.executor import Feeds
     from lwgraph.measure import compare_runs
@@ -59,7 +59,7 @@ def command(
     if (metric is None) != (max_drop is None):
         raise UsageError("--metric and --max-drop go together: what is measured, and how much of it may be lost")
     original, passes = ir.load(model), Pipeline.parse(pipeline)
-    verify(original)
+    accept(original)
     executor = registry.executor("ort", threads=threads, optimize=False)
     reader = None if data is None else open_data(data, original, preprocess=preprocess)
     feeds: list[Feeds] = list(generate(original, SAMPLES, executor=executor) if reader is None else reader)

@@ -64,7 +64,7 @@ def command(
     Sensitivities are kept in the cache folder: an interrupted measurement resumes where it stopped.
     """
     from lwgraph import ir
-    from lwgraph.check import verify
+    from lwgraph.check import accept
     from lwgraph.errors import UsageError
     from lwgraph.report.record import Report
     from lwgraph.report.write import write
@@ -76,9 +76,10 @@ def command(
     if sensitivity and data is None:
         raise UsageError("--sensitivity is measured on samples; give --data")
     loaded = ir.load(model)
-    verify(loaded)
+    dropped = accept(loaded)
     shapes, why = inspect.sizes(loaded)
     notes = [f"sizes are those recorded in the file: {why}"] if why else []
+    notes += [dropped] if dropped else []
     facts = {"model": model, **inspect.facts(loaded, shapes)}
     if groups or sensitivity or report:  # as a run and its plans see the model, after the passes that keep every bit
         Pipeline.parse("clean").rewrite(loaded)

@@ -134,15 +134,15 @@ def _compare(
     from lwgraph import ir, registry
     from lwgraph.calibrate import generate, open_data
     from lwgraph.calibrate.generate import tried
-    from lwgraph.check import verify
+    from lwgraph.check import accept
     from lwgraph.errors import UsageError
     from lwgraph.measure import compare_runs
     from lwgraph.measure.diverge import first_divergence
     from lwgraph.rewrite import Contract
 
     first, second = ir.load(a), ir.load(b)
-    verify(first)
-    verify(second)
+    accept(first)
+    accept(second)
     names = [name.strip() for name in executor.split(",")]
     if emulate and "reference" not in names:
         raise UsageError(f"--emulate {emulate} needs the reference executor; add --executor reference,ort")

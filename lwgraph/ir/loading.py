@@ -149,6 +149,7 @@ def _from_proto(proto: onnx.ModelProto, label: str) -> Model:
     if len(proto.training_info):
         raise ModelError(f"{label} has training information, which lwgraph cannot keep; export it for inference")
     _import_standard_domain(proto)
+    _import_other_domains(proto)
     for graph in _graphs(proto):
         _check_names(graph, label)
         _densify(graph, label)
@@ -274,6 +275,25 @@ def _import_standard_domain(proto: onnx.ModelProto) -> None:
             graph.opset_import.extend(
                 onnx.helper.make_opsetid(domain, version) for domain, version in {"": standard, **versions}.items()
             )
+
+
+def _import_other_domains(proto: onnx.ModelProto) -> None:
+    """Import what the nodes of the graph use and the model does not: ONNX Runtime takes its newest version, too."""
+    known = {entry.domain for entry in proto.opset_import} | {function.domain for function in proto.functions}
+    pending, used = [proto.graph], set[str]()
+    while pending:
+        graph = pending.pop()
+        used |= {node.domain for node in graph.node}
+        pending += _subgraphs(list(graph.node))
+    newest = {domain: 1 for domain in used if _of_runtime(domain)}
+    newest["ai.onnx.ml"] = onnx.defs.onnx_ml_opset_version()
+    proto.opset_import.extend(
+        onnx.helper.make_opsetid(domain, newest[domain]) for domain in sorted(used - known) if domain in newest
+    )
+
+
+def _of_runtime(domain: str) -> bool:
+    return any(domain == known or domain.startswith(known + ".") for known in RUNTIME_DOMAINS)
 
 
 def _check_opsets(proto: onnx.ModelProto, label: str) -> None:

@@ -13,7 +13,7 @@ from typing import TypeVar
 from lwgraph import ir, registry
 from lwgraph.calibrate import Statistics
 from lwgraph.calibrate.generate import generate
-from lwgraph.check import verify
+from lwgraph.check import accept
 from lwgraph.errors import LwgraphError, UsageError
 from lwgraph.executor import Executor, Feeds, untimed, watched
 from lwgraph.failures import Failures
@@ -226,12 +226,12 @@ def open_run(
         known = shared or Shared()
         if known.original is None:
             original = ir.load(source)  # while the executor's worker starts
-            verify(original)
-            known.original = original
+            known.original, known.dropped = original, accept(original)
         original = known.original
         sessions.room = room_of_sessions(memory, weights(original))
         known.gathered = known.gathered or gather(original, request, executor)
-        inputs = replace(known.gathered, notes=list(known.gathered.notes))
+        notes = [*known.gathered.notes, *([known.dropped] if known.dropped else [])]
+        inputs = replace(known.gathered, notes=notes)
         inputs.holes = runs_soundly(original, executor, inputs.probe)
         if inputs.holes and request.metric is None:
             inputs.judge = None

@@ -22,6 +22,7 @@ class Shared:
 
     Attributes:
         original: the input model.
+        dropped: recorded sizes that were wrong, in words.
         gathered: the inputs, before a budget left any out.
         judge, last: of the first target, with the scores and outputs of the original.
         cleaned: the model after the default passes; never changed.
@@ -31,6 +32,7 @@ class Shared:
     """
 
     original: ir.Model | None = None
+    dropped: str = ""
     gathered: Inputs | None = None
     judge: Judge | None = None
     last: LastLook | None = None

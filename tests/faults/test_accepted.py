@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +15,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lwgraph import check, ir
+from lwgraph.cli import main
 from lwgraph.errors import DataError, ModelError
 from lwgraph.passes.clean.constants_to_initializers import ConstantsToInitializers
 from lwgraph.passes.clean.fold_constants import FoldConstants
-from lwgraph.rewrite import Context
+from lwgraph.rewrite import Context, Pipeline
 from lwgraph.runtime.ort import OrtExecutor
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
@@ -318,3 +323,92 @@ class TestFunctions:
     def test_few_of_them(self) -> None:
         calls = {f"F{k}": [f"F{k + 1}"] * 2 for k in range(5)} | {"F5": ["Relu"]}
         check_equal(self.proto(calls, "F0"), {"x": np.float32([-1, 2])})
+
+
+def command(*arguments: object) -> tuple[int, str, str]:
+    """The exit code of the command line, its standard output and its standard error."""
+    out, error = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(error):
+        patch.setattr(sys, "argv", ["lwgraph", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+    return int(end.value.code or 0), " ".join(out.getvalue().split()), error.getvalue()
+
+
+class TestRecordedSizesThatAreWrong:
+    """Left behind where a batch was edited by hand: ONNX Runtime warns, and goes by what the operators give."""
+
+    def proto(self, inner: list[Any] | None, out: list[Any]) -> onnx.ModelProto:
+        nodes = [
+            helper.make_node("Identity", ["x"], ["i"]),
+            helper.make_node("MatMul", ["i", "w"], ["a"]),
+            helper.make_node("Relu", ["a"], ["y"]),
+        ]
+        proto = build(
+            nodes, [info("x", FLOAT, [2, 3])], [info("y", FLOAT, out)], constants={"w": np.eye(3, 4, dtype="f")}
+        )
+        proto.graph.value_info.append(info("i", FLOAT, [2, 3]))
+        if inner is not None:
+            proto.graph.value_info.append(info("a", FLOAT, inner))
+        return proto
+
+    @pytest.mark.parametrize(
+        ("inner", "out", "left", "words"),
+        [
+            ([1, 4], [2, 4], [2, 4], "'a' [1,4], which is [2,4]"),
+            (None, [1, 4], [None, 4], "'y' [1,4], which is [2,4]"),
+            ([1, 4], [1, 4], [None, 4], "'a' [1,4], which is [2,4] and 1 more"),
+            ([4], [2, 4], [2, 4], "'a' [4], which is [2,4]"),
+            (["n", 5], [2, 4], [2, 4], "'a' [n,5], which is [2,4]"),
+        ],
+    )
+    def test_go(self, inner: list[Any] | None, out: list[Any], left: list[Any], words: str) -> None:
+        model = ir.load(self.proto(inner, out))
+        assert check.accept(model) == f"recorded sizes that the operators contradict were dropped: {words}"
+        check.verify(model)
+        sizes = {
+            v.name: v.shape and [s if isinstance(s, int) else None for s in v.shape] for v in ir.values(model.graph)
+        }
+        assert sizes["y"] == left and sizes["i"] == [2, 3]
+        assert ir.to_proto(model).graph.output[0].type.tensor_type.elem_type == FLOAT
+
+    def test_others_stay(self) -> None:
+        model = ir.load(self.proto(["n", 4], [2, "m"]))
+        before = ir.fingerprint(model)
+        assert check.accept(model) == "" and ir.fingerprint(model) == before
+
+    def test_a_contradiction_of_operators_is_still_one(self) -> None:
+        proto = self.proto([1, 4], [2, 4])
+        proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ones((5, 4), np.float32), "w"))
+        model = ir.load(proto)
+        before = ir.fingerprint(model)
+        with pytest.raises(check.InvariantError, match="MatMul"):
+            check.accept(model)
+        assert ir.fingerprint(model) == before
+
+    def test_every_command_takes_them(self, tmp_path: Path) -> None:
+        path, result = tmp_path / "m.onnx", tmp_path / "o.onnx"
+        onnx.save(self.proto([1, 4], [1, 4]), path)
+        code, out, error = command("optimize", path, "-o", result, "-p", "clean")
+        assert code == 0 and "recorded sizes that the operators contradict were dropped" in out, error
+        for arguments in (["verify", path, result], ["inspect", path], ["bisect", path, "-p", "clean"]):
+            assert command(*arguments)[0] == 0
+        (y,) = ort.InferenceSession(result, providers=["CPUExecutionProvider"]).run(None, {"x": np.ones((2, 3), "f")})
+        assert y.shape == (2, 4)
+        assert Pipeline.parse("clean").run(self.proto([1, 4], [1, 4])).graph.node[0].op_type == "MatMul"
+
+
+@pytest.mark.parametrize("where", ["graph", "body"])
+@pytest.mark.parametrize(
+    ("domain", "op", "attributes"),
+    [("com.microsoft", "Gelu", {}), ("ai.onnx.ml", "Scaler", {"offset": [1.0], "scale": [2.0]})],
+)
+def test_a_domain_that_is_used_and_not_imported(domain: str, op: str, attributes: dict[str, Any], where: str) -> None:
+    node = helper.make_node(op, ["x"], ["y"], domain=domain, **attributes)
+    if where == "body":
+        body = helper.make_graph([node], "body", [], [info("y", FLOAT, [2])])
+        node = helper.make_node("If", ["yes"], ["y"], then_branch=body, else_branch=body)
+    constants = {"yes": np.array(True)} if where == "body" else None
+    proto = build([node], [info("x", FLOAT, [2])], [info("y", FLOAT, [2])], constants=constants)
+    check_equal(proto, {"x": np.float32([-1, 2])})
+    assert {entry.domain for entry in ir.to_proto(ir.load(proto)).opset_import} == {"", domain}

@@ -10,7 +10,7 @@ import numpy as np
 from lwgraph import ir, registry
 from lwgraph.calibrate.generate import generate
 from lwgraph.calibrate.generate import tried as described
-from lwgraph.check import verify
+from lwgraph.check import accept, verify
 from lwgraph.contract import Contract
 from lwgraph.errors import CheckError, LwgraphError
 from lwgraph.executor import Array, Executor, Feeds
@@ -69,7 +69,7 @@ class Verify(Instrument):
 
     def begin(self, model: ir.Model, pipeline: Iterable[Pass], context: Context) -> None:
         """Check the model as it is given and choose the feeds."""
-        verify(model)
+        accept(model)
         self._before = self._results = None
         self._resizable, self._changed = sized_by_values(model), []
         if self.numeric:
