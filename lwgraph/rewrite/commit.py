@@ -120,18 +120,19 @@ def _adopt_constants(
 
 
 def _name(graph: ir.Graph, made: list[ir.Node], results: tuple[ir.Value, ...], found: Match, stem: str) -> None:
-    """A value that stands for another takes its name; the node of the first takes name and doc_string of the layer."""
+    """A value that stands for another takes its name; the node of the first takes name and doc_string of the layer, and
+    has no name where that has none: a name that nobody asked for only makes the file larger."""
     final = results[0].producer()
     layer = found.nodes[0] if final is None else _layer(found.nodes, final.op_type)
     replaced = {result: old.name for result, old in zip(reversed(results), reversed(found.outputs), strict=True)}
     for node in made:
         if node is final:
-            node.name = layer.name or found.nodes[0].name or ir.fresh_name(graph, node.op_type)
+            node.name = layer.name or found.nodes[0].name
             node.doc_string = node.doc_string or layer.doc_string
         else:
             node.name = ir.fresh_name(graph, f"{stem}_{node.op_type}")
         for output in node.outputs:
-            output.name = replaced.get(output) or ir.fresh_name(graph, f"{node.name}_output")
+            output.name = replaced.get(output) or ir.fresh_name(graph, f"{node.name or stem}_output")
 
 
 def _layer(nodes: Sequence[ir.Node], op_type: str) -> ir.Node:

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lwgraph import ir
 from lwgraph.contract import Contract
+from lwgraph.optimizer.annotations import make_lean
 from lwgraph.rewrite import Context, Pipeline, RewritePass
 from lwgraph.testing import random_model
 
@@ -291,3 +292,22 @@ def test_a_second_run_finds_nothing_more() -> None:
         if again:
             left[seed] = again
     assert not left
+
+
+def test_a_rewritten_node_of_a_network_without_names_has_none() -> None:
+    """A name that nobody gave makes the file larger where no node goes: the first Cast is read once more."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["a"], to=TensorProto.INT64),
+        helper.make_node("Cast", ["a"], ["b"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["b", "half"], ["y"]),
+    ]
+    outputs = {"a": (TensorProto.INT64, [3]), "y": (TensorProto.FLOAT, [3])}
+    model = ir.load(model_of(nodes, {"x": (TensorProto.INT8, [3])}, outputs, {"half": np.float32([0.5])}))
+    for node in model.graph:
+        node.name = ""
+    before = ir.clone(model)
+    Pipeline.parse("clean").run(model)
+    assert [node.inputs[0] is model.graph.inputs[0] for node in model.graph] == [True, True, False]
+    assert not any(node.name for node in model.graph)
+    make_lean(model, before)
+    assert ir.size(model) <= ir.size(before)
