@@ -88,6 +88,19 @@ class RemovesBlocks(Removes, Protocol):
 
 
 @dataclass(frozen=True)
+class Mix:
+    """Integers and floats in one network.
+
+    Attributes:
+        kept: names of the nodes that stay in floats.
+        share: of what all in integers is predicted to do to the outputs, what it does.
+    """
+
+    kept: tuple[str, ...]
+    share: float
+
+
+@dataclass(frozen=True)
 class Survey:
     """What a quantizer measured of one network.
 
@@ -98,12 +111,20 @@ class Survey:
             all of them.
         slower: what these take longer in integers, as a share of all that could be in integers.
         even: whether evening out the channels brought the outputs nearer; None: not known.
+        method: the way to take ranges that brought them nearest, as `Quantizes.exactly` takes it; "": not known.
+        mixes: that are predicted to be faster than floats alone, from the fastest to the most accurate.
     """
 
     damage: dict[str, float] = field(default_factory=dict)
     kept: tuple[str, ...] = ()
     slower: float = 0.0
     even: bool | None = None
+    method: str = ""
+    mixes: tuple[Mix, ...] = ()
+
+    def mix(self, share: float) -> Mix | None:
+        """The fastest mix that does at most this share of what all in integers does; None where there is none."""
+        return next((mix for mix in self.mixes if mix.share <= share), None)
 
 
 @runtime_checkable
@@ -216,6 +237,7 @@ __all__ = [
     "SHAPES",
     "TRAINS",
     "CodesWeights",
+    "Mix",
     "Quantizes",
     "QuantizesDynamically",
     "QuantizesElsewhere",

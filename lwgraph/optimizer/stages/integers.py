@@ -12,6 +12,7 @@ from lwgraph.layers.site import find_sites
 from lwgraph.optimizer.data_pass import Cost, DataPass
 from lwgraph.optimizer.stages.base import Work, layer_times
 from lwgraph.optimizer.stages.dynamic import (
+    HALF,
     dynamic_precision,
     gentler,
     recurrent,
@@ -32,6 +33,7 @@ LATER = 0.5  # of the time that is left once the first plan was looked at, what 
 # Another look at such a plan, with all ways to choose ranges, takes about so many times as long as the first; where the
 # first is good and that is more than this share of the time that is left, what follows makes do with its ranges.
 LONGER, HASTE = 2.0, 0.1
+MIXES = 2  # of integers and floats that are looked at, at most
 
 
 class Integers:
@@ -115,11 +117,36 @@ class Integers:
                     work.integers.running = some
         with work.context.failures.guard("integers of recurrent layers"):
             good = self._recurrent(work, look, proposed, good) or good
-        if good:
-            return
+        if not good:
+            self._mixed(work, look, proposed)
+
+    def _mixed(self, work: Work, look: Callable[..., bool], proposed: Callable[..., Candidate]) -> None:
+        """Look at the fastest mix of integers and floats that is predicted to lose as little as may be lost.
+
+        What a mix was judged to lose corrects the prediction for the next one. The pass with its own judgement, which
+        finds ranges and rounds weights with more care, is only asked where that may be enough: it takes longest.
+        """
+        way, candidates = work.integers.way, work.candidates
+
+        def may_remain(judged: float | None) -> float:
+            left = remaining(candidates.judge.base.value, judged, candidates.floor)
+            return HALF if left is None else left
+
         samples = affordable(RANGE_SAMPLES, RANGE_SECONDS, work.float_ms)
-        kept = survey(work.clean, work.context, samples=samples).kept
-        if not (kept and look((way,), kept)):
+        found = survey(work.clean, work.context, samples=samples)
+        share = whole = may_remain(candidates.known(proposed((way,))).judged)
+        if found.method and not work.integers.hasty:
+            way = str(quantizer().exactly(found.method, found.even))
+        for _ in range(MIXES if found.mixes else 0):
+            mix = found.mix(share)
+            if mix is None:
+                break
+            if look((way,), mix.kept):
+                return
+            share = mix.share * may_remain(candidates.known(proposed((way,), mix.kept)).judged)
+        if not found.mixes and found.kept and look((way,), found.kept):
+            return
+        if whole >= HALF:
             look((str(quantizer().judged()),))
 
     def _recurrent(self, work: Work, look: Callable[..., bool], proposed: Callable[..., Candidate], good: bool) -> bool:

@@ -29,7 +29,16 @@ from lwgraph.passes.quantize.grids.observer import Observer, judged, parted
 from lwgraph.passes.quantize.grids.second_order_weights import finer, rounds, weight_share
 from lwgraph.passes.quantize.judging.before_softmax import Logits
 from lwgraph.passes.quantize.judging.describe import describe
-from lwgraph.passes.quantize.judging.mixed_precision import CLEARLY, EVEN, MeasureLoss, Mixed, Mixer, race, worth
+from lwgraph.passes.quantize.judging.mixed_precision import (
+    CLEARLY,
+    EVEN,
+    MeasureLoss,
+    Mixed,
+    Mixer,
+    NodeFacts,
+    race,
+    worth,
+)
 from lwgraph.passes.quantize.placing.already_quantized import quantized_already
 from lwgraph.passes.quantize.placing.readback import failures
 from lwgraph.passes.quantize.placing.roles import OTHER_TYPE
@@ -37,6 +46,7 @@ from lwgraph.passes.quantize.placing.spellings import refusals, spell_out
 from lwgraph.passes.quantize.placing.target import Target, has_vnni, load_target, target_names
 from lwgraph.passes.quantize.recurrent import QuantizeRecurrent
 from lwgraph.passes.quantize.smooth_quant import SmoothQuant
+from lwgraph.plan.roles import Mix
 from lwgraph.rewrite import Context, Contract, Pass
 from lwgraph.rewrite.base import Log
 
@@ -58,6 +68,42 @@ _STATIC = (
     "dynamic_nodes",
 )
 AUTO = (("minmax", 100.0), ("moving-average", 100.0), ("percentile", 99.99), ("mse", 100.0))
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """What integers do to a network.
+
+    Attributes:
+        nodes, mixes: see `Mixer.weigh`.
+        method: the calibration method whose ranges brought the outputs nearest.
+        even: whether channels that were evened out brought them nearer.
+    """
+
+    nodes: Sequence[NodeFacts]
+    mixes: Sequence[Mix]
+    method: str
+    even: bool
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """All in integers that can be.
+
+    Attributes:
+        opened: activations that were taken apart.
+        refused: nodes that stay in float, and why.
+        quantizer, built: of the variant whose outputs are closest.
+        failed: nodes of it that the runtime does not compute in integers, and why.
+        measurable: whether times and kernels of the target can be had here.
+    """
+
+    opened: Sequence[Opened]
+    refused: dict[str, str]
+    quantizer: Quantizer
+    built: Built
+    failed: Mapping[str, str]
+    measurable: bool
 
 
 @dataclass(frozen=True)
@@ -302,6 +348,68 @@ class Quantize(Pass):
         judge: MeasureLoss | None,
     ) -> Mixed:
         """Quantize with QuantizeLinear and DequantizeLinear."""
+        begun = self._begun(working, target, executor, refused, context)
+        if self.keep == "none" or not begun.built.compute or not begun.measurable:
+            for node, reason in begun.failed.items():
+                context.warn(f"'{node}' was quantized but does not run in integers: {reason}")
+            built = begun.built
+            mixed = (
+                Mixed(built.model, dict(built.reasons), built=built)
+                if built.compute
+                else Mixed(working, dict(built.reasons))
+            )
+        else:
+            mixed = self._mixer(begun, working, executor, context, judge).find(max_loss)
+        _close(mixed, begun.opened)
+        return mixed
+
+    def weighed(self, model: ir.Model, context: Context) -> Weighed | None:
+        """What integers do to each node of a model, and the mixes that may be worth a look; none is built or timed.
+
+        Args:
+            model: a float model; it is not changed.
+            context: as for `within`.
+
+        Returns:
+            None where no node can compute in integers; without nodes where times of the target cannot be had here.
+        """
+        if not context.data:
+            raise DataError(_NEEDS_DATA)
+        target = self.resolved_target(context)
+        executor = context.executor or registry.executor("ort", threads=context.threads)
+        working, why = self._raised(model, target, context.data[0], executor, context)
+        if why:
+            return None
+        infer(working)
+        name_nodes(working.graph)
+        begun = self._begun(working, target, executor, self.refused(working.graph, target.roles), context)
+        if not begun.built.compute:
+            return None
+        # Plans cannot state ranges tensor by tensor, so that none are looked for.
+        mixer = replace(self._mixer(begun, working, executor, context, None), methods=())
+        nodes, mixes = mixer.weigh() if begun.measurable else ([], [])
+        return Weighed(nodes, mixes, begun.quantizer.recipe.method, begun.built.even)
+
+    def _mixer(
+        self, begun: _Begun, working: ir.Model, executor: Executor, context: Context, judge: MeasureLoss | None
+    ) -> Mixer:
+        assert context.data
+        return Mixer(
+            working,
+            begun.quantizer,
+            executor,
+            judged(working, context.data, JUDGED),
+            judge,
+            begun.refused,
+            parts={one.name: one.parts for one in begun.opened},
+            methods=AUTO if self.calibration_method == "auto" else (),
+            progress=context.progress,
+        )
+
+    def _begun(
+        self, working: ir.Model, target: Target, executor: Executor, refused: dict[str, str], context: Context
+    ) -> _Begun:
+        """All in integers that can be, with the ranges that were found to be best."""
         assert context.data
         opened_model = ir.clone(working)
         opened = open_activations(opened_model, target, refused)
@@ -319,32 +427,11 @@ class Quantize(Pass):
         failed = failures(executor, built.model, built.compute) if asked and built.compute else None
         if here and failed:
             # Rules go by operators; what a runtime fuses into kernels of floats, only its own graph tells.
-            refused = {**refused, **failed}
+            refused, even = {**refused, **failed}, built.even
             built = quantizer.build(refused)
+            built.even = even
             failed = failures(executor, built.model, built.compute) if built.compute else None
-        if self.keep == "none" or not built.compute or not measurable:
-            for node, reason in (failed or {}).items():
-                context.warn(f"'{node}' was quantized but does not run in integers: {reason}")
-            mixed = (
-                Mixed(built.model, dict(built.reasons), built=built)
-                if built.compute
-                else Mixed(working, dict(built.reasons))
-            )
-        else:
-            mixer = Mixer(
-                working,
-                quantizer,
-                executor,
-                judged(working, context.data, JUDGED),
-                judge,
-                refused,
-                parts={one.name: one.parts for one in opened},
-                methods=AUTO if self.calibration_method == "auto" else (),
-                progress=context.progress,
-            )
-            mixed = mixer.find(max_loss)
-        _close(mixed, opened)
-        return mixed
+        return _Begun(opened, refused, quantizer, built, failed or {}, measurable)
 
     def _recurrent(
         self,

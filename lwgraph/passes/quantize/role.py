@@ -67,14 +67,21 @@ class PlanQuantizer:
         return [node.name for node in model.graph if node.name and node.name in left]
 
     def survey(self, model: ir.Model, context: Context) -> Survey:
-        """What `Quantize.within` measured, of weights that are rounded as in plans; see `Quantizes.survey`."""
-        mixed = replace(self.judged(), rounding=EXACTLY.rounding).within(model, context)
-        damage = {n.name: float(n.damage) for n in mixed.nodes if n.damage is not None and math.isfinite(n.damage)}
-        if mixed.built is None:
-            return Survey(damage)
+        """What `Quantize.weighed` measured, of weights that are rounded as in plans; see `Quantizes.survey`."""
+        found = replace(self.judged(), rounding=EXACTLY.rounding).weighed(model, context)
+        if found is None:
+            return Survey()
+        damage = {n.name: float(n.damage) for n in found.nodes if n.damage is not None and math.isfinite(n.damage)}
         named = {node.name for node in model.graph}
-        kept = tuple(n.name for n in mixed.nodes if n.reason and n.name in named)
-        return Survey(damage, kept, _slower(mixed.nodes), mixed.built.even)
+        mixes = (replace(mix, kept=tuple(name for name in mix.kept if name in named)) for mix in found.mixes)
+        return Survey(
+            damage,
+            tuple(n.name for n in found.nodes if n.reason and n.name in named),
+            _slower(found.nodes),
+            found.even,
+            found.method,
+            tuple(mixes),
+        )
 
 
 class WeightCoder:

@@ -18,11 +18,11 @@ from lwgraph.executor import Executor, Run, untimed
 from lwgraph.plan.carry_out import RANGE_SAMPLES, RANGE_SECONDS, affordable
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.precision import DYNAMIC, INT8, quantizer, spelling
-from lwgraph.plan.roles import Survey
+from lwgraph.plan.roles import Mix, Survey
 from lwgraph.plan.search.planner import QUICK_SAMPLES, Planner
 from lwgraph.rewrite.base import Context
 
-VERSION = 3  # part of the file name: raise it when the meaning of a survey changes
+VERSION = 4  # part of the file name: raise it when the meaning of a survey changes
 KEY = "survey"
 CLEARLY = 1.25  # times less loss must be what clips ranges: other samples may go further
 ALIKE, NEGLIGIBLE = 1.5, 1e-3  # a loss up to this many times another, and this much more, is like it
@@ -103,7 +103,8 @@ def survey(model: ir.Model, context: Context, folder: Path | None = None, *, sam
     facts = (ir.fingerprint(model), quantizer().judged(), *facts_of(executor))
     memory = Rows(cache_path(f"integers-{VERSION}", facts, feeds, folder=folder), "what integers do is")
     if (row := memory.get(KEY)) is not None:
-        return Survey(dict(row["damage"]), tuple(row["kept"]), float(row["slower"]), row["even"])
+        mixes = tuple(Mix(tuple(mix["kept"]), float(mix["share"])) for mix in row["mixes"])
+        return Survey(dict(row["damage"]), tuple(row["kept"]), float(row["slower"]), row["even"], row["method"], mixes)
     quiet = Context(
         executor=executor,
         reference=context.reference,

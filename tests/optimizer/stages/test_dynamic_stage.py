@@ -16,6 +16,7 @@ from lwgraph.optimizer.stages.dynamic import gentler, remaining
 from lwgraph.optimizer.stages.integers import Integers
 from lwgraph.plan.choices import Precision
 from lwgraph.plan.plan import Plan
+from lwgraph.plan.roles import Survey
 from lwgraph.plan.search.front import Candidate
 from lwgraph.rewrite import Context
 from tests.passes.quantize.quantize_models import Net
@@ -91,12 +92,12 @@ def test_static_ones_that_lose_too_much_and_are_slower_are_given_up(
         return good[kind(candidate)]
 
     monkeypatch.setattr("lwgraph.passes.quantize.placing.dynamic_times.EVEN", 1e9)
-    monkeypatch.setattr(integers, "survey", lambda *words, **more: SimpleNamespace(kept=("p0",)))
+    monkeypatch.setattr(integers, "survey", lambda *words, **more: Survey(kept=("p0",)))
     work = work_on(outlier(), look)
     work.candidates.known = lambda candidate: SimpleNamespace(judged=0.96, measured_ms=times[kind(candidate)])
     Integers().run(work)
     assert work.integers.static is not dropped
-    assert seen == ["static", "dynamic"] + ["static"] * (2 if not dropped and not good[0] else 0)
+    assert seen == ["static", "dynamic"] + ["static"] * (not dropped and not good[0])
 
 
 def test_the_share_that_may_remain_follows_from_the_scores():

@@ -13,9 +13,9 @@ from lwgraph.calibrate.capture import main_values
 from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.measure.distance import Loss
 from lwgraph.passes.quantize.grids import observer
-from lwgraph.passes.quantize.quantize import Quantize
+from lwgraph.passes.quantize.quantize import Quantize, Weighed
 from lwgraph.plan.precision import FLOAT, INT8
-from lwgraph.plan.roles import Survey
+from lwgraph.plan.roles import Mix, Survey
 from lwgraph.plan.search import integers
 from lwgraph.plan.search.planner import Planner, open_planner
 from lwgraph.rewrite.base import Context
@@ -108,14 +108,16 @@ def test_a_survey_is_made_once_and_tells_layers_apart(planner, tmp_path, monkeyp
     ]
     calls = []
 
-    def within(self, model, context):
+    def weighed(self, model, context):
         calls.append(self.rounding)
-        return SimpleNamespace(nodes=facts, built=SimpleNamespace(even=False))
+        return Weighed(facts, [Mix(("y", "made up"), 0.5), Mix(("a", "y"), 0.2)], "mse", False)
 
-    monkeypatch.setattr(Quantize, "within", within)
+    monkeypatch.setattr(Quantize, "weighed", weighed)
     for _ in range(2):
         found = integers.survey(planner.model, planner.context, tmp_path)
-        assert found == Survey({"a": 0.1}, ("y",), 2 / 8, even=False)
+        mixes = Mix(("y",), 0.5), Mix(("a", "y"), 0.2)  # of what the network has
+        assert found == Survey({"a": 0.1}, ("y",), 2 / 8, False, "mse", mixes)
+    assert [found.mix(share) for share in (0.9, 0.5, 0.3, 0.1)] == [mixes[0], mixes[0], mixes[1], None]
     assert calls == ["nearest"]  # as in plans: rounding by second moments would take a minute more
     (path,) = tmp_path.glob("integers-*/*.json")
     path.write_text("cut o")

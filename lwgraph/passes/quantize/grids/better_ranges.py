@@ -39,6 +39,8 @@ def better_ranges(
 
     Complexity: at most TRIED * (1 + len(methods)) models on the samples of `distance`.
     """
+    if not methods:
+        return {}
     order = sorted((i for i, s in enumerate(sources) if s.grid is not None), key=lambda i: -damages[i])[:TRIED]
     found: dict[str, tuple[tuple[str, float], float]] = {}
     places = dict(zip(order, starts(quantizer.model, [sources[i] for i in order]), strict=True))

@@ -21,9 +21,10 @@ from lwgraph.passes.quantize.graph.quantizer import Built, Quantizer
 from lwgraph.passes.quantize.grids.better_ranges import better_ranges, refined
 from lwgraph.passes.quantize.judging.before_softmax import Logits, has_logits
 from lwgraph.passes.quantize.judging.sensitivity import sensitivities
-from lwgraph.passes.quantize.placing.min_cut import Assignment, ladder
+from lwgraph.passes.quantize.placing.min_cut import Assignment, Part, TensorLink, evaluate, ladder
 from lwgraph.passes.quantize.placing.readback import failures
 from lwgraph.passes.quantize.placing.region import Region
+from lwgraph.plan.roles import Mix
 from lwgraph.progress import Progress, silent
 
 MeasureLoss = Callable[[Run], float]  # the loss of a prepared model, comparable with max_loss; lower is better
@@ -106,6 +107,20 @@ def _cost(seconds: float, loss: float) -> float:
     return float(seconds**RATE * (loss + ENOUGH))
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """What is known before anything is chosen: the network all in integers, its region, why other nodes stay in float,
+    its loss, and what choices follow from; nothing after `refused` where no node can be in integers."""
+
+    whole: Built
+    region: Region
+    refused: dict[str, str]
+    loss: float = 0.0
+    parts: Sequence[Part] = ()
+    links: Sequence[TensorLink] = ()
+    choices: Sequence[Assignment] = ()
+
+
 @dataclass
 class Mixer:
     """Finds the precision of each node for one quantizer.
@@ -151,35 +166,63 @@ class Mixer:
 
         The float model when that is not slower, or nothing else keeps `max_loss`.
         """
+        known = self._measured(ENOUGH if max_loss is None else max_loss)
+        if not known.whole.compute:
+            return Mixed(self.original, dict(known.whole.reasons))
+        region, refused, choices, loss = known.region, known.refused, known.choices, known.loss
+        everything = frozenset(p.name for p in known.parts)
+        self._judged[everything] = known.whole, loss
+        found = self._pick(choices, region, refused, max_loss)
+        if found is None:
+            why = f"keeps max_loss {max_loss:.3g}" if choices else "saves time"
+            return self._float(region, refused, f"no mix of integers and floats {why}", loss)
+        if max_loss is None and self.judge is None and loss > CEILING:
+            found = self._raced(choices, region, refused) or found
+            if found[2] <= CEILING:
+                made = self._timed(region, refused, *found, loss, everything, CEILING)
+                if made.built is not None:
+                    return made
+        return self._timed(region, refused, *found, loss, everything, max_loss)
+
+    def weigh(self) -> tuple[list[NodeFacts], list[Mix]]:
+        """What was measured of each node, and the mixes of integers and floats that are predicted to be faster than
+        floats alone, from the fastest on; none of them is built, and no whole network timed.
+
+        Of the nodes have a reason those that stay in float in the mix which is worth its time.
+        """
+        known = self._measured(ENOUGH)
+        floats = sum(part.float_seconds for part in known.parts)
+        faster = [choice for choice in known.choices if choice.seconds <= EVEN * floats]
+        if not faster:
+            return self._facts(known.region, {}), []
+
+        def kept(choice: Assignment) -> tuple[str, ...]:
+            return tuple(name for node in known.region.nodes if (name := node.name or "") not in choice.integer)
+
+        worth = self._worthwhile([c for c in faster if self.judge is None and c.damage <= CEILING] or faster)
+        nodes = self._facts(known.region, dict.fromkeys(kept(worth), "not worth its time or what it does to outputs"))
+        whole = evaluate(known.parts, known.links, frozenset(part.name for part in known.parts)).damage
+        return nodes, [Mix(kept(choice), choice.damage / whole) for choice in faster] if whole > 0 else []
+
+    def _measured(self, enough: float) -> _Measured:
+        """The network all in integers: times, and, where its loss is over `enough`, what each node does to outputs."""
         refused = dict(self.refused)
         whole = self.quantizer.build(refused)
         for name, why in self._without_kernel(whole).items():
             refused[name] = why
         if len(refused) > len(self.refused):
             whole = self.quantizer.build(refused)
-        if not whole.compute:
-            return Mixed(self.original, dict(whole.reasons))
         region = Region(self.quantizer, refused)
+        if not whole.compute:
+            return _Measured(whole, region, refused)
         border = self._profile(whole)
-        integer_loss = self._whole_loss(whole)
-        if integer_loss > (ENOUGH if max_loss is None else max_loss):
-            whole, region, integer_loss = self._refine(whole, region, refused, integer_loss)
+        loss = self._whole_loss(whole)
+        if loss > enough:
+            whole, region, loss = self._refine(whole, region, refused, loss)
         sizes = measured_shapes(self.quantizer.model, region.values(), self.feeds[0], self.executor)
         parts = region.parts(self.floats, self.integers, self.damage)
-        choices = ladder(parts, region.links(sizes, border, self.damage))
-        everything = frozenset(p.name for p in parts)
-        self._judged[everything] = whole, integer_loss
-        found = self._pick(choices, region, refused, max_loss)
-        if found is None:
-            why = f"keeps max_loss {max_loss:.3g}" if choices else "saves time"
-            return self._float(region, refused, f"no mix of integers and floats {why}", integer_loss)
-        if max_loss is None and self.judge is None and integer_loss > CEILING:
-            found = self._raced(choices, region, refused) or found
-            if found[2] <= CEILING:
-                made = self._timed(region, refused, *found, integer_loss, everything, CEILING)
-                if made.built is not None:
-                    return made
-        return self._timed(region, refused, *found, integer_loss, everything, max_loss)
+        links = region.links(sizes, border, self.damage)
+        return _Measured(whole, region, refused, loss, parts, links, ladder(parts, links))
 
     def _whole_loss(self, whole: Built) -> float:
         """The loss of all in integers; where a Softmax ends the model, that of what it reads is scaled to it."""
@@ -256,10 +299,7 @@ class Mixer:
         if not choices:
             return None
         if max_loss is None:
-            best = choices[0]
-            for c in choices[1:]:  # from the fastest to the most accurate
-                if SURELY * _cost(c.seconds, c.damage) < _cost(best.seconds, best.damage):
-                    best = c
+            best = self._worthwhile(choices)
             built, loss = self._judge(best.integer, region, refused)
             return best.integer, built, loss
         low, high, found = 0, len(choices), None
@@ -271,6 +311,14 @@ class Mixer:
             else:
                 low = middle + 1
         return found
+
+    def _worthwhile(self, choices: Sequence[Assignment]) -> Assignment:
+        """The one of least cost of some from the fastest to the most accurate, by what is predicted of them."""
+        best = choices[0]
+        for choice in choices[1:]:
+            if SURELY * _cost(choice.seconds, choice.damage) < _cost(best.seconds, best.damage):
+                best = choice
+        return best
 
     def _raced(
         self, choices: Sequence[Assignment], region: Region, refused: Mapping[str, str]

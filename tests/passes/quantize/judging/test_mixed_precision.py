@@ -260,6 +260,27 @@ def test_without_a_limit_ruin_is_avoided_and_little_damage_is_not_paid_for() -> 
     assert not easy.kept
 
 
+def test_mixes_are_weighed_by_what_was_measured_of_nodes_and_none_is_built_or_timed() -> None:
+    names = ("first", "mixing", "blowing", "last")
+    search = mixer(fragile(), images(), Timed(dict.fromkeys(names, 2e-3), dict.fromkeys(names, 1e-3)), {})
+    search.race = lambda runs, feed: pytest.fail("a network was timed")
+    built, build = list[Any](), search.quantizer.build
+    search.quantizer.build = lambda refused={}: built.append(refused) or build(refused)  # type: ignore[method-assign]
+    nodes, mixes = search.weigh()
+    assert len(built) == 1  # all in integers
+    shares = [mix.share for mix in mixes]
+    assert shares[0] == 1.0 and not mixes[0].kept and shares == sorted(shares, reverse=True) and len(mixes) > 1
+    assert set(mixes[1].kept) == {"mixing", "blowing"} and mixes[1].share < 0.1
+    assert {n.name for n in nodes if n.reason} == {"mixing", "blowing"} and all(n.damage is not None for n in nodes)
+
+
+def test_no_mix_is_worth_a_look_where_integers_save_nothing() -> None:
+    names = ("first", "mixing", "blowing", "last")
+    search = mixer(fragile(), images(), Timed(dict.fromkeys(names, 1e-3), dict.fromkeys(names, 3e-3)), {})
+    nodes, mixes = search.weigh()
+    assert not mixes and not any(n.reason for n in nodes) and all(n.damage is not None for n in nodes)
+
+
 @pytest.mark.parametrize(("mixed", "kept"), [(1.9, True), (2.1, False)])
 def test_a_large_error_is_not_traded_for_time_if_another_mix_is_faster_than_floats(
     monkeypatch: pytest.MonkeyPatch, mixed: float, kept: bool
