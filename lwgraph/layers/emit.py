@@ -22,13 +22,16 @@ class Emitter:
     Args:
         site: the layer being replaced; gives the dtype, the stride, the padding and the kind of product.
         graph: where the constants go.
-        shared: weights emitted before for a layer with the same weight, by stem; added to.
+        shared: weights emitted before for a layer with the same weight, by stem; added to. These go where that weight
+            is, which all of the layers can see. None: there is no such layer.
     """
 
     def __init__(self, site: Site, graph: ir.Graph | ir.Function, shared: dict[str, ir.Value] | None = None) -> None:
         self.site = site
         self.graph = graph
         self.nodes: list[ir.Node] = []
+        weight = site.node.inputs[1]
+        self._home = weight.graph if shared is not None and weight is not None and weight.is_initializer() else None
         self._shared = {} if shared is None else shared
         self._stems: set[str] = set()
 
@@ -52,16 +55,18 @@ class Emitter:
         if stem in self._stems:
             raise ValueError(f"the form emits two constants named '{stem}' for layer '{self.site.name}'")
         self._stems.add(stem)
-        if shared and stem in self._shared:
+        together = shared and self._home is not None
+        if together and stem in self._shared:
             return self._shared[stem]
         floating = np.issubdtype(array.dtype, np.floating)
         data = np.ascontiguousarray(array, self.site.dtype if floating else array.dtype)
-        if isinstance(self.graph, ir.Function):  # a function holds no initializers
+        where = (self._home if together else None) or self.graph
+        if isinstance(where, ir.Function):  # it holds no initializers
             node = ir.constant_node(ir.unattached_constant(data))
             self.nodes.append(node)
             return node.outputs[0]
-        value = ir.add_initializer(self.graph, data, f"{self.site.name}_{stem}")
-        if shared:
+        value = ir.add_initializer(where, data, f"{self.site.name}_{stem}")
+        if together:
             self._shared[stem] = value
         return value
 

@@ -1,9 +1,11 @@
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lwgraph import ir, registry
 from lwgraph.calibrate import Statistics
+from lwgraph.check import verify
 from lwgraph.errors import UsageError
 from lwgraph.layers.form_pass import as_pass
 from lwgraph.layers.site import find_sites
@@ -172,6 +174,40 @@ def test_a_weight_in_a_body_and_outside_is_fitted_to_what_is_seen_outside():
     Pass.parse("low-rank{rank=32}").run(blind, Context(reference=ORT))
     errors = [np.square(ORT.prepare(m)(feeds)["y"] - before).mean() for m in (model, blind)]
     assert errors[0] < errors[1]
+
+
+@pytest.mark.parametrize("places", ["then else", "then main", "then else main"])
+@pytest.mark.parametrize("text", ["low-rank{rank=16}", "depthwise", "cp{rank=8}"])
+def test_layers_of_several_bodies_share_weights_that_all_of_them_see(places: str, text: str) -> None:
+    """The first of them does not keep for itself what the others need."""
+    weight = (np.random.default_rng(0).standard_normal((32, 32, 3, 3)) / 17).astype(np.float32)
+
+    def body(name: str) -> onnx.GraphProto:
+        conv = helper.make_node("Conv", ["x", "w"], ["z"], name=name, pads=[1, 1, 1, 1])
+        copy = helper.make_node("Identity", ["x"], ["z"])
+        result = [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)]
+        return helper.make_graph([conv if name in places else copy], name, [], result)
+
+    nodes = [
+        helper.make_node("If", ["c"], ["h"], then_branch=body("then"), else_branch=body("else")),
+        helper.make_node("Conv", ["h", "w"], ["y"], name="main", pads=[1, 1, 1, 1])
+        if "main" in places
+        else helper.make_node("Relu", ["h"], ["y"]),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 32, 12, 12]),
+        helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+    ]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 32, 12, 12])]
+    graph = helper.make_graph(nodes, "bodies", inputs, outputs, [numpy_helper.from_array(weight, "w")])
+    model = ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
+    count = Pass.parse(text).run(model, Context(reference=ORT))
+    verify(model)
+    assert count == len(places.split())
+    made = [value for scope in ir.scopes(model) for value in scope.initializers.values()]
+    assert len({value.name for value in made}) == len(made) == len(model.graph.initializers)
+    for c in (True, False):
+        assert np.isfinite(ORT.prepare(model)({"x": FEEDS["x"], "c": np.array(c)})["y"]).all()
 
 
 def test_layers_that_a_form_put_there_are_measured_for_the_next() -> None:
