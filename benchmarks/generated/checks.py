@@ -26,6 +26,7 @@ from lwgraph.rewrite import Context, Pipeline
 
 DEFAULT = "clean,fuse,clean"
 TIED = 1e-6  # of the largest value: two that differ by less are equal to rounding
+MOVED = 0.3  # share of a number by which approximations may move it
 GROWTH = 1024  # bytes that fold-constants may add for each node that goes
 DATA = 6  # feeds to calibrate on
 EXACT = ("clean",)
@@ -290,8 +291,9 @@ def tied(case: Case, index: int) -> bool:
 
 
 def fragile(case: Case, index: int) -> bool:
-    """Whether the original itself computes NaN on the way, or some values of an output that are not finite: where that
-    is depends on the values then, which approximations move."""
+    """Whether the original itself computes NaN on the way, or some values of an output that are not finite, or gives
+    NaN where its inputs and weights move: where that is depends on the values then, which approximations move. So it is
+    of a Softmax behind a mask of values under a threshold, of which all in a row may be masked."""
     found = case.outputs(False)[index].values()
     if any(_floats(value) and np.isfinite(value).any() and not np.isfinite(value).all() for value in found):
         return True
@@ -301,7 +303,8 @@ def fragile(case: Case, index: int) -> bool:
     names = [name for node in proto.graph.node for name in node.output if name and name not in known]
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     inner = outputs(proto, [case.feeds[index]], False)[0].values()
-    return any(_floats(value) and bool(np.isnan(value).any()) for value in inner)
+    moved = (value for made in _nearby(case, index, MOVED) for value in made.values())
+    return any(_floats(value) and bool(np.isnan(value).any()) for value in (*inner, *moved))
 
 
 def _floats(value: object) -> bool:

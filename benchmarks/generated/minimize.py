@@ -35,6 +35,7 @@ class _Search:
         self.left -= 1
         try:
             case = smaller(self.case, *of)
+            case.outputs(False)
             fault = check(case, self.action).fault
         except Exception:  # what is no model, or does not run, is no smaller case
             return False
