@@ -28,6 +28,7 @@ _MOST_AXES = 32  # that every version of NumPy has
 _MOST_ELEMENTS = 1 << 30
 _SLOW = 2.0  # seconds of processors that one run may take where smaller sizes will do
 _TRIALS = 24  # executions spent on finding sizes that the model accepts
+_SMALL = {"positive": (1, 7), "few": (1, 2)}  # least and greatest integers
 _INDEX_OPS = {"Gather", "GatherElements", "OneHot"}
 _PASSING_OPS = ir.RESHAPES | {"Cast", "Identity", "Transpose", "Clip"}
 
@@ -42,7 +43,8 @@ DOMAINS: dict[str, Callable[[Array], Array]] = {
 
 @dataclass(frozen=True)
 class Fill:
-    """What feeds are made of: integers of unknown use (small, ones, zeros), and floats of one of DOMAINS or of any."""
+    """What feeds are made of: integers of unknown use (small, ones, zeros, or as _SMALL has them), and floats of one of
+    DOMAINS or of any."""
 
     integers: str = "small"
     floats: str = ""
@@ -191,7 +193,14 @@ def _next(
     ):
         return feeds
     tame = _feeds(inputs, sizes, uses, fill, seed, index, tame=True)
-    for each in (feeds, tame, _feeds(inputs, sizes, uses, replace(fill, integers="ones"), seed, index, tame=True)):
+    # Integers that must be ones to be accepted together, such as counts, may often be others for a change.
+    bolder = [
+        _feeds(inputs, sizes, uses, replace(fill, integers=kind), seed, index)
+        for kind in ("small", *_SMALL)
+        if fill.integers not in ("small", kind)
+    ]
+    ones = _feeds(inputs, sizes, uses, replace(fill, integers="ones"), seed, index, tame=True)
+    for each in (*bolder, feeds, tame, ones):
         try:
             if not _has_nan(run(each)):
                 return each
@@ -471,12 +480,12 @@ def booleans(rng: np.random.Generator, shape: tuple[int, ...], index: int) -> Ar
 def integers(
     rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any], use: IntegerUse, fill: str, index: int
 ) -> Array:
-    """Integers as feed number `index` of `generate` has them; `fill` is what those of unknown use are: small, ones,
-    zeros."""
+    """Integers as feed number `index` of `generate` has them; `fill` is what those of unknown use are: small,
+    ones, zeros, or as _SMALL has them."""
     if use.bound is not None:
         made = rng.integers(0, use.bound, shape).astype(dtype)
         return np.sort(made, axis=-1) if use.bound == 2 and made.ndim else made  # the first sentence, then the second
-    if fill != "small" and (not use.varied or index == 0):
+    if fill not in ("small", *_SMALL) and (not use.varied or index == 0):
         return np.full(shape, 1 if fill == "ones" else 0).astype(dtype)
     if use.mask:
         if not index or not shape:
@@ -484,9 +493,11 @@ def integers(
         lengths = rng.integers(1, shape[-1] + 1, (*shape[:-1], 1))  # a row without anything has no mean
         return np.asarray(np.arange(shape[-1]) < lengths).astype(dtype)
     low, high = use.ranges[index % len(use.ranges)]
+    if not use.varied:
+        low, high = _SMALL.get(fill, (low, high))
     kind = np.uint64 if high >= 1 << 63 else np.int64
     made = rng.integers(low, high, shape, dtype=kind, endpoint=True)
-    if index:
+    if index and use.varied:
         made.reshape(-1)[:2] = np.array([low, high], kind)[: made.size]
     return made.astype(dtype)
 

@@ -63,6 +63,19 @@ def _size(dimension: int | ir.SymbolicDim) -> int | str | None:
     return name
 
 
+def fits(inputs: Signature, feeds: Mapping[str, Array]) -> bool:
+    """Whether the arrays have the ranks and the fixed sizes of the inputs of that name, where there are such."""
+    for name, array in feeds.items():
+        shape = inputs[name].shape if name in inputs else None
+        if shape is None:
+            continue
+        if len(shape) != array.ndim or any(
+            isinstance(d, int) and d != n for d, n in zip(shape, array.shape, strict=True)
+        ):
+            return False
+    return True
+
+
 def batched_inputs(inputs: Signature) -> frozenset[str]:
     """The inputs whose first axis is the batch: like the first input's, all dynamic or all of the same fixed size."""
     leads = {name: i.shape[0] for name, i in inputs.items() if i.shape}

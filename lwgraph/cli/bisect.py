@@ -52,6 +52,7 @@ def command(
     from lwgraph.errors import LwgraphError, UsageError
     from lwgraph.executor import Feeds
     from lwgraph.measure import compare_runs
+    from lwgraph.measure.variants import variants
     from lwgraph.optimizer.judge import Judge
     from lwgraph.rewrite import Context, Contract, Pipeline
     from lwgraph.rewrite.instruments import find_culprit
@@ -66,13 +67,16 @@ def command(
     judge = None if metric is None else Judge(original, executor, reader, metric, max_drop, 0)
     contract = max((p.contract for p in passes), key=list(Contract).index, default=Contract.EXACT)
     run = executor.prepare(original)
+    tried = feeds[:SAMPLES]
+    if reader is None:
+        tried += [each.feeds for each in variants(original, tried, run) if each.counts(contract)]
 
     def good(candidate: ir.Model) -> bool:
         try:
             verify(candidate)
             if judge is not None:
                 return judge.score(candidate).value >= judge.floor
-            return compare_runs(run, executor.prepare(candidate), feeds[:SAMPLES], contract).ok
+            return compare_runs(run, executor.prepare(candidate), tried, contract).ok
         except LwgraphError:
             return False
 

@@ -134,10 +134,13 @@ def _compare(
     from lwgraph import ir, registry
     from lwgraph.calibrate import generate, open_data
     from lwgraph.calibrate.generate import tried
+    from lwgraph.calibrate.signature import fits, signature
     from lwgraph.check import accept
     from lwgraph.errors import UsageError
+    from lwgraph.executor import Feeds
     from lwgraph.measure import compare_runs
     from lwgraph.measure.diverge import first_divergence
+    from lwgraph.measure.variants import variants
     from lwgraph.rewrite import Contract
 
     first, second = ir.load(a), ir.load(b)
@@ -150,7 +153,9 @@ def _compare(
     special = {"reference": {"emulate": emulate, "qdq": "integer"}} if emulate else {}
     executors = [registry.executor(name, **special.get(name, {})) for name in names]
     if data is None:
-        feeds = list(generate(first, SAMPLES, shapes=parse_shapes(shapes), executor=executors[0]))
+        feeds: list[Feeds] = list(generate(first, SAMPLES, shapes=parse_shapes(shapes), executor=executors[0]))
+        more = variants(first, feeds, executors[0].prepare(first))
+        feeds += [each.feeds for each in more if each.counts(Contract.ROUNDING) and fits(signature(second), each.feeds)]
     else:
         feeds = list(open_data(data, first, preprocess=preprocess, limit=SAMPLES))
     pairs = [(f"{a} and {b}, {e.name}", (first, e), (second, e)) for e in executors]

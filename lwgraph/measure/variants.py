@@ -12,7 +12,7 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.arrays import Array
-from lwgraph.calibrate.generate import booleans, integer_use, integers, looks_like_image
+from lwgraph.calibrate.generate import IntegerUse, booleans, integer_use, integers, looks_like_image
 from lwgraph.calibrate.signature import Input, batched_inputs, signature
 from lwgraph.contract import Contract
 from lwgraph.errors import LwgraphError
@@ -26,6 +26,7 @@ SECONDS = 1.0  # that one run of all variants may take, about
 LEAST = 2  # variants that are made however long they run
 _MANY = f"a batch of {MANY}"
 _ROUNDING = 2.0**-20  # of the largest value: a few roundings of float32
+_ROUNDING_64 = 2.0**-49
 _SPARE = 4  # by how much such an error must stay below what rounding may do to the outputs
 _HALVES = np.array([-2, -1.5, -1, -0.5, 0, 0, 0.5, 1, 1.5, 2])
 
@@ -46,6 +47,10 @@ class Variant:
     what: str = ""
     natural: bool = True
     steady: bool = True
+
+    def counts(self, contract: Contract) -> bool:
+        """Whether what a rewrite does to the outputs for this feed is judged under its contract."""
+        return {Contract.APPROXIMATE: self.natural, Contract.ROUNDING: self.steady}.get(contract, True)
 
 
 def variants(model: ir.Model, given: Sequence[Feeds], run: Run, seed: int = 0) -> list[Variant]:
@@ -96,7 +101,8 @@ def _steady(run: Run, feeds: Feeds, results: Mapping[str, Any], seed: int) -> bo
     moved = dict(feeds)
     for name, array in feeds.items():
         if _floating(array.dtype):
-            noise = rng.uniform(-_ROUNDING, _ROUNDING, array.shape) * np.abs(array, dtype=np.float64).max(initial=0.0)
+            share = _ROUNDING_64 if array.dtype == np.float64 else _ROUNDING
+            noise = rng.uniform(-share, share, array.shape) * np.abs(array, dtype=np.float64).max(initial=0.0)
             moved[name] = (array + noise).astype(array.dtype)
     try:
         other = run(moved)
@@ -142,6 +148,11 @@ def _kinds(inputs: Mapping[str, Input], model: ir.Model, given: Sequence[Feeds],
             rng = np.random.default_rng((seed, index, position))
             feeds[name] = integers(rng, feeds[name].shape, inputs[name].dtype, uses[name], "small", index)
         yield what, False, iter([feeds])
+    signed = [name for name, i in inputs.items() if i.dtype.kind == "i"]
+    indices = [name for name in signed if uses[name].bound is not None]
+    places = [name for name in signed if uses[name].bound is None and not uses[name].varied]
+    chosen = [names for names in ([*indices, *places], indices, places) if names]
+    yield "places from the end", False, (_from_the_end(base, inputs, names, uses, seed) for names in chosen)
     shown = [name for name, i in inputs.items() if i.dtype.kind in "iu" and looks_like_image(base[name].shape)]
     if shown:
         feeds = dict(base)
@@ -170,6 +181,19 @@ def _kinds(inputs: Mapping[str, Input], model: ir.Model, given: Sequence[Feeds],
             else:
                 many[name] = integers(rng, shape, inputs[name].dtype, uses[name], "small", 0)
         yield _MANY, False, iter([many])
+
+
+def _from_the_end(
+    base: Feeds, inputs: Mapping[str, Input], names: Sequence[str], uses: Mapping[str, IntegerUse], seed: int
+) -> dict[str, Array]:
+    """The base with -1, the last one, at the first place of the named inputs; what indexes a table, of both signs."""
+    feeds = dict(base)
+    for position, name in enumerate(names):
+        rng, bound = np.random.default_rng((seed, 6, position)), uses[name].bound
+        feeds[name] = feeds[name].copy() if bound is None else rng.integers(-bound, bound, feeds[name].shape)
+        feeds[name] = feeds[name].astype(inputs[name].dtype)
+        feeds[name].reshape(-1)[:1] = -1
+    return feeds
 
 
 def _normal(scale: float, rng: np.random.Generator, shape: tuple[int, ...]) -> Array:

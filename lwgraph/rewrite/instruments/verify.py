@@ -127,8 +127,7 @@ class Verify(Instrument):
             except LwgraphError as error:
                 raise CheckError(f"the passes left a model that {executor.name} cannot run: {error}") from error
             for tried, old, new in zip(self.tried, before, after, strict=True):
-                counts = tried.natural if weakest is Contract.APPROXIMATE else tried.steady
-                if (counts or weakest is Contract.EXACT) and not compare(old, new, weakest).ok:
+                if tried.counts(weakest) and not compare(old, new, weakest).ok:
                     raise CheckError(
                         f"the passes together broke their contract ({weakest.value}), run by {executor.name}"
                     )
@@ -150,9 +149,7 @@ class Verify(Instrument):
             raise CheckError(f"pass '{p.name}' left a model that {executor.name} cannot run: {error}{hint}") from error
         judged_later = p.contract is Contract.APPROXIMATE and not self.approximate
         for tried, old, new in zip(self.tried, self._results[k], after, strict=True):
-            if not (
-                tried.natural if p.contract is Contract.APPROXIMATE else tried.steady or p.contract is Contract.EXACT
-            ):
+            if not tried.counts(p.contract):
                 continue
             if judged_later:
                 found = compare(old, new, p.contract, tolerances=lambda dtype: FINITE, resizable=self._resizable)
