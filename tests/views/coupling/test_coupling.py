@@ -118,6 +118,46 @@ def test_frozen_with_the_reason(body, constants, reason):
     assert reason in group(found).frozen
 
 
+UNKNOWN = [
+    "c = CumSum (r, one)",
+    "c = CumSum (r, i)",
+    "c = ReverseSequence <batch_axis = 0, time_axis = 1> (r, k)",
+    "c = Trilu (r)",
+    "c = Slice (r, k, k, k)",
+    "c = Slice (r, k, k)",
+    "c, d = Split <axis = 1> (r)",
+    "c = Concat <axis = 1> (r, r)",
+    "c = Gather <axis = 1> (r, k)",
+    "c = GatherElements <axis = 1> (r, k)",
+    "c = Squeeze (r, k)",
+    "c = Unsqueeze (r, k)",
+    "c = Softmax (r)",
+    "c = ReduceMean (r, k)",
+    "c = ReduceMax (r)",
+    "c = ArgMax <axis = 2> (r)",
+    "c, d = TopK (r, k)",
+    "c = Transpose (r)",
+    "c = Flatten (r)",
+    "c = Pad (r, k)",
+    "c = Tile (r, k)",
+    "c = Expand (r, k)",
+    "c = DepthToSpace <blocksize = 2> (r)",
+    "c = LayerNormalization (r, f)",
+    "c = LpNormalization (r)",
+    "c = Compress <axis = 1> (r, m)",
+    "c = ScatterND (r, k, f)",
+    "c = OneHot (r, one, f)",
+]
+
+
+@pytest.mark.parametrize("node", UNKNOWN)
+def test_a_value_of_unknown_rank_is_no_reason_to_fail(node: str) -> None:
+    """The channels before a Reshape to computed sizes stay as they are."""
+    constants = "int64 one = {1}, int64[1] k = {1}, int64[1] i = {-1}, float[1] f = {1}, bool[1] m = {1}"
+    found = coupling(f"[r] r = Reshape (a, q) {node} y = Abs (x)", constants, inputs="float[N,3,8,8] x, int64[K] q")
+    assert group(found).frozen
+
+
 CAVEATS = [
     (
         "c = Transpose <perm=[0,2,3,1]> (a) [n] c2 = LayerNormalization (c, b) d = Transpose <perm=[0,3,1,2]> (c2) "

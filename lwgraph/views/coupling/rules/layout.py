@@ -365,7 +365,9 @@ def pool(node: ir.Node, builder: Coupler) -> None:
 def along(node: ir.Node, builder: Coupler) -> None:
     """Axes along which nothing moves go through."""
     value, output = node.inputs[0], node.outputs[0]
-    rank = len(builder.dims(value) or ())
+    if not (rank := len(builder.dims(value) or ())):
+        builder.freeze_inputs(node, f"the shapes at node '{node.name}' ({node.op_type}) are not known")
+        return
     if node.op_type == "CumSum":
         axis = ir.constant(node.inputs[1])
         moving = range(rank) if axis is None else [int(axis.reshape(-1)[0]) % rank]
