@@ -40,6 +40,11 @@ def cache_path(kind: str, facts: Sequence[object], *feeds: Sequence[Feeds], fold
         feeds: samples; names, types, shapes and values count.
         folder: the cache's; None for the user's.
     """
+    return (folder or cache_folder()) / kind / digest_of(facts, *feeds)[:32]
+
+
+def digest_of(facts: Sequence[object], *feeds: Sequence[Feeds]) -> str:
+    """SHA-256 (hex) of texts and of samples: their names, types, shapes and values."""
     digest = hashlib.sha256()
     for fact in facts:
         digest.update(f"{fact}\n".encode())
@@ -50,7 +55,7 @@ def cache_path(kind: str, facts: Sequence[object], *feeds: Sequence[Feeds], fold
                 array = np.ascontiguousarray(value)
                 digest.update(f"{name}{array.dtype}{array.shape}".encode())
                 digest.update(array.tobytes())
-    return (folder or cache_folder()) / kind / digest.hexdigest()[:32]
+    return digest.hexdigest()
 
 
 def facts_of(executor: Executor) -> tuple[object, ...]:

@@ -33,7 +33,7 @@ LATER = 0.5  # of the time that is left once the first plan was looked at, what 
 # Another look at such a plan, with all ways to choose ranges, takes about so many times as long as the first; where the
 # first is good and that is more than this share of the time that is left, what follows makes do with its ranges.
 LONGER, HASTE = 2.0, 0.1
-MIXES = 2  # of integers and floats that are looked at, at most
+MIXES = 3  # of integers and floats that are looked at, at most
 
 
 class Integers:
@@ -123,8 +123,9 @@ class Integers:
     def _mixed(self, work: Work, look: Callable[..., bool], proposed: Callable[..., Candidate]) -> None:
         """Look at the fastest mix of integers and floats that is predicted to lose as little as may be lost.
 
-        What a mix was judged to lose corrects the prediction for the next one. The pass with its own judgement, which
-        finds ranges and rounds weights with more care, is only asked where that may be enough: it takes longest.
+        What a mix was judged to lose corrects the prediction for the next one, which does half at most of what this one
+        does. Where nothing was measured of mixes, the pass is asked for its own judgement, unless that can hardly be
+        enough: it takes longest.
         """
         way, candidates = work.integers.way, work.candidates
 
@@ -134,20 +135,18 @@ class Integers:
 
         samples = affordable(RANGE_SAMPLES, RANGE_SECONDS, work.float_ms)
         found = survey(work.clean, work.context, samples=samples)
-        share = whole = may_remain(candidates.known(proposed((way,))).judged)
+        share = may_remain(candidates.known(proposed((way,))).judged)
         if found.method and not work.integers.hasty:
             way = str(quantizer().exactly(found.method, found.even))
-        for _ in range(MIXES if found.mixes else 0):
-            mix = found.mix(share)
-            if mix is None:
-                break
-            if look((way,), mix.kept):
-                return
-            share = mix.share * may_remain(candidates.known(proposed((way,), mix.kept)).judged)
-        if not found.mixes and found.kept and look((way,), found.kept):
+        if not found.mixes:
+            if not (found.kept and look((way,), found.kept)) and share >= HALF:
+                look((str(quantizer().judged()),))
             return
-        if whole >= HALF:
-            look((str(quantizer().judged()),))
+        for _ in range(MIXES):
+            mix = found.mix(share)
+            if mix is None or look((way,), mix.kept):
+                return
+            share = mix.share * min(HALF, may_remain(candidates.known(proposed((way,), mix.kept)).judged))
 
     def _recurrent(self, work: Work, look: Callable[..., bool], proposed: Callable[..., Candidate], good: bool) -> bool:
         """LSTM and GRU are in integers with the rest, or not, whichever is better; or alone, where both lose too much.

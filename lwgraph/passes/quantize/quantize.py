@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
@@ -24,8 +24,9 @@ from lwgraph.passes.quantize.graph.raise_opset import raise_opset
 from lwgraph.passes.quantize.graph.recode import decode_weights, encode_weights
 from lwgraph.passes.quantize.graph.shapes import infer
 from lwgraph.passes.quantize.graph.smooth_chains import find_chains
+from lwgraph.passes.quantize.grids.bases import Base, Bases, key_of, remember, remembered
 from lwgraph.passes.quantize.grids.better_ranges import refined
-from lwgraph.passes.quantize.grids.observer import Observer, judged, parted
+from lwgraph.passes.quantize.grids.observer import Observer, elements_counted, judged, parted
 from lwgraph.passes.quantize.grids.second_order_weights import finer, rounds, weight_share
 from lwgraph.passes.quantize.judging.before_softmax import Logits
 from lwgraph.passes.quantize.judging.describe import describe
@@ -84,6 +85,25 @@ class Weighed:
     mixes: Sequence[Mix]
     method: str
     even: bool
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """A network in integers.
+
+    Attributes:
+        base, method: what it is quantized from, and the calibration method with its percentile.
+        quantizer, built: of it.
+        distance: of its outputs from the float model's; 0 where nothing else is tried.
+        rank: that, with a handicap for what may fit the samples alone.
+    """
+
+    base: Base
+    method: tuple[str, float]
+    quantizer: Quantizer
+    built: Built
+    distance: float
+    rank: float
 
 
 @dataclass(frozen=True)
@@ -412,7 +432,9 @@ class Quantize(Pass):
         """All in integers that can be, with the ranges that were found to be best."""
         assert context.data
         opened_model = ir.clone(working)
-        opened = open_activations(opened_model, target, refused)
+        # What stays in float is put together again: whatever it is, the same values are observed.
+        opened = open_activations(opened_model, target)
+        refused = refused | {part: refused[one.name] for one in opened if one.name in refused for part in one.parts}
         here = executor.name.partition(":")[0] == target.name  # the executor is the runtime that the rules are of
         measurable = here or target.name.startswith(ORT)
         if measurable:
@@ -510,34 +532,44 @@ class Quantize(Pass):
         ranges of the one that is taken then learn these samples, too.
         """
         methods = AUTO if self.calibration_method == "auto" else ((self.calibration_method, self.percentile),)
-        several = self.equalize or len(methods) > 1 or self.rounding == "auto"
-        known, unseen = parted(data) if several else (data, ())
+        bases = self._bases(model, target, data, executor, context, methods)
         fixed = refused if self.keep == "none" else None  # no other placement will be asked for
-        bases = self._bases(model, target, known, executor, context, methods, len(data), fixed)
-        fast = Logits(untimed(executor))
-        alone = len(bases) == len(methods) == 1 and self.rounding != "auto"
-        distance = None if alone else Distance(fast.prepare(model), judged(model, unseen or data, JUDGED))
-        margin, score = MARGIN if unseen else CLEARLY, 0.0
-        best: tuple[float, Quantizer, Built, Observer] | None = None
-        for base, observer in bases:
-            for quantizer in self.quantizers(base, target, known, observer, methods, fixed):
-                built = quantizer.build(refused)
-                found = 0.0 if distance is None or not built.compute else distance(fast.prepare(built.model))
-                handicap = 1.0 if quantizer.recipe.method == "minmax" and base is model else margin
-                if best is None or handicap * found < best[0]:
-                    best, score = (handicap * found, quantizer, built, observer), found
-                if not built.compute:
-                    return quantizer, built
-        assert best is not None
-        _, quantizer, built, observer = best
-        second = self._second_order(quantizer, built, known, distance, fast, score, margin, refused, context)
-        quantizer = second or quantizer
-        if unseen:
-            observer.extend(unseen)
-        if unseen or second:
-            quantizer = refined(quantizer, {})
+        every, asked = bases.every[: None if self.equalize else 1], (self.equalize, methods, frozenset(refused))
+        known, fast = bases.chosen.get(asked), Logits(untimed(executor))
+        floats = {node.name for node in model.graph if node.meta.get(FLOAT)}
+        distance = None
+        if self.rounding == "auto" or (len(every) * len(methods) > 1 and known is None):
+            distance = Distance(fast.prepare(model), judged(model, bases.unseen or data, JUDGED))
+        margin = MARGIN if bases.unseen else CLEARLY
+
+        def made(base: Base, method: tuple[str, float]) -> _Variant:
+            quantizer = self._quantizer(base, target, bases.seen, method, fixed)
+            for node in quantizer.model.graph:  # others may stay in float than when the base was made
+                node.meta.pop(FLOAT, None)
+                if node.name in floats:
+                    node.meta[FLOAT] = True
             built = quantizer.build(refused)
-        built.even = observer is not bases[0][1]
+            found = 0.0 if distance is None or not built.compute else distance(fast.prepare(built.model))
+            handicap = 1.0 if method[0] == "minmax" and base is bases.every[0] else margin
+            return _Variant(base, method, quantizer, built, found, handicap * found)
+
+        if known is not None:
+            best = made(*known)
+        else:
+            # Whether channels are even, and how ranges are chosen, hardly depend on each other.
+            best = min((made(base, methods[0]) for base in every), key=lambda variant: variant.rank)
+            best = min((best, *(made(best.base, method) for method in methods[1:])), key=lambda variant: variant.rank)
+            bases.chosen[asked] = best.base, best.method
+        quantizer, built, base, score = best.quantizer, best.built, best.base, best.distance
+        if not built.compute:
+            return quantizer, built
+        second = self._second_order(quantizer, built, bases.seen, distance, fast, score, margin, refused, context)
+        quantizer = second or quantizer
+        if bases.unseen:
+            quantizer = refined(quantizer, observed=base.observer.extended(bases.unseen, quantizer.observed))
+        if bases.unseen or second:
+            built = quantizer.build(refused)
+        built.even = base is not bases.every[0]
         return quantizer, built
 
     def _second_order(
@@ -577,71 +609,72 @@ class Quantize(Pass):
         self,
         model: ir.Model,
         target: Target,
-        known: Sequence[Feeds],
+        data: Sequence[Feeds],
         executor: Executor,
         context: Context,
         methods: Sequence[tuple[str, float]],
-        total: int,
-        fixed: Mapping[str, str] | None,
-    ) -> list[tuple[ir.Model, Observer]]:
-        """The model, and with `equalize` the model with even channels where that makes a difference; their observers.
+    ) -> Bases:
+        """The model, and with `equalize` the model with even channels where that makes a difference.
 
         What evening out the channels of convolutions needs is observed in the same runs as the ranges; behind
-        normalizations `SmoothQuant` looks at products, where any may be in integers.
+        normalizations `SmoothQuant` looks at products. Where several variants are tried,
+        others will probably follow, so that what any may need is observed, and remembered.
         """
         shaped = ir.clone(model)
         infer(shaped)
+        smooth = self.equalize and bool(find_chains(shaped, lambda place, why: None))
+        several = self.equalize or len(methods) > 1 or self.rounding == "auto"
+        counted = elements_counted(methods, len(data), self.keep == "none")
+        key = key_of(model, target, data, executor, context)
+        if context.ranges is None and (known := remembered(key, counted, self.equalize, context)) is not None:
+            return known
+        seen, unseen = parted(data) if several else (data, ())
         channels = wanted(shaped) if self.equalize else []
-        smooth = self.equalize and any(
-            (node.name or "") not in (fixed or {})
-            for chain in find_chains(shaped, lambda place, why: None)
-            for node in chain.readers
-        )
 
-        def observer(base: ir.Model, names: Sequence[str] = ()) -> Observer:
-            return Observer(base, executor, context, total, methods, self.keep == "none", names)
+        def base(on: ir.Model, names: Sequence[str] = ()) -> Base:
+            observer = Observer(on, executor, context, len(data), counted, names)
+            made = Base(on, observer, rounding(target, GridOptions()))
+            if several:
+                self._quantizer(made, target, seen, methods[0], None)  # observes what any variant may need
+            return made
 
-        first = observer(shaped, channels)
-        if not channels and not smooth:
-            return [(model, first)]
-        per_channel = target.per_channel and opset_of(model) >= target.per_channel_opset
-        even, changed = ir.clone(shaped), 0
-        fitting: Any = known  # read one by one, like the list that a Context has otherwise
+        bases = Bases([base(shaped, channels)], seen, unseen, self.equalize)
+        even, changed, first = ir.clone(shaped), 0, bases.every[0].observer
+        fitting: Any = seen  # read one by one, like the list that a Context has otherwise
         quiet = context.beside(data=fitting, executor=executor, log=Log())
-        if channels:
-            next(self.quantizers(model, target, known, first, methods[:1], fixed))  # observes
-            if not all(name in first.axes for name in channels):  # no node may be in integers: nothing was observed
-                return [(model, first)]
+        per_channel = target.per_channel and opset_of(model) >= target.per_channel_opset
+        able = all(name in first.axes for name in channels)  # else no node may be in integers
+        if channels and able:
             pass_ = Equalize(per_channel=per_channel)
             if all(first.axes[name] == 1 for name in channels):
                 changed = pass_.balance(even, first.observed, PROMISING)
             else:
                 changed = pass_.run(even, quiet)
-        if smooth:
+        if smooth and able:
             changed += SmoothQuant(per_channel=per_channel).run(even, quiet)
-        return [(model, first), (even, observer(even))] if changed else [(model, first)]
+        if changed:
+            bases.every.append(base(even))
+        if several and context.ranges is None:
+            remember(key, bases, context)
+        return bases
 
-    def quantizers(
+    def _quantizer(
         self,
-        model: ir.Model,
+        base: Base,
         target: Target,
         data: Sequence[Feeds],
-        observer: Observer,
-        methods: Sequence[tuple[str, float]],
+        method: tuple[str, float],
         fixed: Mapping[str, str] | None = None,
-    ) -> Iterator[Quantizer]:
-        """One for each calibration method, from one run over the data; `fixed`: see `only` of `Quantizer`."""
-        recipe = GridOptions(bias_correction=self.bias_correction)
-        weights = rounding(target, recipe)
-        for method, percentile in methods:
-            yield Quantizer(
-                model,
-                target,
-                lambda names, axes: observer.observe(data, names, axes),
-                replace(recipe, method=method, percentile=percentile),
-                only=fixed,
-                weights=weights,
-            )
+    ) -> Quantizer:
+        """Of a base, by one calibration method and its percentile; `fixed`: see `only` of `Quantizer`."""
+        return Quantizer(
+            base.model,
+            target,
+            lambda names, axes: base.observer.observe(data, names, axes),
+            GridOptions(*method, bias_correction=self.bias_correction),
+            only=fixed,
+            weights=base.weights,
+        )
 
     def refused(self, graph: ir.Graph, roles: Collection[str]) -> dict[str, str]:
         """Names of the nodes that the options keep in float -> why; `roles`: the operators that the target knows."""

@@ -20,7 +20,7 @@ from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.precision import DYNAMIC, INT8, quantizer, spelling
 from lwgraph.plan.roles import Mix, Survey
 from lwgraph.plan.search.planner import QUICK_SAMPLES, Planner
-from lwgraph.rewrite.base import Context
+from lwgraph.rewrite.base import Context, Log
 
 VERSION = 4  # part of the file name: raise it when the meaning of a survey changes
 KEY = "survey"
@@ -112,6 +112,7 @@ def survey(model: ir.Model, context: Context, folder: Path | None = None, *, sam
         seed=context.seed,
         threads=context.threads,
         progress=context.progress,
+        log=Log(memory=context.memory),
     )
     found = quantizer().survey(model, quiet)
     memory.put(KEY, asdict(found))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from lwgraph.calibrate.partial_runs import PartialRuns
+from lwgraph.calibrate.ranges import Observed
 from lwgraph.executor import Executor
 from lwgraph.measure.distance import Distance
 from lwgraph.passes.quantize.graph.quantizer import Quantizer
@@ -69,12 +70,16 @@ def better_ranges(
     return found
 
 
-def refined(quantizer: Quantizer, chosen: Mapping[str, tuple[str, float]]) -> Quantizer:
-    """A quantizer with the same observations and other ranges for some tensors."""
+def refined(
+    quantizer: Quantizer,
+    chosen: Mapping[str, tuple[str, float]] = {},
+    observed: Mapping[str, Observed] | None = None,
+) -> Quantizer:
+    """A quantizer with other ranges for some tensors, or other observations of all (None: the same)."""
     return Quantizer(
         quantizer.model,
         quantizer.target,
-        lambda names, axes: quantizer.observed,
+        lambda names, axes: quantizer.observed if observed is None else observed,
         quantizer.recipe,
         {**quantizer.chosen, **chosen},
         weights=quantizer.weights,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,8 +31,7 @@ class Observer:
     Args:
         model: it is not changed.
         total: samples in all, for the progress.
-        methods: the calibration methods that will choose ranges, with their percentiles.
-        ranges_only: nothing but ranges is asked of the tensors, so where extremes give these nothing else is counted.
+        samples: elements to count of each tensor in each run.
         channels: tensors of which the extremes and squares of the channels, axis 1, are wanted, too.
     """
 
@@ -39,40 +39,47 @@ class Observer:
     executor: Executor
     context: Context
     total: int
-    methods: Sequence[tuple[str, float]]
-    ranges_only: bool = False
+    samples: int
     channels: Collection[str] = ()
     observed: dict[str, Observed] = field(default_factory=dict)
+    more: dict[str, Observed] = field(default_factory=dict)
     axes: dict[str, int] = field(default_factory=dict)
     done: int = 0
 
     def observe(self, data: Sequence[Feeds], names: list[str], axes: dict[str, int]) -> dict[str, Observed]:
-        """The named tensors on `data`; later calls get the same."""
+        """The named tensors, and those of `channels`, on `data`; what was observed before is not observed again."""
         if not self.observed:
-            self.axes = {**dict.fromkeys(self.channels, 1), **axes}
             ranks = {v.name: len(v.shape) for v in main_values(self.model).values() if v.shape is not None}
-            self.axes |= {name: 1 for name in self.channels if ranks.get(name) == 2}  # the last is the first, too
-            wanted, known = list(dict.fromkeys([*names, *self.channels])), self.context.ranges
-            if known is None or self.channels:
-                self.observed = self._collect(data, wanted)
-            else:
-                forms = {
-                    v.name or "": node.metadata_props.get(PASS_KEY, "")
-                    for node in self.model.graph
-                    for v in node.outputs
-                }
-                self.observed = known.observe(
-                    wanted, len(data), self._samples(), self.axes, lambda names: self._collect(data, names), forms
-                )
-        return self.observed
+            # The last axis is the first one, too, where there are two.
+            last = {name: 1 for name in self.channels if ranks.get(name) == 2}
+            self.axes = {**dict.fromkeys(self.channels, 1), **axes, **last}
+        wanted, known = list(dict.fromkeys([*names, *self.channels])), self.context.ranges
+        lacking = [n for n in wanted if n not in self.observed or (n in axes and n not in self.axes)]
+        self.axes = {**axes, **self.axes}
+        if lacking and (known is None or self.channels):
+            self.observed |= self._collect(data, lacking, self.channels)
+        elif lacking and known is not None:
+            forms = {
+                v.name or "": node.metadata_props.get(PASS_KEY, "") for node in self.model.graph for v in node.outputs
+            }
+            self.observed |= known.observe(
+                lacking, len(data), self.samples, self.axes, lambda names: self._collect(data, names, ()), forms
+            )
+        return {name: self.observed[name] for name in wanted}
 
-    def extend(self, data: Sequence[Feeds]) -> None:
-        """Look at more samples; the ranges of what `observe` returned change."""
-        self.channels = ()
-        self._collect(data, list(self.observed), self.observed)
+    def extended(self, data: Sequence[Feeds], names: Collection[str]) -> dict[str, Observed]:
+        """The named tensors, which were observed, on more samples besides."""
+        if any(name not in self.more for name in names):  # others will probably be asked for, too
+            lacking = {name: seen for name, seen in self.observed.items() if name not in self.more}
+            self.more |= self._collect(data, list(lacking), (), copy.deepcopy(lacking))
+        return {name: self.more[name] for name in names}
 
     def _collect(
-        self, data: Sequence[Feeds], names: list[str], into: dict[str, Observed] | None = None
+        self,
+        data: Sequence[Feeds],
+        names: list[str],
+        extremes: Collection[str],
+        into: dict[str, Observed] | None = None,
     ) -> dict[str, Observed]:
         before = self.done
 
@@ -85,18 +92,26 @@ class Observer:
             data,
             self.executor,
             names,
-            channels=self.axes,
-            extremes=self.channels,
-            samples=self._samples(),
+            channels={name: axis for name, axis in self.axes.items() if name in names},
+            extremes=extremes,
+            samples=self.samples,
             seed=self.context.seed,
             progress=progress,
             into=into,
         )
 
-    def _samples(self) -> int:
-        if all(method in ("minmax", "moving-average") for method, _ in self.methods):
-            return 0 if self.ranges_only else FEW
-        return max(FEW, min(SAMPLES, COUNTED // max(self.total, 1)))
+
+def elements_counted(methods: Sequence[tuple[str, float]], total: int, ranges_only: bool) -> int:
+    """Elements to count of each tensor in each of `total` runs.
+
+    Args:
+        methods: the calibration methods that will choose ranges, with their percentiles.
+        total: runs.
+        ranges_only: nothing but ranges is asked of the tensors, so where extremes give these nothing else is counted.
+    """
+    if all(method in ("minmax", "moving-average") for method, _ in methods):
+        return 0 if ranges_only else FEW
+    return max(FEW, min(SAMPLES, COUNTED // max(total, 1)))
 
 
 class SomeSamples(Sequence[Feeds]):
@@ -132,4 +147,14 @@ def judged(model: ir.Model, data: Sequence[Feeds], rows: int) -> list[Feeds]:
     return spread(data, min(rows, max(FEWEST, -(-rows // max(each, 1)))))
 
 
-__all__ = ["COUNTED", "FEW", "LEAST_PARTED", "Observer", "SomeSamples", "judged", "parted", "spread"]
+__all__ = [
+    "COUNTED",
+    "FEW",
+    "LEAST_PARTED",
+    "Observer",
+    "SomeSamples",
+    "elements_counted",
+    "judged",
+    "parted",
+    "spread",
+]
