@@ -48,6 +48,7 @@ class Distance:
             raise DataError("there is no sample to compare outputs on")
         self.outputs = [_floats(reference(feed)) for feed in self.feeds]
         self.changes = {name: self._changes(name) for name in self.outputs[0]}
+        self._powers: dict[tuple[str, int], dict[int, list[Array]]] = {}
 
     def _changes(self, name: str) -> float | None:
         """Mean squared difference from the nearest input of the same shape; None where there is none."""
@@ -64,30 +65,29 @@ class Distance:
         """The distance of one model. NaN or infinite outputs count as 1."""
         sums: dict[tuple[str, int], _AxisSums] = {}
         broken: set[str] = set()
-        for feed, wanted in zip(self.feeds, self.outputs, strict=True):
+        for index, (feed, wanted) in enumerate(zip(self.feeds, self.outputs, strict=True)):
             got = run(feed)
             for name, y in wanted.items():
                 z = np.asarray(got[name], np.float64)
                 if z.shape != y.shape or not np.isfinite(z).all():
                     broken.add(name)
                     continue
-                self._add(sums, name, y, z)
+                self._add(sums, name, index, y, z)
         found = []
         for name in self.outputs[0]:
             parts = [_relative(s, self.changes[name]) for (n, _), s in sums.items() if n == name]
             found.append(1.0 if name in broken or not parts else max(parts))
         return float(np.mean(found)) if found else 0.0
 
-    def _add(self, sums: dict[tuple[str, int], _AxisSums], name: str, y: Array, z: Array) -> None:
+    def _add(self, sums: dict[tuple[str, int], _AxisSums], name: str, index: int, y: Array, z: Array) -> None:
         square = (z - y) ** 2
-        for axis in range(max(y.ndim, 1)):
-            if axis and (y.shape[axis] > _WIDEST or y.shape[axis] == 1):
-                continue
-            others = tuple(i for i in range(y.ndim) if i != axis) if axis else None
-            size = y.shape[axis] if axis else 1
-            now = _AxisSums(
-                np.full(size, y.size / size), *(np.atleast_1d(v.sum(axis=others)) for v in (y, y * y, square))
-            )
+        key = name, index
+        if key not in self._powers:  # which are the same for each model
+            self._powers[key] = {axis: _sums(axis, y, y * y) for axis in _axes(y)}
+        for axis, (first, second) in self._powers[key].items():
+            size = len(first)
+            (lost,) = _sums(axis, square)
+            now = _AxisSums(np.full(size, y.size / size), first, second, lost)
             old = sums.get((name, axis))
             if old is None:
                 sums[name, axis] = now
@@ -98,6 +98,17 @@ class Distance:
             else:
                 old.lost = np.zeros_like(old.lost)  # the axis varies: it has no indices to speak of
                 old.count = np.zeros_like(old.count)
+
+
+def _axes(y: Array) -> list[int]:
+    """Those whose indices are looked at; 0 stands for the whole."""
+    return [axis for axis in range(max(y.ndim, 1)) if not axis or 1 != y.shape[axis] <= _WIDEST]
+
+
+def _sums(axis: int, *arrays: Array) -> list[Array]:
+    """(n,) of each array, by the index on an axis; 0: of all."""
+    others = tuple(i for i in range(arrays[0].ndim) if i != axis) if axis else None
+    return [np.atleast_1d(array.sum(axis=others)) for array in arrays]
 
 
 def _relative(sums: _AxisSums, changes: float | None) -> float:

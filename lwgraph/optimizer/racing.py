@@ -99,6 +99,7 @@ class OutputRace:
         self.metric, self.dropped = metric, 0
         self._outputs = Store(KEPT_BYTES)
         self._inputs: list[bytes] = []
+        self._powers: dict[int, list[Floats]] = {}  # of these outputs, by call
         self._floor = 0.0
         self._judged: list[tuple[Floats, bool]] = []  # the distances of each plan, and whether it was good
 
@@ -183,12 +184,13 @@ class OutputRace:
         ):
             return None
         rows = next((len(array) for array in map(np.asarray, feeds.values()) if array.ndim), 1)
+        if call not in self._powers:
+            self._powers[call] = [_power(y, rows) for y in wanted]
         errors = []
-        for y, z in zip(wanted, found, strict=True):
-            count = rows if y.ndim > 1 and len(y) == rows else 1
-            y, z = y.reshape(count, -1).astype(np.float64), z.reshape(count, -1).astype(np.float64)
-            power = np.square(y - y.mean(axis=1, keepdims=True)).sum(axis=1)
-            error = np.square(y - z).sum(axis=1) / np.maximum(power, 1e-12 * np.square(y).sum(axis=1) + 1e-300)
+        for y, z, power in zip(wanted, found, self._powers[call], strict=True):
+            count = len(power)
+            apart = np.subtract(y, z, dtype=np.float64).reshape(count, -1)
+            error = np.einsum("ij,ij->i", apart, apart) / power
             share = np.where(np.isfinite(error), error / (1 + np.minimum(error, 1e300)), 1.0)
             errors.append(share if count == rows else np.full(1, share.mean()))
         if len({len(each) for each in errors}) > 1:
@@ -204,6 +206,14 @@ class _DroppedError(BaseException):
 def open_race(metric: Metric) -> SampleRace | OutputRace:
     """The race that suits a metric."""
     return SampleRace(metric) if metric.per_sample else OutputRace(metric)
+
+
+def _power(y: Array, rows: int) -> Floats:
+    """(n,) what squared errors of an output are relative to, over 0; n is `rows`, where it has a row for each, or 1."""
+    y = y.reshape(rows if y.ndim > 1 and len(y) == rows else 1, -1).astype(np.float64)
+    power = np.square(y - y.mean(axis=1, keepdims=True)).sum(axis=1)
+    found: Floats = np.maximum(power, 1e-12 * np.square(y).sum(axis=1) + 1e-300)
+    return found
 
 
 def _plans(count: int) -> str:
