@@ -33,9 +33,11 @@ LEAST, MOST = 8, 64  # samples that the loss of a plan is measured on
 LOOK_SECONDS = 2.0  # of timing one candidate, about
 TRIAL_SECONDS = 2.0  # of running one trial plan to measure its loss, about
 # What a stage's cost is predicted from: float runs that one sample takes where ranges are observed with all ways to
-# choose them, and where two networks are walked to refit one of them; seconds of linear algebra for each layer of a
+# choose them, and where two networks are walked to refit one of them; seconds of observing one node on one sample, and
+# of putting one node into integers in all these ways, beside running it; seconds of linear algebra for each layer of a
 # refit, of measuring one price, and of proving a plan.
-OBSERVED, WALKED = 8.0, 10.0
+OBSERVED, WALKED = 3.0, 10.0
+OBSERVED_SECONDS, WRITTEN_SECONDS = 1e-4, 5e-3
 FIT_SECONDS, PRICE_SECONDS, PROOF_SECONDS = 0.1, 0.1, 1.0
 
 
@@ -127,9 +129,11 @@ class Work:
         """What looking at one plan is predicted to take: to make, judge, time and prove it."""
         ranges = affordable(RANGE_SAMPLES, RANGE_SECONDS, self.float_ms)
         walked = affordable(REFIT_SAMPLES, REFIT_SECONDS, self.float_ms) if refits else 0
-        passes = unit.looks(1) + unit.runs(OBSERVED * min(ranges, unit.samples) + WALKED * min(walked, unit.samples))
+        ranged, nodes = min(ranges, unit.samples), len(self.clean.graph)
+        passes = unit.looks(1) + unit.runs(OBSERVED * ranged + WALKED * min(walked, unit.samples))
         algebra = FIT_SECONDS * self.layers if refits else 0.0
-        return Cost(passes, algebra + LOOK_SECONDS + PROOF_SECONDS)
+        seconds = algebra + nodes * (OBSERVED_SECONDS * ranged + WRITTEN_SECONDS)
+        return Cost(passes, seconds + LOOK_SECONDS + PROOF_SECONDS)
 
     @cached_property
     def layers(self) -> int:

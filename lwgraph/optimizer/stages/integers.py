@@ -10,7 +10,7 @@ from typing import Any
 
 from lwgraph.layers.site import find_sites
 from lwgraph.optimizer.data_pass import Cost, DataPass
-from lwgraph.optimizer.stages.base import Work, layer_times
+from lwgraph.optimizer.stages.base import LOOK_SECONDS, PROOF_SECONDS, Work, layer_times
 from lwgraph.optimizer.stages.dynamic import (
     HALF,
     dynamic_precision,
@@ -33,6 +33,9 @@ LATER = 0.5  # of the time that is left once the first plan was looked at, what 
 # Another look at such a plan, with all ways to choose ranges, takes about so many times as long as the first; where the
 # first is good and that is more than this share of the time that is left, what follows makes do with its ranges.
 LONGER, HASTE = 2.0, 0.1
+# How often that is not good, of ten networks in the benchmarks about; then float runs that measuring one variant takes,
+# seconds for each of its nodes, how many variants are measured at most, and how many mixes are looked at, about.
+MISSED, SURVEYED_ON, SURVEYED_SECONDS, SURVEYED, MIXED = 0.4, 2.5, 3e-4, 48, 2.0
 MIXES = 3  # of integers and floats that are looked at, at most
 
 
@@ -51,8 +54,11 @@ class Integers:
         return ""
 
     def cost(self, work: Work, unit: DataPass) -> Cost:
-        """One look: it is seldom that the first plan is not good."""
-        return work.look_cost(unit, refits=False)
+        """One look; and where that plan is not good, a survey of all layers, and looks at mixes with known ranges."""
+        variants = min(SURVEYED, 2 * work.layers)  # weights and what each layer gives
+        survey = Cost(unit.runs(variants * SURVEYED_ON), variants * SURVEYED_SECONDS * len(work.clean.graph))
+        mix = Cost(unit.looks(1), LOOK_SECONDS + PROOF_SECONDS)
+        return work.look_cost(unit, refits=False) + (survey + mix * MIXED) * MISSED
 
     def run(self, work: Work) -> Work:
         """Look at one plan; at up to two more where it is not good.
