@@ -556,9 +556,8 @@ class Quantize(Pass):
         if known is not None:
             best = made(*known)
         else:
-            # Whether channels are even, and how ranges are chosen, hardly depend on each other.
-            best = min((made(base, methods[0]) for base in every), key=lambda variant: variant.rank)
-            best = min((best, *(made(best.base, method) for method in methods[1:])), key=lambda variant: variant.rank)
+            variants = (made(base, method) for base in every for method in methods)
+            best = min(variants, key=lambda variant: variant.rank)
             bases.chosen[asked] = best.base, best.method
         quantizer, built, base, score = best.quantizer, best.built, best.base, best.distance
         if not built.compute:

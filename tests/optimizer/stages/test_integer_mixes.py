@@ -80,9 +80,17 @@ def test_the_fastest_mix_that_may_lose_so_little_is_looked_at_with_ranges_known(
 def test_what_a_mix_was_judged_to_lose_corrects_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     """0.3 of all lost as much as all: of that, 0.4 may remain, which is 0.12 of all."""
     found = Survey(mixes=MIXES)
-    assert looked_at(monkeypatch, {"": 0.98, "c2": 0.98}, found) == [(PLAIN, ()), (PLAIN, ("c2",)), (PLAIN, ("c3",))]
-    plans = looked_at(monkeypatch, {"": 0.98, "c2": None}, found)  # dropped early: half of it
+    plans = looked_at(monkeypatch, {"": 0.98, "c2": 0.98, "c3": 0.995}, found)
     assert plans == [(PLAIN, ()), (PLAIN, ("c2",)), (PLAIN, ("c3",))]
+    plans = looked_at(monkeypatch, {"": 0.98, "c2": None, "c3": 0.995}, found)  # dropped early: half of it, 0.15
+    assert plans[-1] == (PLAIN, ("c3",))
+
+
+def test_the_next_mix_does_half_at_most_and_a_few_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That 0.55 of all lose 0.0101 in place of 0.01 says: 0.79 of that may remain. It may be noise."""
+    found = Survey(mixes=tuple(Mix((f"c{index}",), share) for index, share in enumerate((0.55, 0.4, 0.25, 0.1, 0.05))))
+    scores = {"": 0.987, "c0": 0.9899, "c2": 0.9899, "c3": 0.9899}
+    assert [keep for _, keep in looked_at(monkeypatch, scores, found)] == [(), ("c0",), ("c2",), ("c3",)]
 
 
 def test_where_no_mix_loses_so_little_none_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
