@@ -276,7 +276,13 @@ def _source(
     """The samples, and how the object that they came from says that they may be varied."""
     if isinstance(spec, (str, Path)):
         path = Path(spec)
-        if path.exists():
+        if not str(spec).strip():  # such as a variable of a script that is not set
+            raise UsageError(f"{option} is '{spec}'; give data, or leave it out")
+        try:
+            there = path.exists()
+        except OSError as error:
+            raise DataError(f"{option} '{spec}' cannot be read: {error.strerror}") from None
+        if there:
             return _from_path(path, inputs, preprocess, limit, beside), ()
         if not is_object_name(str(spec)):
             raise DataError(

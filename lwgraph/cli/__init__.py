@@ -132,7 +132,8 @@ def _run() -> None:
             _fail(f"the current folder cannot be used: {error.strerror}", 1)
         raise
     except OSError as error:
-        _drop_output()  # what is still in its buffer could not be written either
+        if error.filename is None:
+            _drop_output()  # what is still in its buffer could not be written either
         gone = "the current folder" if isinstance(error, FileNotFoundError) else "standard output"
         place = f"'{error.filename}'" if error.filename else gone
         _fail(f"{place} cannot be used: {error.strerror or error}", 1)

@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -172,8 +172,28 @@ def check_destination(path: Path, overwrite: bool) -> None:
     raise UsageError(f"output '{path}' {words}; name another with -o")
 
 
-def check_report_folder(path: str | None) -> None:
-    """Raise UsageError if a report cannot be written into folder `path`, before any work is done; None: no report."""
+def default_output(model: str) -> Path:
+    """MODEL.lw.onnx beside the input. ModelError where MODEL is no file's name, such as "." or ""."""
+    source = Path(model)
+    if not source.name.strip():
+        from lwgraph import ir
+
+        ir.load(model)
+    return source.with_name(f"{source.stem}.lw.onnx")
+
+
+def check_apart(places: Mapping[str, str | Path | None]) -> None:
+    """Raise UsageError if two options, by name, want to write to one place, before any work is done."""
+    from lwgraph.errors import UsageError
+
+    taken: dict[Path, str] = {}
+    for option, place in places.items():
+        if place is not None and (first := taken.setdefault(Path(place).absolute(), option)) is not option:
+            raise UsageError(f"{first} and {option} are both '{place}'; name another with {option}")
+
+
+def check_folder(path: str | None, what: str = "report folder", option: str = "--report") -> None:
+    """Raise UsageError if files cannot be written into folder `path`, before any work is done; None: none are."""
     from lwgraph.errors import UsageError
 
     if path is None:
@@ -188,6 +208,6 @@ def check_report_folder(path: str | None) -> None:
         finally:
             for each in made:
                 each.rmdir()
-    except OSError as error:
-        message = f"report folder '{path}' cannot be written: {error.strerror}; name another with --report"
-        raise UsageError(message) from error
+    except (OSError, ValueError) as error:  # a NUL in the name
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"{what} '{path}' cannot be written: {reason}; name another with {option}") from error

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from lwgraph.cli.common import console, output_options, print_json, threads_option
+from lwgraph.cli.common import check_folder, console, output_options, print_json, threads_option
 from lwgraph.cli.progress import Progressed
 
 MAX_DROP = 0.01
@@ -33,6 +33,7 @@ def command(output: str, max_drop: float | None, preset: str | None, threads: in
     from lwgraph.cli.show import show_report
     from lwgraph.optimizer import Request, optimize_as
 
+    check_folder(output, "folder", "-o")
     if preset is None and max_drop is None:
         max_drop = MAX_DROP
     folder, (feeds, labels) = Path(output), demo.evaluation()

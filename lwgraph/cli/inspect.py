@@ -8,7 +8,7 @@ import click
 
 from lwgraph.cli import sensitivity as sensitivities
 from lwgraph.cli.common import (
-    check_report_folder,
+    check_folder,
     console,
     data_option,
     output_options,
@@ -71,7 +71,7 @@ def command(
     from lwgraph.rewrite.pipeline import Pipeline
     from lwgraph.views import coupling, inspect
 
-    check_report_folder(report)
+    check_folder(report)
     shares = sensitivities.parse_ratios(ratios)
     if sensitivity and data is None:
         raise UsageError("--sensitivity is measured on samples; give --data")

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lwgraph.cli.common import (
+    check_apart,
     check_destination,
-    check_report_folder,
+    check_folder,
     console,
+    default_output,
     output_options,
     parse_shapes,
     print_json,
@@ -64,22 +66,42 @@ def command(
     could not be kept; the nearest result is then written. Exit code 3 when the samples are too few to tell whether
     --max-drop holds.
     """
+    from lwgraph import ir
     from lwgraph.family import parse_members, write_family
     from lwgraph.optimizer import Request, optimize_as
+    from lwgraph.optimizer.front import numbers
 
     source = Path(model)
-    for option, value in (("-o", output), ("--report", report)):
+    names = ("data", "eval_data", "recipe", "plan", "label_these", "pipeline")
+    for option, value in (
+        ("-o", output),
+        ("--report", report),
+        *((f"--{name.replace('_', '-')}", asked.get(name)) for name in names),
+    ):
         if value is not None and not value.strip():  # such as a variable of a script that is not set
             raise UsageError(f"{option} is '{value}'; give a name, or leave it out")
-    out = Path(output) if output is not None else source.with_name(f"{source.stem}.lw.onnx")
+    out = Path(output) if output is not None else default_output(model)
     check_destination(out, overwrite)  # before the work, not after
-    check_report_folder(report)
+    check_folder(report)
     together, members = out.with_name(f"{out.stem}.family"), None if family is None else parse_members(family)
+    check_apart(
+        {
+            "-o": out,
+            "--family": None if members is None else together,
+            "--report": report,
+            "--label-these": asked.get("label_these"),
+        }
+    )
     if members is not None and together.exists():
         raise UsageError(f"'{together}' exists; --family writes a new folder of this name")
     asked["input_shapes"] = parse_shapes(asked["input_shapes"])
+    request = Request(**asked)
+    judged = request.data is not None or request.eval_data is not None or request.own_metric or request.unproven
+    searched = judged and request.searches
+    if members is not None and not searched:
+        numbers(ir.load(model))  # of a front that an earlier run has kept
     with Progressed() as progress:
-        result = optimize_as(source, Request(**asked), progress)
+        result = optimize_as(source, request, progress)
         result.save(out, overwrite=overwrite)
     if runtimes := result.report.details.get("runtimes"):  # the code that runs it names the file from now on
         runtimes["code"] = runtimes["code"].replace(json.dumps("MODEL"), json.dumps(str(out)))
@@ -87,6 +109,8 @@ def command(
     written, failed = None, ""
     if members is not None:
         try:
+            if searched and not result.report.details.get("front"):
+                raise UsageError("the run found no front of plans to choose from; give it more time (--budget)")
             written = write_family(source, together, members, threads=int(asked["threads"]))
         except LwgraphError as error:  # the result is there all the same
             failed = f"no family was written: {error}"
@@ -106,9 +130,9 @@ def command(
                 markup=False,
             )
     if not result.kept:
-        side_console().print(f"lwgraph{mark}: {result.report.outcome}", markup=False)
+        side_console().print(f"lwgraph{mark}: {result.report.outcome}", markup=False, soft_wrap=True)
     if failed:
-        side_console().print(f"lwgraph{mark}: {failed}", markup=False)
+        side_console().print(f"lwgraph{mark}: {failed}", markup=False, soft_wrap=True)
     status: int = result.status or int(bool(failed))
     return status
 

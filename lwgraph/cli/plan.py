@@ -11,6 +11,7 @@ import click
 from lwgraph.cli.common import (
     check_destination,
     console,
+    default_output,
     output_options,
     parse_shapes,
     print_json,
@@ -159,7 +160,7 @@ def apply(ctx: click.Context, /, plan: str, model: str, output: str | None, over
     from lwgraph.plan.plan import Plan
 
     Plan.load(plan)  # a wrong plan is told before anything else
-    out = Path(output) if output else Path(model).with_name(f"{Path(model).stem}.lw.onnx")
+    out = Path(output) if output else default_output(model)
     check_destination(out, overwrite)
     status: int = ctx.invoke(optimize, model=model, plan=plan, output=str(out), overwrite=overwrite, **options)
     return status
@@ -190,7 +191,7 @@ def pick(
     from lwgraph.calibrate import generate
     from lwgraph.optimizer import front
 
-    out = Path(output) if output else Path(model).with_name(f"{Path(model).stem}.lw.onnx")
+    out = Path(output) if output else default_output(model)
     check_destination(out, overwrite)
     source = ir.load(model)
     executor, reference = registry.executor("ort", threads=threads), registry.executor("reference")

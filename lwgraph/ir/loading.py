@@ -70,6 +70,8 @@ def _load(source: Source, root: Path | None) -> Model:
         model = _from_proto(_parse(source, label), label)
     elif isinstance(source, (str, os.PathLike)):
         path, label = Path(source), f"model '{source}'"
+        if not str(source).strip():  # such as a variable of a script that is not set
+            raise ModelError(f"the name of the model is '{source}'; give a file")
         model = _from_proto(_parse(_read(path), label), label)
         folders = [path.parent, path.resolve().parent] if root is None else [root]
         model.meta["path"] = path.resolve()

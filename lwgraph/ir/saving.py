@@ -455,8 +455,8 @@ def refusal(path: Path, overwrite: bool) -> str:
             return "exists; choose another name, or overwrite it (--overwrite, overwrite=True)"
         with tempfile.TemporaryFile(dir=path.resolve().parent):  # whether the folder takes a new file
             return ""
-    except OSError as error:
-        return f"cannot be written: {error.strerror}"
+    except (OSError, ValueError) as error:  # a NUL in the name
+        return f"cannot be written: {getattr(error, 'strerror', None) or error}"
 
 
 def _target(path: str | os.PathLike[str], overwrite: bool) -> Path:

@@ -102,9 +102,10 @@ def optimize_as(model: ir.Source, request: Request, progress: Progress) -> Resul
 def _pipeline(request: Request) -> Pipeline | None:
     if request.recipe is not None:
         try:
-            return Pipeline.from_recipe(Path(request.recipe).read_text(encoding="utf8"))
-        except (OSError, UnicodeDecodeError) as error:
+            text = Path(request.recipe).read_text(encoding="utf8")
+        except (OSError, ValueError) as error:  # no text, or a NUL in the name
             raise UsageError(f"recipe '{request.recipe}' cannot be read: {error}") from None
+        return Pipeline.from_recipe(text)
     return Pipeline.parse(request.pipeline) if isinstance(request.pipeline, str) else request.pipeline
 
 

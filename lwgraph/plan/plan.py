@@ -100,7 +100,7 @@ class Plan:
         """Read a plan's file; UsageError when it cannot be read or is wrong."""
         try:
             text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # no text, or a NUL in the name
             raise UsageError(f"plan '{path}' cannot be read: {error}") from None
         try:
             return cls.from_json(text)

@@ -14,6 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lwgraph import ir
 from lwgraph.cli import main
+from lwgraph.cli.common import check_folder
+from lwgraph.errors import UsageError
+from lwgraph.optimizer import optimize
+from lwgraph.plan.price.devices import Table
 
 
 def save_model(folder: Path, node: str = "conv", name: str = "m.onnx") -> Path:
@@ -129,3 +133,66 @@ def test_a_file_with_brackets(tmp_path: Path) -> None:
     assert code == 0, error
     assert "o[red].onnx" in out.replace("\n", "")
     assert "m[b].lw.onnx" in lwgraph("optimize", model, "-p", "clean", "-o", "nowhere/m[b].lw.onnx")[2]
+
+
+class TestBeforeTheWork:
+    """What cannot be written, or was left empty, is told before anything is done."""
+
+    @pytest.mark.parametrize("name", ["", " ", ".", "/"])
+    @pytest.mark.parametrize(
+        "command", ["optimize", "inspect", "bench", "bisect -p clean", "verify", "plan pick 1", "diff"]
+    )
+    def test_a_model_that_is_no_file(self, name: str, command: str, tmp_path: Path) -> None:
+        other = [save_model(tmp_path)] if command in ("verify", "diff") else []
+        verb = command.split()
+        position = 3 if command.startswith("plan") else 1
+        code, out, error = lwgraph(*verb[:position], name, *other, *verb[position:])
+        assert code == 1 and not out
+        (line,) = error.splitlines()
+        assert ("is a directory" if name.strip() else f"the name of the model is '{name}'; give a file") in line
+
+    @pytest.mark.parametrize("option", ["--data", "--eval-data", "--recipe", "--plan", "--label-these", "--pipeline"])
+    def test_an_option_that_is_empty(self, option: str, tmp_path: Path) -> None:
+        assert f"{option} is ''" in refused(save_model(tmp_path), option, "")
+
+    @pytest.mark.parametrize("command", ["bench", "inspect --sensitivity", "bisect -p clean"])
+    def test_data_that_are_empty(self, command: str, tmp_path: Path) -> None:
+        verb, *options = command.split()
+        code, _, error = lwgraph(verb, save_model(tmp_path), *options, "--data", " ")
+        assert code == 2 and "--data is ' '; give data, or leave it out" in error
+
+    def test_data_of_a_long_name(self, tmp_path: Path) -> None:
+        name = "d" * 300
+        code, out, error = lwgraph("bench", save_model(tmp_path), "--data", name, "--json")
+        assert code == 1 and f"--data '{name}' cannot be read: File name too long" in error
+        assert "cannot be read" in out
+
+    def test_two_options_that_name_one_place(self, tmp_path: Path) -> None:
+        model, place = save_model(tmp_path), tmp_path / "o.onnx"
+        assert "-o and --report are both" in refused(model, "-o", place, "--report", place)
+        data = ["--data", tmp_path]
+        assert "-o and --label-these are both" in refused(model, "-o", place, "--label-these", place, *data)
+        assert "--report and --label-these" in refused(model, "--report", place, "--label-these", place, *data)
+        family = tmp_path / "o.family"
+        assert "--family and --report" in refused(model, "-o", place, "--family", "2", "--report", family)
+
+    def test_a_family_that_nothing_can_be_chosen_for(self, tmp_path: Path) -> None:
+        for more in ([], ["--preset", "lossless"], ["-p", "clean"]):
+            line = refused(save_model(tmp_path), "--family", "2", *more)
+            assert "no front of this model is in the cache; run lwgraph optimize with --data first" in line
+
+    def test_the_folder_of_the_demo(self) -> None:
+        code, out, error = lwgraph("demo", "-o", "/proc/x")
+        assert (code, out) == (2, "")
+        assert error.startswith("lwgraph: error: folder '/proc/x' cannot be written: ")
+
+    def test_a_nul_in_a_name(self, tmp_path: Path) -> None:
+        name = str(tmp_path / "a\0b")
+        assert "null" in ir.refusal(Path(name), overwrite=True)
+        with pytest.raises(UsageError, match=r"cannot be written: .*null"):
+            check_folder(name)
+        for request in ({"recipe": name}, {"plan": name}):
+            with pytest.raises(UsageError, match=r"cannot be read: .*null"):
+                optimize(save_model(tmp_path), **request)
+        with pytest.raises(UsageError, match=r"cannot be read: .*null"):
+            Table.load(name)

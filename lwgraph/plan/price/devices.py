@@ -61,9 +61,11 @@ class Table:
             UsageError: the file cannot be read, or is no such table.
         """
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:  # no text, or a NUL in the name
             raise UsageError(f"table '{path}' cannot be read: {error}") from None
+        try:
+            data = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise UsageError(f"table '{path}' is not JSON: {error}") from None
         if not isinstance(data, dict) or data.get("lwgraph_prices") != kit_script.FORMAT:
