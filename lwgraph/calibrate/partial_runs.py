@@ -15,6 +15,7 @@ from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds, Run, untimed
 
 MEMORY_BYTES = 256 << 20
+ROOM = 1 << 30  # bytes, where a run has as much for one step
 
 
 class PartialRuns:
@@ -37,7 +38,7 @@ class PartialRuns:
         starts: Sequence[int],
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
-        self.executor, self.feeds = untimed(executor), list(feeds)
+        self.model, self.executor, self.feeds = model, untimed(executor), list(feeds)
         self.outputs = [v.name or "" for v in model.graph.outputs]
         live = _live(model, sorted({start for start in starts if start > 0}), self.feeds[0])
         names = list(dict.fromkeys(name for values in live.values() for name in values))
@@ -60,6 +61,13 @@ class PartialRuns:
     def cuts(self) -> list[int]:
         """Numbers of the nodes before which variants can begin."""
         return list(self._places)
+
+    def behind(self, variant: ir.Model) -> Run:
+        """A changed copy of the model on the feeds, from its first change on."""
+        try:
+            return self.run(variant, first_change(self.model, variant))
+        except LwgraphError:  # what is live there has another name in the copy
+            return self.run(variant, -1)
 
     def run(self, variant: ir.Model, start: int) -> Run:
         """A variant on the feeds.
@@ -147,4 +155,4 @@ def _live(model: ir.Model, places: Sequence[int], feed: Feeds) -> dict[int, list
     }
 
 
-__all__ = ["MEMORY_BYTES", "PartialRuns", "first_change"]
+__all__ = ["MEMORY_BYTES", "ROOM", "PartialRuns", "first_change"]

@@ -89,9 +89,9 @@ def planner(folder: Path) -> Planner:
 def test_sensitivities_are_the_same_to_the_last_bit(tmp_path: Path) -> None:
     made = planner(tmp_path)
     loss = Loss(ORT.prepare(made.model), [FEEDS])
-    here = site_sensitivity.measure(made.model, made.items, loss, ORT)
+    here = site_sensitivity.measure(made.model, made.items, loss, ORT, feeds=loss.feeds)
     with open_pool(2) as pool:
-        assert site_sensitivity.measure(made.model, made.items, loss, ORT, pool=pool) == here
+        assert site_sensitivity.measure(made.model, made.items, loss, ORT, feeds=loss.feeds, pool=pool) == here
     assert len(set(here.values())) == len(made.items) > 1
 
 

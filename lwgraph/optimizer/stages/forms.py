@@ -8,6 +8,7 @@ from typing import cast
 
 from lwgraph import ir
 from lwgraph.cache import Rows
+from lwgraph.calibrate.partial_runs import ROOM
 from lwgraph.executor import in_stated_types, untimed
 from lwgraph.layers.form import searched_forms
 from lwgraph.measure.distance import Loss
@@ -162,6 +163,8 @@ def _weighed(work: Work, planner: Planner, milliseconds: float) -> Planner:
             loss,
             executor,
             context.progress,
+            feeds=loss.feeds,
+            memory_bytes=context.bytes_of(ROOM),
             pool=work.setting.pool,
             failures=context.failures,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ import numpy.typing as npt
 from lwgraph import ir
 from lwgraph.arrays import Array, Floats
 from lwgraph.cache import Rows, cache_path, facts_of
-from lwgraph.calibrate.partial_runs import PartialRuns, first_change
+from lwgraph.calibrate.partial_runs import ROOM, PartialRuns
 from lwgraph.errors import LwgraphError
 from lwgraph.executor import Executor, Feeds, Run, untimed
 from lwgraph.plan.roles import Removal, Removes
@@ -150,11 +149,11 @@ def measure_sensitivity(
         loss = kept.get(name)
         if loss is None:
             reference = reference or Reference(model, feeds, executor)
-            partial = partial or PartialRuns(model, feeds, executor, starts)
+            partial = partial or PartialRuns(model, feeds, executor, starts, context.bytes_of(ROOM))
             with context.failures.guard(f"{remover.name}: sensitivity of '{option.item}'"):
                 copy = ir.clone(model)
                 remover.apply(copy, {option.item: option.kept}, context)
-                loss = reference.loss(copy, functools.partial(_behind, partial, first_change(model, copy)))
+                loss = reference.loss(copy, partial.behind)
                 kept.put(name, loss)
         if loss is None:
             continue
@@ -163,13 +162,6 @@ def measure_sensitivity(
     if kept.warning:
         context.warn(kept.warning)
     return found
-
-
-def _behind(partial: PartialRuns, start: int, model: ir.Model) -> Run:
-    try:
-        return partial.run(model, start)
-    except LwgraphError:  # what is live there has another name in the copy
-        return partial.run(model, -1)
 
 
 def to_measured(gone: npt.ArrayLike, predicted: npt.ArrayLike, points: Sequence[tuple[int, float]]) -> Floats:

@@ -12,8 +12,9 @@ import numpy as np
 
 from lwgraph import ir, registry
 from lwgraph.arrays import Floats, Weights, slabs
+from lwgraph.calibrate.partial_runs import MEMORY_BYTES, PartialRuns
 from lwgraph.calibrate.subsample import spread
-from lwgraph.executor import Executor, settings, untimed
+from lwgraph.executor import Executor, Feeds, Run, settings, untimed
 from lwgraph.failures import Failures
 from lwgraph.layers.emit import Emitter
 from lwgraph.layers.form import Fitted, Form
@@ -65,6 +66,8 @@ def measure(
     executor: Executor,
     progress: Progress = silent,
     *,
+    feeds: Sequence[Feeds] = (),
+    memory_bytes: int = MEMORY_BYTES,
     pool: Pool | None = None,
     failures: Failures | None = None,
 ) -> dict[str, float]:
@@ -72,7 +75,7 @@ def measure(
 
     One layer at a time gets the dense equivalent of a form whose error is near PROBE, fitted to its start only, and
     the network runs with it. Layers without forms get their own weight, rounded to give such an error. Costs one
-    session and one evaluation of `loss` per item.
+    session and one evaluation of `loss` per item, of what is behind the layer where `feeds` are given.
 
     Args:
         model: the float model that the items are of; it is not changed.
@@ -80,12 +83,26 @@ def measure(
         loss: of a network, ready to run; 0 for the original.
         executor: what runs it.
         progress: called with (what, done, total).
+        feeds: all that `loss` runs, the very objects.
+        memory_bytes: for what the network gives before the layers on them.
         pool: runs the networks side by side, with the same results; the kernels are fitted here.
         failures: told of a layer whose network cannot be run; the layer counts as the median does.
     """
     failures, asked = failures or Failures(), dict[str, tuple[float, Callable[[], float]]]()
-    started = _here(model, loss, executor) if pool is None else _beside(model, loss, executor, pool)
     picked = spread(items, MOST_MEASURED)
+    threads = int(settings(executor).threads or 1)
+    setting = Setting(
+        ir.to_proto(model).SerializeToString() if pool is not None else b"",
+        executor.name,
+        threads,
+        loss,
+        list(feeds),
+        starts(model, picked),
+        memory_bytes,
+    )
+    if pool is None:
+        setting.use(model, executor)
+    started = _here(setting) if pool is None else _beside(setting, pool)
     for index, item in enumerate(picked):
         progress("measuring sensitivities", index, len(picked))
         with failures.guard(f"forms: the sensitivity of layer '{item.name}'"):
@@ -133,38 +150,61 @@ class Replacement:
 
 @dataclass
 class Setting:
-    """What all replacements in one network have in common; sent to each worker once."""
+    """What all replacements in one network have in common; sent to each worker once.
+
+    Attributes:
+        model: serialized.
+        executor, threads: what runs it.
+        loss: of a network that is ready to run.
+        feeds: all that it runs; none: networks are run as a whole.
+        starts: numbers of the nodes from which on networks are run.
+        memory_bytes: for what is live there.
+    """
 
     model: bytes
     executor: str
     threads: int
     loss: RunLoss
-    _loaded: tuple[ir.Model, Executor] | None = field(default=None, repr=False)
+    feeds: Sequence[Feeds]
+    starts: Sequence[int]
+    memory_bytes: int
+    _loaded: tuple[ir.Model, Callable[[ir.Model], Run]] | None = field(default=None, repr=False)
+
+    def use(self, model: ir.Model, executor: Executor) -> None:
+        """Let this be the network, and what runs it."""
+        quick = untimed(executor)
+        if self.feeds:
+            partial = PartialRuns(model, self.feeds, quick, self.starts, self.memory_bytes)
+            self._loaded = model, partial.behind
+        else:
+            self._loaded = model, quick.prepare
 
     def measure(self, replacement: Replacement) -> float:
         """The loss of the network with a replacement."""
         if self._loaded is None:
-            self._loaded = ir.load(self.model), untimed(registry.executor(self.executor, threads=self.threads))
-        model, executor = self._loaded
-        return self.loss(executor.prepare(replacement.within(model)))
+            self.use(ir.load(self.model), registry.executor(self.executor, threads=self.threads))
+        assert self._loaded is not None
+        model, prepare = self._loaded
+        return self.loss(prepare(replacement.within(model)))
 
 
-def _here(model: ir.Model, loss: RunLoss, executor: Executor) -> Callable[[Replacement], Callable[[], float]]:
-    quick = untimed(executor)
+def starts(model: ir.Model, items: Sequence[Item]) -> list[int]:
+    """Numbers of the first nodes of the items' layers in the main graph; 0 for layers in bodies."""
+    numbers = {node: index for index, node in enumerate(model.graph)}
+    return [min(numbers.get(site.nodes[0], 0) for site in item.sites) for item in items]
 
+
+def _here(setting: Setting) -> Callable[[Replacement], Callable[[], float]]:
     def started(replacement: Replacement) -> Callable[[], float]:
-        measured = loss(quick.prepare(replacement.within(model)))
+        measured = setting.measure(replacement)
         return lambda: measured
 
     return started
 
 
-def _beside(
-    model: ir.Model, loss: RunLoss, executor: Executor, pool: Pool
-) -> Callable[[Replacement], Callable[[], float]]:
-    threads = int(settings(executor).threads or 1)
-    setting: Any = pool.share(Setting(ir.to_proto(model).SerializeToString(), executor.name, threads, loss))
-    return lambda replacement: functools.partial(finished, pool.submit(Setting.measure, setting, replacement))
+def _beside(setting: Setting, pool: Pool) -> Callable[[Replacement], Callable[[], float]]:
+    shared: Any = pool.share(setting)
+    return lambda replacement: functools.partial(finished, pool.submit(Setting.measure, shared, replacement))
 
 
 def _replacement(item: Item, kernel: Weights) -> Replacement:

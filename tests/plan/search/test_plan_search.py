@@ -106,6 +106,20 @@ def test_sensitivities_tell_the_layers_that_matter(planner, loss):
     assert 0.4 < found["y"] < 1.6  # the last layer's error is the output's, but the loss looks at each channel alone
 
 
+def test_networks_are_run_from_the_replaced_layer_on(planner, loss, monkeypatch):
+    """What comes before it is the same for all of them; the figures are those of whole networks."""
+    whole, pieces, prepare = site_sensitivity.measure(planner.model, planner.items, loss, ORT), [], type(ORT).prepare
+
+    def prepared(self, model, outputs=None):
+        pieces.append([value.name for value in model.graph.inputs])
+        return prepare(self, model, outputs)
+
+    monkeypatch.setattr(type(ORT), "prepare", prepared)
+    found = site_sensitivity.measure(planner.model, planner.items, loss, ORT, feeds=loss.feeds)
+    assert found == pytest.approx(whole, rel=1e-4)
+    assert pieces[-2:] == [["x"], [planner.items[1].sites[0].input.name]]
+
+
 def test_of_many_layers_only_some_are_measured(planner, loss, monkeypatch):
     """The others lie between their neighbours, by the logarithm."""
     asked = []
