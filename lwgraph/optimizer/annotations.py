@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
 from lwgraph import ir
 from lwgraph.rewrite import recipe
 from lwgraph.rewrite.provenance import FROM_KEY, PASS_KEY
 
 
 def make_lean(model: ir.Model, original: ir.Model, limit: int | None = None) -> None:
-    """Leave out, as far as needed for `model` not to be over `limit` bytes: annotations first, then the recipe.
+    """Leave out, as far as needed for `model` not to be over `limit` bytes: annotations first, then the recipe, then
+    the names of what passes put there, where that is enough.
 
     None: not over those that `original` takes as it would be written.
     """
@@ -17,6 +20,10 @@ def make_lean(model: ir.Model, original: ir.Model, limit: int | None = None) -> 
         drop_annotations(model, original)
     if ir.size(model) > limit and recipe.KEY not in original.metadata_props:
         model.metadata_props.pop(recipe.KEY, None)
+    if ir.size(model) > limit:
+        drop_names(bare := ir.clone(model), original)
+        if ir.size(bare) <= limit:
+            ir.replace_contents(model, bare)
 
 
 def drop_annotations(model: ir.Model, original: ir.Model) -> None:
@@ -29,6 +36,21 @@ def drop_annotations(model: ir.Model, original: ir.Model) -> None:
             for value in node.outputs:
                 if value.name not in recorded and not value.is_graph_output():
                     value.type = value.shape = None
+
+
+def drop_names(model: ir.Model, original: ir.Model) -> None:
+    """Take the names of nodes that the original does not have, and shorten those of what they give."""
+    nodes = {node.name for scope in ir.scopes(original) for node in scope}
+    known = {value.name for scope in ir.scopes(original) for value in ir.values(scope)}
+    taken = known | {value.name for scope in ir.scopes(model) for value in ir.values(scope)}
+    short = (name for number in itertools.count() if (name := str(number)) not in taken)
+    for scope in ir.scopes(model):
+        for node in scope:
+            if node.name not in nodes:
+                node.name = ""
+            for value in node.outputs:
+                if value.name and value.name not in known and not value.is_graph_output():
+                    value.name = next(short)
 
 
 def same_graph(original: ir.Model, rewritten: ir.Model) -> bool:

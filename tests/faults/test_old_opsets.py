@@ -9,7 +9,7 @@ import onnx.version_converter
 import pytest
 from onnx import TensorProto, helper
 
-from lwgraph import ir
+from lwgraph import ir, registry
 from lwgraph.passes.quantize.graph.raise_opset import OpsetError, raise_opset
 from lwgraph.passes.quantize.quantize import Quantize
 from lwgraph.rewrite import Pass
@@ -158,3 +158,27 @@ def test_the_converter_is_not_given_the_weights(version: int, monkeypatch: pytes
     assert [value.name for value in converted.graph.inputs] == inputs
     assert all(converted.graph.initializers[name].const_value is tensor for name, tensor in large.items())
     onnx.checker.check_model(ir.to_proto(converted))
+
+
+@pytest.mark.parametrize("length", [4, 0])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_softmax_over_an_empty_axis_outlives_the_conversion(known: bool, length: int) -> None:
+    """Before opset 13 it is over all axes from one on; where the rank is not known the sizes are put back by a Reshape,
+    to which 0 says to copy."""
+    nodes = [
+        helper.make_node("Reshape", ["x", "sizes"], ["r"]) if not known else helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("Softmax", ["r"], ["y"], axis=3),
+    ]
+    inputs = [("x", TensorProto.FLOAT, (1, 2, "n", "m")), *([] if known else [("sizes", TensorProto.INT64, ("k",))])]
+    old = model(nodes, {}, inputs=inputs, outputs=[("y", TensorProto.FLOAT, None)], opset=12)
+    new = ir.clone(old)
+    raise_opset(new, 13)
+    assert new.graph.opset_imports[""] == (13 if known else 14)
+    shape = (1, 2, length, length)
+    feeds: dict[str, Any] = {"x": kernel(1, *shape) if length else np.zeros(shape, np.float32)}
+    if not known:
+        feeds["sizes"] = np.array(shape if length else [1, 2, 0, 0], np.int64)
+    run = registry.executor("ort").prepare
+    found, wanted = (run(m)(feeds)["y"] for m in (new, old))
+    assert found.shape == wanted.shape == shape
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)

@@ -17,6 +17,7 @@ Named: TypeAlias = onnx.TensorProto | onnx.ValueInfoProto
 Annotated: TypeAlias = Named | onnx.ModelProto | onnx.GraphProto | onnx.NodeProto
 
 _LARGEST = 1 << 30  # bytes; ONNX's converter copies what it is given several times and cannot write 2 GB
+_EXACT_ZERO = 14  # the opset from which a Reshape can be told that 0 is a size
 
 
 class OpsetError(LwgraphError):
@@ -48,13 +49,11 @@ def raise_opset(model: ir.Model, wanted: int) -> None:
     del bare.graph.value_info[:]
     for output in bare.graph.output:
         output.type.tensor_type.ClearField("shape")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            after = onnx.version_converter.convert_version(bare, wanted)
-    except Exception as error:  # the converter raises RuntimeError, ConvertError and more
-        words = " ".join(str(error).split())[:160]
-        raise OpsetError(f"opset {now} cannot be raised to {wanted} ({words}); export it at opset {wanted}") from error
+    after = _converted(bare, now, wanted)
+    if wanted < _EXACT_ZERO and _restoring(after.graph, before.graph):
+        after = _converted(bare, now, _EXACT_ZERO)
+    for node in _restoring(after.graph, before.graph):
+        node.attribute.append(onnx.helper.make_attribute("allowzero", 1))
     # The converter drops what it does not know: annotations, and domains beside ONNX's.
     _annotate(after, before)
     _annotate_graph(after.graph, before.graph)
@@ -68,6 +67,32 @@ def raise_opset(model: ir.Model, wanted: int) -> None:
     raised = _with_shapes(before, after)
     ir.put_weights(raised, weights, inputs)
     ir.replace_contents(model, raised)
+
+
+def _converted(model: onnx.ModelProto, now: int, wanted: int) -> onnx.ModelProto:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return onnx.version_converter.convert_version(model, wanted)
+    except Exception as error:  # the converter raises RuntimeError, ConvertError and more
+        words = " ".join(str(error).split())[:160]
+        raise OpsetError(f"opset {now} cannot be raised to {wanted} ({words}); export it at opset {wanted}") from error
+
+
+def _restoring(new: onnx.GraphProto, old: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The Reshapes to sizes of another value that the converter put there, in bodies, too: around a Softmax over all
+    axes from one on, where the rank is not known. An axis of size 0 would be copied from another one there."""
+    kinds = {output: node for node in old.node for output in node.output}
+    found = []
+    for node in new.node:
+        known = kinds.get(node.output[0]) if node.output else None
+        if known is not None and node.op_type == "Reshape" and known.op_type != "Reshape":
+            found.append(node)
+        if known is not None and known.op_type == node.op_type:
+            bodies = {each.name: each.g for each in known.attribute if each.HasField("g")}
+            inner = (each for each in node.attribute if each.name in bodies)
+            found += [one for each in inner for one in _restoring(each.g, bodies[each.name])]
+    return found
 
 
 def _annotate(new: Annotated, old: Annotated) -> None:
