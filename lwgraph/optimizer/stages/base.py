@@ -37,7 +37,7 @@ TRIAL_SECONDS = 2.0  # of running one trial plan to measure its loss, about
 # of putting one node into integers in all these ways, beside running it; seconds of linear algebra for each layer of a
 # refit, of measuring one price, and of proving a plan.
 OBSERVED, WALKED = 3.0, 10.0
-OBSERVED_SECONDS, WRITTEN_SECONDS = 1e-4, 5e-3
+OBSERVED_SECONDS, WRITTEN_SECONDS = 3e-4, 4e-2
 FIT_SECONDS, PRICE_SECONDS, PROOF_SECONDS = 0.1, 0.1, 1.0
 
 

@@ -35,7 +35,7 @@ LATER = 0.5  # of the time that is left once the first plan was looked at, what 
 LONGER, HASTE = 2.0, 0.1
 # How often that is not good, of ten networks in the benchmarks about; then float runs that measuring one variant takes,
 # seconds for each of its nodes, how many variants are measured at most, and how many mixes are looked at, about.
-MISSED, SURVEYED_ON, SURVEYED_SECONDS, SURVEYED, MIXED = 0.4, 2.5, 3e-4, 48, 2.0
+MISSED, SURVEYED_ON, SURVEYED_SECONDS, SURVEYED, MIXED = 0.4, 2.5, 1e-3, 48, 2.0
 MIXES = 3  # of integers and floats that are looked at, at most
 
 

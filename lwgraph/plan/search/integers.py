@@ -22,7 +22,7 @@ from lwgraph.plan.roles import Mix, Survey
 from lwgraph.plan.search.planner import QUICK_SAMPLES, Planner
 from lwgraph.rewrite.base import Context, Log
 
-VERSION = 4  # part of the file name: raise it when the meaning of a survey changes
+VERSION = 5  # part of the file name: raise it when the meaning of a survey changes
 KEY = "survey"
 CLEARLY = 1.25  # times less loss must be what clips ranges: other samples may go further
 ALIKE, NEGLIGIBLE = 1.5, 1e-3  # a loss up to this many times another, and this much more, is like it
@@ -103,7 +103,7 @@ def survey(model: ir.Model, context: Context, folder: Path | None = None, *, sam
     facts = (ir.fingerprint(model), quantizer().judged(), *facts_of(executor))
     memory = Rows(cache_path(f"integers-{VERSION}", facts, feeds, folder=folder), "what integers do is")
     if (row := memory.get(KEY)) is not None:
-        mixes = tuple(Mix(tuple(mix["kept"]), float(mix["share"])) for mix in row["mixes"])
+        mixes = tuple(Mix(tuple(mix["kept"]), float(mix["share"]), float(mix["time"])) for mix in row["mixes"])
         return Survey(dict(row["damage"]), tuple(row["kept"]), float(row["slower"]), row["even"], row["method"], mixes)
     quiet = Context(
         executor=executor,

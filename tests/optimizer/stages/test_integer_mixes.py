@@ -20,7 +20,14 @@ from tests.passes.quantize.quantize_models import residual
 
 PLAIN = integers.spelling()
 JUDGED = str(integers.quantizer().judged())
-MIXES = tuple(Mix((f"c{index}",), share) for index, share in enumerate((1.0, 0.6, 0.3, 0.1, 0.02)))
+
+
+def ladder(*shares: float) -> tuple[Mix, ...]:
+    """Each takes longer than the one before."""
+    return tuple(Mix((f"c{index}",), share, 0.2 + 0.1 * index) for index, share in enumerate(shares))
+
+
+MIXES = ladder(1.0, 0.6, 0.3, 0.1, 0.02)
 
 
 def looked_at(
@@ -88,7 +95,7 @@ def test_what_a_mix_was_judged_to_lose_corrects_the_next(monkeypatch: pytest.Mon
 
 def test_the_next_mix_does_half_at_most_and_a_few_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """That 0.55 of all lose 0.0101 in place of 0.01 says: 0.79 of that may remain. It may be noise."""
-    found = Survey(mixes=tuple(Mix((f"c{index}",), share) for index, share in enumerate((0.55, 0.4, 0.25, 0.1, 0.05))))
+    found = Survey(mixes=ladder(0.55, 0.4, 0.25, 0.1, 0.05))
     scores = {"": 0.987, "c0": 0.9899, "c2": 0.9899, "c3": 0.9899}
     assert [keep for _, keep in looked_at(monkeypatch, scores, found)] == [(), ("c0",), ("c2",), ("c3",)]
 

@@ -110,14 +110,15 @@ def test_a_survey_is_made_once_and_tells_layers_apart(planner, tmp_path, monkeyp
 
     def weighed(self, model, context):
         calls.append(self.rounding)
-        return Weighed(facts, [Mix(("y", "made up"), 0.5), Mix(("a", "y"), 0.2)], "mse", False)
+        return Weighed(facts, [Mix(("y", "made up"), 0.5, 0.4), Mix(("a", "y"), 0.2, 0.5)], "mse", False)
 
     monkeypatch.setattr(Quantize, "weighed", weighed)
     for _ in range(2):
         found = integers.survey(planner.model, planner.context, tmp_path)
-        mixes = Mix(("y",), 0.5), Mix(("a", "y"), 0.2)  # of what the network has
+        mixes = Mix(("y",), 0.5, 0.4), Mix(("a", "y"), 0.2, 0.5)  # of what the network has
         assert found == Survey({"a": 0.1}, ("y",), 2 / 8, False, "mse", mixes)
     assert [found.mix(share) for share in (0.9, 0.5, 0.3, 0.1)] == [mixes[0], mixes[0], mixes[1], None]
+    assert replace(found, mixes=(mixes[0], replace(mixes[1], time=0.405))).mix(0.9).share == 0.2  # is as fast
     assert calls == ["nearest"]  # as in plans: rounding by second moments would take a minute more
     (path,) = tmp_path.glob("integers-*/*.json")
     path.write_text("cut o")

@@ -202,7 +202,7 @@ class Mixer:
         worth = self._worthwhile([c for c in faster if self.judge is None and c.damage <= CEILING] or faster)
         nodes = self._facts(known.region, dict.fromkeys(kept(worth), "not worth its time or what it does to outputs"))
         whole = evaluate(known.parts, known.links, frozenset(part.name for part in known.parts)).damage
-        return nodes, [Mix(kept(choice), choice.damage / whole) for choice in faster] if whole > 0 else []
+        return nodes, [Mix(kept(c), c.damage / whole, c.seconds / floats) for c in faster] if whole > 0 else []
 
     def _measured(self, enough: float) -> _Measured:
         """The network all in integers: times, and, where its loss is over `enough`, what each node does to outputs."""

@@ -18,7 +18,7 @@ from lwgraph.executor import Feeds, Run
 from lwgraph.measure.distance import Distance
 from lwgraph.measure.node_times import measured_border, node_seconds
 from lwgraph.passes.quantize.graph.quantizer import Quantizer, name_nodes
-from lwgraph.passes.quantize.judging.mixed_precision import CEILING, ENOUGH, SURELY, Mixer
+from lwgraph.passes.quantize.judging.mixed_precision import CEILING, ENOUGH, EVEN, SURELY, Mixer
 from lwgraph.passes.quantize.judging.sensitivity import ErrorSource, sensitivities, simulated
 from lwgraph.passes.quantize.placing.min_cut import Assignment, Part, TensorLink, choose, evaluate, ladder
 from lwgraph.passes.quantize.placing.region import TIE, Region
@@ -271,6 +271,8 @@ def test_mixes_are_weighed_by_what_was_measured_of_nodes_and_none_is_built_or_ti
     shares = [mix.share for mix in mixes]
     assert shares[0] == 1.0 and not mixes[0].kept and shares == sorted(shares, reverse=True) and len(mixes) > 1
     assert set(mixes[1].kept) == {"mixing", "blowing"} and mixes[1].share < 0.1
+    times = [mix.time for mix in mixes]
+    assert times == sorted(times) and times[0] == pytest.approx(0.5, rel=0.1) and times[-1] <= EVEN
     assert {n.name for n in nodes if n.reason} == {"mixing", "blowing"} and all(n.damage is not None for n in nodes)
 
 
