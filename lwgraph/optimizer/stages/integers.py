@@ -29,7 +29,9 @@ ORIGIN = "quantized"
 # With a budget, of the time that is left, what running the float network on the samples may take from which the first
 # plan's ranges are, observed at every value, which takes several times as long; and the fewest samples.
 RANGED_SHARE, FEWEST = 0.05, 8
-LATER = 0.5  # of the time that is left once the first plan was looked at, what further ones may take
+# Of the time that is left once the first plan was looked at, what further ones may take where one is good, and where
+# none is: what follows would be in no better position.
+LATER, NEEDED = 0.5, 0.8
 # Another look at such a plan, with all ways to choose ranges, takes about so many times as long as the first; where the
 # first is good and that is more than this share of the time that is left, what follows makes do with its ranges.
 LONGER, HASTE = 2.0, 0.1
@@ -81,20 +83,21 @@ class Integers:
         def look(*precision: Any) -> bool:
             return work.candidates.look(proposed(*precision))
 
-        clock, found = work.clock, work.integers
+        clock, found, good = work.clock, work.integers, False
         found.way = spelling()
         if clock.budget is not None:
             if not any(site.kernel for site in find_sites(work.clean, work.shapes)):
                 with work.context.failures.guard("integers with dynamic grids"):
                     whole = dynamic_precision(work)
                     if whole is not None:
-                        look(whole.passes, whole.keep_float)
+                        good = look(whole.passes, whole.keep_float)
             ranged, began = max(FEWEST, int(1e3 * RANGED_SHARE * clock.left / max(work.float_ms, 1e-3))), clock.spent
             quick = proposed((spelling(quick=True),))
-            good = work.candidates.look(quick, partial(work.making.stated, ranged=ranged))
-            if good and LONGER * (clock.spent - began) > HASTE * clock.left:
+            simple = work.candidates.look(quick, partial(work.making.stated, ranged=ranged))
+            good = good or simple
+            if simple and LONGER * (clock.spent - began) > HASTE * clock.left:
                 found.way = spelling(quick=True)
-        with clock.limit(LATER * clock.left):
+        with clock.limit((LATER if good else NEEDED) * clock.left):
             self._looked(work, look, proposed)
         return work
 

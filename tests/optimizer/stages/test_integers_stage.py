@@ -56,6 +56,7 @@ def looked_at(
     clock: Clock | None = None,
     looked: Callable[[Any], None] = lambda make: None,
     found: IntegerFindings | None = None,
+    good: bool = True,
 ) -> Any:
     """The plans that the stage proposes, and what failed on the way."""
     plans: list[Plan] = []
@@ -66,7 +67,7 @@ def looked_at(
         plans.append(candidate.plan)
         looked(make)
         clock.check()
-        return True
+        return good
 
     made = Quantizer(gaining)
     monkeypatch.setattr(integers, "quantizer", lambda: made)
@@ -125,11 +126,14 @@ def test_what_fails_there_costs_no_other_plan(monkeypatch: pytest.MonkeyPatch) -
     assert any("dynamic grids" in str(each) and "no time" in str(each) for each in failures.rows)
 
 
-@pytest.mark.parametrize(("first", "over"), [(1.0, []), (2.0, [2]), (9.0, [2])])
+@pytest.mark.parametrize(
+    ("first", "good", "over"),
+    [(1.0, True, []), (2.0, True, [2]), (9.0, True, [2]), (2.0, False, []), (4.5, False, []), (5.5, False, [2])],
+)
 def test_the_first_plan_may_take_all_time_and_what_follows_half_of_what_is_left(
-    first: float, over: list[int], monkeypatch: pytest.MonkeyPatch
+    first: float, good: bool, over: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of 10 s; the second plan takes 4.3 s."""
+    """Of 10 s; the second plan takes 4.3 s. Where the first is not good, more than half: nothing stands yet."""
     now, ranged, late = [0.0], list[Any](), list[int]()
 
     def looked(make: Any) -> None:
@@ -142,7 +146,8 @@ def test_the_first_plan_may_take_all_time_and_what_follows_half_of_what_is_left(
             raise
 
     clock = Clock(10.0, now=lambda: now[0])
-    plans, _ = looked_at(residual(), None, monkeypatch, clock=clock, looked=looked)
+    monkeypatch.setattr(Integers, "_mixed", lambda self, *words: None)
+    plans, _ = looked_at(residual(), None, monkeypatch, clock=clock, looked=looked, good=good)
     assert plans[0][0] == integers.spelling(quick=True)
     assert ranged == [500, None]  # samples of 1 ms that the ranges of the first plan are taken from: a twentieth
     assert late == over
