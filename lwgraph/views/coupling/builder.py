@@ -88,6 +88,7 @@ class Coupler:
         self.zeros: set[ir.Value] = set()  # zero throughout, whatever their shape
         self._tracked: dict[ir.Value, dict[int, Axis]] = {}
         self._constants: dict[tuple[object, ...], Axis] = {}
+        self._given: dict[tuple[ir.Node, int], list[Axis]] = {}  # axes of constants that are this input of this node
         self._reasons: dict[tuple[ir.Value, int], str] = {}
 
     # What is known of values
@@ -147,6 +148,7 @@ class Coupler:
                 self.axes.append(found)
         if found is not None:
             found.users[node, index] = None
+            self._given.setdefault((node, index), []).append(found)
             if found.role == "data":
                 found.role = role  # a value derived from constants takes the role
             elif found.role != role:
@@ -210,9 +212,10 @@ class Coupler:
             self.caveats.append(Note(axis, reason))
 
     def freeze_inputs(self, node: ir.Node, reason: str, only: Iterable[int] | None = None) -> None:
-        """Freeze every tracked axis of the node's inputs (or of those in `only`); its outputs are not tracked."""
+        """Freeze every tracked axis of the node's inputs (or of those in `only`), and all that were asked for of its
+        constants; its outputs are not tracked."""
         for index in range(len(node.inputs)) if only is None else only:
-            for axis in self.tracked(node.inputs[index]).values():
+            for axis in (*self.tracked(node.inputs[index]).values(), *self._given.get((node, index), ())):
                 self.freeze(axis, reason)
         for output in node.outputs:
             for position in range(len(self.dims(output) or ())):

@@ -8,6 +8,7 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import helper, numpy_helper
 
 from lwgraph import ir
 from lwgraph.views.coupling import couple_channels
@@ -156,6 +157,27 @@ def test_a_value_of_unknown_rank_is_no_reason_to_fail(node: str) -> None:
     constants = "int64 one = {1}, int64[1] k = {1}, int64[1] i = {-1}, float[1] f = {1}, bool[1] m = {1}"
     found = coupling(f"[r] r = Reshape (a, q) {node} y = Abs (x)", constants, inputs="float[N,3,8,8] x, int64[K] q")
     assert group(found).frozen
+
+
+@pytest.mark.parametrize("hidden", [4, 1])
+@pytest.mark.parametrize(("kind", "gates"), [("RNN", 1), ("GRU", 3), ("LSTM", 4)])
+@pytest.mark.parametrize("given", ["", "wg", "rg"])
+def test_the_weights_of_a_loop_are_cut_together_or_not_at_all(given: str, kind: str, gates: int, hidden: int) -> None:
+    """One that is an input, or a single unit, leaves the other as it is."""
+    sizes = {"wg": (1, gates * hidden, 6), "rg": (1, gates * hidden, hidden)}
+    fixed = [helper.make_tensor_value_info(name, 1, sizes[name]) for name in sizes if name == given]
+    weights = [numpy_helper.from_array(np.ones(sizes[name], np.float32), name) for name in sizes if name != given]
+    graph = helper.make_graph(
+        [helper.make_node(kind, ["x", "wg", "rg"], ["h"], "loop", hidden_size=hidden)],
+        "g",
+        [helper.make_tensor_value_info("x", 1, [5, 2, 6]), *fixed],
+        [helper.make_tensor_value_info("h", 1, [5, 1, 2, hidden])],
+        weights,
+    )
+    found = couple_channels(
+        ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
+    )
+    assert not [group for group in found.groups if not group.frozen]  # `h` is an output: nothing may go in any case
 
 
 CAVEATS = [

@@ -35,6 +35,7 @@ def recurrent(node: ir.Node, builder: Coupler) -> None:
         builder.freeze(builder.get(x, axis), f"node '{node.name}' ({node.op_type}) runs along it")
     unit = builder.constant(node, 2, 2, "in")
     if unit is None:
+        builder.freeze_inputs(node, f"node '{node.name}' ({node.op_type}) has a single unit")
         return
     _units(builder, unit, weights[0], gates)
     _units(builder, unit, weights[1], gates)
