@@ -30,7 +30,7 @@ def check_shapes(model: ir.Model) -> None:
             op.name = f"#{len(nodes)}"  # so that an error can be traced to its node, also to one without a name
             nodes.append(node)
     try:
-        onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+        ir.infer(proto, strict=True)
     except onnx.shape_inference.InferenceError as error:
         for found in _errors(str(error), nodes):
             raise found from None

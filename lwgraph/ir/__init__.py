@@ -39,6 +39,7 @@ from lwgraph.ir.edit import (
 from lwgraph.ir.kinds import as_kind_of
 from lwgraph.ir.loading import RUNTIME_DOMAINS, borrow, load
 from lwgraph.ir.operators import CONVOLUTIONS, GATED, LINEAR, MOVES, PRODUCTS, RECURRENT, RESHAPES, in_floats, operator
+from lwgraph.ir.propagation import infer
 from lwgraph.ir.saving import (
     OPTIONAL_SINCE,
     ROOT,
@@ -144,6 +145,7 @@ __all__ = [
     "graph_of",
     "held",
     "in_floats",
+    "infer",
     "infer_shapes",
     "inline",
     "inlined",

@@ -6,6 +6,7 @@ import onnx
 import onnx_ir
 
 from lwgraph import heap
+from lwgraph.ir.propagation import infer
 from lwgraph.ir.saving import skeleton, written_version
 from lwgraph.ir.types import Attr, AttributeType, DataType, Model, TensorType, Value
 from lwgraph.ir.walk import subgraphs_of
@@ -26,7 +27,7 @@ def inferred_types(model: Model) -> dict[str, onnx.TypeProto]:
         kept = [info for info in proto.graph.value_info if info.name in foreign]
         del proto.graph.value_info[:]
         proto.graph.value_info.extend(kept)
-    proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    proto = infer(proto)
     types = {info.name: onnx.TypeProto.FromString(info.type.SerializeToString()) for info in proto.graph.value_info}
     del proto
     heap.trim()

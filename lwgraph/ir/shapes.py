@@ -8,6 +8,7 @@ import onnx
 
 from lwgraph import heap
 from lwgraph.ir.inference import inferred_types
+from lwgraph.ir.propagation import infer
 from lwgraph.ir.saving import skeleton
 from lwgraph.ir.types import DataType, Model, Shape, TensorType, Value
 from lwgraph.ir.walk import values
@@ -22,7 +23,7 @@ def infer_shapes(model: Model) -> dict[Value, Dims]:
     changed and its data not read (integers of up to 64 KiB excepted, which may be shapes).
     """
     found: dict[str, Dims] = {}
-    graph = onnx.shape_inference.infer_shapes(skeleton(model), data_prop=True).graph
+    graph = infer(skeleton(model)).graph
     for info in (*graph.value_info, *graph.input, *graph.output):
         kind = info.type.tensor_type
         if info.type.HasField("tensor_type") and kind.HasField("shape"):

@@ -16,7 +16,7 @@ def infer(model: ir.Model) -> None:
     if all(v.dtype is not None and v.shape is not None for v in values):
         return
     try:
-        inferred = onnx.shape_inference.infer_shapes(ir.skeleton(model), data_prop=True)
+        inferred = ir.infer(ir.skeleton(model))
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
         return
     known = {info.name: info.type for info in [*inferred.graph.value_info, *inferred.graph.output]}
