@@ -80,6 +80,16 @@ def test_an_island_runs_whatever_its_nodes_spell(name: str) -> None:
     assert sqnr(before, after, data) > 25
 
 
+@pytest.mark.parametrize("target", ["qnn", "tensorrt"])
+@pytest.mark.parametrize("name", ["AveragePool, dilations of one", "AveragePool, dilated"])
+def test_a_file_for_another_runtime_runs_in_this_one(name: str, target: str) -> None:
+    opset, spelled, attributes, constants, _ = CASES[name]
+    before, data = between(opset, spelled, attributes, constants), images()
+    after, context, count = applied(Quantize(target=target, keep="none"), before, data)
+    assert count >= 2, reasons(context)
+    assert sqnr(before, after, data) > 25
+
+
 @pytest.mark.parametrize(
     "name, refused",
     [

@@ -437,13 +437,13 @@ class Quantize(Pass):
         refused = refused | {part: refused[one.name] for one in opened if one.name in refused for part in one.parts}
         here = executor.name.partition(":")[0] == target.name  # the executor is the runtime that the rules are of
         measurable = here or target.name.startswith(ORT)
-        if measurable:
-            name_nodes(opened_model.graph)
-            spell_out(opened_model)
-            refused = refused | refusals(opened_model, target, executor, refused, context.data[0])
-            for each in opened_model.graph:
-                if (each.name or "") in refused:
-                    each.meta[FLOAT] = True
+        name_nodes(opened_model.graph)
+        spell_out(opened_model)
+        # A file for another runtime must run in this one, too, which checks it.
+        refused = refused | refusals(opened_model, target, executor, refused, context.data[0])
+        for each in opened_model.graph:
+            if (each.name or "") in refused:
+                each.meta[FLOAT] = True
         quantizer, built = self.best(opened_model, target, context.data, executor, refused, context)
         asked = here or (measurable and self.keep == "none")
         failed = failures(executor, built.model, built.compute) if asked and built.compute else None
