@@ -75,6 +75,7 @@ class QdqWriter:
             )
         free = [node for node, role in made.roles.items() if role.kind == "free"]
         ir.sweep([*free, *([] if self.keep_clips else made.clips)])
+        self._keep_floats()
         if self.guard:
             self._guard()
         for value in old:
@@ -146,22 +147,25 @@ class QdqWriter:
             node.resize_inputs(3)
         node.replace_input_with(2, new)
 
+    def _keep_floats(self) -> None:
+        """Put the identity of `_guard` behind nodes that were left in float for a reason (`FLOAT`): ONNX Runtime takes
+        any that is between a DQ and a Q, even where it has no kernel for it."""
+        graph = self.placement.graph
+        for node in [n for n in graph if FLOAT in n.meta and ir.operator(n) not in (*_REQUANTIZED, "MaxPool")]:
+            for output in node.outputs:
+                readers = [use for use in output.uses() if ir.operator(use.node) == "QuantizeLinear"]
+                if readers:
+                    self._stop(node, output, readers)
+
     def _guard(self) -> None:
         """Put an identity that the runtime does not see through behind float nodes that it would take into integers.
 
         ONNX Runtime (WeightBiasQuantization) rounds the weights of a float layer that reads a DQ and feeds a Q to int8
         with one scale, silently; it looks through Relu and Clip only. And it moves a Q before a MaxPool of floats
         (QDQPropagation), where four times as much is to be quantized and the pool leaves the blocked layout: on
-        64x80x80 values 1.4 ms instead of 0.05. LeakyRelu with slope 1 stops both; a layer fuses it at no cost. It also
-        keeps other nodes in float that were left there for a reason (`FLOAT`): the runtime takes any that is between
-        a DQ and a Q, even where it has no kernel for it.
+        64x80x80 values 1.4 ms instead of 0.05. LeakyRelu with slope 1 stops both; a layer fuses it at no cost.
         """
         graph, roles = self.placement.graph, self.placement.roles
-        for node in [n for n in graph if FLOAT in n.meta and ir.operator(n) not in (*_REQUANTIZED, "MaxPool")]:
-            for output in node.outputs:
-                readers = [use for use in output.uses() if ir.operator(use.node) == "QuantizeLinear"]
-                if readers:
-                    self._stop(node, output, readers)
         for node in [n for n in graph if ir.operator(n) in (*_REQUANTIZED, "MaxPool") and n not in roles]:
             source, output = node.inputs[0], node.outputs[0]
             maker = source.producer() if source is not None else None
