@@ -179,7 +179,7 @@ class TestStandardOutput:
 
     def shell(self, text: str) -> subprocess.CompletedProcess[str]:
         command = ["bash", "-c", text]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
     def test_a_reader_that_leaves(self) -> None:
         done = self.shell(f"{self.COMMAND} | head -1; exit ${{PIPESTATUS[0]}}")
