@@ -74,14 +74,18 @@ class Coding(Rounding):
             why = f"already quantized: {known}; put {self.name} before the pass that does that"
             context.skip(self.name, model.graph.name or "the model", why)
             return 0
+        working = ir.clone(model)  # the opset and the names stay where nothing becomes codes
         if model.graph.opset_imports.get("", 1) < LEAST_OPSET:
             try:
-                raise_opset(model, _RAISED)
+                raise_opset(working, _RAISED)
             except OpsetError as error:
                 context.skip(self.name, model.graph.name or "the model", str(error))
                 return 0
-        name_nodes(model.graph)
-        return super().run(model, context)
+        name_nodes(working.graph)
+        count = super().run(working, context)
+        if count:
+            ir.replace_contents(model, working)
+        return count
 
     def objection(self, site: Site) -> str:
         """See `Rounding.objection`."""

@@ -40,6 +40,13 @@ class Equalize(Pass):
         if known is not None:
             context.skip(self.name, model.graph.name or "the model", f"already quantized: {known}")
             return 0
+        working = ir.clone(model)  # what is inferred is not recorded where nothing is scaled
+        count = self._run(working, context)
+        if count:
+            ir.replace_contents(model, working)
+        return count
+
+    def _run(self, model: ir.Model, context: Context) -> int:
         infer(model)
         channels = Channels.of(model.graph)
         if not channels.layers:
