@@ -625,8 +625,9 @@ class Quantize(Pass):
         several = self.equalize or len(methods) > 1 or self.rounding == "auto"
         counted = elements_counted(methods, len(data), self.keep == "none")
         key = key_of(model, target, data, executor, context)
-        if context.ranges is None and (known := remembered(key, counted, self.equalize, context)) is not None:
-            return known
+        known = remembered(key, counted, self.equalize, context)
+        if known is not None and (context.ranges is None or not several):
+            return known if context.ranges is None else known.in_search(data, counted, context)
         seen, unseen = parted(data) if several else (data, ())
         channels = wanted(shaped) if self.equalize else []
 

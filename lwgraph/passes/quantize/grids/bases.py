@@ -6,11 +6,13 @@ left in floats or other ways to take ranges: values, and the weights on their gr
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lwgraph import ir
 from lwgraph.cache import digest_of, facts_of
+from lwgraph.calibrate.ranges import Observed
 from lwgraph.calibrate.subsample import spread
 from lwgraph.executor import Executor, Feeds
 from lwgraph.passes.quantize.grids.observer import Observer
@@ -55,6 +57,22 @@ class Bases:
     unseen: Sequence[Feeds] = ()
     equalized: bool = False
     chosen: dict[object, tuple[Base, tuple[str, float]]] = field(default_factory=dict)
+
+    def in_search(self, data: Sequence[Feeds], samples: int, context: Context) -> Bases:
+        """The network alone, for variants that are only compared: `context.ranges` learns what is known of it.
+
+        `data`: all samples; `samples`: elements of a tensor that are asked for.
+        """
+        base = self.every[0]
+        observer = Observer(base.model, base.observer.executor, context, len(data), samples, prior=self._whole)
+        return Bases([Base(base.model, observer, base.weights)], data)
+
+    def _whole(self, names: list[str]) -> dict[str, Observed]:
+        """Values of the network on all samples."""
+        observer = self.every[0].observer
+        observer.observe(self.seen, names, {})
+        found = observer.extended(self.unseen, names) if len(self.unseen) else observer.observed
+        return {name: copy.deepcopy(found[name]) for name in names}
 
 
 def key_of(model: ir.Model, target: Target, data: Sequence[Feeds], executor: Executor, context: Context) -> object:

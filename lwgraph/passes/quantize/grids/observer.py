@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,7 @@ class Observer:
         total: samples in all, for the progress.
         samples: elements to count of each tensor in each run.
         channels: tensors of which the extremes and squares of the channels, axis 1, are wanted, too.
+        prior: what `Context.ranges` does not know is had from there; None: it is observed.
     """
 
     model: ir.Model
@@ -41,6 +42,7 @@ class Observer:
     total: int
     samples: int
     channels: Collection[str] = ()
+    prior: Callable[[list[str]], dict[str, Observed]] | None = None
     observed: dict[str, Observed] = field(default_factory=dict)
     more: dict[str, Observed] = field(default_factory=dict)
     axes: dict[str, int] = field(default_factory=dict)
@@ -62,9 +64,8 @@ class Observer:
             forms = {
                 v.name or "": node.metadata_props.get(PASS_KEY, "") for node in self.model.graph for v in node.outputs
             }
-            self.observed |= known.observe(
-                lacking, len(data), self.samples, self.axes, lambda names: self._collect(data, names, ()), forms
-            )
+            observe = self.prior or (lambda names: self._collect(data, names, ()))
+            self.observed |= known.observe(lacking, len(data), self.samples, self.axes, observe, forms)
         return {name: self.observed[name] for name in wanted}
 
     def extended(self, data: Sequence[Feeds], names: Collection[str]) -> dict[str, Observed]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from lwgraph import ir
+from lwgraph.calibrate.capture import main_values
+from lwgraph.calibrate.known_ranges import KnownRanges
 from lwgraph.calibrate.ranges import collect
 from lwgraph.passes.quantize import quantize as module
 from lwgraph.passes.quantize.grids import observer
@@ -103,3 +106,17 @@ def test_the_choice_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(module, "Distance", counting)
     assert quantized(ALL, there) == quantized(ALL, there) and len(compared) == 1
+
+
+def test_trials_learn_what_was_observed_before_they_began(observed: list[int]) -> None:
+    """Of each way to take ranges; what stands in their own models is the same as if they had observed it."""
+    there, model = context(), network()
+    quantized(ALL, there)
+    observed.clear()
+    for ranges in ("minmax", "mse"):
+        p = replace(ALL, calibration_method=ranges, equalize=False)
+        learning = [KnownRanges(frozenset(main_values(model))) for _ in range(2)]
+        with_both, alone = (c.beside(ranges=k) for c, k in zip((there, context()), learning, strict=True))
+        before = len(observed)
+        assert quantized(p, with_both) == quantized(p, there) and len(observed) == before
+        assert quantized(p, alone) == quantized(p, with_both) and observed[before:] == [20]
