@@ -33,7 +33,7 @@ from lwgraph.passes.quantize.role import PlanQuantizer
 from lwgraph.plan import precision
 from lwgraph.plan.carry_out import carry_out
 from lwgraph.plan.plan import Plan, Precision, Removed
-from lwgraph.plan.roles import BLOCKS, GROUPS, QUANTIZES, SHAPES, TRAINS, Quantizes, Removal, Survey
+from lwgraph.plan.roles import BLOCKS, GROUPS, QUANTIZES, SHAPES, TRAINS, Mix, Quantizes, Removal, Survey
 from lwgraph.rewrite import Context, Contract, Pass
 from lwgraph.testing import check_role
 from lwgraph.testing.roles import example_network
@@ -183,6 +183,17 @@ class Inventive(Careless):
         return Survey({"not there": 1.0})
 
 
+class Mixing(Careless):
+    """The survey has these mixes."""
+
+    def __init__(self, *mixes: Mix) -> None:
+        super().__init__()
+        self.mixes = mixes
+
+    def survey(self, model: ir.Model, context: Context) -> Survey:
+        return Survey(mixes=self.mixes)
+
+
 @dataclass(frozen=True)
 class Deaf(Pass):
     """Cannot be told to spare nodes."""
@@ -319,6 +330,8 @@ SIZE = Removal("a", 4, 8, 1, 0.1)
         (QUANTIZES, object(), "object is no Quantizes"),
         (QUANTIZES, Careless(), "the survey changes the model"),
         (QUANTIZES, Inventive(), "names nodes that the model does not have"),
+        (QUANTIZES, Mixing(Mix(("not there",), 0.5, 0.5)), "names nodes that the model does not have"),
+        (QUANTIZES, Mixing(Mix((), 0.2, 0.6), Mix((), 0.5, 0.5)), "do not go from the fastest to the slowest"),
         (QUANTIZES, Pessimist(), "a damage in the survey is negative"),
         (QUANTIZES, All(Nothing(), ()), "it has no ranges"),
         (QUANTIZES, All(Deaf()), "cannot be told to spare nodes"),

@@ -137,8 +137,11 @@ def _check_quantizes(played: Quantizes, check: _Check) -> None:
     names = {node.name for node in check.model.graph}
     check.unchanged(check.model, lambda: played.survey(check.model, check.context()), "the survey")
     survey = played.survey(check.model, check.context())
-    check.expect({*survey.damage, *survey.kept} <= names, "the survey names nodes that the model does not have")
+    told = {*survey.damage, *survey.kept, *(name for mix in survey.mixes for name in mix.kept)}
+    check.expect(told <= names, "the survey names nodes that the model does not have")
     check.expect(all(damage >= 0 for damage in survey.damage.values()), "a damage in the survey is negative")
+    times = [mix.time for mix in survey.mixes]
+    check.expect(times == sorted(times), "the mixes in the survey do not go from the fastest to the slowest")
 
 
 def _check_codes(played: CodesWeights, check: _Check) -> None:
