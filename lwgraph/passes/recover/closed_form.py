@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +20,7 @@ from lwgraph.layers.site import Site, find_sites
 from lwgraph.layers.weights import check_writable
 from lwgraph.passes.recover.matching import matched
 from lwgraph.passes.recover.sample_pool import SamplePool
+from lwgraph.plan.refit.samples import chosen_feeds
 from lwgraph.plan.refit.walk import Walk
 from lwgraph.rewrite.base import Context, Gain, Pass, Skip
 
@@ -221,18 +223,20 @@ class ClosedForm(Pass):
 
 
 def _feeds(context: Context, model: ir.Model, executor: Executor, limit: int) -> tuple[list[Feeds], list[Feeds]]:
-    """Feeds to fit to and to judge by; of one sample each where the graph takes no more, whatever its inputs say."""
+    """Feeds to fit to and to judge by: in batches, of one sample each, or as they were given, whichever is the first
+    that the graph takes, whatever its inputs say."""
     assert context.data is not None
     pool = SamplePool(context.data, signature(model))
     if len(pool) > limit:
         _, pool = pool.split(limit / len(pool), limit, context.seed)
-    fit, held = pool.split(HELD_OUT_SHARE, max(1, limit), context.seed)
-    run, size = executor.prepare(model), BATCH
-    try:
-        run(next(fit.batches(size)).feeds)
-    except DataError:
-        size = 1
-    return [b.feeds for b in fit.batches(size)], [b.feeds for b in held.batches(size)]
+    parts, run = pool.split(HELD_OUT_SHARE, max(1, limit), context.seed), executor.prepare(model)
+    for size in (BATCH, 1):
+        with suppress(DataError):
+            run(next(parts[0].batches(size)).feeds)
+            return [b.feeds for b in parts[0].batches(size)], [b.feeds for b in parts[1].batches(size)]
+    feeds, apart = chosen_feeds(context.data, model, limit, context.seed)
+    held = [feed for index, feed in enumerate(feeds) if index in apart]
+    return [feed for index, feed in enumerate(feeds) if index not in apart] or held, held
 
 
 def better_of(held: tuple[Array, Array], candidates: Sequence[Callable[[Array], Array]]) -> tuple[int, float, float]:

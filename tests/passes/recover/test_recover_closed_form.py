@@ -387,3 +387,23 @@ def test_nothing_to_refit_is_a_reason() -> None:
     ir.set_constant(student.graph.initializers["factor"], np.float32(3))
     assert Pass.parse("refit-head").run(student, c) == 0
     assert "no layer" in c.skipped[0].reason
+
+
+def with_fixed_batch(model: ir.Model) -> ir.Model:
+    sizes = ir.add_initializer(model.graph, np.array([6, 12], np.int64), "sizes")
+    flat = next(node for node in model.graph if node.op_type == "Flatten")
+    reshape = ir.make_node("Reshape", [flat.inputs[0], sizes])
+    reshape.outputs[0].name, reshape.name = "fixed", "fixed"
+    model.graph.insert_before(flat, reshape)
+    ir.replace_uses(flat.outputs[0], reshape.outputs[0])
+    model.graph.remove(flat, safe=True)
+    return model
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_a_batch_that_the_graph_fixes_inside_is_the_one_that_is_used(name: str) -> None:
+    """The input says that any will do; neither larger ones nor single samples are taken."""
+    student, teacher = with_fixed_batch(damaged(convnet())), with_fixed_batch(convnet())
+    c = context(teacher, inputs(60, batch=6))
+    assert Pass.parse(name).run(student, c) > 0
+    assert c.gains[0].kept and c.gains[0].after < c.gains[0].before
