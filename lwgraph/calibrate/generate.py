@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -28,6 +28,9 @@ _MOST_AXES = 32  # that every version of NumPy has
 _MOST_ELEMENTS = 1 << 30
 _SLOW = 2.0  # seconds of processors that one run may take where smaller sizes will do
 _TRIALS = 24  # executions spent on finding sizes that the model accepts
+_TEXTS = ("a", "B", "", "1.5", "two words", "ü")
+_TEXT_ATTRIBUTES = {"cats_strings", "classes_strings", "keys_strings", "pool_strings", "string_vocabulary", "stopwords"}
+_MOST_TEXTS = 64
 _SMALL = {"positive": (1, 7), "few": (1, 2)}  # least and greatest integers
 _INDEX_OPS = {"Gather", "GatherElements", "OneHot"}
 _PASSING_OPS = ir.RESHAPES | {"Cast", "Identity", "Transpose", "Clip"}
@@ -43,11 +46,12 @@ DOMAINS: dict[str, Callable[[Array], Array]] = {
 
 @dataclass(frozen=True)
 class Fill:
-    """What feeds are made of: integers of unknown use (small, ones, zeros, or as _SMALL has them), and floats of one of
-    DOMAINS or of any."""
+    """What feeds are made of: integers of unknown use (small, ones, zeros, or as _SMALL has them), floats of one of
+    DOMAINS or of any, and texts, by input, that the graph knows."""
 
     integers: str = "small"
     floats: str = ""
+    texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def generate(
@@ -65,7 +69,8 @@ def generate(
     Integers that index a table stay below its length; masks are ones, then ones and zeros behind them; sentences of
     tokens differ in length from feed to feed, where the model leaves it open; integers that state sizes,
     places or divisors are small (or ones, or zeros, as the model accepts). All others are small, then of both signs,
-    then over the whole type, one feed after another; booleans are true, then both. A feed that the model refuses, or
+    then over the whole type, one feed after another; booleans are true, then both; texts are those that the graph looks
+    for, then others, too. A feed that the model refuses, or
     answers with NaN, is made from small numbers again. Where all sizes and fills give NaN, floats are made positive,
     above 1, or between -1 and 1 (logarithms, inverse functions); NaN is taken only where these give it, too.
     `tried` says what was made.
@@ -101,7 +106,8 @@ def generate(
     run = (executor or registry.executor("ort")).prepare(model)
     problem = "no size was tried"
     kinds = ("small", "ones", "zeros") if any(use.bound is None for use in uses.values()) else ("small",)
-    fills = [Fill(kind) for kind in kinds]
+    texts = {name: known_texts(model, name) for name, i in inputs.items() if i.dtype.kind == "O"}
+    fills = [Fill(kind, texts=texts) for kind in kinds]
     accepted: tuple[dict[str, tuple[int, ...]], Fill] | None = None
     slow = False
     nothing = any(0 in (shape or ()) for shape in ({n: i.shape for n, i in inputs.items()} | stated).values())
@@ -175,7 +181,7 @@ def _next(
     seed: int,
     index: int,
 ) -> dict[str, Array]:
-    """A feed after the first. One with integers or booleans is tried, made tamer when refused or answered by NaN.
+    """A feed after the first. With integers, booleans or texts it is tried, made tamer when refused or answered by NaN.
 
     Where there are tokens, sentences differ in length from feed to feed, as far as the model accepts that.
     """
@@ -189,7 +195,7 @@ def _next(
             pass
     feeds = _feeds(inputs, sizes, uses, fill, seed, index)
     if not any(
-        i.dtype.kind == "b" or (i.dtype.kind in "iu" and uses[name].bound is None) for name, i in inputs.items()
+        i.dtype.kind in "bO" or (i.dtype.kind in "iu" and uses[name].bound is None) for name, i in inputs.items()
     ):
         return feeds
     tame = _feeds(inputs, sizes, uses, fill, seed, index, tame=True)
@@ -276,6 +282,10 @@ def tried(feeds: Sequence[Mapping[str, Array]]) -> str:
         arrays = [np.asarray(each[name]) for each in feeds if name in each]
         filled = [array for array in arrays if array.size]
         kind = np.asarray(first).dtype
+        if kind.kind == "O" and filled:
+            different = len({text for array in filled for text in array.reshape(-1).tolist()})
+            words.append(f"'{name}' {different} different text{'s' * (different != 1)}")
+            continue
         if kind.kind not in "iufb" or not filled:
             words.append(f"'{name}' {kind.name}")
             continue
@@ -351,6 +361,30 @@ def integer_use(model: ir.Model, name: str, dtype: np.dtype[Any]) -> IntegerUse:
     whole = (max(least, _MODERATE[0]), min(most, _MODERATE[1])) if rounded else (least, most)
     both = (max(least, -128), min(most, 127 if least else 255))
     return IntegerUse(ranges=((0, min(most, 7)), both, whole))
+
+
+def known_texts(model: ir.Model, name: str) -> tuple[str, ...]:
+    """The texts that the graph looks for in an input: categories, keys, what it is compared with; numbers, where it
+    becomes numbers. At most 64."""
+    start = next(v for v in model.graph.inputs if v.name == name)
+    found: dict[str, None] = {}
+    seen, pending = {id(start)}, [start]
+    while pending:
+        for node, position in pending.pop().uses():
+            if ir.operator(node) == "Cast" and ir.attribute(node, "to") != ir.DataType.STRING:
+                return ("1", "0", "-2", "3")
+            for key in _TEXT_ATTRIBUTES & set(node.attributes):
+                found.update(dict.fromkeys(ir.attribute(node, key, ())))
+            if ir.operator(node) == "Equal":
+                other = ir.constant(node.inputs[1 - position])
+                for text in () if other is None else other.reshape(-1)[:_MOST_TEXTS].tolist():
+                    found[text.decode("utf8", "replace") if isinstance(text, bytes) else str(text)] = None
+            elif ir.operator(node) in _PASSING_OPS | {"Concat"}:
+                for out in node.outputs:
+                    if id(out) not in seen:
+                        seen.add(id(out))
+                        pending.append(out)
+    return tuple(found)[:_MOST_TEXTS]
 
 
 def _is_one(value: ir.Value | None) -> bool:
@@ -451,7 +485,11 @@ def _feeds(
         rng = np.random.default_rng((seed, index, position))
         shape, kind = sizes[name], wanted.dtype.kind
         if kind == "O":
-            feeds[name] = np.full(shape, "a", object)
+            known = fill.texts.get(name, ())
+            pool = known or _TEXTS[:1] if tame or not index else (*known, *_TEXTS)
+            feeds[name] = np.array([pool[k] for k in rng.integers(0, len(pool), math.prod(shape))], object).reshape(
+                shape
+            )
         elif kind == "b":
             feeds[name] = np.ones(shape, bool) if tame or not index else booleans(rng, shape, index)
         elif kind in "iu" and _image_axes(shape) is None:

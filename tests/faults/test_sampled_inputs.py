@@ -24,7 +24,7 @@ TABLE = "float[4] t = {1, 2, 3, 4}"
 
 
 def model(text: str) -> onnx.ModelProto:
-    return onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g {text}')
+    return onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 19, "ai.onnx.ml" : 3]> g {text}')
 
 
 def differ(right: str, wrong: str) -> set[str]:
@@ -158,3 +158,32 @@ class TestCommands:
         found, out = lwgraph("bisect", path, "-p", f"{tmp_path / 'wrong.py'}:NoAbs")
         assert found == code, out
         assert ("no-abs" in out) == bool(code)
+
+
+ENCODER = 'y = ai.onnx.ml.OneHotEncoder <cats_strings = ["red", "green"], zeros = {}> (x)'
+KEYS = 'y = ai.onnx.ml.LabelEncoder <keys_strings = ["a", "z"], values_int64s = [4, {}]> (x)'
+TEXTS = "(string[n, 1] x) =>"
+
+
+@pytest.mark.parametrize(
+    ("face", "right", "wrong"),
+    [
+        (
+            f"{TEXTS} (float[n, 1, 2] y)",
+            ENCODER.format(0),
+            "s = Shape(x) t = ConstantOfShape(s) y = Concat <axis = 1> (t, t)",
+        ),
+        (f"{TEXTS} (float[n, 1, 2] y)", ENCODER.format(1), ENCODER.format(1).replace("green", "blue")),
+        (f"{TEXTS} (int64[n, 1] y)", KEYS.format(5), KEYS.format(6)),
+        (f"{TEXTS} (float[n, 1] y)", "y = Cast <to = 1> (x)", "z = Cast <to = 1> (x) y = Abs(z)"),
+        (
+            f'{TEXTS} (bool[n, 1] y) <string[1] c = {{"yes"}}>',
+            "y = Equal(x, c)",
+            "s = Shape(x) t = ConstantOfShape(s) y = Cast <to = 9> (t)",
+        ),
+        (f'{TEXTS} (string[n, 1] y) <string[1] c = {{"a"}}>', "y = Identity(x)", "e = Equal(x, c) y = Where(e, c, c)"),
+    ],
+)
+def test_texts_are_those_that_the_graph_looks_for(face: str, right: str, wrong: str) -> None:
+    assert not differ(f"{face} {{ {right} }}", f"{face} {{ {right} }}")
+    assert "generated" in differ(f"{face} {{ {right} }}", f"{face} {{ {wrong} }}")
