@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,8 +27,11 @@ from lwgraph.rewrite import Context, Pipeline
 
 DEFAULT = "clean,fuse,clean"
 TIED = 1e-6  # of the largest value: two that differ by less are equal to rounding
-MOVED = 0.3  # share of a number by which approximations may move it
+COMPARES = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+ORDERS = "NonMaxSuppression"
+CHOOSES = ("ArgMax", "ArgMin", ORDERS)
 GROWTH = 1024  # bytes that fold-constants may add for each node that goes
+SPELLED = 64  # bytes that another spelling may take, such as a longer operator's name
 DATA = 6  # feeds to calibrate on
 EXACT = ("clean",)
 ROUNDING = (DEFAULT, "remove-dead-channels")
@@ -200,7 +204,7 @@ def check(case: Case, action: str) -> Outcome:
         lean = ir.clone(model)
         make_lean(lean, original, ir.size(original))
         gone = sum(len(scope) for scope in ir.scopes(original)) - sum(len(scope) for scope in ir.scopes(lean))
-        if ir.size(lean) > ir.size(original) + GROWTH * max(gone, 0):
+        if ir.size(lean) > ir.size(original) + SPELLED + GROWTH * max(gone, 0):
             return fault("larger", f"{ir.size(original)} bytes became {ir.size(lean)}")
         again = _pipeline(action).rewrite(model, Context())
         more = [f"pass '{step.spec.name}' {step.count}" for step in again if step.count]
@@ -264,47 +268,59 @@ def delicate(case: Case, index: int, after: onnx.ModelProto | None = None) -> bo
     base = case.outputs(False)[index]
     moved = [compare(base, each, Contract.ROUNDING) for each in _nearby(case, index, 1e-7)]
     other = compare(base, case.outputs(True)[index], Contract.ROUNDING)
-    return any(d.excess > 0.3 for each in moved for d in each.differences) or not other.ok or tied(case, index)
+    return any(d.excess > 0.3 for each in moved for d in each.differences) or not other.ok or tied(case, index, after)
 
 
-def tied(case: Case, index: int) -> bool:
-    """Whether the original's ArgMax or ArgMin chooses between values that are equal to rounding: saturated ones stay so
-    where inputs move, and a rewrite may round them apart."""
-    proto = onnx.ModelProto()
-    proto.CopyFrom(case.proto)
-    chosen = {node.input[0]: node for node in proto.graph.node if node.op_type in ("ArgMax", "ArgMin")}
-    known = {output.name for output in proto.graph.output}
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in chosen if name not in known)
+def tied(case: Case, index: int, after: onnx.ModelProto | None = None) -> bool:
+    """Whether the original's ArgMax or ArgMin chooses between values that are equal to rounding, or its
+    NonMaxSuppression orders such scores: saturated ones stay so where inputs move, and a rewrite may round them apart.
+    Of detectors, which have many equal scores, only where `after` has the scores, too, equal to rounding."""
+    chosen = {node.input[node.op_type == ORDERS]: node for node in case.proto.graph.node if node.op_type in CHOOSES}
     try:
-        found = outputs(proto, [case.feeds[index]], False)[0]
-    except Exception:  # a value that cannot be an output
+        found = _inner(case.proto, chosen, case.feeds[index])
+        scores = [name for name, node in chosen.items() if node.op_type == ORDERS]
+        theirs = _inner(after, scores, case.feeds[index]) if after is not None and scores else {}
+    except Exception:  # a value that cannot be an output, or is no more
         return False
+    same = theirs and compare({name: found[name] for name in scores}, theirs, Contract.ROUNDING).ok
     for name, node in chosen.items():
-        axis = next((each.i for each in node.attribute if each.name == "axis"), 0)
+        orders = node.op_type == ORDERS
+        if orders and not same:
+            continue
+        axis = next((each.i for each in node.attribute if each.name == "axis"), -1 if orders else 0)
         value = np.asarray(found[name], np.float64)
         if value.ndim and value.shape[axis] > 1 and value.size:
-            ordered = np.sort(value if node.op_type == "ArgMax" else -value, axis=axis)
-            gap = np.take(ordered, -1, axis) - np.take(ordered, -2, axis)
+            gap = np.diff(np.sort(-value if node.op_type == "ArgMin" else value, axis=axis), axis=axis)
+            gap = gap if orders else np.take(gap, -1, axis)
             if (gap <= TIED * np.abs(value).max()).any():
                 return True
     return False
 
 
+def _inner(model: onnx.ModelProto, names: Iterable[str], feeds: Feeds) -> dict[str, Any]:
+    """What values of a model are."""
+    proto, names = onnx.ModelProto(), list(names)
+    proto.CopyFrom(model)
+    known = {output.name for output in proto.graph.output}
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
+    found = outputs(proto, [feeds], False)[0]
+    return {name: found[name] for name in names}
+
+
 def fragile(case: Case, index: int) -> bool:
-    """Whether the original itself computes NaN on the way, or some values of an output that are not finite, or gives
-    NaN where its inputs and weights move: where that is depends on the values then, which approximations move. So it is
-    of a Softmax behind a mask of values under a threshold, of which all in a row may be masked."""
+    """Whether the original itself computes NaN on the way, or some values of an output that are not finite, or masks
+    with infinity what is below a threshold: where that is depends on the values then, which approximations move, and a
+    Softmax of a row that is masked as a whole gives NaN."""
     found = case.outputs(False)[index].values()
     if any(_floats(value) and np.isfinite(value).any() and not np.isfinite(value).all() for value in found):
         return True
-    proto = onnx.ModelProto()
-    proto.CopyFrom(case.proto)
-    known = {output.name for output in proto.graph.output}
-    names = [name for node in proto.graph.node for name in node.output if name and name not in known]
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    inner = outputs(proto, [case.feeds[index]], False)[0].values()
-    moved = (value for made in _nearby(case, index, MOVED) for value in made.values())
-    return any(_floats(value) and bool(np.isnan(value).any()) for value in (*inner, *moved))
+    nodes = case.proto.graph.node
+    inner = _inner(case.proto, [name for node in nodes for name in node.output if name], case.feeds[index])
+    if any(_floats(value) and bool(np.isnan(value).any()) for value in inner.values()):
+        return True
+    compared = {name for node in nodes if node.op_type in COMPARES for name in node.output}
+    masks = [node.output[0] for node in nodes if node.op_type == "Where" and node.input[0] in compared]
+    return any(_floats(inner[name]) and bool(np.isinf(inner[name]).any()) for name in masks if name in inner)
 
 
 def _floats(value: object) -> bool:
