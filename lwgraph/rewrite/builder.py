@@ -70,6 +70,7 @@ class Builder:
         self._nodes: list[ir.Node] = []
         self._constants: list[ir.Value] = []
         self._hints: dict[ir.Value, str] = {}
+        self._copied: dict[ir.Node, ir.Node] = {}  # what `copy` made, and of which
 
     def __getattr__(self, op_type: str) -> Callable[..., Any]:
         if op_type.startswith("_"):
@@ -96,7 +97,9 @@ class Builder:
     def copy(self, node: ir.Node, *inputs: Any, **attributes: Any) -> Any:
         """`node` again with other inputs and its attributes, of which those named are changed (None: left out)."""
         kept: dict[str, Any] = {k: v for k, v in node.attributes.items() if k not in attributes}
-        return self._add(node.domain, node.op_type, inputs, {**kept, **attributes}, len(node.outputs))
+        results = self._add(node.domain, node.op_type, inputs, {**kept, **attributes}, len(node.outputs))
+        self._copied[self._nodes[-1]] = node
+        return results
 
     def _add(
         self, domain: str, op_type: str, inputs: tuple[Any, ...], attributes: Mapping[str, Any], outputs: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lwgraph import ir
@@ -52,7 +52,7 @@ def commit(
     adopted, constants = _adopt_constants(graph, made, results, builder, stem)
     new = [*constants, *made]
     results = tuple(adopted.get(result, result) for result in results)
-    _name(graph, made, results, found, stem)
+    _name(graph, made, results, found, stem, builder._copied)
     _stamp(made, found, name)
     graph.insert_before(before, new)
     if order is not None:
@@ -119,16 +119,32 @@ def _adopt_constants(
     return adopted, nodes
 
 
-def _name(graph: ir.Graph, made: list[ir.Node], results: tuple[ir.Value, ...], found: Match, stem: str) -> None:
+def _name(
+    graph: ir.Graph,
+    made: list[ir.Node],
+    results: tuple[ir.Value, ...],
+    found: Match,
+    stem: str,
+    copied: Mapping[ir.Node, ir.Node],
+) -> None:
     """A value that stands for another takes its name; the node of the first takes name and doc_string of the layer, and
-    has no name where that has none: a name that nobody asked for only makes the file larger."""
+    has no name where that has none: a name that nobody asked for only makes the file larger. A copy of another node of
+    the match keeps that one's."""
     final = results[0].producer()
     layer = found.nodes[0] if final is None else _layer(found.nodes, final.op_type)
     replaced = {result: old.name for result, old in zip(reversed(results), reversed(found.outputs), strict=True)}
+    again: dict[ir.Node, ir.Node] = {}  # of the match: its copy
     for node in made:
+        old = copied.get(node)
+        if node is not final and old in found.nodes and old is not layer:
+            again.setdefault(old, node)
+    for node in made:
+        old = copied.get(node)
         if node is final:
-            node.name = layer.name or found.nodes[0].name
+            node.name = layer.name or ("" if found.nodes[0] in again else found.nodes[0].name)
             node.doc_string = node.doc_string or layer.doc_string
+        elif old is not None and again.get(old) is node:
+            node.name, node.doc_string = old.name, old.doc_string
         else:
             node.name = ir.fresh_name(graph, f"{stem}_{node.op_type}")
         for output in node.outputs:

@@ -336,3 +336,64 @@ def test_names_that_passes_gave_go_before_the_file_grows() -> None:
     x = weight(1, 4, 8, 8)
     (wanted,), (found,) = (in_ort(ir.to_proto(m), {"x": x}) for m in (before, model))
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+class TestMovedNodes:
+    """A node that a rewrite moves keeps its name and doc_string, as the layer does."""
+
+    @pytest.mark.parametrize(
+        ("nodes", "constants", "text", "names"),
+        [
+            (
+                [
+                    helper.make_node("Conv", ["x", "w"], ["a"], "conv", doc_string="of conv"),
+                    helper.make_node("AveragePool", ["a"], ["y"], "pool", "of pool", kernel_shape=[2, 2]),
+                ],
+                {"w": weight(16, 3, 1, 1)},
+                "early-pool",
+                ["pool", "conv"],
+            ),
+            (
+                [
+                    helper.make_node("Gather", ["x", "i"], ["a"], "gather", "of gather", axis=1),
+                    helper.make_node("Relu", ["a"], ["b"], "relu", "of relu"),
+                    helper.make_node("Conv", ["b", "w"], ["y"], "conv", "of conv"),
+                ],
+                {"i": np.int64([2, 0, 1]), "w": weight(4, 3, 1, 1)},
+                "fold-channel-order",
+                ["relu", "conv"],
+            ),
+            (
+                [
+                    helper.make_node("Conv", ["x", "w"], ["a"], "first", "of first"),
+                    helper.make_node("Relu", ["a"], ["b"], "relu", "of relu"),
+                    helper.make_node("Conv", ["b", "v"], ["y"], "second", "of second", strides=[2, 2]),
+                ],
+                {"w": weight(4, 3, 1, 1), "v": weight(4, 4, 1, 1)},
+                "early-stride",
+                ["first", "relu", "second"],
+            ),
+        ],
+    )
+    def test_they_keep_what_they_are_called(
+        self, nodes: list[onnx.NodeProto], constants: dict[str, Any], text: str, names: list[str]
+    ) -> None:
+        shape: list[Any] = [1, 3, 8, 8]
+        proto = model_of(nodes, {"x": (TensorProto.FLOAT, shape)}, {"y": (TensorProto.FLOAT, [None] * 4)}, constants)
+        model = ir.load(proto)
+        Pipeline.parse(text).run(model)
+        assert [(node.name, node.doc_string) for node in model.graph] == [(name, f"of {name}") for name in names]
+        (before,), (found,) = (in_ort(p, {"x": weight(*shape)}) for p in (proto, ir.to_proto(model)))
+        np.testing.assert_allclose(found, before, rtol=1e-4, atol=1e-5)
+
+
+def test_simplify_keeps_sizes_open_that_follow_from_the_model() -> None:
+    pytest.importorskip("onnxsim")
+    nodes = [helper.make_node("Identity", ["x"], ["a"]), helper.make_node("Relu", ["a"], ["b"])]
+    nodes += [helper.make_node("Identity", ["b"], ["y"])]
+    model = ir.load(model_of(nodes, {"x": (TensorProto.FLOAT, ["n", 3])}, {"y": (TensorProto.FLOAT, ["n", "k"])}))
+    context = Context()
+    Pipeline.parse("simplify").run(model, context)
+    assert not context.warnings and [node.op_type for node in model.graph] == ["Relu"]
+    (output,) = model.graph.outputs
+    assert [str(size) for size in output.shape or ()] == ["n", "k"]

@@ -45,6 +45,7 @@ class Simplify(Pass):
         if not after.graph.output:
             raise CheckError("onnxsim returned a model without outputs")
         made = ir.load(after)
+        _restore_open_sizes(model, made)
         changed = interface_difference(model, made) or _shape_difference(model, made)
         if changed:
             raise CheckError(f"onnxsim changed the interface of the model: {changed}")
@@ -83,6 +84,20 @@ def _simplified(model: onnx.ModelProto, simplify: Callable[..., Any]) -> onnx.Mo
 def _unchecked(simplify: Callable[..., Any]) -> dict[str, bool]:
     """The option that spares onnxsim its own proof, which newer releases give at great cost; older ones have none."""
     return {"certify": False} if "certify" in inspect.signature(simplify).parameters else {}
+
+
+def _restore_open_sizes(before: ir.Model, after: ir.Model) -> None:
+    """Give outputs back the open sizes that they declare, where onnxsim wrote what follows from the model anyway."""
+    inferred = ir.infer_shapes(before)
+    for a, b in zip(before.graph.outputs, after.graph.outputs, strict=False):
+        known = inferred.get(a, ())
+        if (
+            a.name == b.name
+            and a.shape is not None
+            and b.shape is not None
+            and len(a.shape) == len(b.shape) == len(known)
+        ):
+            b.shape = ir.Shape([p if q == size else q for p, q, size in zip(a.shape, b.shape, known, strict=True)])
 
 
 def _shape_difference(before: ir.Model, after: ir.Model) -> str:
