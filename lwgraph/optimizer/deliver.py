@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -72,7 +73,7 @@ def deliver(
     report.details.update(asked_for)
     if timed.kept == "input" and not asked:
         report.notes.append(_nothing(setting))
-    accuracy, limits = _on_accuracy(setting, score), _on_limits(setting, report, plan, searched)
+    accuracy, limits = _on_accuracy(setting, score), on_limits(setting, report, plan, searched)
     report.verdict, why = worst(accuracy, limits)
     for row in report.details.get("front", []):  # of what was delivered, more is known than of the other plans
         row |= {"verdict": report.verdict, "why": why} if row["chosen"] else {}
@@ -259,7 +260,7 @@ def _on_accuracy(setting: Setting, score: ScoreRecord | None) -> tuple[str, str]
     return score.verdict, f"{promise}, {score.name}: {score.text}"
 
 
-def _on_limits(setting: Setting, report: Report, plan: Plan, searched: Searched | None) -> tuple[str, str]:
+def on_limits(setting: Setting, report: Report, plan: Plan, searched: Searched | None) -> tuple[str, str]:
     """The verdict on the limits of speed and size, and why where they are not kept."""
     request, last = setting.request, report.stages[-1]
     if not request.limited:
@@ -268,11 +269,14 @@ def _on_limits(setting: Setting, report: Report, plan: Plan, searched: Searched 
     if request.target not in TARGETS:
         base = searched.work.candidates.base_ms if searched is not None else 0.0
         before, after = plan.ms if plan.ms != (0.0, 0.0) else (base, base)
-    if before is None or after is None:
-        return OPEN, "the speed of the result was not measured"
-    ratio = last.ratio if last.ratio is not None else after / max(before, 1e-12)
-    ratios = last.ratio_spread or (ratio, ratio)
+    if measured := before is not None and after is not None:
+        ratio = last.ratio if last.ratio is not None else after / max(before, 1e-12)
+        ratios = last.ratio_spread or (ratio, ratio)
+    else:  # sizes are known all the same
+        before, ratios = 1.0, (0.0, math.inf)
     verdict, why = request.judge_limits(ratios, before, last.facts.bytes, last.facts.macs or 0)
+    if verdict == OPEN and not measured:
+        return OPEN, "the speed of the result was not measured"
     hint = "" if setting.judge is not None else "; --data leaves more room"
     return verdict, f"{why}; nothing nearer was found{hint}" if verdict == BROKEN else why
 
@@ -284,4 +288,4 @@ def _status(setting: Setting, accuracy: str, limits: str) -> int:
     return EXIT[worst(*((verdict, "") for verdict in counts))[0]]
 
 
-__all__ = ["deliver", "layers_of"]
+__all__ = ["deliver", "layers_of", "on_limits"]
