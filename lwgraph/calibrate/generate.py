@@ -5,15 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import ml_dtypes
 import numpy as np
 
 from lwgraph import ir, registry
 from lwgraph.arrays import Array
+from lwgraph.calibrate.fills import DOMAINS, SMALL, Fill, booleans, floats, integers, looks_like_image, picture, texts
+from lwgraph.calibrate.input_use import IntegerUse, integer_use, known_texts
 from lwgraph.calibrate.signature import Input, signature
 from lwgraph.errors import DataError, LwgraphError, UsageError, did_you_mean
 from lwgraph.flat import flat
@@ -28,30 +29,8 @@ _MOST_AXES = 32  # that every version of NumPy has
 _MOST_ELEMENTS = 1 << 30
 _SLOW = 2.0  # seconds of processors that one run may take where smaller sizes will do
 _TRIALS = 24  # executions spent on finding sizes that the model accepts
-_TEXTS = ("a", "B", "", "1.5", "two words", "ü")
-_TEXT_ATTRIBUTES = {"cats_strings", "classes_strings", "keys_strings", "pool_strings", "string_vocabulary", "stopwords"}
-_MOST_TEXTS = 64
-_SMALL = {"positive": (1, 7), "few": (1, 2)}  # least and greatest integers
-_INDEX_OPS = {"Gather", "GatherElements", "OneHot"}
-_PASSING_OPS = ir.RESHAPES | {"Cast", "Identity", "Transpose", "Clip"}
 
-
-# Where functions of floats are defined that are not so everywhere, by name.
-DOMAINS: dict[str, Callable[[Array], Array]] = {
-    "positive": lambda x: np.abs(x) + 0.05,
-    "above one": lambda x: np.abs(x) + 1,
-    "within one": lambda x: 0.95 * np.tanh(x),
-}
-
-
-@dataclass(frozen=True)
-class Fill:
-    """What feeds are made of: integers of unknown use (small, ones, zeros, or as _SMALL has them), floats of one of
-    DOMAINS or of any, and texts, by input, that the graph knows."""
-
-    integers: str = "small"
-    floats: str = ""
-    texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+Sizes = Mapping[str, tuple[int, ...]]
 
 
 def generate(
@@ -104,42 +83,12 @@ def generate(
             raise UsageError(f"shape {list(shape)} contradicts input '{name}' ({inputs[name]})")
     uses = {name: integer_use(model, name, i.dtype) for name, i in inputs.items() if i.dtype.kind in "iu"}
     run = (executor or registry.executor("ort")).prepare(model)
-    problem = "no size was tried"
     kinds = ("small", "ones", "zeros") if any(use.bound is None for use in uses.values()) else ("small",)
-    texts = {name: known_texts(model, name) for name, i in inputs.items() if i.dtype.kind == "O"}
-    fills = [Fill(kind, texts=texts) for kind in kinds]
-    accepted: tuple[dict[str, tuple[int, ...]], Fill] | None = None
-    slow = False
-    nothing = any(0 in (shape or ()) for shape in ({n: i.shape for n, i in inputs.items()} | stated).values())
-    for sizes, fill in itertools.islice(itertools.product(_sizes(inputs, stated), fills), _TRIALS):
-        if too_much := _too_much(sizes):
-            problem = too_much
-            continue
-        if slow and accepted is not None and _elements(sizes) >= _elements(accepted[0]):
-            continue
-        feeds = _feeds(inputs, sizes, uses, fill, seed, 0)
-        start = time.process_time()
-        try:
-            outputs = run(feeds)
-        except LwgraphError as error:
-            problem = str(error)
-            continue
-        if not nothing and any(value.size == 0 for value in flat(outputs).values()):
-            problem = f"its outputs are empty for {_describe(sizes)}"
-            continue
-        if not _has_nan(outputs) and not _nan_in_pictures(run, inputs, sizes, uses, fill, seed):
-            accepted, slow = (sizes, fill), time.process_time() - start > _SLOW
-            if not slow:
-                break
-            continue
-        accepted = accepted or (sizes, fill)
-    else:
-        if accepted is not None and not slow:
-            accepted = accepted[0], _without_nan(run, inputs, *accepted, uses, seed)
-    if accepted is not None:
-        sizes, fill = accepted
-        first = _feeds(inputs, sizes, uses, fill, seed, 0)
-        return [first, *(_next(run, inputs, sizes, uses, fill, seed, k) for k in range(1, count))]
+    known = {name: known_texts(model, name) for name, i in inputs.items() if i.dtype.kind == "O"}
+    maker = _Maker(run, inputs, uses, seed, {}, Fill(texts=known))
+    found, problem = _accepted(maker, stated, [Fill(kind, texts=known) for kind in kinds])
+    if found is not None:
+        return [found.feed(0), *(found.later(index) for index in range(1, count))]
     # Only sizes that are open can be given.
     opened = {
         name: "?" if i.shape is None else ",".join(str(d) if isinstance(d, int) else "?" for d in i.shape)
@@ -153,7 +102,148 @@ def generate(
     )
 
 
-def _elements(sizes: Mapping[str, tuple[int, ...]]) -> int:
+@dataclass(frozen=True)
+class _Maker:
+    """Makes feeds of some sizes.
+
+    Attributes:
+        run: the model, ready to run.
+        inputs, uses: what it declares, and what it does with integers.
+        seed: of the random numbers.
+        sizes: of all inputs.
+        fill: what they are made of.
+    """
+
+    run: Run
+    inputs: Mapping[str, Input]
+    uses: Mapping[str, IntegerUse]
+    seed: int
+    sizes: Sizes
+    fill: Fill
+
+    def filled(self, *, integers: str | None = None, floats: str | None = None) -> _Maker:
+        """The maker with another fill."""
+        fill = replace(self.fill, integers=integers or self.fill.integers, floats=floats or self.fill.floats)
+        return replace(self, fill=fill)
+
+    def feed(self, index: int, tame: bool = False) -> dict[str, Array]:
+        """Feed number `index`; `tame`: with the values of the first where others may be refused."""
+        feeds: dict[str, Array] = {}
+        for position, (name, wanted) in enumerate(self.inputs.items()):
+            rng = np.random.default_rng((self.seed, index, position))
+            shape, dtype, number = self.sizes[name], wanted.dtype, 0 if tame else index
+            if dtype.kind == "O":
+                feeds[name] = texts(rng, shape, self.fill.texts.get(name, ()), number)
+            elif dtype.kind == "b":
+                feeds[name] = booleans(rng, shape, number) if number else np.ones(shape, bool)
+            elif dtype.kind in "iu" and looks_like_image(shape):
+                feeds[name] = (picture(rng, shape) * 255).round().astype(dtype)
+            elif dtype.kind in "iu":
+                feeds[name] = integers(rng, shape, dtype, self.uses[name], self.fill.integers, number)
+            else:
+                made = floats(rng, shape, index).astype(dtype)
+                domain = DOMAINS.get(self.fill.floats)
+                feeds[name] = made if domain is None else domain(made.astype(np.float64)).astype(dtype)
+        return feeds
+
+    def gives_nan(self, feeds: Mapping[str, Array]) -> bool | None:
+        """Whether the model answers with NaN; None where it refuses the feed."""
+        try:
+            return _has_nan(self.run(feeds))
+        except LwgraphError:
+            return None
+
+    @property
+    def nan_in_pictures(self) -> bool:
+        """Whether the second feed gives NaN, where it has pictures: unlike those of the first, they have both signs."""
+        pictured = any(
+            i.dtype.kind not in "Obiu" and looks_like_image(self.sizes[name]) for name, i in self.inputs.items()
+        )
+        return pictured and self.gives_nan(self.feed(1)) is True
+
+    def without_nan(self) -> _Maker:
+        """The maker with the first domain of floats that gives no NaN; as it is where all do."""
+        for domain in DOMAINS:
+            other = self.filled(floats=domain)
+            if other.gives_nan(other.feed(0)) is False and not other.nan_in_pictures:
+                return other
+        return self
+
+    def later(self, index: int) -> dict[str, Array]:
+        """A feed after the first. With integers, booleans or texts it is tried, made tamer when refused or answered by
+        NaN.
+
+        Where there are tokens, sentences differ in length from feed to feed, as far as the model accepts that.
+        """
+        if (other := self._other_length(index)) is not None:
+            varied = other.feed(index)
+            if self.gives_nan(varied) is False:
+                return varied
+        feeds = self.feed(index)
+        if not any(
+            i.dtype.kind in "bO" or (i.dtype.kind in "iu" and self.uses[name].bound is None)
+            for name, i in self.inputs.items()
+        ):
+            return feeds
+        tame, own = self.feed(index, tame=True), self.fill.integers
+        # Integers that must be ones to be accepted together, such as counts, may often be others for a change.
+        bolder = [self.filled(integers=kind).feed(index) for kind in ("small", *SMALL) if own not in ("small", kind)]
+        ones = self.filled(integers="ones").feed(index, tame=True)
+        return next((each for each in (*bolder, feeds, tame, ones) if self.gives_nan(each) is False), tame)
+
+    def _other_length(self, index: int) -> _Maker | None:
+        """The maker of sentences of another length; None where no input has tokens along an axis that is open."""
+        symbols = {
+            (self.inputs[name].shape or ())[1]
+            for name, use in self.uses.items()
+            if (use.bound is not None or use.mask) and len(self.inputs[name].shape or ()) == 2
+        }
+        named = {symbol for symbol in symbols if isinstance(symbol, str)}
+        share = LENGTHS[index % len(LENGTHS)]
+        if not named or share == 1:
+            return None
+        sizes = {
+            name: tuple(
+                max(2, round(share * size)) if symbol in named else size
+                for size, symbol in zip(shape, self.inputs[name].shape or shape, strict=True)
+            )
+            for name, shape in self.sizes.items()
+        }
+        return replace(self, sizes=sizes)
+
+
+def _accepted(maker: _Maker, stated: Sizes, fills: Sequence[Fill]) -> tuple[_Maker | None, str]:
+    """The maker with sizes and a fill that the model accepts, quickly and without NaN if there are such; or None, and
+    its last complaint."""
+    problem, slow = "no size was tried", False
+    accepted: _Maker | None = None
+    nothing = any(0 in (stated.get(name) or i.shape or ()) for name, i in maker.inputs.items())
+    for sizes, fill in itertools.islice(itertools.product(_sizes(maker.inputs, stated), fills), _TRIALS):
+        if too_much := _too_much(sizes):
+            problem = too_much
+            continue
+        if slow and accepted is not None and _elements(sizes) >= _elements(accepted.sizes):
+            continue
+        candidate = replace(maker, sizes=sizes, fill=fill)
+        feeds, start = candidate.feed(0), time.process_time()
+        try:
+            outputs = maker.run(feeds)
+        except LwgraphError as error:
+            problem = str(error)
+            continue
+        if not nothing and any(value.size == 0 for value in flat(outputs).values()):
+            problem = f"its outputs are empty for {_describe(sizes)}"
+            continue
+        if _has_nan(outputs) or candidate.nan_in_pictures:
+            accepted = accepted or candidate
+            continue
+        accepted, slow = candidate, time.process_time() - start > _SLOW
+        if not slow:
+            return accepted, ""
+    return accepted if accepted is None or slow else accepted.without_nan(), problem
+
+
+def _elements(sizes: Sizes) -> int:
     return sum(map(math.prod, sizes.values()))
 
 
@@ -162,7 +252,7 @@ def _has_nan(outputs: Mapping[str, Array]) -> bool:
     return any(array.dtype.kind == "f" and bool(np.isnan(array).any()) for array in arrays)
 
 
-def _too_much(sizes: Mapping[str, tuple[int, ...]]) -> str:
+def _too_much(sizes: Sizes) -> str:
     """Why arrays of these sizes are not made, in words; "" when they can be."""
     for name, shape in sizes.items():
         if len(shape) > _MOST_AXES:
@@ -170,109 +260,6 @@ def _too_much(sizes: Mapping[str, tuple[int, ...]]) -> str:
         if math.prod(shape) > _MOST_ELEMENTS:
             return f"input '{name}' has {math.prod(shape):.3g} elements, at most {_MOST_ELEMENTS:.3g} are made"
     return ""
-
-
-def _next(
-    run: Run,
-    inputs: Mapping[str, Input],
-    sizes: Mapping[str, tuple[int, ...]],
-    uses: Mapping[str, IntegerUse],
-    fill: Fill,
-    seed: int,
-    index: int,
-) -> dict[str, Array]:
-    """A feed after the first. With integers, booleans or texts it is tried, made tamer when refused or answered by NaN.
-
-    Where there are tokens, sentences differ in length from feed to feed, as far as the model accepts that.
-    """
-    other = _other_length(inputs, sizes, uses, index)
-    if other is not None:
-        varied = _feeds(inputs, other, uses, fill, seed, index)
-        try:
-            if not _has_nan(run(varied)):
-                return varied
-        except LwgraphError:
-            pass
-    feeds = _feeds(inputs, sizes, uses, fill, seed, index)
-    if not any(
-        i.dtype.kind in "bO" or (i.dtype.kind in "iu" and uses[name].bound is None) for name, i in inputs.items()
-    ):
-        return feeds
-    tame = _feeds(inputs, sizes, uses, fill, seed, index, tame=True)
-    # Integers that must be ones to be accepted together, such as counts, may often be others for a change.
-    bolder = [
-        _feeds(inputs, sizes, uses, replace(fill, integers=kind), seed, index)
-        for kind in ("small", *_SMALL)
-        if fill.integers not in ("small", kind)
-    ]
-    ones = _feeds(inputs, sizes, uses, replace(fill, integers="ones"), seed, index, tame=True)
-    for each in (*bolder, feeds, tame, ones):
-        try:
-            if not _has_nan(run(each)):
-                return each
-        except LwgraphError:
-            continue
-    return tame
-
-
-def _nan_in_pictures(
-    run: Run,
-    inputs: Mapping[str, Input],
-    sizes: Mapping[str, tuple[int, ...]],
-    uses: Mapping[str, IntegerUse],
-    fill: Fill,
-    seed: int,
-) -> bool:
-    """Whether the second feed gives NaN, where it has pictures: unlike those of the first, they have both signs."""
-    if not any(i.dtype.kind not in "Obiu" and looks_like_image(sizes[name]) for name, i in inputs.items()):
-        return False
-    try:
-        return _has_nan(run(_feeds(inputs, sizes, uses, fill, seed, 1)))
-    except LwgraphError:
-        return False
-
-
-def _without_nan(
-    run: Run,
-    inputs: Mapping[str, Input],
-    sizes: Mapping[str, tuple[int, ...]],
-    fill: Fill,
-    uses: Mapping[str, IntegerUse],
-    seed: int,
-) -> Fill:
-    """The fill with the first domain of floats that gives no NaN; as it is where all do."""
-    for floats in DOMAINS:
-        other = replace(fill, floats=floats)
-        try:
-            if not _has_nan(run(_feeds(inputs, sizes, uses, other, seed, 0))) and not _nan_in_pictures(
-                run, inputs, sizes, uses, other, seed
-            ):
-                return other
-        except LwgraphError:
-            continue
-    return fill
-
-
-def _other_length(
-    inputs: Mapping[str, Input], sizes: Mapping[str, tuple[int, ...]], uses: Mapping[str, IntegerUse], index: int
-) -> dict[str, tuple[int, ...]] | None:
-    """The sizes with sentences of another length; None where no input has tokens along an axis that is open."""
-    symbols = {
-        (inputs[name].shape or ())[1]
-        for name, use in uses.items()
-        if (use.bound is not None or use.mask) and len(inputs[name].shape or ()) == 2
-    }
-    named = {symbol for symbol in symbols if isinstance(symbol, str)}
-    share = LENGTHS[index % len(LENGTHS)]
-    if not named or share == 1:
-        return None
-    return {
-        name: tuple(
-            max(2, round(share * size)) if symbol in named else size
-            for size, symbol in zip(shape, inputs[name].shape or shape, strict=True)
-        )
-        for name, shape in sizes.items()
-    }
 
 
 def tried(feeds: Sequence[Mapping[str, Array]]) -> str:
@@ -295,136 +282,7 @@ def tried(feeds: Sequence[Mapping[str, Array]]) -> str:
     return f"{len(feeds)} generated inputs: " + ", ".join(words)
 
 
-@dataclass(frozen=True)
-class IntegerUse:
-    """What an integer input may be, by what the graph does with it.
-
-    Attributes:
-        bound: the number of values that index a table; None: it indexes none that is known.
-        mask: it is 0 or 1.
-        ranges: the least and the greatest values of feeds, in turn.
-    """
-
-    bound: int | None = None
-    mask: bool = False
-    ranges: tuple[tuple[int, int], ...] = ((0, 7),)
-
-    @property
-    def varied(self) -> bool:
-        """Whether feeds differ in kind."""
-        return self.bound is None and (self.mask or len(self.ranges) > 1)
-
-
-# (operator, first input) from which on integers say sizes, places, counts or divisors: any others could be refused,
-# take all memory, or end the process.
-STRUCTURAL = {
-    "BitShift": 1, "Compress": 1, "ConstantOfShape": 0, "CumSum": 1, "DFT": 1, "Div": 1, "Expand": 1, "EyeLike": 0,
-    "GRU": 4, "Gather": 1, "GatherElements": 1, "GatherND": 1, "If": 0, "LSTM": 4, "Loop": 0, "MaxUnpool": 1, "Mod": 1,
-    "NegativeLogLikelihoodLoss": 1, "NonMaxSuppression": 2, "OneHot": 0, "Pad": 1, "Pow": 1, "RNN": 4, "Range": 0,
-    "ReduceMax": 1, "ReduceMean": 1, "ReduceMin": 1, "ReduceProd": 1, "ReduceSum": 1, "Reshape": 1, "Resize": 1,
-    "ReverseSequence": 1, "STFT": 1, "Scan": 0, "Scatter": 1, "ScatterElements": 1, "ScatterND": 1, "SequenceAt": 1,
-    "SequenceErase": 1, "SequenceInsert": 2, "Slice": 1, "SoftmaxCrossEntropyLoss": 1, "Split": 1, "SplitToSequence": 1,
-    "Squeeze": 1, "TfIdfVectorizer": 0, "Tile": 1, "TopK": 1, "Trilu": 1, "Unsqueeze": 1, "Upsample": 1,
-}  # fmt: skip
-_MODERATE = (-(1 << 15), (1 << 15) - 1)
-
-
-def integer_use(model: ir.Model, name: str, dtype: np.dtype[Any]) -> IntegerUse:
-    """What an integer input may be. O(nodes behind it)."""
-    bound = index_bound(model, name)
-    if bound is not None:
-        return IntegerUse(bound)
-    start = next(v for v in model.graph.inputs if v.name == name)
-    rounded = False  # whether floats made of it become integers again, which is undefined for large ones
-    structural = False
-    seen, pending = {id(start)}, [start]
-    while pending:
-        for node, position in pending.pop().uses():
-            if node.domain != "" or position >= STRUCTURAL.get(node.op_type, 1 << 10):
-                structural = True  # a mask may be, too: the sum of one divides in a mean
-                continue
-            if node.op_type == "Sub" and position == 1 and _is_one(node.inputs[0]):
-                return IntegerUse(mask=True)
-            if node.op_type in ("Shape", "Size"):
-                continue
-            rounded |= node.op_type == "Cast" and ir.DataType(ir.attribute(node, "to")).is_integer()
-            for out in node.outputs:
-                if id(out) not in seen:
-                    seen.add(id(out))
-                    pending.append(out)
-    if "mask" in name.lower():
-        return IntegerUse(mask=True)
-    if structural:
-        return IntegerUse()
-    limits: Any = ml_dtypes.iinfo(dtype)  # type: ignore[no-untyped-call]
-    least, most = int(limits.min), int(limits.max)
-    whole = (max(least, _MODERATE[0]), min(most, _MODERATE[1])) if rounded else (least, most)
-    both = (max(least, -128), min(most, 127 if least else 255))
-    return IntegerUse(ranges=((0, min(most, 7)), both, whole))
-
-
-def known_texts(model: ir.Model, name: str) -> tuple[str, ...]:
-    """The texts that the graph looks for in an input: categories, keys, what it is compared with; numbers, where it
-    becomes numbers. At most 64."""
-    start = next(v for v in model.graph.inputs if v.name == name)
-    found: dict[str, None] = {}
-    seen, pending = {id(start)}, [start]
-    while pending:
-        for node, position in pending.pop().uses():
-            if ir.operator(node) == "Cast" and ir.attribute(node, "to") != ir.DataType.STRING:
-                return ("1", "0", "-2", "3")
-            for key in _TEXT_ATTRIBUTES & set(node.attributes):
-                found.update(dict.fromkeys(ir.attribute(node, key, ())))
-            if ir.operator(node) == "Equal":
-                other = ir.constant(node.inputs[1 - position])
-                for text in () if other is None else other.reshape(-1)[:_MOST_TEXTS].tolist():
-                    found[text.decode("utf8", "replace") if isinstance(text, bytes) else str(text)] = None
-            elif ir.operator(node) in _PASSING_OPS | {"Concat"}:
-                for out in node.outputs:
-                    if id(out) not in seen:
-                        seen.add(id(out))
-                        pending.append(out)
-    return tuple(found)[:_MOST_TEXTS]
-
-
-def _is_one(value: ir.Value | None) -> bool:
-    array = ir.constant(value)
-    return array is not None and array.dtype.kind in "iuf" and bool((array == 1).all())
-
-
-def index_bound(model: ir.Model, name: str) -> int | None:
-    """The number of values that an integer input may take when it indexes constant tables, also after reshaping.
-
-    That of the smallest table where it indexes several; None when it indexes none.
-    """
-    start = next(v for v in model.graph.inputs if v.name == name)
-    bounds: list[int] = []
-    seen, pending = {id(start)}, [start]
-    while pending:
-        value = pending.pop()
-        for node, position in value.uses():
-            if ir.operator(node) in _INDEX_OPS:
-                bounds += _table_length(node, position)
-            elif ir.operator(node) in _PASSING_OPS and position == 0:
-                for out in node.outputs:
-                    if id(out) not in seen:
-                        seen.add(id(out))
-                        pending.append(out)
-    return min(bounds, default=None)
-
-
-def _table_length(node: ir.Node, position: int) -> list[int]:
-    if ir.operator(node) == "OneHot":
-        depth = ir.constant(node.inputs[1]) if position == 0 else None
-        return [] if depth is None else [int(np.asarray(depth).reshape(-1)[0])]
-    table = node.inputs[0]
-    shape = None if table is None else ir.constant_shape(table)
-    if position != 1 or not shape:
-        return []
-    return [shape[ir.attribute(node, "axis", 0)]]
-
-
-def _sizes(inputs: Mapping[str, Input], stated: Mapping[str, tuple[int, ...]]) -> Iterator[dict[str, tuple[int, ...]]]:
+def _sizes(inputs: Mapping[str, Input], stated: Sizes) -> Iterator[dict[str, tuple[int, ...]]]:
     """Candidate shapes for all inputs; one symbol has one size throughout, each shape is offered once."""
     seen: set[tuple[tuple[int, ...], ...]] = set()
     for channels in (3, 1):
@@ -471,123 +329,8 @@ def _fixed_state(shape: Sequence[int | str | None]) -> bool:
     return isinstance(shape[0], int) and shape[0] > 1 and isinstance(shape[2], int)
 
 
-def _feeds(
-    inputs: Mapping[str, Input],
-    sizes: Mapping[str, tuple[int, ...]],
-    uses: Mapping[str, IntegerUse],
-    fill: Fill,
-    seed: int,
-    index: int,
-    tame: bool = False,
-) -> dict[str, Array]:
-    feeds: dict[str, Array] = {}
-    for position, (name, wanted) in enumerate(inputs.items()):
-        rng = np.random.default_rng((seed, index, position))
-        shape, kind = sizes[name], wanted.dtype.kind
-        if kind == "O":
-            known = fill.texts.get(name, ())
-            pool = known or _TEXTS[:1] if tame or not index else (*known, *_TEXTS)
-            feeds[name] = np.array([pool[k] for k in rng.integers(0, len(pool), math.prod(shape))], object).reshape(
-                shape
-            )
-        elif kind == "b":
-            feeds[name] = np.ones(shape, bool) if tame or not index else booleans(rng, shape, index)
-        elif kind in "iu" and _image_axes(shape) is None:
-            feeds[name] = integers(rng, shape, wanted.dtype, uses[name], fill.integers, 0 if tame else index)
-        elif kind in "iu":
-            feeds[name] = (picture(rng, shape) * 255).round().astype(wanted.dtype)
-        elif _image_axes(shape) is not None:
-            image = picture(rng, shape)
-            feeds[name] = (image if index % 2 == 0 else (image - 0.45) / 0.225).astype(wanted.dtype)
-        elif math.prod(shape) <= 4:  # a strength, a temperature, a scale
-            feeds[name] = rng.uniform(0.05, 0.95, shape).astype(wanted.dtype)
-        else:
-            feeds[name] = rng.standard_normal(shape).astype(wanted.dtype)
-        if fill.floats and kind not in "Obiu":
-            feeds[name] = DOMAINS[fill.floats](feeds[name].astype(np.float64)).astype(wanted.dtype)
-    return feeds
-
-
-def booleans(rng: np.random.Generator, shape: tuple[int, ...], index: int) -> Array:
-    """Both, true at the first place; a single one is false in every second feed."""
-    made = rng.integers(0, 2, shape).astype(bool)
-    made.reshape(-1)[:1] = made.size > 1 or index % 2 == 0
-    return made
-
-
-def integers(
-    rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any], use: IntegerUse, fill: str, index: int
-) -> Array:
-    """Integers as feed number `index` of `generate` has them; `fill` is what those of unknown use are: small,
-    ones, zeros, or as _SMALL has them."""
-    if use.bound is not None:
-        made = rng.integers(0, use.bound, shape).astype(dtype)
-        return np.sort(made, axis=-1) if use.bound == 2 and made.ndim else made  # the first sentence, then the second
-    if fill not in ("small", *_SMALL) and (not use.varied or index == 0):
-        return np.full(shape, 1 if fill == "ones" else 0).astype(dtype)
-    if use.mask:
-        if not index or not shape:
-            return np.ones(shape, dtype)
-        lengths = rng.integers(1, shape[-1] + 1, (*shape[:-1], 1))  # a row without anything has no mean
-        return np.asarray(np.arange(shape[-1]) < lengths).astype(dtype)
-    low, high = use.ranges[index % len(use.ranges)]
-    if not use.varied:
-        low, high = _SMALL.get(fill, (low, high))
-    kind = np.uint64 if high >= 1 << 63 else np.int64
-    made = rng.integers(low, high, shape, dtype=kind, endpoint=True)
-    if index and use.varied:
-        made.reshape(-1)[:2] = np.array([low, high], kind)[: made.size]
-    return made.astype(dtype)
-
-
-def looks_like_image(shape: tuple[int, ...]) -> bool:
-    """Whether generated inputs of this shape are pictures."""
-    return _image_axes(shape) is not None
-
-
-def _image_axes(shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """The height and width axes of a shape that looks like images, or None."""
-    if len(shape) != 4 or 0 in shape:
-        return None
-    if shape[1] in (1, 3, 4):
-        return (2, 3)
-    return (1, 2) if shape[3] in (1, 3, 4) else None
-
-
-def picture(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Image-like values in 0..1: bilinearly enlarged noise whose strength falls with its frequency, a few flat
-    rectangles for edges, a common luminance over the channels, and a little white noise. float64, like `shape`."""
-    axes = _image_axes(shape)
-    assert axes is not None
-    channel = 1 if axes == (2, 3) else 3
-    batch, channels, height, width = shape[0], shape[channel], shape[axes[0]], shape[axes[1]]
-    image = np.zeros((batch, channels, height, width))
-    cells = 2
-    while cells <= max(height, width):
-        grid = (min(cells, height), min(cells, width))
-        common = rng.standard_normal((batch, 1, *grid)) + 0.5 * rng.standard_normal((batch, channels, *grid))
-        image += _enlarge(common, height, width) * (2 / cells) ** 0.7
-        cells *= 2
-    for _ in range(4):
-        top, bottom = np.sort(rng.integers(0, height + 1, 2))
-        left, right = np.sort(rng.integers(0, width + 1, 2))
-        image[:, :, top:bottom, left:right] += 1.5 * rng.standard_normal((batch, channels, 1, 1))
-    image += 0.1 * rng.standard_normal(image.shape)
-    low, high = np.quantile(image, (0.01, 0.99))
-    image = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
-    return np.moveaxis(image, 1, channel)
-
-
-def _enlarge(grid: Array, height: int, width: int) -> Array:
-    """Bilinear interpolation of the last two axes."""
-    for axis, size in ((-2, height), (-1, width)):
-        at = np.linspace(0, grid.shape[axis] - 1, size)
-        low = np.floor(at).astype(int)
-        high = np.minimum(low + 1, grid.shape[axis] - 1)
-        share = (at - low).reshape((-1, 1) if axis == -2 else (-1,))
-        grid = np.take(grid, low, axis) * (1 - share) + np.take(grid, high, axis) * share
-    return grid
-
-
-def _describe(sizes: Mapping[str, tuple[int, ...]]) -> str:
+def _describe(sizes: Sizes) -> str:
     return ", ".join(f"'{name}' {list(shape)}" for name, shape in sizes.items())
+
+
+__all__ = ["generate", "tried"]

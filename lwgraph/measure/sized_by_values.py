@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lwgraph import ir
-from lwgraph.calibrate.generate import STRUCTURAL
+from lwgraph.calibrate.input_use import STRUCTURAL
 
 _COUNTS = frozenset({"Compress", "NonMaxSuppression", "NonZero", "StringSplit", "Unique"})
 _SIZES = frozenset({"ConstantOfShape", "Expand", "If", "Loop", "Pad", "Range", "Reshape", "Resize", "Slice", "Split",

@@ -12,7 +12,8 @@ import numpy as np
 
 from lwgraph import ir
 from lwgraph.arrays import Array
-from lwgraph.calibrate.generate import IntegerUse, booleans, integer_use, integers, looks_like_image
+from lwgraph.calibrate.fills import booleans, integers, looks_like_image
+from lwgraph.calibrate.input_use import IntegerUse, integer_use
 from lwgraph.calibrate.signature import Input, batched_inputs, signature
 from lwgraph.contract import Contract
 from lwgraph.errors import LwgraphError

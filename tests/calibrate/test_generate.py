@@ -7,7 +7,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from lwgraph import ir, registry
-from lwgraph.calibrate.generate import generate, index_bound, picture
+from lwgraph.calibrate.fills import picture
+from lwgraph.calibrate.generate import generate
+from lwgraph.calibrate.input_use import index_bound
 from lwgraph.calibrate.signature import signature
 from lwgraph.errors import DataError, UsageError
 

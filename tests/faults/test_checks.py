@@ -12,7 +12,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lwgraph import ir
-from lwgraph.calibrate.generate import generate, integer_use, tried
+from lwgraph.calibrate.generate import generate, tried
+from lwgraph.calibrate.input_use import integer_use
 from lwgraph.contract import Contract
 from lwgraph.errors import CheckError, DataError, ModelError
 from lwgraph.rewrite import Context, Pipeline, RewritePass
