@@ -41,7 +41,7 @@ class Seen:
 
             monkeypatch.setattr(where, name, counting)
 
-        for where, name in ((setting, "gather"), (setting, "verify"), (run, "_clean"), (judge, "open_metric")):
+        for where, name in ((setting, "gather"), (setting, "accept"), (run, "_clean"), (judge, "open_metric")):
             counted(where, name)
         monkeypatch.setattr(run, "open_run", opening)
         monkeypatch.setattr(several, "expanded", lambda name: TARGETS)
@@ -61,7 +61,7 @@ def seen() -> Iterator[Seen]:
 
 def test_what_is_the_same_is_found_out_once(seen: Seen) -> None:
     first, second = seen.first, seen.second
-    assert seen.counts == dict.fromkeys(("gather", "verify", "_clean", "open_metric"), 1)
+    assert seen.counts == dict.fromkeys(("gather", "accept", "_clean", "open_metric"), 1)
     assert first.original is second.original
     assert first.judge is not None and second.judge is not None and first.last is not None and second.last is not None
     assert first.judge is not second.judge and first.judge.base is second.judge.base

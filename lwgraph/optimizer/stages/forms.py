@@ -163,7 +163,7 @@ def _weighed(work: Work, planner: Planner, milliseconds: float) -> Planner:
             loss,
             executor,
             context.progress,
-            feeds=loss.feeds,
+            feeds=samples,
             memory_bytes=context.bytes_of(ROOM),
             pool=work.setting.pool,
             failures=context.failures,
