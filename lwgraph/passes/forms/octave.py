@@ -31,6 +31,7 @@ from lwgraph.passes.forms._refusals import dense_conv, partly_known
 from lwgraph.passes.forms._reorder import reorder
 
 ENLARGES = 11  # the opset from which Resize says how places correspond
+OPTIONAL_ROI = 13  # that from which it needs no region, which only another way to enlarge looks at
 MOST = 10_000  # features of a layer: moments of so many are 800 MB
 
 
@@ -200,7 +201,8 @@ def doubled(op: Emitter, x: ir.Value, like: ir.Value, stem: str, cut: bool) -> i
     """Each position twice per spatial axis; where it may be too large, cut to the image size of `like`."""
     rank = len(op.site.kernel)
     scales = op.const(np.asarray([1.0, 1.0, *[2.0] * rank]), f"{stem}_scales")
-    y = op.Resize(x, None, scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+    roi = op.const(np.zeros(0), f"{stem}_roi") if ir.opset(op.site.node) < OPTIONAL_ROI else None
+    y = op.Resize(x, roi, scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")
     if not cut:
         return y
     first, last = (op.const(np.asarray([n]), f"{stem}_{name}") for name, n in (("first", 2), ("last", 2 + rank)))

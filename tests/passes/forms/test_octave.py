@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from lwgraph import ir, registry
 from lwgraph.calibrate.statistics import Statistics
+from lwgraph.check import verify
 from lwgraph.errors import DataError
 from lwgraph.layers.moments import Moments, Pooled
 from lwgraph.layers.substitute import formed, small_model
@@ -91,3 +93,22 @@ def test_as_a_pass_with_statistics():
     assert "Resize" in [node.op_type for node in model.graph] and runs == [1, 2, 3, 4]  # one run over the data
     after = executor.prepare(ir.clone(model))(feeds[0])["y"]
     assert 0 < np.square(after - before).sum() / np.square(before - before.mean()).sum() < 0.3
+
+
+@pytest.mark.parametrize("opset", [11, 12, 13])
+def test_a_resize_has_the_region_that_its_opset_asks_for(opset: int) -> None:
+    weight = np.random.default_rng(0).standard_normal((32, 32, 3, 3)).astype(np.float32) / 17
+    sizes = [2, 32, 12, 12]
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"], "conv", pads=[1, 1, 1, 1])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, sizes)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, sizes)],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    model = ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=7))
+    run = registry.executor("ort").prepare
+    x = np.random.default_rng(1).standard_normal(sizes).astype(np.float32)
+    assert Pass.parse("octave").run(model, Context(reference=registry.executor("ort"))) == 1
+    verify(model)
+    assert np.isfinite(run(model)({"x": x})["y"]).all()
