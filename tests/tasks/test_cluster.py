@@ -36,6 +36,8 @@ def running() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def pool(running: Any) -> Iterator[Pool]:
+    with distributed.Client(running.scheduler_address) as client:
+        client.wait_for_workers(2, timeout=60)  # one that another test killed may still be on its way back
     with open_pool(dask=running.scheduler_address) as opened:
         assert opened is not None and opened.workers == 2
         yield opened
