@@ -55,18 +55,18 @@ class Emitter:
         if stem in self._stems:
             raise ValueError(f"the form emits two constants named '{stem}' for layer '{self.site.name}'")
         self._stems.add(stem)
-        together = shared and self._home is not None
-        if together and stem in self._shared:
+        home = self._home if shared else None
+        if home is not None and stem in self._shared:
             return self._shared[stem]
         floating = np.issubdtype(array.dtype, np.floating)
         data = np.ascontiguousarray(array, self.site.dtype if floating else array.dtype)
-        where = (self._home if together else None) or self.graph
+        where = self.graph if home is None else home
         if isinstance(where, ir.Function):  # it holds no initializers
             node = ir.constant_node(ir.unattached_constant(data))
             self.nodes.append(node)
             return node.outputs[0]
         value = ir.add_initializer(where, data, f"{self.site.name}_{stem}")
-        if together:
+        if home is not None:
             self._shared[stem] = value
         return value
 

@@ -257,15 +257,9 @@ class Quantize(Pass):
             DataError: there is no calibration data. UsageError: names that the model does not have, or types that need
                 a newer opset than the model can be brought to.
         """
-        if not context.data:
-            raise DataError(_NEEDS_DATA)
-        target = self.resolved_target(context)
-        executor = context.executor or registry.executor("ort", threads=context.threads)
-        working, why = self._raised(model, target, context.data[0], executor, context)
+        target, executor, working, why = self._workable(model, context)
         if why:
             return Mixed(working, {model.graph.name or "the model": why})
-        infer(working)
-        name_nodes(working.graph)
         refused = self.refused(working.graph, target.roles)
         later = {name: why for name, why in self._dynamic_nodes(working, context).items() if name not in refused}
         mixed = self._placed(working, target, executor, refused | later, context, max_loss, judge)
@@ -327,6 +321,19 @@ class Quantize(Pass):
             f"option '{option}': '{value}' needs kernels that {target.name} lacks; allowed with "
             "ort-cpu and ort-cpu-avx2; otherwise activations=static"
         )
+
+    def _workable(self, model: ir.Model, context: Context) -> tuple[Target, Executor, ir.Model, str]:
+        """What integers are for, what runs the model, a copy of it with shapes and names at an opset that has integers,
+        and why there is no such opset, "" where there is."""
+        if not context.data:
+            raise DataError(_NEEDS_DATA)
+        target = self.resolved_target(context)
+        executor = context.executor or registry.executor("ort", threads=context.threads)
+        working, why = self._raised(model, target, context.data[0], executor, context)
+        if not why:
+            infer(working)
+            name_nodes(working.graph)
+        return target, executor, working, why
 
     def _raised(
         self, model: ir.Model, target: Target, feed: Feeds, executor: Executor, context: Context
@@ -393,15 +400,9 @@ class Quantize(Pass):
         Returns:
             None where no node can compute in integers; without nodes where times of the target cannot be had here.
         """
-        if not context.data:
-            raise DataError(_NEEDS_DATA)
-        target = self.resolved_target(context)
-        executor = context.executor or registry.executor("ort", threads=context.threads)
-        working, why = self._raised(model, target, context.data[0], executor, context)
+        target, executor, working, why = self._workable(model, context)
         if why:
             return None
-        infer(working)
-        name_nodes(working.graph)
         begun = self._begun(working, target, executor, self.refused(working.graph, target.roles), context)
         if not begun.built.compute:
             return None
