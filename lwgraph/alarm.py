@@ -5,10 +5,11 @@ from __future__ import annotations
 import ctypes
 import math
 import signal
+import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,12 +30,10 @@ def alarm(seconds: float) -> Iterator[None]:
     """
     if math.isinf(seconds):
         yield
-    elif threading.current_thread() is threading.main_thread() and _free():
-        with _signalled(seconds):
-            yield
-    else:
-        with _raised(seconds):
-            yield
+        return
+    main = threading.current_thread() is threading.main_thread() and _free()
+    with _heard(), _signalled(seconds) if main else _raised(seconds):
+        yield
 
 
 class _End:
@@ -45,6 +44,36 @@ class _End:
 
 
 _ends: weakref.WeakSet[_End] = weakref.WeakSet()  # of the main thread
+
+
+_hook = threading.Lock()  # held where the hook of unraisable exceptions is put in its place or taken out
+_before: list[Callable[[sys.UnraisableHookArgs], object]] = []  # one for each alarm that is set: the hook before ours
+_lost: set[int] = set()  # threads in which it was raised where Python drops what is raised
+MOMENT = 0.01  # seconds after which it is raised once more there
+
+
+@contextmanager
+def _heard() -> Iterator[None]:
+    """Python drops what is raised in a weak reference's callback or in __del__: there it is raised a moment later."""
+    with _hook:
+        _before.append(_before[0] if _before else sys.unraisablehook)
+        sys.unraisablehook = _dropped
+    try:
+        yield
+    finally:
+        with _hook:
+            before = _before.pop()
+            if not _before and sys.unraisablehook is _dropped:
+                sys.unraisablehook = before
+
+
+def _dropped(what: sys.UnraisableHookArgs) -> None:
+    if what.exc_type is not OutOfTime:
+        (_before[0] if _before else sys.__unraisablehook__)(what)
+    elif threading.current_thread() is threading.main_thread() and _ends:
+        signal.setitimer(signal.ITIMER_REAL, MOMENT, AGAIN)
+    else:
+        _lost.add(threading.get_ident())
 
 
 def _free() -> bool:
@@ -78,6 +107,7 @@ def _set() -> None:
 @contextmanager
 def _raised(seconds: float) -> Iterator[None]:
     end, over, thread = _End(seconds), threading.Event(), threading.get_ident()
+    _lost.discard(thread)
     watcher = threading.Thread(target=_watch, args=(weakref.ref(end), over, thread, seconds), daemon=True)
     watcher.start()
     try:
@@ -89,10 +119,13 @@ def _raised(seconds: float) -> Iterator[None]:
 
 
 def _watch(end: weakref.ref[_End], over: threading.Event, thread: int, seconds: float) -> None:
-    wait = max(seconds, 0.0)
+    wait, due = max(seconds, 0.0), 0.0
     while not over.wait(wait) and end() is not None:
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(OutOfTime))
-        wait = AGAIN
+        if thread in _lost or time.monotonic() >= due:
+            _lost.discard(thread)
+            due = time.monotonic() + AGAIN
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(OutOfTime))
+        wait = MOMENT
 
 
 __all__ = ["OutOfTime", "alarm"]

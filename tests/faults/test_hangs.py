@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -49,6 +51,19 @@ def swallow() -> None:
     spin()
 
 
+class Kept:
+    """What a weak reference is to."""
+
+
+def drop() -> None:
+    """The first time it is raised in a weak reference's callback, where Python writes that it is ignored."""
+    kept = Kept()
+    watched = weakref.ref(kept, lambda gone: spin())
+    del kept
+    assert watched() is None
+    spin()
+
+
 def ended(work: Callable[[], None]) -> bool:
     start = time.monotonic()
     with pytest.raises(OutOfTime), alarm(SOON):
@@ -75,6 +90,32 @@ def test_in_another_thread(work: Callable[[], None]) -> None:
     thread.start()
     thread.join()
     assert found == [True]
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_what_python_drops_is_raised_a_moment_later_and_nothing_is_written(
+    threaded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lwgraph.alarm, "AGAIN", 60.0)
+    hook, found = sys.unraisablehook, list[bool]()
+    if threaded:
+        thread = threading.Thread(target=lambda: found.append(ended(drop)))
+        thread.start()
+        thread.join()
+    else:
+        found.append(ended(drop))
+    assert found == [True] and sys.unraisablehook is hook
+
+
+def test_what_else_python_drops_goes_where_it_went(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[type[BaseException]] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: seen.append(what.exc_type))
+    with alarm(60), alarm(60):
+        kept = Kept()
+        watched = weakref.ref(kept, lambda gone: 1 / 0)
+        del kept
+        assert watched() is None
+    assert seen == [ZeroDivisionError]
 
 
 def test_nothing_rings_afterwards_and_the_outer_of_two_still_does() -> None:
