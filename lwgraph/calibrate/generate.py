@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,8 @@ SEQUENCE_LENGTHS = (32, 16, 64, 128, 512, 256, 8, 1)
 _MOST_AXES = 32  # that every version of NumPy has
 _MOST_ELEMENTS = 1 << 30
 _SLOW = 2.0  # seconds of processors that one run may take where smaller sizes will do
+_MOST_POWER = 4.0  # of the number of elements, with which the time of a run is taken to grow
+_LARGE = 1 << 16  # elements of inputs before which smaller ones are tried, where the sizes are open
 _TRIALS = 24  # executions spent on finding sizes that the model accepts
 
 Sizes = Mapping[str, tuple[int, ...]]
@@ -214,33 +216,78 @@ class _Maker:
 
 def _accepted(maker: _Maker, stated: Sizes, fills: Sequence[Fill]) -> tuple[_Maker | None, str]:
     """The maker with sizes and a fill that the model accepts, quickly and without NaN if there are such; or None, and
-    its last complaint."""
-    problem, slow = "no size was tried", False
-    accepted: _Maker | None = None
+    its last complaint.
+
+    What grows faster than the input, such as attention over all pixels, may take minutes and all memory at a usual
+    size. So a large one is tried after the smaller ones, and only where they let expect that it will be quick."""
     nothing = any(0 in (stated.get(name) or i.shape or ()) for name, i in maker.inputs.items())
-    for sizes, fill in itertools.islice(itertools.product(_sizes(maker.inputs, stated), fills), _TRIALS):
-        if too_much := _too_much(sizes):
-            problem = too_much
+    pairs = itertools.islice(itertools.product(_sizes(maker.inputs, stated), fills), _TRIALS)
+    candidates = [replace(maker, sizes=sizes, fill=fill) for sizes, fill in pairs]
+    ascending = sorted(range(len(candidates)), key=lambda index: _elements(candidates[index].sizes))
+    trials: dict[int, _Trial] = {}
+    problem = "no size was tried"
+    slow: _Maker | None = None  # the smallest so far
+    with_nan: _Maker | None = None
+    for index, candidate in enumerate(candidates):
+        size = _elements(candidate.sizes)
+        if slow is not None and size >= _elements(slow.sizes):
             continue
-        if slow and accepted is not None and _elements(sizes) >= _elements(accepted.sizes):
+        smaller = (each for each in ascending if _elements(candidates[each].sizes) < size)
+        for each in (*(smaller if size > _LARGE else ()), index):
+            if each not in trials and _expected(trials.values(), _elements(candidates[each].sizes)) <= _SLOW:
+                trials[each] = _tried(candidates[each], nothing)
+        if (trial := trials.get(index)) is None:
             continue
-        candidate = replace(maker, sizes=sizes, fill=fill)
-        feeds, start = candidate.feed(0), time.process_time()
-        try:
-            outputs = maker.run(feeds)
-        except LwgraphError as error:
-            problem = str(error)
-            continue
-        if not nothing and any(value.size == 0 for value in flat(outputs).values()):
-            problem = f"its outputs are empty for {_describe(sizes)}"
-            continue
-        if _has_nan(outputs) or candidate.nan_in_pictures:
-            accepted = accepted or candidate
-            continue
-        accepted, slow = candidate, time.process_time() - start > _SLOW
-        if not slow:
-            return accepted, ""
-    return accepted if accepted is None or slow else accepted.without_nan(), problem
+        if trial.problem:
+            problem = trial.problem
+        elif trial.nan or candidate.nan_in_pictures:
+            with_nan = with_nan or candidate
+        elif trial.seconds > _SLOW:
+            slow = candidate
+        else:
+            return candidate, ""
+    return slow or (with_nan and with_nan.without_nan()), problem
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What came of the first feed: the model's complaint, the seconds of processors that it took, of how many elements
+    it was, and whether the outputs have NaN."""
+
+    problem: str
+    elements: int
+    seconds: float = 0.0
+    nan: bool = False
+
+
+def _tried(candidate: _Maker, nothing: bool) -> _Trial:
+    """A trial of one candidate; `nothing`: the inputs are empty, and the outputs may be."""
+    elements = _elements(candidate.sizes)
+    if too_much := _too_much(candidate.sizes):
+        return _Trial(too_much, elements)
+    start = time.process_time()
+    try:
+        outputs = candidate.run(candidate.feed(0))
+    except LwgraphError as error:
+        return _Trial(str(error), elements)
+    seconds = time.process_time() - start
+    if not nothing and any(value.size == 0 for value in flat(outputs).values()):
+        return _Trial(f"its outputs are empty for {_describe(candidate.sizes)}", elements, seconds)
+    return _Trial("", elements, seconds, _has_nan(outputs))
+
+
+def _expected(trials: Iterable[_Trial], elements: int) -> float:
+    """The seconds that inputs of so many elements will take, as a power of their number through the two largest trials
+    that the model accepted and that are twice apart; 0 where there are none."""
+    done = sorted((each.elements, each.seconds) for each in trials if not each.problem)
+    if not done or done[-1][0] >= elements:
+        return 0.0
+    most, seconds = done[-1]
+    power = 1.0
+    if earlier := [(size, took) for size, took in done if 2 * size <= most and 0 < took < seconds]:
+        size, took = earlier[-1]
+        power = max(power, min(_MOST_POWER, math.log(seconds / took) / math.log(most / size)))
+    return seconds * math.pow(min(elements, _MOST_ELEMENTS) / most, power)
 
 
 def _elements(sizes: Sizes) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import onnx
@@ -210,11 +211,33 @@ class TestGenerated:
         assert max(abs(int(v)) for feed in generate(model, 6) for v in feed["x"].reshape(-1)) == 1 << 15
 
 
-@pytest.mark.parametrize(("slow", "size"), [(2.0, 224), (-1.0, 28)])
+@pytest.mark.parametrize(("slow", "size"), [(2.0, 224), (0.0, 28)])
 def test_smaller_sizes_are_taken_where_a_run_takes_long(slow: float, size: int, monkeypatch: Any) -> None:
     monkeypatch.setattr(sys.modules[generate.__module__], "_SLOW", slow)
     model = build([helper.make_node("Relu", ["x"], ["y"])], FLOAT, [1, 3, "h", "w"])
     assert generate(model, 1)[0]["x"].shape == (1, 3, size, size)
+
+
+@pytest.mark.parametrize(("power", "size"), [(1, 224), (2, 128)])
+def test_sizes_are_not_tried_that_smaller_ones_forbid(power: int, size: int, monkeypatch: Any) -> None:
+    """Attention over all pixels of a usual picture holds ten gigabytes; a machine that has less ends the process."""
+    sizes, clock = [], [0.0]
+
+    class Quadratic:
+        """Takes seconds by the pixels to some power, and gives nothing to complain of."""
+
+        def prepare(self, model: ir.Model) -> Quadratic:
+            return self
+
+        def __call__(self, feeds: Any) -> dict[str, Any]:
+            sizes.append(feeds["x"].shape[2])
+            clock[0] += 1e-9 * sizes[-1] ** (2 * power)
+            return {"y": np.zeros(1, np.float32)}
+
+    monkeypatch.setattr(sys.modules[generate.__module__], "time", SimpleNamespace(process_time=lambda: clock[0]))
+    model = build([helper.make_node("Relu", ["x"], ["y"])], FLOAT, [1, 3, "h", "w"])
+    assert generate(model, 1, executor=cast(Any, Quadratic()))[0]["x"].shape == (1, 3, size, size)
+    assert sorted(set(sizes)) == [n for n in (28, 32, 64, 128, 224) if n <= size]
 
 
 class TestReasons:
