@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from lwgraph import ir
 from lwgraph.arrays import Ints
 from lwgraph.passes.prune.surgery import Axis, Cut, cut
+from lwgraph.views.coupling.rules.asked import asked
 from lwgraph.views.coupling.rules.attention import HEADS, heads_of
 from lwgraph.views.coupling.rules.layout import pads_of, slice_indices, split_sizes
 from lwgraph.views.coupling.rules.recurrent import GATES
@@ -65,6 +68,18 @@ def _keep_computed(node: ir.Node, state: Cut, index: int, numbers: list[int | No
     where.outputs[0].type = ir.TensorType(ir.DataType.INT64)
     graph.insert_before(node, where)
     node.replace_input_with(index, where.outputs[0])
+
+
+def _ask(node: ir.Node, state: Cut, index: int, elements: Sequence[Axis | None], axes: Sequence[int]) -> None:
+    """Input `index` of a node, a vector that is computed, asks for what is left along `axes` of the output; an element
+    that is an activation's size follows by itself."""
+    after, output = state.after(node.outputs[0]), node.outputs[0]
+    numbers = [
+        None if element is not None or state.kept(output, axis) is None else int(after[axis] or 0)
+        for element, axis in zip(elements, axes, strict=True)
+    ]
+    if any(number is not None for number in numbers):
+        _keep_computed(node, state, index, numbers)
 
 
 @cut("Split")
@@ -175,39 +190,36 @@ def pad(node: ir.Node, state: Cut) -> None:
 @cut("Expand")
 def expand(node: ir.Node, state: Cut) -> None:
     """A size that is asked for in numbers, which may stand among computed ones."""
-    shape, target, output = ir.constant(node.inputs[1]), node.inputs[1], node.outputs[0]
+    shape, output = ir.constant(node.inputs[1]), node.outputs[0]
     if shape is None:
-        sizes = state.after(output)
-        elements = state.coupling.builder.sizes.get(target, []) if target is not None else []
-        numbers = [
-            None if isinstance(element, Axis) or state.kept(output, axis) is None else int(sizes[axis] or 0)
-            for axis, element in enumerate(elements, len(sizes) - len(elements))
-        ]  # a size that is an activation's follows by itself
-        if any(number is not None for number in numbers):
-            _keep_computed(node, state, 1, numbers)
+        elements = asked(node.inputs[1], state.coupling.builder) or []
+        _ask(node, state, 1, elements, range(len(state.after(output)) - len(elements), len(state.after(output))))
     else:
         after = state.after(node.outputs[0])[-len(shape) :]
-        asked = [
+        left = [
             size if number > 1 and isinstance(size, int) else int(number)
             for number, size in zip(shape, after, strict=True)
         ]
-        state.give(node, 1, np.array(asked, np.int64))
+        state.give(node, 1, np.array(left, np.int64))
 
 
 @cut("Resize")
 def resize(node: ir.Node, state: Cut) -> None:
     """A size that is asked for in numbers."""
-    sizes = ir.constant(node.inputs[3]) if len(node.inputs) > 3 else None
-    if sizes is None:
+    target = node.inputs[3] if len(node.inputs) > 3 else None
+    if target is None:
         return
-    axes = ir.attribute(node, "axes", tuple(range(len(sizes))))
-    after = state.after(node.outputs[0])
-    asked = [
+    sizes, after = ir.constant(target), state.after(node.outputs[0])
+    axes = ir.attribute(node, "axes", tuple(range(len(after))))
+    if sizes is None:
+        _ask(node, state, 3, asked(target, state.coupling.builder) or [None] * len(axes), axes)
+        return
+    left = [
         size if state.kept(node.outputs[0], axis) is not None else int(number)
         for axis, number in zip(axes, sizes, strict=True)
         for size in [after[axis]]
     ]
-    state.give(node, 3, np.array(asked, np.int64))
+    state.give(node, 3, np.array(left, np.int64))
 
 
 @cut("ReduceMean")

@@ -231,12 +231,14 @@ def _feeds(context: Context, model: ir.Model, executor: Executor, limit: int) ->
         _, pool = pool.split(limit / len(pool), limit, context.seed)
     parts, run = pool.split(HELD_OUT_SHARE, max(1, limit), context.seed), executor.prepare(model)
     for size in (BATCH, 1):
+        fit, apart = (list[Feeds](batch.feeds for batch in part.batches(size)) for part in parts)
         with suppress(DataError):
-            run(next(parts[0].batches(size)).feeds)
-            return [b.feeds for b in parts[0].batches(size)], [b.feeds for b in parts[1].batches(size)]
-    feeds, apart = chosen_feeds(context.data, model, limit, context.seed)
-    held = [feed for index, feed in enumerate(feeds) if index in apart]
-    return [feed for index, feed in enumerate(feeds) if index not in apart] or held, held
+            for feed in {tuple(a.shape for a in feed.values()): feed for feed in [*fit, *apart]}.values():
+                run(feed)  # one of each size: the last batch is what is left
+            return fit, apart
+    feeds, chosen = chosen_feeds(context.data, model, limit, context.seed)
+    held = [feed for index, feed in enumerate(feeds) if index in chosen]
+    return [feed for index, feed in enumerate(feeds) if index not in chosen] or held, held
 
 
 def better_of(held: tuple[Array, Array], candidates: Sequence[Callable[[Array], Array]]) -> tuple[int, float, float]:

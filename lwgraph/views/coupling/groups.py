@@ -16,7 +16,7 @@ from lwgraph.arrays import Ints
 from lwgraph.views.coupling.builder import Axis, Coupler, Note
 from lwgraph.views.coupling.components import components
 from lwgraph.views.coupling.rules import load
-from lwgraph.views.coupling.rules.sizes import follow, follow_zeros
+from lwgraph.views.coupling.rules.sizes import axes_of_sizes, follow, follow_zeros
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,10 +245,10 @@ def _walk(
             builder.freeze_inputs(node, f"operator '{node.op_type}' of node '{node.name}' is not understood{where}")
         for subgraph in ir.subgraphs_of(node):
             for value in _captured(subgraph):
-                for axis in builder.tracked(value).values():
+                for axis in (*builder.tracked(value).values(), *axes_of_sizes(value, builder)):
                     builder.freeze(axis, f"node '{node.name}' ({node.op_type}) uses it in a subgraph")
     for output in model.graph.outputs:
-        for axis in builder.tracked(output).values():
+        for axis in (*builder.tracked(output).values(), *axes_of_sizes(output, builder)):
             builder.freeze(axis, f"output '{output.name}' of the graph")
     builder.freeze_other_uses()
     coupling = Coupling(builder)

@@ -389,13 +389,17 @@ def test_nothing_to_refit_is_a_reason() -> None:
     assert "no layer" in c.skipped[0].reason
 
 
-def with_fixed_batch(model: ir.Model) -> ir.Model:
-    sizes = ir.add_initializer(model.graph, np.array([6, 12], np.int64), "sizes")
+def with_batch(model: ir.Model, *targets: list[int]) -> ir.Model:
+    """The model with Reshapes that take only some batches in place of Flatten."""
     flat = next(node for node in model.graph if node.op_type == "Flatten")
-    reshape = ir.make_node("Reshape", [flat.inputs[0], sizes])
-    reshape.outputs[0].name, reshape.name = "fixed", "fixed"
-    model.graph.insert_before(flat, reshape)
-    ir.replace_uses(flat.outputs[0], reshape.outputs[0])
+    value = flat.inputs[0]
+    for index, target in enumerate(targets):
+        sizes = ir.add_initializer(model.graph, np.array(target, np.int64), f"sizes{index}")
+        reshape = ir.make_node("Reshape", [value, sizes])
+        value = reshape.outputs[0]
+        value.name = reshape.name = f"fixed{index}"
+        model.graph.insert_before(flat, reshape)
+    ir.replace_uses(flat.outputs[0], value)
     model.graph.remove(flat, safe=True)
     return model
 
@@ -403,7 +407,16 @@ def with_fixed_batch(model: ir.Model) -> ir.Model:
 @pytest.mark.parametrize("name", PASSES)
 def test_a_batch_that_the_graph_fixes_inside_is_the_one_that_is_used(name: str) -> None:
     """The input says that any will do; neither larger ones nor single samples are taken."""
-    student, teacher = with_fixed_batch(damaged(convnet())), with_fixed_batch(convnet())
+    student, teacher = (with_batch(model, [6, 12]) for model in (damaged(convnet()), convnet()))
     c = context(teacher, inputs(60, batch=6))
     assert Pass.parse(name).run(student, c) > 0
+    assert c.gains[0].kept and c.gains[0].after < c.gains[0].before
+
+
+@pytest.mark.parametrize("rows", [60, 62, 66, 76])
+def test_what_is_left_for_the_last_batch_is_tried_too(rows: int) -> None:
+    """Two Reshapes take even batches only; samples that are held out or left may be odd."""
+    student, teacher = (with_batch(model, [2, -1, 12], [-1, 12]) for model in (damaged(convnet()), convnet()))
+    c = context(teacher, inputs(rows, batch=2))
+    assert Pass.parse("repair-statistics").run(student, c) > 0
     assert c.gains[0].kept and c.gains[0].after < c.gains[0].before

@@ -9,6 +9,7 @@ import numpy as np
 from lwgraph import ir
 from lwgraph.views.coupling.builder import Axis, Coupler
 from lwgraph.views.coupling.rules import rule, spatial_frozen
+from lwgraph.views.coupling.rules.asked import asked, expanded
 
 
 def axes_of(node: ir.Node, builder: Coupler, index: int, rank: int) -> list[int] | None:
@@ -273,7 +274,9 @@ def expand(node: ir.Node, builder: Coupler) -> None:
     """Axes that keep their size go through. Along the others all channels are equal, and as many as are asked for."""
     value, output = node.inputs[0], node.outputs[0]
     dims, wide = builder.dims(value), builder.dims(output)
-    if value is None or dims is None or wide is None:
+    target = node.inputs[1]
+    unknown = asked(target, builder) is None and not builder.is_constant(target)
+    if value is None or dims is None or wide is None or unknown:
         builder.freeze_inputs(node, f"the shapes at node '{node.name}' (Expand) are not known")
         return
     shift = len(wide) - len(dims)
@@ -281,24 +284,8 @@ def expand(node: ir.Node, builder: Coupler) -> None:
     for axis, size in enumerate(dims) if builder.is_constant(value) else ():
         if isinstance(size, int) and size > 1:  # what is repeated for each sample, such as the token of a class
             builder.equal(builder.track(output, axis + shift, size), builder.constant(node, 0, axis, "out"))
-    for axis, asked in expanded(node, builder).items():
-        builder.equal(builder.track(output, axis, asked.size, zero=False), asked)
-
-
-def expanded(node: ir.Node, builder: Coupler) -> dict[int, Axis]:
-    """The axes of an Expand's output that repeat a single element -> the axis whose size is asked for there."""
-    value, output, target = node.inputs[0], node.outputs[0], node.inputs[1]
-    dims, wide = builder.dims(value), builder.dims(output)
-    sizes = builder.sizes.get(target, []) if target is not None else []
-    if dims is None or wide is None:
-        return {}
-    places = enumerate(sizes, len(wide) - len(sizes))
-    shift = len(wide) - len(dims)
-    return {
-        place: asked
-        for place, asked in places
-        if isinstance(asked, Axis) and (place < shift or dims[place - shift] == 1)
-    }
+    for axis, same in expanded(node, builder).items():
+        builder.equal(builder.track(output, axis, same.size, zero=False), same)
 
 
 @rule("Resize", "Upsample")

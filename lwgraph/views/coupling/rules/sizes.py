@@ -14,6 +14,7 @@ import numpy as np
 from lwgraph import ir
 from lwgraph.views.coupling.builder import Axis, Coupler
 from lwgraph.views.coupling.rules import rule
+from lwgraph.views.coupling.rules.asked import expanded
 
 _MOVES = ("Gather", "Slice", "Concat", "Squeeze", "Unsqueeze", "Cast", "Identity", "Reshape", "Where")
 _COMPUTES = (
@@ -62,17 +63,19 @@ def follow(node: ir.Node, builder: Coupler) -> None:
     elements = _carried(node, builder) if node.op_type in _MOVES else None
     if elements is None and node.op_type in (*_MOVES, *_COMPUTES) and len(builder.dims(node.outputs[0]) or ()) < 2:
         # What is computed from sizes depends on all of them.
-        elements = [frozenset(axis for value in node.inputs if value is not None for axis in _axes(value, builder))]
+        elements = [
+            frozenset(axis for value in node.inputs if value is not None for axis in axes_of_sizes(value, builder))
+        ]
     if elements is not None and not (node.op_type == "Reshape" and builder.tracked(node.inputs[0])):
         builder.sizes[node.outputs[0]] = elements
         return
     for index, value in enumerate(node.inputs):
         if value is not None and value in builder.sizes and not _harmless(node, builder, index):
-            for axis in _axes(value, builder):
+            for axis in axes_of_sizes(value, builder):
                 builder.freeze(axis, f"node '{node.name}' ({node.op_type}) computes with the number of channels")
 
 
-def _axes(value: ir.Value, builder: Coupler) -> list[Axis]:
+def axes_of_sizes(value: ir.Value, builder: Coupler) -> list[Axis]:
     """The tracked axes whose sizes a vector holds, or is computed from."""
     found: list[Axis] = []
     for element in builder.sizes.get(value, ()):
@@ -86,17 +89,15 @@ def _harmless(node: ir.Node, builder: Coupler, index: int) -> bool:
         return True
     if node.op_type not in ("Resize", "Upsample", "Expand"):
         return False
-    from lwgraph.views.coupling.rules.layout import expanded
-
     value, sizes = node.inputs[0], builder.sizes[node.inputs[index]]  # type: ignore[index]
     repeated = expanded(node, builder) if node.op_type == "Expand" else {}
-    for place, asked in enumerate(sizes, len(builder.dims(node.outputs[0]) or ()) - len(sizes)):
+    for place, element in enumerate(sizes, len(builder.dims(node.outputs[0]) or ()) - len(sizes)):
         if place in repeated:
             continue
         found = builder.get(value, place - len(builder.dims(node.outputs[0]) or ()) + len(builder.dims(value) or ()))
-        if isinstance(asked, frozenset) and asked:
+        if isinstance(element, frozenset) and element:
             return False
-        if isinstance(asked, Axis) and (found is None or found.root() is not asked.root()):
+        if isinstance(element, Axis) and (found is None or found.root() is not element.root()):
             return False
     return True
 
