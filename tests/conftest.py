@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lwgraph.optimizer import outcome
+from lwgraph.optimizer import improve, outcome
 from lwgraph.optimizer.request import Request
 
 
@@ -18,6 +18,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LWGRAPH_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patient() -> Iterator[None]:
+    """No search ends by the clock, which other work on the machine would decide, unless a test sees to it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(improve, "SECONDS_BESIDE", 600.0)
+        yield
 
 
 def _apart(request: pytest.FixtureRequest) -> Iterator[None]:

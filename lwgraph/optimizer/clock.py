@@ -24,6 +24,7 @@ class Clock:
     Attributes:
         budget: seconds of the whole run; None: no limit.
         reserve: seconds that are kept for what has to follow.
+        horizon: seconds of the run after which no more is searched; inf outside of a search that is limited.
         now: a monotone clock in seconds.
     """
 
@@ -31,6 +32,7 @@ class Clock:
     reserve: float = 0.0
     now: Callable[[], float] = time.monotonic
     start: float = field(init=False)
+    horizon: float = field(init=False, default=math.inf)
     _ends: list[float] = field(init=False, default_factory=list)  # of the work under way, in seconds of the run
 
     def __post_init__(self) -> None:
@@ -47,13 +49,23 @@ class Clock:
 
     @property
     def left(self) -> float:
-        """Seconds that work may still take, what follows it left out; inf without a budget."""
-        return math.inf if self.budget is None else max(0.0, self.budget - self.reserve - self.spent)
+        """Seconds that work may still take, what follows it left out; inf where nothing limits it."""
+        end = self.horizon if self.budget is None else min(self.horizon, self.budget - self.reserve)
+        return max(0.0, end - self.spent)
 
     def check(self) -> None:
         """Raise OutOfTime when the time of the work under way is over."""
         if self._ends and self.spent > min(self._ends):
             raise OutOfTime
+
+    @contextmanager
+    def searching(self, until: float) -> Iterator[None]:
+        """Within: what is left ends when the run is so many seconds old, too."""
+        before, self.horizon = self.horizon, until
+        try:
+            yield
+        finally:
+            self.horizon = before
 
     @contextmanager
     def limit(self, seconds: float = math.inf) -> Iterator[None]:

@@ -15,7 +15,7 @@ from lwgraph.optimizer.clock import OutOfTime
 from lwgraph.optimizer.front import FrontRow, front_rows, keep_front, with_speeds, with_verdicts
 from lwgraph.optimizer.judge import Judge
 from lwgraph.optimizer.making import Making
-from lwgraph.optimizer.outcome import Outcome, worth_keeping
+from lwgraph.optimizer.outcome import OVER, Outcome, worth_keeping
 from lwgraph.optimizer.setting import Setting
 from lwgraph.optimizer.stages import STAGES, Stage, Work
 from lwgraph.optimizer.stages.base import LOOK_SECONDS, layer_times
@@ -27,7 +27,14 @@ from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.search.front import Candidate
 from lwgraph.report import StageRun
 
-OVER = "its share of the time was over"
+# Of a run without a budget, after which no more is searched: passes over the data, and seconds. Then come the last look
+# at the result, timing and proving it.
+PASSES, SECONDS_BESIDE = 12.0, 20.0
+LAST_PASSES, LAST_SECONDS = 1.0, 5.0
+ENDED = (
+    f"the search ended after {PASSES:g} passes of the network over the data and {SECONDS_BESIDE:g} s: with --budget "
+    "10m, or none, it goes on and may find a better result"
+)
 FOLLOWED = {"structure": "forms"}  # stages, and those that go on from what they choose
 LEAST_TAKEN = 0.5  # of what a stage is predicted to take, what it takes at least, about
 WHOLE = 0.9  # of the time that is left, what counts as all of it: the last look comes after
@@ -106,7 +113,11 @@ def _searched(setting: Setting, work: Work, judge: Judge) -> Work:
             setting.told.note("an earlier run of the same had found this plan; it was judged and proved anew")
             return work
     for stage in STAGES:
-        work = _run_stage(setting, stage, work)
+        until = search_until(setting) if stage.searches else math.inf
+        with setting.clock.searching(until):
+            work = _run_stage(setting, stage, work)
+    if any(each.outcome == OVER for each in setting.told.stages) and setting.clock.budget is None:
+        setting.told.note(ENDED)
     setting.told.steps.begin(LAST_LOOK)
     with setting.failures.guard("race"):
         candidates.settle()
@@ -119,6 +130,15 @@ def _searched(setting: Setting, work: Work, judge: Judge) -> Work:
         if memory.rows.warning:
             setting.context.warn(memory.rows.warning)
     return work
+
+
+def search_until(setting: Setting) -> float:
+    """Seconds of the run after which no more is searched; inf where a budget says how long a run takes, and where the
+    search is to be exhaustive."""
+    unit = setting.data_pass
+    if setting.request.budget is not None or unit is None:
+        return math.inf
+    return (PASSES - LAST_PASSES) * unit.seconds + SECONDS_BESIDE - LAST_SECONDS
 
 
 def _timed(setting: Setting, work: Work, rows: list[FrontRow], made: Sequence[Made]) -> list[FrontRow]:
@@ -147,14 +167,14 @@ def _run_stage(setting: Setting, stage: Stage, work: Work) -> Work:
                 setting.told.steps.begin(stage.name)
             if not reason and unit is not None:
                 with setting.failures.guard(f"{stage.name}: its predicted time"):
-                    predicted = unit.total(stage.cost(work, unit))
+                    predicted = min(unit.total(stage.cost(work, unit)), share / unit.seconds)
             short = not reason and hopeless(stage, work)
             work = work if reason or short else stage.run(work)
             over = short or clock.spent - before > share  # it made do with what it had found
             outcome = f"nothing to do: {reason}" if reason else OVER if over else "done"
     except OutOfTime:
         outcome = OVER
-        if clock.left <= 0:
+        if clock.budget is not None and clock.left <= 0:
             raise
     except KeyboardInterrupt:
         outcome = "stopped by the user"

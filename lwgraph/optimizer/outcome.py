@@ -22,6 +22,7 @@ from lwgraph.plan.plan import Plan
 from lwgraph.plan.price.price_table import processor
 from lwgraph.plan.search.front import Candidate
 
+OVER = "its share of the time was over"  # what a stage ends with that was not done by then
 KIND = "outcomes-2"  # raise the number when the meaning of a row changes
 # What was asked for that decides what is found; data and metric are told apart by what they give.
 DECIDING = (
@@ -105,12 +106,14 @@ def worth_keeping(request: Request, outcomes: Sequence[str], failures: Sequence[
     """Whether a search was a whole one, whose outcome another one would not better.
 
     Args:
-        request: training takes as long as it is given, and is not repeated exactly.
+        request: training takes as long as it is given, and is not repeated exactly; where the search ends after some
+            passes over the data, its outcome is what it had found by then.
         outcomes: of the stages.
         failures: what failed on the way.
         stopped: whether the user ended it.
     """
-    whole = all(each == "done" or each.startswith("nothing to do") for each in outcomes)
+    ended = ("done", OVER) if request.budget is None else ("done",)
+    whole = all(each in ended or each.startswith("nothing to do") for each in outcomes)
     return whole and not failures and not stopped and not request.distill
 
 
@@ -136,4 +139,4 @@ def _made(row: dict[str, Any], making: Making, clock: float) -> Made:
     return making.kept(candidate) or Made(candidate, None, size=row["size"])
 
 
-__all__ = ["Outcome", "worth_keeping"]
+__all__ = ["OVER", "Outcome", "worth_keeping"]

@@ -137,7 +137,8 @@ class Request:
         float | str | None,
         Help(
             "Time of the whole run, training included, such as 90s, 10m or 1h; the best result so far is delivered "
-            "then.  [default: none]",
+            "then. none: the search goes on until nothing better is found.  [default: the search ends after 12 passes "
+            "of MODEL over the data and 20 s]",
             "T",
         ),
     ] = None
@@ -177,9 +178,7 @@ class Request:
     threads: Annotated[int, Help("Threads of the runtime.", "N")] = 1
     seed: Annotated[
         int,
-        Help(
-            "Seed of every random choice. Without a budget, the same input, options and seed give the same bytes.", "N"
-        ),
+        Help("Seed of every random choice. A second run without a budget gives the same bytes.", "N"),
     ] = 0
     workers: Annotated[
         int, Help("Processes that work side by side; the plan found is the same with any number.", "N")
@@ -219,7 +218,7 @@ class Request:
             ("memory", "bytes, or such as 2GB"),
         ):
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
+            if value is not None and not (value > 0 and (math.isfinite(value) or name == "budget")):
                 raise UsageError(f"{spelled(name)} is {value:g}; allowed: a number over 0 ({meaning})")
         if self.objective not in OBJECTIVES:
             raise UsageError(f"--objective is '{self.objective}'{did_you_mean(str(self.objective), OBJECTIVES)}")
@@ -284,11 +283,21 @@ class Request:
         return self.pipeline is not None or self.recipe is not None or self.plan is not None
 
     @property
+    def time(self) -> float | None:
+        """Seconds of the whole run; None where none were stated."""
+        return None if self.budget is None or math.isinf(float(self.budget)) else float(self.budget)
+
+    @property
+    def exhaustive(self) -> bool:
+        """Whether the search goes on until nothing better is found."""
+        return self.budget is not None and self.time is None
+
+    @property
     def training(self) -> float:
         """Seconds of training; 0 where none was asked for."""
         if not self.distill:
             return 0.0
-        return TRAINING if self.budget is None else 0.75 * float(self.budget)
+        return TRAINING if self.time is None else 0.75 * self.time
 
     @property
     def trials(self) -> float:
@@ -388,12 +397,14 @@ def takes_request(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def parse_seconds(text: str | float) -> float:
-    """Seconds from `90`, `90s`, `10m` or `1h`; UsageError for anything else."""
+    """Seconds from `90`, `90s`, `10m` or `1h`, inf from `none`; UsageError for anything else."""
     if isinstance(text, (int, float)):
         return float(text)
+    if text.strip() == "none":
+        return math.inf
     found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([a-z]*)\s*", text)
     if found is None or found[2] not in _SECONDS:
-        raise UsageError(f"--budget is '{text}'; allowed: seconds, or such as 90s, 10m, 1h")
+        raise UsageError(f"--budget is '{text}'; allowed: seconds, such as 90s, 10m, 1h, or none")
     return float(found[1]) * _SECONDS[found[2]]
 
 

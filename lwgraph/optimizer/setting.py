@@ -215,7 +215,7 @@ def open_run(
     Raises:
         ModelError, DataError, UsageError: the model, the data or the metric is unusable.
     """
-    clock, told = Clock(None if request.budget is None else float(request.budget)), Told(steps=steps)
+    clock, told = Clock(request.time), Told(steps=steps)
     progress = clock.watching(steps)
     with told.timed("reading"):
         steps.begin(READING)

@@ -99,7 +99,7 @@ def weigh(request: Request, progress: Progress, opened: Opened, run: Running) ->
         LwgraphError: no target could be optimized for.
     """
     names, begun, shared = expanded(request.target), time.perf_counter(), Shared()
-    budget = None if request.budget is None else float(request.budget)
+    budget = request.time
     settings: dict[str, Setting] = {}
     done: dict[str, tuple[Setting, Result]] = {}
     failed: dict[str, LwgraphError] = {}
@@ -109,7 +109,7 @@ def weigh(request: Request, progress: Progress, opened: Opened, run: Running) ->
 
     for name in names:
         try:
-            share = None if budget is None else budget / len(names)
+            share = request.budget if budget is None else budget / len(names)
             settings[name] = opened(replace(request, target=name, budget=share), _named(name, progress), shared)
         except LwgraphError as error:
             _failing(request, error)
@@ -191,7 +191,7 @@ def _weighed(
         feeds,
         threads=request.threads,
         seconds=ROW_SECONDS * len(entries),
-        patience=PATIENCE if request.budget is None else 0.0,
+        patience=PATIENCE if request.time is None else 0.0,
     )
     allowed = [key for key, entry in entries.items() if entry.allowed] or [first]
     best = min(allowed, key=lambda key: (*_amount(request, entries[key]), times.timing(str(key)).minimum))

@@ -6,6 +6,7 @@ from onnx import numpy_helper
 
 import lwgraph
 from lwgraph import ir, registry
+from lwgraph.alarm import OutOfTime
 from lwgraph.optimizer import improve
 from lwgraph.optimizer.stages.structure import Structures
 from tests.passes.prune.networks import Net
@@ -69,6 +70,19 @@ def test_a_second_run_searches_nothing_and_gives_the_same_bytes(asked, monkeypat
     assert any("judged and proved anew" in note for note in again.report.notes)
     # Another metric that gives the input the score that it had, but not the result.
     assert stages(asked(strictly=1.5)) == ["structure"]
+
+
+def test_what_a_search_had_found_when_it_ended_is_remembered_unless_a_budget_ended_it(asked, monkeypatch):
+    whole = Structures.run
+
+    def cut(self, work):
+        whole(self, work)
+        raise OutOfTime
+
+    monkeypatch.setattr(Structures, "run", cut)
+    first, again = asked(max_drop=0.3), asked(max_drop=0.3)
+    assert stages(again) == ["remembered"] and ir.fingerprint(again.model) == ir.fingerprint(first.model)
+    assert all(stages(asked(max_drop=0.3, budget=limit)) == ["structure"] for limit in ("none", "none", "5m", "5m"))
 
 
 def test_a_search_that_failed_in_part_is_not_remembered(asked, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import warnings
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from lwgraph.optimizer.candidates import Made
 from lwgraph.optimizer.clock import OutOfTime
 from lwgraph.optimizer.first_run import FirstRuns
 from lwgraph.optimizer.making import Making
-from lwgraph.optimizer.stages import Forms, Integers, PlanSearch, Stage, Structures, Training
+from lwgraph.optimizer.stages import Codes, Forms, Integers, PlanSearch, Stage, Structures, Training, Work
 from lwgraph.plan.plan import Plan
 from lwgraph.plan.search.front import Candidate
 from lwgraph.plan.search.trials import Setting, Trials, run_trial
@@ -361,6 +362,34 @@ def test_a_stage_that_hangs_is_ended_by_its_share_of_the_time(
     ended = run(monkeypatch, capfd, tmp_path, "--budget", "60s")
     assert ended.code == 0 and ended.result is not None and not ended.told
     assert [row.outcome for row in ended.result.report.runs] == ["its share of the time was over"]
+
+
+def test_without_a_budget_the_search_ends_by_itself_and_training_does_not(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    left: list[float] = []
+
+    class Last(PlanSearch):
+        name, searches = "last", False
+
+        def run(self, work: Work) -> Work:
+            left.append(work.clock.left)
+            return work
+
+    def spin(self: Stage, work: object) -> None:
+        while True:
+            pass
+
+    monkeypatch.setattr(Last, "idle", lambda self, work: "")
+    monkeypatch.setattr(improve, "STAGES", (Integers(), Codes(), Last()))
+    monkeypatch.setattr(improve, "search_until", lambda setting: 0.1)
+    monkeypatch.setattr(Integers, "run", spin)
+    monkeypatch.setattr("lwgraph.optimizer.clock.GRACE", 0.1)
+    ended = run(monkeypatch, capfd, tmp_path)
+    assert ended.code == 0 and ended.result is not None and not ended.told
+    outcomes = [row.outcome for row in ended.result.report.runs]
+    assert outcomes == ["its share of the time was over", "nothing to do: bytes are not asked for", "done"]
+    assert left == [math.inf] and f"note: {improve.ENDED[:20]}" in ended.out
 
 
 def test_the_end_of_the_budget_delivers_what_there_is(

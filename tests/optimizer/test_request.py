@@ -30,7 +30,7 @@ NAN, INF = float("nan"), float("inf")
         ({"max_bytes": -1}, "--max-bytes is -1"),
         ({"max_bytes": "0kB"}, "--max-bytes is 0"),
         ({"max_macs": NAN}, "--max-macs is nan"),
-        ({"budget": INF}, "--budget is inf"),
+        ({"budget": NAN}, "--budget is nan"),
         ({"budget": "0s"}, "--budget is 0; allowed: a number over 0"),
         ({"memory": 0}, "--memory is 0"),
         ({"objective": "speed"}, "--objective is 'speed'"),
@@ -58,7 +58,8 @@ def test_what_cannot_be_asked_for_is_one_line(asked: dict[str, Any], words: str)
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90", 90), ("90s", 90), ("10m", 600), ("1.5h", 5400), (3.0, 3), ("2 min", 120)]
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("10m", 600), ("1.5h", 5400), (3.0, 3), ("2 min", 120), ("none", INF)],
 )
 def test_budgets(text: str | float, seconds: float) -> None:
     assert parse_seconds(text) == seconds and Request(budget=text).budget == seconds

@@ -11,7 +11,8 @@ import pytest
 
 from lwgraph.optimizer import improve
 from lwgraph.optimizer.data_pass import Cost, DataPass
-from lwgraph.optimizer.improve import hopeless, share_of
+from lwgraph.optimizer.improve import hopeless, search_until, share_of
+from lwgraph.optimizer.request import Request
 from lwgraph.optimizer.stages import PlanSearch
 from lwgraph.optimizer.stages.forms import Forms
 from lwgraph.optimizer.stages.structure import Structures
@@ -52,3 +53,14 @@ def test_what_is_too_little_for_the_next_stage_is_not_kept_for_it(
 def test_a_stage_that_cannot_end_is_not_begun() -> None:
     assert hopeless(Forms(), work_with(39.0)) and not hopeless(Forms(), work_with(41.0))
     assert not hopeless(Forms(), work_with(math.inf)) and not hopeless(Structures(), work_with(1.0))
+
+
+@pytest.mark.parametrize(("budget", "until"), [(None, 11 * 10.0 + 15.0), ("none", math.inf), (60.0, math.inf)])
+def test_what_comes_after_the_search_is_kept_of_what_a_run_takes_where_no_budget_is_stated(
+    monkeypatch: pytest.MonkeyPatch, budget: float | str | None, until: float
+) -> None:
+    monkeypatch.setattr(improve, "SECONDS_BESIDE", 20.0)
+    setting: Any = SimpleNamespace(request=Request(budget=budget), data_pass=DataPass(0.0, 1, 10.0))
+    assert search_until(setting) == until
+    setting.data_pass = None
+    assert search_until(setting) == math.inf

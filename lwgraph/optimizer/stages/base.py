@@ -168,10 +168,12 @@ class Stage(Protocol):
     Attributes:
         name: for the report.
         share: of the time that is left, what it may take at most.
+        searches: whether it ends with the search, where that is limited; else with the budget only.
     """
 
     name: str
     share: float
+    searches: bool
 
     def idle(self, work: Work) -> str:
         """Why there is nothing for it to do; "" when there is something."""

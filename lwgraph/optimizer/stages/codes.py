@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from lwgraph import registry
@@ -31,6 +32,7 @@ class Codes:
     """
 
     share = 0.5
+    searches = True
 
     def __init__(self, name: str = "codes", *, early: bool = False) -> None:
         self.name, self.early = name, early
@@ -44,7 +46,7 @@ class Codes:
             return "nothing is installed that stores weights as codes"
         if request.objective != "bytes" and work.candidates.meets(self._bases(work)[0]):
             return "the limits are kept without them"
-        if self.early and work.clock.budget is None:
+        if self.early and math.isinf(work.clock.left):
             return "there is time for them when all plans are found"
         return ""
 

@@ -45,6 +45,7 @@ class Forms:
 
     name = "forms"
     share = 0.8
+    searches = True
 
     def idle(self, work: Work) -> str:
         """Nothing is known before the options are weighed."""

@@ -46,6 +46,7 @@ class Integers:
 
     name = "integers"
     share = 1.0
+    searches = True
 
     def idle(self, work: Work) -> str:
         """Why there are none."""

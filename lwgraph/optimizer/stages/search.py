@@ -18,6 +18,7 @@ class PlanSearch:
 
     name = "search"
     share = 0.8
+    searches = True
 
     def idle(self, work: Work) -> str:
         """Why there is nothing to search."""

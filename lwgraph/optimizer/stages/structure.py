@@ -25,7 +25,16 @@ from lwgraph.plan.precision import INT8, spelling
 from lwgraph.plan.price.devices import DeviceOracle
 from lwgraph.plan.search.front import Candidate
 from lwgraph.plan.search.items import FASTER
-from lwgraph.plan.search.structure import BLOCK_RUNS, NOTHING, PROBED, Offer, Structure, find_offers, find_structures
+from lwgraph.plan.search.structure import (
+    BLOCK_RUNS,
+    BLOCK_SECONDS,
+    NOTHING,
+    PROBED,
+    Offer,
+    Structure,
+    find_offers,
+    find_structures,
+)
 from lwgraph.views.coupling import couple_channels
 from lwgraph.views.residual import find_residuals
 
@@ -39,6 +48,7 @@ PROBES = 2  # sizes of a group at which its loss is measured, about
 # Samples at most on which that is measured, and in haste, one size of each then: they tell groups apart, and the looks
 # tell what is lost.
 PROBED_ON, PROBED_IN_HASTE = 16, 8
+BLOCK_PASSES = 0.5  # over the data, that judging blocks takes at most, about
 LEAST = 1e-3  # share of what the whole takes that anything takes
 
 
@@ -47,6 +57,7 @@ class Structures:
 
     name = "structure"
     share = 0.6
+    searches = True
 
     def idle(self, work: Work) -> str:
         """Why nothing may go."""
@@ -107,7 +118,9 @@ def _offers(work: Work) -> Sequence[Offer]:
     if key not in memory:
         context = work.context.beside(executor=in_stated_types(work.executor))
         twice = 0 if work.integers.hasty else PROBED
-        memory[key] = find_offers(work.clean, context, probed_on(work), work.float_ms, twice)
+        unit = work.setting.data_pass
+        seconds = BLOCK_SECONDS if unit is None else min(BLOCK_SECONDS, BLOCK_PASSES * unit.seconds)
+        memory[key] = find_offers(work.clean, context, probed_on(work), work.float_ms, twice, seconds)
     return cast("list[Offer]", memory[key])
 
 

@@ -21,6 +21,7 @@ class Training:
 
     name = "training"
     share = 1.0
+    searches = False
 
     def idle(self, work: Work) -> str:
         """Why nothing is trained."""

@@ -73,7 +73,12 @@ class Offer:
 
 
 def find_offers(
-    model: ir.Model, context: Context, feeds: Sequence[Feeds], run_ms: float | None = None, probed: int = PROBED
+    model: ir.Model,
+    context: Context,
+    feeds: Sequence[Feeds],
+    run_ms: float | None = None,
+    probed: int = PROBED,
+    block_seconds: float = BLOCK_SECONDS,
 ) -> list[Offer]:
     """What may go, with the losses measured at the outputs for some sizes and predicted for those between.
 
@@ -83,13 +88,14 @@ def find_offers(
         feeds: to measure losses on; the statistics should not have seen them.
         run_ms: of one run of the model, about; on slow networks blocks are judged on fewer samples, or not at all.
         probed: groups of which two sizes are measured; of more, one of each.
+        block_seconds: of judging blocks, about.
     """
     offers = []
     for role in (GROUPS, BLOCKS):
         if role not in registry.names("roles"):
             continue
         remover = registry.role(role, Removes)
-        if role == BLOCKS and (samples := _block_samples(model, run_ms)) is not None:
+        if role == BLOCKS and (samples := _block_samples(model, run_ms, block_seconds)) is not None:
             if samples < LEAST_SAMPLES:
                 context.skip("plan", remover.name, f"a run takes {run_ms:.0f} ms: to judge every block takes too long")
                 continue
@@ -174,12 +180,12 @@ def _nearest(structures: Sequence[Structure], level: float) -> Structure | None:
     return near if near is not None and abs(near.share - level) < OFF else None
 
 
-def _block_samples(model: ir.Model, run_ms: float | None) -> int | None:
-    """On how many samples blocks are judged within BLOCK_SECONDS; None: as many as the pass likes."""
+def _block_samples(model: ir.Model, run_ms: float | None, seconds: float) -> int | None:
+    """On how many samples blocks are judged within some seconds; None: as many as the pass likes."""
     blocks = len(find_residuals(model)[0])
     if run_ms is None or not blocks:
         return None
-    affordable = int(1e3 * BLOCK_SECONDS / (blocks * BLOCK_RUNS * max(run_ms, 1e-3)))
+    affordable = int(1e3 * seconds / (blocks * BLOCK_RUNS * max(run_ms, 1e-3)))
     return affordable if affordable < MOST_SAMPLES else None
 
 

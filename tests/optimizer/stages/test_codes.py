@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -79,7 +80,7 @@ def test_nothing_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [s[0][0] for s in widths_looked_at(lambda bits: False, monkeypatch)] == [4, 5, 6, 8]
 
 
-def working(objective: str, limit: int | None, met: bool, budget: float | None, *known: Candidate) -> Any:
+def working(objective: str, limit: int | None, met: bool, left: float, *known: Candidate) -> Any:
     """What a stage has to work with, where these candidates were found good; the cleaned model has 100 bytes."""
     candidates = SimpleNamespace(
         good=lambda: [Made(each, None) for each in known],
@@ -88,7 +89,7 @@ def working(objective: str, limit: int | None, met: bool, budget: float | None, 
         amount=lambda candidate: candidate.amount(objective),
     )
     request = SimpleNamespace(objective=objective, max_bytes=limit)
-    return SimpleNamespace(request=request, candidates=candidates, clock=SimpleNamespace(budget=budget))
+    return SimpleNamespace(request=request, candidates=candidates, clock=SimpleNamespace(left=left))
 
 
 @pytest.mark.parametrize(
@@ -101,12 +102,12 @@ def working(objective: str, limit: int | None, met: bool, budget: float | None, 
     ],
 )
 def test_idle(objective: str, limit: int | None, met: bool, reason: str) -> None:
-    assert Codes().idle(working(objective, limit, met, None)) == reason
+    assert Codes().idle(working(objective, limit, met, math.inf)) == reason
     assert Codes(early=True).idle(working(objective, limit, met, 10.0)) == reason
 
 
-def test_without_a_budget_there_is_no_haste() -> None:
-    assert "when all plans are found" in Codes(early=True).idle(working("bytes", None, True, None))
+def test_where_nothing_limits_the_time_there_is_no_haste() -> None:
+    assert "when all plans are found" in Codes(early=True).idle(working("bytes", None, True, math.inf))
 
 
 def test_the_plans_that_get_codes() -> None:
@@ -118,8 +119,8 @@ def test_the_plans_that_get_codes() -> None:
     latency = working("latency", 20, False, 10.0, coded, other, small, fast)
     assert Codes()._bases(latency)[:2] == [fast, small] and len(Codes()._bases(latency)) == 3
     assert Codes(early=True)._bases(latency) == [fast]
-    assert Codes()._bases(working("bytes", None, True, None, coded, fast, small))[0] == small
-    assert [each.origin for each in Codes()._bases(working("bytes", None, True, None, coded))] == ["cleaned"]
+    assert Codes()._bases(working("bytes", None, True, math.inf, coded, fast, small))[0] == small
+    assert [each.origin for each in Codes()._bases(working("bytes", None, True, math.inf, coded))] == ["cleaned"]
 
 
 def test_bytes_of_codes_rule_out_no_plan_without() -> None:
