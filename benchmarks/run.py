@@ -87,7 +87,6 @@ def optimize(
     *,
     kept: Path | None = None,
     before: str = "",
-    build: Path | None = None,
 ) -> Run:
     """Call the command line, from an empty cache unless one is given.
 
@@ -97,7 +96,6 @@ def optimize(
         limit: seconds after which the stack is written to standard error.
         kept: a folder for the cache and the result, out.onnx, that outlives the run.
         before: statements that the process executes first.
-        build: a folder with another build of lwgraph; None: this one.
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -108,7 +106,7 @@ def optimize(
         environment = os.environ | {"LWGRAPH_CACHE": str(lasting / "cache")}
         with open(folder / "errors", "w+", encoding="utf8") as errors:
             started = time.perf_counter()
-            child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=environment, cwd=build)
+            child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=environment)
             peak, busy = watch(child)
             seconds = time.perf_counter() - started
             errors.seek(0)

@@ -1,12 +1,12 @@
 """How long `lwgraph optimize` takes: in passes over the data, in seconds, beside plain quantization with ONNX Runtime.
 
-Each case is optimized from an empty cache. Beside it stand the pass `quantize` alone and ONNX Runtime's
-`quantize_static` (min-max, one scale per channel, after its pre-processing) on the same calibration samples, without
-what starting a process takes, and one evaluation of what the latter gives; a second run from the cache that the first
-one left; and a run with a budget. What the first and the last of these runs give is timed in turns with what the long
-search of an older build finds (see `before`). Then come networks that nothing was tuned for: a ResNet-50 with random
-weights, chains of convolutions, and the demo. Rows are kept, with the build; a second call goes on where the first was
-stopped.
+Each case is optimized from an empty cache, as it is without any option on the time. Beside it stand the pass `quantize`
+alone and ONNX Runtime's `quantize_static` (min-max, one scale per channel, after its pre-processing) on the same
+calibration samples, without what starting a process takes, and one evaluation of what the latter gives; a second run
+from the cache that the first one left; and a run with a budget. What the first and the last of these runs give is timed
+in turns with what an exhaustive search finds (see `whole`). Then come networks that nothing was tuned for: a ResNet-50
+with random weights, chains of convolutions, and the demo. Rows are kept, with the build; a second call goes on where the
+first was stopped.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import click
 import numpy as np
 import onnx
 
-from benchmarks import before, judge, run, tables, whole, zoo
+from benchmarks import judge, run, tables, whole, zoo
 from benchmarks.zoo import Case, cache
 
 PEER = Path(__file__).resolve().parent / "peers" / "quantize_ort.py"
@@ -79,21 +79,20 @@ def case_row(name: str) -> dict[str, Any]:
     case, data = zoo.case(name), ["--data", f"benchmarks.zoo.{name}:calibration"]
     metric = ["--metric", f"benchmarks.zoo.{name}:metric"]
     plain = run.optimize(case.model(), [*data, *metric, "-p", "quantize"])
-    first, second, same = whole.of(case), None, None
-    with tempfile.TemporaryDirectory() as scratch, tempfile.TemporaryDirectory() as other:
-        warm, short = Path(scratch), Path(other)
-        peer = static(case, warm)
-        if not first["error"]:
-            shutil.copytree(whole.folder(name), warm, dirs_exist_ok=True)
-            second = run.optimize(case.model(), whole.options(case), kept=warm)
-            same = _digest(warm / "out.onnx") == _digest(whole.result(name))
+    with tempfile.TemporaryDirectory() as scratch:
+        kept, now, short = Path(scratch), Path(scratch, "now.onnx"), Path(scratch, "short")
+        peer, second, same = static(case, kept), None, None
+        first = run.optimize(case.model(), whole.options(case), kept=kept)
+        if not first.error:
+            shutil.copy(kept / "out.onnx", now)
+            second = run.optimize(case.model(), whole.options(case), kept=kept)
+            same = _digest(kept / "out.onnx") == _digest(now)
         budget = BUDGETS.get(name, BUDGET)
+        short.mkdir()
         limited = run.optimize(case.model(), [*whole.options(case), "--budget", budget], kept=short)
-        points = ["--max-drop", f"{1 / case.points_per_unit:g}"]
-        found = {"now": whole.result(name), "limited": short / "out.onnx"}
         return {
-            **_against_before(case, [*data, *metric, *points], found),
-            **first,
+            **_against_whole(case, {"now": now, "limited": short / "out.onnx"}),
+            **whole.figures(first, case.points_per_unit),
             "plain": None if plain.error else sum(s["seconds"] for s in plain.report["passes"]),
             **peer,
             "warm": None if second is None else whole.figures(second, 1.0)["passes"],
@@ -106,18 +105,15 @@ def case_row(name: str) -> dict[str, Any]:
         }
 
 
-def _against_before(case: Case, options: list[str], made: dict[str, Path]) -> dict[str, Any]:
-    """How fast results are, as a share of the speed of what the long search of an older build finds."""
-    try:
-        older, seconds = before.result(case, options)
-    except before.BuildError as error:
-        click.echo(f"error: {error}", err=True)
-        return {}
+def _against_whole(case: Case, made: dict[str, Path]) -> dict[str, Any]:
+    """How fast results are, as a share of the speed of what an exhaustive search finds; its seconds and its build."""
+    long = whole.of(case)
+    told = {"long_seconds": long["seconds"], "long_commit": long["commit"]}
     there = {name: path for name, path in made.items() if path.exists()}
-    if older is None or not there:
-        return {"long_seconds": seconds}
-    times = judge.race(case, {"before": older, **there})
-    return {"long_seconds": seconds, **{f"{name}_share": times.speedup(name).ratio for name in there}}
+    if long["error"] or not there:
+        return told
+    times = judge.race(case, {"whole": whole.result(case.name), **there})
+    return told | {f"{name}_share": times.speedup(name).ratio for name in there}
 
 
 def _digest(path: Path) -> str:
@@ -220,7 +216,7 @@ COLD = ["build", "one pass", "passes", "seconds", "points lost", "speed-up"]
 
 
 def _cases(kept: dict[str, dict[str, Any]]) -> str:
-    compared = ["of the long search's speed", "its seconds"]
+    compared = ["of the exhaustive search's speed", "its seconds", "its build"]
     peer = ["`-p quantize`", "quantize_static", "one evaluation", "its points lost", "its speed-up"]
     rows = [
         [
@@ -228,6 +224,7 @@ def _cases(kept: dict[str, dict[str, Any]]) -> str:
             *_cold(found),
             _cell(found.get("now_share"), ".2f"),
             _cell(found.get("long_seconds"), ".0f", " s"),
+            found.get("long_commit", ""),
             _cell(found.get("plain"), ".1f", " s"),
             _cell(found.get("static"), ".1f", " s"),
             _cell(found.get("evaluation"), ".1f", " s"),
@@ -242,7 +239,7 @@ def _cases(kept: dict[str, dict[str, Any]]) -> str:
 
 def _again(kept: dict[str, dict[str, Any]]) -> str:
     header = ["case", "second run, passes", "seconds", "the same bytes"]
-    header += ["budget", "seconds", "points lost", "speed-up", "of the long search's speed"]
+    header += ["budget", "seconds", "points lost", "speed-up", "of the exhaustive search's speed"]
     rows = []
     for name, found in kept.items():
         if found.get("warm_seconds") is None:
@@ -281,8 +278,7 @@ def _others(kept: dict[str, dict[str, Any]]) -> str:
 
 
 def _report() -> str:
-    # Of a case whose row is not measured yet, the whole run may be there.
-    rows = {name: tables.kept("seconds", name) or tables.kept(whole.KIND, name) for name in NAMES}
+    rows = {name: tables.kept("seconds", name) for name in NAMES}
     kept = {name: found for name, found in rows.items() if found is not None}
     stages = ["case", "stage", "passes predicted", "passes", "seconds"]
     spent = [

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
-from benchmarks import before, judge, run, seconds, zoo
+from benchmarks import judge, run, seconds, whole, zoo
 
 
 def test_growth_is_the_power_of_the_layers():
@@ -29,18 +29,12 @@ def test_a_chain_has_so_many_convolutions(layers):
     assert sum(node.op_type == "Conv" for node in net.nodes) == layers
 
 
-def test_a_result_is_compared_with_that_of_the_older_build(monkeypatch, tmp_path):
+def test_a_result_is_compared_with_that_of_an_exhaustive_search(monkeypatch, tmp_path):
     case = zoo.case("fmnist_resnet14")
     now, missing = case.model(), tmp_path / "none.onnx"  # a run that failed leaves none
-    monkeypatch.setattr(before, "result", lambda case, options: (case.model(), 12.0))
+    monkeypatch.setattr(whole, "of", lambda case: {"error": "", "seconds": 12.0, "commit": "abc"})
+    monkeypatch.setattr(whole, "result", lambda name: case.model())
     monkeypatch.setattr("benchmarks.judge.race", partial(judge.race, seconds=0.2))
-    found = seconds._against_before(case, [], {"now": now, "limited": missing})
-    assert found["long_seconds"] == 12.0 and found.keys() == {"long_seconds", "now_share"}
+    found = seconds._against_whole(case, {"now": now, "limited": missing})
+    assert found["long_seconds"] == 12.0 and found.keys() == {"long_seconds", "long_commit", "now_share"}
     assert 0.5 < found["now_share"] < 2
-
-
-def test_without_the_history_there_is_nothing_to_compare_with(monkeypatch, tmp_path, capsys):
-    monkeypatch.setenv("LWGRAPH_ZOO_CACHE", str(tmp_path))
-    monkeypatch.setattr(before, "COMMIT", "0" * 40)
-    assert seconds._against_before(zoo.case("fmnist_resnet14"), [], {}) == {}
-    assert "no commit 000" in capsys.readouterr().err
