@@ -5,8 +5,8 @@ alone and ONNX Runtime's `quantize_static` (min-max, one scale per channel, afte
 calibration samples, without what starting a process takes, and one evaluation of what the latter gives; a second run
 from the cache that the first one left; and a run with a budget. What the first and the last of these runs give is timed
 in turns with what an exhaustive search finds (see `whole`). Then come networks that nothing was tuned for: a ResNet-50
-with random weights, chains of convolutions, and the demo. Rows are kept, with the build; a second call goes on where the
-first was stopped.
+with random weights, chains of convolutions, and the demo. Rows are kept, with the build; a second call goes on where
+the first was stopped.
 """
 
 from __future__ import annotations

@@ -49,6 +49,7 @@ PROBES = 2  # sizes of a group at which its loss is measured, about
 # Samples at most on which that is measured, and in haste, one size of each then: they tell groups apart, and the looks
 # tell what is lost.
 PROBED_ON, PROBED_IN_HASTE = 16, 8
+PROBE_PASSES, LEAST_PROBED = 1.0, 4  # over the data, that this takes at most, about; samples of slow networks
 LOST = 0.75  # of a share that is the metric, with a predicted loss of 1, about: 0.5 to 0.9 on zoo models
 BLOCK_PASSES = 0.5  # over the data, that judging blocks takes at most, about
 LEAST = 1e-3  # share of what the whole takes that anything takes
@@ -111,7 +112,13 @@ def left_in(integers: Precision, times: Mapping[str, float], work: Work) -> floa
 
 
 def probed_on(work: Work) -> Sequence[Feeds]:
-    return spread(work.samples(work.float_ms), PROBED_IN_HASTE if work.integers.hasty else PROBED_ON)
+    """The samples on which groups are probed."""
+    most, unit = PROBED_IN_HASTE if work.integers.hasty else PROBED_ON, work.setting.data_pass
+    if unit is not None:
+        groups = sum(not group.frozen for group in couple_channels(work.clean).groups)
+        affordable = PROBE_PASSES * unit.seconds / max(1e-3 * work.float_ms * groups, 1e-9)
+        most = int(min(max(affordable, LEAST_PROBED), most))
+    return spread(work.samples(work.float_ms), most)
 
 
 def _offers(work: Work) -> Sequence[Offer]:

@@ -13,10 +13,12 @@ from lwgraph.layers.site import find_sites
 from lwgraph.measure.score import Score
 from lwgraph.measure.work import count
 from lwgraph.optimizer.candidates import Candidates, Incumbent, Made
+from lwgraph.optimizer.data_pass import DataPass
 from lwgraph.optimizer.making import Making
 from lwgraph.optimizer.racing import Raced
 from lwgraph.optimizer.request import Request
 from lwgraph.optimizer.stages.structure import (
+    LEAST_PROBED,
     PROBED_IN_HASTE,
     PROBED_ON,
     Ladder,
@@ -239,9 +241,24 @@ def test_layers_in_integers_are_priced_where_the_whole_was_not_timed(monkeypatch
     assert left_in(integers, times, work) == pytest.approx(share) and len(priced) == 1
 
 
-def test_a_few_samples_tell_groups_apart():
-    for there, hasty, taken in ((9, False, 9), (40, False, PROBED_ON), (40, True, PROBED_IN_HASTE)):
-        work = SimpleNamespace(
-            samples=lambda ms, there=there: list(range(there)), float_ms=1.0, integers=SimpleNamespace(hasty=hasty)
-        )
-        assert len(probed_on(work)) == taken
+@pytest.mark.parametrize(
+    ("there", "hasty", "seconds", "taken"),
+    [
+        (9, False, None, 9),
+        (40, False, None, PROBED_ON),
+        (40, True, None, PROBED_IN_HASTE),
+        (40, False, 1.0, PROBED_ON),  # a pass is as long as 1,000 runs
+        (40, False, 0.02, 5),  # four groups that are free
+        (40, False, 1e-3, LEAST_PROBED),
+    ],
+)
+def test_a_few_samples_tell_groups_apart(there, hasty, seconds, taken):
+    unit = None if seconds is None else DataPass(0.0, 1, seconds)
+    work = SimpleNamespace(
+        samples=lambda ms: list(range(there)),
+        float_ms=1.0,
+        clean=net(4),
+        integers=SimpleNamespace(hasty=hasty),
+        setting=SimpleNamespace(data_pass=unit),
+    )
+    assert len(probed_on(work)) == taken
