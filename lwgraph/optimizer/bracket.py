@@ -21,18 +21,16 @@ class Bracket:
     What the metric loses grows about as a power of the loss on the samples of the search: the next look goes to where
     the looks so far put what may be lost (regula falsi), to the middle where these tell nothing, or on one side only.
     On few samples looks tell little: where a plan of more loss is seen to lose less, both count as one, which tells
-    nothing unless it exceeds half of what they differ by. Before any tells, looks go to where `assumed` puts it.
+    nothing unless it exceeds half of what they differ by.
 
     Attributes:
         losses: of the plans, falling: those that come later are more likely to be good.
         allowed: what the metric may lose.
-        assumed: of the metric, what goes with a loss of 1, about; None: nothing is known of that.
         low, high: the first good one is among ladder[low:high], or is ladder[high].
     """
 
     losses: Sequence[float]
     allowed: float
-    assumed: float | None = None
     low: int = 0
     high: int = field(init=False)
     _seen: list[tuple[float, float]] = field(init=False, default_factory=list)
@@ -83,11 +81,8 @@ class Bracket:
 
     def _target(self) -> float | None:
         """The loss at which the metric loses what is allowed, as far as the looks tell; None: not at all."""
-        if not self.allowed > 0:
+        if not (self.allowed > 0 and (told := self._told())):
             return None
-        told = self._told()
-        if not told:
-            return None if self.assumed is None else self.allowed / self.assumed
         wanted = math.log(self.allowed)
         nearest = sorted(told, key=lambda pair: abs(pair[1] - wanted))[:2]
         power = POWER

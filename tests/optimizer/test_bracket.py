@@ -45,15 +45,6 @@ def test_the_middle_is_taken_where_nothing_is_told():
     assert bracket.pick() == 0 and not Bracket([], 0.01)
 
 
-def test_what_is_assumed_is_believed_until_a_look_tells():
-    bracket = Bracket([0.08, 0.04, 0.02, 0.01, 0.005], 0.01, 0.75)
-    assert bracket.pick() == 3
-    bracket.learn(3, True, 0.0)
-    assert bracket.pick() == 2
-    bracket.learn(2, True, 0.002)
-    assert bracket.pick() == 0  # a fifth of what is allowed, where two thirds more were assumed
-
-
 def test_looks_that_contradict_each_other_tell_nothing():
     """The second loses less though its plan is worse: the first was noise, and the third is had in the middle, not
     beside the second, where the first would put it."""

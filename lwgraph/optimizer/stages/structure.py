@@ -18,7 +18,6 @@ from lwgraph.optimizer.back_off import STEP
 from lwgraph.optimizer.bracket import Bracket
 from lwgraph.optimizer.candidates import Candidates
 from lwgraph.optimizer.data_pass import Cost, DataPass
-from lwgraph.optimizer.judge import Judge
 from lwgraph.optimizer.stages.base import FIT_SECONDS, PRICE_SECONDS, Work, layer_times
 from lwgraph.optimizer.stages.dynamic import dynamic_precision
 from lwgraph.plan.plan import Precision
@@ -50,7 +49,6 @@ PROBES = 2  # sizes of a group at which its loss is measured, about
 # tell what is lost.
 PROBED_ON, PROBED_IN_HASTE = 16, 8
 PROBE_PASSES, LEAST_PROBED = 1.0, 4  # over the data, that this takes at most, about; samples of slow networks
-LOST = 0.75  # of a share that is the metric, with a predicted loss of 1, about: 0.5 to 0.9 on zoo models
 BLOCK_PASSES = 0.5  # over the data, that judging blocks takes at most, about
 LEAST = 1e-3  # share of what the whole takes that anything takes
 
@@ -248,7 +246,7 @@ def choose(structures: Sequence[Structure], ladder: Ladder) -> Structure:
     if ladder.candidates.floor is None:
         return next((each for each in [NOTHING, *structures] if ladder.meets(each)), [NOTHING, *structures][-1])
     narrowest, good = list(structures)[::-1], [NOTHING]
-    bracket = Bracket([each.loss for each in narrowest], ladder.candidates.allowed, _assumed(ladder.candidates.judge))
+    bracket = Bracket([each.loss for each in narrowest], ladder.candidates.allowed)
     with suppress(OutOfTime):  # what was found by then counts
         while bracket:
             number = bracket.pick()
@@ -258,12 +256,6 @@ def choose(structures: Sequence[Structure], ladder: Ladder) -> Structure:
     taken = {each: ladder.taken(each) for each in good}
     least = min(taken.values())
     return max((each for each in good if taken[each] <= STEP * least), key=lambda each: each.share)
-
-
-def _assumed(judge: Judge) -> float | None:
-    """What a metric loses with a loss of 1, about, where it is a share; functions are taken by what they give."""
-    share = judge.metric.unit == "share" or (judge.metric.unit == "" and 0 < judge.base.value <= 1)
-    return LOST if share else None
 
 
 __all__ = ["ORIGIN", "Ladder", "Line", "Structures", "choose"]

@@ -107,7 +107,6 @@ def looking(scores, times, request=None, size=1000):
         floor=0.9,
         looks=0,
         base=Score(1.0),
-        metric=SimpleNamespace(unit="dB"),
         score=lambda model: Score(scores[widths[model]]),
         raced=lambda model: Raced(Score(scores[widths[model]])),
         expected=lambda score: score.value,
@@ -146,20 +145,6 @@ def test_the_fastest_structure_that_keeps_the_promise_is_taken(good, times, best
     chosen = choose(ladder, ladder_of(candidates))
     assert (chosen.plan.groups["g"].keep if chosen.plan.groups else 100) == best
     assert len(looks) <= 3
-
-
-@pytest.mark.parametrize(("unit", "first"), [("share", 80), ("", 80), ("dB", 60)])
-def test_of_a_share_the_first_look_is_at_what_may_lose_as_much_as_is_allowed(unit, first):
-    looks, candidates = looking({100: 1.0, 80: 0.95, 60: 0.5, 40: 0.5, 20: 0.5}, {w: w for w in (100, 80, 60, 40, 20)})
-    candidates.judge.metric.unit = unit
-    chosen = choose(
-        [
-            Structure(s.plan, s.share, loss)
-            for s, loss in zip(structures(0.8, 0.6, 0.4, 0.2), (0.1, 0.2, 0.3, 0.4), strict=True)
-        ],
-        ladder_of(candidates),
-    )
-    assert looks[0].plan.groups["g"].keep == first and chosen.plan.groups["g"].keep == 80
 
 
 def test_what_was_found_counts_where_the_time_is_over(monkeypatch):
