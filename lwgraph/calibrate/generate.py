@@ -14,9 +14,9 @@ import numpy as np
 from lwgraph import ir, registry
 from lwgraph.arrays import Array
 from lwgraph.calibrate.fills import DOMAINS, SMALL, Fill, booleans, floats, integers, looks_like_image, picture, texts
-from lwgraph.calibrate.input_use import IntegerUse, integer_use, known_texts
+from lwgraph.calibrate.input_use import IntegerUse, integer_use, known_texts, values_matter
 from lwgraph.calibrate.signature import Input, signature
-from lwgraph.errors import DataError, LwgraphError, UsageError, did_you_mean
+from lwgraph.errors import DataError, LwgraphError, ModelError, UsageError, did_you_mean
 from lwgraph.flat import flat
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def generate(
     Raises:
         UsageError: `shapes` names no input or contradicts it.
         DataError: the model accepts none of the inputs tried; the message has its last complaint.
+        ModelError: neither do other inputs help: nothing depends on their values, and their sizes are fixed.
     """
     if count < 1:
         raise UsageError(f"count {count} must be at least 1")
@@ -97,6 +98,8 @@ def generate(
         for name, i in inputs.items()
         if i.shape is None or not all(isinstance(d, int) for d in i.shape)
     }
+    if not opened and not values_matter(model) and not _too_much(next(_sizes(inputs, stated))):
+        raise ModelError(f"the model gives nothing for any input of its sizes ({problem}); mend the model")
     sizes_too = "".join(f" --input-shape {name}:{text}" for name, text in opened.items())
     raise DataError(
         f"the model accepts no generated input ({problem}); give --data"

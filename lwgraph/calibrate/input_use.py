@@ -47,6 +47,9 @@ STRUCTURAL = {
     "SequenceErase": 1, "SequenceInsert": 2, "Slice": 1, "SoftmaxCrossEntropyLoss": 1, "Split": 1, "SplitToSequence": 1,
     "Squeeze": 1, "TfIdfVectorizer": 0, "Tile": 1, "TopK": 1, "Trilu": 1, "Unsqueeze": 1, "Upsample": 1,
 }  # fmt: skip
+COUNTS = frozenset(
+    {"Compress", "NonMaxSuppression", "NonZero", "StringSplit", "Unique"}
+)  # outputs as long as values say
 _MODERATE = (-(1 << 15), (1 << 15) - 1)
 
 
@@ -82,6 +85,22 @@ def integer_use(model: ir.Model, name: str, dtype: np.dtype[Any]) -> IntegerUse:
     whole = (max(least, _MODERATE[0]), min(most, _MODERATE[1])) if rounded else (least, most)
     both = (max(least, -128), min(most, 127 if least else 255))
     return IntegerUse(ranges=((0, min(most, 7)), both, whole))
+
+
+def values_matter(model: ir.Model) -> bool:
+    """Whether values of the inputs, not only their sizes, may decide if the model can run: they say places, sizes, or
+    what runs. O(nodes) of the main graph."""
+    computed = {id(value) for value in model.graph.inputs}
+    for node in model.graph:
+        at = [index for index, value in enumerate(node.inputs) if value is not None and id(value) in computed]
+        foreign = node.domain not in ("", "ai.onnx") or node.op_identifier() in model.functions
+        if any(ir.subgraphs_of(node)) or (at and (foreign or node.op_type in COUNTS)):
+            return True
+        if any(index >= STRUCTURAL.get(node.op_type, 1 << 10) for index in at):
+            return True
+        if at and node.op_type not in ("Shape", "Size"):
+            computed.update(map(id, node.outputs))
+    return False
 
 
 def known_texts(model: ir.Model, name: str) -> tuple[str, ...]:
@@ -145,4 +164,4 @@ def _table_length(node: ir.Node, position: int) -> list[int]:
     return [shape[ir.attribute(node, "axis", 0)]]
 
 
-__all__ = ["STRUCTURAL", "IntegerUse", "index_bound", "integer_use", "known_texts"]
+__all__ = ["COUNTS", "STRUCTURAL", "IntegerUse", "index_bound", "integer_use", "known_texts", "values_matter"]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from lwgraph import ir
-from lwgraph.calibrate.input_use import STRUCTURAL
+from lwgraph.calibrate.input_use import COUNTS, STRUCTURAL
 
-_COUNTS = frozenset({"Compress", "NonMaxSuppression", "NonZero", "StringSplit", "Unique"})
 _SIZES = frozenset({"ConstantOfShape", "Expand", "If", "Loop", "Pad", "Range", "Reshape", "Resize", "Slice", "Split",
                     "Tile", "TopK", "Upsample"})  # fmt: skip
 
@@ -30,7 +29,7 @@ def sized_by_values(model: ir.Model) -> frozenset[str]:
         computed.update(map(id, node.outputs))
         says = node.inputs[STRUCTURAL[node.op_type] :] if node.op_type in _SIZES else ()
         if (
-            node.op_type in _COUNTS
+            node.op_type in COUNTS
             or node.domain not in ("", "ai.onnx", "ai.onnx.ml")
             or any(id(value) in sized for value in inputs)
             or any(value is not None and id(value) in computed for value in says)

@@ -35,12 +35,34 @@ def runs_soundly(model: ir.Model, executor: Executor, feeds: Sequence[Feeds]) ->
             if array.dtype.kind != "f" or not (missing := np.isnan(array)).any():
                 continue
             if missing.all():
+                what = f"output '{name}' of the input model is nothing but NaN on sample {index}"
+                if (fault := _nan_constant(model, executor, feed)) is not None:
+                    raise ModelError(f"{what}, and {fault}; mend the model: no input has another answer")
                 raise ModelError(
-                    f"output '{name}' of the input model is nothing but NaN on sample {index}; "
-                    "a model that computes that cannot be verified; give --data with inputs that it has an answer to"
+                    f"{what}; a model that computes that cannot be verified; give --data with inputs that it has an "
+                    "answer to"
                 )
             holes = True
     return holes
+
+
+def _nan_constant(model: ir.Model, executor: Executor, feed: Feeds) -> str | None:
+    """What says that a constant, or what is computed from constants alone, holds NaN; None where none does."""
+    free = {id(value) for value in model.graph.inputs if value.name not in model.graph.initializers}
+    read: dict[str, ir.Value] = {}  # by what depends on the inputs
+    for node in model.graph:
+        inputs = [value for value in node.inputs if value is not None]
+        if any(id(value) in free for value in inputs) or any(ir.subgraphs_of(node)):
+            free.update(map(id, node.outputs))
+            read |= {value.name: value for value in inputs if value.name and id(value) not in free}
+    read |= {value.name: value for value in model.graph.outputs if value.name and id(value) not in free}
+    computed = [name for name, value in read.items() if ir.constant_tensor(value) is None]
+    arrays = executor.prepare(model, computed)(feed) if computed else {}
+    for name, value in read.items():
+        array = np.asarray(arrays[name] if name in arrays else ir.constant(value))
+        if array.dtype.kind == "f" and (missing := int(np.isnan(array).sum())):
+            return f"constant '{name}' holds {missing} NaN of {array.size} values"
+    return None
 
 
 def same_outputs(

@@ -82,8 +82,8 @@ def carry_out(
         samples: how many each step looks at.
 
     Raises:
-        UsageError: the plan names what the model does not have, or a pass or form that is not installed.
-        DataError: a pass of the plan needs calibration data.
+        UsageError: the plan names what the model does not have, or a pass or form that is not installed; a pass of the
+            plan needs calibration samples, and there are none.
     """
     made, refits = ir.clone(model), samples.refit if context.data and context.executor is not None else 0
     removed = dict.fromkeys(plan.blocks, 0)

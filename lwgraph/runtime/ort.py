@@ -29,6 +29,7 @@ LEVELS = {
 }
 SHARED_BYTES = 1024  # initializers from this size on are lent to ONNX Runtime instead of being serialized
 _KERNEL = "_kernel_time"  # suffix of a kernel's event in the profile
+_OLDEST = 7  # of the opsets all of whose operators ONNX Runtime has
 _SILENT = 4  # ONNX Runtime's "fatal": everything else reaches the caller as an exception
 _LENDABLE = {
     ir.DataType.FLOAT,
@@ -275,7 +276,16 @@ def _session(proto: onnx.ModelProto, options: onnxruntime.SessionOptions, as_is:
         if as_is and options.graph_optimization_level != LEVELS["none"]:
             options.graph_optimization_level = LEVELS["none"]
             return _session(proto, options, as_is)
-        raise ModelError(f"ONNX Runtime cannot load the model: {_clean(error)}") from error
+        raise ModelError(f"ONNX Runtime cannot load the model: {_clean(error)}{_if_old(proto)}") from error
+
+
+def _if_old(proto: onnx.ModelProto) -> str:
+    """What to do with a model of an opset that ONNX Runtime does not have in full; "" for others."""
+    opset = next((each.version for each in proto.opset_import if each.domain in ("", "ai.onnx")), _OLDEST)
+    if opset >= _OLDEST:
+        return ""
+    cure = "raise it with onnx.version_converter.convert_version(model, 17), or export the model anew"
+    return f"; it has all operators from opset {_OLDEST} on, the model is of opset {opset}: {cure}"
 
 
 def _open(proto: onnx.ModelProto, options: onnxruntime.SessionOptions) -> Any:

@@ -12,11 +12,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lwgraph import ir
+from lwgraph import ir, registry
 from lwgraph.calibrate.generate import generate, tried
 from lwgraph.calibrate.input_use import integer_use
 from lwgraph.contract import Contract
-from lwgraph.errors import CheckError, DataError, ModelError
+from lwgraph.errors import CheckError, DataError, LwgraphError, ModelError
 from lwgraph.rewrite import Context, Pipeline, RewritePass
 from lwgraph.rewrite.instruments.verify import Verify
 
@@ -265,17 +265,44 @@ class TestReasons:
         with pytest.raises(CheckError, match=r"value 'a': "):
             Pipeline([Wrong("Abs", "Relu")]).run(build(nodes, FLOAT, [1, 8]), Context(), [Verify()])
 
-    def test_sizes_that_cannot_be_given_are_not_asked_for(self) -> None:
+    def test_what_no_input_mends_is_the_models_fault(self) -> None:
         nodes = [helper.make_node("Reshape", ["x", "t"], ["y"])]
         model = build(nodes, FLOAT, [2, 3], FLOAT, {"t": np.int64([7])})
-        with pytest.raises(DataError, match=r"give --data$"):
+        with pytest.raises(ModelError, match=r"nothing for any input of its sizes \(.*Reshape.*\); mend the model$"):
             generate(model, 1)
 
-    def test_sizes_that_are_open_are_asked_for(self) -> None:
-        nodes = [helper.make_node("Reshape", ["x", "t"], ["y"])]
-        model = build(nodes, FLOAT, ["b", 3], FLOAT, {"t": np.int64([7])})
-        with pytest.raises(DataError, match=r"or its sizes: --input-shape x:\?,3$"):
-            generate(model, 1)
+    @pytest.mark.parametrize("kind", [INT64, FLOAT])
+    def test_data_are_asked_for_where_values_matter(self, kind: int) -> None:
+        """A target that is computed from the input could fit; sizes that are fixed cannot be given."""
+        nodes = [
+            helper.make_node("Cast", ["x"], ["i"], to=INT64),
+            helper.make_node("Mul", ["i", "t"], ["s"]),
+            helper.make_node("Reshape", ["w", "s"], ["y"]),
+        ]
+        constants = {"t": np.int64([1, 1]), "w": np.ones(11 * 13, np.float32)}
+        with pytest.raises(DataError, match=r"give --data$"):
+            generate(build(nodes, kind, [2], FLOAT, constants), 1)
+
+    @pytest.mark.parametrize("name", sorted(registry.names("passes")))
+    def test_a_pass_that_needs_data_says_so_as_of_an_option(self, name: str) -> None:
+        rng = np.random.default_rng(0)
+        constants = {
+            "w1": rng.standard_normal((16, 3, 3, 3)).astype(np.float32),
+            "w2": rng.standard_normal((16, 16, 1, 1)).astype(np.float32),
+        }
+        nodes = [
+            helper.make_node("Conv", ["x", "w1"], ["a"], name="one"),
+            helper.make_node("Relu", ["a"], ["b"]),
+            helper.make_node("Conv", ["b", "w2"], ["c"], name="two"),
+            helper.make_node("Add", ["b", "c"], ["y"], name="sum"),
+        ]
+        model = build(nodes, FLOAT, ["n", 3, 8, 8], FLOAT, constants)
+        context = Context(executor=registry.executor("ort"), teacher=ir.clone(model))
+        try:
+            Pipeline.parse(name).rewrite(model, context)
+        except LwgraphError as error:
+            assert error.exit_code == 2
+            assert str(error).startswith(f"pass '{name}' needs calibration samples") and "give --data" in str(error)
 
     def test_a_sequence_is_no_tensor(self) -> None:
         kind = helper.make_sequence_type_proto(helper.make_tensor_type_proto(FLOAT, [2]))

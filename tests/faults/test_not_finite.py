@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper, parser
 
 import lwgraph
 from lwgraph import ir, registry
@@ -290,3 +290,17 @@ def test_outputs_of_nothing_but_nan_are_refused() -> None:
     nothing = [{**feed, "mask": np.zeros_like(feed["mask"])} for feed in data]
     with pytest.raises(ModelError, match="nothing but NaN on sample 0"):
         lwgraph.optimize(made, data=nothing)
+
+
+@pytest.mark.parametrize("where", ["a weight", "what is computed from constants"])
+def test_constants_that_are_nan_are_blamed_for_outputs_that_are(where: str) -> None:
+    """A training that diverged: no data has another answer."""
+    given = where == "a weight"
+    nodes = "y = MatMul(x, w)" if given else "z = Log(w) y = MatMul(x, z)"
+    text = f'<ir_version: 8, opset_import: ["" : 17]> g (float[2, 4] x) => (float[2, 3] y) {{ {nodes} }}'
+    proto = parser.parse_model(text)
+    weight = np.full((4, 3), np.nan if given else -1, np.float32)
+    proto.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    name = "w" if given else "z"
+    with pytest.raises(ModelError, match=rf"constant '{name}' holds 12 NaN of 12 values; mend the model"):
+        lwgraph.optimize(proto, data=[{"x": np.ones((2, 4), np.float32)}] * 4)

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from lwgraph import ir, registry
+from lwgraph.errors import ModelError
 from lwgraph.passes.quantize.graph.raise_opset import OpsetError, raise_opset
 from lwgraph.passes.quantize.quantize import Quantize
 from lwgraph.rewrite import Pass
@@ -182,3 +183,20 @@ def test_a_softmax_over_an_empty_axis_outlives_the_conversion(known: bool, lengt
     found, wanted = (run(m)(feeds)["y"] for m in (new, old))
     assert found.shape == wanted.shape == shape
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def test_what_is_older_than_onnx_runtime_is_told_how_to_raise() -> None:
+    """The advice is followed, too: what comes of it runs."""
+    nodes = [
+        helper.make_node("BatchNormalization", ["x", "s", "s", "s", "s"], ["n"], is_test=1),
+        helper.make_node("Relu", ["n"], ["y"]),
+    ]
+    old = model(nodes, {"s": np.ones(8, np.float32)}, opset=6)
+    executor = registry.executor("ort")
+    cure = r"BatchNormalization.*opset 6: raise it with onnx\.version_converter\.convert_version\(model, 17\)"
+    with pytest.raises(ModelError, match=cure):
+        executor.prepare(old)
+    raised = executor.prepare(ir.load(onnx.version_converter.convert_version(ir.to_proto(old), 17)))
+    x = images(1)[0]["x"]
+    wanted = np.maximum(1 + (x - 1) / np.sqrt(1 + 1e-5), 0)
+    np.testing.assert_allclose(raised({"x": x})["y"], wanted, rtol=1e-4, atol=1e-6)

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 import lwgraph
 from lwgraph import ir, registry
-from lwgraph.errors import DataError, UsageError
+from lwgraph.errors import UsageError
 from lwgraph.optimizer import Request, deliver, run
 from lwgraph.optimizer.annotations import drop_annotations, same_graph
 from lwgraph.optimizer.inputs import gather
@@ -108,7 +108,7 @@ def test_fitting_and_judging_never_share_a_sample() -> None:
 @pytest.mark.parametrize("judged", [False, True], ids=["no data", "evaluation data only"])
 def test_nothing_is_fitted_to_inputs_that_are_not_for_fitting(judged: bool) -> None:
     data = [{"x": np.full((2, 4), i, np.float32)} for i in range(4)] if judged else None
-    with pytest.raises(DataError, match=r"quantize needs calibration data.*data="):
+    with pytest.raises(UsageError, match=r"'quantize' needs calibration samples.*data="):
         lwgraph.optimize(tiny(), pipeline="quantize", eval_data=data)
 
 

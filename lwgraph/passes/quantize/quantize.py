@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from lwgraph import ir, registry
 from lwgraph.calibrate.subsample import spread
-from lwgraph.errors import DataError, LwgraphError, UsageError, did_you_mean
+from lwgraph.errors import LwgraphError, UsageError, did_you_mean
 from lwgraph.executor import Executor, Feeds, untimed
 from lwgraph.measure.compare import compare
 from lwgraph.measure.distance import Distance
@@ -58,7 +58,7 @@ ORT = "ort-cpu"  # the target that is taken where the runtime's name says nothin
 JUDGED = 12  # rows of samples on which variants are compared
 MARGIN = 1.2  # times closer to be taken must be what clips ranges or evens channels, on samples that it does not know
 PROMISING = 1.03  # times less predicted error that channels must give to be tried evened out
-_NEEDS_DATA = "quantize needs calibration data to know the ranges of activations; give --data"
+_NEEDS_DATA = "pass 'quantize' needs calibration samples, to know the ranges of activations; give --data"
 _STATIC = (
     "calibration_method",
     "percentile",
@@ -191,13 +191,13 @@ class Quantize(Pass):
                 )
 
     def run(self, model: ir.Model, context: Context) -> int:
-        """Raises DataError without calibration data, UsageError for names that the model does not have."""
+        """Raises UsageError without calibration samples and for names that the model does not have."""
         known = quantized_already(model)
         if known is not None:
             context.skip(self.name, model.graph.name or "the model", f"already quantized: {known}; left as it is")
             return 0
         if self.activations != "dynamic" and not context.data:
-            raise DataError(f"{_NEEDS_DATA}, or take quantize{{activations=dynamic}}")
+            raise UsageError(f"{_NEEDS_DATA}, or take quantize{{activations=dynamic}}")
         coded = decode_weights(model)
         # Channels that are evened out, and second-order rounding, would leave each output channel more values than
         # codes can tell apart.
@@ -254,7 +254,7 @@ class Quantize(Pass):
                 relative squared error of the outputs against the float model's (see `distance.Distance`).
 
         Raises:
-            DataError: there is no calibration data. UsageError: names that the model does not have, or types that need
+            UsageError: there are no calibration samples, names that the model does not have, or types that need
                 a newer opset than the model can be brought to.
         """
         target, executor, working, why = self._workable(model, context)
@@ -326,7 +326,7 @@ class Quantize(Pass):
         """What integers are for, what runs the model, a copy of it with shapes and names at an opset that has integers,
         and why there is no such opset, "" where there is."""
         if not context.data:
-            raise DataError(_NEEDS_DATA)
+            raise UsageError(_NEEDS_DATA)
         target = self.resolved_target(context)
         executor = context.executor or registry.executor("ort", threads=context.threads)
         working, why = self._raised(model, target, context.data[0], executor, context)

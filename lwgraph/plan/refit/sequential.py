@@ -91,7 +91,7 @@ def refit(
         UsageError: there is no data.
     """
     if not context.data:
-        raise UsageError(f"{name} needs calibration samples; give --data")
+        raise UsageError(f"pass '{name}' needs calibration samples; give --data")
     executor = untimed(context.executor or context.evaluator())
     feeds, held = chosen_feeds(context.data, compressed, samples, context.seed)
     feeds, held = together(feeds, held, (original, compressed), executor)

@@ -13,7 +13,7 @@ from lwgraph import ir, registry
 from lwgraph.arrays import Array
 from lwgraph.calibrate.ranges import collect
 from lwgraph.check import verify
-from lwgraph.errors import DataError, UsageError
+from lwgraph.errors import UsageError
 from lwgraph.measure.distance import Distance
 from lwgraph.measure.kernels import kernels
 from lwgraph.passes.quantize.graph.raise_opset import OpsetError, raise_opset
@@ -370,7 +370,7 @@ def test_a_model_without_layers_says_so() -> None:
 
 
 def test_no_data() -> None:
-    with pytest.raises(DataError, match="calibration data"):
+    with pytest.raises(UsageError, match="needs calibration samples"):
         quantized(residual(), [])
 
 
