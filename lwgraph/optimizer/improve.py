@@ -27,13 +27,13 @@ from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.search.front import Candidate
 from lwgraph.report import StageRun
 
-# Of a run without a budget, after which no more is searched: passes over the data, and seconds. Then come the last look
-# at the result, timing and proving it.
-PASSES, SECONDS_BESIDE = 12.0, 20.0
+# What a run without a budget takes, about: passes over the data and seconds, and how many seconds at least. Of that,
+# the last look at the result, timing and proving it take some passes and seconds after the search.
+PASSES, SECONDS_BESIDE, LEAST_SECONDS = 12.0, 20.0, 60.0
 LAST_PASSES, LAST_SECONDS = 1.0, 5.0
 ENDED = (
-    f"the search ended after {PASSES:g} passes of the network over the data and {SECONDS_BESIDE:g} s: with --budget "
-    "10m, or none, it goes on and may find a better result"
+    f"the search ended by itself, as a run takes {PASSES:g} passes of the network over the data and {SECONDS_BESIDE:g} "
+    "s, or a minute: with --budget 10m, or none, it goes on and may find a better result"
 )
 FOLLOWED = {"structure": "forms"}  # stages, and those that go on from what they choose
 LEAST_TAKEN = 0.5  # of what a stage is predicted to take, what it takes at least, about
@@ -138,7 +138,8 @@ def search_until(setting: Setting) -> float:
     unit = setting.data_pass
     if setting.request.budget is not None or unit is None:
         return math.inf
-    return (PASSES - LAST_PASSES) * unit.seconds + SECONDS_BESIDE - LAST_SECONDS
+    whole = max(PASSES * unit.seconds + SECONDS_BESIDE, LEAST_SECONDS)
+    return whole - LAST_PASSES * unit.seconds - LAST_SECONDS
 
 
 def _timed(setting: Setting, work: Work, rows: list[FrontRow], made: Sequence[Made]) -> list[FrontRow]:

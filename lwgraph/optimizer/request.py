@@ -137,8 +137,8 @@ class Request:
         float | str | None,
         Help(
             "Time of the whole run, training included, such as 90s, 10m or 1h; the best result so far is delivered "
-            "then. none: the search goes on until nothing better is found.  [default: the search ends after 12 passes "
-            "of MODEL over the data and 20 s]",
+            "then. none: the search goes on until nothing better is found.  [default: 12 passes of MODEL over the "
+            "data and 20 s, or a minute where that is less]",
             "T",
         ),
     ] = None

@@ -55,12 +55,15 @@ def test_a_stage_that_cannot_end_is_not_begun() -> None:
     assert not hopeless(Forms(), work_with(math.inf)) and not hopeless(Structures(), work_with(1.0))
 
 
-@pytest.mark.parametrize(("budget", "until"), [(None, 11 * 10.0 + 15.0), ("none", math.inf), (60.0, math.inf)])
+@pytest.mark.parametrize(
+    ("budget", "one", "until"),
+    [(None, 10.0, 11 * 10.0 + 15.0), (None, 1.0, 54.0), ("none", 10.0, math.inf), (60.0, 10.0, math.inf)],
+)
 def test_what_comes_after_the_search_is_kept_of_what_a_run_takes_where_no_budget_is_stated(
-    monkeypatch: pytest.MonkeyPatch, budget: float | str | None, until: float
+    monkeypatch: pytest.MonkeyPatch, budget: float | str | None, one: float, until: float
 ) -> None:
     monkeypatch.setattr(improve, "SECONDS_BESIDE", 20.0)
-    setting: Any = SimpleNamespace(request=Request(budget=budget), data_pass=DataPass(0.0, 1, 10.0))
+    setting: Any = SimpleNamespace(request=Request(budget=budget), data_pass=DataPass(0.0, 1, one))
     assert search_until(setting) == until
     setting.data_pass = None
     assert search_until(setting) == math.inf

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import lapack
 
 from lwgraph.arrays import Floats
 from lwgraph.calibrate.gram import CrossMoments, Gram
 from lwgraph.layers.linalg import shrinkage
-from lwgraph.layers.moments import Pooled
+from lwgraph.layers.moments import RIDGED, WIDE, Pooled
 from lwgraph.layers.site import Site
 
 ROUNDS, SETTLED = 8, 0.003  # rounds of the fit before a Relu, and the share of the squared gap that each must gain
@@ -81,9 +84,29 @@ def dense(moments: CrossMoments, weight: Floats, bias: Floats, shifts: bool) -> 
         for g in range(groups):
             normal = gram[g].copy()
             normal[np.diag_indices(width)] += levels[g] * factor
-            found[g] = start[g] + np.linalg.solve(normal, gaps[g].T).T
+            found[g] = start[g] + _solver(normal, levels[g] * factor)(gaps[g])
         shift = moments.target_mean - np.einsum("god,gd->go", found, moments.gram.mean) if shifts else old
         yield found.reshape(weight.shape), shift.reshape(-1), levels[0] * factor
+
+
+def _solver(normal: Floats, ridge: float) -> Callable[[Floats], Floats]:
+    """What gives X with X N = right, by a Cholesky factorization: D^3 / 3 multiply-adds, half of what LU takes.
+
+    In float32 where N is large and its ridge keeps it well conditioned, as `Block.working` says.
+    """
+    kinds = [(np.float64, lapack.dpotrf, lapack.dpotrs)]
+    if len(normal) >= WIDE and ridge >= RIDGED * float(np.trace(normal)) / len(normal):
+        kinds.insert(0, (np.float32, lapack.spotrf, lapack.spotrs))
+    for kind, factorize, substitute in kinds:
+        factor, failed = factorize(normal.astype(kind), lower=1)
+        if not failed:
+            return partial(_substituted, substitute, factor)
+    return lambda right: np.asarray(np.linalg.solve(normal, right.T).T)  # rounding left it indefinite
+
+
+def _substituted(substitute: Callable[..., tuple[Any, int]], factor: Any, right: Floats) -> Floats:
+    found, _ = substitute(factor, right.T.astype(factor.dtype), lower=1)
+    return np.asarray(found.T, np.float64)
 
 
 def behind_relu(rows: Rows, moments: Gram, weight: Floats, bias: Floats, ridge: float) -> tuple[Floats, Floats]:
@@ -101,11 +124,11 @@ def behind_relu(rows: Rows, moments: Gram, weight: Floats, bias: Floats, ridge: 
     """
     groups, width = rows.x.shape[1:]
     start = weight.reshape(groups, -1, width)
-    inverses, centred = [], moments.centred
+    solvers, centred = [], moments.centred
     for g in range(groups):
         normal = centred[g]
         normal[np.diag_indices(width)] += ridge
-        inverses.append(np.linalg.inv(normal))
+        solvers.append(_solver(normal, ridge))
     y, before = rows.y.astype(rows.x.dtype), math.inf
     for _ in range(ROUNDS):
         flat = start.astype(rows.x.dtype)
@@ -122,7 +145,7 @@ def behind_relu(rows: Rows, moments: Gram, weight: Floats, bias: Floats, ridge: 
         grouped = gap.reshape(len(gap), groups, -1)
         # The gap has no mean, so that the mean of x does not count.
         step = np.stack(
-            [(grouped[:, g].T @ rows.x[:, g]).astype(np.float64) / len(gap) @ inverses[g] for g in range(groups)]
+            [solvers[g]((grouped[:, g].T @ rows.x[:, g]).astype(np.float64) / len(gap)) for g in range(groups)]
         )
         start = start + step
         bias = bias + shift - np.einsum("god,gd->go", step, moments.mean).reshape(-1)
