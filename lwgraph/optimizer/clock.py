@@ -38,8 +38,8 @@ class Clock:
     def __post_init__(self) -> None:
         self.start = self.now()
 
-    def restart(self, budget: float) -> None:
-        """Begin anew, with another budget."""
+    def restart(self, budget: float | None) -> None:
+        """Begin anew, with another budget, or none."""
         self.start, self.budget = self.now(), budget
 
     @property

@@ -109,8 +109,8 @@ def weigh(request: Request, progress: Progress, opened: Opened, run: Running) ->
 
     for name in names:
         try:
-            share = request.budget if budget is None else budget / len(names)
-            settings[name] = opened(replace(request, target=name, budget=share), _named(name, progress), shared)
+            each = request.budget if budget is None else budget / len(names)
+            settings[name] = opened(replace(request, target=name, budget=each), _named(name, progress), shared)
         except LwgraphError as error:
             _failing(request, error)
             failed[name] = error
@@ -122,13 +122,13 @@ def weigh(request: Request, progress: Progress, opened: Opened, run: Running) ->
             break
     order = list(settings) if budget is None or len(settings) < 2 else _fastest_first(settings)
     for index, name in enumerate(order):
-        rest, setting = left(), settings[name]
+        rest, setting, share = left(), settings[name], None
         if rest is not None:
             if done and rest <= 0:
                 failed[name] = LwgraphError("the budget was spent before")
                 continue
-            share = rest if index == len(order) - 1 else FIRST_SHARE * rest
-            setting.clock.restart(round(max(share, 0.0), 1))
+            share = round(max(rest if index == len(order) - 1 else FIRST_SHARE * rest, 0.0), 1)
+        setting.clock.restart(share)  # what the others took does not count
         try:
             done[name] = setting, run(setting)
         except LwgraphError as error:

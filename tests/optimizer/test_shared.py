@@ -130,7 +130,7 @@ def test_losses_of_the_network_are_measured_once(monkeypatch: pytest.MonkeyPatch
             float_ms=1.0,
             samples=lambda *_: [],
             executor=context.executor,
-            setting=SimpleNamespace(pool=None),
+            setting=SimpleNamespace(pool=None, data_pass=None),
             integers=SimpleNamespace(hasty=False),
         )
         items = tuple(SimpleNamespace(name=name) for name in names)
@@ -141,3 +141,18 @@ def test_losses_of_the_network_are_measured_once(monkeypatch: pytest.MonkeyPatch
         assert structure._offers(work) == ["offer"]
         assert set(names) <= set(forms._weighed(work, planner, 1.0))
     assert asked == ["offers", "a", "b", "c"]
+
+
+def test_without_a_budget_what_the_others_took_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, begun = run.open_run, list[tuple[setting.Setting, float]]()
+
+    def opening(*given: Any) -> setting.Setting:
+        found = opened(*given)
+        begun.append((found, found.clock.start))
+        return found
+
+    monkeypatch.setattr(run, "open_run", opening)
+    monkeypatch.setattr(several, "expanded", lambda name: TARGETS)
+    lwgraph.optimize(ir.to_proto(two_convolutions(6)), target="any", data=SAMPLES, preset="lossless")
+    (first, _), (second, start) = begun
+    assert start < first.clock.start < second.clock.start and second.clock.budget is None

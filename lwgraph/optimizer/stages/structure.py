@@ -25,16 +25,7 @@ from lwgraph.plan.precision import INT8, spelling
 from lwgraph.plan.price.devices import DeviceOracle
 from lwgraph.plan.search.front import Candidate
 from lwgraph.plan.search.items import FASTER
-from lwgraph.plan.search.structure import (
-    BLOCK_RUNS,
-    BLOCK_SECONDS,
-    NOTHING,
-    PROBED,
-    Offer,
-    Structure,
-    find_offers,
-    find_structures,
-)
+from lwgraph.plan.search.structure import BLOCK_RUNS, NOTHING, PROBED, Offer, Structure, find_offers, find_structures
 from lwgraph.views.coupling import couple_channels
 from lwgraph.views.residual import find_residuals
 
@@ -126,7 +117,7 @@ def _offers(work: Work) -> Sequence[Offer]:
         context = work.context.beside(executor=in_stated_types(work.executor))
         twice = 0 if work.integers.hasty else PROBED
         unit = work.setting.data_pass
-        seconds = BLOCK_SECONDS if unit is None else min(BLOCK_SECONDS, BLOCK_PASSES * unit.seconds)
+        seconds = math.inf if unit is None else BLOCK_PASSES * unit.seconds
         memory[key] = find_offers(work.clean, context, probed_on(work), work.float_ms, twice, seconds)
     return cast("list[Offer]", memory[key])
 

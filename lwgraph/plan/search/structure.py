@@ -7,6 +7,7 @@ network that a structure leaves (`Planner`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -78,7 +79,7 @@ def find_offers(
     feeds: Sequence[Feeds],
     run_ms: float | None = None,
     probed: int = PROBED,
-    block_seconds: float = BLOCK_SECONDS,
+    block_seconds: float = math.inf,
 ) -> list[Offer]:
     """What may go, with the losses measured at the outputs for some sizes and predicted for those between.
 
@@ -88,14 +89,14 @@ def find_offers(
         feeds: to measure losses on; the statistics should not have seen them.
         run_ms: of one run of the model, about; on slow networks blocks are judged on fewer samples, or not at all.
         probed: groups of which two sizes are measured; of more, one of each.
-        block_seconds: of judging blocks, about.
+        block_seconds: of judging blocks, about, where they are judged on more than the fewest samples.
     """
     offers = []
     for role in (GROUPS, BLOCKS):
         if role not in registry.names("roles"):
             continue
         remover = registry.role(role, Removes)
-        if role == BLOCKS and (samples := _block_samples(model, run_ms, block_seconds)) is not None:
+        if role == BLOCKS and (samples := block_samples(model, run_ms, block_seconds)) is not None:
             if samples < LEAST_SAMPLES:
                 context.skip("plan", remover.name, f"a run takes {run_ms:.0f} ms: to judge every block takes too long")
                 continue
@@ -180,13 +181,15 @@ def _nearest(structures: Sequence[Structure], level: float) -> Structure | None:
     return near if near is not None and abs(near.share - level) < OFF else None
 
 
-def _block_samples(model: ir.Model, run_ms: float | None, seconds: float) -> int | None:
-    """On how many samples blocks are judged within some seconds; None: as many as the pass likes."""
+def block_samples(model: ir.Model, run_ms: float | None, seconds: float) -> int | None:
+    """On how many samples blocks are judged within BLOCK_SECONDS, and within `seconds` unless these are very few; None:
+    as many as the pass likes."""
     blocks = len(find_residuals(model)[0])
     if run_ms is None or not blocks:
         return None
-    affordable = int(1e3 * seconds / (blocks * BLOCK_RUNS * max(run_ms, 1e-3)))
-    return affordable if affordable < MOST_SAMPLES else None
+    a_second = 1e3 / (blocks * BLOCK_RUNS * max(run_ms, 1e-3))
+    affordable = min(BLOCK_SECONDS * a_second, max(seconds * a_second, LEAST_SAMPLES))
+    return int(affordable) if affordable < MOST_SAMPLES else None
 
 
 def _probes(sizes: Sequence[Removal], twice: bool) -> list[Removal]:
@@ -230,4 +233,14 @@ def _possible(model: ir.Model, structure: Structure) -> Structure:
     return Structure(Plan(groups=groups, blocks=plan.blocks), structure.share, structure.loss)
 
 
-__all__ = ["HOPELESS", "LEVELS", "NOTHING", "PROBED", "Offer", "Structure", "find_offers", "find_structures"]
+__all__ = [
+    "HOPELESS",
+    "LEVELS",
+    "NOTHING",
+    "PROBED",
+    "Offer",
+    "Structure",
+    "block_samples",
+    "find_offers",
+    "find_structures",
+]

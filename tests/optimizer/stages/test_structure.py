@@ -31,7 +31,7 @@ from lwgraph.optimizer.stages.structure import (
 from lwgraph.plan.plan import Plan, Precision, Width
 from lwgraph.plan.roles import BLOCKS, GROUPS, Removal
 from lwgraph.plan.search.front import Candidate
-from lwgraph.plan.search.structure import NOTHING, Offer, Structure, find_structures
+from lwgraph.plan.search.structure import LEAST_SAMPLES, NOTHING, Offer, Structure, block_samples, find_structures
 from lwgraph.report import Check
 from lwgraph.rewrite.base import Context
 from tests.optimizer.blocks import net
@@ -68,6 +68,20 @@ def test_structures_leave_less_and_less_and_what_they_leave_is_counted_as_it_is(
 def test_nothing_is_offered_where_nothing_takes_time(found):
     model, _, offers, _ = found
     assert find_structures(model, offers, {}) == [] and find_structures(model, [], {"a": 1.0}) == []
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "seconds", "samples"),
+    [
+        (None, math.inf, None),
+        (1.0, math.inf, None),  # 555, more than the pass likes
+        (1.0, 0.5, 27),
+        (1.0, 0.01, LEAST_SAMPLES),
+        (100.0, 0.01, 5),  # that many in the most seconds of all
+    ],
+)
+def test_blocks_are_judged_on_what_there_is_time_for(milliseconds, seconds, samples):
+    assert block_samples(net(4), milliseconds, seconds) == samples
 
 
 def test_what_goes_with_a_block_is_not_cut_before(found):
