@@ -70,7 +70,10 @@ def _centred(node: ir.Node, model: ir.Model) -> Callable[[Array], Array]:
     def centre(x: Array) -> Array:
         first = axis % max(x.ndim, 1)
         axes = tuple(range(first, x.ndim)) if old else (first,)
-        return np.asarray(x - x.mean(axis=axes, keepdims=True, dtype=np.float64).astype(x.dtype))
+        finite = np.isfinite(x)  # what a mask leaves at -inf is 0 behind any Softmax, and counts for nothing
+        total = np.where(finite, x, 0).sum(axis=axes, keepdims=True, dtype=np.float64)
+        mean = total / np.maximum(finite.sum(axis=axes, keepdims=True), 1)
+        return np.where(finite, np.where(finite, x, 0) - mean.astype(x.dtype), x.dtype.type(0))
 
     return centre
 

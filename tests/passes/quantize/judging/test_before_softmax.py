@@ -90,3 +90,16 @@ def test_inner_values_are_given_as_they_are_and_the_twin_is_one_of_these():
     model = classifier()
     np.testing.assert_array_equal(logits(model, ["z"])["z"], ORT.prepare(model, ["z"])({"x": X})["z"])
     assert isinstance(untimed(Logits(ORT)), Logits) and Logits(ORT).name == "ort"
+
+
+def test_what_a_mask_holds_at_minus_infinity_counts_for_nothing():
+    mask = np.array([0, -np.inf, 0, 0, -np.inf, 0], np.float32)
+    model = classifier(bias=mask)
+    z = ORT.prepare(model, ["z"])({"x": X})["z"]
+    kept = np.isfinite(mask)
+    found = logits(model)["y"]
+    assert found.dtype == np.float32 and not found[..., ~kept].any()
+    np.testing.assert_allclose(found[..., kept], z[..., kept] - z[..., kept].mean(-1, keepdims=True), atol=1e-6)
+    assert Distance(Logits(ORT).prepare(model), [{"x": X}])(Logits(ORT).prepare(model)) == 0
+    everything = np.full(6, -np.inf, np.float32)
+    assert not logits(classifier(bias=everything))["y"].any()
