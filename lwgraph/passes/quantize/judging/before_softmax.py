@@ -73,7 +73,7 @@ def _centred(node: ir.Node, model: ir.Model) -> Callable[[Array], Array]:
         finite = np.isfinite(x)  # what a mask leaves at -inf is 0 behind any Softmax, and counts for nothing
         total = np.where(finite, x, 0).sum(axis=axes, keepdims=True, dtype=np.float64)
         mean = total / np.maximum(finite.sum(axis=axes, keepdims=True), 1)
-        return np.where(finite, np.where(finite, x, 0) - mean.astype(x.dtype), x.dtype.type(0))
+        return np.asarray(np.where(finite, np.where(finite, x, 0) - mean.astype(x.dtype), x.dtype.type(0)))
 
     return centre
 
