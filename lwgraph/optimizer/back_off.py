@@ -31,7 +31,7 @@ def back_off(front: Front, candidates: Candidates, make: Make) -> None:
     within = [c for c in everything if request.allows(c.predicted_ms, base_ms, c.bytes, c.macs)]
     most = candidates.most
     if request.limited and candidates.floor is None:
-        _least_loss(within or everything[:1], candidates, make)
+        least_loss(within or everything[:1], candidates, make)
         return
     _narrow(apart([c for c in within if c.amount(objective) <= most], objective), candidates, make)
     if request.limited and not candidates.good():
@@ -65,7 +65,7 @@ def _narrow(ladder: Sequence[Candidate], candidates: Candidates, make: Make) -> 
         bracket.learn(number, good, candidates.lost(ladder[number]))
 
 
-def _least_loss(ladder: Sequence[Candidate], candidates: Candidates, make: Make) -> None:
+def least_loss(ladder: Sequence[Candidate], candidates: Candidates, make: Make | None = None) -> None:
     """From the plan of least loss to faster ones, until one keeps the limits as measured."""
     for looks, candidate in enumerate(reversed(ladder)):
         if looks >= LOOKS:
@@ -75,4 +75,4 @@ def _least_loss(ladder: Sequence[Candidate], candidates: Candidates, make: Make)
             return
 
 
-__all__ = ["LOOKS", "STEP", "apart", "back_off"]
+__all__ = ["LOOKS", "STEP", "apart", "back_off", "least_loss"]

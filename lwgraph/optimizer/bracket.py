@@ -62,8 +62,12 @@ class Bracket:
         """
         self.low, self.high = (self.low, number) if good else (number + 1, self.high)
         self._sides.append(good)
-        if lost is not None and math.isfinite(lost) and 0 < self.losses[number] < math.inf:
-            self._seen.append((math.log(self.losses[number]), lost))
+        self.hear(self.losses[number], lost)
+
+    def hear(self, loss: float, lost: float | None) -> None:
+        """Take in what the metric lost with a plan of this loss, of the ladder or not; None: not known."""
+        if lost is not None and math.isfinite(lost) and 0 < loss < math.inf:
+            self._seen.append((math.log(loss), lost))
 
     def _told(self) -> list[tuple[float, float]]:
         """Logarithms of the loss and of what the metric lost, where looks tell that; both grow."""

@@ -205,6 +205,14 @@ class CodesWeights(Protocol):
 
 
 @runtime_checkable
+class CodesLayers(CodesWeights, Protocol):
+    """What a plugin in the role CODES may have besides: layers of different widths."""
+
+    def mixed(self, bits: Mapping[str, int], others: int) -> Pass:
+        """The pass that stores the weights of layers, by name, in codes of so many bits, and all others in `others`."""
+
+
+@runtime_checkable
 class QuantizesElsewhere(Protocol):
     """What a plugin in the role QUANTIZES may have besides: it states the rules of a runtime that does not run it."""
 
@@ -245,6 +253,7 @@ __all__ = [
     "QUANTIZES",
     "SHAPES",
     "TRAINS",
+    "CodesLayers",
     "CodesWeights",
     "Mix",
     "Quantizes",

@@ -14,6 +14,7 @@ from lwgraph.check import verify
 from lwgraph.contract import Contract
 from lwgraph.errors import CheckError, LwgraphError, UsageError
 from lwgraph.executor import Executor, Feeds
+from lwgraph.layers.site import find_sites
 from lwgraph.measure import compare_runs
 from lwgraph.plan.roles import (
     BLOCKS,
@@ -22,6 +23,7 @@ from lwgraph.plan.roles import (
     QUANTIZES,
     SHAPES,
     TRAINS,
+    CodesLayers,
     CodesWeights,
     Quantizes,
     Removes,
@@ -147,7 +149,11 @@ def _check_quantizes(played: Quantizes, check: _Check) -> None:
 def _check_codes(played: CodesWeights, check: _Check) -> None:
     check.expect(len(played.bits) > 0 and min(played.bits) > 0, "it has no codes of one bit or more")
     names = [str(node.name) for node in check.model.graph]
-    for p in [played.coded(max(played.bits)), played.coded(min(played.bits), names[:1])]:
+    passes = [played.coded(max(played.bits)), played.coded(min(played.bits), names[:1])]
+    if isinstance(played, CodesLayers):
+        layers = [site.name for site in find_sites(check.model)]
+        passes.append(played.mixed(dict(zip(layers, played.bits, strict=False)), max(played.bits)))
+    for p in passes:
         check.expect(Pass.parse(str(p)) == p, f"the spelling '{p}' does not read back")
         check.expect(p.contract is Contract.APPROXIMATE, f"'{p}' is not approximate")
         model = ir.clone(check.model)

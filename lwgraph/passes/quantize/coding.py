@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import numpy as np
 
 from lwgraph import ir
 from lwgraph.arrays import Floats
+from lwgraph.errors import UsageError, did_you_mean
 from lwgraph.layers.coded_weights import LEAST_OPSET, Coded, install, stored_bytes
 from lwgraph.layers.site import FLOATS, Site, find_sites
 from lwgraph.passes.quantize.graph.quantizer import name_nodes
@@ -36,15 +37,26 @@ class Coding(Rounding):
     # A layer that a plan keeps in floats computes in floats from codes, too, so there is nothing to spare it.
     spares: ClassVar[str] = ""
 
+    widths: ClassVar[range]  # that `bits` may be
+
+    bits: Annotated[int, "bits per weight"] = 4
+    layer_bits: Annotated[
+        tuple[tuple[str, int], ...], "bits of single layers, by name: [[conv1,3],[conv2,6]]; the others take `bits`"
+    ] = ()
     minimum: Annotated[int, "weights of fewer elements stay as they are"] = 512
 
     def __post_init__(self) -> None:
+        allowed = f"{self.widths[0]} to {self.widths[-1]}"
+        self.check_option("bits", self.bits in self.widths, self.bits, allowed)
+        for layer, bits in self.layer_bits:
+            self.check_option("layer_bits", bits in self.widths, bits, f"{allowed} for '{layer}'")
         self.check_option("minimum", self.minimum >= 1, self.minimum, "1 or more")
 
-    @property
-    @abstractmethod
-    def code_bits(self) -> int:
-        """Bits of a code."""
+    def at(self, layer: str) -> Coding:
+        """See `Rounding.at`."""
+        if not self.layer_bits:
+            return self
+        return replace(self, bits=dict(self.layer_bits).get(layer, self.bits), layer_bits=())
 
     @abstractmethod
     def constants(self, rows: int, columns: int) -> int:
@@ -82,10 +94,18 @@ class Coding(Rounding):
                 context.skip(self.name, model.graph.name or "the model", str(error))
                 return 0
         name_nodes(working.graph)
+        self._check_layers(working)
         count = super().run(working, context)
         if count:
             ir.replace_contents(model, working)
         return count
+
+    def _check_layers(self, model: ir.Model) -> None:
+        known = {site.name for site in find_sites(model)} | {node.name or "" for node in model.graph}
+        for layer, _ in self.layer_bits:
+            if layer not in known:
+                near = did_you_mean(layer, known)
+                raise UsageError(f"option 'layer_bits' names '{layer}', which the model does not have{near}")
 
     def objection(self, site: Site) -> str:
         """See `Rounding.objection`."""
@@ -100,9 +120,9 @@ class Coding(Rounding):
             if site.name in found:
                 value = site.node.inputs[1]
                 assert value is not None
-                made[value] = _of_site(site, found[site.name], self.code_bits)
-        others = [value for value in self._matrices(model, context) if value not in made]
-        made |= {value: self._alone(value) for value in others}
+                made[value] = _of_site(site, found[site.name], self.at(site.name).bits)
+        others = {value: own for value, own in self._matrices(model, context) if value not in made}
+        made |= {value: own._alone(value) for value, own in others.items()}
         decoders = install(model.graph, model.graph.opset_imports.get("", 1), made)
         self._take_back(model, decoders, context)
         return len(others)
@@ -112,12 +132,15 @@ class Coding(Rounding):
         elements = rows * columns
         if elements < self.minimum:
             return f"its weight has {elements:,} elements; fewer than minimum={self.minimum:,}"
-        if stored_bytes(elements, self.code_bits, itemsize * self.constants(rows, columns)) >= itemsize * elements:
+        if stored_bytes(elements, self.bits, itemsize * self.constants(rows, columns)) >= itemsize * elements:
             return "its tables and its decoder would take up what its codes save"
         return self.fits(columns)
 
-    def _matrices(self, model: ir.Model, context: Context) -> Iterator[ir.Value]:
-        """Constant float weights of recurrent layers and embeddings, and those that several products share."""
+    def _matrices(self, model: ir.Model, context: Context) -> Iterator[tuple[ir.Value, Coding]]:
+        """Constant float weights of recurrent layers and embeddings, and those that several products share.
+
+        Each comes with the pass as it treats the first layer that reads it.
+        """
         shared = {id(site.node.inputs[1]) for site in find_sites(model) if site.shared}
         seen = set[ir.Value]()
         for node in model.graph:
@@ -130,10 +153,11 @@ class Coding(Rounding):
                 if shape is None or len(shape) < 2 or ir.constant_dtype(value) not in FLOATS:
                     continue
                 seen.add(value)
-                if reason := self._refusal(value, node, shape):
+                own = self.at(node.name or "")
+                if reason := own._refusal(value, node, shape):
                     context.skip(self.name, node.name or "", reason)
                 else:
-                    yield value
+                    yield value, own
 
     def _refusal(self, value: ir.Value, node: ir.Node, shape: tuple[int, ...]) -> str:
         dtype = ir.constant_dtype(value)
@@ -152,7 +176,7 @@ class Coding(Rounding):
         assert array is not None
         rows = array.reshape(-1, array.shape[-1]).astype(np.float64)
         levels, kernels = self.fit([rows], [np.ones(rows.shape[1])])
-        coded = _coded(Rounded(np.stack(kernels), levels), rows.shape, array.dtype, 1.0, self.code_bits)
+        coded = _coded(Rounded(np.stack(kernels), levels), rows.shape, array.dtype, 1.0, self.bits)
         return coded.shaped(array.shape)
 
     def _take_back(self, model: ir.Model, decoders: dict[ir.Value, Coded], context: Context) -> None:

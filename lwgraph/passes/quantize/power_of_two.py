@@ -27,18 +27,14 @@ class PowerOfTwo(Coding):
 
     name: ClassVar[str] = "power-of-two"
 
+    widths: ClassVar[range] = range(3, 7)
+
     bits: Annotated[int, "bits per weight, 3 to 6"] = 4
     terms: Annotated[int | None, "powers in a weight, 1 or 2; none: 1 up to 4 bits, then 2"] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_option("bits", 3 <= self.bits <= 6, self.bits, "3 to 6")
         self.check_option("terms", self.terms in (None, 1, 2), self.terms, "1 or 2")
-
-    @property
-    def code_bits(self) -> int:
-        """See `Coding.code_bits`."""
-        return self.bits
 
     def constants(self, rows: int, columns: int) -> int:
         """See `Coding.constants`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -92,6 +92,10 @@ class WeightCoder:
     def coded(self, bits: int, spared: Sequence[str] = ()) -> ShareWeights:
         """See `CodesWeights.coded`."""
         return ShareWeights(bits=bits, ignored_scope=tuple(spared))
+
+    def mixed(self, bits: Mapping[str, int], others: int) -> ShareWeights:
+        """See `CodesLayers.mixed`."""
+        return ShareWeights(bits=others, layer_bits=tuple((name, n) for name, n in bits.items() if n != others))
 
 
 def _with(p: Quantize, ranges: str, even: bool | None) -> Quantize:

@@ -67,6 +67,10 @@ class Rounding(Pass):
         """Whether nothing but the weight itself is looked at."""
         return False
 
+    def at(self, layer: str) -> Rounding:
+        """The pass as it treats one layer, by name: itself, unless layers differ."""
+        return self
+
     def store(self, model: ir.Model, found: dict[str, Rounded], context: Context) -> int:
         """Store rounded layers, by name, in a form of their own; the number of weights beyond them that were stored."""
         return 0
@@ -93,7 +97,7 @@ class Rounding(Pass):
             aims = self._aims(original, model, part, context) if aiming else {}
             for site in part:
                 if site.name in aims:
-                    found[site.name] = self._aim(site, *aims[site.name])
+                    found[site.name] = self.at(site.name)._aim(site, *aims[site.name])
                 elif why := unfit([site], context):
                     context.skip(self.name, site.name, why)
                     continue
@@ -105,7 +109,7 @@ class Rounding(Pass):
                     # Of white inputs, which stand for those that nobody saw, each weight is rounded by itself anyway.
                     exact = moments.exact and moments.count is not None
                     seen = [b.moments for b in moments.blocks] if exact else [q.diagonal for q in moments.losses]
-                    found[site.name] = self.rounded(weight, seen)
+                    found[site.name] = self.at(site.name).rounded(weight, seen)
                     kernel = found[site.name].kernel.reshape(site.weight.shape)
                     bias = (0.0 if site.bias is None else site.bias) + moments.shift(kernel)
                     write(site, kernel, bias if has_bias_slot(site) and (site.bias is not None or bias.any()) else None)
@@ -126,7 +130,7 @@ class Rounding(Pass):
         return context
 
     def _takes(self, site: Site, context: Context) -> bool:
-        if reason := "in ignored_scope" if site.name in self.ignored_scope else self.objection(site):
+        if reason := "in ignored_scope" if site.name in self.ignored_scope else self.at(site.name).objection(site):
             context.skip(self.name, site.name, reason)
             return False
         try:

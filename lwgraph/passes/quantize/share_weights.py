@@ -24,6 +24,8 @@ class ShareWeights(Coding):
 
     name: ClassVar[str] = "share-weights"
 
+    widths: ClassVar[range] = range(2, 9)
+
     bits: Annotated[int, "bits per weight, 2 to 8: a codebook has 2^bits entries"] = 4
     per: Annotated[
         Literal["tensor", "channel", "block"],
@@ -33,13 +35,7 @@ class ShareWeights(Coding):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_option("bits", 2 <= self.bits <= 8, self.bits, "2 to 8")
         self.check_option("block_size", self.block_size >= 2, self.block_size, "2 or more")
-
-    @property
-    def code_bits(self) -> int:
-        """See `Coding.code_bits`."""
-        return self.bits
 
     def constants(self, rows: int, columns: int) -> int:
         """See `Coding.constants`."""

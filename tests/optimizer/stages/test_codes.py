@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,11 +23,12 @@ from lwgraph.optimizer.racing import Raced
 from lwgraph.optimizer.request import Request
 from lwgraph.optimizer.stages import codes
 from lwgraph.optimizer.stages.codes import Codes
+from lwgraph.passes.quantize.share_weights import ShareWeights
 from lwgraph.plan.plan import Plan
-from lwgraph.plan.roles import Survey
+from lwgraph.plan.search.code_widths import Mixtures, Widths
 from lwgraph.plan.search.front import Candidate
 from lwgraph.report import Check
-from lwgraph.rewrite import Context
+from lwgraph.rewrite import Context, Pass
 from lwgraph.testing import check_role
 from tests.passes.quantize.quantize_models import Net
 
@@ -40,44 +41,122 @@ def network() -> ir.Model:
     return n.model(n.gemm(n.op("Flatten", n.op("GlobalAveragePool", h)), 32, 64, name="head"))
 
 
-def widths_looked_at(good: Callable[[list[int]], bool], monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[int, int]]]:
-    """For each plan that the stage looks at, the bits of each of its passes and how many layers that spares."""
-    looked = []
+MIXTURES = Mixtures(
+    Widths(4, 0.0, 0.1),
+    [Widths(2 + at // 40, 70.0 - at, 10.0 ** (-at / 40), {"conv1": 2 + at % 7}) for at in range(0, 101, 4)],
+)
 
-    def look(candidate: Candidate) -> bool:
-        assert candidate.plan is not None and candidate.stated
-        steps = []
-        for text in candidate.plan.precision.passes:
-            bits = re.search(r"bits=(\d)", text)
-            steps.append((int(bits[1]) if bits else 4, text.count("conv") + text.count("head")))
-        looked.append(steps)
-        return good([bits for bits, _ in steps])
 
-    monkeypatch.setattr(codes, "survey", lambda *words, **options: Survey({"conv0": 1.0, "conv1": 0.1, "conv2": 0.2}))
-    base = Candidate((), 1.0, 0.0, plan=Plan(), stated=True)
-    candidates = SimpleNamespace(look=look, base=base, good=list, amount=lambda each: each.bytes)
-    context = Context(executor=registry.executor("ort"), failures=Failures())
-    work = SimpleNamespace(candidates=candidates, context=context, clean=network(), shapes={}, float_ms=1.0)
+def looked_at(
+    allowed: float,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    found: Mixtures | None = MIXTURES,
+    coder: object | None = None,
+    bases: Sequence[Candidate] = (Candidate((), 1.0, 0.0, plan=Plan(), bytes=100, stated=True),),
+    objective: str = "bytes",
+    limit: int | None = None,
+    floor: float | None = 0.9,
+    left: float = math.inf,
+) -> list[Candidate]:
+    """The candidates that the stage looks at, with their predicted bytes and losses; the metric loses the square root
+    of the predicted loss, of which `allowed` is promised."""
+    looked: list[Candidate] = []
+
+    class Few(Candidates):
+        def __init__(self) -> None:
+            self.request, self.floor = Request(objective=objective, max_bytes=limit), floor
+            self.base, self._made, self.incumbent = bases[-1], {}, Incumbent(network())
+
+        @property
+        def allowed(self) -> float:
+            return allowed
+
+        def made(self, candidate: Candidate, make: Any = None) -> Made | None:
+            loss = MIXTURES.reference.loss if not candidate.predicted_loss else candidate.predicted_loss
+            looked.append(candidate)
+            good = loss**0.5 <= allowed
+            size = 100 if not candidate.predicted_loss else candidate.bytes
+            known = replace(candidate, accepted=good, judged=1.0 - loss**0.5, bytes=size)
+            self._made[candidate.key] = made = Made(known, None)
+            if good and self._better(known):
+                self.incumbent = Incumbent(network(), candidate=known)
+            return made
+
+        def lost(self, candidate: Candidate) -> float | None:
+            made = self._made[candidate.key]
+            return None if made is None else 1.0 - (made.candidate.judged or 0.0)
+
+    monkeypatch.setattr(codes, "mixtures", lambda *words: found)
+    monkeypatch.setattr(Codes, "_bases", lambda stage, work: list(bases))
+    if coder is not None:
+        monkeypatch.setattr(registry, "role", lambda name, protocol: coder)
+    model, context = network(), Context(executor=registry.executor("ort"), failures=Failures())
+    candidates = Few()
+    work = SimpleNamespace(
+        candidates=candidates, context=context, clean=model, float_ms=1.0, layers=4, request=candidates.request,
+        clock=SimpleNamespace(spent=0.0, left=left), samples=lambda *words: [],
+        making=SimpleNamespace(trunk=lambda plan: SimpleNamespace(model=model)),
+    )  # fmt: skip
     Codes().run(work)  # type: ignore[arg-type]
     assert not context.failures.rows
     return looked
 
 
-def test_fewer_bits_until_the_promise_breaks_then_mixtures(monkeypatch: pytest.MonkeyPatch) -> None:
-    looked = widths_looked_at(lambda bits: min(bits) >= 3, monkeypatch)
-    assert [steps[0][0] for steps in looked[:3]] == [4, 3, 2]
-    assert all(len(steps) == 2 and steps[0][0] == 2 and steps[1] == (3, 0) for steps in looked[3:]) and looked[3:]
-    assert [steps[0][1] for steps in looked[3:]] == [2, 3]  # of four layers: half of them in two bits, then one
-
-
-def test_more_bits_until_the_promise_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    looked = widths_looked_at(lambda bits: min(bits) >= 6, monkeypatch)
-    assert [steps[0][0] for steps in looked[:3]] == [4, 5, 6]
-    assert {tuple(bits for bits, _ in steps) for steps in looked[3:]} == {(5, 6)}
+@pytest.mark.parametrize("allowed", [0.08, 0.2, 0.5, 1.5])
+def test_few_looks_find_the_fewest_bytes_of_the_mixtures(allowed: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = looked_at(allowed, monkeypatch)
+    first, *others = looked
+    assert first.plan is not None and first.plan.precision.passes == ("share-weights",) and len(looked) <= codes.LOOKS
+    able = [100 - each.saved for each in MIXTURES.front if each.loss**0.5 <= allowed]
+    best = min(each.bytes for each in others if each.predicted_loss**0.5 <= allowed)
+    assert best <= 1.09 * min(able)  # neighbours on the ladder differ by so much
+    beyond = MIXTURES.reference.loss**0.5 <= allowed
+    assert all(each.bytes < 100 if beyond else each.predicted_loss < 0.1 for each in others)
 
 
 def test_nothing_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [s[0][0] for s in widths_looked_at(lambda bits: False, monkeypatch)] == [4, 5, 6, 8]
+    looked = looked_at(0.0001, monkeypatch)
+    assert len(looked) <= codes.LOOKS and max(each.bytes for each in looked) == 130
+
+
+def test_another_base_is_looked_at_where_it_could_be_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has the same mixtures; the one just below the best bytes so far loses too much, and that is all."""
+    bases = [Candidate((), 1.0, 0.0, name, plan=Plan(target=name), bytes=100, stated=True) for name in ("a", "b")]
+    one = looked_at(0.2, monkeypatch, bases=bases[:1])
+    looked = looked_at(0.2, monkeypatch, bases=bases)
+    assert [each.key for each in looked[: len(one)]] == [each.key for each in one] and len(looked) <= len(one) + 2
+
+
+@pytest.mark.parametrize(("limit", "sizes"), [(110, [100]), (89, [100, 86])])
+def test_a_limit_of_bytes_on_the_way_to_speed(limit: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four bits where they keep it, else the mixture of least loss that does; fewer bytes are worth nothing."""
+    looked = looked_at(0.9, monkeypatch, objective="latency", limit=limit)
+    assert [100 if not each.predicted_loss else each.bytes for each in looked] == sizes
+
+
+def test_where_accuracy_is_not_promised_the_least_loss_within_the_limit_is_sought(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked = looked_at(0.0, monkeypatch, limit=120, floor=None)
+    assert [each.bytes for each in looked[1:]] == [118]
+
+
+class Uniform:
+    """A plugin whose layers all have the same bits."""
+
+    bits = (8, 6, 4, 2)
+
+    def coded(self, bits: int, spared: Sequence[str] = ()) -> Pass:
+        return ShareWeights(bits=bits, ignored_scope=tuple(spared))
+
+
+@pytest.mark.parametrize(
+    "known", [{"coder": Uniform()}, {"found": None}, {"left": 20.0}], ids=["plugin", "nothing measured", "no time"]
+)
+def test_one_width_for_all_where_nothing_else_is_known(known: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = looked_at(0.2, monkeypatch, **known)
+    assert looked and not any("layer_bits" in str(each.plan) for each in looked)
 
 
 def working(objective: str, limit: int | None, met: bool, left: float, *known: Candidate) -> Any:

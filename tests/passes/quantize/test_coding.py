@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -221,6 +222,43 @@ def test_no_bit_is_wasted(bits: int) -> None:
     made = coded(n.model(n.gemm(n.input("x", [1, 64]), 64, 40)), ShareWeights(bits=bits))
     stored = [value for name, value in made.graph.initializers.items() if "/codes" in str(name)]
     assert sum(value.const_value.nbytes for value in stored if value.const_value) == 64 * 40 * bits // 8
+
+
+def test_layers_of_different_widths() -> None:
+    """Each layer has its own bits, a recurrent one both of its weights; a shared weight those of its first reader."""
+    step = ShareWeights(layer_bits=(("conv", 2), ("product", 6)))
+    assert Pass.parse(str(step)) == step and "layer_bits=[[conv,2],[product,6]]" in str(step)
+    made = coded(network(), step, Context(executor=ORT, data=feeds()))
+    assert bits_by_layer(made) == {"conv": [2], "grouped": [4], "up": [4], "gemm": [4], "turned": [4], "product": [6]}
+    made = coded(recurrent(), PowerOfTwo(layer_bits=(("lstm", 6), ("embed", 3))))
+    assert bits_by_layer(made) == {"embed": [3], "lstm": [6, 6], "gru": [4, 4]}
+
+
+def bits_by_layer(model: ir.Model) -> dict[str, list[int]]:
+    """Of the layers that read codes, the bits of each."""
+    found: dict[str, list[int]] = {}
+    for value, each in find_coded(model.graph):
+        found.setdefault(str(value.uses()[0].node.name), []).append(each.bits)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("layer", "bits", "said"),
+    [
+        ("conv", 9, "allowed: 2 to 8 for 'conv'"),
+        ("konv", 3, "'konv', which the model does not have; did you mean 'conv'"),
+    ],
+)
+def test_bits_of_layers_are_refused(layer: str, bits: int, said: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(said)):
+        ShareWeights(layer_bits=((layer, bits),)).run(network(), Context(executor=ORT))
+
+
+def test_integers_of_layers_of_different_widths_take_as_many_bits_as_each_has_values() -> None:
+    made = coded(network(), ShareWeights(layer_bits=(("conv", 2), ("product", 6))))
+    Quantize(keep="none").run(made, Context(executor=ORT, data=feeds()))
+    widths = sorted(each.bits for _, each in find_coded(made.graph))
+    assert widths[0] == 2 and 6 not in widths[:-1] and len(widths) >= 4
 
 
 def test_files_are_small() -> None:

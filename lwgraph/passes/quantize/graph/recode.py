@@ -59,22 +59,34 @@ def encode_weights(model: ir.Model, decoded: Mapping[str, Coded]) -> int:
     return len(made)
 
 
-def _coded(array: Array, axis: int, bits: int) -> Coded | None:
-    """Integers as codes of at most `bits` bits; None where they have too many values, or codes would not be smaller."""
-    values, codes = np.unique(array, return_inverse=True)
+def _coded(array: Array, axis: int, most: int) -> Coded | None:
+    """Integers as codes of at most `most` bits, as few as tell the values apart, of the tensor or of output channels.
+
+    None where they have too many values, or codes would not be smaller.
+    """
     axis %= array.ndim
     rows = np.moveaxis(array, axis, 0)
     order = tuple(int(at) for at in np.argsort([axis, *(a for a in range(array.ndim) if a != axis)])) if axis else ()
-    if len(values) <= 1 << bits:
-        coded = Coded(codes.reshape(array.shape).astype(np.uint8), values[None], None, bits)
-    else:
-        found = [np.unique(row, return_inverse=True) for row in rows.reshape(len(rows), -1)]
-        if max(len(own) for own, _ in found) > 1 << bits:
-            return None
+    values, codes = np.unique(array, return_inverse=True)
+    made = []
+    if (bits := _bits(len(values))) <= most:
+        made.append(Coded(codes.reshape(array.shape).astype(np.uint8), values[None], None, bits))
+    found = [np.unique(row, return_inverse=True) for row in rows.reshape(len(rows), -1)]
+    if (bits := _bits(max(len(own) for own, _ in found))) <= most:
         tables = np.stack([np.pad(own, (0, (1 << bits) - len(own)), mode="edge") for own, _ in found])
         numbers = np.stack([inverse.reshape(-1) for _, inverse in found]).astype(np.uint8)
-        coded = Coded(numbers.reshape(rows.shape), tables, None, bits, order)
-    return coded if stored_bytes(array.size, bits, coded.tables.nbytes) < array.nbytes else None
+        made.append(Coded(numbers.reshape(rows.shape), tables, None, bits, order))
+    least = min(made, key=_size, default=None)
+    return least if least is not None and _size(least) < array.nbytes else None
+
+
+def _bits(values: int) -> int:
+    """Bits that tell so many values apart, at least one."""
+    return max(1, (values - 1).bit_length())
+
+
+def _size(coded: Coded) -> int:
+    return stored_bytes(coded.codes.size, coded.bits, coded.tables.nbytes)
 
 
 __all__ = ["decode_weights", "encode_weights"]
