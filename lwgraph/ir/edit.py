@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import weakref
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -25,38 +26,58 @@ class _Names:
             self.taken.update(value.name for value in values(graph) if value.name)
             self.taken.update(node.name for node in graph if node.name)
 
-    def free(self, name: str) -> bool:
-        if name in self.taken:
-            return False
-        # What was inserted since: onnx_ir registers every inserted node and its outputs with its graph.
+    def update(self) -> None:
+        """Take what was inserted since: onnx_ir registers every inserted node and its outputs with its graph."""
         for graph in self.graphs:
             authority = graph._name_authority
-            if name in authority._value_names or name in authority._node_names or name in graph.initializers:
-                return False
-            if any(name == value.name for value in graph.inputs):
-                return False
-        return True
+            self.taken.update(authority._value_names, authority._node_names, graph.initializers)
+            self.taken.update(value.name for value in graph.inputs if value.name)
+
+    def inserted(self, name: str) -> bool:
+        """Whether something was inserted under a name."""
+        return any(
+            name in (authority := graph._name_authority)._value_names
+            or name in authority._node_names
+            or name in graph.initializers
+            or any(name == value.name for value in graph.inputs)
+            for graph in self.graphs
+        )
+
+    def take(self, stem: str, *, updated: bool) -> str:
+        """A free name; `updated`: nothing was inserted since `update`."""
+        name = stem
+        while not name or name in self.taken or (not updated and self.inserted(name)):
+            self.next[stem] = self.next.get(stem, 0) + 1
+            name = f"{stem}_{self.next[stem]}"
+        self.taken.add(name)
+        return name
 
 
 _names: weakref.WeakKeyDictionary[Graph, _Names] = weakref.WeakKeyDictionary()
+
+
+def _names_around(scope: Graph | Function) -> _Names:
+    top = root(scope)
+    names = _names.get(top)
+    if names is None or graph_of(scope) not in names.graphs:
+        names = _names[top] = _Names(top)
+    return names
 
 
 def fresh_name(scope: Graph | Function, stem: str) -> str:
     """`stem`, or `stem_1`, `stem_2` ...: a name that no value and no node has, in `scope`, around it or inside it.
 
     ONNX forbids a subgraph to reuse a name of an outer graph, so the whole tree of graphs is asked. The name counts as
-    taken from now on. O(1) amortised; the first call on a model walks it once.
+    taken from now on. O(graphs); the first call on a model walks it once.
     """
-    top = root(scope)
-    names = _names.get(top)
-    if names is None or graph_of(scope) not in names.graphs:
-        names = _names[top] = _Names(top)
-    name = stem
-    while not name or not names.free(name):
-        names.next[stem] = names.next.get(stem, 0) + 1
-        name = f"{stem}_{names.next[stem]}"
-    names.taken.add(name)
-    return name
+    return _names_around(scope).take(stem, updated=False)
+
+
+def fresh_names(scope: Graph | Function, stems: Iterable[str]) -> list[str]:
+    """Many names as `fresh_name` gives them, each of its own; the tree of graphs is asked once for all."""
+    names = _names_around(scope)
+    names.update()
+    return [names.take(stem, updated=True) for stem in stems]
 
 
 def add_initializer(scope: Graph, data: Array | TensorProtocol, stem: str, *, dtype: DataType | None = None) -> Value:
@@ -166,16 +187,21 @@ def move_contents(inner: Graph, before: Node) -> list[Node]:
     graph = before.graph
     assert graph is not None
     graph = graph_of(graph)
-    for value in list(inner.initializers.values()):
+    constants, nodes = list(inner.initializers.values()), list(inner)
+    named: list[Node | Value] = []
+    for node in nodes:
+        named += [node, *node.outputs]
+    stems = [each.name or "constant" for each in constants] + [each.name for each in named if each.name]
+    names = iter(fresh_names(graph, stems))
+    for value in constants:
         inner.initializers.pop(value.name or "")
-        value.name = fresh_name(graph, value.name or "constant")
+        value.name = next(names)
         graph.initializers.add(value)
-    nodes = list(inner)
     for node in nodes:
         inner.remove(node)  # the uses of the node move with it
-        node.name = fresh_name(graph, node.name) if node.name else node.name
-        for value in node.outputs:
-            value.name = fresh_name(graph, value.name) if value.name else value.name
+    for each in named:
+        each.name = next(names) if each.name else each.name
+    for node in nodes:
         graph.insert_before(before, node)
         adopt(graph, node)
     return nodes

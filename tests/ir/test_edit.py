@@ -64,17 +64,34 @@ def test_fresh_names_are_never_taken(branches):
     assert ir.fresh_name(graph, "") == "_1"
 
 
-def test_fresh_names_see_what_was_inserted_later(two_convs):
+@pytest.mark.parametrize("fresh", [ir.fresh_name, lambda graph, stem: ir.fresh_names(graph, [stem])[0]])
+def test_fresh_names_see_what_was_inserted_later(two_convs, fresh):
     graph = two_convs.graph
-    ir.fresh_name(graph, "start")
+    fresh(graph, "start")
     node = ir.Node("", "Relu", [graph.inputs[0]], name="relu")
     graph.append(node)  # onnx_ir names the output itself
-    assert ir.fresh_name(graph, "relu") == "relu_1"
-    assert ir.fresh_name(graph, node.outputs[0].name) != node.outputs[0].name
+    assert fresh(graph, "relu") == "relu_1"
+    assert fresh(graph, node.outputs[0].name) != node.outputs[0].name
     graph.initializers.add(ir.Value(name="late", const_value=ir.Tensor(np.zeros(1))))
-    assert ir.fresh_name(graph, "late") == "late_1"
+    assert fresh(graph, "late") == "late_1"
     graph.inputs.append(ir.Value(name="extra"))
-    assert ir.fresh_name(graph, "extra") == "extra_1"
+    assert fresh(graph, "extra") == "extra_1"
+
+
+def test_many_fresh_names_differ(two_convs):
+    assert ir.fresh_names(two_convs.graph, ["new", "new", "x", ""]) == ["new", "new_1", "x_1", "_1"]
+    assert ir.fresh_name(two_convs.graph, "new") == "new_2"
+
+
+def test_what_moves_out_of_a_branch_is_named_at_once(branches, monkeypatch):
+    """Asking all graphs for every name took minutes of a network with hundreds of branches."""
+    node = next(node for node in branches.graph if node.op_type == "If")
+    inner = branch(branches, "then_branch")
+    inner.outputs.clear()
+    monkeypatch.setattr("lwgraph.ir.edit._Names.inserted", lambda self, name: pytest.fail(f"asked for {name}"))
+    moved = ir.move_contents(inner, node)
+    names = [value.name for graph in (branches.graph, *branches.graph.subgraphs()) for value in ir.values(graph)]
+    assert moved and all(each.graph is branches.graph for each in moved) and len(names) == len(set(names))
 
 
 def test_fresh_name_in_a_graph_attached_after_loading(two_convs):
