@@ -578,7 +578,7 @@ def detached_proto(
 
     An initializer of the main graph of `at_least` bytes or more and of one of `dtypes` becomes an external tensor
     without a file. The arrays are views of the model's own memory or memory map, not copies: a model with gigabytes of
-    external data costs none.
+    external data costs none. Those of subgraphs stay, in their files where `root` has these.
 
     Args:
         model: not changed.
@@ -618,7 +618,20 @@ def detached_proto(
             value.const_value = onnx_ir.ExternalTensor(
                 f"detached/{len(arrays)}", 0, tensor.nbytes, tensor.dtype, shape=Shape(arrays[name].shape), name=name
             )
-        proto = _structure(model, lambda tensor: _inside(tensor) if isinstance(tensor, MappedTensor) else tensor)
+        inner = {
+            id(value.const_value)
+            for scope in scopes(model)
+            if scope is not graph
+            for value in graph_of(scope).initializers.values()
+        }  # what is in an attribute must be inside
+
+        def placed(tensor: TensorProtocol) -> TensorProtocol:
+            if not isinstance(tensor, MappedTensor):
+                return tensor
+            location = _below(root, tensor) if id(tensor) in inner else None
+            return _inside(tensor) if location is None else _external(tensor, location, tensor.offset or 0)
+
+        proto = _structure(model, placed)
     finally:
         graph.outputs[:] = before
         for value, tensor in contents:

@@ -34,8 +34,8 @@ def attributes_of(node: onnx.NodeProto) -> dict[str, Any] | None:
 
 def _current(node: onnx.NodeProto, version: int) -> onnx.NodeProto:
     """The node as newer opsets spell it, which is all that onnx's evaluator knows; the node itself where they agree."""
-    if node.domain not in ("", "ai.onnx"):
-        return node
+    if node.domain not in ("", "ai.onnx") or node.op_type not in ("Scatter", "RoiAlign", "GridSample"):
+        return node  # a copy would copy bodies with all their weights
     found = onnx.NodeProto()
     found.CopyFrom(node)
     if node.op_type == "Scatter":  # ScatterElements since version 11
@@ -126,8 +126,8 @@ class Delegates:
         Raises:
             Exception: onnx has no implementation of the operator; the text says so.
         """
-        proto = ir.node_proto(node)
-        graph = onnx.GraphProto(name="node", node=[proto])
+        graph = onnx.GraphProto(name="node", node=[ir.node_proto(node)])
+        proto = graph.node[0]
         outer = _outer_names(proto)
         try:
             inner = self._load(graph)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from lwgraph import ir
 from lwgraph.calibrate.capture import measured_shapes
@@ -17,6 +18,7 @@ from lwgraph.errors import ModelError
 from lwgraph.ir.saving import LARGE
 from lwgraph.ir.tensors import DataFile
 from lwgraph.optimizer.first_run import FirstRuns
+from lwgraph.runtime import delegate
 from lwgraph.runtime.ort import OrtExecutor
 from lwgraph.tasks.isolated import Isolated
 from tests.passes.quantize.quantize_models import Net
@@ -34,6 +36,56 @@ def test_a_session_holds_the_weights_once(tmp_path: Path) -> None:
     model, layers = ir.load(products(tmp_path, 8)), 8
     run(model)
     assert peak(lambda: OrtExecutor().prepare(model)) < 1.3 * layers * LAYER
+
+
+def within_a_branch(folder: Path, layers: int) -> Path:
+    """The products in the branch of an If, with its weights in a file."""
+    rng = np.random.default_rng(0)
+    nodes, weights, value = [], [], "x"
+    for index in range(layers):
+        array = (rng.standard_normal((WIDTH, WIDTH)) / np.sqrt(WIDTH)).astype(np.float32)
+        weights.append(numpy_helper.from_array(array, f"inner{index}"))
+        nodes.append(helper.make_node("MatMul", [value, f"inner{index}"], [f"m{index}"]))
+        value = f"m{index}"
+    shape = ["n", WIDTH]
+    taken = helper.make_graph(nodes, "taken", [], [helper.make_tensor_value_info(value, 1, shape)], weights)
+    other = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["same"])], "other", [], [helper.make_tensor_value_info("same", 1, shape)]
+    )
+    outer = [
+        helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        helper.make_node("IsNaN", ["sum"], ["none"]),
+        helper.make_node("If", ["none"], ["y"], then_branch=other, else_branch=taken),
+    ]
+    graph = helper.make_graph(outer, "g", *([helper.make_tensor_value_info(name, 1, shape)] for name in ("x", "y")))
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(proto, folder / "branch.onnx", save_as_external_data=True, location="branch.data", size_threshold=1024)
+    return folder / "branch.onnx"
+
+
+@measured
+def test_so_does_one_of_weights_in_a_branch(tmp_path: Path) -> None:
+    model, layers = ir.load(within_a_branch(tmp_path, 8)), 8
+    wanted = run(ir.load(onnx.load(tmp_path / "branch.onnx")))
+    np.testing.assert_array_equal(run(model), wanted)
+    assert peak(lambda: OrtExecutor().prepare(model)) < 1.3 * layers * LAYER
+
+
+def test_the_reference_copies_no_branch_to_look_at_how_it_is_spelled() -> None:
+    node = helper.make_node("If", ["c"], ["y"], then_branch=onnx.GraphProto(), else_branch=onnx.GraphProto())
+    copied = []
+
+    class Watched:
+        """The node, which tells what is done with it."""
+
+        domain, op_type = node.domain, node.op_type
+
+        def __getattr__(self, name: str) -> Any:
+            copied.append(name)
+            return getattr(node, name)
+
+    watched: Any = Watched()
+    assert delegate._current(watched, 17) is watched and not copied
 
 
 def test_the_same_comes_of_weights_inside_and_in_files(tmp_path: Path) -> None:
