@@ -19,6 +19,7 @@ from lwgraph.report import Facts, Stage
 Worse = Callable[[Stage, Stage], str]
 NOISE = 0.02  # a latency ratio within this of 1 is not a difference
 SECONDS = 5.0  # of timing, at most about
+GROWN = 1.01  # times the bytes that a model of less work may have: a node more is no reason to drop it
 APART = "the models were timed one after the other, not in turn: --memory has no room for all of them at once"
 PATIENCE = 15.0  # more seconds, where other work on the machine leaves a speed unsettled
 
@@ -163,7 +164,8 @@ def _heavier(new: Stage, old: Stage) -> str:
 
 
 def _larger(new: Stage, old: Stage) -> str:
-    return "larger" if new.facts.bytes > old.facts.bytes else ""
+    most = GROWN if (new.facts.macs or 0) < (old.facts.macs or 0) else 1.0
+    return "larger" if new.facts.bytes > most * old.facts.bytes else ""
 
 
 __all__ = ["NOISE", "PATIENCE", "SECONDS", "Timed", "compare_untimed", "facts_of", "time_models"]

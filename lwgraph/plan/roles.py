@@ -19,6 +19,7 @@ from lwgraph.rewrite.base import Context, Pass
 GROUPS, BLOCKS = "removes-channels", "removes-blocks"  # `Removes`, `RemovesBlocks`
 QUANTIZES = "quantizes"  # `Quantizes`
 CODES = "codes-weights"  # `CodesWeights`
+SHRINKS = "shrinks-inputs"  # `ShrinksInputs`
 TRAINS = "trains"  # `Trains`
 SHAPES = "infers-shapes"  # a pass that records the shapes of values, of nodes that forms put there, too
 
@@ -220,6 +221,21 @@ class QuantizesElsewhere(Protocol):
         """As `blank`, by the rules of this executor's runtime, whichever executor the pass is run with."""
 
 
+# ------------------------------------------------------------ resolution
+
+
+@runtime_checkable
+class ShrinksInputs(Protocol):
+    """Lets a network see smaller images, by passes; a plan states their spelling."""
+
+    @property
+    def scales(self) -> Sequence[float]:
+        """Shares of rows and columns that are worth a try."""
+
+    def shrunk(self, scale: float) -> Pass:
+        """The pass that puts a reduction in front of images; it changes nothing where the network cannot take them."""
+
+
 # ------------------------------------------------------------ training
 
 
@@ -252,6 +268,7 @@ __all__ = [
     "GROUPS",
     "QUANTIZES",
     "SHAPES",
+    "SHRINKS",
     "TRAINS",
     "CodesLayers",
     "CodesWeights",
@@ -262,6 +279,7 @@ __all__ = [
     "Removal",
     "Removes",
     "RemovesBlocks",
+    "ShrinksInputs",
     "Survey",
     "Trains",
 ]

@@ -22,12 +22,14 @@ from lwgraph.plan.roles import (
     GROUPS,
     QUANTIZES,
     SHAPES,
+    SHRINKS,
     TRAINS,
     CodesLayers,
     CodesWeights,
     Quantizes,
     Removes,
     RemovesBlocks,
+    ShrinksInputs,
     Trains,
 )
 from lwgraph.rewrite import Context, Pass
@@ -40,6 +42,7 @@ PROTOCOLS: Mapping[str, type[object]] = {
     CODES: CodesWeights,
     TRAINS: Trains,
     SHAPES: Pass,
+    SHRINKS: ShrinksInputs,
 }
 SAMPLES, SECONDS = 48, 1.0  # of data; of training
 
@@ -52,6 +55,7 @@ def check_role(name: str, plays: object | None = None, *, executor: Executor | N
     - *removes-channels*, *removes-blocks*: the options are of sizes that there are, largest first, and leave the model
       as it is; each can be applied, and an unknown item is refused;
     - *codes-weights*: each pass reads back from its spelling and is approximate; the model that it leaves runs;
+    - *shrinks-inputs*: each pass reads back from its spelling and is approximate; the model that it leaves runs;
     - *trains*: weights change, the structure and the interface stay;
     - *infers-shapes*: shapes are known afterwards, and nothing else changes.
 
@@ -74,6 +78,8 @@ def check_role(name: str, plays: object | None = None, *, executor: Executor | N
         _check_quantizes(played, check)
     elif isinstance(played, CodesWeights):
         _check_codes(played, check)
+    elif isinstance(played, ShrinksInputs):
+        _check_shrinks(played, check)
     elif isinstance(played, Removes):
         _check_removes(played, check)
     elif isinstance(played, Trains):
@@ -154,6 +160,16 @@ def _check_codes(played: CodesWeights, check: _Check) -> None:
         layers = [site.name for site in find_sites(check.model)]
         passes.append(played.mixed(dict(zip(layers, played.bits, strict=False)), max(played.bits)))
     for p in passes:
+        check.expect(Pass.parse(str(p)) == p, f"the spelling '{p}' does not read back")
+        check.expect(p.contract is Contract.APPROXIMATE, f"'{p}' is not approximate")
+        model = ir.clone(check.model)
+        p.run(model, check.context())
+        check.sound(model, f"'{p}'")
+
+
+def _check_shrinks(played: ShrinksInputs, check: _Check) -> None:
+    check.expect(all(0 < scale < 1 for scale in played.scales), "its scales are not between 0 and 1")
+    for p in map(played.shrunk, played.scales):
         check.expect(Pass.parse(str(p)) == p, f"the spelling '{p}' does not read back")
         check.expect(p.contract is Contract.APPROXIMATE, f"'{p}' is not approximate")
         model = ir.clone(check.model)

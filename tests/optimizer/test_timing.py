@@ -81,6 +81,15 @@ def test_what_did_not_help_is_left(
     assert list(found.notes) == [f"{reason}, which is kept instead" for reason in reasons]
 
 
+@pytest.mark.parametrize(("macs", "bytes_", "reason"), [(50, 1009, ""), (50, 1011, "larger"), (100, 1001, "larger")])
+def test_what_does_less_work_may_be_a_little_larger(macs: int, bytes_: int, reason: str) -> None:
+    """A node that shrinks the image in front of a network is no reason to drop it."""
+    old, new = (
+        timing.Stage(name, timing.Facts(1, 1, *told)) for name, told in (("a", (1000, 100)), ("b", (bytes_, macs)))
+    )
+    assert timing._larger(new, old) == reason
+
+
 def test_what_is_slower_by_less_than_the_spread_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert timed(monkeypatch, (10.0, 5.0, 5.3), spread=0.07).kept == "result"
 

@@ -1,11 +1,12 @@
 """The stages of a run: each proposes candidates, in the order integers, codes (in haste), structure, forms,
-search, codes, training.
+search, resolution, codes, training.
 """
 
 from lwgraph.optimizer.stages.base import Stage, Work
 from lwgraph.optimizer.stages.codes import Codes
 from lwgraph.optimizer.stages.forms import Forms
 from lwgraph.optimizer.stages.integers import Integers
+from lwgraph.optimizer.stages.resolution import Resolution
 from lwgraph.optimizer.stages.search import PlanSearch
 from lwgraph.optimizer.stages.structure import Structures
 from lwgraph.optimizer.stages.training import Training
@@ -16,6 +17,7 @@ STAGES: tuple[Stage, ...] = (
     Structures(),
     Forms(),
     PlanSearch(),
+    Resolution(),
     Codes("codes of the best"),
     Training(),
 )
