@@ -51,9 +51,10 @@ def generate(
     tokens differ in length from feed to feed, where the model leaves it open; integers that state sizes,
     places or divisors are small (or ones, or zeros, as the model accepts). All others are small, then of both signs,
     then over the whole type, one feed after another; booleans are true, then both; texts are those that the graph looks
-    for, then others, too. A feed that the model refuses, or
-    answers with NaN, is made from small numbers again. Where all sizes and fills give NaN, floats are made positive,
-    above 1, or between -1 and 1 (logarithms, inverse functions); NaN is taken only where these give it, too.
+    for, then others, too. A feed that the model refuses, or answers with NaN, is made from small numbers again. Where
+    all sizes and fills give NaN, floats are made positive, above 1, or between -1 and 1 (logarithms, inverse
+    functions); NaN is taken only where these give it, too, and an empty output beside others only where all sizes and
+    fills give one: a detector that finds nothing in noise.
     `tried` says what was made.
 
     Dynamic dimensions: 1 for the batch, otherwise usual sizes, tried by executing the model until it accepts; smaller
@@ -231,6 +232,7 @@ def _accepted(maker: _Maker, stated: Sizes, fills: Sequence[Fill]) -> tuple[_Mak
     problem = "no size was tried"
     slow: _Maker | None = None  # the smallest so far
     with_nan: _Maker | None = None
+    with_nothing: _Maker | None = None  # where something is found in pictures, or nothing
     for index, candidate in enumerate(candidates):
         size = _elements(candidate.sizes)
         if slow is not None and size >= _elements(slow.sizes):
@@ -243,24 +245,27 @@ def _accepted(maker: _Maker, stated: Sizes, fills: Sequence[Fill]) -> tuple[_Mak
             continue
         if trial.problem:
             problem = trial.problem
+        elif trial.empty:
+            with_nothing = with_nothing or candidate
         elif trial.nan or candidate.nan_in_pictures:
             with_nan = with_nan or candidate
         elif trial.seconds > _SLOW:
             slow = candidate
         else:
             return candidate, ""
-    return slow or (with_nan and with_nan.without_nan()), problem
+    return slow or (with_nan and with_nan.without_nan()) or with_nothing, problem
 
 
 @dataclass(frozen=True)
 class _Trial:
     """What came of the first feed: the model's complaint, the seconds of processors that it took, of how many elements
-    it was, and whether the outputs have NaN."""
+    it was, whether the outputs have NaN, and whether some are empty."""
 
     problem: str
     elements: int
     seconds: float = 0.0
     nan: bool = False
+    empty: bool = False
 
 
 def _tried(candidate: _Maker, nothing: bool) -> _Trial:
@@ -274,9 +279,10 @@ def _tried(candidate: _Maker, nothing: bool) -> _Trial:
     except LwgraphError as error:
         return _Trial(str(error), elements)
     seconds = time.process_time() - start
-    if not nothing and any(value.size == 0 for value in flat(outputs).values()):
+    empty = [value.size == 0 for value in flat(outputs).values()]
+    if not nothing and empty and all(empty):
         return _Trial(f"its outputs are empty for {_describe(candidate.sizes)}", elements, seconds)
-    return _Trial("", elements, seconds, _has_nan(outputs))
+    return _Trial("", elements, seconds, _has_nan(outputs), not nothing and any(empty))
 
 
 def _expected(trials: Iterable[_Trial], elements: int) -> float:

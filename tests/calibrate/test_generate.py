@@ -233,3 +233,27 @@ def test_sentences_differ_in_length_and_masks_are_ones_before_zeros() -> None:
             assert (ascending * np.diff(each[name], axis=1) >= 0).all() and each[name].max() <= 1
         assert (each["attention_mask"][:, 0] == 1).all()
     assert any(each["attention_mask"].min() == 0 for each in feeds)
+
+
+@pytest.mark.parametrize("threshold", ["1e9", "0.3"])
+def test_a_detector_may_find_nothing_in_generated_pictures(threshold: str) -> None:
+    text = f"""
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[1, 3, h, w] x) => (float[1, 3, 1, 1] features, int64[4, n] found) <float t = {{{threshold}}}>
+    {{ features = GlobalAveragePool (x)
+       above = Greater (features, t)
+       found = NonZero (above) }}
+    """
+    model = ir.load(parser.parse_model(text))
+    feeds = generate(model, 2)
+    found = registry.executor("ort").prepare(model)(feeds[0])["found"].shape[1]
+    assert feeds[0]["x"].shape[:2] == (1, 3) and (found > 0) is (threshold == "0.3")
+
+
+def test_outputs_that_are_all_empty_say_nothing() -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[n] x) => (int64[1, m] found) <float t = {1e9}> { above = Greater (x, t)  found = NonZero (above) }
+    """
+    with pytest.raises(DataError, match="its outputs are empty"):
+        generate(ir.load(parser.parse_model(text)), 1)
