@@ -201,10 +201,14 @@ class Network:
         )
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
+    def outputs(self, x: Floats) -> Floats:
+        """What the layers so far give for inputs x (N, ...)."""
+        session = onnxruntime.InferenceSession(self.model().SerializeToString(), providers=["CPUExecutionProvider"])
+        return np.concatenate([session.run(None, {"x": each[None]})[0] for each in x])
+
     def classify(self, x: Floats, labels: npt.NDArray[np.int64]) -> None:
         """A last layer from the features (N, D) so far, of least squares to the classes."""
-        session = onnxruntime.InferenceSession(self.model().SerializeToString(), providers=["CPUExecutionProvider"])
-        features = np.concatenate([session.run(None, {"x": each[None]})[0] for each in x]).astype(np.float64)
+        features = self.outputs(x).astype(np.float64)
         mean, aims = features.mean(0), np.eye(CLASSES)[labels]
         centred = features - mean
         kernel = centred @ centred.T

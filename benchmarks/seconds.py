@@ -128,7 +128,10 @@ def _digest(path: Path) -> str:
 
 
 def resnet50() -> onnx.ModelProto:
-    """A ResNet-50 (He et al. 2015, table 1) without BatchNormalization, with random weights; x (N, 3, 224, 224)."""
+    """A ResNet-50 (He et al. 2015, table 1) without BatchNormalization, with random weights; x (N, 3, 224, 224).
+
+    The last layer's bias takes the features' mean away, or all inputs would be of one class.
+    """
     net, width = run.Network((3, 224, 224), 4), 64
 
     def conv(out: int, into: int, size: int, stride: int = 1, scale: float = 1.0) -> None:
@@ -155,7 +158,8 @@ def resnet50() -> onnx.ModelProto:
             width = 4 * inner
     net.add("GlobalAveragePool")
     net.add("Flatten")
-    net.add("Gemm", net.random(1000, width), np.zeros(1000), transB=1)
+    weight, features = net.random(1000, width), net.outputs(run.samples((3, 224, 224), 8, 1)[0])
+    net.add("Gemm", weight, -weight @ features.mean(0), transB=1)
     return net.model()
 
 

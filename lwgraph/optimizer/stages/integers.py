@@ -38,6 +38,7 @@ LONGER, HASTE = 2.0, 0.1
 # How often that is not good, of ten networks in the benchmarks about; then float runs that measuring one variant takes,
 # seconds for each of its nodes, how many variants are measured at most, and how many mixes are looked at, about.
 MISSED, SURVEYED_ON, SURVEYED_SECONDS, SURVEYED, MIXED = 0.4, 2.5, 1e-3, 48, 2.0
+SHORT = 0.4  # of the time that is left: where all of the stage takes more, the simplest ranges come first
 MIXES = 3  # of integers and floats that are looked at, at most
 
 
@@ -63,12 +64,17 @@ class Integers:
         mix = Cost(unit.looks(1), LOOK_SECONDS + PROOF_SECONDS)
         return work.look_cost(unit, refits=False) + (survey + mix * MIXED) * MISSED
 
+    def short(self, work: Work) -> bool:
+        """Whether all of this is predicted to take a large part of the time that is left."""
+        unit = work.setting.data_pass
+        return unit is not None and unit.total(self.cost(work, unit)) * unit.seconds > SHORT * work.clock.left
+
     def run(self, work: Work) -> Work:
         """Look at one plan; at up to two more where it is not good.
 
-        With a budget, one with the simplest ranges of as many samples as there is time for comes first: it is there
-        before the pass has tried its ways to take them, and until it is there nothing else is worth the time. Where
-        all layers are products, one that needs no ranges comes before that.
+        With a budget, and where little time is left, one with the simplest ranges of as many samples as there is time
+        for comes first: it is there before the pass has tried its ways to take them, and until it is there nothing else
+        is worth the time. Where all layers are products, one that needs no ranges comes before that.
         """
         base = work.candidates.base
         if not work.oracle.measures:  # the layers alone, as they are priced
@@ -86,7 +92,7 @@ class Integers:
 
         clock, found, good = work.clock, work.integers, False
         found.way = spelling()
-        if clock.budget is not None:
+        if clock.budget is not None or self.short(work):
             if not any(site.kernel for site in find_sites(work.clean, work.shapes)):
                 with work.context.failures.guard("integers with dynamic grids"):
                     whole = dynamic_precision(work)

@@ -66,6 +66,13 @@ class Structures:
         looks = work.look_cost(unit) * LOOKED
         return Cost(unit.runs(runs), prices + FIT_SECONDS * (PROBES * groups + blocks)) + looks
 
+    def short(self, work: Work) -> bool:
+        """Whether there is less time than all of this is predicted to take."""
+        unit = work.setting.data_pass
+        if unit is None or math.isinf(work.clock.left):
+            return False
+        return unit.total(self.cost(work, unit)) * unit.seconds > work.clock.left
+
     def run(self, work: Work) -> Work:
         """Look at a few structures; return the work on what the best of them leaves."""
         failures = work.context.failures
@@ -83,7 +90,7 @@ class Structures:
         ladder = fastest(ladders)
         if work.candidates.floor is None and ladder.meets(NOTHING):
             return work  # what nothing asks for is not measured
-        offers = _offers(work)
+        offers = _offers(work, work.integers.hasty or self.short(work))
         chosen = choose(find_structures(work.clean, offers, times, work.context.failures), ladder)
         return replace(work, trunk=work.making.trunk(chosen.plan))
 
@@ -100,9 +107,9 @@ def left_in(integers: Precision, times: Mapping[str, float], work: Work) -> floa
     return sum(min(ms, narrow.get(name, ms)) for name, ms in times.items()) / max(sum(times.values()), 1e-300)
 
 
-def probed_on(work: Work) -> Sequence[Feeds]:
+def probed_on(work: Work, hasty: bool = False) -> Sequence[Feeds]:
     """The samples on which groups are probed."""
-    most, unit = PROBED_IN_HASTE if work.integers.hasty else PROBED_ON, work.setting.data_pass
+    most, unit = PROBED_IN_HASTE if hasty else PROBED_ON, work.setting.data_pass
     if unit is not None:
         groups = sum(not group.frozen for group in couple_channels(work.clean).groups)
         affordable = PROBE_PASSES * unit.seconds / max(1e-3 * work.float_ms * groups, 1e-9)
@@ -110,15 +117,15 @@ def probed_on(work: Work) -> Sequence[Feeds]:
     return spread(work.samples(work.float_ms), most)
 
 
-def _offers(work: Work) -> Sequence[Offer]:
+def _offers(work: Work, hasty: bool) -> Sequence[Offer]:
     """What may go and what it costs in the types of the graph: the same for all targets of one optimization."""
     key, memory = ("offers", work.context.statistics, ir.fingerprint(work.clean)), work.context.memory
     if key not in memory:
         context = work.context.beside(executor=in_stated_types(work.executor))
-        twice = 0 if work.integers.hasty else PROBED
+        twice = 0 if hasty else PROBED
         unit = work.setting.data_pass
         seconds = math.inf if unit is None else BLOCK_PASSES * unit.seconds
-        memory[key] = find_offers(work.clean, context, probed_on(work), work.float_ms, twice, seconds)
+        memory[key] = find_offers(work.clean, context, probed_on(work, hasty), work.float_ms, twice, seconds)
     return cast("list[Offer]", memory[key])
 
 

@@ -43,6 +43,7 @@ def work_on(model: ir.Model, look: Any = None) -> Any:
     base = Candidate((), 1.0, 1, 1, 0.0, stated=True)
     return SimpleNamespace(
         integers=IntegerFindings(),
+        setting=SimpleNamespace(data_pass=None),
         clean=model,
         shapes={},
         float_ms=0.1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from lwgraph import registry
 from lwgraph.failures import Failures
 from lwgraph.optimizer.clock import Clock
+from lwgraph.optimizer.data_pass import Cost, DataPass
 from lwgraph.optimizer.stages import integers
 from lwgraph.optimizer.stages.base import IntegerFindings
 from lwgraph.optimizer.stages.integers import Integers
@@ -31,7 +33,11 @@ MIXES = ladder(1.0, 0.6, 0.3, 0.1, 0.02)
 
 
 def looked_at(
-    monkeypatch: pytest.MonkeyPatch, scores: dict[str, float | None], found: Survey, budget: float | None = None
+    monkeypatch: pytest.MonkeyPatch,
+    scores: dict[str, float | None],
+    found: Survey,
+    budget: float | None = None,
+    clock: Clock | None = None,
 ) -> list[tuple[str, tuple[str, ...]]]:
     """The plans that are looked at: the pass, and what stays in floats.
 
@@ -40,6 +46,7 @@ def looked_at(
             before that was known. At least 0.99 is good, and 1 the score of the original.
         found: what the quantizer measured.
         budget: of the run, in seconds.
+        clock: of the run, in place of one with the budget.
     """
     plans: list[tuple[str, tuple[str, ...]]] = []
 
@@ -65,10 +72,11 @@ def looked_at(
             judge=SimpleNamespace(base=SimpleNamespace(value=1.0)),
             known=lambda candidate: SimpleNamespace(judged=score(candidate), measured_ms=1.0),
         ),
-        clock=Clock(budget),
+        clock=clock or Clock(budget),
         float_ms=1.0,
         making=SimpleNamespace(stated=lambda candidate, ranged: None),
         integers=IntegerFindings(),
+        setting=SimpleNamespace(data_pass=None),
     )
     Integers().run(work)
     return plans
@@ -119,3 +127,18 @@ def test_in_haste_mixes_have_the_first_ranges_too(monkeypatch: pytest.MonkeyPatc
     assert looked_at(monkeypatch, {"": 0.995}, found, budget=1000.0) == [(quick, ()), (PLAIN, ())]
     plans = looked_at(monkeypatch, {"": 0.98, "c2": 0.995}, found, budget=1000.0)
     assert plans[0] == (quick, ()) and plans[-1][1] == ("c2",)
+
+
+def test_where_little_time_is_left_the_simplest_ranges_come_first_also_without_a_budget(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Integers, "cost", lambda self, work, unit: Cost(3.0, 10.0))
+    setting = SimpleNamespace(data_pass=DataPass(0.0, 1, 10.0))
+    for left, short in ((40.0 / integers.SHORT - 1, True), (40.0 / integers.SHORT + 1, False), (math.inf, False)):
+        work: Any = SimpleNamespace(setting=setting, clock=SimpleNamespace(left=left))
+        assert Integers().short(work) is short
+    clock = Clock()
+    clock.horizon = 20.0
+    monkeypatch.setattr(Integers, "short", lambda self, work: True)
+    plans = looked_at(monkeypatch, {"": 0.995}, Survey(), clock=clock)
+    assert plans[0] == (integers.spelling(quick=True), ())

@@ -85,6 +85,7 @@ def looked_at(
         float_ms=1.0,
         making=SimpleNamespace(stated=lambda candidate, ranged: ranged),
         integers=found or IntegerFindings(),
+        setting=SimpleNamespace(data_pass=None),
     )
     with suppress(OutOfTime), clock.limit(Integers.share * clock.left):
         Integers().run(work)

@@ -13,7 +13,7 @@ from lwgraph.layers.site import find_sites
 from lwgraph.measure.score import Score
 from lwgraph.measure.work import count
 from lwgraph.optimizer.candidates import Candidates, Incumbent, Made
-from lwgraph.optimizer.data_pass import DataPass
+from lwgraph.optimizer.data_pass import Cost, DataPass
 from lwgraph.optimizer.making import Making
 from lwgraph.optimizer.racing import Raced
 from lwgraph.optimizer.request import Request
@@ -23,6 +23,7 @@ from lwgraph.optimizer.stages.structure import (
     PROBED_ON,
     Ladder,
     Line,
+    Structures,
     choose,
     fastest,
     left_in,
@@ -257,7 +258,15 @@ def test_a_few_samples_tell_groups_apart(there, hasty, seconds, taken):
         samples=lambda ms: list(range(there)),
         float_ms=1.0,
         clean=net(4),
-        integers=SimpleNamespace(hasty=hasty),
         setting=SimpleNamespace(data_pass=unit),
     )
-    assert len(probed_on(work)) == taken
+    assert len(probed_on(work, hasty)) == taken
+
+
+def test_where_time_is_short_groups_are_probed_in_haste(monkeypatch):
+    monkeypatch.setattr(Structures, "cost", lambda self, work, unit: Cost(3.0, 10.0))
+    setting = SimpleNamespace(data_pass=DataPass(0.0, 1, 10.0))
+    for left, short in ((39.0, True), (41.0, False), (math.inf, False)):
+        assert Structures().short(SimpleNamespace(setting=setting, clock=SimpleNamespace(left=left))) is short
+    setting.data_pass = None
+    assert not Structures().short(SimpleNamespace(setting=setting, clock=SimpleNamespace(left=1.0)))
