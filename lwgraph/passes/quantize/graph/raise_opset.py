@@ -89,10 +89,14 @@ def _restoring(new: onnx.GraphProto, old: onnx.GraphProto) -> list[onnx.NodeProt
         if known is not None and node.op_type == "Reshape" and known.op_type != "Reshape":
             found.append(node)
         if known is not None and known.op_type == node.op_type:
-            bodies = {each.name: each.g for each in known.attribute if each.HasField("g")}
-            inner = (each for each in node.attribute if each.name in bodies)
-            found += [one for each in inner for one in _restoring(each.g, bodies[each.name])]
+            found += [each for inner, body in _bodies(node, known) for each in _restoring(inner, body)]
     return found
+
+
+def _bodies(new: onnx.NodeProto, old: onnx.NodeProto) -> list[tuple[onnx.GraphProto, onnx.GraphProto]]:
+    """Each body of a node, with that of the node which it was made from."""
+    before = {each.name: each.g for each in old.attribute if each.HasField("g")}
+    return [(each.g, before[each.name]) for each in new.attribute if each.name in before]
 
 
 def _annotate(new: Annotated, old: Annotated) -> None:
@@ -112,10 +116,8 @@ def _annotate_graph(new: onnx.GraphProto, old: onnx.GraphProto) -> None:
         if node.op_type == known.op_type:
             node.name = node.name or known.name
         _annotate(node, known)
-        bodies = {each.name: each.g for each in known.attribute if each.HasField("g")}
-        for attribute in node.attribute:
-            if attribute.name in bodies:
-                _annotate_graph(attribute.g, bodies[attribute.name])
+        for inner, body in _bodies(node, known):
+            _annotate_graph(inner, body)
     kinds: tuple[tuple[Iterable[Named], Iterable[Named]], ...] = (
         (new.initializer, old.initializer),
         (new.input, old.input),
