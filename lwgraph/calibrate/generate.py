@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 IMAGE_SIZES = (224, 320, 256, 640, 128, 64, 32, 28)
 LENGTHS = (1, 0.5, 2, 0.25)  # of sentences, from feed to feed, in shares of the length that was found
+ITEMS = (3, 2, 4, 1)  # of inputs that are sequences, from feed to feed
 SEQUENCE_LENGTHS = (32, 16, 64, 128, 512, 256, 8, 1)
 _MOST_AXES = 32  # that every version of NumPy has
 _MOST_ELEMENTS = 1 << 30
@@ -136,21 +137,28 @@ class _Maker:
         """Feed number `index`; `tame`: with the values of the first where others may be refused."""
         feeds: dict[str, Array] = {}
         for position, (name, wanted) in enumerate(self.inputs.items()):
-            rng = np.random.default_rng((self.seed, index, position))
-            shape, dtype, number = self.sizes[name], wanted.dtype, 0 if tame else index
-            if dtype.kind == "O":
-                feeds[name] = texts(rng, shape, self.fill.texts.get(name, ()), number)
-            elif dtype.kind == "b":
-                feeds[name] = booleans(rng, shape, number) if number else np.ones(shape, bool)
-            elif dtype.kind in "iu" and looks_like_image(shape):
-                feeds[name] = (picture(rng, shape) * 255).round().astype(dtype)
-            elif dtype.kind in "iu":
-                feeds[name] = integers(rng, shape, dtype, self.uses[name], self.fill.integers, number)
+            rng, number = np.random.default_rng((self.seed, index, position)), 0 if tame else index
+            if wanted.sequence:
+                made = [self._array(wanted, rng, index, number) for _ in range(ITEMS[number % len(ITEMS)])]
+                feeds[name] = cast(Array, made)  # what runs a model takes a list for a sequence
             else:
-                made = floats(rng, shape, index).astype(dtype)
-                domain = DOMAINS.get(self.fill.floats)
-                feeds[name] = made if domain is None else domain(made.astype(np.float64)).astype(dtype)
+                feeds[name] = self._array(wanted, rng, index, number)
         return feeds
+
+    def _array(self, wanted: Input, rng: np.random.Generator, index: int, number: int) -> Array:
+        """An input, or an item of one; `number`: that of the feed, or 0."""
+        shape, dtype = self.sizes[wanted.name], wanted.dtype
+        if dtype.kind == "O":
+            return texts(rng, shape, self.fill.texts.get(wanted.name, ()), number)
+        if dtype.kind == "b":
+            return booleans(rng, shape, number) if number else np.ones(shape, bool)
+        if dtype.kind in "iu" and looks_like_image(shape):
+            return np.asarray((picture(rng, shape) * 255).round().astype(dtype))
+        if dtype.kind in "iu":
+            return integers(rng, shape, dtype, self.uses[wanted.name], self.fill.integers, number)
+        made = floats(rng, shape, index).astype(dtype)
+        domain = DOMAINS.get(self.fill.floats)
+        return made if domain is None else domain(made.astype(np.float64)).astype(dtype)
 
     def gives_nan(self, feeds: Mapping[str, Array]) -> bool | None:
         """Whether the model answers with NaN; None where it refuses the feed."""
@@ -321,10 +329,11 @@ def _too_much(sizes: Sizes) -> str:
 def tried(feeds: Sequence[Mapping[str, Array]]) -> str:
     """Generated feeds in words: for each input its type and the range of its values."""
     words = []
-    for name, first in feeds[0].items() if feeds else ():
-        arrays = [np.asarray(each[name]) for each in feeds if name in each]
+    for name in feeds[0] if feeds else ():
+        fed = [each[name] for each in feeds if name in each]
+        arrays = [array for each in fed for array in (each if isinstance(each, list) else [np.asarray(each)])]
         filled = [array for array in arrays if array.size]
-        kind = np.asarray(first).dtype
+        kind = arrays[0].dtype
         if kind.kind == "O" and filled:
             different = len({text for array in filled for text in array.reshape(-1).tolist()})
             words.append(f"'{name}' {different} different text{'s' * (different != 1)}")

@@ -15,16 +15,19 @@ from lwgraph.errors import DataError, ModelError, did_you_mean
 
 @dataclass(frozen=True)
 class Input:
-    """One input of a model. `shape` holds an int for a fixed dimension, its name or None for a dynamic one."""
+    """One input of a model. `shape` holds an int for a fixed dimension, its name or None for a dynamic one; where
+    `sequence`, the input is a list of tensors, and type and shape are those of each."""
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | str | None, ...] | None  # None: the rank is unknown
+    sequence: bool = False
 
     def __str__(self) -> str:
+        of = "sequence of " if self.sequence else ""
         if self.shape is None:
-            return f"{self.dtype.name}, any shape"
-        return f"{self.dtype.name} [{', '.join('?' if d is None else str(d) for d in self.shape)}]"
+            return f"{of}{self.dtype.name}, any shape"
+        return f"{of}{self.dtype.name} [{', '.join('?' if d is None else str(d) for d in self.shape)}]"
 
     @property
     def rank(self) -> int | None:
@@ -41,11 +44,16 @@ def signature(model: ir.Model) -> dict[str, Input]:
     for value in model.graph.inputs:
         if value.name is None or value.name in model.graph.initializers:
             continue
-        if value.dtype is None or not isinstance(value.type, ir.TensorType):  # the dtype of a sequence is its items'
-            raise ModelError(f"input '{value.name}' of the model has no tensor type; sequences and maps cannot be fed")
+        sequence = isinstance(value.type, ir.SequenceType)
+        items = value.type.elem_type if isinstance(value.type, ir.SequenceType) else value.type
+        if value.dtype is None or not isinstance(items, ir.TensorType):  # value.dtype is that of what is inside
+            raise ModelError(
+                f"input '{value.name}' of the model is no tensor and no sequence of tensors of a known type; maps, "
+                "optionals and sequences of these cannot be fed: export the model with tensors in their place"
+            )
         dtype = np.dtype(object) if value.dtype.name == "STRING" else np.dtype(value.dtype.numpy())
         shape = None if value.shape is None else tuple(_size(d) for d in value.shape)
-        inputs[value.name] = Input(value.name, dtype, shape)
+        inputs[value.name] = Input(value.name, dtype, shape, sequence)
     return inputs
 
 
@@ -67,7 +75,7 @@ def fits(inputs: Signature, feeds: Mapping[str, Array]) -> bool:
     """Whether the arrays have the ranks and the fixed sizes of the inputs of that name, where there are such."""
     for name, array in feeds.items():
         shape = inputs[name].shape if name in inputs else None
-        if shape is None:
+        if shape is None or inputs[name].sequence:
             continue
         if len(shape) != array.ndim or any(
             isinstance(d, int) and d != n for d, n in zip(shape, array.shape, strict=True)
@@ -78,7 +86,7 @@ def fits(inputs: Signature, feeds: Mapping[str, Array]) -> bool:
 
 def batched_inputs(inputs: Signature) -> frozenset[str]:
     """The inputs whose first axis is the batch: like the first input's, all dynamic or all of the same fixed size."""
-    leads = {name: i.shape[0] for name, i in inputs.items() if i.shape}
+    leads = {name: i.shape[0] for name, i in inputs.items() if i.shape and not i.sequence}
     if not leads:
         return frozenset()
     first = next(iter(leads.values()))
@@ -153,6 +161,10 @@ def fit(feeds: Mapping[str, Any], inputs: Signature, place: str, *, check_batch:
     fitted: dict[str, Array] = {}
     symbols: dict[str, tuple[int, str]] = {}
     for name, wanted in inputs.items():
+        if wanted.sequence:
+            raise DataError(
+                f"{place}: input '{name}' is a {wanted}, which data cannot hold; without data it is made by itself"
+            )
         array = convert(np.asarray(feeds[name]), wanted, place)
         array = _check_shape(array, wanted, place, check_batch, symbols)
         if array.dtype.kind == "f" and np.isnan(array).any():

@@ -68,7 +68,8 @@ def variants(model: ir.Model, given: Sequence[Feeds], run: Run, seed: int = 0) -
     """
     found: list[Variant] = []
     spent = 0.0
-    for what, natural, candidates in _kinds(signature(model), model, given, seed):
+    single = {name: each for name, each in signature(model).items() if not each.sequence}  # others stay as they are
+    for what, natural, candidates in _kinds(single, model, given, seed):
         if spent > SECONDS and len(found) >= LEAST:
             break
         if what == _MANY and spent > SECONDS / 10:  # it takes about twice as long as all before
@@ -101,7 +102,7 @@ def _steady(run: Run, feeds: Feeds, results: Mapping[str, Any], seed: int) -> bo
     rng = np.random.default_rng(seed)
     moved = dict(feeds)
     for name, array in feeds.items():
-        if _floating(array.dtype):
+        if not isinstance(array, list) and _floating(array.dtype):
             share = _ROUNDING_64 if array.dtype == np.float64 else _ROUNDING
             noise = rng.uniform(-share, share, array.shape) * np.abs(array, dtype=np.float64).max(initial=0.0)
             moved[name] = (array + noise).astype(array.dtype)
@@ -245,7 +246,7 @@ def _resized(
                 old = sizes.get(_symbol(wanted, axis) or "")
                 if old is not None:
                     feeds[name] = _cut(feeds[name], axis, change(old))
-        if any(feeds[name].shape != base[name].shape for name in feeds):
+        if any(feeds[name].shape != base[name].shape for name in inputs):
             yield feeds
 
 

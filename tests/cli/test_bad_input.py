@@ -258,13 +258,15 @@ def test_bad_usage_ends_with_2_and_says_what_is_right(lw: Call, model_file: Path
 
 
 def test_float_model_types_other_than_expected_are_refused_kindly(lw: Call, tmp_path: Path) -> None:
-    """A model whose input is a sequence cannot be fed with arrays."""
-    sequence = helper.make_tensor_sequence_value_info("s", TensorProto.FLOAT, None)
-    node = helper.make_node("SequenceLength", ["s"], ["n"])
-    out = helper.make_tensor_value_info("n", TensorProto.INT64, [])
-    model = helper.make_model(
-        helper.make_graph([node], "seq", [sequence], [out]), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    """A model whose input is an optional cannot be fed with arrays."""
+    optional = helper.make_value_info(
+        "s", helper.make_optional_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, [2]))
     )
-    path = tmp_path / "seq.onnx"
+    node = helper.make_node("OptionalHasElement", ["s"], ["n"])
+    out = helper.make_tensor_value_info("n", TensorProto.BOOL, [])
+    model = helper.make_model(
+        helper.make_graph([node], "opt", [optional], [out]), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
+    path = tmp_path / "opt.onnx"
     onnx.save(model, path)
     assert "'s'" in refused(lw, tmp_path, "optimize", path)

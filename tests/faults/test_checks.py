@@ -303,15 +303,3 @@ class TestReasons:
         except LwgraphError as error:
             assert error.exit_code == 2
             assert str(error).startswith(f"pass '{name}' needs calibration samples") and "give --data" in str(error)
-
-    def test_a_sequence_is_no_tensor(self) -> None:
-        kind = helper.make_sequence_type_proto(helper.make_tensor_type_proto(FLOAT, [2]))
-        graph = helper.make_graph(
-            [helper.make_node("ConcatFromSequence", ["s"], ["y"], axis=0)],
-            "g",
-            [helper.make_value_info("s", kind)],
-            [helper.make_tensor_value_info("y", FLOAT, None)],
-        )
-        model = ir.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
-        with pytest.raises(ModelError, match="sequences and maps cannot be fed"):
-            generate(model, 1)
