@@ -1,4 +1,4 @@
-"""The stages of a run: each proposes candidates, in the order integers, codes (in haste), structure, forms,
+"""The stages of a run: each proposes candidates, in the order integers, resolution, codes (in haste), structure, forms,
 search, resolution, codes, training.
 """
 
@@ -13,11 +13,12 @@ from lwgraph.optimizer.stages.training import Training
 
 STAGES: tuple[Stage, ...] = (
     Integers(),
+    Resolution(),
     Codes(early=True),
     Structures(),
     Forms(),
     PlanSearch(),
-    Resolution(),
+    Resolution("resolution of the best"),
     Codes("codes of the best"),
     Training(),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -55,7 +56,7 @@ def looked_at(
     candidates = SimpleNamespace(
         look=look, base=base, floor=0.9, known=lambda each: each, meets=lambda each: True,
         amount=lambda candidate: candidate.predicted_ms,
-        good=lambda: [Made(each, None) for each in known],
+        good=lambda: [Made(each, None) for each in known], all=lambda: [Made(each, None) for each in known],
         incumbent=SimpleNamespace(candidate=min(known, key=lambda c: c.predicted_ms, default=None)),
     )  # fmt: skip
     ort = registry.executor("ort")
@@ -112,11 +113,24 @@ def test_where_accuracy_is_not_promised_it_ends_with_the_first_that_keeps_the_li
     [("bytes", 0.9, "no fewer bytes"), ("latency", None, "the limits are kept"), ("latency", 0.9, "")],
 )
 def test_idle(objective: str, floor: float | None, reason: str) -> None:
+    made: list[Made] = []
     candidates = SimpleNamespace(
-        floor=floor, meets=lambda each: True, base=EXACT, incumbent=SimpleNamespace(candidate=None)
+        floor=floor, meets=lambda each: True, base=EXACT, incumbent=SimpleNamespace(candidate=None), all=lambda: made
     )
     work: Any = SimpleNamespace(request=SimpleNamespace(objective=objective), candidates=candidates)
     assert reason in Resolution().idle(work) and bool(reason) == bool(Resolution().idle(work))
+    made.append(Made(replace(EXACT, origin="resolution", accepted=False), None))
+    assert Resolution("again").idle(work) if reason else "lose too much" in Resolution("again").idle(work)
+    made.append(Made(replace(EXACT, origin="resolution", accepted=True), None))
+    assert bool(reason) == bool(Resolution("again").idle(work))
+
+
+def test_what_was_found_on_smaller_images_is_not_shrunk_again() -> None:
+    """Only scales at which a plan of whole images would be better than it are looked at."""
+    found = replace(EXACT, origin="resolution", predicted_ms=2.0, plan=Plan(precision=Precision(("shrink-input",))))
+    looked, _ = looked_at(classifier(), lambda scale: True, [found, EXACT])
+    assert scales(looked) == ["shrink-input{scale=0.625}", "shrink-input{scale=0.5}"]
+    assert all(each.plan is not None and len(each.plan.precision.passes) == 2 for each in looked)
 
 
 def test_the_role() -> None:
