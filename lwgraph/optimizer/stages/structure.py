@@ -36,8 +36,8 @@ FIXED, FIXED_IN_INTEGERS = 0.1, 0.35
 NOISE, TRUST = 0.05, 0.2  # relative errors, about: of measurements, and of what is assumed before any
 LOOKED = 3  # structures that are looked at, about
 PROBES = 2  # sizes of a group at which its loss is measured, about
-# Samples at most on which that is measured, and in haste, one size of each then, and no blocks: they tell groups apart,
-# and the looks tell what is lost.
+# Samples at most on which that is measured, and in haste, one size of each then: they tell groups apart, and the looks
+# tell what is lost.
 PROBED_ON, PROBED_IN_HASTE = 16, 8
 PROBE_PASSES, LEAST_PROBED = 1.0, 4  # over the data, that this takes at most, about; samples of slow networks
 BLOCK_PASSES = 0.5  # over the data, that judging blocks takes at most, about
@@ -124,7 +124,7 @@ def _offers(work: Work, hasty: bool) -> Sequence[Offer]:
         context = work.context.beside(executor=in_stated_types(work.executor))
         twice = 0 if hasty else PROBED
         unit = work.setting.data_pass
-        seconds = 0.0 if hasty else math.inf if unit is None else BLOCK_PASSES * unit.seconds
+        seconds = math.inf if unit is None else BLOCK_PASSES * unit.seconds
         memory[key] = find_offers(work.clean, context, probed_on(work, hasty), work.float_ms, twice, seconds)
     return cast("list[Offer]", memory[key])
 

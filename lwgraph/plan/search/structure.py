@@ -89,16 +89,13 @@ def find_offers(
         feeds: to measure losses on; the statistics should not have seen them.
         run_ms: of one run of the model, about; on slow networks blocks are judged on fewer samples, or not at all.
         probed: groups of which two sizes are measured; of more, one of each.
-        block_seconds: of judging blocks, about, where they are judged on more than the fewest samples; 0: none may go.
+        block_seconds: of judging blocks, about, where they are judged on more than the fewest samples.
     """
     offers = []
     for role in (GROUPS, BLOCKS):
         if role not in registry.names("roles"):
             continue
         remover = registry.role(role, Removes)
-        if role == BLOCKS and block_seconds <= 0:
-            context.skip("plan", remover.name, "there is no time to judge every block")
-            continue
         if role == BLOCKS and (samples := block_samples(model, run_ms, block_seconds)) is not None:
             if samples < LEAST_SAMPLES:
                 context.skip("plan", remover.name, f"a run takes {run_ms:.0f} ms: to judge every block takes too long")

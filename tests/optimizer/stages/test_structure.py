@@ -32,17 +32,9 @@ from lwgraph.optimizer.stages.structure import (
 from lwgraph.plan.plan import Plan, Precision, Width
 from lwgraph.plan.roles import BLOCKS, GROUPS, Removal
 from lwgraph.plan.search.front import Candidate
-from lwgraph.plan.search.structure import (
-    LEAST_SAMPLES,
-    NOTHING,
-    Offer,
-    Structure,
-    block_samples,
-    find_offers,
-    find_structures,
-)
+from lwgraph.plan.search.structure import LEAST_SAMPLES, NOTHING, Offer, Structure, block_samples, find_structures
 from lwgraph.report import Check
-from lwgraph.rewrite.base import Context, Log
+from lwgraph.rewrite.base import Context
 from tests.optimizer.blocks import net
 
 
@@ -91,14 +83,6 @@ def test_nothing_is_offered_where_nothing_takes_time(found):
 )
 def test_blocks_are_judged_on_what_there_is_time_for(milliseconds, seconds, samples):
     assert block_samples(net(4), milliseconds, seconds) == samples
-
-
-def test_without_time_for_blocks_none_is_offered(found):
-    model, ctx, offers, feeds = found
-    log = ctx.beside(log=Log(memory=ctx.memory))
-    kinds = [offer.role for offer in find_offers(model, log, feeds, block_seconds=0.0)]
-    assert kinds == [offer.role for offer in offers if offer.role == GROUPS]
-    assert any("no time to judge" in skipped.reason for skipped in log.skipped)
 
 
 def test_what_goes_with_a_block_is_not_cut_before(found):
