@@ -12,7 +12,7 @@ from lwgraph.ir.types import Attr, AttributeType, DataType, Model, TensorType, V
 from lwgraph.ir.walk import subgraphs_of
 
 _INSIDE = 1 << 16  # bytes of integers that may be shapes or indices
-_SCALES = 64  # bytes of floats, which may be what Resize takes
+_RESIZING = ("Resize", "Upsample")  # whose scales are floats that sizes follow from
 _STANDARD = ("", "ai.onnx.ml")  # domains whose operators ONNX can infer
 
 
@@ -51,8 +51,10 @@ def _flat(model: Model) -> onnx.ModelProto | None:
         tensor = value.const_value
         if tensor is None or value in given:
             continue
-        most = {DataType.INT64: _INSIDE, DataType.INT32: _INSIDE, DataType.FLOAT: _SCALES}.get(tensor.dtype, -1)
-        if tensor.nbytes <= most:
+        whole = tensor.dtype in (DataType.INT64, DataType.INT32) or any(
+            u.node.op_type in _RESIZING for u in value.uses()
+        )
+        if whole and tensor.nbytes <= _INSIDE:
             made = graph.initializer.add(name=name, data_type=tensor.dtype, raw_data=tensor.tobytes())
             made.dims.extend(tensor.shape.numpy())
         else:

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from lwgraph import ir, registry
 from lwgraph.calibrate.layer_shapes import layer_shapes
-from lwgraph.errors import DataError, UsageError
+from lwgraph.errors import UsageError
 from lwgraph.executor import ShowsGraph, offered
 from lwgraph.measure.work import count as count_work
 from lwgraph.passes.quantize import dynamic
@@ -196,7 +196,7 @@ def test_options_that_mean_nothing_here_are_refused() -> None:
         Pass.parse("quantize{activations=dynamic, calibration_method=mse}")
     with pytest.raises(UsageError, match=r"needs kernels that openvino lacks; allowed with ort-cpu"):
         ran(projections().model("sum_out"), target="openvino")
-    with pytest.raises(DataError, match=r"give --data, or take quantize\{activations=dynamic\}"):
+    with pytest.raises(UsageError, match=r"give --data, or take quantize\{activations=dynamic\}"):
         Quantize().run(projections().model("sum_out"), Context(executor=ORT))
 
 
