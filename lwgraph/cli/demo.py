@@ -10,7 +10,7 @@ from lwgraph.cli.common import check_folder, console, output_options, print_json
 from lwgraph.cli.progress import Progressed
 
 MAX_DROP = 0.01
-BUDGET = 50.0  # seconds of the whole run: a first look should not take minutes
+BUDGET = 45.0  # seconds of the whole run: a first look should not take minutes
 EVERY = 2  # every second calibration image is used, so that a first look does not take minutes
 
 
