@@ -288,11 +288,6 @@ class Request:
         return None if self.budget is None or math.isinf(float(self.budget)) else float(self.budget)
 
     @property
-    def exhaustive(self) -> bool:
-        """Whether the search goes on until nothing better is found."""
-        return self.budget is not None and self.time is None
-
-    @property
     def training(self) -> float:
         """Seconds of training; 0 where none was asked for."""
         if not self.distill:

@@ -160,21 +160,22 @@ def _check_codes(played: CodesWeights, check: _Check) -> None:
         layers = [site.name for site in find_sites(check.model)]
         passes.append(played.mixed(dict(zip(layers, played.bits, strict=False)), max(played.bits)))
     for p in passes:
-        check.expect(Pass.parse(str(p)) == p, f"the spelling '{p}' does not read back")
-        check.expect(p.contract is Contract.APPROXIMATE, f"'{p}' is not approximate")
-        model = ir.clone(check.model)
-        p.run(model, check.context())
-        check.sound(model, f"'{p}'")
+        _check_approximate(p, check)
+
+
+def _check_approximate(p: Pass, check: _Check) -> None:
+    """A pass whose spelling reads back, and that leaves a sound model."""
+    check.expect(Pass.parse(str(p)) == p, f"the spelling '{p}' does not read back")
+    check.expect(p.contract is Contract.APPROXIMATE, f"'{p}' is not approximate")
+    model = ir.clone(check.model)
+    p.run(model, check.context())
+    check.sound(model, f"'{p}'")
 
 
 def _check_shrinks(played: ShrinksInputs, check: _Check) -> None:
     check.expect(all(0 < scale < 1 for scale in played.scales), "its scales are not between 0 and 1")
     for p in map(played.shrunk, played.scales):
-        check.expect(Pass.parse(str(p)) == p, f"the spelling '{p}' does not read back")
-        check.expect(p.contract is Contract.APPROXIMATE, f"'{p}' is not approximate")
-        model = ir.clone(check.model)
-        p.run(model, check.context())
-        check.sound(model, f"'{p}'")
+        _check_approximate(p, check)
 
 
 def _check_removes(played: Removes, check: _Check) -> None:
