@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -188,4 +189,22 @@ class Stage(Protocol):
         ...
 
 
-__all__ = ["LEAST", "LOOK_SECONDS", "MOST", "TRIAL_SECONDS", "IntegerFindings", "Stage", "Work", "layer_times"]
+def short(stage: Stage, work: Work, share: float = 1.0) -> bool:
+    """Whether a stage is predicted to take more than a share of the time that is left."""
+    unit = work.setting.data_pass
+    if unit is None or math.isinf(work.clock.left):
+        return False
+    return unit.total(stage.cost(work, unit)) * unit.seconds > share * work.clock.left
+
+
+__all__ = [
+    "LEAST",
+    "LOOK_SECONDS",
+    "MOST",
+    "TRIAL_SECONDS",
+    "IntegerFindings",
+    "Stage",
+    "Work",
+    "layer_times",
+    "short",
+]

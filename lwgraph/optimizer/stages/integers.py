@@ -10,7 +10,7 @@ from typing import Any
 
 from lwgraph.layers.site import find_sites
 from lwgraph.optimizer.data_pass import Cost, DataPass
-from lwgraph.optimizer.stages.base import LOOK_SECONDS, PROOF_SECONDS, Work, layer_times
+from lwgraph.optimizer.stages.base import LOOK_SECONDS, PROOF_SECONDS, Work, layer_times, short
 from lwgraph.optimizer.stages.dynamic import (
     HALF,
     dynamic_precision,
@@ -64,11 +64,6 @@ class Integers:
         mix = Cost(unit.looks(1), LOOK_SECONDS + PROOF_SECONDS)
         return work.look_cost(unit, refits=False) + (survey + mix * MIXED) * MISSED
 
-    def short(self, work: Work) -> bool:
-        """Whether all of this is predicted to take a large part of the time that is left."""
-        unit = work.setting.data_pass
-        return unit is not None and unit.total(self.cost(work, unit)) * unit.seconds > SHORT * work.clock.left
-
     def run(self, work: Work) -> Work:
         """Look at one plan; at up to two more where it is not good.
 
@@ -92,7 +87,7 @@ class Integers:
 
         clock, found, good = work.clock, work.integers, False
         found.way = spelling()
-        if clock.budget is not None or self.short(work):
+        if clock.budget is not None or short(self, work, SHORT):
             if not any(site.kernel for site in find_sites(work.clean, work.shapes)):
                 with work.context.failures.guard("integers with dynamic grids"):
                     whole = dynamic_precision(work)

@@ -18,7 +18,7 @@ from lwgraph.optimizer.back_off import STEP
 from lwgraph.optimizer.bracket import Bracket
 from lwgraph.optimizer.candidates import Candidates
 from lwgraph.optimizer.data_pass import Cost, DataPass
-from lwgraph.optimizer.stages.base import FIT_SECONDS, PRICE_SECONDS, Work, layer_times
+from lwgraph.optimizer.stages.base import FIT_SECONDS, PRICE_SECONDS, Work, layer_times, short
 from lwgraph.optimizer.stages.dynamic import dynamic_precision
 from lwgraph.plan.plan import Precision
 from lwgraph.plan.precision import INT8, spelling
@@ -66,13 +66,6 @@ class Structures:
         looks = work.look_cost(unit) * LOOKED
         return Cost(unit.runs(runs), prices + FIT_SECONDS * (PROBES * groups + blocks)) + looks
 
-    def short(self, work: Work) -> bool:
-        """Whether there is less time than all of this is predicted to take."""
-        unit = work.setting.data_pass
-        if unit is None or math.isinf(work.clock.left):
-            return False
-        return unit.total(self.cost(work, unit)) * unit.seconds > work.clock.left
-
     def run(self, work: Work) -> Work:
         """Look at a few structures; return the work on what the best of them leaves."""
         failures = work.context.failures
@@ -90,7 +83,7 @@ class Structures:
         ladder = fastest(ladders)
         if work.candidates.floor is None and ladder.meets(NOTHING):
             return work  # what nothing asks for is not measured
-        offers = _offers(work, work.integers.hasty or self.short(work))
+        offers = _offers(work, work.integers.hasty or short(self, work))
         chosen = choose(find_structures(work.clean, offers, times, work.context.failures), ladder)
         return replace(work, trunk=work.making.trunk(chosen.plan))
 

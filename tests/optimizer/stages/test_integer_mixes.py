@@ -12,7 +12,7 @@ from lwgraph import registry
 from lwgraph.failures import Failures
 from lwgraph.optimizer.clock import Clock
 from lwgraph.optimizer.data_pass import Cost, DataPass
-from lwgraph.optimizer.stages import integers
+from lwgraph.optimizer.stages import base, integers
 from lwgraph.optimizer.stages.base import IntegerFindings
 from lwgraph.optimizer.stages.integers import Integers
 from lwgraph.plan.roles import Mix, Survey
@@ -136,9 +136,9 @@ def test_where_little_time_is_left_the_simplest_ranges_come_first_also_without_a
     setting = SimpleNamespace(data_pass=DataPass(0.0, 1, 10.0))
     for left, short in ((40.0 / integers.SHORT - 1, True), (40.0 / integers.SHORT + 1, False), (math.inf, False)):
         work: Any = SimpleNamespace(setting=setting, clock=SimpleNamespace(left=left))
-        assert Integers().short(work) is short
+        assert base.short(Integers(), work, integers.SHORT) is short
     clock = Clock()
     clock.horizon = 20.0
-    monkeypatch.setattr(Integers, "short", lambda self, work: True)
+    monkeypatch.setattr(integers, "short", lambda *words: True)
     plans = looked_at(monkeypatch, {"": 0.995}, Survey(), clock=clock)
     assert plans[0] == (integers.spelling(quick=True), ())

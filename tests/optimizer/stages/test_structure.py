@@ -17,6 +17,7 @@ from lwgraph.optimizer.data_pass import Cost, DataPass
 from lwgraph.optimizer.making import Making
 from lwgraph.optimizer.racing import Raced
 from lwgraph.optimizer.request import Request
+from lwgraph.optimizer.stages import base
 from lwgraph.optimizer.stages.structure import (
     LEAST_PROBED,
     PROBED_IN_HASTE,
@@ -267,6 +268,6 @@ def test_where_time_is_short_groups_are_probed_in_haste(monkeypatch):
     monkeypatch.setattr(Structures, "cost", lambda self, work, unit: Cost(3.0, 10.0))
     setting = SimpleNamespace(data_pass=DataPass(0.0, 1, 10.0))
     for left, short in ((39.0, True), (41.0, False), (math.inf, False)):
-        assert Structures().short(SimpleNamespace(setting=setting, clock=SimpleNamespace(left=left))) is short
+        assert base.short(Structures(), SimpleNamespace(setting=setting, clock=SimpleNamespace(left=left))) is short
     setting.data_pass = None
-    assert not Structures().short(SimpleNamespace(setting=setting, clock=SimpleNamespace(left=1.0)))
+    assert not base.short(Structures(), SimpleNamespace(setting=setting, clock=SimpleNamespace(left=1.0)))
