@@ -29,6 +29,7 @@ from lwgraph.plan.precision import FLOAT
 from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.search.plan_search import Search
 from lwgraph.rewrite import Context
+from lwgraph.views.coupling import couple_channels
 
 LEAST, MOST = 8, 64  # samples that the loss of a plan is measured on
 LOOK_SECONDS = 2.0  # of timing one candidate, about
@@ -140,6 +141,11 @@ class Work:
     def layers(self) -> int:
         """How many dense layers the cleaned model has."""
         return len(find_sites(self.clean, self.shapes))
+
+    @cached_property
+    def groups(self) -> int:
+        """How many groups of channels of the cleaned model may be narrowed."""
+        return sum(not group.frozen for group in couple_channels(self.clean).groups)
 
     def samples(self, milliseconds: float, seconds: float = TRIAL_SECONDS, least: int = LEAST) -> Sequence[Feeds]:
         """As many of the samples for comparing as a network of `milliseconds` runs on in `seconds`, within bounds."""

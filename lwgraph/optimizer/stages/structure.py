@@ -26,7 +26,6 @@ from lwgraph.plan.price.devices import DeviceOracle
 from lwgraph.plan.search.front import Candidate
 from lwgraph.plan.search.items import FASTER
 from lwgraph.plan.search.structure import BLOCK_RUNS, NOTHING, PROBED, Offer, Structure, find_offers, find_structures
-from lwgraph.views.coupling import couple_channels
 from lwgraph.views.residual import find_residuals
 
 ORIGIN = "structure"
@@ -59,12 +58,11 @@ class Structures:
 
     def cost(self, work: Work, unit: DataPass) -> Cost:
         """The prices of the layers, what each group and block matters, and two or three looks."""
-        groups = sum(not group.frozen for group in couple_channels(work.clean).groups)
         blocks = len(find_residuals(work.clean)[0])
-        runs = len(probed_on(work)) * (PROBES * groups + BLOCK_RUNS * blocks)
+        runs = len(probed_on(work)) * (PROBES * work.groups + BLOCK_RUNS * blocks)
         prices = PRICE_SECONDS * work.layers
         looks = work.look_cost(unit) * LOOKED
-        return Cost(unit.runs(runs), prices + FIT_SECONDS * (PROBES * groups + blocks)) + looks
+        return Cost(unit.runs(runs), prices + FIT_SECONDS * (PROBES * work.groups + blocks)) + looks
 
     def run(self, work: Work) -> Work:
         """Look at a few structures; return the work on what the best of them leaves."""
@@ -104,8 +102,7 @@ def probed_on(work: Work, hasty: bool = False) -> Sequence[Feeds]:
     """The samples on which groups are probed."""
     most, unit = PROBED_IN_HASTE if hasty else PROBED_ON, work.setting.data_pass
     if unit is not None:
-        groups = sum(not group.frozen for group in couple_channels(work.clean).groups)
-        affordable = PROBE_PASSES * unit.seconds / max(1e-3 * work.float_ms * groups, 1e-9)
+        affordable = PROBE_PASSES * unit.seconds / max(1e-3 * work.float_ms * work.groups, 1e-9)
         most = int(min(max(affordable, LEAST_PROBED), most))
     return spread(work.samples(work.float_ms), most)
 

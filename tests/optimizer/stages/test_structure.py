@@ -258,7 +258,7 @@ def test_a_few_samples_tell_groups_apart(there, hasty, seconds, taken):
     work = SimpleNamespace(
         samples=lambda ms: list(range(there)),
         float_ms=1.0,
-        clean=net(4),
+        groups=4,
         setting=SimpleNamespace(data_pass=unit),
     )
     assert len(probed_on(work, hasty)) == taken
