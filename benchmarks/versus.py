@@ -45,6 +45,9 @@ def measure(case: Case, names: tuple[str, ...]) -> dict[str, Any]:
         except LwgraphError as error:
             records[name]["error"] = str(error)
             del models[name]
+        except (ValueError, IndexError) as error:  # outputs of other ranks than the metric reads
+            records[name]["error"] = f"its outputs cannot be scored: {error}"
+            del models[name]
     reference = models.pop("onnxsim", case.model())
     latencies = judge.race(case, {"onnxsim": reference, "float": case.model()} | models)
     for name in ["onnxsim", *models]:

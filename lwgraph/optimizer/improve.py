@@ -22,6 +22,7 @@ from lwgraph.optimizer.stages.base import LOOK_SECONDS, layer_times
 from lwgraph.optimizer.steps import LAST_LOOK
 from lwgraph.optimizer.target import open_oracle
 from lwgraph.optimizer.timing import SECONDS
+from lwgraph.plan.carry_out import Samples
 from lwgraph.plan.plan import Plan
 from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.search.front import Candidate
@@ -220,7 +221,9 @@ def _work(setting: Setting, incumbent: Incumbent, judge: Judge) -> Work:
     oracle = open_oracle(request.target, request.threads, setting.executor)
     here = oracle if oracle.measures else Oracle(setting.executor)
     float_ms = here.whole({"clean": clean}, probe)[0]
-    making = Making(clean, context, shapes, probe[0], float_ms)
+    clock = setting.clock
+    samples = Samples.in_earnest(float_ms, min(clock.left, search_until(setting) - clock.spent))
+    making = Making(clean, context, shapes, probe[0], samples)
 
     def milliseconds(model: ir.Model) -> float:
         return oracle.against(clean, float_ms, model, probe, LOOK_SECONDS)

@@ -45,7 +45,7 @@ class Making:
         context: with its statistics, and data to fit with.
         shapes: of the network.
         probe: a sample to measure sizes on.
-        run_ms: of one run of the network, about; slow ones are fitted to fewer samples.
+        samples: that plans are carried out with.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class Making:
         context: Context,
         shapes: Shapes,
         probe: Feeds,
-        run_ms: float,
+        samples: Samples,
     ) -> None:
         executor = context.executor or context.evaluator()
         told = context.details is not None
-        facts = (version("lwgraph"), ir.fingerprint(clean), *facts_of(executor), context.seed, told)
+        facts = (version("lwgraph"), ir.fingerprint(clean), *facts_of(executor), context.seed, told, samples.hasty)
         self.models = Models(facts, context.data or [])
-        self.clean, self.context, self.shapes, self.probe, self.run_ms = clean, context, shapes, probe, run_ms
+        self.clean, self.context, self.shapes, self.probe, self.samples = clean, context, shapes, probe, samples
         self._trunks: dict[str, Trunk] = {}
 
     def trunk(self, plan: Plan) -> Trunk:
@@ -91,9 +91,7 @@ class Making:
             del self._trunks[next(iter(self._trunks))]
 
     def _cut(self, structure: Plan) -> ir.Model:
-        model = carry_out(
-            self.clean, structure, self.context, shapes=self.shapes, samples=Samples.in_earnest(self.run_ms)
-        ).model
+        model = carry_out(self.clean, structure, self.context, shapes=self.shapes, samples=self.samples).model
         self.models.put(structure.says(), model, {})
         return keep_on_disk(model, self.context.memory_bytes)
 
@@ -108,7 +106,7 @@ class Making:
         assert plan is not None
         trunk = self.trunk(plan)
         rest = replace(plan, groups={}, blocks={})
-        samples = Samples.in_earnest(self.run_ms)
+        samples = self.samples
         if ranged is not None and samples.ranges is not None:
             samples = replace(samples, ranges=min(ranged, samples.ranges))
 

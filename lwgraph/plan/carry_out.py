@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -24,6 +25,7 @@ from lwgraph.views.coupling import couple_channels
 REFIT_SAMPLES, REFIT_SECONDS = 256, 10.0  # that layers are fitted anew to, and about how long these may run
 RANGE_SAMPLES, RANGE_SECONDS = 128, 12.0  # that integer ranges are taken from, and about how long these may run
 LEAST_SAMPLES = 48  # for either, however long they run
+HASTE = 0.02  # share of the time of a search within which either's samples run: a refit runs each about five times
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,25 @@ class Samples:
     Attributes:
         refit: that layers are fitted anew to; 0: layers stay as they were fitted one by one.
         ranges: that the passes of the precision see; None: all.
+        hasty: whether either is fewer than a search without an end takes.
     """
 
     refit: int = 0
     ranges: int | None = None
+    hasty: bool = False
 
     @classmethod
-    def in_earnest(cls, run_ms: float | None = None) -> Samples:
-        """For a result that is delivered, of a network of which one run takes `run_ms` milliseconds (None: unknown)."""
-        return cls(affordable(REFIT_SAMPLES, REFIT_SECONDS, run_ms), affordable(RANGE_SAMPLES, RANGE_SECONDS, run_ms))
+    def in_earnest(cls, run_ms: float | None = None, seconds: float = math.inf) -> Samples:
+        """For a result that is delivered.
+
+        Args:
+            run_ms: milliseconds of one run of the network; None: not known.
+            seconds: that the whole search may take.
+        """
+        most, enough = (REFIT_SAMPLES, RANGE_SAMPLES), (REFIT_SECONDS, RANGE_SECONDS)
+        whole = [affordable(n, s, run_ms) for n, s in zip(most, enough, strict=True)]
+        found = [affordable(n, min(s, HASTE * seconds), run_ms) for n, s in zip(most, enough, strict=True)]
+        return cls(found[0], found[1], hasty=found != whole)
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ def test_what_was_made_is_kept_for_the_next_run(found, tmp_path, monkeypatch):
     plan = Plan(groups={group.item: Width(group.kept, group.width)}, precision=Precision((spelling(quick=True),)))
 
     def make():
-        made_by = Making(model, ctx.beside(log=Log()), shapes, feeds[0], 1.0)
+        made_by = Making(model, ctx.beside(log=Log()), shapes, feeds[0], Samples.in_earnest(1.0))
         made = made_by.stated(Candidate((), 1.0, 0.0, plan=replace(plan, error=0.5), stated=True))
         return made_by, made, made_by.trunk(plan)
 
@@ -62,7 +62,9 @@ def test_what_passes_said_is_kept_with_the_model(found, tmp_path, monkeypatch):
     told = []
     for _ in range(2):
         context = Context(executor=ctx.executor, data=ctx.data, details={})
-        made = Making(model, context, {}, feeds[0], 1.0).stated(Candidate((), 1.0, 0.0, plan=Plan(), stated=True))
+        made = Making(model, context, {}, feeds[0], Samples.in_earnest(1.0)).stated(
+            Candidate((), 1.0, 0.0, plan=Plan(), stated=True)
+        )
         told.append((context.warnings, context.skipped, made.details, context.details))
         monkeypatch.setattr(making, "carry_out", lambda *a, **k: pytest.fail("made again"))
     assert told[0] == told[1] and told[0][0] == ["take care"] and told[0][2] == {"quantization": {"loss": 0.5}}
@@ -75,7 +77,7 @@ def test_a_delivered_plan_is_the_same_from_the_network_and_from_its_trunk(found)
     block = next(o for o in offers if o.role == BLOCKS).item
     plan = Plan(groups={group.item: Width(group.kept, group.width)}, blocks={block: Removed()})
     whole = carry_out(model, plan, ctx, shapes=shapes, samples=Samples.in_earnest())
-    made_by = Making(model, ctx, shapes, feeds[0], 1.0)
+    made_by = Making(model, ctx, shapes, feeds[0], Samples.in_earnest(1.0))
     made = made_by.stated(Candidate((), 1.0, 0.0, plan=plan, stated=True))
     assert len(whole.records) == 2
     assert ir.fingerprint(whole.model) == ir.fingerprint(made.model) != ir.fingerprint(model)
@@ -85,7 +87,7 @@ def test_the_report_hears_of_the_plan_that_was_made_and_of_no_other(found):
     model, ctx, _, feeds = found
     ctx = ctx.beside(details={"kept": 1})
     shapes = layer_shapes(model, feeds[0], ctx.executor)
-    made_by = Making(model, ctx, shapes, feeds[0], 1.0)
+    made_by = Making(model, ctx, shapes, feeds[0], Samples.in_earnest(1.0))
     plan = Plan(precision=Precision(('quantize{calibration_method=minmax,keep="none"}',)))
     made = made_by.stated(Candidate((), 1.0, 0.0, plan=plan, stated=True))
     assert "quantization" in made.details and ctx.details == {"kept": 1}
@@ -103,7 +105,7 @@ def test_trunks_that_do_not_fit_the_allowance_are_read_from_the_cache_again(foun
     monkeypatch.setattr(making, "carry_out", carry_out)
 
     def trunks(room):
-        made_by = Making(model, ctx.beside(log=Log(), memory_bytes=room), {}, feeds[0], 1.0)
+        made_by = Making(model, ctx.beside(log=Log(), memory_bytes=room), {}, feeds[0], Samples.in_earnest(1.0))
         for plan in [*plans, plans[0]]:
             made_by.trunk(plan)
         return len(made_by._trunks)

@@ -23,7 +23,6 @@ from lwgraph.optimizer.request import Request
 from lwgraph.optimizer.setting import Setting
 from lwgraph.optimizer.target import MACS
 from lwgraph.plan import precision
-from lwgraph.plan.carry_out import RANGE_SAMPLES, RANGE_SECONDS, REFIT_SAMPLES, REFIT_SECONDS, affordable
 from lwgraph.plan.choices import Precision
 from lwgraph.plan.precision import FLOAT
 from lwgraph.plan.price.oracle import Oracle
@@ -129,9 +128,9 @@ class Work:
 
     def look_cost(self, unit: DataPass, *, refits: bool = True) -> Cost:
         """What looking at one plan is predicted to take: to make, judge, time and prove it."""
-        ranges = affordable(RANGE_SAMPLES, RANGE_SECONDS, self.float_ms)
-        walked = affordable(REFIT_SAMPLES, REFIT_SECONDS, self.float_ms) if refits else 0
-        ranged, nodes = min(ranges, unit.samples), len(self.clean.graph)
+        taken, nodes = self.making.samples, len(self.clean.graph)
+        ranged = unit.samples if taken.ranges is None else min(taken.ranges, unit.samples)
+        walked = taken.refit if refits else 0
         passes = unit.looks(1) + unit.runs(OBSERVED * ranged + WALKED * min(walked, unit.samples))
         algebra = FIT_SECONDS * self.layers if refits else 0.0
         seconds = algebra + nodes * (OBSERVED_SECONDS * ranged + WRITTEN_SECONDS)

@@ -141,7 +141,7 @@ def _open(work: Work) -> Planner:
         forms=searched_forms(context.warn),
         precisions=(FLOAT,) if dynamic is not None and not work.integers.static else work.precisions,
         structure=trunk.plan,
-        run_ms=work.float_ms,
+        samples=work.making.samples,
         dynamic=dynamic,
         spared=work.integers.spared,
     )

@@ -19,7 +19,6 @@ from lwgraph.optimizer.stages.dynamic import (
     recurrent_alone,
     remaining,
 )
-from lwgraph.plan.carry_out import RANGE_SAMPLES, RANGE_SECONDS, affordable
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.precision import INT8, quantizer, spelling
 from lwgraph.plan.search.front import Candidate
@@ -144,8 +143,7 @@ class Integers:
             left = remaining(candidates.judge.base.value, judged, candidates.floor)
             return HALF if left is None else left
 
-        samples = affordable(RANGE_SAMPLES, RANGE_SECONDS, work.float_ms)
-        found = survey(work.clean, work.context, samples=samples)
+        found = survey(work.clean, work.context, samples=work.making.samples.ranges)
         share = may_remain(candidates.known(proposed((way,))).judged)
         if found.method and not work.integers.hasty:
             way = str(quantizer().exactly(found.method, found.even))

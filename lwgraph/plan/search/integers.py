@@ -15,7 +15,7 @@ from lwgraph.calibrate.capture import main_values
 from lwgraph.calibrate.known_ranges import KnownRanges
 from lwgraph.calibrate.subsample import spread
 from lwgraph.executor import Executor, Run, untimed
-from lwgraph.plan.carry_out import RANGE_SAMPLES, RANGE_SECONDS, affordable
+from lwgraph.plan.carry_out import RANGE_SAMPLES
 from lwgraph.plan.plan import Plan, Precision
 from lwgraph.plan.precision import DYNAMIC, INT8, quantizer, spelling
 from lwgraph.plan.roles import Mix, Survey
@@ -51,7 +51,7 @@ def quick_integers(
     choice, able = planner.chosen(planner.uniform(INT8)), quantizer()
     best: tuple[Planner, ir.Model, float] | None = None
     reason: Exception | None = None
-    enough = affordable(RANGE_SAMPLES, RANGE_SECONDS, planner.run_ms)
+    enough = planner.samples.ranges or RANGE_SAMPLES
     known = KnownRanges(frozenset(main_values(planner.model)), planner.precision(choice).keep_float)
     for ranges in able.ranges:
         tried = planner.quantized(
@@ -86,19 +86,19 @@ def quick_integers(
     return planner.quantized(replace(planner.quantizing, samples=min(samples, enough))), whole, lost
 
 
-def survey(model: ir.Model, context: Context, folder: Path | None = None, *, samples: int = RANGE_SAMPLES) -> Survey:
+def survey(model: ir.Model, context: Context, folder: Path | None = None, *, samples: int | None = None) -> Survey:
     """Let the quantizer look at a network, or remember what it found: its judgement takes many runs.
 
     Args:
         model: in floats; it is not changed.
         context: `data` and `executor`.
         folder: of the cache; None for the user's. Where it cannot be written, nothing is kept.
-        samples: of the data that it looks at, at most.
+        samples: of the data that it looks at, at most; None: RANGE_SAMPLES.
 
     Raises:
         LwgraphError: the quantizer refuses the network.
     """
-    feeds = spread(context.data or [], samples)
+    feeds = spread(context.data or [], RANGE_SAMPLES if samples is None else samples)
     executor = context.executor or context.evaluator()
     facts = (ir.fingerprint(model), quantizer().judged(), *facts_of(executor))
     memory = Rows(cache_path(f"integers-{VERSION}", facts, feeds, folder=folder), "what integers do is")
@@ -143,7 +143,7 @@ def weigh_integers(
     """
     known = None
     if surveyed:
-        known = survey(planner.model, planner.context, samples=affordable(RANGE_SAMPLES, RANGE_SECONDS, planner.run_ms))
+        known = survey(planner.model, planner.context, samples=planner.samples.ranges)
         planner = planner.with_damages(damages_of(planner, known.damage))
     planner, model, measured = quick_integers(planner, loss, executor, False if known is None else known.even)
     predicted = planner.predicted_loss(planner.uniform(INT8))

@@ -26,6 +26,7 @@ from lwgraph.rewrite.base import Context
 LATENCY, BYTES, MACS = "latency", "bytes", "macs"  # what a network takes of the machine
 QUICK_SAMPLES = 16  # that integer ranges are taken from when plans are only compared, at least
 FASTEST = 1e-3  # share of a network's time that any plan takes at least
+IN_EARNEST = Samples.in_earnest()
 NOTHING = Plan()
 NO_INTEGERS: Mapping[str, float] = {}
 Chosen = Mapping[str, Option]
@@ -69,7 +70,7 @@ class Planner:
         rest: what the network takes of each resource outside all items.
         whole_ms: measured, of the whole network; None before it was.
         quantizing: how plans are put into integers.
-        run_ms: of one run of the network, about; of slow ones fewer samples are used. None: not known.
+        samples: that a plan is carried out with in earnest.
     """
 
     model: ir.Model
@@ -82,7 +83,7 @@ class Planner:
     rest: Mapping[str, float] = field(default_factory=dict)
     whole_ms: float | None = None
     quantizing: Quantizing = Quantizing()
-    run_ms: float | None = None
+    samples: Samples = IN_EARNEST
     _fits: dict[tuple[str, str], Fitted] = field(default_factory=dict, repr=False)
     _failed: set[tuple[str, str]] = field(default_factory=set, repr=False)  # fits
 
@@ -306,7 +307,7 @@ class Planner:
         plan = dataclasses.replace(self.plan(chosen, quick=quick), groups={}, blocks={})  # the model is their trunk
         # Nobody reads the details of a trial.
         context = self.context.beside(details=None, ranges=self.quantizing.known) if quick else self.context
-        samples = Samples(ranges=self.quantizing.samples) if quick else Samples.in_earnest(self.run_ms)
+        samples = Samples(ranges=self.quantizing.samples) if quick else self.samples
         if quick:
             observe_forms(self.model, plan, context, fitted, shapes=self.shapes, samples=samples)
         return carry_out(self.model, plan, context, shapes=self.shapes, fitted=fitted, samples=samples)
@@ -321,7 +322,7 @@ def open_planner(
     forms: Sequence[str] | None = None,
     precisions: Sequence[str] = (FLOAT,),
     structure: Plan = NOTHING,
-    run_ms: float | None = None,
+    samples: Samples = IN_EARNEST,
     only: Collection[str] | None = None,
     dynamic: Precision | None = None,
     spared: tuple[str, ...] = (),
@@ -329,7 +330,7 @@ def open_planner(
     """The planner of a model.
 
     Args:
-        model, context, oracle, shapes, structure, run_ms: see `Planner`.
+        model, context, oracle, shapes, structure, samples: see `Planner`.
         forms: names of the forms to consider; None: all that are registered.
         precisions: FLOAT, and INT8 where layers may be computed in integers.
         only: names of the sites to consider; None: all.
@@ -355,7 +356,7 @@ def open_planner(
         items,
         TimeModel(items),
         quantizing=quantizing,
-        run_ms=run_ms,
+        samples=samples,
         _fits=cast("dict[tuple[str, str], Fitted]", fits),
     )
 

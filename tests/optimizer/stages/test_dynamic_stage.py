@@ -14,6 +14,7 @@ from lwgraph.optimizer.stages import integers
 from lwgraph.optimizer.stages.base import IntegerFindings
 from lwgraph.optimizer.stages.dynamic import gentler, remaining
 from lwgraph.optimizer.stages.integers import Integers
+from lwgraph.plan.carry_out import Samples
 from lwgraph.plan.choices import Precision
 from lwgraph.plan.plan import Plan
 from lwgraph.plan.roles import Survey
@@ -47,6 +48,7 @@ def work_on(model: ir.Model, look: Any = None) -> Any:
         clean=model,
         shapes={},
         float_ms=0.1,
+        making=SimpleNamespace(samples=Samples.in_earnest(0.1)),
         samples=lambda *words: feeds,
         executor=registry.executor("ort"),
         context=Context(executor=registry.executor("ort"), failures=Failures(), data=feeds),

@@ -15,6 +15,7 @@ from lwgraph.optimizer.data_pass import Cost, DataPass
 from lwgraph.optimizer.stages import base, integers
 from lwgraph.optimizer.stages.base import IntegerFindings
 from lwgraph.optimizer.stages.integers import Integers
+from lwgraph.plan.carry_out import Samples
 from lwgraph.plan.roles import Mix, Survey
 from lwgraph.plan.search.front import Candidate
 from lwgraph.rewrite import Context
@@ -74,7 +75,7 @@ def looked_at(
         ),
         clock=clock or Clock(budget),
         float_ms=1.0,
-        making=SimpleNamespace(stated=lambda candidate, ranged: None),
+        making=SimpleNamespace(stated=lambda candidate, ranged: None, samples=Samples.in_earnest(1.0)),
         integers=IntegerFindings(),
         setting=SimpleNamespace(data_pass=None),
     )

@@ -30,6 +30,7 @@ from lwgraph.optimizer.stages.structure import (
     left_in,
     probed_on,
 )
+from lwgraph.plan.carry_out import Samples
 from lwgraph.plan.plan import Plan, Precision, Width
 from lwgraph.plan.roles import BLOCKS, GROUPS, Removal
 from lwgraph.plan.search.front import Candidate
@@ -58,7 +59,7 @@ def test_structures_leave_less_and_less_and_what_they_leave_is_counted_as_it_is(
     assert len(structures) >= 3
     assert [s.share for s in structures] == sorted((s.share for s in structures), reverse=True)
     assert [s.loss for s in structures] == sorted(s.loss for s in structures)
-    making = Making(model, ctx, shapes, feeds[0], 1.0)
+    making = Making(model, ctx, shapes, feeds[0], Samples.in_earnest(1.0))
     for structure in structures[:3]:
         trunk = making.trunk(structure.plan)
         left = count(trunk.model, trunk.shapes).macs / count(model, shapes).macs

@@ -14,6 +14,7 @@ from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.measure.distance import Loss
 from lwgraph.passes.quantize.grids import observer
 from lwgraph.passes.quantize.quantize import Quantize, Weighed
+from lwgraph.plan.carry_out import Samples
 from lwgraph.plan.precision import FLOAT, INT8
 from lwgraph.plan.roles import Mix, Survey
 from lwgraph.plan.search import integers
@@ -88,7 +89,7 @@ def test_trials_get_the_ranges_that_lose_least_clearly(planner, monkeypatch):
 
 @pytest.mark.parametrize(("needed", "taken"), [(8, 16), (20, 32), (100, 120), (1000, 120)])
 def test_trials_take_ranges_from_as_many_samples_as_they_need(planner, monkeypatch, needed, taken):
-    slow = replace(planner, run_ms=100.0)  # 120 samples can be afforded
+    slow = replace(planner, samples=Samples.in_earnest(100.0))  # 120 samples can be afforded
     runner = answers(monkeypatch, lambda quantizing: quantizing.samples)
     found, model, lost = integers.quick_integers(
         slow, lambda samples: 0.01 if samples >= min(needed, 120) else 0.5, runner
