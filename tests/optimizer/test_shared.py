@@ -138,7 +138,7 @@ def test_losses_of_the_network_are_measured_once(monkeypatch: pytest.MonkeyPatch
 
     for names in (("a", "b"), ("b", "c")):
         work, planner = target(*names)
-        assert structure._offers(work, False) == ["offer"]
+        assert structure._offers(work, None) == ["offer"]
         assert set(names) <= set(forms._weighed(work, planner, 1.0))
     assert asked == ["offers", "a", "b", "c"]
 

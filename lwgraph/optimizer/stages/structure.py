@@ -38,7 +38,9 @@ PROBES = 2  # sizes of a group at which its loss is measured, about
 # Samples at most on which that is measured, and in haste, one size of each then: they tell groups apart, and the looks
 # tell what is lost.
 PROBED_ON, PROBED_IN_HASTE = 16, 8
-PROBE_PASSES, LEAST_PROBED = 1.0, 4  # over the data, that this takes at most, about; samples of slow networks
+PROBE_PASSES = 1.0  # over the data, that this takes at most, about
+LEAST_PROBED, LEAST_IN_HASTE = 4, 2  # samples of networks of which more would take longer than that
+PROBED_SHARE = 0.25  # of the time that is left, beyond which it is done in haste: the looks need the rest
 BLOCK_PASSES = 0.5  # over the data, that judging blocks takes at most, about
 LEAST = 1e-3  # share of what the whole takes that anything takes
 
@@ -81,7 +83,8 @@ class Structures:
         ladder = fastest(ladders)
         if work.candidates.floor is None and ladder.meets(NOTHING):
             return work  # what nothing asks for is not measured
-        offers = _offers(work, work.integers.hasty or short(self, work))
+        hasty = work.integers.hasty or short(self, work) or probing_takes_long(work)
+        offers = _offers(work, times if hasty else None)
         chosen = choose(find_structures(work.clean, offers, times, work.context.failures), ladder)
         return replace(work, trunk=work.making.trunk(chosen.plan))
 
@@ -100,22 +103,33 @@ def left_in(integers: Precision, times: Mapping[str, float], work: Work) -> floa
 
 def probed_on(work: Work, hasty: bool = False) -> Sequence[Feeds]:
     """The samples on which groups are probed."""
-    most, unit = PROBED_IN_HASTE if hasty else PROBED_ON, work.setting.data_pass
-    if unit is not None:
+    most, least = (PROBED_IN_HASTE, LEAST_IN_HASTE) if hasty else (PROBED_ON, LEAST_PROBED)
+    if (unit := work.setting.data_pass) is not None:
         affordable = PROBE_PASSES * unit.seconds / max(1e-3 * work.float_ms * work.groups, 1e-9)
-        most = int(min(max(affordable, LEAST_PROBED), most))
+        most = int(min(max(affordable, least), most))
     return spread(work.samples(work.float_ms), most)
 
 
-def _offers(work: Work, hasty: bool) -> Sequence[Offer]:
-    """What may go and what it costs in the types of the graph: the same for all targets of one optimization."""
+def probing_takes_long(work: Work) -> bool:
+    """Whether probing every group at one size leaves too little of the time for looks."""
+    return len(probed_on(work)) * work.groups * 1e-3 * work.float_ms > PROBED_SHARE * work.clock.left
+
+
+def _offers(work: Work, times: Mapping[str, float] | None) -> Sequence[Offer]:
+    """What may go and what it costs in the types of the graph: the same for all targets of one optimization.
+
+    Args:
+        work: what there is.
+        times: of the layers, where there is haste: what saves little is left alone then.
+    """
     key, memory = ("offers", work.context.statistics, ir.fingerprint(work.clean)), work.context.memory
     if key not in memory:
         context = work.context.beside(executor=in_stated_types(work.executor))
+        hasty = times is not None
         twice = 0 if hasty else PROBED
         unit = work.setting.data_pass
         seconds = math.inf if unit is None else BLOCK_PASSES * unit.seconds
-        memory[key] = find_offers(work.clean, context, probed_on(work, hasty), work.float_ms, twice, seconds)
+        memory[key] = find_offers(work.clean, context, probed_on(work, hasty), work.float_ms, twice, seconds, times)
     return cast("list[Offer]", memory[key])
 
 

@@ -32,6 +32,7 @@ CLEARLY_LESS = 0.7  # of the loss without blocks must be left where blocks go: t
 HOPELESS = 0.3  # predicted loss of a structure that is not looked at
 BLOCK_SECONDS, BLOCK_RUNS = 10.0, 6  # of judging blocks, about; runs of the network for each block and sample, about
 LEAST_SAMPLES, MOST_SAMPLES = 8, 64  # for it
+WORTH = 0.9  # share of the time that all groups together may save: of groups that save least, in haste, beyond it none
 PROBED = 12  # items of which two sizes are measured at the outputs; of more, one of each
 
 
@@ -80,6 +81,7 @@ def find_offers(
     run_ms: float | None = None,
     probed: int = PROBED,
     block_seconds: float = math.inf,
+    times: Mapping[str, float] | None = None,
 ) -> list[Offer]:
     """What may go, with the losses measured at the outputs for some sizes and predicted for those between.
 
@@ -90,6 +92,7 @@ def find_offers(
         run_ms: of one run of the model, about; on slow networks blocks are judged on fewer samples, or not at all.
         probed: groups of which two sizes are measured; of more, one of each.
         block_seconds: of judging blocks, about, where they are judged on more than the fewest samples.
+        times: milliseconds by the layers' names; None: every group is measured, however little it may save.
     """
     offers = []
     for role in (GROUPS, BLOCKS):
@@ -106,6 +109,8 @@ def find_offers(
         with context.failures.guard(f"structure: {remover.name}"):
             for option in remover.options(model, context):
                 by_item.setdefault(option.item, []).append(option)
+            if times is not None and role != BLOCKS:
+                by_item = {item: by_item[item] for item in _worth_most(by_item, times)}
             probes = (
                 []
                 if role == BLOCKS
@@ -196,6 +201,18 @@ def _probes(sizes: Sequence[Removal], twice: bool) -> list[Removal]:
     """The sizes at which an item's effect is measured: about a quarter and a half of what may go, or one between."""
     shares = (4, 2) if twice else (3,)
     return [sizes[i] for i in sorted({(len(sizes) - 1) // share for share in shares})]
+
+
+def _worth_most(by_item: Mapping[str, Sequence[Removal]], times: Mapping[str, float]) -> list[str]:
+    """The fewest items that together save WORTH of what all may save, in their order."""
+    most = {item: max(_saved(size, times) for size in sizes) for item, sizes in by_item.items()}
+    kept, left = set(), WORTH * sum(most.values())
+    for item in sorted(most, key=lambda item: -most[item]):
+        if left <= 0:
+            break
+        kept.add(item)
+        left -= most[item]
+    return [item for item in by_item if item in kept]
 
 
 def _saved(size: Removal, times: Mapping[str, float]) -> float:

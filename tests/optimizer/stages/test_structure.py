@@ -19,6 +19,7 @@ from lwgraph.optimizer.racing import Raced
 from lwgraph.optimizer.request import Request
 from lwgraph.optimizer.stages import base
 from lwgraph.optimizer.stages.structure import (
+    LEAST_IN_HASTE,
     LEAST_PROBED,
     PROBED_IN_HASTE,
     PROBED_ON,
@@ -29,12 +30,21 @@ from lwgraph.optimizer.stages.structure import (
     fastest,
     left_in,
     probed_on,
+    probing_takes_long,
 )
 from lwgraph.plan.carry_out import Samples
 from lwgraph.plan.plan import Plan, Precision, Width
 from lwgraph.plan.roles import BLOCKS, GROUPS, Removal
 from lwgraph.plan.search.front import Candidate
-from lwgraph.plan.search.structure import LEAST_SAMPLES, NOTHING, Offer, Structure, block_samples, find_structures
+from lwgraph.plan.search.structure import (
+    LEAST_SAMPLES,
+    NOTHING,
+    Offer,
+    Structure,
+    block_samples,
+    find_offers,
+    find_structures,
+)
 from lwgraph.report import Check
 from lwgraph.rewrite.base import Context
 from tests.optimizer.blocks import net
@@ -252,6 +262,7 @@ def test_layers_in_integers_are_priced_where_the_whole_was_not_timed(monkeypatch
         (40, False, 1.0, PROBED_ON),  # a pass is as long as 1,000 runs
         (40, False, 0.02, 5),  # four groups that are free
         (40, False, 1e-3, LEAST_PROBED),
+        (40, True, 1e-3, LEAST_IN_HASTE),
     ],
 )
 def test_a_few_samples_tell_groups_apart(there, hasty, seconds, taken):
@@ -263,6 +274,27 @@ def test_a_few_samples_tell_groups_apart(there, hasty, seconds, taken):
         setting=SimpleNamespace(data_pass=unit),
     )
     assert len(probed_on(work, hasty)) == taken
+
+
+@pytest.mark.parametrize(("left", "long"), [(1.0, True), (10.0, False), (math.inf, False)])
+def test_probing_takes_long_where_it_takes_a_good_part_of_the_time(left, long):
+    work = SimpleNamespace(
+        samples=lambda ms: list(range(PROBED_ON)),
+        float_ms=10.0,
+        groups=10,
+        setting=SimpleNamespace(data_pass=None),
+        clock=SimpleNamespace(left=left),
+    )
+    assert probing_takes_long(work) is long
+
+
+def test_in_haste_groups_that_save_little_are_left_alone(found):
+    model, context, offers, feeds = found
+    groups = [offer for offer in offers if offer.role == GROUPS]
+    slow = dict.fromkeys(groups[1].sizes[-1].nodes, 100.0)
+    times = {node.name: 1e-3 for node in model.graph} | slow
+    some = [offer.item for offer in find_offers(model, context, feeds, times=times) if offer.role == GROUPS]
+    assert groups[1].item in some and len(some) < len(groups)
 
 
 def test_where_time_is_short_groups_are_probed_in_haste(monkeypatch):
