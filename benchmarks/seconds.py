@@ -32,7 +32,7 @@ from benchmarks import judge, run, tables, whole, zoo
 from benchmarks.zoo import Case, cache
 from lwgraph.errors import LwgraphError
 
-PEER = Path(__file__).resolve().parent / "peers" / "quantize_ort.py"
+PEERS = Path(__file__).resolve().parent / "peers"
 BUDGETS = {"arbez_yolox_s": "180s"}  # the others have:
 BUDGET = "60s"
 CHAINS = (75, 150, 300)  # layers
@@ -43,10 +43,17 @@ DEMO_CALL = "from lwgraph.cli import main; main()"
 OTHERS = (RESNET, *(f"chain_{layers}" for layers in CHAINS), DEMO)
 NAMES = (*zoo.NAMES, *OTHERS)
 OPTIONS = {"per_channel": True, "method": "MinMax"}
+# The pass `quantize` with ranges and rounding as the peer has them, with all ways tried, and as it is without options:
+# it then also finds out which layers had better stay in floats.
+ALONE = {
+    "minmax": "quantize{keep=none,calibration_method=minmax,equalize=false,rounding=nearest}",
+    "auto": "quantize{keep=none}",
+    "judged": "quantize",
+}
 # Runs a script and prints the seconds that it took, once what it imports is there.
 TIMED = """
 import runpy, sys, time
-import onnxruntime.quantization, onnxruntime.quantization.shape_inference
+import onnxruntime.quantization, onnxruntime.quantization.shape_inference, lwgraph.cli
 del sys.argv[0]
 start = time.perf_counter()
 runpy.run_path(sys.argv[0], run_name="__main__")
@@ -54,18 +61,39 @@ print(time.perf_counter() - start)
 """
 
 
-def static(case: Case, folder: Path) -> dict[str, Any]:
-    """Seconds of quantize_static and of one evaluation of its model, and the points that this lost."""
-    feeds, out = folder / "feeds", folder / "static.onnx"
+def _spent(script: str, case: Case, feeds: Path, out: Path, options: dict[str, Any]) -> tuple[float | None, str]:
+    """Seconds that a peer's script, or ours, takes with the case; None where it fails, and how."""
+    command = [sys.executable, "-c", TIMED, str(PEERS / script), str(case.model()), str(feeds), str(out)]
+    done = subprocess.run([*command, json.dumps(options)], capture_output=True, text=True)
+    if done.returncode:
+        return None, done.stderr.strip()[-200:]
+    return float(done.stdout.split()[-1]), ""
+
+
+def _feeds(case: Case, folder: Path) -> Path:
+    feeds = folder / "feeds"
     feeds.mkdir()
     for number, feed in enumerate(case.calibration()):
         np.savez(feeds / f"{number:05}.npz", **feed)  # type: ignore[arg-type]
-    command = [sys.executable, "-c", TIMED, str(PEER), str(case.model()), str(feeds), str(out), json.dumps(OPTIONS)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        return {"static": None, "evaluation": None, "why": done.stderr.strip()[-200:]}
+    return feeds
+
+
+def alone(case: Case) -> dict[str, Any]:
+    """Seconds of the pass `quantize`, in the ways of ALONE, and of quantize_static on the same samples; the build."""
+    with tempfile.TemporaryDirectory() as scratch:
+        feeds, out = _feeds(case, Path(scratch)), Path(scratch, "out.onnx")
+        found = {way: _spent("quantize_lwgraph.py", case, feeds, out, {"passes": p})[0] for way, p in ALONE.items()}
+        return {**found, "static": _spent("quantize_ort.py", case, feeds, out, OPTIONS)[0], "commit": run.commit()}
+
+
+def static(case: Case, folder: Path) -> dict[str, Any]:
+    """The points that quantize_static loses, the speed that it gives, the seconds of one evaluation of its model."""
+    out = folder / "static.onnx"
+    spent, why = _spent("quantize_ort.py", case, _feeds(case, folder), out, OPTIONS)
+    if spent is None:
+        return {"static": None, "evaluation": None, "why": why}
     base = judge.score(case, case.model())  # loads the data, too, which the timed evaluation need not
-    spent, started = float(done.stdout.split()[-1]), time.perf_counter()
+    started = time.perf_counter()
     try:
         found = judge.score(case, out)
     except LwgraphError as error:  # it writes models that ONNX Runtime cannot load, such as axes before opset 13
@@ -80,9 +108,7 @@ def static(case: Case, folder: Path) -> dict[str, Any]:
 
 def case_row(name: str) -> dict[str, Any]:
     """All figures of one case of the zoo."""
-    case, data = zoo.case(name), ["--data", f"benchmarks.zoo.{name}:calibration"]
-    metric = ["--metric", f"benchmarks.zoo.{name}:metric"]
-    plain = run.optimize(case.model(), [*data, *metric, "-p", "quantize"])
+    case = zoo.case(name)
     with tempfile.TemporaryDirectory() as scratch:
         kept, now, short = Path(scratch), Path(scratch, "now.onnx"), Path(scratch, "short")
         peer, second, same = static(case, kept), None, None
@@ -97,7 +123,6 @@ def case_row(name: str) -> dict[str, Any]:
         return {
             **_against_whole(case, {"now": now, "limited": short / "out.onnx"}),
             **whole.figures(first, case.points_per_unit),
-            "plain": None if plain.error else sum(s["seconds"] for s in plain.report["passes"]),
             **peer,
             "warm": None if second is None else whole.figures(second, 1.0)["passes"],
             "warm_seconds": None if second is None else second.seconds,
@@ -225,7 +250,7 @@ COLD = ["build", "one pass", "passes", "seconds", "points lost", "speed-up"]
 
 def _cases(kept: dict[str, dict[str, Any]]) -> str:
     compared = ["of the exhaustive search's speed", "its seconds", "its build"]
-    peer = ["`-p quantize`", "quantize_static", "one evaluation", "its points lost", "its speed-up"]
+    peer = ["quantize_static", "one evaluation", "its points lost", "its speed-up"]
     rows = [
         [
             name,
@@ -233,7 +258,6 @@ def _cases(kept: dict[str, dict[str, Any]]) -> str:
             _cell(found.get("now_share"), ".2f"),
             _cell(found.get("long_seconds"), ".0f", " s"),
             found.get("long_commit", ""),
-            _cell(found.get("plain"), ".1f", " s"),
             _cell(found.get("static"), ".1f", " s"),
             _cell(found.get("evaluation"), ".1f", " s"),
             _cell(found.get("static_points"), ".2f"),
@@ -243,6 +267,22 @@ def _cases(kept: dict[str, dict[str, Any]]) -> str:
         if name in zoo.NAMES
     ]
     return tables.table(["case", *COLD, *compared, *peer], rows)
+
+
+def _alone() -> str:
+    rows = []
+    for name in zoo.NAMES:
+        if (found := tables.kept("quantizing", name)) is None:
+            continue
+        peer = found["static"]
+        cells = [_cell(found[way], ".1f", " s") for way in ALONE]
+        times = [_cell(found[way] / peer if found[way] and peer else None, ".1f") for way in ALONE]
+        pairs = [cell for pair in zip(cells, times, strict=True) for cell in pair]
+        rows.append([name, found["commit"], _cell(peer, ".1f", " s"), *pairs])
+    header = ["case", "build", "quantize_static"]
+    for words in ("extremes, nearest", "all ranges and roundings", "and layers judged"):
+        header += [f"`quantize`, {words}", "times"]
+    return tables.table(header, rows)
 
 
 def _again(kept: dict[str, dict[str, Any]]) -> str:
@@ -295,7 +335,7 @@ def _report() -> str:
         for s in found["stages"]
         if s["predicted"] is not None
     ]
-    parts = [tables.conditions(), _cases(kept), _again(kept), _others(kept), tables.table(stages, spent)]
+    parts = [tables.conditions(), _cases(kept), _alone(), _again(kept), _others(kept), tables.table(stages, spent)]
     return "\n\n".join(parts)
 
 
@@ -313,4 +353,8 @@ def main(names: Sequence[str], again: bool) -> None:
         tables.keep("seconds", name, found)
         tables.write("seconds", _report(), run.PAGE)
         click.echo(f"{name}: {json.dumps({key: value for key, value in found.items() if key != 'stages'})}")
+    for name in [each for each in names or NAMES if each in zoo.NAMES]:
+        if again or tables.kept("quantizing", name) is None:
+            tables.keep("quantizing", name, alone(zoo.case(name)))
+            tables.write("seconds", _report(), run.PAGE)
     tables.write("seconds", _report(), run.PAGE)
