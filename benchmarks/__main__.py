@@ -131,6 +131,29 @@ def codes(cases: tuple[str, ...], again: bool) -> None:
 @main.command()
 @CASES
 @click.option("--again", is_flag=True, help="Measure anew what is kept.")
+def small(cases: tuple[str, ...], again: bool) -> None:
+    """Make the cases as small as one point allows, by --preset small and by other tools, into QUANTIZE.md."""
+    from benchmarks import small as benchmark
+
+    benchmark.main(cases, again)
+
+
+@main.command()
+@click.argument("names", nargs=-1, metavar="[CASE]...")
+@click.option("--budget", help="Of each run.  [default: that of lwgraph optimize]")
+@click.option("--again", is_flag=True, help="Run anew what is kept.")
+def family(names: tuple[str, ...], budget: str | None, again: bool) -> None:
+    """Write families of three, and race each member with a run made for it alone at the same points: FAMILY.md."""
+    from benchmarks import family as benchmark
+
+    if unknown := [name for name in names if name not in benchmark.NAMES]:
+        raise click.UsageError(f"no case is named '{unknown[0]}'; known: {', '.join(benchmark.NAMES)}")
+    benchmark.main(names, budget, again)
+
+
+@main.command()
+@CASES
+@click.option("--again", is_flag=True, help="Measure anew what is kept.")
 def races(cases: tuple[str, ...], again: bool) -> None:
     """Choose plans with racing and with full judging, over ten seeds, and compare their speeds. Takes hours."""
     from benchmarks import lost_races as benchmark

@@ -46,6 +46,11 @@ def kept(kind: str, name: str) -> dict[str, Any] | None:
     return found
 
 
+def forget(kind: str, name: str) -> None:
+    """Drop a result that is kept; fine where there is none."""
+    (cache.folder("results") / kind / f"{name}.json").unlink(missing_ok=True)
+
+
 def conditions() -> str:
     """What the figures depend on: processor, versions, data."""
     names = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)

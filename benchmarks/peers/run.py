@@ -50,6 +50,8 @@ PEERS = {
         Peer("ort_percentile", "quantize_ort.py", {"per_channel": True, "method": "Percentile"}),
         Peer("ort_entropy_pertensor", "quantize_ort.py", {"per_channel": False, "method": "Entropy"}),
         Peer("ort_percentile_pertensor", "quantize_ort.py", {"per_channel": False, "method": "Percentile"}),
+        Peer("onnx_int4", "int4_onnx.py", {"block": 32}),
+        Peer("ort_float16", "float16_ort.py"),
         Peer("nncf_int8", "quantize_nncf.py", {}, NNCF),
         Peer("nncf_int8_mixed", "quantize_nncf.py", {"preset": "mixed"}, NNCF),
         Peer("aimet_int8", "quantize_aimet.py", {}, AIMET),
