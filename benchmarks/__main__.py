@@ -140,9 +140,9 @@ def small(cases: tuple[str, ...], again: bool) -> None:
 
 @main.command()
 @click.argument("names", nargs=-1, metavar="[CASE]...")
-@click.option("--budget", help="Of each run.  [default: that of lwgraph optimize]")
+@click.option("--budget", default="90s", show_default=True, help="Of each run.")
 @click.option("--again", is_flag=True, help="Run anew what is kept.")
-def family(names: tuple[str, ...], budget: str | None, again: bool) -> None:
+def family(names: tuple[str, ...], budget: str, again: bool) -> None:
     """Write families of three, and race each member with a run made for it alone at the same points: FAMILY.md."""
     from benchmarks import family as benchmark
 
