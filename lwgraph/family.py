@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 MANIFEST, WEIGHTS = "family.json", "weights.bin"
 VERSION = 1
-SECONDS = 3.0  # of timing all members, about
+SECONDS = 3.0  # of timing all plans, about
+APART = 0.98  # of the time of a plan that loses less, a member takes at most; nearer ones are told apart by chance
 _NAMES = {1: ("only",), 2: ("small", "large"), 3: ("small", "medium", "large")}
 
 
@@ -126,9 +128,9 @@ def write_family(
     Args:
         model: the input of that run.
         folder: a new one, for the models, their weights and the manifest.
-        members: how many models, spread evenly along the front from the plan that was delivered to the one that loses
-            least (faster ones count where these are too few); or milliseconds: for each the plan
-            that loses least of those that are as fast on this machine.
+        members: how many models, spread from the plan that was delivered to the one that loses least, each slower than
+            the last by the same factor as nearly as the front has it (faster plans count where these are too few); or
+            milliseconds: for each the plan that loses least of those that are as fast on this machine.
         threads: of the runtime.
 
     Returns:
@@ -143,16 +145,11 @@ def write_family(
     source, folder = ir.load(model), Path(folder)
     executor, reference = registry.executor("ort", threads=threads), registry.executor("reference")
     plans = [front.read(source, number) for number in front.numbers(source)]
-    times: dict[str, float] = {}
-    if isinstance(members, int):
-        plans = _spread(plans, members)
-    else:
-        times = _milliseconds({str(row.number): made for row, made in plans}, executor, threads, SECONDS)
-        plans = _within(plans, times, members)
+    times = _milliseconds({str(row.number): made for row, made in plans}, executor, threads, SECONDS)
+    plans = _spread(plans, times, members) if isinstance(members, int) else _within(plans, times, members)
     feeds = list(generate(source, 1, 0, executor=executor))
     for row, made in plans:
         front.prove(source, row.number, made, executor, reference, feeds)
-    times = times or _milliseconds({str(row.number): made for row, made in plans}, executor, threads, SECONDS)
     names = _NAMES.get(len(plans)) or tuple(str(place) for place in range(1, len(plans) + 1))
     found = [
         Member(name, f"{name}.onnx", row.number, row.drop, times[str(row.number)], ir.size(made), row.verdict)
@@ -181,15 +178,33 @@ def parse_members(text: str) -> int | list[float]:
     return [float(each[1]) for each in found if each is not None]
 
 
-def _spread(plans: Sequence[_Read], count: int) -> list[_Read]:
-    """So many plans, from the one that was delivered on; faster ones, which lose more, where these are too few."""
-    usable = _usable(plans)
+def _spread(plans: Sequence[_Read], times: dict[str, float], count: int) -> list[_Read]:
+    """So many plans, from the one that was delivered on; faster ones, which lose more, where these are too few.
+
+    Their times grow by one factor, as nearly as there are plans for it: by their places on the front alone, two members
+    could be as good as the same model.
+    """
+    usable = _apart(_usable(plans), times)
     count = min(count, len(usable))
     delivered = next((at for at, (row, _) in enumerate(usable) if row.chosen), 0)
     usable = usable[min(delivered, len(usable) - count) :]
-    if count == 1:
-        return usable[:1]
-    return [usable[round(place * (len(usable) - 1) / (count - 1))] for place in range(count)]
+    logs = [math.log(times[str(row.number)]) for row, _ in usable]
+    taken = [0]
+    for place in range(1, count):
+        wanted = logs[0] + (logs[-1] - logs[0]) * place / (count - 1)
+        left = range(taken[-1] + 1, len(usable) - (count - 1 - place))  # so that each of the others finds one, too
+        taken.append(min(left, key=lambda at: abs(logs[at] - wanted)))
+    return [usable[at] for at in taken]
+
+
+def _apart(plans: Sequence[_Read], times: dict[str, float]) -> list[_Read]:
+    """The plans that are surely faster than all that lose less; the one that was delivered stays."""
+    found: list[_Read] = []
+    for each in reversed(plans):
+        own = times[str(each[0].number)]
+        if each[0].chosen or all(own < APART * times[str(other.number)] for other, _ in found):
+            found.append(each)
+    return found[::-1]
 
 
 def _within(plans: Sequence[_Read], times: dict[str, float], most: Sequence[float]) -> list[_Read]:

@@ -78,6 +78,27 @@ def test_a_family_begins_with_the_plan_that_was_delivered(plans: list[FrontRow],
     assert [m.plan for m in write_family(network(), tmp_path / "three", 3).members] == [1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("times", "numbers"),
+    [
+        ([1.0, 1.9, 4.0, 4.05, 4.1], [1, 2, 5]),  # plans 3 to 5 are as fast: the last of them loses least
+        ([1.0, 1.1, 1.2, 2.2, 4.0], [1, 4, 5]),  # the middle of the times, not of the places
+        ([1.0, 3.0, 3.95, 4.0, 8.0], [3, 4, 5]),  # the delivered plan, 3, stays beside one that is as fast
+    ],
+)
+def test_members_are_spread_by_their_times(
+    times: list[float], numbers: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = numbers[0]
+    rows = [FrontRow(n, 0.06 - 0.01 * n, None, 0, n == chosen, "kept") for n in range(1, 6)]
+    monkeypatch.setattr(front, "numbers", lambda source: range(1, 6))
+    monkeypatch.setattr(front, "read", lambda source, number: (rows[number - 1], network(number)))
+    monkeypatch.setattr(front, "prove", lambda source, number, *rest: None)
+    known = {str(n): time for n, time in enumerate(times, 1)}
+    monkeypatch.setattr(family, "_milliseconds", lambda models, *rest: {name: known[name] for name in models})
+    assert [m.plan for m in write_family(network(), tmp_path / "f", 3).members] == numbers
+
+
 @pytest.mark.parametrize(("members", "numbers"), [(2, [1, 3]), ([2.5], [2])])
 def test_only_members_are_proved(
     plans: list[FrontRow], members: Any, numbers: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
