@@ -24,7 +24,7 @@ from lwgraph.views.coupling import couple_channels
 
 REFIT_SAMPLES, REFIT_SECONDS = 256, 10.0  # that layers are fitted anew to, and about how long these may run
 RANGE_SAMPLES, RANGE_SECONDS = 128, 12.0  # that integer ranges are taken from, and about how long these may run
-LEAST_SAMPLES = 48  # for either, however long they run
+LEAST_SAMPLES, LEAST_IN_HASTE = 48, 24  # for either, however long they run
 HASTE = 0.02  # share of the time of a search within which either's samples run: a refit runs each about five times
 
 
@@ -51,8 +51,10 @@ class Samples:
             seconds: that the whole search may take.
         """
         most, enough = (REFIT_SAMPLES, RANGE_SAMPLES), (REFIT_SECONDS, RANGE_SECONDS)
-        whole = [affordable(n, s, run_ms) for n, s in zip(most, enough, strict=True)]
-        found = [affordable(n, min(s, HASTE * seconds), run_ms) for n, s in zip(most, enough, strict=True)]
+        whole = [affordable(n, s, LEAST_SAMPLES, run_ms) for n, s in zip(most, enough, strict=True)]
+        limited = [min(s, HASTE * seconds) for s in enough]
+        least = [LEAST_IN_HASTE if s < t else LEAST_SAMPLES for s, t in zip(limited, enough, strict=True)]
+        found = [affordable(*each, run_ms) for each in zip(most, limited, least, strict=True)]
         return cls(found[0], found[1], hasty=found != whole)
 
 
@@ -124,11 +126,13 @@ def carry_out(
     return Carried(made, records)
 
 
-def affordable(samples: int, seconds: float, run_ms: float | None) -> int:
-    """At most `samples`, fewer where a network of `run_ms` milliseconds (None: unknown) takes longer than `seconds`."""
+def affordable(samples: int, seconds: float, least: int, run_ms: float | None) -> int:
+    """At most `samples`, fewer where a network of `run_ms` milliseconds (None: unknown) takes longer than `seconds`
+    with those, but at least `least`.
+    """
     if run_ms is None:
         return samples
-    return min(samples, max(LEAST_SAMPLES, int(1e3 * seconds / max(run_ms, 1e-3))))
+    return min(samples, max(least, int(1e3 * seconds / max(run_ms, 1e-3))))
 
 
 def _leave_out(

@@ -109,7 +109,7 @@ def test_a_slow_network_is_run_on_fewer_samples(run_ms: float | None, refit: int
 
 @pytest.mark.parametrize(
     ("seconds", "taken"),
-    [(1e4, Samples(100, 120)), (250.0, Samples(50, 50, hasty=True)), (1.0, Samples(48, 48, hasty=True))],
+    [(1e4, Samples(100, 120)), (250.0, Samples(50, 50, hasty=True)), (1.0, Samples(24, 24, hasty=True))],
 )
 def test_a_search_that_ends_soon_looks_at_fewer_samples(seconds: float, taken: Samples) -> None:
     assert Samples.in_earnest(100.0, seconds) == taken
@@ -117,7 +117,7 @@ def test_a_search_that_ends_soon_looks_at_fewer_samples(seconds: float, taken: S
 
 @pytest.mark.parametrize(("run_ms", "samples"), [(None, 128), (1.0, 128), (100.0, 120), (1000.0, 48)])
 def test_what_can_be_afforded_follows_from_the_time_of_one_run(run_ms: float | None, samples: int) -> None:
-    assert affordable(128, 12.0, run_ms) == samples
+    assert affordable(128, 12.0, 48, run_ms) == samples
 
 
 @pytest.mark.parametrize(
