@@ -38,7 +38,7 @@ ENDED = (
 )
 FOLLOWED = {"structure": "forms"}  # stages, and those that go on from what they choose
 LEAST_TAKEN = 0.5  # of what a stage is predicted to take, what it takes at least, about
-WHOLE = 0.9  # of the time that is left, what counts as all of it: the last look comes after
+WHOLE = 0.98  # of the time that is left to the search, what counts as all of it
 FRONT_SECONDS = 3.0  # of timing the plans that can be picked, at most about
 TIMED_SHARE = 0.1  # of the budget that is kept for timing, at most
 TIMING_RUNS = 30  # of a model that the final timing takes at least, about

@@ -20,6 +20,8 @@ from lwgraph.passes.quantize.grids.second_order import (
 )
 from lwgraph.passes.quantize.rounding import Rounded, Rounding
 
+_TOGETHER = 32 << 20  # bytes of the moments of groups that are rounded at once
+
 
 @dataclass(frozen=True)
 class RoundWeights(Rounding):
@@ -56,31 +58,35 @@ class RoundWeights(Rounding):
     def rounded(self, weight: Floats, moments: Sequence[Floats]) -> Rounded:
         """See `Rounding.rounded`."""
         if moments[0].ndim == 1:
-            return Rounded(self._nearest(weight, moments))
+            return Rounded(self._nearest(weight, np.stack(moments)))
         found = np.empty_like(weight)
-        for g, (rows, hessian) in enumerate(zip(weight, moments, strict=True)):
-            scale, pin = self._steps(rows, np.diagonal(hessian)), not self.block
-            if self.method == "second-order":
-                q = second_order(rows, scale, self.limit, hessian, pin=pin)
-                q = descend(rows, q, scale, self.limit, hessian, pin=pin)
-            elif self.method == "adaround":
-                q = learned(rows, scale, self.limit, hessian)
-            else:
-                q = to_nearest(rows, scale, self.limit)
-            found[g] = q * steps_of(scale, rows.shape[1])
+        together = max(1, _TOGETHER // (8 * weight.shape[-1] ** 2)) if self.method == "second-order" else 1
+        for start in range(0, len(weight), together):
+            part = slice(start, start + together)
+            found[part] = self._part(weight[part], moments[part])
         return Rounded(found)
 
-    def _nearest(self, weight: Floats, powers: Sequence[Floats]) -> Floats:
-        """(G, o/g, D) on the grid, each weight by itself; only the steps look at the inputs' power, (D,) per group."""
-        found = np.empty_like(weight)
-        for g, (rows, power) in enumerate(zip(weight, powers, strict=True)):
-            scale = self._steps(rows, power)
-            found[g] = to_nearest(rows, scale, self.limit) * steps_of(scale, rows.shape[1])
-        return found
+    def _part(self, weight: Floats, moments: Sequence[Floats]) -> Floats:
+        """(g, o/g, D) on the grid, of some groups; of a single one where the method is not of second order."""
+        hessian = np.stack(moments) if len(moments) > 1 else moments[0][None]
+        scale, pin = self._steps(weight, np.diagonal(hessian, axis1=-2, axis2=-1)), not self.block
+        if self.method == "second-order":
+            q = second_order(weight, scale, self.limit, hessian, pin=pin)
+            q = descend(weight, q, scale, self.limit, hessian, pin=pin)
+        elif self.method == "adaround":
+            q = learned(weight[0], scale[0], self.limit, hessian[0])[None]
+        else:
+            q = to_nearest(weight, scale, self.limit)
+        return q * steps_of(scale, weight)
+
+    def _nearest(self, weight: Floats, powers: Floats) -> Floats:
+        """(G, o/g, D) on the grid, each weight by itself; only the steps look at the inputs' power, (G, D)."""
+        scale = self._steps(weight, powers)
+        return to_nearest(weight, scale, self.limit) * steps_of(scale, weight)
 
     def _steps(self, rows: Floats, importance: Floats) -> Floats:
-        """(o,) or, in blocks, (o, D) steps of least squared error."""
+        """(g, o/g) or, in blocks, (g, o/g, D) steps of least squared error."""
         if not self.block:
             return row_scales(rows, self.limit, importance)
         scale = block_scales(rows, self.limit, self.block, importance)
-        return np.repeat(scale, self.block, axis=1)[:, : rows.shape[1]]
+        return np.repeat(scale, self.block, axis=-1)[..., : rows.shape[-1]]

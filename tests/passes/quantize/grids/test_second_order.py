@@ -103,3 +103,17 @@ def test_rows_of_zeros_stay_zero():
     assert (second_order(weight, scale, 7, moments)[3] == 0).all()
     assert (learned(weight, scale, 7, moments)[3] == 0).all()
     assert np.isfinite(scale).all()
+
+
+def test_groups_rounded_at_once_are_rounded_as_each_alone():
+    limit, parts = 7, [problem(3, 9, seed=seed) for seed in range(4)]
+    parts.append((parts[0][0], np.zeros((9, 9))))  # nothing comes in
+    weight, moments = (np.stack(side) for side in zip(*parts, strict=True))
+    scale = row_scales(weight, limit, np.diagonal(moments, axis1=-2, axis2=-1))
+    q = descend(weight, second_order(weight, scale, limit, moments), scale, limit, moments)
+    for group, (w, h) in enumerate(parts):
+        alone = row_scales(w, limit, np.diagonal(h))
+        np.testing.assert_array_equal(scale[group], alone)
+        expected = descend(w, second_order(w, alone, limit, h), alone, limit, h)
+        np.testing.assert_array_equal(q[group], expected)
+    assert not np.array_equal(q[0], to_nearest(weight[0], scale[0], limit))
