@@ -14,7 +14,7 @@ from lwgraph.calibrate.layer_shapes import layer_shapes
 from lwgraph.executor import Feeds
 from lwgraph.optimizer.candidates import Made
 from lwgraph.optimizer.memory import keep_on_disk
-from lwgraph.plan.carry_out import Samples, carry_out
+from lwgraph.plan.carry_out import Samples, carry_out, observing
 from lwgraph.plan.plan import Plan
 from lwgraph.plan.search.front import Candidate
 from lwgraph.plan.search.plan_search import Search
@@ -111,6 +111,8 @@ class Making:
             samples = replace(samples, ranges=min(ranged, samples.ranges))
 
         def make(context: Context) -> ir.Model:
+            if not trunk.plan.empty:  # the statistics are of the whole network
+                context = observing(trunk.model, context)
             return carry_out(trunk.model, rest, context, shapes=trunk.shapes, samples=samples).model
 
         return self._made(candidate, plan, self.context, make)
