@@ -24,9 +24,8 @@ OURS, DEFAULT = "lwgraph, small", "lwgraph"
 ASKED = {OURS: ("--preset", "small"), DEFAULT: ()}
 OTHERS = {"int4 in blocks of 32": "onnx_int4", "ONNX Runtime, int8": "ort_minmax", "float16": "ort_float16"}
 WAYS = (*ASKED, *OTHERS)
-BUDGETS = {
-    name: "240s" for name in ("ddddocr_common", "efficientnet_lite0", "ppocrv5_rec", "arbez_yolox_s")
-}  # of each run; the others:
+# Of each run of lwgraph; the others have BUDGET.
+BUDGETS = dict.fromkeys(("ddddocr_common", "efficientnet_lite0", "ppocrv5_rec", "arbez_yolox_s"), "240s")
 BUDGET = "120s"
 
 
