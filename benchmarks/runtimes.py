@@ -93,6 +93,9 @@ def _scored(case: Case, made: Mapping[str, Path], kept: dict[str, Any]) -> None:
             if key in rows:
                 continue
             model = ir.load(path)
+            # A runtime that takes the process with it leaves this row, and a second call goes on behind it.
+            rows[key] = {"model": name, "target": target, "error": "the runtime crashed"}
+            tables.keep("runtimes", case.name, kept)
             try:
                 score = case.metric(executor.prepare(model))
                 rows[key] = {"model": name, "target": target, "score": score, "floats": in_floats(executor, model)}
