@@ -24,9 +24,7 @@ OURS, DEFAULT = "lwgraph, small", "lwgraph"
 ASKED = {OURS: ("--preset", "small"), DEFAULT: ()}
 OTHERS = {"int4 in blocks of 32": "onnx_int4", "ONNX Runtime, int8": "ort_minmax", "float16": "ort_float16"}
 WAYS = (*ASKED, *OTHERS)
-<<<<<<< Updated upstream
 # Of each run of lwgraph; the others have BUDGET.
-# Of each run; those that are not named have BUDGET.
 BUDGETS = dict.fromkeys(("ddddocr_common", "efficientnet_lite0", "ppocrv5_rec", "arbez_yolox_s"), "240s")
 BUDGET = "120s"
 
