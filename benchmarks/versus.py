@@ -70,7 +70,7 @@ def report() -> str:
         if (result := tables.kept("versus", case_name)) is None:
             continue
         case, peers = zoo.case(case_name), result["peers"]
-        within = {n: r["speedup"] for n, r in peers.items() if not r["error"] and r["points"] <= BUDGET}
+        within = {n: r["speedup"] for n, r in peers.items() if not r["error"] and r["points"] <= BUDGET + 1e-9}
         best = max(within, key=lambda n: within[n], default="")
         rows = [_row(f"**{name}**" if name == best else name, record) for name, record in peers.items()]
         parts.append(
