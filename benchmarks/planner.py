@@ -28,6 +28,7 @@ from lwgraph.calibrate.subsample import spread
 from lwgraph.executor import Feeds
 from lwgraph.measure.distance import Loss
 from lwgraph.optimizer.target import MACS, ORT, TARGETS
+from lwgraph.plan.carry_out import Samples
 from lwgraph.plan.precision import FLOAT, INT8
 from lwgraph.plan.price.oracle import Oracle
 from lwgraph.plan.search import site_sensitivity
@@ -97,7 +98,7 @@ def planner_of(case: Case, target: str = ORT) -> tuple[Planner, Oracle, Loss]:
         shapes=layer_shapes(model, fit[0], executor),
         forms=("low-rank", "depthwise"),
         precisions=(FLOAT, INT8),
-        run_ms=run_ms,
+        samples=Samples.in_earnest(run_ms),
     )
     loss = Loss(executor.prepare(model), compare)
     made = made.weighed(site_sensitivity.measure(model, made.items, loss, executor))
@@ -126,7 +127,7 @@ def predict(case: Case, plans: int, seed: int = 0, target: str = ORT) -> dict[st
         model = made.apply(made.chosen(choice), quick=True).model
         rows[choice] = {
             "predicted_ms": made.predicted(choice, LATENCY),
-            "ms": oracle.against(made.model, made.run_ms or 1.0, model, loss.feeds[:1], 1.0),
+            "ms": oracle.against(made.model, made.whole_ms or 1.0, model, loss.feeds[:1], 1.0),
             "predicted_loss": made.predicted_loss(choice),
             "loss": loss(oracle.executor.prepare(model)),
         }
