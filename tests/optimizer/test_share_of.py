@@ -38,7 +38,7 @@ def _forms_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
     ("stage", "left", "distill", "share"),
     [
         (Structures(), 300.0, False, 180.0),
-        (Structures(), 200.0, False, 180.0),  # forms could not end in the other 80
+        (Structures(), 200.0, False, 196.0),  # forms could not end in the other 80
         (Structures(), 200.0, True, 120.0),  # which training can
         (PlanSearch(), 200.0, False, 160.0),
     ],
