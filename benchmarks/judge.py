@@ -11,6 +11,7 @@ from lwgraph.measure import Latencies, paired_latency
 
 THREADS = 1
 SECONDS = 20.0
+BUDGET, ROUNDING = 1.0, 1e-9  # points that may be lost, and what differences of scores err
 
 
 def score(case: Case, model: Path) -> float:
@@ -23,6 +24,11 @@ def race(case: Case, models: Mapping[str, Path], seconds: float = SECONDS) -> La
     executor = registry.executor("ort", threads=THREADS)
     runs = {name: executor.prepare(ir.load(path)) for name, path in models.items()}
     return paired_latency(runs, [case.example()], threads=THREADS, seconds=seconds)
+
+
+def within(points: float) -> bool:
+    """Whether a loss is within BUDGET."""
+    return points <= BUDGET + ROUNDING
 
 
 def size(model: Path) -> int:

@@ -25,7 +25,6 @@ from lwgraph.executor import Feeds
 from lwgraph.plan.refit.sequential import refit
 from lwgraph.rewrite import Context, Pass, Pipeline
 
-BUDGET = 1.0  # points
 SAMPLES = 128  # of calibration, evenly spread
 FAMILIES = {  # settings from the fastest to the most accurate
     "integers": ("quantize{keep=none}", "quantize"),
@@ -72,12 +71,12 @@ class Single:
             return None
 
     def best(self, settings: Sequence[str]) -> dict[str, Any] | None:
-        """The fastest setting that loses at most BUDGET, by bisection; None where none does."""
+        """The fastest setting that loses at most judge.BUDGET, by bisection; None where none does."""
         low, high, found = 0, len(settings), None
         while low < high:
             middle = (low + high) // 2
             made = self.make(settings[middle])
-            if made is not None and made[1] <= BUDGET + 1e-9:
+            if made is not None and judge.within(made[1]):
                 found, high = {"setting": settings[middle], "path": str(made[0]), "points": made[1]}, middle
             else:
                 low = middle + 1

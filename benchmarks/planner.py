@@ -41,7 +41,6 @@ from lwgraph.rewrite import Context, Pipeline
 PAGE = Path(__file__).resolve().parent / "PLANNER.md"
 DENSE = ("fmnist_resnet14", "orinet", "arbez_yolox_s", "ffdnet_rgb", "ddddocr_common")
 HERE = tuple(target for target in TARGETS if target != MACS)
-BUDGET = 1.0  # points
 SAMPLES = 16  # calibration samples of a prediction's loss
 CASES = click.argument("cases", nargs=-1, type=click.Choice(zoo.NAMES), metavar="[CASE]...")
 
@@ -73,7 +72,7 @@ def versus(case: Case, seconds: float) -> dict[str, Any]:
         if tool.startswith("lwgraph"):
             continue
         found, path = points(case, record(case, tool)), folder(case) / f"{tool}.onnx"
-        if found is not None and found <= BUDGET and path.exists():
+        if found is not None and judge.within(found) and path.exists():
             models[tool], lost[tool] = path, found
     race = judge.race(case, models, seconds)
     speed = {name: race.speedup(name).ratio for name in models}
@@ -159,7 +158,7 @@ def versus_table() -> str:
         peers = {tool: value for tool, value in speed.items() if tool not in ("float", "lwgraph")}
         best = max(peers, key=lambda tool: peers[tool], default="")
         rival = peers.get(best, 1.0)
-        kept_promise = lost["lwgraph"] <= BUDGET + 1e-9
+        kept_promise = judge.within(lost["lwgraph"])
         ratio = (speed["lwgraph"] if kept_promise else 1.0) / max(rival, 1.0)
         if name in DENSE:
             gains.append(ratio)

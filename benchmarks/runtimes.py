@@ -28,8 +28,7 @@ from lwgraph.views.written import INT8, layers
 
 PAGE = Path(__file__).resolve().parent / "RUNTIMES.md"
 COMPRESSORS = ("nncf_int8", "nncf_int8_mixed", "ort_minmax")
-FLOAT, POINTS = "float", 1.0
-ROUNDING = 1e-9  # of points, as differences of scores have it
+FLOAT = "float"
 ROW_SECONDS = 4.0  # of timing for each row
 NEAR = 1.05  # how far from the fastest row the answer of --target any may be
 
@@ -57,7 +56,7 @@ def _made(case: Case, budget: str, kept: dict[str, Any]) -> dict[str, Path]:
         if name not in spent:
             allowed = parse_seconds(budget) * (len(targets) if target == ANY else 1)
             options = ["--target", target, "--budget", f"{allowed:g}", "--report", str(out.with_suffix(""))]
-            seconds, error = call(case, out, [*whole.options(case, POINTS), *options])
+            seconds, error = call(case, out, [*whole.options(case, judge.BUDGET), *options])
             spent[name] = {"seconds": seconds, "error": error, "budget": allowed, "commit": commit()}
             tables.keep("runtimes", case.name, kept)
         if not spent[name]["error"]:
@@ -135,7 +134,7 @@ def measure(case: Case, budget: str, again: bool) -> dict[str, Any]:
 
 def within(rows: Mapping[str, Any]) -> dict[str, Any]:
     """The rows that lose a point at most and were timed."""
-    return {key: row for key, row in rows.items() if "speed" in row and row["points"] <= POINTS + ROUNDING}
+    return {key: row for key, row in rows.items() if "speed" in row and judge.within(row["points"])}
 
 
 def answer(rows: Mapping[str, Any]) -> dict[str, Any] | None:

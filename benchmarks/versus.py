@@ -13,8 +13,6 @@ from benchmarks.run import commit
 from benchmarks.zoo import Case, cache
 from lwgraph.errors import LwgraphError
 
-BUDGET = 1.0  # points
-
 
 def _models(case: Case, names: tuple[str, ...], folder: Path) -> tuple[dict[str, Path], dict[str, dict[str, Any]]]:
     """Let each peer make its model: the models that came of it, and a record of each peer."""
@@ -70,7 +68,7 @@ def report() -> str:
         if (result := tables.kept("versus", case_name)) is None:
             continue
         case, peers = zoo.case(case_name), result["peers"]
-        within = {n: r["speedup"] for n, r in peers.items() if not r["error"] and r["points"] <= BUDGET + 1e-9}
+        within = {n: r["speedup"] for n, r in peers.items() if not r["error"] and judge.within(r["points"])}
         best = max(within, key=lambda n: within[n], default="")
         rows = [_row(f"**{name}**" if name == best else name, record) for name, record in peers.items()]
         parts.append(

@@ -68,7 +68,7 @@ def test_so_does_one_of_weights_in_a_branch(tmp_path: Path) -> None:
     model, layers = ir.load(within_a_branch(tmp_path, 8)), 8
     wanted = run(ir.load(onnx.load(tmp_path / "branch.onnx")))
     np.testing.assert_array_equal(run(model), wanted)
-    assert peak(lambda: OrtExecutor().prepare(model)) < 2.2 * layers * LAYER  # 2.6 where it copies them
+    assert peak(lambda: OrtExecutor().prepare(model)) < 2.2 * layers * LAYER  # 1.1 to 1.8; 2.6 where it copies them
 
 
 def test_the_reference_copies_no_branch_to_look_at_how_it_is_spelled() -> None:
